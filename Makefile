@@ -1,0 +1,56 @@
+# Everything runs in .venv in this checkout; it is made on the first call and reused while it is current.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+TORCH := torch==2.13.0
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint types unit golden ablation proto clean
+
+help: ## this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+
+demo: $(VENV)/.sim ## EdgeFD on strong non-IID MNIST beside other methods, about a minute after set-up
+	$(BIN)/edgefd simulate simulations/quickstart.yaml
+
+test: $(VENV)/.dev lint types unit ## lint, types and all tests
+
+lint: $(VENV)/.dev ## ruff
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/python proto/check.py
+
+types: $(VENV)/.dev ## mypy, strict
+	$(BIN)/mypy
+
+unit: $(VENV)/.dev ## all tests, the slow ones too
+	$(BIN)/python -m pytest -m "" -q
+
+golden: $(VENV)/.dev ## write the golden metrics anew; read the difference before you commit it
+	$(BIN)/python -m tests.golden
+
+ablation: $(VENV)/.sim ## the table in docs/methods/edgefd.md, about an hour
+	$(BIN)/python simulations/filter_ablation.py
+
+proto: $(VENV)/.dev ## generate the Python code of proto/edgefd_proto/edgefd.proto
+	$(BIN)/python proto/check.py --write
+
+clean: ## remove the environment and caches
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache
+
+# torch first and by itself: asked for by another package, pip would take a build of several GB with GPU libraries.
+$(VENV)/.torch: constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "edgefd needs Python 3.11 or newer: make PYTHON=python3.12 ..." >&2; exit 2; }
+	@echo "setting up $(VENV) (once, a few minutes)"
+	@$(PYTHON) -m venv $(VENV)
+	@$(PIP) $(TORCH)
+	@touch $@
+
+$(VENV)/.sim: $(VENV)/.torch pyproject.toml
+	@$(PIP) --editable '.[sim]'
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.torch pyproject.toml
+	@$(PIP) --editable '.[dev]'
+	@touch $(VENV)/.sim $@

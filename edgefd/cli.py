@@ -1,0 +1,118 @@
+"""The `edgefd` command."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from edgefd.config import load_config
+from edgefd.errors import UserError
+from edgefd.method import get_method, method_names
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
+console = Console()
+errors = Console(stderr=True, soft_wrap=True)
+
+ConfigFile = Annotated[Path, typer.Argument(metavar="CONFIG", help="a YAML file, such as simulations/quickstart.yaml")]
+Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="such as method.quantile=0.9")]
+Out = Annotated[Path | None, typer.Option("--out", metavar="DIR", help="the run folder (default: runs/<id>)")]
+
+
+@app.command()
+def simulate(config: ConfigFile, overrides: Overrides = None, out: Out = None) -> None:
+    """Run a federation in this process.
+
+    Example: edgefd simulate simulations/quickstart.yaml seed=1 --out runs/first
+    """
+    from edgefd.simulation.show import simulate_all
+
+    simulate_all(load_config(config, overrides or []), out, console)
+
+
+@app.command()
+def check(config: ConfigFile, overrides: Overrides = None) -> None:
+    """Validate a config and its data, print it with every default, change nothing.
+
+    Example: edgefd check simulations/quickstart.yaml train.rounds=5
+    """
+    import yaml
+
+    from edgefd.simulation.run import prepare
+
+    loaded = load_config(config, overrides or [])
+    prepared = prepare(loaded)
+    print(yaml.safe_dump(loaded.to_dict(), sort_keys=False), end="")
+    d, f = prepared.dataset, prepared.federation
+    print(f"# {d.name} from {d.source}: {len(d.x_train)} + {len(d.x_test)} samples, sha256 {d.sha256}")
+    print(f"# {len(f.clients)} clients, {len(f.proxy)} proxy samples, {f.raw_samples_disclosed} raw samples disclosed")
+
+
+@app.command()
+def partition(config: ConfigFile, overrides: Overrides = None) -> None:
+    """Print how many samples of each class each client holds.
+
+    Example: edgefd partition simulations/quickstart.yaml partition.name=dirichlet partition.alpha=0.1
+    """
+    from edgefd.simulation.run import prepare
+
+    prepared = prepare(load_config(config, overrides or []))
+    federation = prepared.federation
+    classes = [str(c) for c in range(federation.n_classes)]
+    table = Table("client", *classes, "train", "held out", "contributed", title=prepared.dataset.name)
+    for data in federation.clients:
+        counts = [str(n) if n else "·" for n in federation.table[data.client]]
+        table.add_row(str(data.client), *counts, str(len(data.x)), str(len(data.x_heldout)), str(len(data.owned)))
+    console.print(table)
+
+
+@app.command()
+def methods() -> None:
+    """List the methods and their settings.
+
+    Example: edgefd methods
+    """
+    from dataclasses import fields
+
+    table = Table("method", "what it does", "settings", "proxy labels")
+    for name in method_names():
+        method = get_method(name)
+        settings = ", ".join(f"{f.name}={f.default}" for f in fields(method.config))
+        table.add_row(name, method.summary, settings, "yes" if method.proxy_labels else "no")
+    console.print(table)
+
+
+@app.command()
+def datasets(
+    download: Annotated[str | None, typer.Option("--download", metavar="NAME", help="fetch the original files")] = None,
+) -> None:
+    """List the data sets and whether they are at hand, or download one.
+
+    Example: edgefd datasets --download mnist
+    """
+    from edgefd.data.datasets import DATASETS, find_dataset
+    from edgefd.data.download import fetch_dataset
+
+    if download is not None:
+        console.print(f"{download}: downloaded to {fetch_dataset(download)}")
+        return
+    table = Table("name", "what it is", "where it is")
+    for name, what in DATASETS.items():
+        table.add_row(name, what, find_dataset(name) or f"not here: edgefd datasets --download {name}")
+    console.print(table)
+
+
+def main() -> None:
+    """Entry point: bad input is one line on stderr and exit code 2."""
+    try:
+        app()
+    except UserError as error:
+        errors.print(f"error: {error}", style="red", markup=False, highlight=False)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        errors.print("stopped; what was done so far is in the run folder")
+        sys.exit(130)

@@ -1,0 +1,340 @@
+"""A run's configuration: YAML sections → frozen dataclasses, checked by pydantic; an unknown key is an error."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import TypeAdapter, ValidationError
+
+from edgefd.codecs import CODECS
+from edgefd.errors import UserError
+from edgefd.method import Method, get_method
+from edgefd.round import Training
+
+
+@dataclass(frozen=True)
+class Data:
+    """Which data set."""
+
+    name: str = "mnist_mini"
+    """mnist_mini, mnist, fashion_mnist, cifar10, digits, watch, or the path of an npz"""
+    limit: int | None = None
+    """keep only so many training samples, equally many of each class (None = all)"""
+    heldout: float = 0.1
+    """share of each client's private rows that are kept from training, for the filter's threshold and for evaluation"""
+
+
+@dataclass(frozen=True)
+class Strong:
+    """One class a client."""
+
+    name: Literal["strong"] = "strong"
+    n_clients: int = 10
+
+
+@dataclass(frozen=True)
+class Weak:
+    """Half of class i and half of class i + 1."""
+
+    name: Literal["weak"] = "weak"
+    n_clients: int = 10
+
+
+@dataclass(frozen=True)
+class Iid:
+    """Equal random shares."""
+
+    name: Literal["iid"] = "iid"
+    n_clients: int = 10
+
+
+@dataclass(frozen=True)
+class Dirichlet:
+    """Each class is dealt out in shares drawn from Dirichlet(alpha): the smaller alpha, the fewer classes a client."""
+
+    name: Literal["dirichlet"] = "dirichlet"
+    n_clients: int = 10
+    alpha: float = 0.5
+
+
+@dataclass(frozen=True)
+class Shards:
+    """Sorted by label, cut into shards, so many shards a client."""
+
+    name: Literal["shards"] = "shards"
+    n_clients: int = 10
+    classes_per_client: int = 2
+
+
+@dataclass(frozen=True)
+class QuantitySkew:
+    """IID, but sizes are drawn from Dirichlet(alpha)."""
+
+    name: Literal["quantity_skew"] = "quantity_skew"
+    n_clients: int = 10
+    alpha: float = 0.5
+
+
+@dataclass(frozen=True)
+class ByGroup:
+    """One client for each group of the data set (such as each person)."""
+
+    name: Literal["by_group"] = "by_group"
+
+
+@dataclass(frozen=True)
+class FromFile:
+    """A user's own index lists: a .json list of lists, or an npz of client_0, client_1, ..."""
+
+    path: str
+    name: Literal["file"] = "file"
+
+
+Partition = Strong | Weak | Iid | Dirichlet | Shards | QuantitySkew | ByGroup | FromFile
+PARTITIONS: dict[str, type] = {
+    "strong": Strong,
+    "weak": Weak,
+    "iid": Iid,
+    "dirichlet": Dirichlet,
+    "shards": Shards,
+    "quantity_skew": QuantitySkew,
+    "by_group": ByGroup,
+    "file": FromFile,
+}
+
+
+@dataclass(frozen=True)
+class Proxy:
+    """Where the shared samples come from."""
+
+    source: Literal["contributed", "public"] = "contributed"
+    """contributed: a fraction of every client's private data; public: a part held out before the data is dealt out"""
+    alpha: float = 0.1
+    """that fraction, in (0, 1)"""
+    keep: bool = False
+    """contributed rows also stay in the private set"""
+    path: str | None = None
+    """public only: an npz with `x` to use instead"""
+
+
+@dataclass(frozen=True)
+class Model:
+    """A client's model."""
+
+    name: str = "cnn"
+
+
+@dataclass(frozen=True)
+class CodecChoice:
+    """How knowledge travels."""
+
+    name: str = "float16"
+
+
+@dataclass(frozen=True)
+class Run:
+    """How the run is done; nothing here changes what the clients learn."""
+
+    evaluate_every: int = 1
+    """measure accuracy every so many rounds (the last is always measured)"""
+
+
+@dataclass(frozen=True)
+class Config:
+    """A whole run."""
+
+    method_name: str
+    method_config: Any
+    """of the method's own Config class"""
+    seed: int = 0
+    data: Data = field(default_factory=Data)
+    partition: Partition = field(default_factory=Strong)
+    proxy: Proxy = field(default_factory=Proxy)
+    model: tuple[Model, ...] = (Model(),)
+    """dealt out to the clients in turn"""
+    train: Training = field(default_factory=Training)
+    codec: CodecChoice = field(default_factory=CodecChoice)
+    run: Run = field(default_factory=Run)
+    also: tuple[str, ...] = ()
+    """other methods to run on the same split, with their default settings"""
+
+    @property
+    def method(self) -> Method:
+        """The method's functions."""
+        return get_method(self.method_name)
+
+    def for_method(self, name: str) -> Config:
+        """The same run with another method, at its defaults."""
+        return dataclasses.replace(self, method_name=name, method_config=get_method(name).config(), also=())
+
+    def to_dict(self) -> dict[str, Any]:
+        """As it would stand in YAML, every default written out."""
+        out = dataclasses.asdict(self)
+        method = {"name": out.pop("method_name"), **out.pop("method_config")}
+        models = out.pop("model")
+        out |= {"model": models[0] if len(models) == 1 else list(models), "method": method, "also": list(self.also)}
+        return {key: out[key] for key in _SECTIONS}
+
+
+_SECTIONS = ("seed", "data", "partition", "proxy", "model", "method", "train", "codec", "run", "also")
+
+
+def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
+    """The config in a YAML file, with `section.key=value` overrides.
+
+    Raises:
+        UserError: for anything wrong with it: the key, what is wrong and what is valid.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"cannot read config {path}: {getattr(error, 'strerror', None) or error}") from error
+    try:
+        raw = yaml.safe_load(text) or {}
+    except yaml.YAMLError as error:
+        raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(raw, dict):
+        raise UserError(f"{path} must hold sections such as data: and method:, not a {type(raw).__name__}")
+    for override in sorted(overrides, key=_renames, reverse=True):
+        _override(raw, override)
+    return parse_config(raw)
+
+
+def parse_config(raw: Mapping[str, Any]) -> Config:
+    """The config from plain dictionaries."""
+    _known("", raw, _SECTIONS)
+    method_section = _section(raw, "method")
+    name = str(method_section.pop("name", "edgefd"))
+    partition_section = _section(raw, "partition")
+    scenario = str(partition_section.get("name", "strong"))
+    if scenario not in PARTITIONS:
+        raise UserError(f"partition.name: unknown partition {scenario!r}: {_hint(scenario, PARTITIONS)}")
+    config = Config(
+        method_name=name,
+        method_config=_parse("method", get_method(name).config, method_section),
+        seed=_parse("seed", _Seed, {"seed": raw.get("seed", 0)}).seed,
+        data=_parse("data", Data, _section(raw, "data")),
+        partition=_parse("partition", PARTITIONS[scenario], partition_section),
+        proxy=_parse("proxy", Proxy, _section(raw, "proxy")),
+        model=_models(raw.get("model", {})),
+        train=_parse("train", Training, _section(raw, "train")),
+        codec=_parse("codec", CodecChoice, _section(raw, "codec")),
+        run=_parse("run", Run, _section(raw, "run")),
+        also=_also(raw.get("also", [])),
+    )
+    _check(config)
+    return config
+
+
+@dataclass(frozen=True)
+class _Seed:
+    seed: int
+
+
+def _check(config: Config) -> None:
+    """What no section can tell alone, and ranges."""
+    if config.seed < 0:
+        raise UserError("seed must not be negative")
+    if not 0 < config.proxy.alpha < 1:
+        raise UserError(
+            f"proxy.alpha is the fraction of samples that are shared: it must be in (0, 1), not {config.proxy.alpha}"
+        )
+    if not 0 < config.data.heldout < 1:
+        raise UserError(f"data.heldout must be in (0, 1), not {config.data.heldout}")
+    if config.data.limit is not None and config.data.limit < 1:
+        raise UserError("data.limit must be at least 1")
+    if config.proxy.path is not None and config.proxy.source != "public":
+        raise UserError("proxy.path needs proxy.source=public")
+    if config.codec.name not in CODECS:
+        raise UserError(f"codec.name: unknown codec {config.codec.name!r}: {_hint(config.codec.name, CODECS)}")
+    if getattr(config.partition, "n_clients", 1) < 1:
+        raise UserError("partition.n_clients must be at least 1")
+    if getattr(config.partition, "alpha", 1.0) <= 0:
+        raise UserError("partition.alpha must be above 0")
+    if getattr(config.partition, "classes_per_client", 1) < 1:
+        raise UserError("partition.classes_per_client must be at least 1")
+    if config.run.evaluate_every < 1:
+        raise UserError("run.evaluate_every must be at least 1")
+
+
+def _also(names: object) -> tuple[str, ...]:
+    if not isinstance(names, list):
+        raise UserError("also must be a list of methods, such as [fedmd, indlearn]")
+    for name in names:
+        get_method(str(name))
+    return tuple(str(n) for n in names)
+
+
+def _models(raw: object) -> tuple[Model, ...]:
+    sections = raw if isinstance(raw, list) else [raw]
+    if not sections or not all(isinstance(s, dict) for s in sections):
+        raise UserError("model must be a section such as {name: cnn}, or a list of them")
+    return tuple(_parse("model", Model, s) for s in sections)
+
+
+def _section(raw: Mapping[str, Any], name: str) -> dict[str, Any]:
+    section = raw.get(name)
+    if section is None:
+        return {}
+    if not isinstance(section, dict):
+        raise UserError(f"{name} must be a section of keys, such as {name}: {{name: ...}}, not {section!r}")
+    return dict(section)
+
+
+def _parse(section: str, kind: Any, values: Mapping[str, Any]) -> Any:
+    """One section as its dataclass."""
+    _known(section, values, [f.name for f in dataclasses.fields(kind)])
+    try:
+        return TypeAdapter(kind).validate_python(dict(values))
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join([section, *(str(part) for part in first["loc"])])
+        got = f" (got {first['input']!r})" if first["type"] not in ("missing", "value_error") else ""
+        raise UserError(f"{where}: {first['msg'].removeprefix('Value error, ')}{got}") from error
+
+
+def _known(section: str, values: Mapping[str, Any], valid: Sequence[str]) -> None:
+    for key in values:
+        if key not in valid:
+            where = f"{section}.{key}" if section else str(key)
+            raise UserError(f"{where}: unknown key, {_hint(str(key), valid)}")
+
+
+def _hint(word: str, valid: Sequence[str] | Mapping[str, Any]) -> str:
+    near = difflib.get_close_matches(word, list(valid), 1, cutoff=0.5)
+    return f"did you mean {near[0]!r}?" if near else f"there are {', '.join(valid) or 'none'}"
+
+
+def _renames(override: str) -> bool:
+    """Whether it chooses another method, partition and so on, whose settings then follow."""
+    return override.partition("=")[0].endswith(".name")
+
+
+def _override(raw: dict[str, Any], override: str) -> None:
+    """Apply one `section.key=value`; values are YAML.
+
+    A new `name` starts its section afresh: the file's other settings belong to what it named.
+    """
+    path, equals, text = override.partition("=")
+    keys = path.split(".")
+    if not equals or not all(keys):
+        raise UserError(f"override {override!r} must look like section.key=value")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise UserError(f"override {override!r}: the value is not valid YAML") from error
+    node = raw
+    for key in keys[:-1]:
+        child = node.setdefault(key, {})
+        if not isinstance(child, dict):
+            raise UserError(f"override {override!r}: {key} is not a section")
+        node = child
+    if keys[-1] == "name" and node.get("name") != value:
+        node.clear()
+    node[keys[-1]] = value

@@ -1,0 +1,122 @@
+"""`Learner`: what the method needs of a model, whatever framework or runtime it runs on.
+
+All training is one primitive, `train`: weighted soft cross-entropy over batches. The private phase sends one-hot
+targets, the distillation phase soft ones, and one exported graph serves both on a device. How batches are drawn is
+decided here, in numpy, once: so torch and ONNX Runtime see the same bytes in the same order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from edgefd.knowledge import Float32, Int64
+
+
+@dataclass(frozen=True, eq=False)
+class Lesson:
+    """Rows to learn from: x float32 [n, ...], targets float32 [n, C] probabilities, weights float32 [n] >= 0."""
+
+    x: Float32
+    targets: Float32
+    weights: Float32
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def rows(self, index: Int64) -> Lesson:
+        """The rows of that index, copied."""
+        return Lesson(self.x[index], self.targets[index], self.weights[index])
+
+
+class Learner(Protocol):
+    """A model with its optimizer. Mutable: training changes it in place."""
+
+    def train(self, batches: Iterable[Lesson], lr: float) -> float:
+        """One optimizer step a batch at learning rate `lr`; the mean loss over the batches.
+
+        The loss of a batch is sum_i w_i H(t_i, softmax(z_i)) / sum_i w_i, with H the cross-entropy, z the logits.
+        Rows of weight 0 change nothing, so a batch may be padded.
+        """
+        ...
+
+    def predict_logits(self, x: Float32) -> Float32:
+        """Logits, float32 [n, C]."""
+        ...
+
+    def state(self) -> dict[str, np.ndarray]:
+        """Parameters, buffers and optimizer state, by name; enough to continue elsewhere."""
+        ...
+
+    def load_state(self, state: dict[str, np.ndarray]) -> None:
+        """Continue from a `state()`."""
+        ...
+
+
+def softmax(logits: Float32, temperature: float = 1.0) -> Float32:
+    """softmax(z / temperature) by row, float32 [n, C].
+
+    >>> softmax(np.array([[0.0, 0.0]], np.float32))
+    array([[0.5, 0.5]], dtype=float32)
+    """
+    z = logits / np.float32(temperature)
+    e = np.exp(z - z.max(1, keepdims=True))
+    out: Float32 = e / e.sum(1, keepdims=True)
+    return out
+
+
+def one_hot(y: Int64, n_classes: int) -> Float32:
+    """Labels as probability rows, float32 [n, C]."""
+    return np.eye(n_classes, dtype=np.float32)[y]
+
+
+def labelled(x: Float32, y: Int64, n_classes: int) -> Lesson:
+    """A lesson from labelled rows, all of weight 1."""
+    return Lesson(x, one_hot(y, n_classes), np.ones(len(y), np.float32))
+
+
+def draw(lesson: Lesson, steps: int, batch_size: int, rng: np.random.Generator) -> Iterator[Lesson]:
+    """`steps` batches; every row once before any row again, reshuffled after each pass."""
+    order = np.empty(0, np.int64)
+    size = min(batch_size, len(lesson))
+    for _ in range(steps):
+        if len(order) < size:
+            order = np.concatenate([order, rng.permutation(len(lesson))])
+        yield lesson.rows(order[:size])
+        order = order[size:]
+
+
+def passes(lesson: Lesson, epochs: int, batch_size: int, rng: np.random.Generator) -> Iterator[Lesson]:
+    """Batches of `epochs` passes over all rows, shuffled each time; the last batch of a pass may be short."""
+    for _ in range(epochs):
+        order = rng.permutation(len(lesson))
+        for start in range(0, len(order), batch_size):
+            yield lesson.rows(order[start : start + batch_size])
+
+
+def mixed(batches: Iterable[Lesson], private: Iterator[Lesson]) -> Iterator[Lesson]:
+    """Each batch with the next private batch appended."""
+    for batch in batches:
+        own = next(private)
+        yield Lesson(
+            np.concatenate([batch.x, own.x]),
+            np.concatenate([batch.targets, own.targets]),
+            np.concatenate([batch.weights, own.weights]),
+        )
+
+
+def shifted(batches: Iterable[Lesson], pixels: int, rng: np.random.Generator) -> Iterator[Lesson]:
+    """Each batch of images moved by up to `pixels` in either direction, one shift a row, edges filled with zero."""
+    for batch in batches:
+        yield Lesson(_shift(batch.x, pixels, rng), batch.targets, batch.weights)
+
+
+def _shift(x: Float32, pixels: int, rng: np.random.Generator) -> Float32:
+    n, _, height, width = x.shape
+    padded = np.pad(x, ((0, 0), (0, 0), (pixels, pixels), (pixels, pixels)))
+    windows = np.lib.stride_tricks.sliding_window_view(padded, (height, width), axis=(2, 3))
+    dy, dx = rng.integers(0, 2 * pixels + 1, (2, n))
+    return np.ascontiguousarray(windows[np.arange(n), :, dy, dx])

@@ -1,0 +1,144 @@
+"""`Method`: what makes one federated distillation method differ from another, as a few functions over arrays."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import pkgutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from edgefd import methods
+from edgefd.data.federation import ClientData, Federation, ProxySet
+from edgefd.errors import UserError
+from edgefd.knowledge import Float32, Knowledge, weighted_mean
+from edgefd.learner import Lesson, softmax
+
+
+@dataclass(frozen=True)
+class NoConfig:
+    """For methods without hyper-parameters."""
+
+
+def claim_all(data: ClientData, proxy: ProxySet, config: Any, rng: np.random.Generator) -> Float32:
+    """Answer for every proxy row, fully sure."""
+    return np.ones(len(proxy), np.float32)
+
+
+def claim_nothing(data: ClientData, proxy: ProxySet, config: Any, rng: np.random.Generator) -> Float32:
+    """Answer for no proxy row."""
+    return np.zeros(len(proxy), np.float32)
+
+
+def soft_labels(logits: Float32, config: Any) -> Float32:
+    """What a client sends of its logits: softmax(z)."""
+    return softmax(logits)
+
+
+def mean(uploads: Sequence[Knowledge], config: Any) -> Knowledge:
+    """The weighted mean of what was sent, row by row."""
+    return weighted_mean(uploads)
+
+
+def keep_all(teacher: Knowledge, config: Any) -> Knowledge:
+    """No server filter."""
+    return teacher
+
+
+def teacher_rows(
+    teacher: Knowledge, data: ClientData, proxy: ProxySet, config: Any, rng: np.random.Generator
+) -> Lesson:
+    """Learn the proxy rows that the teacher knows, each as much as the teacher is sure of it."""
+    return Lesson(proxy.x[teacher.ids], teacher.values, teacher.weights)
+
+
+def as_given(federation: Federation) -> Federation:
+    """The federation as it is."""
+    return federation
+
+
+@dataclass(frozen=True)
+class Method:
+    """A method is its functions; what it leaves out is plain averaging of soft labels (FedMD).
+
+    A round calls them in this order, with the method's own `config` last or next to last:
+
+        client_filter(data, proxy, config, rng) -> float32 [P]   how surely the client answers for each proxy row,
+                                                                 0 = not at all; depends on data alone, computed once
+        extract(logits, config) -> float32 [n, d]                what is sent of the logits of the rows it answers for
+        aggregate(uploads, config) -> Knowledge                  at the server: the teacher; order of uploads is fixed
+        server_filter(teacher, config) -> Knowledge              at the server: what of it is sent out
+        lesson(teacher, data, proxy, config, rng) -> Lesson      at the client, next round: what it learns from that
+
+    and, once, `regroup(federation)`: reference methods that train one model on pooled data are federations of one.
+
+    A whole method, and what a server makes of two clients that disagree about proxy row 1:
+
+    >>> from dataclasses import dataclass
+    >>> @dataclass(frozen=True)
+    ... class Config:
+    ...     power: float = 2.0
+    >>> def sharpened(uploads, config):
+    ...     k = weighted_mean(uploads)
+    ...     p = k.values**config.power
+    ...     return Knowledge(k.ids, p / p.sum(1, keepdims=True), k.weights)
+    >>> toy = Method(name="toy", summary="mean, then sharpen", config=Config, aggregate=sharpened)
+    >>> ones = np.ones(2, np.float32)
+    >>> a = Knowledge(np.array([0, 1]), np.array([[1, 0], [0.9, 0.1]], np.float32), ones)
+    >>> b = Knowledge(np.array([1, 2]), np.array([[0.6, 0.4], [0, 1]], np.float32), ones)
+    >>> teacher = toy.aggregate([a, b], toy.config())
+    >>> teacher.ids.tolist(), teacher.values.round(2).tolist()
+    ([0, 1, 2], [[1.0, 0.0], [0.8999999761581421, 0.10000000149011612], [0.0, 1.0]])
+    """
+
+    name: str
+    summary: str
+    config: type = NoConfig
+    client_filter: Callable[[ClientData, ProxySet, Any, np.random.Generator], Float32] = claim_all
+    extract: Callable[[Float32, Any], Float32] = soft_labels
+    aggregate: Callable[[Sequence[Knowledge], Any], Knowledge] = mean
+    server_filter: Callable[[Knowledge, Any], Knowledge] = keep_all
+    lesson: Callable[[Knowledge, ClientData, ProxySet, Any, np.random.Generator], Lesson] = teacher_rows
+    regroup: Callable[[Federation], Federation] = as_given
+    proxy_labels: bool = False
+    """whether labels of proxy samples are used: such a method is not comparable with one that uses none"""
+
+    @property
+    def uses_proxy(self) -> bool:
+        """Whether clients answer for proxy samples at all."""
+        return self.client_filter is not claim_nothing
+
+
+def method_names() -> list[str]:
+    """The methods that edgefd ships: the files of `edgefd/methods`."""
+    return sorted(m.name for m in pkgutil.iter_modules(methods.__path__))
+
+
+def get_method(name: str) -> Method:
+    """A shipped method by its name, or anybody's by "package.module:ATTRIBUTE".
+
+    Raises:
+        UserError: if there is none of that name.
+    """
+    if ":" in name:
+        return _foreign(name)
+    if name not in method_names():
+        near = difflib.get_close_matches(name, method_names(), 1)
+        hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(method_names())}"
+        raise UserError(f"unknown method {name!r}: {hint}")
+    found: Method = importlib.import_module(f"edgefd.methods.{name}").METHOD
+    return found
+
+
+def _foreign(path: str) -> Method:
+    module, _, attribute = path.partition(":")
+    try:
+        found = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        raise UserError(f"cannot load method {path!r}: {error}") from error
+    if not isinstance(found, Method):
+        raise UserError(f"{path!r} is a {type(found).__name__}, not an edgefd.method.Method")
+    return found

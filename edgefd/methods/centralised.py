@@ -1,0 +1,22 @@
+"""Centralised: one model on everybody's data. The upper bound."""
+
+from dataclasses import replace
+
+from edgefd.data.federation import Federation, merged
+from edgefd.method import Method, claim_nothing
+from edgefd.methods.indlearn import private_rows
+
+
+def everything(federation: Federation) -> Federation:
+    """A federation of one client, which holds all private data and the labelled proxy set."""
+    return replace(federation, clients=(merged(federation, private=True),))
+
+
+METHOD = Method(
+    name="centralised",
+    summary="reference: one central model on all clients' data and the labelled proxy set",
+    client_filter=claim_nothing,
+    lesson=private_rows,
+    regroup=everything,
+    proxy_labels=True,
+)

@@ -1,0 +1,65 @@
+"""EdgeFD: each client answers only for proxy samples that look like its own data (Mujtaba et al., arXiv 2508.14769).
+
+What the paper says and what is chosen here: docs/methods/edgefd.md.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from edgefd.data.federation import ClientData, ProxySet
+from edgefd.density.claims import ClaimRule, claim_weights
+from edgefd.density.dre import KMeansDRE
+from edgefd.knowledge import Float32
+from edgefd.method import Method
+
+
+@dataclass(frozen=True)
+class Config:
+    """Hyper-parameters of the filter."""
+
+    n_clusters: int = 10
+    """k: centroids of a client's private data"""
+    quantile: float = 0.8
+    """share of held-out private data that the filter must accept"""
+    reference: Literal["proxy", "none"] = "proxy"
+    """score by the ratio to the proxy set's own centroids, or by plain distance"""
+    weighting: Literal["hard", "soft"] = "soft"
+    """weight of a claimed row: 1, or exp(-beta r / T), the client's own confidence"""
+    beta: float = 3.0
+    """how fast soft weights fall towards the threshold"""
+    ownership: bool = True
+    """stage 1: rows that the client contributed are its own"""
+    features: Literal["pixels", "pca"] = "pixels"
+    n_components: int = 50
+    """dimensions that features=pca keeps"""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.quantile <= 1:
+            raise ValueError("quantile must be in (0, 1]")
+        if self.n_clusters < 1 or self.n_components < 1:
+            raise ValueError("n_clusters and n_components must be at least 1")
+        if self.beta < 0:
+            raise ValueError("beta must not be negative")
+
+
+def client_filter(data: ClientData, proxy: ProxySet, config: Config, rng: np.random.Generator) -> Float32:
+    """KMeans-DRE on the private rows, threshold from the held-out ones, claims on the proxy rows."""
+    scorer = KMeansDRE(
+        config.n_clusters,
+        config.reference,
+        features=config.features,
+        n_components=config.n_components,
+        random_state=int(rng.integers(2**31)),
+    ).fit(data.x, reference=proxy.x)
+    rule = ClaimRule(config.quantile, config.weighting, config.beta, config.ownership)
+    return claim_weights(scorer, data.x_heldout, proxy.x, data.owned, rule)
+
+
+METHOD = Method(
+    name="edgefd",
+    summary="clients answer only for proxy samples that resemble their own data (KMeans density ratio)",
+    config=Config,
+    client_filter=client_filter,
+)

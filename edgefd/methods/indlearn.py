@@ -1,0 +1,33 @@
+"""IndLearn: nothing is exchanged. The lower bound that collaboration must beat."""
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from edgefd.data.federation import ClientData, Federation, ProxySet
+from edgefd.knowledge import Knowledge
+from edgefd.learner import Lesson, labelled
+from edgefd.method import Method, claim_nothing
+
+
+def private_rows(
+    teacher: Knowledge, data: ClientData, proxy: ProxySet, config: Any, rng: np.random.Generator
+) -> Lesson:
+    """As many private rows as there are proxy rows, so that it trains for as many steps as what it is compared with."""
+    rows = np.concatenate([rng.permutation(len(data.x)) for _ in range(-(-len(proxy) // len(data.x)))])[: len(proxy)]
+    return labelled(data.x[rows], data.y[rows], teacher.width)
+
+
+def undisclosed(federation: Federation) -> Federation:
+    """The same clients, none of whom hands out a sample."""
+    return replace(federation, raw_samples_disclosed=0)
+
+
+METHOD = Method(
+    name="indlearn",
+    summary="each client alone on its private data; no exchange",
+    client_filter=claim_nothing,
+    lesson=private_rows,
+    regroup=undisclosed,
+)

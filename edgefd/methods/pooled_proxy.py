@@ -1,0 +1,23 @@
+"""Pooled proxy: one central model on the *labelled* proxy set: what simply sharing that data would give."""
+
+from dataclasses import replace
+
+from edgefd.data.federation import Federation, merged
+from edgefd.method import Method, claim_nothing
+from edgefd.methods.indlearn import private_rows
+
+
+def proxy_only(federation: Federation) -> Federation:
+    """A federation of one client, which holds the proxy samples with their labels."""
+    holder = merged(federation, private=False)
+    return replace(federation, clients=(holder,))
+
+
+METHOD = Method(
+    name="pooled_proxy",
+    summary="reference: one central model on the labelled proxy set",
+    client_filter=claim_nothing,
+    lesson=private_rows,
+    regroup=proxy_only,
+    proxy_labels=True,
+)

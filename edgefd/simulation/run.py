@@ -1,0 +1,118 @@
+"""A simulation with its run folder: metrics as they come, a summary at the end, nothing lost when it is stopped."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from edgefd.config import Config
+from edgefd.data.datasets import Dataset
+from edgefd.data.federation import Federation
+from edgefd.metrics import RoundMetrics
+from edgefd.runs import append_json_line, environment, write_config, write_json
+from edgefd.simulation.engine import simulate
+from edgefd.simulation.setup import federate, load_data
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """A config with the data it asks for: everything that bad input can spoil has been looked at."""
+
+    config: Config
+    dataset: Dataset
+    federation: Federation
+
+
+def prepare(config: Config) -> Prepared:
+    """Load the data and deal it out."""
+    dataset = load_data(config)
+    return Prepared(config, dataset, config.method.regroup(federate(config, dataset)))
+
+
+def run(prepared: Prepared, folder: Path, on_round: Callable[[RoundMetrics], None]) -> dict[str, Any]:
+    """Simulate into `folder`, which exists and is empty; the summary.
+
+    KeyboardInterrupt ends the run cleanly: the summary of the rounds that were done is written with `complete` false.
+    """
+    config, federation = prepared.config, prepared.federation
+    write_config(folder, config)
+    write_json(folder / "env.json", environment())
+    write_json(folder / "partition.json", partition_record(federation))
+    began = time.perf_counter()
+    rounds: list[RoundMetrics] = []
+    try:
+        for metrics in simulate(config, federation):
+            append_json_line(folder / "metrics.jsonl", metrics.to_dict())
+            rounds.append(metrics)
+            on_round(metrics)
+    except KeyboardInterrupt:
+        if rounds:
+            write_json(folder / "summary.json", summarise(prepared, rounds, time.perf_counter() - began))
+        raise
+    summary = summarise(prepared, rounds, time.perf_counter() - began)
+    write_json(folder / "summary.json", summary)
+    return summary
+
+
+def partition_record(federation: Federation) -> dict[str, Any]:
+    """How many samples of each class each client holds, and what it contributed."""
+    return {
+        "clients": [
+            {
+                "client": data.client,
+                "samples_by_class": federation.table[data.client].tolist(),
+                "train": len(data.x),
+                "heldout": len(data.x_heldout),
+                "contributed": len(data.owned),
+            }
+            for data in federation.clients
+        ],
+        "proxy": len(federation.proxy),
+        "proxy_sha256": federation.proxy.sha256,
+        "test": len(federation.x_test),
+    }
+
+
+def summarise(prepared: Prepared, rounds: list[RoundMetrics], seconds: float) -> dict[str, Any]:
+    """summary.json. Accuracy is of the final round, never of the best."""
+    config, federation = prepared.config, prepared.federation
+    measured = [m for m in rounds if m.accuracy_mean is not None]
+    answered = [m for m in rounds if not m.closing]
+    last, final = answered[-1], (measured[-1] if measured else None)
+    return {
+        "method": config.method_name,
+        "dataset": prepared.dataset.name,
+        "scenario": config.partition.name,
+        "seed": config.seed,
+        "rounds": len(answered),
+        "complete": rounds[-1].closing,
+        "n_clients": len(federation.clients),
+        "accuracy_mean": final.accuracy_mean if final else None,
+        "accuracy_worst": final.accuracy_worst if final else None,
+        "accuracy_per_client": final.accuracy_per_client if final else None,
+        "bytes_up": sum(m.bytes_up for m in rounds),
+        "bytes_down": sum(m.bytes_down for m in rounds),
+        "bytes_once": bytes_once(prepared),
+        "seconds_total": seconds,
+        "seconds_per_round": sum(m.seconds for m in rounds) / len(rounds),
+        "kept_fraction": last.kept_fraction,
+        "wrong_claims": last.wrong_claims,
+        "teacher_coverage": last.teacher_coverage,
+        "teacher_accuracy": last.teacher_accuracy,
+        "proxy_labels_used": config.method.proxy_labels,
+        "raw_samples_disclosed": federation.raw_samples_disclosed,
+        "data_source": prepared.dataset.source,
+        "data_samples": len(prepared.dataset.x_train) + len(prepared.dataset.x_test),
+        "data_sha256": prepared.dataset.sha256,
+    }
+
+
+def bytes_once(prepared: Prepared) -> int:
+    """Bytes of raw samples that travel before the first round: contributions up, the proxy set down to every client."""
+    sample = prepared.dataset.x_train[0].nbytes
+    up = prepared.federation.raw_samples_disclosed * sample
+    down = len(prepared.federation.clients) * len(prepared.federation.proxy) * sample
+    return up + (down if prepared.config.method.uses_proxy else 0)

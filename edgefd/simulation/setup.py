@@ -1,0 +1,81 @@
+"""From a config to the federation that it describes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from edgefd.config import ByGroup, Config, Dirichlet, FromFile, Iid, QuantitySkew, Shards, Strong, Weak
+from edgefd.data import partitions
+from edgefd.data.datasets import Dataset, load_dataset
+from edgefd.data.federation import Federation, build_federation
+from edgefd.errors import UserError
+from edgefd.knowledge import Int64
+from edgefd.seeding import Purpose, rng
+
+
+def load_data(config: Config) -> Dataset:
+    """The data set, cut to `data.limit`."""
+    dataset = load_dataset(config.data.name)
+    return dataset if config.data.limit is None else limited(dataset, config.data.limit, config.seed)
+
+
+def limited(dataset: Dataset, limit: int, seed: int) -> Dataset:
+    """A class-balanced part of the training set: limit // C samples of each class."""
+    each = limit // dataset.n_classes
+    counts = np.bincount(dataset.y_train, minlength=dataset.n_classes)
+    if each < 1 or counts.min() < each:
+        raise UserError(
+            f"data.limit={limit} asks for {each} samples of each of {dataset.n_classes} classes; "
+            f"{dataset.name} has {counts.min()} to {counts.max()}"
+        )
+    numbers = rng(seed, Purpose.SUBSET)
+    rows = np.concatenate(
+        [numbers.permutation(np.flatnonzero(dataset.y_train == c))[:each] for c in range(dataset.n_classes)]
+    )
+    rows.sort()
+    group = None if dataset.group_train is None else dataset.group_train[rows]
+    return replace(dataset, x_train=dataset.x_train[rows], y_train=dataset.y_train[rows], group_train=group)
+
+
+def federate(config: Config, dataset: Dataset) -> Federation:
+    """Clients, proxy set and test set."""
+    return build_federation(
+        dataset,
+        partition=partition_function(config),
+        proxy_source=config.proxy.source,
+        alpha=config.proxy.alpha,
+        keep=config.proxy.keep,
+        proxy_path=None if config.proxy.path is None else Path(config.proxy.path),
+        heldout=config.data.heldout,
+        seed=config.seed,
+    )
+
+
+def partition_function(config: Config) -> Callable[[Int64, Int64 | None, np.random.Generator], list[Int64]]:
+    """(labels, groups, rng) → one index array a client."""
+    p = config.partition
+
+    def split(y: Int64, group: Int64 | None, numbers: np.random.Generator) -> list[Int64]:
+        match p:
+            case Strong():
+                return partitions.strong(y, p.n_clients, numbers)
+            case Weak():
+                return partitions.weak(y, p.n_clients, numbers)
+            case Iid():
+                return partitions.iid(y, p.n_clients, numbers)
+            case Dirichlet():
+                return partitions.dirichlet(y, p.n_clients, p.alpha, numbers)
+            case Shards():
+                return partitions.shards(y, p.n_clients, p.classes_per_client, numbers)
+            case QuantitySkew():
+                return partitions.quantity_skew(y, p.n_clients, p.alpha, numbers)
+            case ByGroup():
+                return partitions.by_group(group)
+            case FromFile():
+                return partitions.from_file(Path(p.path), len(y))
+
+    return split

@@ -1,0 +1,83 @@
+"""What `edgefd simulate` shows: a progress bar while it runs, a table of all methods at the end."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from edgefd.config import Config
+from edgefd.metrics import RoundMetrics
+from edgefd.runs import run_folder
+from edgefd.simulation.run import Prepared, prepare, run
+
+
+def simulate_all(config: Config, out: Path | None, console: Console) -> list[dict[str, Any]]:
+    """Run the config's method in `out`, then each of `also` on the same split in `out`/also/<method>; print a table."""
+    todo = [prepare(config)] + [prepare(config.for_method(name)) for name in config.also]  # bad input shows before work
+    folder = run_folder(config, out)
+    _say_what(todo[0], console)
+    summaries = []
+    for prepared in todo:
+        name = prepared.config.method_name
+        place = folder if prepared is todo[0] else run_folder(prepared.config, folder / "also" / name)
+        summaries.append(_run_shown(prepared, place, console))
+    console.print(results_table(summaries))
+    console.print(f"run folder: {folder}")
+    return summaries
+
+
+def results_table(summaries: list[dict[str, Any]]) -> Table:
+    """Methods side by side."""
+    first = summaries[0]
+    title = f"{first['dataset']}, {first['scenario']}, {first['rounds']} rounds, seed {first['seed']}: final accuracy"
+    table = Table(title=title, caption="mean and worst client on the whole test set, after the last round")
+    for name in ("method", "mean", "worst", "kept", "wrong claims", "MB up", "MB down", "MB once", "s", "proxy labels"):
+        table.add_column(name, justify="left" if name == "method" else "right")
+    for s in summaries:
+        table.add_row(
+            s["method"],
+            _fraction(s["accuracy_mean"]),
+            _fraction(s["accuracy_worst"]),
+            _fraction(s["kept_fraction"]),
+            _fraction(s["wrong_claims"]),
+            *(f"{s[key] / 1e6:.2f}" for key in ("bytes_up", "bytes_down", "bytes_once")),
+            f"{s['seconds_total']:.0f}",
+            "yes" if s["proxy_labels_used"] else "no",
+        )
+    return table
+
+
+def _say_what(prepared: Prepared, console: Console) -> None:
+    dataset, federation = prepared.dataset, prepared.federation
+    console.print(
+        f"{dataset.name} ({dataset.source}, {len(dataset.x_train)} + {len(dataset.x_test)} samples, "
+        f"sha256 {dataset.sha256[:12]}), {prepared.config.partition.name}, {len(federation.clients)} clients, "
+        f"{len(federation.proxy)} proxy samples",
+        highlight=False,
+    )
+
+
+def _run_shown(prepared: Prepared, folder: Path, console: Console) -> dict[str, Any]:
+    """Run with a live bar on a terminal, else with a plain line a round."""
+    name, total = prepared.config.method_name, prepared.config.train.rounds + 1
+    if not console.is_terminal:
+        return run(prepared, folder, lambda m: print(f"{name} {m.round + 1}/{total} {_line(m)}", flush=True))
+    columns = (TextColumn(f"{name:>12}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"))
+    with Progress(*columns, TimeElapsedColumn(), console=console) as progress:
+        task = progress.add_task("filtering", total=total)
+        return run(prepared, folder, lambda m: progress.update(task, advance=1, description=_line(m)))
+
+
+def _line(m: RoundMetrics) -> str:
+    kept = "closing" if m.closing else f"kept {_fraction(m.kept_fraction)}"
+    return (
+        f"accuracy {_fraction(m.accuracy_mean)}  {kept}  up {m.bytes_up / 1e6:.2f} MB  down {m.bytes_down / 1e6:.2f} MB"
+    )
+
+
+def _fraction(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"

@@ -1,0 +1,77 @@
+"""`TorchLearner`: the training step in torch. There is no other training loop in the project."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from edgefd.knowledge import Float32
+from edgefd.learner import Lesson
+
+_PREDICT_ROWS = 256  # larger batches fall out of cache
+
+
+class TorchLearner:
+    """A torch module that trains by weighted soft cross-entropy. See `edgefd.learner.Learner`."""
+
+    def __init__(self, model: nn.Module, optimizer: str = "sgd") -> None:
+        self.model = model.to(memory_format=torch.channels_last)  # 1.5-1.7x faster convolutions on CPU
+        self.optimizer = _optimizer(optimizer, model)
+
+    def train(self, batches: Iterable[Lesson], lr: float) -> float:
+        """One step a batch; mean loss."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        losses = [self._step(batch) for batch in batches]
+        return float(np.mean(losses)) if losses else 0.0
+
+    def predict_logits(self, x: Float32) -> Float32:
+        """Logits, float32 [n, C]."""
+        with torch.inference_mode():
+            parts = [self.model(_tensor(x[i : i + _PREDICT_ROWS])) for i in range(0, len(x), _PREDICT_ROWS)]
+            out: Float32 = torch.cat(parts).numpy()
+        return out
+
+    def state(self) -> dict[str, np.ndarray]:
+        """Parameters and buffers as `model/...`, optimizer tensors as `optimizer/<parameter>/...`."""
+        out = {f"model/{k}": v.numpy().copy() for k, v in self.model.state_dict().items()}
+        for i, slots in self.optimizer.state_dict()["state"].items():
+            out.update({f"optimizer/{i}/{k}": v.numpy().copy() for k, v in slots.items() if v is not None})
+        return out
+
+    def load_state(self, state: dict[str, np.ndarray]) -> None:
+        """Continue from a `state()`."""
+        tensors = {k: torch.from_numpy(v.copy()) for k, v in state.items()}
+        self.model.load_state_dict({k.removeprefix("model/"): v for k, v in tensors.items() if k.startswith("model/")})
+        slots: dict[int, dict[str, Tensor]] = {}
+        for name, value in tensors.items():
+            if name.startswith("optimizer/"):
+                _, index, slot = name.split("/")
+                slots.setdefault(int(index), {})[slot] = value
+        full = self.optimizer.state_dict()
+        full["state"] = slots
+        self.optimizer.load_state_dict(full)
+
+    def _step(self, batch: Lesson) -> float:
+        weights = torch.from_numpy(batch.weights)
+        each = F.cross_entropy(self.model(_tensor(batch.x)), torch.from_numpy(batch.targets), reduction="none")
+        loss = (each * weights).sum() / weights.sum().clamp(min=1e-8)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        self.optimizer.step()
+        return float(loss.detach())
+
+
+def _tensor(x: Float32) -> Tensor:
+    tensor = torch.from_numpy(np.ascontiguousarray(x))
+    return tensor.contiguous(memory_format=torch.channels_last) if tensor.ndim == 4 else tensor
+
+
+def _optimizer(name: str, model: nn.Module) -> torch.optim.Optimizer:
+    if name == "adam":
+        return torch.optim.Adam(model.parameters(), fused=True)
+    return torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9, fused=True)

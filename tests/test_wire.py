@@ -1,0 +1,65 @@
+import numpy as np
+import pytest
+from edgefd_proto import edgefd_pb2 as pb
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edgefd.codecs import CODECS
+from edgefd.knowledge import Knowledge, empty
+from edgefd.wire import decode, encode, received
+from tests.test_knowledge import knowledge
+
+ERROR = {"float32": 0, "float16": 5e-4, "uint8": 2e-3}
+
+
+@given(knowledge(), st.sampled_from(sorted(CODECS)))
+def test_round_trip(k: Knowledge, codec: str) -> None:
+    back, size = received(k, codec)
+    assert size == len(encode(k, codec))
+    assert np.array_equal(back.ids, k.ids)
+    np.testing.assert_allclose(back.values, k.values, atol=ERROR[codec])
+    np.testing.assert_allclose(back.weights, k.weights, atol=ERROR[codec] or 0)
+    assert received(back, codec)[0].equals(back)  # what was carried once is carried on unchanged
+
+
+@pytest.mark.parametrize("codec", sorted(CODECS))
+def test_a_tiny_weight_stays_a_claim(codec: str) -> None:
+    k = Knowledge(np.array([3]), np.ones((1, 2), np.float32) / 2, np.array([1e-30], np.float32))
+    assert received(k, codec)[0].weights[0] > 0
+
+
+def test_size_is_what_the_numbers_need() -> None:
+    k = Knowledge(np.arange(1000), np.full((1000, 10), 0.1, np.float32), np.ones(1000, np.float32))
+    assert len(encode(k, "float16")) == pytest.approx(1000 * (10 * 2 + 1), rel=0.001)  # 1 byte a row for its id
+    assert received(empty(10), "float16")[0].equals(empty(10))
+
+
+def test_uint8_refuses_logits() -> None:
+    k = Knowledge(np.array([0]), np.array([[-3.0, 2.0]], np.float32), np.ones(1, np.float32))
+    with pytest.raises(ValueError, match=r"\[0, 1\] only"):
+        encode(k, "uint8")
+
+
+@pytest.mark.parametrize(
+    ("message", "says"),
+    [
+        (b"\xff\xff\xff", "not an edgefd.v1.Knowledge"),
+        (pb.Knowledge(width=2).SerializeToString(), "unknown codec 0"),
+        (pb.Knowledge(id_gaps=[1], width=2, codec=1, values=b"1234").SerializeToString(), "4 bytes where 8"),
+        (pb.Knowledge(id_gaps=[1], width=1, codec=1, values=b"\0" * 4, weights=b"1").SerializeToString(), "1 bytes"),
+        (pb.Knowledge(id_gaps=[1, 0], width=1, codec=1, values=b"\0" * 8).SerializeToString(), "unique"),
+        (pb.Knowledge(id_gaps=[1], width=1, codec=1, values=b"\0\0\xc0\x7f").SerializeToString(), "finite"),
+    ],
+)
+def test_malformed_messages_are_refused(message: bytes, says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        decode(message)
+
+
+@given(st.binary(max_size=200))
+def test_no_bytes_crash_the_decoder(data: bytes) -> None:
+    try:
+        k = decode(data)
+    except ValueError:
+        return
+    assert np.isfinite(k.values).all()
