@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -141,8 +142,15 @@ class CodecChoice:
 class Run:
     """How the run is done; nothing here changes what the clients learn."""
 
+    workers: int | Literal["auto"] = "auto"
+    """worker processes; auto = one for each core this process may use, 0 = none: one client after another"""
     evaluate_every: int = 1
     """measure accuracy every so many rounds (the last is always measured)"""
+
+    @property
+    def n_workers(self) -> int:
+        """Worker processes, counted."""
+        return len(os.sched_getaffinity(0)) if self.workers == "auto" else self.workers
 
 
 @dataclass(frozen=True)
@@ -259,6 +267,8 @@ def _check(config: Config) -> None:
         raise UserError("partition.alpha must be above 0")
     if getattr(config.partition, "classes_per_client", 1) < 1:
         raise UserError("partition.classes_per_client must be at least 1")
+    if config.run.n_workers < 0:
+        raise UserError("run.workers must be auto, 0 or more")
     if config.run.evaluate_every < 1:
         raise UserError("run.evaluate_every must be at least 1")
 

@@ -109,14 +109,14 @@ def mixed(batches: Iterable[Lesson], private: Iterator[Lesson]) -> Iterator[Less
 
 
 def shifted(batches: Iterable[Lesson], pixels: int, rng: np.random.Generator) -> Iterator[Lesson]:
-    """Each batch of images moved by up to `pixels` in either direction, one shift a row, edges filled with zero."""
+    """Each batch of images moved by up to `pixels` in either direction, one shift a row; border pixels are repeated."""
     for batch in batches:
         yield Lesson(_shift(batch.x, pixels, rng), batch.targets, batch.weights)
 
 
 def _shift(x: Float32, pixels: int, rng: np.random.Generator) -> Float32:
     n, _, height, width = x.shape
-    padded = np.pad(x, ((0, 0), (0, 0), (pixels, pixels), (pixels, pixels)))
+    padded = np.pad(x, ((0, 0), (0, 0), (pixels, pixels), (pixels, pixels)), mode="edge")
     windows = np.lib.stride_tricks.sliding_window_view(padded, (height, width), axis=(2, 3))
     dy, dx = rng.integers(0, 2 * pixels + 1, (2, n))
     return np.ascontiguousarray(windows[np.arange(n), :, dy, dx])

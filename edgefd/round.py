@@ -99,12 +99,12 @@ class Report:
 Evaluate = Callable[[Learner], dict[str, float]]
 
 
-def start_client(
-    method: Method, config: Any, data: ClientData, proxy: ProxySet, learner: Learner, n_classes: int, seed: int
-) -> ClientState:
-    """A client before its first round. Its filter runs here, once: it depends on nothing that changes."""
-    claims = method.client_filter(data, proxy, config, rng(seed, Purpose.FILTER, data.client))
-    return ClientState(data, learner, n_classes, claims)
+def client_filter(method: Method, config: Any, data: ClientData, proxy: ProxySet, seed: int) -> Float32:
+    """How surely the client answers for each proxy row (float32 [P], 0 = not at all).
+
+    Run once, before the first round: it depends on nothing that changes.
+    """
+    return method.client_filter(data, proxy, config, rng(seed, Purpose.FILTER, data.client))
 
 
 def client_round(

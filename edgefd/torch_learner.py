@@ -22,6 +22,14 @@ class TorchLearner:
         self.model = model.to(memory_format=torch.channels_last)  # 1.5-1.7x faster convolutions on CPU
         self.optimizer = _optimizer(optimizer, model)
 
+    def share_memory(self) -> TorchLearner:
+        """Move parameters and optimizer state to shared memory, where forked processes see each other's changes."""
+        self.model.share_memory()
+        for slots in self.optimizer.state.values():
+            for tensor in slots.values():
+                tensor.share_memory_()
+        return self
+
     def train(self, batches: Iterable[Lesson], lr: float) -> float:
         """One step a batch; mean loss."""
         for group in self.optimizer.param_groups:
@@ -72,6 +80,18 @@ def _tensor(x: Float32) -> Tensor:
 
 
 def _optimizer(name: str, model: nn.Module) -> torch.optim.Optimizer:
+    """The optimizer with its state made at once (zeros are what it starts from), so that it can be shared."""
+    parameters = list(model.parameters())
     if name == "adam":
-        return torch.optim.Adam(model.parameters(), fused=True)
-    return torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9, fused=True)
+        adam = torch.optim.Adam(parameters, fused=True)
+        for p in parameters:
+            adam.state[p] = {
+                "step": torch.zeros(()),
+                "exp_avg": torch.zeros_like(p, memory_format=torch.preserve_format),
+                "exp_avg_sq": torch.zeros_like(p, memory_format=torch.preserve_format),
+            }
+        return adam
+    sgd = torch.optim.SGD(parameters, lr=0.01, momentum=0.9, fused=True)
+    for p in parameters:
+        sgd.state[p] = {"momentum_buffer": torch.zeros_like(p, memory_format=torch.preserve_format)}
+    return sgd

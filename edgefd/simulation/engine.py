@@ -1,111 +1,134 @@
-"""The in-process engine: all clients of a federation in one process, one after another."""
+"""The in-process engine: every client of a federation on this machine, in this process or in forked workers.
+
+Nothing here knows what a round does: that is `edgefd.round`. Every value passes through codec and wire format, so bytes
+and results are those of a deployment.
+"""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 
+from edgefd import wire
 from edgefd.config import Config
 from edgefd.data.federation import ClientData, Federation
-from edgefd.knowledge import Knowledge
-from edgefd.learner import Learner
+from edgefd.knowledge import Float32, Knowledge
 from edgefd.metrics import RoundMetrics, measure
 from edgefd.models import build_model
 from edgefd.round import (
     ClientState,
-    Evaluate,
     Exchange,
     Report,
     RoundPlan,
     accuracy,
+    client_filter,
     client_round,
     plans,
     run_rounds,
-    start_client,
 )
 from edgefd.seeding import Purpose, rng
+from edgefd.simulation.workers import Here, Pool, Workers, shared_zeros
 from edgefd.torch_learner import TorchLearner
-from edgefd.wire import received
-
 
 @dataclass(frozen=True, eq=False)
-class InProcess:
-    """A transport without a network. Every value still passes through codec and wire format, as in a deployment."""
+class Site:
+    """What any process needs to do any client's part: forked workers share its learners and claims with the parent."""
 
     config: Config
     federation: Federation
     clients: tuple[ClientState, ...]
-    evaluate: Evaluate
-
-    def exchange(self, plan: RoundPlan, teacher: Knowledge | None) -> Exchange:
-        """One client after another."""
-        codec = self.config.codec.name
-        down = 0
-        if teacher is not None:
-            teacher, down = received(teacher, codec)
-        reports, up = [], 0
-        for state in self.clients:
-            report = client_round(
-                self.config.method,
-                self.config.method_config,
-                state,
-                self.federation.proxy,
-                plan,
-                teacher,
-                self.evaluate,
-            )
-            knowledge, size = received(report.knowledge, codec)
-            reports.append(Report(report.client, report.round, knowledge, report.metrics))
-            up += size if len(knowledge) else 0
-        return Exchange(reports, up, down * len(self.clients))
 
 
-def make_learner(config: Config, data: ClientData, n_classes: int) -> Learner:
+def run_filter(site: Site, client: int) -> None:
+    """Fill in the client's claims."""
+    state, config = site.clients[client], site.config
+    state.claims[:] = client_filter(config.method, config.method_config, state.data, site.federation.proxy, config.seed)
+
+
+def run_round(site: Site, client: int, plan: RoundPlan, teacher: bytes | None) -> tuple[bytes, dict[str, float]]:
+    """The client's round, from bytes to bytes, with its accuracy on the test set as one of the metrics."""
+    federation = site.federation
+    report = client_round(
+        site.config.method,
+        site.config.method_config,
+        site.clients[client],
+        federation.proxy,
+        plan,
+        None if teacher is None else wire.decode(teacher),
+        lambda learner: {"accuracy": accuracy(learner, federation.x_test, federation.y_test)},
+    )
+    return wire.encode(report.knowledge, site.config.codec.name), report.metrics
+
+
+def make_site(config: Config, federation: Federation) -> Site:
+    """All clients with their models, in shared memory; filters have not run yet."""
+    claims = shared_zeros((len(federation.clients), len(federation.proxy)))
+    clients = tuple(
+        ClientState(data, make_learner(config, data, federation.n_classes), federation.n_classes, row)
+        for data, row in zip(federation.clients, claims, strict=True)
+    )
+    return Site(config, federation, clients)
+
+
+def make_learner(config: Config, data: ClientData, n_classes: int) -> TorchLearner:
     """The client's own model; models are dealt out to the clients in turn."""
     choice = config.model[data.client % len(config.model)]
     seed = int(rng(config.seed, Purpose.MODEL, data.client).integers(2**31))
-    return TorchLearner(build_model(choice.name, data.x.shape[1:], n_classes, seed), config.train.optimizer)
+    model = build_model(choice.name, data.x.shape[1:], n_classes, seed)
+    return TorchLearner(model, config.train.optimizer).share_memory()
 
 
-def start(config: Config, federation: Federation) -> InProcess:
-    """All clients with their models built and their filters run."""
+@dataclass(frozen=True, eq=False)
+class InProcess:
+    """A transport without a network."""
+
+    site: Site
+    pool: Pool
+
+    def start(self) -> None:
+        """Run the clients' filters."""
+        self.pool.map(run_filter, self._everyone())
+
+    def exchange(self, plan: RoundPlan, teacher: Knowledge | None) -> Exchange:
+        """See `edgefd.round.Transport`."""
+        data = None if teacher is None else wire.encode(teacher, self.site.config.codec.name)
+        answers = self.pool.map(run_round, self._everyone(), plan, data)
+        reports = [
+            Report(client, plan.round, wire.decode(answer), metrics)
+            for client, (answer, metrics) in enumerate(answers)
+        ]
+        up = sum(len(a) for (a, _), r in zip(answers, reports, strict=True) if len(r.knowledge))
+        return Exchange(reports, up, len(data or b"") * len(reports))
+
+    def _everyone(self) -> range:
+        return range(len(self.site.clients))
+
+
+def open_transport(config: Config, federation: Federation) -> InProcess:
+    """The federation, ready to `start`. Workers are forked here, before any thread of torch or of ours runs."""
     torch.set_num_threads(1)  # more threads change bits and, where cores are shared, lose time
-    clients = tuple(
-        start_client(
-            config.method,
-            config.method_config,
-            data,
-            federation.proxy,
-            make_learner(config, data, federation.n_classes),
-            federation.n_classes,
-            config.seed,
-        )
-        for data in federation.clients
-    )
-
-    def on_test_set(learner: Learner) -> dict[str, float]:
-        return {"accuracy": accuracy(learner, federation.x_test, federation.y_test)}
-
-    return InProcess(config, federation, clients, on_test_set)
+    site = make_site(config, federation)
+    n = min(config.run.n_workers, len(site.clients))
+    return InProcess(site, Workers(site, n) if n else Here(site))
 
 
-def simulate(config: Config, federation: Federation) -> Iterator[RoundMetrics]:
+def simulate(transport: InProcess) -> Iterator[RoundMetrics]:
     """Run the rounds; the metrics of each as it ends. The last ones are of the closing distillation."""
-    transport = start(config, federation)
-    ids = np.arange(len(federation.proxy))
-    todo = plans(config.seed, ids, config.train, config.run.evaluate_every)
-    began = time.perf_counter()
-    for result in run_rounds(config.method, config.method_config, transport, todo):
-        now = time.perf_counter()
-        yield measure(result, federation, now - began)
+    config, federation = transport.site.config, transport.site.federation
+    with closing(transport.pool):
         began = time.perf_counter()
+        transport.start()
+        todo = plans(config.seed, np.arange(len(federation.proxy)), config.train, config.run.evaluate_every)
+        for result in run_rounds(config.method, config.method_config, transport, todo):
+            yield measure(result, federation, time.perf_counter() - began)
+            began = time.perf_counter()
 
 
-def claims_of(transport: InProcess) -> np.ndarray[Any, np.dtype[np.float32]]:
-    """How surely each client claims each proxy row: float32 [clients, P]."""
-    return np.stack([state.claims for state in transport.clients])
+def claims_of(transport: InProcess) -> Float32:
+    """How surely each client claims each proxy row, after `start`: float32 [clients, P]."""
+    return np.stack([state.claims for state in transport.site.clients])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from edgefd.data.datasets import Dataset
 from edgefd.data.federation import Federation
 from edgefd.metrics import RoundMetrics
 from edgefd.runs import append_json_line, environment, write_config, write_json
-from edgefd.simulation.engine import simulate
+from edgefd.simulation.engine import open_transport, simulate
 from edgefd.simulation.setup import federate, load_data
 
 
@@ -32,8 +32,12 @@ def prepare(config: Config) -> Prepared:
     return Prepared(config, dataset, config.method.regroup(federate(config, dataset)))
 
 
-def run(prepared: Prepared, folder: Path, on_round: Callable[[RoundMetrics], None]) -> dict[str, Any]:
+def run(
+    prepared: Prepared, folder: Path, watch: Callable[[Iterator[RoundMetrics]], Iterator[RoundMetrics]]
+) -> dict[str, Any]:
     """Simulate into `folder`, which exists and is empty; the summary.
+
+    `watch` sees the rounds pass and shows them.
 
     KeyboardInterrupt ends the run cleanly: the summary of the rounds that were done is written with `complete` false.
     """
@@ -44,10 +48,9 @@ def run(prepared: Prepared, folder: Path, on_round: Callable[[RoundMetrics], Non
     began = time.perf_counter()
     rounds: list[RoundMetrics] = []
     try:
-        for metrics in simulate(config, federation):
+        for metrics in watch(simulate(open_transport(config, federation))):
             append_json_line(folder / "metrics.jsonl", metrics.to_dict())
             rounds.append(metrics)
-            on_round(metrics)
     except KeyboardInterrupt:
         if rounds:
             write_json(folder / "summary.json", summarise(prepared, rounds, time.perf_counter() - began))

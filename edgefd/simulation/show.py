@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -64,19 +65,28 @@ def _say_what(prepared: Prepared, console: Console) -> None:
 def _run_shown(prepared: Prepared, folder: Path, console: Console) -> dict[str, Any]:
     """Run with a live bar on a terminal, else with a plain line a round."""
     name, total = prepared.config.method_name, prepared.config.train.rounds + 1
-    if not console.is_terminal:
-        return run(prepared, folder, lambda m: print(f"{name} {m.round + 1}/{total} {_line(m)}", flush=True))
-    columns = (TextColumn(f"{name:>12}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"))
-    with Progress(*columns, TimeElapsedColumn(), console=console) as progress:
-        task = progress.add_task("filtering", total=total)
-        return run(prepared, folder, lambda m: progress.update(task, advance=1, description=_line(m)))
+
+    def bar(rounds: Iterator[RoundMetrics]) -> Iterator[RoundMetrics]:
+        columns = (TextColumn(f"{name:>12}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"))
+        with Progress(*columns, TimeElapsedColumn(), console=console) as progress:
+            task = progress.add_task("clients filter the proxy set", total=total)
+            accuracy = None
+            for m in rounds:
+                accuracy = m.accuracy_mean or accuracy
+                progress.update(task, advance=1, description=_line(m, accuracy))
+                yield m
+
+    def lines(rounds: Iterator[RoundMetrics]) -> Iterator[RoundMetrics]:
+        for m in rounds:
+            print(f"{name} {m.round + 1}/{total} {_line(m, m.accuracy_mean)}", flush=True)
+            yield m
+
+    return run(prepared, folder, bar if console.is_terminal else lines)
 
 
-def _line(m: RoundMetrics) -> str:
+def _line(m: RoundMetrics, accuracy: float | None) -> str:
     kept = "closing" if m.closing else f"kept {_fraction(m.kept_fraction)}"
-    return (
-        f"accuracy {_fraction(m.accuracy_mean)}  {kept}  up {m.bytes_up / 1e6:.2f} MB  down {m.bytes_down / 1e6:.2f} MB"
-    )
+    return f"accuracy {_fraction(accuracy)}  {kept}  up {m.bytes_up / 1e6:.2f} MB  down {m.bytes_down / 1e6:.2f} MB"
 
 
 def _fraction(value: float | None) -> str:

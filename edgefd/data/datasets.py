@@ -1,0 +1,246 @@
+"""Data sets by name, or anybody's npz. What was used is always named: source, size and sha256 go into every result."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import os
+import zipfile
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from edgefd.data.formats import (
+    FASHION_MNIST_MD5,
+    IDX_FILES,
+    MNIST_MD5,
+    cifar10_tar,
+    decode_jpegs,
+    idx_files,
+    windows,
+)
+from edgefd.errors import UserError
+from edgefd.knowledge import Int64
+
+DATASETS = {
+    "mnist_mini": "6,000 + 1,000 MNIST digits, class-balanced, 28x28; shipped with edgefd",
+    "mnist": "60,000 + 10,000 handwritten digits, 28x28",
+    "fashion_mnist": "60,000 + 10,000 articles of clothing, 28x28",
+    "cifar10": "50,000 + 10,000 photographs of 10 kinds, 32x32 in colour",
+    "digits": "1,797 handwritten digits, 8x8; from scikit-learn",
+    "watch": "smartwatch motion, 10 people, 7 exercises, windows of 6 channels x 100 steps; the last 2 people are the test",
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """Training and test samples in model layout: uint8 or float32 [n, C, H, W], [n, C, L] or [n, d]; labels int64 [n].
+
+    `group_train` (int64 [n]) says which group, such as a person, a sample is of, where the data set knows. `source`
+    says where it came from, `sha256` what exactly it was.
+    """
+
+    name: str
+    x_train: npt.NDArray[Any]
+    y_train: Int64
+    x_test: npt.NDArray[Any]
+    y_test: Int64
+    n_classes: int
+    group_train: Int64 | None
+    source: str
+    sha256: str
+
+
+def load_dataset(name: str, root: Path | None = None) -> Dataset:
+    """The data set of that name, or in the npz of that path.
+
+    Looked for in `root` (default $EDGEFD_DATA), then in the cache folder of `edgefd datasets --download`. Nothing is
+    ever downloaded, substituted or made up here.
+
+    Raises:
+        UserError: if there is no such data set, it is not at hand, or it is not well-formed.
+    """
+    if name.endswith(".npz"):
+        return _from_arrays(Path(name).stem, _user_npz(Path(name)), f"file {name}")
+    if name not in DATASETS:
+        near = difflib.get_close_matches(name, DATASETS, 1)
+        hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(DATASETS)}, or the path of an npz"
+        raise UserError(f"unknown data set {name!r}: {hint}")
+    found = _find(name, root)
+    if found is None:
+        raise UserError(f"{name} is not here: {_how_to_get(name)}")
+    path, read = found
+    title = "CIFAR-10 (JPEG re-encoded)" if path.name == "cifar10_jpeg.npz" else name
+    return _from_arrays(title, read(path), "packaged with edgefd" if name == "mnist_mini" else str(path))
+
+
+def find_dataset(name: str, root: Path | None = None) -> str | None:
+    """Where the data set is, or None."""
+    found = _find(name, root)
+    return None if found is None else str(found[0])
+
+
+def cache_folder(name: str) -> Path:
+    """Where downloads of that data set are kept."""
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "edgefd" / name
+
+
+def read_npz(path: Path, keys: Sequence[str]) -> dict[str, npt.NDArray[Any]]:
+    """Those arrays of an npz, without ever unpickling.
+
+    Raises:
+        UserError: if it is not a whole npz, lacks a key or holds Python objects.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as z:
+            missing = [k for k in keys if k not in z.files]
+            if missing:
+                raise UserError(f"{path} lacks {', '.join(missing)}: it must hold {', '.join(keys)}")
+            return {k: z[k] for k in z.files}
+    except UserError:
+        raise
+    except FileNotFoundError:
+        raise UserError(f"there is no file {path}") from None
+    except ValueError as error:
+        reason = "it holds Python objects (pickles), which are never loaded" if "pickle" in str(error) else str(error)
+        raise UserError(f"cannot read {path}: {reason}") from error
+    except (OSError, EOFError, AttributeError, zipfile.BadZipFile, zlib.error) as error:
+        raise UserError(f"cannot read {path}: it is not a whole npz file ({error})") from error
+
+
+Read = Callable[[Path], dict[str, npt.NDArray[Any]]]
+
+
+def _find(name: str, root: Path | None) -> tuple[Path, Read] | None:
+    """The first place that has the data set, and how to read it."""
+    if name == "mnist_mini":
+        return Path(str(resources.files("edgefd.data") / "mnist_mini.npz")), _user_npz
+    if name == "digits":
+        return Path("scikit-learn"), _digits
+    given = root or (Path(os.environ["EDGEFD_DATA"]) if os.environ.get("EDGEFD_DATA") else None)
+    places = [given / name, given] if given else []  # the MNISTs' files have the same names
+    for folder in [*places, cache_folder(name)]:
+        for file, read in _FILES[name]:
+            if (folder / file).exists():
+                return folder / file, read
+    return None
+
+
+def _user_npz(path: Path) -> dict[str, npt.NDArray[Any]]:
+    arrays = read_npz(path, ("x_train", "y_train", "x_test", "y_test"))
+    return arrays | {k: _channels_first(arrays[k]) for k in ("x_train", "x_test")}
+
+
+def _channels_first(x: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    if x.ndim == 3 and x.dtype == np.uint8:
+        return x[:, None]
+    if x.ndim == 4 and x.shape[3] in (1, 3) and x.shape[1] not in (1, 3):
+        return np.ascontiguousarray(x.transpose(0, 3, 1, 2))
+    return x
+
+
+def _jpegs(path: Path) -> dict[str, npt.NDArray[Any]]:
+    """The JPEG copy, decoded once and kept in the cache by its sha256."""
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    kept = cache_folder("cifar10_jpeg") / f"{digest[:16]}.npz"
+    if not kept.exists():
+        arrays = decode_jpegs(read_npz(path, ("jpeg_train", "offsets_train", "y_train", "jpeg_test", "offsets_test")))
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        part = kept.with_name(f"{os.getpid()}.part.npz")
+        np.savez(part, **arrays)
+        os.replace(part, kept)
+    return _user_npz(kept)
+
+
+def _watch(path: Path) -> dict[str, npt.NDArray[Any]]:
+    return windows(read_npz(path, ("x", "lengths", "y", "subject")), length=100, step=50, test_subjects=(9, 10))
+
+
+def _digits(path: Path) -> dict[str, npt.NDArray[Any]]:
+    """A fifth of each class, drawn with seed 0, is the test set."""
+    from sklearn.datasets import load_digits
+    from sklearn.model_selection import train_test_split
+
+    bunch = load_digits()
+    x = (bunch.images[:, None] * 15).astype(np.uint8)  # 0..16 to bytes
+    x_train, x_test, y_train, y_test = train_test_split(x, bunch.target, test_size=0.2, stratify=bunch.target, random_state=0)
+    return {"x_train": x_train, "y_train": y_train, "x_test": x_test, "y_test": y_test}
+
+
+def _idx(md5: Mapping[str, str]) -> Read:
+    return lambda path: idx_files(path.parent, md5)
+
+
+_FIRST_IDX = (f"{IDX_FILES['x_train']}.gz", IDX_FILES["x_train"])
+_FILES: dict[str, list[tuple[str, Read]]] = {
+    "mnist": [("mnist.npz", _user_npz), *((f, _idx(MNIST_MD5)) for f in _FIRST_IDX)],
+    "fashion_mnist": [("fashion_mnist.npz", _user_npz), *((f, _idx(FASHION_MNIST_MD5)) for f in _FIRST_IDX)],
+    "cifar10": [("cifar-10-python.tar.gz", cifar10_tar), ("cifar10.npz", _user_npz), ("cifar10_jpeg.npz", _jpegs)],
+    "watch": [("watch.npz", _watch)],
+}
+
+
+def _how_to_get(name: str) -> str:
+    if name == "watch":
+        return (
+            "install seglearn, then edgefd.data.formats.convert_seglearn writes watch.npz from its watch_dataset.npy; "
+            "set EDGEFD_DATA to the folder that holds it"
+        )
+    return f"edgefd datasets --download {name}, or set EDGEFD_DATA to a folder that holds it"
+
+
+def _from_arrays(name: str, arrays: dict[str, npt.NDArray[Any]], source: str) -> Dataset:
+    """A checked `Dataset`."""
+    x_train, x_test = arrays["x_train"], arrays["x_test"]
+    for x in (x_train, x_test):
+        if x.dtype != np.uint8 and not np.issubdtype(x.dtype, np.floating):
+            raise UserError(f"{source}: samples must be uint8 or floating point, not {x.dtype}")
+        if x.ndim < 2 or not len(x):
+            raise UserError(f"{source}: x_train and x_test must be rows of samples, not of shape {list(x.shape)}")
+        if not np.isfinite(x).all():
+            raise UserError(f"{source}: the samples hold NaN or infinite values")
+    if x_train.shape[1:] != x_test.shape[1:]:
+        raise UserError(f"{source}: train samples are {list(x_train.shape[1:])}, test samples {list(x_test.shape[1:])}")
+    y_train, y_test = _labels(arrays["y_train"], len(x_train), source), _labels(arrays["y_test"], len(x_test), source)
+    n_classes = int(y_train.max()) + 1
+    if n_classes < 2 or y_test.max() >= n_classes:
+        raise UserError(f"{source}: labels must be 0..C-1 with C of 2 or more, and test labels among the training labels")
+    group = arrays.get("group_train")
+    if group is not None and len(group) != len(x_train):
+        raise UserError(f"{source}: {len(group)} group_train for {len(x_train)} x_train")
+    dataset = Dataset(
+        name=name,
+        x_train=x_train if x_train.dtype == np.uint8 else x_train.astype(np.float32),
+        y_train=y_train,
+        x_test=x_test if x_test.dtype == np.uint8 else x_test.astype(np.float32),
+        y_test=y_test,
+        n_classes=n_classes,
+        group_train=None if group is None else np.unique(group, return_inverse=True)[1].astype(np.int64),
+        source=source,
+        sha256="",
+    )
+    return replace(dataset, sha256=_digest(dataset))
+
+
+def _labels(y: npt.NDArray[Any], n: int, source: str) -> Int64:
+    if y.ndim != 1 or len(y) != n:
+        raise UserError(f"{source}: {n} samples need {n} labels, not an array of shape {list(y.shape)}")
+    if y.dtype.kind not in "iuf" or (y != np.floor(y)).any() or y.min() < 0:
+        raise UserError(f"{source}: labels must be whole numbers from 0")
+    return y.astype(np.int64)
+
+
+def _digest(dataset: Dataset) -> str:
+    """sha256 of the arrays, so that the same data has the same digest whatever file it came in."""
+    digest = hashlib.sha256()
+    for array in (dataset.x_train, dataset.y_train, dataset.x_test, dataset.y_test, dataset.group_train):
+        if array is not None:
+            digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()

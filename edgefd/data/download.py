@@ -1,0 +1,131 @@
+"""Downloads: with a progress bar, a size limit and a checksum; a file is whole and right, or not there."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import urllib.error
+import urllib.request
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from http.client import HTTPException
+from pathlib import Path
+
+from rich.progress import Progress
+
+from edgefd.data.datasets import DATASETS, cache_folder
+from edgefd.data.formats import CIFAR10_MD5
+from edgefd.errors import UserError
+
+_CHUNK = 1 << 16
+
+
+@dataclass(frozen=True)
+class Remote:
+    """A file to fetch: its name, md5 and the most bytes it may have."""
+
+    file: str
+    md5: str
+    max_bytes: int
+
+
+MIRRORS: dict[str, tuple[str, ...]] = {
+    "mnist": (
+        "https://ossci-datasets.s3.amazonaws.com/mnist/",
+        "https://storage.googleapis.com/cvdf-datasets/mnist/",
+    ),
+    "fashion_mnist": ("http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",),
+    "cifar10": ("https://www.cs.toronto.edu/~kriz/",),
+}
+REMOTE: dict[str, tuple[Remote, ...]] = {
+    "mnist": (
+        Remote("train-images-idx3-ubyte.gz", "f68b3c2dcbeaaa9fbdd348bbdeb94873", 20_000_000),
+        Remote("train-labels-idx1-ubyte.gz", "d53e105ee54ea40749a09fcbcd1e9432", 1_000_000),
+        Remote("t10k-images-idx3-ubyte.gz", "9fb629c4189551a2d022fa330f9573f3", 5_000_000),
+        Remote("t10k-labels-idx1-ubyte.gz", "ec29112dd5afa0611ce80d1b7f02629c", 1_000_000),
+    ),
+    "fashion_mnist": (
+        Remote("train-images-idx3-ubyte.gz", "8d4fb7e6c68d591d4c3dfef9ec88bf0d", 40_000_000),
+        Remote("train-labels-idx1-ubyte.gz", "25c81989df183df01b3e8a0aad5dffbe", 1_000_000),
+        Remote("t10k-images-idx3-ubyte.gz", "bef4ecab320f06d8554ea6380940ec79", 10_000_000),
+        Remote("t10k-labels-idx1-ubyte.gz", "bb300cfdad3c16e7a12a480ee83cd310", 1_000_000),
+    ),
+    "cifar10": (Remote("cifar-10-python.tar.gz", CIFAR10_MD5, 200_000_000),),
+}
+
+
+def fetch_dataset(
+    name: str,
+    mirrors: Mapping[str, Sequence[str]] = MIRRORS,
+    remote: Mapping[str, Sequence[Remote]] = REMOTE,
+) -> Path:
+    """Download the original files of a data set to its cache folder; files that are there are left alone.
+
+    Raises:
+        UserError: if it is none that can be downloaded, or no mirror gave a right file.
+    """
+    if name not in remote:
+        what = "needs no download" if name in ("mnist_mini", "digits") else "cannot be downloaded"
+        raise UserError(
+            f"{name} {what}; these can be downloaded: {', '.join(remote)}"
+            if name in DATASETS
+            else f"unknown data set {name!r}; these can be downloaded: {', '.join(remote)}"
+        )
+    folder = cache_folder(name)
+    for file in remote[name]:
+        if not (folder / file.file).exists():
+            _from_any(mirrors[name], file, folder)
+    return folder
+
+
+def download(url: str, path: Path, *, md5: str, max_bytes: int, timeout: float = 30) -> None:
+    """Fetch `url` to `path`.
+
+    Raises:
+        UserError: if it cannot be had, is larger than `max_bytes`, is cut short, or has another md5. Nothing is left.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    try:
+        found = _stream(url, part, max_bytes, timeout)
+        if found != md5:
+            raise UserError(f"{url} is not the file expected: its md5 is {found}, not {md5}")
+        os.replace(part, path)
+    except (OSError, HTTPException) as error:
+        reason = getattr(error, "reason", None) or error
+        raise UserError(f"cannot download {url}: {reason}") from error
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _from_any(mirrors: Sequence[str], file: Remote, folder: Path) -> None:
+    failures = []
+    for mirror in mirrors:
+        try:
+            download(mirror + file.file, folder / file.file, md5=file.md5, max_bytes=file.max_bytes)
+        except UserError as error:
+            failures.append(str(error))
+        else:
+            return
+    raise UserError("; ".join(failures))
+
+
+def _stream(url: str, part: Path, max_bytes: int, timeout: float) -> str:
+    """The body of `url` into `part`; its md5."""
+    digest = hashlib.md5(usedforsecurity=False)
+    with urllib.request.urlopen(url, timeout=timeout) as response, part.open("wb") as out, Progress() as progress:
+        announced = int(response.headers.get("Content-Length") or 0)
+        if announced > max_bytes:
+            raise UserError(f"{url} has {announced} bytes, more than the {max_bytes} it may have")
+        task = progress.add_task(part.name.split(".")[0], total=announced or None)
+        done = 0
+        while chunk := response.read(_CHUNK):
+            done += len(chunk)
+            if done > max_bytes:
+                raise UserError(f"{url} has more than the {max_bytes} bytes it may have")
+            digest.update(chunk)
+            out.write(chunk)
+            progress.advance(task, len(chunk))
+    if announced and done < announced:
+        raise UserError(f"{url} was cut short: {done} of {announced} bytes came")
+    return digest.hexdigest()

@@ -1,0 +1,230 @@
+"""From a data set to a federation: who holds what, and what everybody shares."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from edgefd.data.datasets import Dataset, read_npz
+from edgefd.data.partitions import class_table
+from edgefd.errors import UserError
+from edgefd.knowledge import Float32, Int64
+from edgefd.seeding import Purpose, rng
+
+Partition = Callable[[Int64, Int64 | None, np.random.Generator], list[Int64]]
+
+
+@dataclass(frozen=True, eq=False)
+class ClientData:
+    """One client's private data.
+
+    `x` float32 [n, ...] and `y` int64 [n] to train on; `x_heldout`, `y_heldout` never trained on; `owned`: int64 ids of
+    the proxy rows that the client contributed.
+    """
+
+    client: int
+    x: Float32
+    y: Int64
+    x_heldout: Float32
+    y_heldout: Int64
+    owned: Int64
+
+
+@dataclass(frozen=True, eq=False)
+class ProxySet:
+    """The shared samples: x float32 [P, ...]; row i has id i. `owner` int64 [P]: who contributed it, -1 = public."""
+
+    x: Float32
+    owner: Int64
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    @property
+    def sha256(self) -> str:
+        """Of the samples: clients with another proxy set must be refused, not averaged."""
+        return hashlib.sha256(np.ascontiguousarray(self.x).tobytes()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Scale:
+    """(x - mean) / std, with the mean and standard deviation of all numbers of the proxy set, which everybody holds."""
+
+    mean: float
+    std: float
+
+    def __call__(self, x: npt.NDArray[Any]) -> Float32:
+        """Raw samples, uint8 or float32, as a model takes them: float32 of the same shape."""
+        out = x.astype(np.float32)
+        out -= np.float32(self.mean)
+        out /= np.float32(self.std)
+        return out
+
+
+def scale_of(proxy: npt.NDArray[Any]) -> Scale:
+    """The scale of raw proxy samples. A constant proxy set is only centred."""
+    return Scale(float(proxy.mean(dtype=np.float64)), float(proxy.std(dtype=np.float64)) or 1.0)
+
+
+@dataclass(frozen=True, eq=False)
+class Federation:
+    """All clients, what they share, and what only a simulation knows.
+
+    `proxy_labels` (int64 [P]) are for measurement, and for references that declare it; no client sees them. `table`
+    (int64 [clients, classes]) counts the samples each client was dealt, contributed and held-out ones included.
+    """
+
+    clients: tuple[ClientData, ...]
+    proxy: ProxySet
+    proxy_labels: Int64
+    x_test: Float32
+    y_test: Int64
+    n_classes: int
+    scale: Scale
+    table: Int64
+    raw_samples_disclosed: int
+
+
+def build_federation(
+    dataset: Dataset,
+    partition: Partition,
+    *,
+    proxy_source: Literal["contributed", "public"],
+    alpha: float,
+    keep: bool,
+    proxy_path: Path | None,
+    heldout: float,
+    seed: int,
+) -> Federation:
+    """Deal the training set out to clients and make the proxy set.
+
+    Args:
+        dataset: with its training and test part.
+        partition: (labels, groups, rng) → one index array a client.
+        proxy_source: "contributed": a fraction `alpha` of every client's samples; "public": a fraction `alpha` of the
+            training set, held out before it is dealt out, or the samples in `proxy_path`.
+        alpha: that fraction, in (0, 1).
+        keep: contributed samples stay in the private set as well.
+        proxy_path: npz with `x`.
+        heldout: share of each client's private rows kept from training.
+        seed: of everything random here.
+
+    Raises:
+        UserError: if a client is left with fewer than two samples.
+    """
+    y, group = dataset.y_train, dataset.group_train
+    numbers = rng(seed, Purpose.PROXY)
+    everyone = np.arange(len(y))
+    shared = np.empty(0, np.int64)
+    if proxy_source == "public" and proxy_path is None:
+        shared, everyone = stratified(everyone, y, alpha, numbers)
+    dealt = partition(y[everyone], None if group is None else group[everyone], rng(seed, Purpose.PARTITION))
+    parts = [everyone[rows] for rows in dealt]
+    owner, private = np.full(len(shared), -1), parts
+    if proxy_source == "contributed":
+        shared, owner, private = contributed(parts, y, alpha, keep, numbers)
+    x, labels = dataset.x_train[shared], y[shared]
+    if proxy_path is not None:
+        x, labels = public_file(proxy_path, dataset)
+        owner = np.full(len(x), -1)
+    scale = scale_of(x)
+    proxy = ProxySet(scale(x), owner)
+    clients = tuple(_client(i, rows, dataset, proxy, scale, heldout, seed) for i, rows in enumerate(private))
+    return Federation(
+        clients=clients,
+        proxy=proxy,
+        proxy_labels=labels,
+        x_test=scale(dataset.x_test),
+        y_test=dataset.y_test,
+        n_classes=dataset.n_classes,
+        scale=scale,
+        table=class_table(y, parts, dataset.n_classes),
+        raw_samples_disclosed=int((proxy.owner >= 0).sum()),
+    )
+
+
+def contributed(
+    parts: Sequence[Int64], y: Int64, alpha: float, keep: bool, rng: np.random.Generator
+) -> tuple[Int64, Int64, list[Int64]]:
+    """Every client gives a fraction `alpha` of its samples, of each of its classes, at least one in all.
+
+    Returns:
+        the shared sample indices in random order (so that an id tells nothing about owner or class), their owners, and
+        what stays private with each client.
+    """
+    pairs = [stratified(rows, y, alpha, rng) for rows in parts]
+    shared = np.concatenate([given for given, _ in pairs])
+    owner = np.repeat(np.arange(len(parts)), [len(given) for given, _ in pairs])
+    order = rng.permutation(len(shared))
+    private = [rows if keep else rest for rows, (_, rest) in zip(parts, pairs, strict=True)]
+    return shared[order], owner[order], private
+
+
+def stratified(rows: Int64, y: Int64, fraction: float, rng: np.random.Generator) -> tuple[Int64, Int64]:
+    """`rows` in two: a fraction of each class (at least one row in all), shuffled, and the rest, sorted."""
+    taken = []
+    for c in np.unique(y[rows]):
+        of_class = rng.permutation(rows[y[rows] == c])
+        taken.append(of_class[: round(fraction * len(of_class))])
+    chosen = np.concatenate(taken)
+    if not len(chosen):
+        chosen = rng.permutation(rows)[:1]
+    return rng.permutation(chosen), np.setdiff1d(rows, chosen)
+
+
+def public_file(path: Path, dataset: Dataset) -> tuple[npt.NDArray[Any], Int64]:
+    """Raw proxy samples from an npz with `x` and, only to measure with, `y`.
+
+    Raises:
+        UserError: if the samples are not of the data set's shape, or `y` is missing or out of range.
+    """
+    arrays = read_npz(path, ("x", "y"))
+    x, y = arrays["x"], arrays["y"].astype(np.int64)
+    if x.dtype != dataset.x_train.dtype or x.shape[1:] != dataset.x_train.shape[1:] or len(x) != len(y) or not np.isfinite(x).all():
+        raise UserError(
+            f"{path}: x must be finite {dataset.x_train.dtype} samples of shape {list(dataset.x_train.shape[1:])} "
+            f"with one y each, not {x.dtype} of shape {list(x.shape[1:])}"
+        )
+    if len(y) and not 0 <= y.min() <= y.max() < dataset.n_classes:
+        raise UserError(f"{path}: y must be in 0..{dataset.n_classes - 1}")
+    return x, y
+
+
+def merged(federation: Federation, *, private: bool) -> ClientData:
+    """One client that holds the labelled proxy set and, if `private`, everybody's private rows too."""
+    clients = federation.clients if private else ()
+    return ClientData(
+        client=0,
+        x=np.concatenate([federation.proxy.x, *(c.x for c in clients)]),
+        y=np.concatenate([federation.proxy_labels, *(c.y for c in clients)]),
+        x_heldout=np.concatenate([c.x_heldout for c in federation.clients]),
+        y_heldout=np.concatenate([c.y_heldout for c in federation.clients]),
+        owned=np.flatnonzero(federation.proxy.owner >= 0),
+    )
+
+
+def _client(
+    client: int, rows: Int64, dataset: Dataset, proxy: ProxySet, scale: Scale, heldout: float, seed: int
+) -> ClientData:
+    if len(rows) < 2:
+        raise UserError(
+            f"client {client} is left with {len(rows)} private samples; it needs 2 or more, one to train on and one "
+            "held out: use fewer clients, more data, or a smaller proxy.alpha"
+        )
+    order = rng(seed, Purpose.HELDOUT, client).permutation(rows)
+    out = min(max(round(heldout * len(rows)), 1), len(rows) - 1)
+    train, held = np.sort(order[out:]), np.sort(order[:out])
+    return ClientData(
+        client=client,
+        x=scale(dataset.x_train[train]),
+        y=dataset.y_train[train],
+        x_heldout=scale(dataset.x_train[held]),
+        y_heldout=dataset.y_train[held],
+        owned=np.flatnonzero(proxy.owner == client),
+    )

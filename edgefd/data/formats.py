@@ -1,0 +1,169 @@
+"""Readers of original file formats: IDX (the MNISTs), CIFAR's tar, JPEG copies, recordings cut into windows."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import io
+import pickle
+import tarfile
+import zlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from edgefd.errors import UserError
+
+Arrays = dict[str, npt.NDArray[Any]]
+
+IDX_FILES = {
+    "x_train": "train-images-idx3-ubyte",
+    "y_train": "train-labels-idx1-ubyte",
+    "x_test": "t10k-images-idx3-ubyte",
+    "y_test": "t10k-labels-idx1-ubyte",
+}
+# md5 of the uncompressed files: gzip headers differ between mirrors and distributions
+MNIST_MD5 = {
+    "train-images-idx3-ubyte": "6bbc9ace898e44ae57da46a324031adb",
+    "train-labels-idx1-ubyte": "a25bea736e30d166cdddb491f175f624",
+    "t10k-images-idx3-ubyte": "2646ac647ad5339dbf082846283269ea",
+    "t10k-labels-idx1-ubyte": "27ae3e4e09519cfbb04c629615203637",
+}
+FASHION_MNIST_MD5 = {
+    "train-images-idx3-ubyte": "f4a8712d7a061bf5bd6d2ca38dc4d50a",
+    "train-labels-idx1-ubyte": "9018921c3c673c538a1fc5bad174d6f9",
+    "t10k-images-idx3-ubyte": "8181f5470baa50b63fa0f6fddb340f0a",
+    "t10k-labels-idx1-ubyte": "15d484375f8d13e6eb1aabb0c3f46965",
+}
+CIFAR10_MD5 = "c58f30108f718f92721af3b95e74349a"
+
+
+def idx_files(folder: Path, md5: Mapping[str, str]) -> Arrays:
+    """The four IDX files of MNIST or Fashion-MNIST in `folder`, plain or .gz.
+
+    Raises:
+        UserError: if one is missing, torn, or not the original.
+    """
+    out = {key: _idx(folder, file, md5[file]) for key, file in IDX_FILES.items()}
+    return out | {key: out[key][:, None] for key in ("x_train", "x_test")}
+
+
+def cifar10_tar(path: Path, md5: str = CIFAR10_MD5) -> Arrays:
+    """The original cifar-10-python.tar.gz.
+
+    Its members are pickles: the archive's md5 is checked first, and only numpy arrays and plain containers are loaded.
+
+    Raises:
+        UserError: if it is not the original.
+    """
+    found = hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest()
+    if found != md5:
+        raise UserError(f"{path} is not the original: its md5 is {found}, not {md5}; download it again")
+    batches = [f"cifar-10-batches-py/{name}" for name in (*(f"data_batch_{i}" for i in range(1, 6)), "test_batch")]
+    with tarfile.open(path) as tar:
+        read = [_plain_pickle(tar, name) for name in batches]
+    images = [np.asarray(b[b"data"], np.uint8).reshape(-1, 3, 32, 32) for b in read]
+    labels = [np.asarray(b[b"labels"], np.int64) for b in read]
+    return {
+        "x_train": np.concatenate(images[:-1]),
+        "y_train": np.concatenate(labels[:-1]),
+        "x_test": images[-1],
+        "y_test": labels[-1],
+    }
+
+
+def decode_jpegs(packed: Arrays) -> Arrays:
+    """Images from concatenated JPEG files with their offsets: `jpeg_train`, `offsets_train`, `y_train`, and for test.
+
+    Raises:
+        UserError: without Pillow.
+    """
+    try:
+        from PIL import Image
+    except ImportError:
+        raise UserError("this copy of CIFAR-10 is JPEG: pip install pillow to read it") from None
+
+    def images(part: str) -> npt.NDArray[np.uint8]:
+        data, ends = packed[f"jpeg_{part}"], packed[f"offsets_{part}"]
+        files = (data[a:b].tobytes() for a, b in zip(ends[:-1], ends[1:], strict=True))
+        decoded = [np.asarray(Image.open(io.BytesIO(f)).convert("RGB")) for f in files]
+        return np.ascontiguousarray(np.stack(decoded).transpose(0, 3, 1, 2))
+
+    labels = {f"y_{part}": packed[f"y_{part}"].astype(np.int64) for part in ("train", "test")}
+    return {"x_train": images("train"), "x_test": images("test"), **labels}
+
+
+def windows(recordings: Arrays, length: int, step: int, test_subjects: Sequence[int]) -> Arrays:
+    """Windows [n, channels, length] cut every `step` steps from each recording, split by person before cutting.
+
+    Overlapping windows of one recording never stand on both sides. Each channel is standardised with the training
+    people's mean and standard deviation. `recordings`: x float32 [steps, channels] of all of them one after another,
+    lengths, y and subject of each.
+    """
+    x = np.split(recordings["x"], np.cumsum(recordings["lengths"])[:-1])
+    y, subject = recordings["y"].astype(np.int64), recordings["subject"].astype(np.int64)
+    test = np.isin(subject, test_subjects)
+    known = np.concatenate([r for r, t in zip(x, test, strict=True) if not t])
+    mean, std = known.mean(0), known.std(0)
+
+    def cut(which: npt.NDArray[np.bool_]) -> tuple[npt.NDArray[Any], ...]:
+        pieces, labels, people = [], [], []
+        for i in np.flatnonzero(which):
+            starts = range(0, len(x[i]) - length + 1, step)
+            pieces += [((x[i][s : s + length] - mean) / std).T for s in starts]
+            labels += [y[i]] * len(starts)
+            people += [subject[i]] * len(starts)
+        return np.stack(pieces).astype(np.float32), np.array(labels), np.array(people)
+
+    x_train, y_train, group = cut(~test)
+    x_test, y_test, _ = cut(test)
+    return {"x_train": x_train, "y_train": y_train, "x_test": x_test, "y_test": y_test, "group_train": group}
+
+
+def convert_seglearn(pickled: Path, out: Path) -> None:
+    """Write watch.npz from seglearn's watch_dataset.npy, which is a pickle: numpy unpickles it, so trust its source."""
+    d = np.load(pickled, allow_pickle=True).item()
+    lengths = np.array([len(x) for x in d["X"]], np.int64)
+    np.savez_compressed(
+        out,
+        x=np.concatenate(list(d["X"])).astype(np.float32),
+        lengths=lengths,
+        y=np.asarray(d["y"], np.int8),
+        subject=np.asarray(d["subject"], np.int64),
+    )
+
+
+def _idx(folder: Path, file: str, md5: str) -> npt.NDArray[np.uint8]:
+    plain, packed = folder / file, folder / f"{file}.gz"
+    try:
+        data = plain.read_bytes() if plain.exists() else gzip.decompress(packed.read_bytes())
+    except FileNotFoundError:
+        raise UserError(f"{folder} lacks {file} (or {file}.gz)") from None
+    except (OSError, EOFError, zlib.error) as error:
+        raise UserError(f"{packed} is torn: {error}; download it again") from error
+    found = hashlib.md5(data, usedforsecurity=False).hexdigest()
+    if found != md5:
+        raise UserError(f"{file} in {folder} is not the original: its md5 is {found}, not {md5}; download it again")
+    shape = [int.from_bytes(data[4 + 4 * i : 8 + 4 * i], "big") for i in range(data[3])]
+    return np.frombuffer(data, np.uint8, offset=4 + 4 * data[3]).reshape(shape).copy()
+
+
+def _plain_pickle(tar: tarfile.TarFile, name: str) -> dict[bytes, Any]:
+    member = tar.extractfile(name)
+    assert member is not None
+    loaded: dict[bytes, Any] = _ArraysOnly(io.BytesIO(member.read()), encoding="bytes").load()
+    return loaded
+
+
+class _ArraysOnly(pickle.Unpickler):
+    """Loads numpy arrays and plain containers, and refuses everything else."""
+
+    _ALLOWED = frozenset({"_reconstruct", "ndarray", "dtype"})
+
+    def find_class(self, module: str, name: str) -> Any:
+        if module.partition(".")[0] == "numpy" and name in self._ALLOWED:
+            return super().find_class("numpy._core.multiarray" if name == "_reconstruct" else "numpy", name)
+        raise UserError(f"the archive holds {module}.{name}, which is never loaded")

@@ -1,0 +1,99 @@
+from pathlib import Path
+
+import pytest
+
+from edgefd.config import load_config, parse_config
+from edgefd.errors import UserError
+from edgefd.method import get_method, method_names
+
+SIMULATIONS = sorted((Path(__file__).parent.parent / "simulations").glob("**/*.yaml"))
+
+
+@pytest.mark.parametrize("path", SIMULATIONS, ids=lambda p: p.name)
+def test_shipped_configs_parse_and_say_how_to_run_them(path: Path) -> None:
+    load_config(path)
+    head = path.read_text().splitlines()[:6]
+    for word in ("# What:", "# Run:", "# Needs:", "# Takes:", "# Expect:"):
+        assert any(line.startswith(word) for line in head), word
+
+
+@pytest.mark.parametrize("method", method_names())
+def test_the_resolved_config_parses_to_itself(method: str) -> None:
+    config = parse_config({"method": {"name": method}, "also": ["fedmd"], "model": [{"name": "cnn"}, {"name": "mlp"}]})
+    assert parse_config(config.to_dict()) == config
+
+
+@pytest.mark.parametrize(
+    ("overrides", "says"),
+    [
+        (["trian.rounds=3"], "trian: unknown key, did you mean 'train'?"),
+        (["method.n_cluster=3"], "method.n_cluster: unknown key, did you mean 'n_clusters'?"),
+        (["train.lr=fast"], "train.lr: Input should be a valid number"),
+        (["train.rounds=0"], "train: rounds must be at least 1"),
+        (["train.private_rows=64"], "private_rows must be at least 0 and less than batch_size"),
+        (["train.optimizer=lion"], "train.optimizer: Input should be 'sgd' or 'adam' (got 'lion')"),
+        (["method.name=edgfd"], "unknown method 'edgfd': did you mean 'edgefd'?"),
+        (["method.name=no_such.module:METHOD"], "cannot load method"),
+        (["method.name=edgefd.method:mean"], "not an edgefd.method.Method"),
+        (["method.quantile=1.5"], "quantile must be in (0, 1]"),
+        (["method.reference=both"], "method.reference: Input should be 'proxy' or 'none'"),
+        (["also=[fedmb]"], "unknown method 'fedmb': did you mean 'fedmd'?"),
+        (["also=fedmd"], "also must be a list"),
+        (["proxy.alpha=0"], "must be in (0, 1), not 0"),
+        (["proxy.alpha=1"], "must be in (0, 1), not 1"),
+        (["proxy.path=x.npz"], "proxy.path needs proxy.source=public"),
+        (["partition.name=strongg"], "unknown partition 'strongg': did you mean 'strong'?"),
+        (["partition.name=dirichlet", "partition.alpha=0"], "partition.alpha must be above 0"),
+        (["partition.n_clients=0"], "n_clients must be at least 1"),
+        (["partition.name=file"], "partition.path: "),
+        (["codec.name=float8"], "unknown codec 'float8': did you mean 'float"),
+        (["data=mnist"], "data must be a section"),
+        (["data.heldout=1"], "data.heldout must be in (0, 1)"),
+        (["data.limit=0"], "data.limit must be at least 1"),
+        (["model=[]"], "model must be a section"),
+        (["run.workers=-1"], "run.workers must be auto, 0 or more"),
+        (["run.workers=many"], "run.workers"),
+        (["run.evaluate_every=0"], "evaluate_every must be at least 1"),
+        (["seed=-1"], "seed must not be negative"),
+        (["seed=one"], "seed.seed: "),
+        (["rounds"], "must look like section.key=value"),
+        (["train.lr=[1"], "not valid YAML"),
+        (["seed.x=1"], "seed is not a section"),
+    ],
+)
+def test_bad_settings_are_named(overrides: list[str], says: str) -> None:
+    quickstart = Path(__file__).parent.parent / "simulations" / "quickstart.yaml"
+    with pytest.raises(UserError) as caught:
+        load_config(quickstart, overrides)
+    assert says in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"), [("- a\n- b", "must hold sections"), ("a: [", "not valid YAML"), ("\xff", "cannot read")]
+)
+def test_bad_files_are_named(tmp_path: Path, text: str, says: str) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_bytes(text.encode("latin-1"))
+    with pytest.raises(UserError, match=says):
+        load_config(path)
+    with pytest.raises(UserError, match="cannot read config"):
+        load_config(tmp_path / "missing.yaml")
+
+
+def test_another_name_starts_its_section_afresh(tmp_path: Path) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text("method: {name: edgefd, quantile: 0.5}\npartition: {name: dirichlet, alpha: 0.3}")
+    config = load_config(path, ["partition.n_clients=7", "method.name=fedmd", "partition.name=iid"])
+    assert config.method_config == get_method("fedmd").config()
+    assert config.partition.name == "iid"
+    assert config.partition.n_clients == 7  # type: ignore[union-attr]
+    same = load_config(path, ["method.name=edgefd"])
+    assert same.method_config.quantile == 0.5
+
+
+def test_other_methods_run_at_their_defaults() -> None:
+    config = parse_config({"method": {"name": "fedmd"}, "seed": 3, "also": ["edgefd"]})
+    other = config.for_method("edgefd")
+    assert (other.method_name, other.seed, other.also) == ("edgefd", 3, ())
+    assert other.method_config == get_method("edgefd").config()

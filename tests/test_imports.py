@@ -1,0 +1,56 @@
+"""Who may import whom."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+LIGHT = [  # what a device needs: numpy, and protobuf for the wire
+    "edgefd",
+    "edgefd.knowledge",
+    "edgefd.method",
+    "edgefd.round",
+    "edgefd.learner",
+    "edgefd.wire",
+    "edgefd.density.dre",
+    "edgefd.density.claims",
+    *(f"edgefd.methods.{p.stem}" for p in sorted((ROOT / "edgefd/methods").glob("[a-z]*.py"))),
+]
+HEAVY = "torch sklearn scipy flwr pydantic typer rich"
+
+PROGRAM = """
+import importlib, sys
+
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in sys.argv[2].split():
+            raise ImportError(f"{name} must not be imported here")
+
+sys.meta_path.insert(0, Refuse())
+importlib.import_module(sys.argv[1])
+"""
+
+
+@pytest.mark.parametrize("module", LIGHT)
+def test_the_core_imports_without_heavy_packages(module: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM, module, HEAVY],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env={"PYTHONPATH": f"{ROOT}:{ROOT / 'proto'}"},
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_method_package_imports_neither_server_nor_client() -> None:
+    for path in (ROOT / "edgefd").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
+            if isinstance(node, ast.ImportFrom) and node.module:
+                names.append(node.module)
+            top = {n.partition(".")[0] for n in names}
+            assert not top & {"edgefd_server", "edgefd_client"}, path
