@@ -38,7 +38,7 @@ def _float_codec(name: str, dtype: str) -> Codec:
 
 
 def _encode_uint8(values: Float32) -> bytes:
-    if len(values) and not (0 <= values.min() and values.max() <= 1):
+    if len(values) and not (values.min() >= 0 and values.max() <= 1):
         raise ValueError("codec uint8 carries numbers in [0, 1] only")
     return np.rint(values * 255).astype(np.uint8).tobytes()
 

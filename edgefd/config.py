@@ -285,7 +285,7 @@ def _models(raw: object) -> tuple[Model, ...]:
     sections = raw if isinstance(raw, list) else [raw]
     if not sections or not all(isinstance(s, dict) for s in sections):
         raise UserError("model must be a section such as {name: cnn}, or a list of them")
-    return tuple(_parse("model", Model, s) for s in sections)
+    return tuple(_parse("model", Model, s) for s in sections if isinstance(s, dict))
 
 
 def _section(raw: Mapping[str, Any], name: str) -> dict[str, Any]:

@@ -102,7 +102,7 @@ def weighted_mean(uploads: Iterable[Knowledge]) -> Knowledge:
 
 def _frozen(array: npt.NDArray[np.generic], dtype: type) -> npt.NDArray[np.generic]:
     """A read-only array of `dtype`; copies only where it must."""
-    out = np.ascontiguousarray(array, dtype=dtype).view()
+    out: npt.NDArray[np.generic] = np.ascontiguousarray(array, dtype=dtype).view()
     out.flags.writeable = False
     return out
 

@@ -57,7 +57,7 @@ class Learner(Protocol):
 
 
 def softmax(logits: Float32, temperature: float = 1.0) -> Float32:
-    """softmax(z / temperature) by row, float32 [n, C].
+    """Probabilities by row, float32 [n, C]: exp(z / temperature), normalised.
 
     >>> softmax(np.array([[0.0, 0.0]], np.float32))
     array([[0.5, 0.5]], dtype=float32)

@@ -24,33 +24,35 @@ class Training:
 
     rounds: int = 30
     """number of rounds; the last one closes with a distillation on its own teacher"""
-    local_steps: int = 4
-    """batches of private data after the distillation of each round"""
+    local_steps: int = 0
+    """batches of private data after the distillation of each round; `private_rows` below do better, see the docs"""
     distill_epochs: int = 1
     """passes over the teacher's rows each round"""
-    closing_epochs: int = 3
+    closing_epochs: int = 2
     """passes over the last teacher's rows, at the end"""
     batch_size: int = 64
     """rows of every batch (the last one of a pass may be shorter)"""
-    private_rows: int = 8
+    private_rows: int = 16
     """of those, in distillation batches, private rows: they keep the client's own knowledge alive"""
     shift: int = 0
-    """images are moved by up to so many pixels in distillation batches (0 = not at all)"""
-    optimizer: Literal["sgd", "adam"] = "sgd"
+    """images are moved by up to so many pixels in every batch (0 = not at all)"""
+    optimizer: Literal["sgd", "adam"] = "adam"
     """sgd (momentum 0.9) or adam"""
-    lr: float = 0.05
+    lr: float = 0.003
     """learning rate of the first round"""
-    final_lr: float = 0.005
+    final_lr: float = 0.00015
     """learning rate of the last round; it falls along half a cosine in between"""
 
     def __post_init__(self) -> None:
-        for name, least in (("rounds", 1), ("distill_epochs", 0), ("closing_epochs", 0), ("local_steps", 0)):
-            if getattr(self, name) < least:
-                raise ValueError(f"{name} must be at least {least}")
+        if self.rounds < 1:
+            raise ValueError("rounds must be at least 1")
+        for name in ("local_steps", "distill_epochs", "closing_epochs", "shift"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must not be negative")
         if not 0 <= self.private_rows < self.batch_size:
             raise ValueError("private_rows must be at least 0 and less than batch_size")
-        if self.shift < 0 or self.lr <= 0 or self.final_lr < 0:
-            raise ValueError("shift and final_lr must not be negative, and lr must be above 0")
+        if self.lr <= 0 or self.final_lr < 0:
+            raise ValueError("lr must be above 0, and final_lr not negative")
 
     def lr_at(self, round: int) -> float:
         """lr_r = final + (lr - final) (1 + cos(pi r / R)) / 2, in round r of R."""
@@ -119,7 +121,8 @@ def client_round(
     """Distil, evaluate, train, predict, filter: one client's part of a round.
 
     Args:
-        method: with its `config`.
+        method: what distinguishes this federation.
+        config: of the method's own Config class.
         state: of this client; its learner is trained in place.
         proxy: the shared samples.
         plan: of this round.
@@ -206,18 +209,19 @@ def _distil(state: ClientState, lesson: Lesson, plan: RoundPlan) -> float:
         own = labelled(state.data.x, state.data.y, state.n_classes)
         steps = epochs * -(-len(lesson) // size)
         batches = mixed(batches, draw(own, steps, settings.private_rows, numbers))
-    if settings.shift:
-        batches = shifted(batches, settings.shift, numbers)
-    return state.learner.train(batches, settings.lr_at(plan.round))
+    return _learn(state, batches, plan, numbers)
 
 
 def _train(state: ClientState, plan: RoundPlan) -> float:
-    settings = plan.training
     numbers = rng(plan.seed, Purpose.TRAIN, plan.round, state.data.client)
     own = labelled(state.data.x, state.data.y, state.n_classes)
-    return state.learner.train(
-        draw(own, settings.local_steps, settings.batch_size, numbers), settings.lr_at(plan.round)
-    )
+    return _learn(state, draw(own, plan.training.local_steps, plan.training.batch_size, numbers), plan, numbers)
+
+
+def _learn(state: ClientState, batches: Iterator[Lesson], plan: RoundPlan, numbers: np.random.Generator) -> float:
+    if plan.training.shift:
+        batches = shifted(batches, plan.training.shift, numbers)
+    return state.learner.train(batches, plan.training.lr_at(plan.round))
 
 
 def _answer(method: Method, config: Any, state: ClientState, proxy: ProxySet, plan: RoundPlan) -> Knowledge:

@@ -1,4 +1,4 @@
-"""`Knowledge` as bytes: one protobuf (proto/edgefd_proto/edgefd.proto) for every transport, the simulator's included."""
+"""`Knowledge` as bytes: one protobuf (proto/edgefd_proto/edgefd.proto) for every transport, also the simulator's."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ DATASETS = {
     "fashion_mnist": "60,000 + 10,000 articles of clothing, 28x28",
     "cifar10": "50,000 + 10,000 photographs of 10 kinds, 32x32 in colour",
     "digits": "1,797 handwritten digits, 8x8; from scikit-learn",
-    "watch": "smartwatch motion, 10 people, 7 exercises, windows of 6 channels x 100 steps; the last 2 people are the test",
+    "watch": "smartwatch motion, 10 people, 7 exercises, windows of 6 channels x 100 steps; 2 people are the test",
 }
 
 
@@ -154,7 +154,7 @@ def _jpegs(path: Path) -> dict[str, npt.NDArray[Any]]:
         arrays = decode_jpegs(read_npz(path, ("jpeg_train", "offsets_train", "y_train", "jpeg_test", "offsets_test")))
         kept.parent.mkdir(parents=True, exist_ok=True)
         part = kept.with_name(f"{os.getpid()}.part.npz")
-        np.savez(part, **arrays)
+        np.savez(part, allow_pickle=False, **arrays)
         os.replace(part, kept)
     return _user_npz(kept)
 
@@ -170,7 +170,9 @@ def _digits(path: Path) -> dict[str, npt.NDArray[Any]]:
 
     bunch = load_digits()
     x = (bunch.images[:, None] * 15).astype(np.uint8)  # 0..16 to bytes
-    x_train, x_test, y_train, y_test = train_test_split(x, bunch.target, test_size=0.2, stratify=bunch.target, random_state=0)
+    x_train, x_test, y_train, y_test = train_test_split(
+        x, bunch.target, test_size=0.2, stratify=bunch.target, random_state=0
+    )
     return {"x_train": x_train, "y_train": y_train, "x_test": x_test, "y_test": y_test}
 
 
@@ -211,7 +213,9 @@ def _from_arrays(name: str, arrays: dict[str, npt.NDArray[Any]], source: str) ->
     y_train, y_test = _labels(arrays["y_train"], len(x_train), source), _labels(arrays["y_test"], len(x_test), source)
     n_classes = int(y_train.max()) + 1
     if n_classes < 2 or y_test.max() >= n_classes:
-        raise UserError(f"{source}: labels must be 0..C-1 with C of 2 or more, and test labels among the training labels")
+        raise UserError(
+            f"{source}: labels must be 0..C-1 with C of 2 or more, and test labels among the training labels"
+        )
     group = arrays.get("group_train")
     if group is not None and len(group) != len(x_train):
         raise UserError(f"{source}: {len(group)} group_train for {len(x_train)} x_train")

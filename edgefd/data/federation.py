@@ -186,7 +186,12 @@ def public_file(path: Path, dataset: Dataset) -> tuple[npt.NDArray[Any], Int64]:
     """
     arrays = read_npz(path, ("x", "y"))
     x, y = arrays["x"], arrays["y"].astype(np.int64)
-    if x.dtype != dataset.x_train.dtype or x.shape[1:] != dataset.x_train.shape[1:] or len(x) != len(y) or not np.isfinite(x).all():
+    if (
+        x.dtype != dataset.x_train.dtype
+        or x.shape[1:] != dataset.x_train.shape[1:]
+        or len(x) != len(y)
+        or not np.isfinite(x).all()
+    ):
         raise UserError(
             f"{path}: x must be finite {dataset.x_train.dtype} samples of shape {list(dataset.x_train.shape[1:])} "
             f"with one y each, not {x.dtype} of shape {list(x.shape[1:])}"

@@ -9,6 +9,7 @@ import pickle
 import tarfile
 import zlib
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -88,7 +89,7 @@ def decode_jpegs(packed: Arrays) -> Arrays:
 
     def images(part: str) -> npt.NDArray[np.uint8]:
         data, ends = packed[f"jpeg_{part}"], packed[f"offsets_{part}"]
-        files = (data[a:b].tobytes() for a, b in zip(ends[:-1], ends[1:], strict=True))
+        files = (data[a:b].tobytes() for a, b in pairwise(ends))
         decoded = [np.asarray(Image.open(io.BytesIO(f)).convert("RGB")) for f in files]
         return np.ascontiguousarray(np.stack(decoded).transpose(0, 3, 1, 2))
 

@@ -15,7 +15,7 @@ class Scorer(Protocol):
     """Anything with scikit-learn's `score_samples`: the higher, the more a row looks like the client's data."""
 
     def score_samples(self, X: npt.ArrayLike) -> npt.NDArray[np.floating]:
-        """float [n]."""
+        """Float [n]."""
         ...
 
 

@@ -20,7 +20,8 @@ def squared_distances(x: Float32, centroids: Float32, squares: Float32) -> Float
     cross *= -2
     cross += squares[:, None]
     cross += _squares(centroids)
-    return np.maximum(cross, 0, out=cross)
+    out: Float32 = np.maximum(cross, 0, out=cross)
+    return out
 
 
 def nearest(x: Float32, centroids: Float32, squares: Float32 | None = None) -> tuple[Int64, Float32]:
@@ -45,7 +46,7 @@ def nearest(x: Float32, centroids: Float32, squares: Float32 | None = None) -> t
 
 
 def kmeans_plus_plus(x: Float32, k: int, rng: np.random.Generator) -> Float32:
-    """k starting centroids by greedy k-means++ (Arthur and Vassilvitskii 2007), 2 + log k candidates a step."""
+    """K starting centroids by greedy k-means++ (Arthur and Vassilvitskii 2007), 2 + log k candidates a step."""
     candidates = 2 + int(np.log(k))
     chosen = [int(rng.integers(len(x)))]
     squares = _squares(x)
@@ -79,7 +80,8 @@ def lloyd(x: Float32, centroids: Float32, max_iter: int = 100, tol: float = 1e-4
     labels = np.full(len(x), -1)
     sums = np.zeros((len(centroids), x.shape[1]), np.float64)
     iterations = 0
-    for iterations in range(1, max_iter + 1):
+    while iterations < max_iter:
+        iterations += 1
         new, distances = nearest(x, centroids, squares)
         new = _fill_empty(new, distances, len(centroids))
         changed = np.flatnonzero(new != labels)

@@ -35,6 +35,7 @@ from edgefd.seeding import Purpose, rng
 from edgefd.simulation.workers import Here, Pool, Workers, shared_zeros
 from edgefd.torch_learner import TorchLearner
 
+
 @dataclass(frozen=True, eq=False)
 class Site:
     """What any process needs to do any client's part: forked workers share its learners and claims with the parent."""
@@ -99,8 +100,7 @@ class InProcess:
         data = None if teacher is None else wire.encode(teacher, self.site.config.codec.name)
         answers = self.pool.map(run_round, self._everyone(), plan, data)
         reports = [
-            Report(client, plan.round, wire.decode(answer), metrics)
-            for client, (answer, metrics) in enumerate(answers)
+            Report(client, plan.round, wire.decode(answer), metrics) for client, (answer, metrics) in enumerate(answers)
         ]
         up = sum(len(a) for (a, _), r in zip(answers, reports, strict=True) if len(r.knowledge))
         return Exchange(reports, up, len(data or b"") * len(reports))

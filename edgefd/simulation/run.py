@@ -115,7 +115,7 @@ def summarise(prepared: Prepared, rounds: list[RoundMetrics], seconds: float) ->
 
 def bytes_once(prepared: Prepared) -> int:
     """Bytes of raw samples that travel before the first round: contributions up, the proxy set down to every client."""
-    sample = prepared.dataset.x_train[0].nbytes
+    sample = int(prepared.dataset.x_train[0].nbytes)
     up = prepared.federation.raw_samples_disclosed * sample
     down = len(prepared.federation.clients) * len(prepared.federation.proxy) * sample
     return up + (down if prepared.config.method.uses_proxy else 0)

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from rich.box import SIMPLE
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
@@ -32,12 +33,22 @@ def simulate_all(config: Config, out: Path | None, console: Console) -> list[dic
 
 
 def results_table(summaries: list[dict[str, Any]]) -> Table:
-    """Methods side by side."""
+    """Methods side by side.
+
+    kept: share of proxy rows a client answers for; wrong: share of answers for classes the client does not have;
+    labels: whether labels of proxy samples are used.
+    """
     first = summaries[0]
     title = f"{first['dataset']}, {first['scenario']}, {first['rounds']} rounds, seed {first['seed']}: final accuracy"
-    table = Table(title=title, caption="mean and worst client on the whole test set, after the last round")
-    for name in ("method", "mean", "worst", "kept", "wrong claims", "MB up", "MB down", "MB once", "s", "proxy labels"):
-        table.add_column(name, justify="left" if name == "method" else "right")
+    table = Table(
+        title=title,
+        caption="mean and worst client on the whole test set, after the last round",
+        box=SIMPLE,
+        padding=(0, 1),
+    )
+    table.add_column("method", no_wrap=True)
+    for name in ("mean", "worst", "kept", "wrong", "MB up", "MB down", "MB once", "s", "labels"):
+        table.add_column(name, justify="right", no_wrap=True)
     for s in summaries:
         table.add_row(
             s["method"],

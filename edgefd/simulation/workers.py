@@ -92,8 +92,8 @@ class Workers(Generic[Site]):
         for connection in self._connections:
             self._next(connection, work, todo, busy, arguments)
         while busy:
-            for connection in wait(list(busy)):
-                assert isinstance(connection, Connection)
+            ready = wait(list(busy))
+            for connection in [c for c in busy if c in ready]:
                 client = busy.pop(connection)
                 results[client] = self._receive(connection, client)
                 self._next(connection, work, todo, busy, arguments)
