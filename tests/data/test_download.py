@@ -1,0 +1,95 @@
+import hashlib
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from edgefd.data.download import MIRRORS, REMOTE, Remote, download, fetch_dataset
+from edgefd.errors import UserError
+
+BODY = bytes(range(256)) * 2000
+MD5 = hashlib.md5(BODY).hexdigest()
+
+
+class Handler(BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        if "missing" in self.path:
+            self.send_error(404, "Not Found")
+            return
+        self.send_response(200)
+        if "unannounced" not in self.path:
+            self.send_header("Content-Length", str(len(BODY)))
+        self.end_headers()
+        self.wfile.write(BODY[: len(BODY) // 2] if "cut" in self.path else BODY)
+
+    def log_message(self, *args: object) -> None:
+        """Quiet."""
+
+
+@pytest.fixture
+def server() -> Iterator[str]:
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as httpd:
+        thread = threading.Thread(target=httpd.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{httpd.server_port}/"
+        httpd.shutdown()
+        thread.join()
+
+
+@pytest.mark.parametrize("file", ["whole", "unannounced"])
+def test_a_right_file_arrives_whole(server: str, tmp_path: Path, file: str) -> None:
+    download(server + file, tmp_path / "new" / "f", md5=MD5, max_bytes=len(BODY))
+    assert (tmp_path / "new" / "f").read_bytes() == BODY
+
+
+@pytest.mark.parametrize(
+    ("file", "md5", "max_bytes", "says"),
+    [
+        ("missing", MD5, 10**7, "Not Found"),
+        ("whole", "0" * 32, 10**7, "its md5 is"),
+        ("whole", MD5, 1000, "more than the 1000"),
+        ("unannounced", MD5, 1000, "more than the 1000"),
+        ("cut", MD5, 10**7, "cut short|IncompleteRead"),
+    ],
+)
+def test_a_wrong_file_leaves_nothing(
+    server: str, tmp_path: Path, file: str, md5: str, max_bytes: int, says: str
+) -> None:
+    with pytest.raises(UserError, match=says):
+        download(server + file, tmp_path / "f", md5=md5, max_bytes=max_bytes)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_no_server_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="cannot download"):
+        download("http://127.0.0.1:9/f", tmp_path / "f", md5=MD5, max_bytes=10, timeout=5)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_next_mirror_is_tried(server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    remote = {"mnist": (Remote("a", MD5, 10**7), Remote("b", MD5, 10**7))}
+    folder = fetch_dataset("mnist", {"mnist": (server + "missing/", server)}, remote)
+    assert folder == tmp_path / "edgefd" / "mnist"
+    assert sorted(p.name for p in folder.iterdir()) == ["a", "b"]
+    fetch_dataset("mnist", {"mnist": ("http://127.0.0.1:9/",)}, remote)  # all there: nothing is fetched
+    (folder / "a").unlink()
+    with pytest.raises(UserError, match=r"127\.0\.0\.1:9/a.*; cannot download"):
+        fetch_dataset("mnist", {"mnist": ("http://127.0.0.1:9/", server + "missing/")}, remote)
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [("mnits", "unknown data set"), ("digits", "needs no download"), ("watch", "cannot be downloaded")],
+)
+def test_what_cannot_be_downloaded_says_so(name: str, says: str) -> None:
+    with pytest.raises(UserError, match=says):
+        fetch_dataset(name)
+
+
+def test_every_remote_file_is_pinned() -> None:
+    assert set(MIRRORS) == set(REMOTE)
+    for files in REMOTE.values():
+        assert all(len(bytes.fromhex(f.md5)) == 16 for f in files)

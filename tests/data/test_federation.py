@@ -1,0 +1,131 @@
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from edgefd.config import Config, parse_config
+from edgefd.data.datasets import Dataset, load_dataset
+from edgefd.data.federation import Federation, merged
+from edgefd.errors import UserError
+from edgefd.simulation.setup import federate, limited, load_data
+
+N, TEST = 400, 50
+MARKED = Dataset(  # every sample says who it is, so that leaks show
+    name="marked",
+    x_train=np.stack([np.arange(N), np.zeros(N)], 1).astype(np.float32),
+    y_train=np.arange(N) % 10,
+    x_test=np.stack([np.arange(TEST), np.ones(TEST)], 1).astype(np.float32),
+    y_test=np.arange(TEST) % 10,
+    n_classes=10,
+    group_train=np.arange(N) % 4,
+    source="here",
+    sha256="",
+)
+
+
+def config(**sections: dict[str, object]) -> Config:
+    return parse_config({"method": {"name": "fedmd"}, **sections})
+
+
+def marks(x: np.ndarray, federation: Federation) -> np.ndarray:
+    return np.rint(x[:, 0] * federation.scale.std + federation.scale.mean).astype(int)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.sampled_from(["strong", "weak", "iid", "dirichlet", "shards", "quantity_skew", "by_group"]),
+    st.sampled_from(["contributed", "public"]),
+    st.floats(0.02, 0.9),
+    st.floats(0.05, 0.9),
+    st.integers(0, 10**6),
+)
+def test_nothing_leaks(partition: str, source: str, alpha: float, heldout: float, seed: int) -> None:
+    """Training, held-out and proxy rows are disjoint; owners are right; the test set is untouched."""
+    proxy = {"source": source, "alpha": alpha}
+    size = {} if partition == "by_group" else {"n_clients": 4}
+    try:
+        federation = federate(
+            config(partition={"name": partition, **size}, proxy=proxy, data={"heldout": heldout}, seed=seed), MARKED
+        )
+    except UserError:
+        assume(False)
+    shared = marks(federation.proxy.x, federation)
+    every = [shared, *(marks(x, federation) for c in federation.clients for x in (c.x, c.x_heldout))]
+    flat = np.concatenate(every)
+    assert len(np.unique(flat)) == len(flat)
+    assert np.array_equal(federation.proxy_labels, MARKED.y_train[shared])
+    for c in federation.clients:
+        assert np.array_equal(c.y, MARKED.y_train[marks(c.x, federation)])
+        assert np.array_equal(c.y_heldout, MARKED.y_train[marks(c.x_heldout, federation)])
+        assert np.array_equal(c.owned, np.flatnonzero(federation.proxy.owner == c.client))
+        total = len(c.x) + len(c.x_heldout) + len(c.owned)
+        assert total == federation.table[c.client].sum()
+    disclosed = len(shared) if source == "contributed" else 0
+    assert federation.raw_samples_disclosed == disclosed
+    np.testing.assert_allclose(federation.x_test, federation.scale(MARKED.x_test))
+
+
+def test_contribution_is_stratified_and_ids_tell_nothing() -> None:
+    federation = federate(config(partition={"name": "strong"}, proxy={"alpha": 0.25}), MARKED)
+    assert np.bincount(federation.proxy_labels).tolist() == [10] * 10
+    owners = federation.proxy.owner
+    assert np.corrcoef(np.arange(len(owners)), owners)[0, 1] < 0.3
+
+
+def test_kept_rows_stay_private_as_well() -> None:
+    federation = federate(config(proxy={"alpha": 0.25, "keep": True}), MARKED)
+    first = federation.clients[0]
+    private = set(marks(np.concatenate([first.x, first.x_heldout]), federation))
+    assert set(marks(federation.proxy.x[first.owned], federation)) <= private
+
+
+def test_proxy_set_is_standardised_and_hashed() -> None:
+    federation = federate(config(), MARKED)
+    assert federation.proxy.x.mean() == pytest.approx(0, abs=1e-5)
+    assert federation.proxy.x.std() == pytest.approx(1, abs=1e-4)
+    again = federate(config(), MARKED)
+    assert again.proxy.sha256 == federation.proxy.sha256
+    assert federate(config(seed=1), MARKED).proxy.sha256 != federation.proxy.sha256
+
+
+def test_public_proxy_from_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "proxy.npz"
+    x = np.stack([np.arange(1000, 1030), np.zeros(30)], 1).astype(np.float32)
+    np.savez(path, x=x, y=np.arange(30) % 10)
+    federation = federate(config(proxy={"source": "public", "path": str(path)}), MARKED)
+    assert marks(federation.proxy.x, federation).tolist() == list(range(1000, 1030))
+    assert federation.raw_samples_disclosed == 0
+    assert sum(len(c.x) + len(c.x_heldout) for c in federation.clients) == N
+    for bad in ({"x": x[:, :1]}, {"x": x * np.nan}, {"y": np.full(30, 10)}, {"y": np.zeros(3)}):
+        np.savez(path, **({"x": x, "y": np.zeros(30)} | bad))  # type: ignore[arg-type]
+        with pytest.raises(UserError, match=r"proxy\.npz"):
+            federate(config(proxy={"source": "public", "path": str(path)}), MARKED)
+
+
+def test_a_client_left_with_nothing_is_named() -> None:
+    few = replace(MARKED, x_train=MARKED.x_train[:10], y_train=MARKED.y_train[:10])
+    with pytest.raises(UserError, match="client 0 is left with 0 private"):
+        federate(config(), few)
+
+
+def test_references_pool_what_they_say() -> None:
+    federation = federate(config(), MARKED)
+    proxy_only, everything = merged(federation, private=False), merged(federation, private=True)
+    assert len(proxy_only.x) == len(federation.proxy)
+    assert len(everything.x) == len(federation.proxy) + sum(len(c.x) for c in federation.clients)
+    assert np.array_equal(everything.y, MARKED.y_train[marks(everything.x, federation)])
+
+
+def test_limit_keeps_classes_balanced() -> None:
+    part = limited(MARKED, 55, seed=0)
+    assert np.bincount(part.y_train).tolist() == [5] * 10
+    assert part.group_train is not None
+    assert np.array_equal(part.group_train, part.x_train[:, 0].astype(int) % 4)
+    for limit in (9, 500):
+        with pytest.raises(UserError, match=r"data\.limit"):
+            limited(MARKED, limit, seed=0)
+    assert len(load_data(config(data={"name": "mnist_mini", "limit": 100})).x_train) == 100
+    assert len(load_dataset("mnist_mini").x_train) == 6000

@@ -1,0 +1,133 @@
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from edgefd.data import partitions
+from edgefd.errors import UserError
+
+Y = np.random.default_rng(0).permutation(np.repeat(np.arange(10), 40))
+Split = Callable[[np.ndarray, int, np.random.Generator], list[np.ndarray]]
+
+SPLITS: dict[str, Split] = {
+    "strong": partitions.strong,
+    "weak": partitions.weak,
+    "iid": partitions.iid,
+    "dirichlet": lambda y, n, rng: partitions.dirichlet(y, n, 1.0, rng, min_size=1),
+    "shards": lambda y, n, rng: partitions.shards(y, n, 2, rng),
+    "quantity_skew": lambda y, n, rng: partitions.quantity_skew(y, n, 0.5, rng, min_size=2),
+}
+WHOLE = ("iid", "dirichlet", "shards", "quantity_skew")
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.sampled_from(sorted(SPLITS)), st.integers(1, 10), st.integers(0, 2**32 - 1))
+def test_no_sample_is_dealt_twice_and_no_client_is_left_out(name: str, n: int, seed: int) -> None:
+    parts = SPLITS[name](Y, n, np.random.default_rng(seed))
+    assert len(parts) == n
+    assert all(len(p) and np.all(np.diff(p) > 0) for p in parts)
+    every = np.concatenate(parts)
+    assert len(np.unique(every)) == len(every)
+    assert every.min() >= 0
+    assert every.max() < len(Y)
+    if name in WHOLE:
+        assert len(every) == len(Y)
+
+
+@pytest.mark.parametrize("name", sorted(SPLITS))
+def test_the_seed_decides(name: str) -> None:
+    def deal(seed: int) -> list[list[int]]:
+        return [p.tolist() for p in SPLITS[name](Y, 5, np.random.default_rng(seed))]
+
+    assert deal(1) == deal(1)
+    if name != "strong":
+        assert deal(1) != deal(2)
+
+
+def test_strong_is_one_class_a_client() -> None:
+    for i, part in enumerate(partitions.strong(Y, 7, np.random.default_rng(0))):
+        assert set(Y[part]) == {i}
+        assert len(part) == 40
+
+
+def test_weak_is_two_halves() -> None:
+    for i, part in enumerate(partitions.weak(Y, 10, np.random.default_rng(0))):
+        assert dict(zip(*np.unique(Y[part], return_counts=True), strict=True)) == {i: 20, (i + 1) % 10: 20}
+
+
+def test_shards_limit_classes() -> None:
+    parts = partitions.shards(Y, 10, 2, np.random.default_rng(0))
+    assert max(len(np.unique(Y[p])) for p in parts) <= 4
+    assert {len(p) for p in parts} == {40}
+
+
+def test_smaller_alpha_is_more_skewed() -> None:
+    def classes(alpha: float) -> float:
+        table = partitions.class_table(Y, partitions.dirichlet(Y, 5, alpha, np.random.default_rng(0), 1), 10)
+        return float((table.max(1) / table.sum(1)).mean())
+
+    assert classes(0.1) > classes(100.0) + 0.1
+
+
+def test_quantity_skew_differs_in_size_not_in_classes() -> None:
+    sizes = [len(p) for p in partitions.quantity_skew(Y, 5, 0.3, np.random.default_rng(0))]
+    assert max(sizes) > 3 * min(sizes)
+    assert min(sizes) >= 10
+
+
+def test_by_group_is_a_client_a_group() -> None:
+    parts = partitions.by_group(np.array([2, 0, 2, 1]))
+    assert [p.tolist() for p in parts] == [[1], [3], [0, 2]]
+
+
+def test_index_files_are_read(tmp_path: Path) -> None:
+    (tmp_path / "p.json").write_text("[[3, 1], [0]]")
+    np.savez(tmp_path / "p.npz", client_0=[3, 1], client_1=[0])
+    for name in ("p.json", "p.npz"):
+        assert [p.tolist() for p in partitions.from_file(tmp_path / name, 4)] == [[1, 3], [0]]
+
+
+@pytest.mark.parametrize(
+    ("lists", "says"),
+    [
+        ([[0, 1], [1]], "more than one client"),
+        ([[0, 0]], "twice to one"),
+        ([[0, 4]], "whole numbers from 0 to 3"),
+        ([[-1]], "whole numbers from 0 to 3"),
+        ([[0.5]], "whole numbers"),
+        ([[0], []], "at least one index"),
+        ([], "at least one index"),
+        ({"a": 1}, "at least one index|cannot read"),
+    ],
+)
+def test_bad_index_files_are_refused(tmp_path: Path, lists: object, says: str) -> None:
+    path = tmp_path / "p.json"
+    path.write_text(json.dumps(lists))
+    with pytest.raises(UserError, match=says):
+        partitions.from_file(path, 4)
+
+
+def test_an_unreadable_index_file_is_refused(tmp_path: Path) -> None:
+    for name in ("missing.json", "missing.npz"):
+        with pytest.raises(UserError, match="cannot read partition file"):
+            partitions.from_file(tmp_path / name, 4)
+    (tmp_path / "torn.npz").write_bytes(b"PK\x03\x04torn")
+    with pytest.raises(UserError, match="cannot read partition file"):
+        partitions.from_file(tmp_path / "torn.npz", 4)
+
+
+def test_what_cannot_be_dealt_is_refused() -> None:
+    rng = np.random.default_rng(0)
+    for split in (partitions.strong, partitions.weak):
+        with pytest.raises(UserError, match="11 clients are more than 10 classes"):
+            split(Y, 11, rng)
+    with pytest.raises(UserError, match="400 samples are too few"):
+        partitions.iid(Y, 401, rng)
+    with pytest.raises(UserError, match="left a client with fewer than 200"):
+        partitions.dirichlet(Y, 5, 0.05, rng, min_size=200)
+    with pytest.raises(UserError, match="needs a data set with groups"):
+        partitions.by_group(None)
