@@ -66,10 +66,18 @@ MODELS: dict[str, Callable[[Shape, int], nn.Module]] = {"mlp": MLP, "cnn": CNN, 
 
 
 def build_model(name: str, shape: Shape, n_classes: int, seed: int) -> nn.Module:
-    """A named model for samples of `shape`, its weights drawn from `seed`; the global random state is left alone.
+    """A named model for samples of `shape`, its weights drawn from `seed`; the global random state is left alone."""
+    check_model(name, shape)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return MODELS[name](shape, n_classes)
+
+
+def check_model(name: str, shape: Shape) -> None:
+    """Whether there is such a model and it takes samples of that shape.
 
     Raises:
-        UserError: for an unknown name, or a model that cannot take samples of that shape.
+        UserError: if not.
     """
     if name not in MODELS:
         near = difflib.get_close_matches(name, MODELS, 1)
@@ -78,9 +86,6 @@ def build_model(name: str, shape: Shape, n_classes: int, seed: int) -> nn.Module
         )
     if name != "mlp" and (len(shape) != 3 or min(shape[1:]) < 16):
         raise UserError(f"model {name!r} needs images of 16 x 16 or more, not samples of shape {list(shape)}: use mlp")
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return MODELS[name](shape, n_classes)
 
 
 def _after(pixels: int) -> int:

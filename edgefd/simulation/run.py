@@ -11,7 +11,9 @@ from typing import Any
 from edgefd.config import Config
 from edgefd.data.datasets import Dataset
 from edgefd.data.federation import Federation
+from edgefd.errors import UserError
 from edgefd.metrics import RoundMetrics
+from edgefd.models import check_model
 from edgefd.runs import append_json_line, environment, write_config, write_json
 from edgefd.simulation.engine import open_transport, simulate
 from edgefd.simulation.setup import federate, load_data
@@ -29,6 +31,11 @@ class Prepared:
 def prepare(config: Config) -> Prepared:
     """Load the data and deal it out."""
     dataset = load_data(config)
+    shape = dataset.x_train.shape[1:]
+    if config.train.shift and len(shape) != 3:
+        raise UserError(f"train.shift moves images; samples of {dataset.name} have shape {list(shape)}: set it to 0")
+    for model in config.model:
+        check_model(model.name, shape)
     return Prepared(config, dataset, config.method.regroup(federate(config, dataset)))
 
 

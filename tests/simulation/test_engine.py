@@ -1,0 +1,99 @@
+"""A whole run: repeatable to the bit, whoever does the work and in whatever order."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from edgefd.config import Config, parse_config
+from edgefd.knowledge import Knowledge
+from edgefd.round import plans, run_rounds
+from edgefd.simulation.engine import InProcess, make_site, open_transport, simulate
+from edgefd.simulation.run import prepare
+from edgefd.simulation.workers import Here, Workers
+
+
+def config(**run: Any) -> Config:
+    return parse_config(
+        {
+            "data": {"name": "mnist_mini", "limit": 600},
+            "partition": {"name": "weak", "n_clients": 5},
+            "model": [{"name": "cnn_small"}, {"name": "mlp"}],
+            "method": {"name": "edgefd", "n_clusters": 4},
+            "train": {"rounds": 2, "local_steps": 2, "shift": 2},
+            "run": run,
+        }
+    )
+
+
+class Backwards(Here[Any]):
+    """Does the last client first."""
+
+    def map(self, work: Any, clients: Sequence[int], *arguments: Any) -> list[Any]:
+        return super().map(work, list(reversed(clients)), *arguments)[::-1]
+
+
+def teachers(transport: InProcess) -> list[Knowledge]:
+    """The teacher of each round, then every client's final parameters as one more."""
+    c = transport.site.config
+    transport.start()
+    todo = plans(c.seed, np.arange(len(transport.site.federation.proxy)), c.train)
+    found = [r.teacher for r in run_rounds(c.method, c.method_config, transport, todo)]
+    transport.pool.close()
+    flat = [np.concatenate([v.ravel() for v in s.learner.state().values()]) for s in transport.site.clients]
+    everything = [Knowledge(np.array([0]), f[None].astype(np.float32), np.ones(1, np.float32)) for f in flat]
+    return [t for t in found if t is not None] + everything
+
+
+def same(a: list[Knowledge], b: list[Knowledge]) -> bool:
+    return len(a) == len(b) and all(x.equals(y) for x, y in zip(a, b, strict=True))
+
+
+def transport_of(kind: str) -> InProcess:
+    torch.set_num_threads(1)  # as open_transport does: the number of threads changes low bits
+    c = config(workers=0)
+    site = make_site(c, prepare(c).federation)
+    pools = {"here": lambda: Here(site), "backwards": lambda: Backwards(site), "workers": lambda: Workers(site, 2)}
+    return InProcess(site, pools[kind]())
+
+
+@pytest.mark.parametrize("kind", ["here", "backwards", "workers"])
+def test_who_runs_a_client_and_when_changes_no_bit(kind: str) -> None:
+    assert same(teachers(transport_of("here")), teachers(transport_of(kind)))
+
+
+def test_another_seed_is_another_run() -> None:
+    a, b = config(workers=0), parse_config(config(workers=0).to_dict() | {"seed": 1})
+    first, second = (list(simulate(open_transport(c, prepare(c).federation))) for c in (a, b))
+    assert first[-1].accuracy_per_client != second[-1].accuracy_per_client
+
+
+def test_bytes_are_counted_from_the_wire() -> None:
+    c = config(workers=0)
+    federation = prepare(c).federation
+    rounds = list(simulate(open_transport(c, federation)))
+    assert rounds[0].bytes_down == 0  # no teacher yet
+    size, classes = len(federation.proxy), federation.n_classes
+    answered = rounds[0].kept_fraction * size * len(federation.clients)
+    assert rounds[0].bytes_up == pytest.approx(answered * (2 * classes + 1 + 2), rel=0.1)  # values, id, weight
+    known = rounds[0].teacher_coverage * size
+    assert rounds[1].bytes_down == pytest.approx(5 * known * (2 * classes + 1 + 2), rel=0.1)
+    assert rounds[-1].closing
+    assert rounds[-1].bytes_up == 0
+
+
+def test_accuracy_is_measured_when_asked_and_at_the_end() -> None:
+    c = config(workers=0, evaluate_every=2)
+    rounds = list(simulate(open_transport(c, prepare(c).federation)))
+    assert [m.accuracy_mean is not None for m in rounds] == [True, False, True]
+
+
+@pytest.mark.parametrize("method", ["indlearn", "pooled_proxy", "centralised"])
+def test_references_exchange_nothing(method: str) -> None:
+    c = config(workers=0).for_method(method)
+    prepared = prepare(c)
+    rounds = list(simulate(open_transport(c, prepared.federation)))
+    assert all(m.bytes_up == 0 and m.kept_fraction == 0 for m in rounds)
+    assert len(prepared.federation.clients) == (5 if method == "indlearn" else 1)

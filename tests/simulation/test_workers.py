@@ -1,0 +1,110 @@
+"""Worker processes: same results as without, clear errors, nothing left behind."""
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from edgefd.errors import UserError
+from edgefd.simulation.workers import ClientError, Here, Pool, Workers, shared_zeros
+
+SITE = shared_zeros((4, 3))
+
+
+def write(site: np.ndarray, client: int, value: float) -> tuple[int, int]:
+    site[client] = value + client
+    return client, os.getpid()
+
+
+def read(site: np.ndarray, client: int) -> float:
+    return float(site[client].sum())
+
+
+def fail(site: np.ndarray, client: int) -> int:
+    if client == 2:
+        raise ZeroDivisionError("division by nothing")
+    return client
+
+
+def complain(site: np.ndarray, client: int) -> None:
+    raise UserError("mend this")
+
+
+def die(site: np.ndarray, client: int) -> int:
+    if client == 2:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return client
+
+
+def uneven(site: np.ndarray, client: int) -> int:
+    time.sleep(0.2 if client == 0 else 0.01)
+    return os.getpid()
+
+
+def running(pool: Workers[np.ndarray]) -> list[int]:
+    return [p.pid for p in pool._processes if p.pid and Path(f"/proc/{p.pid}").exists()]
+
+
+@pytest.fixture(params=[0, 1, 2, 6])
+def pool(request: pytest.FixtureRequest) -> Iterator[Pool]:
+    pool: Pool = Workers(SITE, request.param) if request.param else Here(SITE)
+    yield pool
+    pool.close()
+    if isinstance(pool, Workers):
+        assert running(pool) == []
+
+
+def test_results_come_in_order_of_client(pool: Pool) -> None:
+    assert [c for c, _ in pool.map(write, [3, 0, 2, 1], 5.0)] == [3, 0, 2, 1]
+    assert pool.map(read, range(4)) == [15.0, 18.0, 21.0, 24.0]  # whoever wrote it, everybody sees it
+    assert pool.map(read, []) == []
+
+
+def test_an_exception_names_the_client(pool: Pool) -> None:
+    with pytest.raises(ClientError, match="client 2 failed: ZeroDivisionError: division by nothing"):
+        pool.map(fail, range(4))
+
+
+def test_a_user_error_stays_one(pool: Pool) -> None:
+    with pytest.raises(UserError, match=r"^mend this$"):
+        pool.map(complain, range(4))
+
+
+@pytest.mark.parametrize("n", [1, 2, 6])
+def test_a_dead_worker_names_the_client(n: int) -> None:
+    pool = Workers(SITE, n)
+    with pytest.raises(ClientError, match=r"client 2 failed: its worker process died \(exit code -9\)"):
+        pool.map(die, range(4))
+    pool.close()
+    assert running(pool) == []
+
+
+def test_whoever_is_free_takes_the_next_client() -> None:
+    pool = Workers(SITE, 2)
+    pids = pool.map(uneven, [0, 1, 2, 3])
+    pool.close()
+    assert pids.count(pids[0]) == 1
+
+
+def test_workers_end_when_the_parent_is_killed() -> None:
+    reader, writer = os.pipe()
+    parent = os.fork()
+    if parent == 0:
+        pool = Workers(SITE, 2)
+        os.write(writer, ",".join(str(p.pid) for p in pool._processes).encode())
+        os.kill(os.getpid(), signal.SIGKILL)
+    os.waitpid(parent, 0)
+    children = os.read(reader, 100).decode().split(",")
+    deadline = time.monotonic() + 10
+    while any(_alive(pid) for pid in children) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert [pid for pid in children if _alive(pid)] == []
+
+
+def _alive(pid: str) -> bool:
+    status = Path(f"/proc/{pid}/status")
+    return status.exists() and "State:\tZ" not in status.read_text()

@@ -1,0 +1,139 @@
+"""The command as a user runs it: real processes, exit codes, one line for each mistake."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+ROOT = Path(__file__).parent.parent
+QUICK = ["data.limit=300", "train.rounds=2", "model.name=cnn_small", "also=[]", "method.n_clusters=3"]
+QUICKSTART = str(ROOT / "simulations" / "quickstart.yaml")
+KEYS = {
+    *("method", "dataset", "scenario", "seed", "rounds", "accuracy_mean", "accuracy_worst", "accuracy_per_client"),
+    *("bytes_up", "bytes_down", "bytes_once", "seconds_total", "seconds_per_round", "kept_fraction"),
+    *("proxy_labels_used", "raw_samples_disclosed", "data_source", "data_sha256"),
+}
+
+
+def edgefd(*arguments: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command(*arguments), capture_output=True, text=True, timeout=120, cwd=cwd, env=env(environment)
+    )
+
+
+def command(*arguments: str) -> list[str]:
+    return [sys.executable, "-c", "from edgefd.cli import main; main()", *arguments]
+
+
+def env(extra: dict[str, str]) -> dict[str, str]:
+    kept = {k: v for k, v in os.environ.items() if k != "EDGEFD_DATA"}
+    return kept | {"PYTHONPATH": f"{ROOT}:{ROOT / 'proto'}", "COLUMNS": "100"} | extra
+
+
+def test_a_run_leaves_its_folder(tmp_path: Path) -> None:
+    done = edgefd("simulate", QUICKSTART, *QUICK[:3], "also=[fedmd]", "--out", "r", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "final accuracy" in done.stdout
+    assert "edgefd 3/3" in done.stdout
+    assert "fedmd 3/3" in done.stdout
+    for folder, method in (("r", "edgefd"), ("r/also/fedmd", "fedmd")):
+        run = tmp_path / folder
+        summary = json.loads((run / "summary.json").read_text())
+        assert set(summary) >= KEYS
+        assert summary["method"] == method
+        assert summary["complete"] is True
+        lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+        assert [m["round"] for m in lines] == [0, 1, 2]
+        assert summary["accuracy_mean"] == lines[-1]["accuracy_mean"]
+        assert summary["bytes_up"] == sum(m["bytes_up"] for m in lines)
+        resolved = yaml.safe_load((run / "config.yaml").read_text())
+        assert resolved["train"]["rounds"] == 2
+        assert resolved["method"]["name"] == method
+        partition = json.loads((run / "partition.json").read_text())
+        assert len(partition["clients"]) == 10
+        assert json.loads((run / "env.json").read_text())["packages"]["numpy"] == np.__version__
+    again = edgefd("simulate", "r/config.yaml", "also=[]", "--out", "again", cwd=tmp_path)
+    assert again.returncode == 0, again.stderr
+    first, second = (json.loads((tmp_path / r / "summary.json").read_text()) for r in ("r", "again"))
+    assert first["accuracy_per_client"] == second["accuracy_per_client"]
+
+
+def test_listings(tmp_path: Path) -> None:
+    assert "proxy labels" in edgefd("methods", cwd=tmp_path).stdout
+    assert "packaged" not in edgefd("datasets", cwd=tmp_path).stderr
+    table = edgefd("partition", QUICKSTART, cwd=tmp_path).stdout
+    assert table.count("600") == 10
+    checked = edgefd("check", QUICKSTART, "train.rounds=7", cwd=tmp_path)
+    assert yaml.safe_load(checked.stdout)["train"]["rounds"] == 7
+    assert "10 clients, 600 proxy samples, 600 raw samples disclosed" in checked.stdout
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["trian.rounds=3"], "trian: unknown key, did you mean 'train'?"),
+        (["method.name=edgfd"], "unknown method 'edgfd': did you mean 'edgefd'?"),
+        (["data.name=mnits"], "unknown data set 'mnits'"),
+        (["data.name=mnist"], "edgefd datasets --download mnist"),
+        (["proxy.alpha=1.5"], "must be in (0, 1), not 1.5"),
+        (["partition.n_clients=11"], "11 clients are more than 10 classes"),
+        (["partition.name=iid", "partition.n_clients=3000"], "private samples"),
+        (["data.name=labels.npz"], "test labels among the training labels"),
+        (["data.name=nan.npz"], "NaN or infinite"),
+        (["data.name=pickled.npz"], "pickles"),
+        (["data.name=torn.npz"], "not a whole npz"),
+        (["model.name=cnm"], "unknown model 'cnm': did you mean 'cnn'?"),
+        (["data.name=digits"], "needs images of 16 x 16 or more"),
+        (["train.shift=2", "data.name=table.npz", "model.name=mlp"], "shift moves images"),
+        (["--out", "taken"], "exists already"),
+        (["--out", "/proc/nowhere"], "cannot write run folder"),
+        (["also=[edgfd]"], "unknown method"),
+    ],
+)
+def test_bad_input_is_one_line_and_leaves_nothing(tmp_path: Path, arguments: list[str], says: str) -> None:
+    x, y = np.zeros((40, 20), np.float32), np.arange(40) % 10
+    good = {"x_train": x, "y_train": y, "x_test": x, "y_test": y}
+    np.savez(tmp_path / "table.npz", **good)  # type: ignore[arg-type]
+    np.savez(tmp_path / "labels.npz", **(good | {"y_test": y + 9}))  # type: ignore[arg-type]
+    np.savez(tmp_path / "nan.npz", **(good | {"x_train": x + np.nan}))  # type: ignore[arg-type]
+    np.savez(tmp_path / "pickled.npz", **(good | {"y_train": np.array([None] * 40)}))  # type: ignore[arg-type]
+    (tmp_path / "torn.npz").write_bytes((tmp_path / "table.npz").read_bytes()[:200])
+    (tmp_path / "taken").mkdir()
+    before = sorted(tmp_path.rglob("*"))
+    done = edgefd("simulate", QUICKSTART, *arguments, cwd=tmp_path, XDG_CACHE_HOME=str(tmp_path))
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert says in done.stderr
+    assert done.stderr.startswith("error: ")
+    assert done.stderr.count("\n") == 1
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_ctrl_c_keeps_what_was_done(tmp_path: Path) -> None:
+    arguments = command("simulate", QUICKSTART, "also=[]", "train.rounds=1000", "--out", "r")
+    process = subprocess.Popen(arguments, cwd=tmp_path, env=env({}), stderr=subprocess.PIPE, stdout=subprocess.DEVNULL)
+    metrics = tmp_path / "r" / "metrics.jsonl"
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and not (metrics.exists() and metrics.read_text().count("\n") > 2):
+        time.sleep(0.1)
+    workers = children(process.pid)
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert b"Traceback" not in stderr
+    summary = json.loads((tmp_path / "r" / "summary.json").read_text())
+    assert summary["complete"] is False
+    assert summary["rounds"] == metrics.read_text().count("\n")
+    assert workers
+    assert not any(Path(f"/proc/{pid}").exists() for pid in workers)
+
+
+def children(pid: int) -> list[int]:
+    return [int(c) for c in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
