@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from edgefd.config import load_config
-from edgefd.errors import UserError
+from edgefd.errors import RunError, UserError
 from edgefd.method import get_method, method_names
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
@@ -107,12 +107,15 @@ def datasets(
 
 
 def main() -> None:
-    """Entry point: bad input is one line on stderr and exit code 2."""
+    """Entry point: bad input is one line on stderr and exit code 2; a client that fails ends the run with exit code 1."""
     try:
         app()
     except UserError as error:
         errors.print(f"error: {error}", style="red", markup=False, highlight=False)
         sys.exit(2)
+    except RunError as error:
+        errors.print(f"error: {error}\nthe rounds done so far are in the run folder", style="red", markup=False)
+        sys.exit(1)
     except KeyboardInterrupt:
         errors.print("stopped; what was done so far is in the run folder")
         sys.exit(130)

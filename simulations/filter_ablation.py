@@ -1,4 +1,4 @@
-"""The ablation that EdgeFD's defaults rest on: reference x weighting x quantile x k, under strong non-IID.
+"""The ablation that EdgeFD's defaults rest on: ownership x reference x weighting x k x quantile, under strong non-IID.
 
 Run: python simulations/filter_ablation.py [--limit 12000] [--rounds 10] [--out ablation.md]
 Needs mnist and fashion_mnist. Each cell is a whole run on a class-balanced part of the training set.
@@ -15,8 +15,8 @@ from edgefd.simulation.engine import open_transport, simulate
 from edgefd.simulation.run import prepare
 
 HEADER = (
-    "| data | reference | weighting | k | quantile | wrong claims | claimed | teacher covers | teacher | clients |\n"
-    "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |\n"
+    "| data | own rows | reference | weighting | k | quantile | wrong claims | claimed | teacher covers | teacher | clients |\n"
+    "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |\n"
 )
 
 
@@ -32,9 +32,9 @@ def main() -> None:
     chosen = arguments.parse_args()
     chosen.out.write_text(HEADER)
     print(HEADER, end="")
-    grid = itertools.product(chosen.data, ["none", "proxy"], ["hard", "soft"], chosen.k, chosen.quantile)
-    for data, reference, weighting, k, quantile in grid:
-        method = {"reference": reference, "weighting": weighting, "n_clusters": k, "quantile": quantile}
+    rules = itertools.product([False, True], ["none", "proxy"], ["hard", "soft"], chosen.k, chosen.quantile)
+    for data, rule in itertools.product(chosen.data, rules):
+        method = dict(zip(("ownership", "reference", "weighting", "n_clusters", "quantile"), rule, strict=True))
         line = row(data, method, chosen.limit, chosen.rounds)
         with chosen.out.open("a") as file:
             file.write(line)
@@ -47,14 +47,14 @@ def row(data: str, method: dict[str, object], limit: int, rounds: int) -> str:
         {
             "data": {"name": data, "limit": limit},
             "method": {"name": "edgefd", **method},
-            "train": {"rounds": rounds},
+            "train": {"rounds": rounds, "shift": 2},
             "run": {"evaluate_every": rounds + 1},
         }
     )
     prepared = prepare(config)
     metrics = list(simulate(open_transport(config, prepared.federation)))
     last, final = metrics[-2], metrics[-1]
-    cells = [data, method["reference"], method["weighting"], method["n_clusters"], method["quantile"]]
+    cells = [data, "claimed" if method["ownership"] else "as others", *list(method.values())[1:]]
     shares = [last.wrong_claims, last.kept_fraction * 10, last.teacher_coverage, last.teacher_accuracy]
     numbers = [f"{s:.3f}" if s is not None else "-" for s in (*shares, final.accuracy_mean)]
     return f"| {' | '.join(map(str, cells))} | {' | '.join(numbers)} |\n"

@@ -11,7 +11,7 @@ from typing import Any
 from edgefd.config import Config
 from edgefd.data.datasets import Dataset
 from edgefd.data.federation import Federation
-from edgefd.errors import UserError
+from edgefd.errors import RunError, UserError
 from edgefd.metrics import RoundMetrics
 from edgefd.models import check_model
 from edgefd.runs import append_json_line, environment, write_config, write_json
@@ -46,7 +46,8 @@ def run(
 
     `watch` sees the rounds pass and shows them.
 
-    KeyboardInterrupt ends the run cleanly: the summary of the rounds that were done is written with `complete` false.
+    When it is stopped (KeyboardInterrupt) or a client fails (RunError), the summary of the rounds that were done is
+    written with `complete` false, and the exception goes on.
     """
     config, federation = prepared.config, prepared.federation
     write_config(folder, config)
@@ -58,7 +59,7 @@ def run(
         for metrics in watch(simulate(open_transport(config, federation))):
             append_json_line(folder / "metrics.jsonl", metrics.to_dict())
             rounds.append(metrics)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, RunError):
         if rounds:
             write_json(folder / "summary.json", summarise(prepared, rounds, time.perf_counter() - began))
         raise

@@ -40,14 +40,10 @@ def results_table(summaries: list[dict[str, Any]]) -> Table:
     """
     first = summaries[0]
     title = f"{first['dataset']}, {first['scenario']}, {first['rounds']} rounds, seed {first['seed']}: final accuracy"
-    table = Table(
-        title=title,
-        caption="mean and worst client on the whole test set, after the last round",
-        box=SIMPLE,
-        padding=(0, 1),
-    )
+    caption = "mean and worst client on the whole test set after the last round; up, down, once in MB"
+    table = Table(title=title, caption=caption, box=SIMPLE, pad_edge=False)
     table.add_column("method", no_wrap=True)
-    for name in ("mean", "worst", "kept", "wrong", "MB up", "MB down", "MB once", "s", "labels"):
+    for name in ("mean", "worst", "kept", "wrong", "up", "down", "once", "s", "labels"):
         table.add_column(name, justify="right", no_wrap=True)
     for s in summaries:
         table.add_row(

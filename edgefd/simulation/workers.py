@@ -19,7 +19,7 @@ from typing import Any, Generic, Protocol, TypeVar
 import numpy as np
 import torch
 
-from edgefd.errors import UserError
+from edgefd.errors import RunError, UserError
 from edgefd.knowledge import Float32
 
 Site = TypeVar("Site")
@@ -27,7 +27,7 @@ Result = TypeVar("Result")
 Work = Callable[..., Result]  # work(site, client, *arguments); a module-level function, so that it travels by name
 
 
-class ClientError(RuntimeError):
+class ClientError(RunError):
     """A client's part of the run failed; the message names the client and holds the reason."""
 
 
