@@ -3,16 +3,29 @@
 from __future__ import annotations
 
 import sys
+from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
-from edgefd.config import load_config
+from edgefd.config import Run, load_config
 from edgefd.errors import RunError, UserError
 from edgefd.method import get_method, method_names
+
+if TYPE_CHECKING:
+    from edgefd.simulation.sweep import Cell
+
+
+class Form(StrEnum):
+    """How `compare` prints."""
+
+    text = "text"
+    csv = "csv"
+    markdown = "markdown"
+
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 console = Console()
@@ -32,6 +45,53 @@ def simulate(config: ConfigFile, overrides: Overrides = None, out: Out = None) -
     from edgefd.simulation.show import simulate_all
 
     simulate_all(load_config(config, overrides or []), out, console)
+
+
+@app.command()
+def sweep(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="a sweep file: base: and grid:")],
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="where its runs go")] = Path("runs/sweep"),
+    jobs: Annotated[int | None, typer.Option("--jobs", min=1, help="runs at a time (default: one a core)")] = None,
+) -> None:
+    """Run a grid of methods, data sets, splits and seeds; the same command goes on where it was stopped.
+
+    Example: edgefd sweep simulations/sweeps/mini.yaml --out runs/mini
+    """
+    from edgefd.compare import compare as grouped
+    from edgefd.compare import load_runs
+    from edgefd.simulation.show import comparison_table
+    from edgefd.simulation.sweep import load_sweep, run_sweep
+
+    cells = load_sweep(file)
+    done = 0
+
+    def say(cell: Cell, outcome: str) -> None:
+        nonlocal done
+        done += 1
+        print(f"{done}/{len(cells)} {cell.name}: {outcome}", flush=True)
+
+    folders = run_sweep(cells, out, jobs or Run().n_workers, say)
+    console.print(comparison_table(grouped(load_runs(folders))))
+
+
+@app.command()
+def compare(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="run folders, or folders of them")],
+    form: Annotated[Form, typer.Option("--format", help="how to print")] = Form.text,
+) -> None:
+    """Set runs side by side: mean, standard deviation and 95 % interval over seeds.
+
+    Example: edgefd compare runs/mini --format markdown
+    """
+    from edgefd.compare import compare as grouped
+    from edgefd.compare import load_runs, to_csv, to_markdown
+    from edgefd.simulation.show import comparison_table
+
+    groups = grouped(load_runs(runs))
+    if form is Form.text:
+        console.print(comparison_table(groups))
+    else:
+        print((to_csv if form is Form.csv else to_markdown)(groups), end="")
 
 
 @app.command()
@@ -107,7 +167,7 @@ def datasets(
 
 
 def main() -> None:
-    """Entry point: bad input is one line on stderr and exit code 2; a client that fails ends the run with exit code 1."""
+    """Entry point: bad input is one line on stderr and exit code 2, a run that cannot go on exit code 1."""
     try:
         app()
     except UserError as error:

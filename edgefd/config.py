@@ -199,6 +199,18 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
     Raises:
         UserError: for anything wrong with it: the key, what is wrong and what is valid.
     """
+    raw = read_yaml(path)
+    for override in sorted(overrides, key=_renames, reverse=True):
+        _override(raw, override)
+    return parse_config(raw)
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The sections of a YAML file.
+
+    Raises:
+        UserError: if it cannot be read or holds anything else.
+    """
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -209,9 +221,7 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
         raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(raw, dict):
         raise UserError(f"{path} must hold sections such as data: and method:, not a {type(raw).__name__}")
-    for override in sorted(overrides, key=_renames, reverse=True):
-        _override(raw, override)
-    return parse_config(raw)
+    return raw
 
 
 def parse_config(raw: Mapping[str, Any]) -> Config:
@@ -327,24 +337,29 @@ def _renames(override: str) -> bool:
 
 
 def _override(raw: dict[str, Any], override: str) -> None:
-    """Apply one `section.key=value`; values are YAML.
-
-    A new `name` starts its section afresh: the file's other settings belong to what it named.
-    """
+    """Apply one `section.key=value`; values are YAML."""
     path, equals, text = override.partition("=")
-    keys = path.split(".")
-    if not equals or not all(keys):
+    if not equals or not all(path.split(".")):
         raise UserError(f"override {override!r} must look like section.key=value")
     try:
         value = yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise UserError(f"override {override!r}: the value is not valid YAML") from error
+    set_key(raw, path, value)
+
+
+def set_key(raw: dict[str, Any], path: str, value: Any) -> None:
+    """Set `section.key` in plain dictionaries.
+
+    A new `name` starts its section afresh: the other settings in it belong to what it named.
+    """
+    *sections, key = path.split(".")
     node = raw
-    for key in keys[:-1]:
-        child = node.setdefault(key, {})
+    for section in sections:
+        child = node.setdefault(section, {})
         if not isinstance(child, dict):
-            raise UserError(f"override {override!r}: {key} is not a section")
+            raise UserError(f"{path}: {section} is not a section")
         node = child
-    if keys[-1] == "name" and node.get("name") != value:
+    if key == "name" and node.get("name") != value:
         node.clear()
-    node[keys[-1]] = value
+    node[key] = value

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from edgefd.compare import HEADER, Group, cells
 from edgefd.config import Config
 from edgefd.metrics import RoundMetrics
 from edgefd.runs import run_folder
@@ -56,6 +57,16 @@ def results_table(summaries: list[dict[str, Any]]) -> Table:
             f"{s['seconds_total']:.0f}",
             "yes" if s["proxy_labels_used"] else "no",
         )
+    return table
+
+
+def comparison_table(groups: Sequence[Group]) -> Table:
+    """Groups of runs on a terminal."""
+    table = Table(title="accuracy in per cent: mean over clients, then over seeds", box=SIMPLE, pad_edge=False)
+    for name in HEADER:
+        table.add_column(name, justify="left" if name in HEADER[:4] else "right")
+    for group in groups:
+        table.add_row(*cells(group))
     return table
 
 

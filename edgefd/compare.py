@@ -1,0 +1,175 @@
+"""Runs side by side: mean, standard deviation and 95 % interval over seeds."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from scipy import stats
+
+from edgefd.config import parse_config
+from edgefd.errors import UserError
+from edgefd.method import get_method
+
+
+@dataclass(frozen=True)
+class Group:
+    """Runs that differ in their seed alone."""
+
+    dataset: str
+    scenario: str
+    method: str
+    settings: str
+    """settings of the method that are not its defaults"""
+    seeds: int
+    mean: float
+    std: float | None
+    """over seeds, with n - 1; None for one seed"""
+    low: float | None
+    high: float | None
+    """95 % interval of the mean, Student's t; None for one seed"""
+    worst: float
+    """mean over seeds of the worst client"""
+    bytes_up: float
+    bytes_down: float
+    seconds: float
+    proxy_labels: bool
+    raw_samples_disclosed: float
+
+
+def load_runs(paths: Sequence[Path]) -> list[dict[str, Any]]:
+    """The finished runs at or below those folders: their summaries with their resolved configs as `config`.
+
+    Raises:
+        UserError: if a path is no folder of runs, or a run did not reach its end.
+    """
+    folders = sorted({p.parent for path in paths for p in path.rglob("summary.json")})
+    for path in paths:
+        if not any(path in (f, *f.parents) for f in folders):
+            raise UserError(f"{path} holds no run (no summary.json at or below it)")
+    return [_load(folder) for folder in folders]
+
+
+def compare(runs: Sequence[dict[str, Any]]) -> list[Group]:
+    """Groups of runs that differ in nothing but their seed, best first within each data set and scenario."""
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for one in runs:
+        groups.setdefault(_identity(one), []).append(one)
+    found = [_group(members) for members in groups.values()]
+    return sorted(found, key=lambda g: (g.dataset, g.scenario, -g.mean))
+
+
+def interval(values: Sequence[float]) -> tuple[float, float | None, float | None, float | None]:
+    """Mean, standard deviation, and the 95 % interval of the mean: mean ± t s / sqrt(n), with n - 1 degrees of freedom.
+
+    >>> mean, std, low, high = interval([0.9, 0.92, 0.94])
+    >>> round(mean, 3), round(std, 3), round(low, 3), round(high, 3)
+    (0.92, 0.02, 0.87, 0.97)
+    """
+    mean, n = float(np.mean(values)), len(values)
+    if n < 2:
+        return mean, None, None, None
+    std = float(np.std(values, ddof=1))
+    half = float(stats.t.ppf(0.975, n - 1)) * std / n**0.5
+    return mean, std, mean - half, mean + half
+
+
+HEADER = (
+    *("data set", "scenario", "method", "settings", "seeds", "mean", "std", "95 %", "worst"),
+    *("up MB", "down MB", "s", "labels", "disclosed"),
+)
+
+
+def cells(group: Group) -> list[str]:
+    """A group as strings, under `HEADER`. Accuracies in per cent."""
+    bounds = "-" if group.low is None or group.high is None else f"{100 * group.low:.2f}..{100 * group.high:.2f}"
+    return [
+        group.dataset,
+        group.scenario,
+        group.method,
+        group.settings,
+        str(group.seeds),
+        f"{100 * group.mean:.2f}",
+        "-" if group.std is None else f"{100 * group.std:.2f}",
+        bounds,
+        f"{100 * group.worst:.2f}",
+        f"{group.bytes_up / 1e6:.2f}",
+        f"{group.bytes_down / 1e6:.2f}",
+        f"{group.seconds:.0f}",
+        "yes" if group.proxy_labels else "no",
+        f"{group.raw_samples_disclosed:.0f}",
+    ]
+
+
+def to_markdown(groups: Sequence[Group]) -> str:
+    """A Markdown table."""
+    rows = [HEADER, ["---"] * len(HEADER), *(cells(g) for g in groups)]
+    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
+
+
+def to_csv(groups: Sequence[Group]) -> str:
+    """Comma-separated values, with a header."""
+    out = io.StringIO()
+    writer = csv.writer(out)
+    writer.writerow(HEADER)
+    writer.writerows(cells(g) for g in groups)
+    return out.getvalue()
+
+
+def _load(folder: Path) -> dict[str, Any]:
+    try:
+        summary: dict[str, Any] = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+        summary["config"] = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise UserError(f"cannot read run {folder}: {error}") from error
+    if not summary.get("complete"):
+        raise UserError(f"run {folder} did not reach its end: run it again, or leave it out")
+    return summary
+
+
+def _identity(one: dict[str, Any]) -> str:
+    """What the runs of a group share: everything that changes results, but the seed."""
+    config = {k: v for k, v in one["config"].items() if k not in ("seed", "run", "also")}
+    return json.dumps([config, one["data_sha256"]], sort_keys=True)
+
+
+def _settings(one: dict[str, Any]) -> str:
+    """Settings of the method that are not its defaults, and other sections' that distinguish runs."""
+    config = parse_config(one["config"])
+    default = get_method(config.method_name).config()
+    changed = {k: v for k, v in vars(config.method_config).items() if v != getattr(default, k)}
+    models = "+".join(m.name for m in config.model)
+    return " ".join([models, *(f"{k}={v}" for k, v in changed.items())])
+
+
+def _group(members: list[dict[str, Any]]) -> Group:
+    first = members[0]
+    mean, std, low, high = interval([m["accuracy_mean"] for m in members])
+
+    def average(key: str) -> float:
+        return float(np.mean([m[key] for m in members]))
+
+    return Group(
+        dataset=first["dataset"],
+        scenario=first["scenario"],
+        method=first["method"],
+        settings=_settings(first),
+        seeds=len(members),
+        mean=mean,
+        std=std,
+        low=low,
+        high=high,
+        worst=average("accuracy_worst"),
+        bytes_up=average("bytes_up"),
+        bytes_down=average("bytes_down"),
+        seconds=average("seconds_total"),
+        proxy_labels=first["proxy_labels_used"],
+        raw_samples_disclosed=average("raw_samples_disclosed"),
+    )

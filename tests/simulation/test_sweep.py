@@ -1,0 +1,127 @@
+"""Sweeps and comparisons: every combination once, resumable, and the statistics by hand."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from edgefd.compare import compare, interval, load_runs, to_csv, to_markdown
+from edgefd.errors import RunError, UserError
+from edgefd.simulation.sweep import Cell, is_complete, load_sweep, run_sweep
+
+SWEEP = """
+base:
+  data:  {name: mnist_mini, limit: 200}
+  model: {name: mlp}
+  train: {rounds: 1}
+grid:
+  method: [{name: edgefd, n_clusters: 2}, {name: fedmd}]
+  partition.name: [iid]
+  seed: [0, 1]
+"""
+ROOT = Path(__file__).parent.parent.parent
+
+
+@pytest.fixture
+def cells(tmp_path: Path) -> list[Cell]:
+    path = tmp_path / "sweep.yaml"
+    path.write_text(SWEEP)
+    return load_sweep(path)
+
+
+def test_the_grid_is_every_combination(cells: list[Cell]) -> None:
+    assert [(c.config.method_name, c.config.seed) for c in cells] == [
+        ("edgefd", 0),
+        ("edgefd", 1),
+        ("fedmd", 0),
+        ("fedmd", 1),
+    ]
+    assert cells[0].config.method_config.n_clusters == 2
+    assert {c.config.partition.name for c in cells} == {"iid"}
+    assert cells[0].name.startswith("edgefd-mnist_mini-iid-s0-")
+
+
+def test_shipped_sweeps_parse() -> None:
+    for path in (ROOT / "simulations/sweeps").glob("*.yaml"):
+        assert len(load_sweep(path)) > 1
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("base: {}", "must hold base"),
+        ("grid: {seed: [0]}\nseeds: 3", "must hold base"),
+        ("grid: {seed: 0}", "grid.seed must be a list"),
+        ("grid: {seed: []}", "grid.seed must be a list"),
+        ("grid: {seed: [0, 0]}", "same run twice"),
+        ("grid: {sed: [0]}", "sed: unknown key, did you mean 'seed'"),
+        ("grid: {seed.x: [0]}\nbase: {seed: 1}", "seed is not a section"),
+    ],
+)
+def test_bad_sweeps_are_refused(tmp_path: Path, text: str, says: str) -> None:
+    path = tmp_path / "sweep.yaml"
+    path.write_text(text)
+    with pytest.raises(UserError, match=says):
+        load_sweep(path)
+
+
+def test_a_sweep_goes_on_where_it_was(cells: list[Cell], tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    said: list[tuple[str, str]] = []
+    run_sweep(cells, out, 2, lambda c, o: said.append((c.name, o)))
+    assert sorted(name for name, _ in said) == sorted(c.name for c in cells)
+    assert all("accuracy" in o for _, o in said)
+    first = (out / cells[0].name / "summary.json").read_text()
+
+    shutil.rmtree(out / cells[1].name)
+    stopped = json.loads((out / cells[2].name / "summary.json").read_text()) | {"complete": False}
+    (out / cells[2].name / "summary.json").write_text(json.dumps(stopped))
+    said.clear()
+    folders = run_sweep(cells, out, 2, lambda c, o: said.append((c.name, o)))
+    again = {name for name, o in said if o != "done before"}
+    assert again == {cells[1].name, cells[2].name}
+    assert (out / cells[0].name / "summary.json").read_text() == first
+    assert all(is_complete(f) for f in folders)
+
+    groups = compare(load_runs([out]))
+    assert [(g.method, g.seeds) for g in sorted(groups, key=lambda g: g.method)] == [("edgefd", 2), ("fedmd", 2)]
+    ours = next(g for g in groups if g.method == "edgefd")
+    assert ours.settings == "mlp n_clusters=2"
+    values = [json.loads((out / c.name / "summary.json").read_text())["accuracy_mean"] for c in cells[:2]]
+    assert ours.mean == pytest.approx(np.mean(values))
+    assert to_csv(groups).count("\n") == 3
+    assert to_markdown(groups).count("\n") == 4
+
+
+def test_a_failing_run_does_not_stop_the_others(cells: list[Cell], tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / cells[0].name).write_text("in the way")
+    said: list[str] = []
+    with pytest.raises(RunError, match=f"1 of 2 runs failed: {cells[0].name}"):
+        run_sweep(cells[:2], out, 1, lambda c, o: said.append(f"{c.name} {o}"))
+    assert any("failed: " in line for line in said)
+    assert is_complete(out / cells[1].name)
+
+
+def test_the_interval_is_students() -> None:
+    values = [0.91, 0.93, 0.95, 0.90]
+    mean, std, low, high = interval(values)
+    expected = stats.t.interval(0.95, 3, loc=np.mean(values), scale=stats.sem(values))
+    assert (low, high) == pytest.approx(expected)
+    assert (mean, std) == pytest.approx((np.mean(values), np.std(values, ddof=1)))
+    assert interval([0.5]) == (0.5, None, None, None)
+
+
+def test_unfinished_and_missing_runs_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="holds no run"):
+        load_runs([tmp_path])
+    (tmp_path / "summary.json").write_text("{}")
+    with pytest.raises(UserError, match="cannot read run"):
+        load_runs([tmp_path])
+    (tmp_path / "config.yaml").write_text("{}")
+    with pytest.raises(UserError, match="did not reach its end"):
+        load_runs([tmp_path])
