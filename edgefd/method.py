@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import importlib
 import pkgutil
 from collections.abc import Callable, Sequence
@@ -112,11 +113,13 @@ class Method:
         return self.client_filter is not claim_nothing
 
 
-def method_names() -> list[str]:
+@functools.cache
+def method_names() -> tuple[str, ...]:
     """The methods that edgefd ships: the files of `edgefd/methods`."""
-    return sorted(m.name for m in pkgutil.iter_modules(methods.__path__))
+    return tuple(sorted(m.name for m in pkgutil.iter_modules(methods.__path__)))
 
 
+@functools.cache
 def get_method(name: str) -> Method:
     """A shipped method by its name, or anybody's by "package.module:ATTRIBUTE".
 

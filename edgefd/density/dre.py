@@ -7,7 +7,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from edgefd.density.kmeans import kmeans, nearest
+from edgefd.density.kmeans import kmeans, nearest, row_squares
 from edgefd.density.pca import PCA
 from edgefd.knowledge import Float32
 
@@ -88,9 +88,10 @@ class KMeansDRE:
         if x.shape[1] != self.n_features_in_:
             raise ValueError(f"X has {x.shape[1]} features, but KMeansDRE is expecting {self.n_features_in_} features")
         x = self._project(x)
-        score = -_log_distance(x, self.centroids_)
+        squares = row_squares(x)
+        score = -_log_distance(x, self.centroids_, squares)
         if self.reference_centroids_ is not None:
-            score += _log_distance(x, self.reference_centroids_)
+            score += _log_distance(x, self.reference_centroids_, squares)
         return score
 
     def get_params(self, deep: bool = True) -> dict[str, Any]:
@@ -142,10 +143,10 @@ def _rows(x: npt.ArrayLike) -> Float32:
         what = "sample(s)" if not len(out) else "feature(s)"
         raise ValueError(f"0 {what} (shape={out.shape}) while a minimum of 1 is required.")
     out = out.reshape(len(out), -1)
-    if not np.isfinite(out).all():
+    if not np.isfinite(out.sum()) and not np.isfinite(out).all():  # the sum alone is four times faster
         raise ValueError("the samples hold NaN or infinite values")
     return out
 
 
-def _log_distance(x: Float32, centroids: Float32) -> Float32:
-    return np.log(np.sqrt(nearest(x, centroids)[1]) + np.float32(_SMALLEST))
+def _log_distance(x: Float32, centroids: Float32, squares: Float32) -> Float32:
+    return np.log(np.sqrt(nearest(x, centroids, squares)[1]) + np.float32(_SMALLEST))

@@ -11,7 +11,8 @@ import numpy.typing as npt
 
 from edgefd.knowledge import Float32, Int64
 
-_BLOCK = 4096  # rows whose distances are held at once: 4096 x k floats stay in cache
+_BLOCK = 1024  # rows handled at once: they stay in cache, and no copy of the data is larger than that
+_SLACK = 1e-5  # bounds are float32 sums: when in doubt, look at the row again
 
 
 def squared_distances(x: Float32, centroids: Float32, squares: Float32) -> Float32:
@@ -19,7 +20,7 @@ def squared_distances(x: Float32, centroids: Float32, squares: Float32) -> Float
     cross = x @ centroids.T
     cross *= -2
     cross += squares[:, None]
-    cross += _squares(centroids)
+    cross += row_squares(centroids)
     out: Float32 = np.maximum(cross, 0, out=cross)
     return out
 
@@ -29,10 +30,10 @@ def nearest(x: Float32, centroids: Float32, squares: Float32 | None = None) -> t
 
     `squares`, ||x_i||^2, saves work where the caller has it.
     """
-    squares = _squares(x) if squares is None else squares
+    squares = row_squares(x) if squares is None else squares
     labels = np.empty(len(x), np.int64)
     distances = np.empty(len(x), np.float32)
-    half = _squares(centroids) / 2
+    half = row_squares(centroids) / 2
     for start in range(0, len(x), _BLOCK):
         block = x[start : start + _BLOCK]
         score = block @ centroids.T  # the nearest centroid maximises x c - ||c||^2 / 2: no need of ||x||^2
@@ -49,7 +50,7 @@ def kmeans_plus_plus(x: Float32, k: int, rng: np.random.Generator) -> Float32:
     """K starting centroids by greedy k-means++ (Arthur and Vassilvitskii 2007), 2 + log k candidates a step."""
     candidates = 2 + int(np.log(k))
     chosen = [int(rng.integers(len(x)))]
-    squares = _squares(x)
+    squares = row_squares(x)
     closest = squared_distances(x, x[chosen], squares)[:, 0].astype(np.float64)
     for _ in range(1, k):
         mass = np.cumsum(closest)
@@ -69,31 +70,36 @@ def lloyd(x: Float32, centroids: Float32, max_iter: int = 100, tol: float = 1e-4
     """Lloyd's iterations from the given centroids.
 
     Stops when labels no longer change, or when the centroids moved by less than `tol` times the mean variance of x
-    (scikit-learn's rule). A cluster that loses all its rows takes over the row farthest from its own centroid. Sums are
-    carried from one iteration to the next and only rows that changed cluster are moved, which late on are few.
+    (scikit-learn's rule). A cluster that loses all its rows takes over the row farthest from its own centroid.
+
+    Two things make it fast and change no label: sums are carried on and only rows that changed cluster are moved; and
+    a row is looked at again only if its nearest centroid could have changed, by Hamerly's bounds (2010): `upper` on
+    the distance to its own centroid, `lower` on that to any other.
 
     Returns:
         centroids float32 [k, d]; inertia = sum_i min_j ||x_i - c_j||^2 for those centroids; iterations done.
     """
-    squares = _squares(x)
+    n, k = len(x), len(centroids)
+    squares = row_squares(x)
     threshold = tol * float(squares.mean() - (x.mean(0) ** 2).sum()) / x.shape[1]
-    labels = np.full(len(x), -1)
-    sums = np.zeros((len(centroids), x.shape[1]), np.float64)
+    labels, lower, upper = np.full(n, -1), np.zeros(n, np.float32), np.full(n, np.inf, np.float32)
+    sums = np.zeros((k, x.shape[1]), np.float64)
     iterations = 0
     while iterations < max_iter:
         iterations += 1
-        new, distances = nearest(x, centroids, squares)
-        new = _fill_empty(new, distances, len(centroids))
-        changed = np.flatnonzero(new != labels)
+        rows = np.flatnonzero(upper >= lower * (1 - _SLACK))
+        found, upper[rows], lower[rows] = _two_nearest(x, rows, centroids, squares)
+        changed, old, new = _changes(labels, rows, found, upper, lower, k)
         if not len(changed):
             break
-        sums += _moved(x[changed], labels[changed], new[changed], len(centroids))
-        labels = new
-        updated = (sums / np.maximum(np.bincount(labels, minlength=len(centroids)), 1)[:, None]).astype(np.float32)
-        shift = float(((updated - centroids) ** 2).sum())
+        _move(sums, x, changed, old, new)
+        updated = (sums / np.maximum(np.bincount(labels, minlength=k), 1)[:, None]).astype(np.float32)
+        moved = np.sqrt(((updated - centroids) ** 2).sum(1))
         centroids = updated
-        if shift <= threshold:
+        if float((moved**2).sum()) <= threshold:
             break
+        upper += moved[labels]
+        lower -= _largest_other(moved)[labels]
     return centroids, float(nearest(x, centroids, squares)[1].sum(dtype=np.float64)), iterations
 
 
@@ -116,32 +122,85 @@ def kmeans(
     """
     if not len(x):
         raise ValueError("KMeans needs at least one row")
-    centre = x.mean(0, dtype=np.float64).astype(np.float32)  # distances by matrix product lose digits far from zero
-    centred = x.astype(np.float32) - centre
     if len(x) <= k:
-        return centred + centre, 0.0
-    centroids, inertia, _ = lloyd(centred, kmeans_plus_plus(centred, k, rng), max_iter, tol)
+        return x.astype(np.float32), 0.0
+    near, centre = _near_zero(x)
+    centroids, inertia, _ = lloyd(near, kmeans_plus_plus(near, k, rng), max_iter, tol)
     return centroids + centre, inertia
 
 
-def _squares(x: Float32) -> Float32:
+def _near_zero(x: npt.NDArray[np.floating]) -> tuple[Float32, Float32]:
+    """Data less a centre, and the centre: distances by matrix product lose digits far from zero.
+
+    Data whose mean is small beside its spread stays where it is, uncopied.
+    """
+    mean = x.mean(0, dtype=np.float64)
+    single = x.astype(np.float32, copy=False)
+    if (mean**2).sum() <= row_squares(single).mean(dtype=np.float64) / 2:
+        return single, np.zeros(x.shape[1], np.float32)
+    centre = mean.astype(np.float32)
+    return (x - mean).astype(np.float32), centre
+
+
+def row_squares(x: Float32) -> Float32:
+    """||x_i||^2, float32 [n]."""
     out: Float32 = np.einsum("ij,ij->i", x, x)
     return out
 
 
-def _fill_empty(labels: Int64, distances: Float32, k: int) -> Int64:
-    """Labels in which every cluster without rows has been given one of the rows farthest from their centroids."""
+def _two_nearest(x: Float32, rows: Int64, centroids: Float32, squares: Float32) -> tuple[Int64, Float32, Float32]:
+    """For those rows of x: the nearest centroid, the distance to it, and the distance to the next nearest."""
+    labels, first = np.empty(len(rows), np.int64), np.empty(len(rows), np.float32)
+    second = np.empty(len(rows), np.float32)
+    half = row_squares(centroids) / 2
+    for start in range(0, len(rows), _BLOCK):
+        part = slice(start, start + _BLOCK)
+        score = x[rows[part]] @ centroids.T
+        score -= half
+        best = score.argmax(1)
+        each = np.arange(len(best))
+        labels[part], first[part] = best, score[each, best]
+        score[each, best] = -np.inf
+        second[part] = score.max(1)
+    for top in (first, second):
+        top *= -2
+        top += squares[rows]
+        np.sqrt(np.maximum(top, 0, out=top), out=top)
+    return labels, first, second
+
+
+def _changes(
+    labels: Int64, rows: Int64, found: Int64, upper: Float32, lower: Float32, k: int
+) -> tuple[Int64, Int64, Int64]:
+    """Set `labels[rows]` to what was found and fill clusters left empty; which rows changed, from what, to what."""
+    before = labels.copy()
+    labels[rows] = found
     empty = np.flatnonzero(np.bincount(labels, minlength=k) == 0)
     if len(empty):
-        labels[np.argsort(distances)[::-1][: len(empty)]] = empty
-    return labels
+        farthest = np.argsort(upper)[::-1][: len(empty)]
+        labels[farthest] = empty
+        lower[farthest] = 0  # the bounds were of another centroid: look at these rows again
+    changed = np.flatnonzero(labels != before)
+    return changed, before[changed], labels[changed]
 
 
-def _moved(x: Float32, old: Int64, new: Int64, k: int) -> Float32:
-    """How the clusters' sums change when the rows x go from cluster `old` (-1: from none) to cluster `new`."""
-    member = np.zeros((k, len(x)), np.float32)
-    rows = np.arange(len(x))
-    member[new, rows] = 1
-    known = old >= 0
-    member[old[known], rows[known]] -= 1
-    return member @ x
+def _move(sums: npt.NDArray[np.float64], x: Float32, rows: Int64, old: Int64, new: Int64) -> None:
+    """Update the clusters' sums for rows of x that went from cluster `old` (-1: from none) to cluster `new`."""
+    for start in range(0, len(rows), _BLOCK):
+        part = slice(start, start + _BLOCK)
+        each = np.arange(len(rows[part]))
+        member = np.zeros((len(sums), len(each)), np.float32)
+        member[new[part], each] = 1
+        known = old[part] >= 0
+        member[old[part][known], each[known]] -= 1
+        sums += member @ x[rows[part]]
+
+
+def _largest_other(moved: Float32) -> Float32:
+    """For each cluster, the largest movement of any other."""
+    if len(moved) == 1:
+        return np.zeros(1, np.float32)
+    order = np.argsort(moved)
+    out = np.full(len(moved), moved[order[-1]])
+    out[order[-1]] = moved[order[-2]]
+    return out

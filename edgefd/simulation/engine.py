@@ -6,6 +6,7 @@ and results are those of a deployment.
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Iterator
 from contextlib import closing
@@ -60,10 +61,13 @@ def run_round(site: Site, client: int, plan: RoundPlan, teacher: bytes | None) -
         site.clients[client],
         federation.proxy,
         plan,
-        None if teacher is None else wire.decode(teacher),
+        None if teacher is None else _decoded(teacher),
         lambda learner: {"accuracy": accuracy(learner, federation.x_test, federation.y_test)},
     )
     return wire.encode(report.knowledge, site.config.codec.name), report.metrics
+
+
+_decoded = functools.lru_cache(maxsize=1)(wire.decode)  # all clients of a round get the same teacher
 
 
 def make_site(config: Config, federation: Federation) -> Site:

@@ -1,0 +1,168 @@
+"""KMeansDRE against a vectorised, Cholesky-solved KuLSIF and against scikit-learn's KMeans, on real images.
+
+Run: python -m benchmarks.density [n ...]      (one thread; memory in fresh processes)
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+from scipy.linalg import cho_factor, cho_solve
+from sklearn.cluster import KMeans
+from threadpoolctl import threadpool_limits
+
+from benchmarks.pairing import Ratio, ratio, take_turns
+from edgefd.data.datasets import load_dataset
+from edgefd.data.federation import scale_of
+from edgefd.density.dre import KMeansDRE
+from edgefd.density.kmeans import kmeans, squared_distances
+from edgefd.knowledge import Float32
+
+SCORED = 5000
+
+
+def images(n: int) -> tuple[Float32, Float32, Float32]:
+    """Private rows [n], auxiliary rows [n] and `SCORED` rows to score: MNIST, or mnist_mini where it is not at hand."""
+    data = load_dataset("mnist" if _has_mnist() else "mnist_mini")
+    x = scale_of(data.x_train)(data.x_train).reshape(len(data.x_train), -1)
+    order = np.random.default_rng(0).permutation(len(x))
+    return x[order[:n]], x[order[n : 2 * n] % len(x)], x[order[-SCORED:]]
+
+
+class KuLSIF:
+    """Kernel unconstrained least-squares importance fitting (Kanamori et al. 2012), as cheap as it can be made.
+
+        a = -(1 / (n m lambda)) (K11 / n + lambda I)^-1 K12 1
+        r(x) = sum_i a_i k(x, u_i) + (1 / (m lambda)) sum_j k(x, y_j)
+
+    with Gaussian kernels by matrix product in float32, and the solve by Cholesky: K11 / n + lambda I is symmetric and
+    positive definite. Private samples y_1..y_m, auxiliary samples u_1..u_n, lambda = n^-1/2, width by the
+    median heuristic.
+    """
+
+    def fit(self, private: Float32, auxiliary: Float32) -> KuLSIF:
+        """Solve for the auxiliary samples' coefficients."""
+        n, m = len(auxiliary), len(private)
+        self.private, self.auxiliary = private, auxiliary
+        some = auxiliary[:200]
+        self.width = float(np.median(squared_distances(some, some, (some**2).sum(1)))) / 2
+        self.lam = n**-0.5
+        left = self._kernel(auxiliary, auxiliary)
+        left /= n
+        left.flat[:: n + 1] += self.lam
+        right = self._kernel(auxiliary, private).sum(1)
+        solved = cho_solve(cho_factor(left, overwrite_a=True, check_finite=False), right, check_finite=False)
+        self.coefficients = -solved / (n * m * self.lam)
+        return self
+
+    def score(self, x: Float32) -> Float32:
+        """r(x)."""
+        known = self._kernel(x, self.private).sum(1) / (len(self.private) * self.lam)
+        out: Float32 = self._kernel(x, self.auxiliary) @ self.coefficients.astype(np.float32) + known
+        return out
+
+    def _kernel(self, a: Float32, b: Float32) -> Float32:
+        distances = squared_distances(a, b, np.einsum("ij,ij->i", a, a))
+        distances /= -2 * self.width
+        out: Float32 = np.exp(distances, out=distances)
+        return out
+
+
+def compare(n: int, turns: int = 5) -> list[Ratio]:
+    """Time of fitting and scoring, and extra memory."""
+    private, auxiliary, scored = images(n)
+    ours, theirs = KMeansDRE(10).fit(private, reference=auxiliary), KuLSIF().fit(private, auxiliary)
+    found = []
+    with threadpool_limits(1):
+        fit = take_turns(
+            {
+                "ours": lambda: KMeansDRE(10, reference="none").fit(private),
+                "ratio": lambda: KMeansDRE(10).fit(private, reference=auxiliary),
+                "kulsif": lambda: KuLSIF().fit(private, auxiliary),
+            },
+            turns,
+        )
+        score = take_turns({"ours": lambda: ours.score_samples(scored), "kulsif": lambda: theirs.score(scored)}, turns)
+    found.append(ratio(f"KMeansDRE k=10 fit, n={n}", "KuLSIF", fit["kulsif"], fit["ours"]))
+    found.append(ratio(f"KMeansDRE k=10 fit with reference, n={n}", "KuLSIF", fit["kulsif"], fit["ratio"]))
+    found.append(ratio(f"KMeansDRE k=10 score {SCORED} rows, n={n}", "KuLSIF", score["kulsif"], score["ours"]))
+    memory = extra_memory("kulsif", n) / max(extra_memory("ours", n), 1)
+    found.append(Ratio(f"KMeansDRE k=10 extra memory, n={n}", "KuLSIF", memory, memory, memory))
+    return found
+
+
+def against_sklearn(n: int, k: int, turns: int = 5) -> list[Ratio]:
+    """Time and inertia of one k-means++ start, over the same seeds."""
+    x = images(n)[0]
+    ours, theirs, inertia = [], [], []
+    with threadpool_limits(1):
+        for seed in range(turns):
+            results: dict[str, float] = {}
+
+            def we(seed: int = seed, results: dict[str, float] = results) -> None:
+                results["ours"] = kmeans(x, k, np.random.default_rng(seed))[1]
+
+            def they(seed: int = seed, results: dict[str, float] = results) -> None:
+                results["theirs"] = KMeans(k, n_init=1, random_state=seed, max_iter=100).fit(x).inertia_
+
+            seconds = take_turns({"ours": we, "theirs": they}, 1, warm_up=1)
+            ours += seconds["ours"]
+            theirs += seconds["theirs"]
+            inertia.append(results["theirs"] / results["ours"])
+    low, middle, high = np.quantile(inertia, [0.25, 0.5, 0.75])
+    return [
+        ratio(f"KMeans k={k}, n={n}, time", "scikit-learn", theirs, ours),
+        Ratio(f"KMeans k={k}, n={n}, inertia", "scikit-learn", float(middle), float(low), float(high)),
+    ]
+
+
+def extra_memory(which: str, n: int) -> int:
+    """Peak bytes above what the data takes, in a fresh process."""
+    command = [sys.executable, "-m", "benchmarks.density", "--memory", which, str(n)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=300)
+    return int(json.loads(done.stdout))
+
+
+def _measure_memory(which: str, n: int) -> int:
+    private, auxiliary, scored = images(n)
+    tiny = private[:20]  # everything is imported and every library has made its buffers before the base is taken
+    KMeansDRE(2).fit(tiny, reference=tiny).score_samples(tiny)
+    KuLSIF().fit(tiny, tiny).score(tiny)
+    base = _reset_peak()
+    if which == "ours":
+        KMeansDRE(10).fit(private, reference=auxiliary).score_samples(scored)
+    else:
+        KuLSIF().fit(private, auxiliary).score(scored)
+    return _peak() - base
+
+
+def _reset_peak() -> int:
+    with open("/proc/self/clear_refs", "w") as file:
+        file.write("5")
+    return _peak()
+
+
+def _peak() -> int:
+    with open("/proc/self/status") as file:
+        return next(int(line.split()[1]) * 1024 for line in file if line.startswith("VmHWM"))
+
+
+def _has_mnist() -> bool:
+    from edgefd.data.datasets import find_dataset
+
+    return find_dataset("mnist") is not None
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--memory"]:
+        print(_measure_memory(sys.argv[2], int(sys.argv[3])))
+    else:
+        for size in [int(a) for a in sys.argv[1:]] or [1000, 2000, 4000]:
+            for line in compare(size):
+                print(f"{line.case:50} {line.against:14} {line.ratio:8.2f}  [{line.low:.2f}, {line.high:.2f}]")
+        for clusters in (10, 50):
+            for line in against_sklearn(4000, clusters):
+                print(f"{line.case:50} {line.against:14} {line.ratio:8.3f}  [{line.low:.3f}, {line.high:.3f}]")

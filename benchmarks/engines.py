@@ -1,0 +1,126 @@
+"""Engines that do the workload: edgefd's, a naive loop as in most example code, and pfl (PyPI `pfl`)."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from benchmarks.workload import BATCH, LR, MOMENTUM, Case, config, federation
+from edgefd.round import plans, run_rounds
+from edgefd.simulation.engine import open_transport
+
+
+class Engine(Protocol):
+    """Does one round when asked."""
+
+    def round(self) -> None:
+        """One round."""
+        ...
+
+    def close(self) -> None:
+        """Leave nothing running."""
+        ...
+
+
+class Ours:
+    """edgefd's in-process engine."""
+
+    def __init__(self, case: Case, workers: int) -> None:
+        chosen = config(case, workers)
+        self._transport = open_transport(chosen, federation(case))
+        self._transport.start()
+        todo = plans(0, np.arange(case.proxy_rows), chosen.train, chosen.run.evaluate_every)
+        self._rounds = run_rounds(chosen.method, chosen.method_config, self._transport, todo)
+
+    def round(self) -> None:
+        """See `Engine`."""
+        next(self._rounds)
+
+    def close(self) -> None:
+        """See `Engine`."""
+        self._transport.pool.close()
+
+
+class PlainCNN(nn.Module):
+    """edgefd's `cnn`, written the usual way: rectifier before pooling, default memory layout."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1, self.conv2 = nn.Conv2d(1, 10, 5), nn.Conv2d(10, 20, 5)
+        self.fc1, self.fc2 = nn.Linear(320, 50), nn.Linear(50, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits."""
+        x = F.max_pool2d(F.relu(self.conv1(x)), 2)
+        x = F.max_pool2d(F.relu(self.conv2(x)), 2)
+        out: Tensor = self.fc2(F.relu(self.fc1(x.flatten(1))))
+        return out
+
+
+def plain_model(case: Case) -> nn.Module:
+    """The case's model as example code has it."""
+    if case.model == "mlp":
+        layers = [nn.Linear(784, 128), nn.ReLU(), nn.Linear(128, 128), nn.ReLU(), nn.Linear(128, 10)]
+        return nn.Sequential(nn.Flatten(), *layers)
+    return PlainCNN()
+
+
+class Naive:
+    """One client after another, each with its own model, optimizer and DataLoaders, at `threads` torch threads."""
+
+    def __init__(self, case: Case, threads: int) -> None:
+        self._threads = threads
+        fed = federation(case)
+        self._proxy = torch.from_numpy(fed.proxy.x)
+        self._teacher = torch.full((len(self._proxy), 10), 0.1)
+        self._models = [plain_model(case) for _ in fed.clients]
+        self._optimizers = [torch.optim.SGD(m.parameters(), LR, MOMENTUM) for m in self._models]
+        private = (TensorDataset(torch.from_numpy(c.x), torch.from_numpy(c.y)) for c in fed.clients)
+        self._loaders = [DataLoader(d, BATCH, shuffle=True) for d in private]
+
+    def round(self) -> None:
+        """See `Engine`."""
+        torch.set_num_threads(self._threads)
+        answers = [self._client(*c) for c in zip(self._models, self._optimizers, self._loaders, strict=True)]
+        self._teacher = torch.stack(answers).mean(0)
+        torch.set_num_threads(1)
+
+    def close(self) -> None:
+        """See `Engine`."""
+
+    def _client(self, model: nn.Module, optimizer: torch.optim.Optimizer, private: DataLoader[Any]) -> Tensor:
+        shared = TensorDataset(self._proxy, self._teacher)
+        model.train()
+        for loader in (DataLoader(shared, BATCH, shuffle=True), private):
+            for x, target in loader:
+                optimizer.zero_grad()
+                F.cross_entropy(model(x), target).backward()  # type: ignore[no-untyped-call]
+                optimizer.step()
+        model.eval()
+        with torch.no_grad():
+            return torch.cat([model(x).softmax(1) for (x, _) in DataLoader(shared, 256)])
+
+
+class Pfl:
+    """pfl's simulated backend and PyTorchModel, one process: its user loop, weight swapping and statistics."""
+
+    def __init__(self, case: Case) -> None:
+        os.environ.setdefault("PFL_PYTORCH_DEVICE", "cpu")
+        from benchmarks.pfl_peer import PflFederation
+
+        torch.set_num_threads(1)
+        self._federation = PflFederation(case, plain_model(case))
+
+    def round(self) -> None:
+        """See `Engine`."""
+        asyncio.run(self._federation.round())
+
+    def close(self) -> None:
+        """See `Engine`."""

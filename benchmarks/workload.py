@@ -1,0 +1,83 @@
+"""The work that every engine does in a benchmark: one whole round of federated distillation.
+
+Each client: one epoch over the P proxy rows with soft targets, one epoch over its n private rows, both in batches of 64
+with SGD and momentum, then its soft labels for all P proxy rows. The server: their mean. MNIST images, no augmentation.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from edgefd.config import Config, parse_config
+from edgefd.data.datasets import load_dataset
+from edgefd.data.federation import ClientData, Federation, ProxySet, scale_of
+
+BATCH, LR, MOMENTUM = 64, 0.01, 0.9
+
+
+@dataclass(frozen=True)
+class Case:
+    """A model, how many clients, and private rows each; as many proxy rows unless said otherwise."""
+
+    model: str
+    clients: int
+    rows: int
+    proxy: int | None = None
+
+    @property
+    def name(self) -> str:
+        """For tables."""
+        return f"{self.model} {self.clients} x {self.rows}"
+
+    @property
+    def proxy_rows(self) -> int:
+        """P."""
+        return self.proxy or self.rows
+
+
+def federation(case: Case) -> Federation:
+    """Clients with rows of mnist_mini, drawn with replacement where they are more than it has."""
+    mini = load_dataset("mnist_mini")
+    numbers = np.random.default_rng(0)
+    scale = scale_of(mini.x_train)
+    x, y = scale(mini.x_train), mini.y_train
+    clients = []
+    for i in range(case.clients):
+        own = numbers.integers(len(x), size=case.rows)
+        clients.append(ClientData(i, x[own], y[own], x[own[:8]], y[own[:8]], np.empty(0, np.int64)))
+    shared = numbers.integers(len(x), size=case.proxy_rows)
+    return Federation(
+        clients=tuple(clients),
+        proxy=ProxySet(x[shared], np.full(len(shared), -1)),
+        proxy_labels=y[shared],
+        x_test=x[:8],
+        y_test=y[:8],
+        n_classes=10,
+        scale=scale,
+        table=np.ones((case.clients, 10), np.int64),
+        raw_samples_disclosed=0,
+    )
+
+
+def config(case: Case, workers: int) -> Config:
+    """The same work as an edgefd run."""
+    return parse_config(
+        {
+            "model": {"name": case.model},
+            "method": {"name": "fedmd"},
+            "partition": {"name": "iid", "n_clients": case.clients},
+            "codec": {"name": "float32"},
+            "train": {
+                "rounds": 10_000,
+                "local_steps": -(-case.rows // BATCH),
+                "private_rows": 0,
+                "batch_size": BATCH,
+                "optimizer": "sgd",
+                "lr": LR,
+                "final_lr": LR,
+            },
+            "run": {"workers": workers, "evaluate_every": 10_000},
+        }
+    )
