@@ -69,9 +69,10 @@ def empty(width: int) -> Knowledge:
 def weighted_mean(uploads: Iterable[Knowledge]) -> Knowledge:
     """For every row that anybody sent, the weighted mean of what was sent.
 
-    z[i] = sum_c w_c[i] z_c[i] / sum_c w_c[i], over the clients c that sent row i. The mean's own weight is the largest
-    w_c[i]: as sure as its surest sender. Rows that nobody sent are absent. Uploads are added one at a time, in float64,
-    so the cost is O(rows sent) and the [clients, rows, classes] product is never built.
+    z[i] = sum_c w_c[i] z_c[i] / sum_c w_c[i], over the clients c that sent row i. Rows that nobody sent are absent; the
+    others all have weight 1: how sure a client is decides between clients, not how much is learned from a row. Uploads
+    are added one at a time, in float64, so the cost is O(rows sent) and the [clients, rows, classes] product is never
+    built.
 
     Raises:
         ValueError: without uploads, or if they differ in width.
@@ -91,13 +92,11 @@ def weighted_mean(uploads: Iterable[Knowledge]) -> Knowledge:
     ids = np.unique(np.concatenate([u.ids for u in uploads]))
     total = np.zeros((len(ids), widths.pop()), np.float64)
     mass = np.zeros(len(ids), np.float64)
-    surest = np.zeros(len(ids), np.float32)
     for upload in uploads:
         rows = np.searchsorted(ids, upload.ids)
         total[rows] += upload.weights[:, None] * upload.values.astype(np.float64)
         mass[rows] += upload.weights
-        surest[rows] = np.maximum(surest[rows], upload.weights)
-    return Knowledge(ids, (total / mass[:, None]).astype(np.float32), surest)
+    return Knowledge(ids, (total / mass[:, None]).astype(np.float32), np.ones(len(ids), np.float32))
 
 
 def _frozen(array: npt.NDArray[np.generic], dtype: type) -> npt.NDArray[np.generic]:

@@ -52,7 +52,7 @@ def keep_all(teacher: Knowledge, config: Any) -> Knowledge:
 def teacher_rows(
     teacher: Knowledge, data: ClientData, proxy: ProxySet, config: Any, rng: np.random.Generator
 ) -> Lesson:
-    """Learn the proxy rows that the teacher knows, each as much as the teacher is sure of it."""
+    """Learn the proxy rows that the teacher knows."""
     return Lesson(proxy.x[teacher.ids], teacher.values, teacher.weights)
 
 

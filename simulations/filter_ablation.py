@@ -25,15 +25,18 @@ def main() -> None:
     arguments.add_argument("--limit", type=int, default=12_000, help="training samples")
     arguments.add_argument("--rounds", type=int, default=10)
     arguments.add_argument("--data", nargs="+", default=["mnist", "fashion_mnist"])
+    arguments.add_argument("--own", nargs="+", choices=["claimed", "as-others"], default=["as-others", "claimed"])
+    arguments.add_argument("--weighting", nargs="+", choices=["hard", "soft"], default=["hard", "soft"])
     arguments.add_argument("--k", nargs="+", type=int, default=[10, 50])
     arguments.add_argument("--quantile", nargs="+", type=float, default=[0.5, 0.8, 0.95])
     arguments.add_argument("--out", type=Path, default=Path("ablation.md"))
     chosen = arguments.parse_args()
     chosen.out.write_text(HEADER)
     print(HEADER, end="")
-    rules = itertools.product([False, True], ["none", "proxy"], ["hard", "soft"], chosen.k, chosen.quantile)
+    rules = itertools.product(chosen.own, ["none", "proxy"], chosen.weighting, chosen.k, chosen.quantile)
     for data, rule in itertools.product(chosen.data, rules):
         method = dict(zip(("ownership", "reference", "weighting", "n_clusters", "quantile"), rule, strict=True))
+        method["ownership"] = method["ownership"] == "claimed"
         line = row(data, method, chosen.limit, chosen.rounds)
         with chosen.out.open("a") as file:
             file.write(line)

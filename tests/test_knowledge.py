@@ -53,8 +53,8 @@ def test_weighted_mean_is_the_formula(uploads: list[Knowledge]) -> None:
         w = np.array([s[0] for s in sent], np.float64)
         z = np.array([s[1] for s in sent], np.float64)
         np.testing.assert_allclose(result.values[row], (w[:, None] * z).sum(0) / w.sum(), rtol=1e-6)
-        assert result.weights[row] == w.max()
     np.testing.assert_allclose(result.values.sum(1), 1, atol=1e-5)
+    assert (result.weights == 1).all()
 
 
 @given(knowledge())
@@ -62,7 +62,6 @@ def test_the_mean_of_one_is_itself(k: Knowledge) -> None:
     result = weighted_mean([k, empty(3)])
     assert np.array_equal(result.ids, k.ids)
     np.testing.assert_allclose(result.values, k.values, rtol=1e-6)
-    assert np.array_equal(result.weights, k.weights)
 
 
 def test_mean_of_different_widths_is_refused() -> None:
