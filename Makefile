@@ -6,7 +6,7 @@ TORCH := torch==2.13.0
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types unit golden ablation proto clean
+.PHONY: help demo test lint types unit golden bench ablation proto clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -30,7 +30,10 @@ unit: $(VENV)/.dev ## all tests, the slow ones too
 golden: $(VENV)/.dev ## write the golden metrics anew; read the difference before you commit it
 	$(BIN)/python -m tests.golden
 
-ablation: $(VENV)/.sim ## the table in docs/methods/edgefd.md, about an hour
+bench: $(VENV)/.bench ## ratios against other engines and estimators, under 10 minutes on a quiet machine
+	$(BIN)/python -m benchmarks
+
+ablation: $(VENV)/.sim ## the table in docs/methods/edgefd.md, about 20 minutes
 	$(BIN)/python simulations/filter_ablation.py
 
 proto: $(VENV)/.dev ## generate the Python code of proto/edgefd_proto/edgefd.proto
@@ -49,6 +52,10 @@ $(VENV)/.torch: constraints.txt
 
 $(VENV)/.sim: $(VENV)/.torch pyproject.toml
 	@$(PIP) --editable '.[sim]'
+	@touch $@
+
+$(VENV)/.bench: $(VENV)/.sim
+	@$(PIP) --editable '.[bench]'
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.torch pyproject.toml
