@@ -135,5 +135,40 @@ def test_ctrl_c_keeps_what_was_done(tmp_path: Path) -> None:
     assert not any(Path(f"/proc/{pid}").exists() for pid in workers)
 
 
+FAULTY = """
+import os, signal
+from edgefd.learner import Lesson
+from edgefd.method import Method, teacher_rows
+
+def lesson(teacher, data, proxy, config, rng):
+    if data.client == 3:
+        {fault}
+    return teacher_rows(teacher, data, proxy, config, rng)
+
+METHOD = Method(name="faulty", summary="fails in client 3, in the second round", lesson=lesson)
+"""
+
+
+@pytest.mark.parametrize(
+    ("fault", "says", "workers"),
+    [
+        ("raise ZeroDivisionError('no data')", "client 3 failed: ZeroDivisionError: no data", 0),
+        ("raise ZeroDivisionError('no data')", "client 3 failed: ZeroDivisionError: no data", 2),
+        ("os.kill(os.getpid(), signal.SIGKILL)", "client 3 failed: its worker process died", 2),
+    ],
+)
+def test_a_failing_client_ends_the_run_with_its_rounds_kept(
+    tmp_path: Path, fault: str, says: str, workers: int
+) -> None:
+    (tmp_path / "faulty.py").write_text(FAULTY.format(fault=fault))
+    path = f"{ROOT}:{ROOT / 'proto'}:{tmp_path}"
+    arguments = (*QUICK[:4], "method.name=faulty:METHOD", f"run.workers={workers}", "--out", "r")
+    done = edgefd("simulate", QUICKSTART, *arguments, cwd=tmp_path, PYTHONPATH=path)
+    assert done.returncode == 1, done.stderr
+    assert says in done.stderr
+    summary = json.loads((tmp_path / "r" / "summary.json").read_text())
+    assert (summary["complete"], summary["rounds"]) == (False, 1)
+
+
 def children(pid: int) -> list[int]:
     return [int(c) for c in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
