@@ -14,9 +14,7 @@ import numpy as np
 import yaml
 from scipy import stats
 
-from edgefd.config import parse_config
 from edgefd.errors import UserError
-from edgefd.method import get_method
 
 
 @dataclass(frozen=True)
@@ -27,7 +25,7 @@ class Group:
     scenario: str
     method: str
     settings: str
-    """settings of the method that are not its defaults"""
+    """settings that differ between the runs that are compared"""
     seeds: int
     mean: float
     std: float | None
@@ -62,7 +60,8 @@ def compare(runs: Sequence[dict[str, Any]]) -> list[Group]:
     groups: dict[str, list[dict[str, Any]]] = {}
     for one in runs:
         groups.setdefault(_identity(one), []).append(one)
-    found = [_group(members) for members in groups.values()]
+    varying = _varying(runs)
+    found = [_group(members, varying) for members in groups.values()]
     return sorted(found, key=lambda g: (g.dataset, g.scenario, -g.mean))
 
 
@@ -140,17 +139,25 @@ def _identity(one: dict[str, Any]) -> str:
     return json.dumps([config, one["data_sha256"]], sort_keys=True)
 
 
-def _settings(one: dict[str, Any]) -> str:
-    """Settings of the method that are not its defaults, and other sections' that distinguish runs."""
-    config = parse_config(one["config"])
-    default = get_method(config.method_name).config()
-    changed = {k: v for k, v in vars(config.method_config).items() if v != getattr(default, k)}
-    models = "+".join(m.name for m in config.model)
-    return " ".join([models, *(f"{k}={v}" for k, v in changed.items())])
+def _varying(runs: Sequence[dict[str, Any]]) -> list[str]:
+    """Settings that are not the same in all runs, but for those that a table shows in columns of their own."""
+    flat = [_flat(one["config"]) for one in runs]
+    keys = sorted({key for f in flat for key in f} - {"seed", "data.name", "partition.name", "method.name"})
+    of_all = [k for k in keys if k.partition(".")[0] not in ("run", "also")]
+    return [k for k in of_all if len({json.dumps(f[k]) for f in flat if k in f}) > 1]
 
 
-def _group(members: list[dict[str, Any]]) -> Group:
+def _flat(config: dict[str, Any]) -> dict[str, Any]:
+    """Keys such as train.rounds."""
+    out: dict[str, Any] = {}
+    for section, value in config.items():
+        out |= {f"{section}.{k}": v for k, v in value.items()} if isinstance(value, dict) else {section: value}
+    return out
+
+
+def _group(members: list[dict[str, Any]], varying: Sequence[str]) -> Group:
     first = members[0]
+    config = _flat(first["config"])
     mean, std, low, high = interval([m["accuracy_mean"] for m in members])
 
     def average(key: str) -> float:
@@ -160,7 +167,7 @@ def _group(members: list[dict[str, Any]]) -> Group:
         dataset=first["dataset"],
         scenario=first["scenario"],
         method=first["method"],
-        settings=_settings(first),
+        settings=" ".join(f"{k}={config[k]}" for k in varying if k in config),
         seeds=len(members),
         mean=mean,
         std=std,

@@ -8,6 +8,7 @@ import os
 import zipfile
 import zlib
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
@@ -99,11 +100,15 @@ def read_npz(path: Path, keys: Sequence[str]) -> dict[str, npt.NDArray[Any]]:
         UserError: if it is not a whole npz, lacks a key or holds Python objects.
     """
     try:
-        with np.load(path, allow_pickle=False) as z:
-            missing = [k for k in keys if k not in z.files]
-            if missing:
-                raise UserError(f"{path} lacks {', '.join(missing)}: it must hold {', '.join(keys)}")
-            return {k: z[k] for k in z.files}
+        with path.open("rb") as file:
+            if not zipfile.is_zipfile(file):  # numpy would take any other file for a pickle, and say so
+                raise UserError(f"cannot read {path}: it is not a whole npz file")
+            file.seek(0)
+            with np.load(file, allow_pickle=False) as z:
+                missing = [k for k in keys if k not in z.files]
+                if missing:
+                    raise UserError(f"{path} lacks {', '.join(missing)}: it must hold {', '.join(keys)}")
+                return {k: z[k] for k in z.files}
     except UserError:
         raise
     except FileNotFoundError:
@@ -111,7 +116,7 @@ def read_npz(path: Path, keys: Sequence[str]) -> dict[str, npt.NDArray[Any]]:
     except ValueError as error:
         reason = "it holds Python objects (pickles), which are never loaded" if "pickle" in str(error) else str(error)
         raise UserError(f"cannot read {path}: {reason}") from error
-    except (OSError, EOFError, AttributeError, zipfile.BadZipFile, zlib.error) as error:
+    except (OSError, EOFError, AttributeError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
         raise UserError(f"cannot read {path}: it is not a whole npz file ({error})") from error
 
 
@@ -151,11 +156,18 @@ def _jpegs(path: Path) -> dict[str, npt.NDArray[Any]]:
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     kept = cache_folder("cifar10_jpeg") / f"{digest[:16]}.npz"
     if not kept.exists():
-        arrays = decode_jpegs(read_npz(path, ("jpeg_train", "offsets_train", "y_train", "jpeg_test", "offsets_test")))
-        kept.parent.mkdir(parents=True, exist_ok=True)
+        keys = [f"{key}_{part}" for part in ("train", "test") for key in ("jpeg", "offsets", "y")]
+        arrays = decode_jpegs(read_npz(path, keys))
         part = kept.with_name(f"{os.getpid()}.part.npz")
-        np.savez(part, allow_pickle=False, **arrays)
-        os.replace(part, kept)
+        try:
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            np.savez(part, allow_pickle=False, **arrays)
+            os.replace(part, kept)
+        except OSError as error:
+            raise UserError(f"cannot keep the decoded images in {kept.parent}: {error}; set XDG_CACHE_HOME") from error
+        finally:
+            with suppress(OSError):
+                part.unlink()
     return _user_npz(kept)
 
 
@@ -165,8 +177,11 @@ def _watch(path: Path) -> dict[str, npt.NDArray[Any]]:
 
 def _digits(path: Path) -> dict[str, npt.NDArray[Any]]:
     """A fifth of each class, drawn with seed 0, is the test set."""
-    from sklearn.datasets import load_digits
-    from sklearn.model_selection import train_test_split
+    try:
+        from sklearn.datasets import load_digits
+        from sklearn.model_selection import train_test_split
+    except ImportError:
+        raise UserError("digits come with scikit-learn, which is not installed: pip install scikit-learn") from None
 
     bunch = load_digits()
     x = (bunch.images[:, None] * 15).astype(np.uint8)  # 0..16 to bytes
@@ -200,30 +215,25 @@ def _how_to_get(name: str) -> str:
 
 def _from_arrays(name: str, arrays: dict[str, npt.NDArray[Any]], source: str) -> Dataset:
     """A checked `Dataset`."""
-    x_train, x_test = arrays["x_train"], arrays["x_test"]
-    for x in (x_train, x_test):
-        if x.dtype != np.uint8 and not np.issubdtype(x.dtype, np.floating):
-            raise UserError(f"{source}: samples must be uint8 or floating point, not {x.dtype}")
-        if x.ndim < 2 or not len(x):
-            raise UserError(f"{source}: x_train and x_test must be rows of samples, not of shape {list(x.shape)}")
-        if not np.isfinite(x).all():
-            raise UserError(f"{source}: the samples hold NaN or infinite values")
+    x_train, x_test = _samples(arrays["x_train"], source), _samples(arrays["x_test"], source)
     if x_train.shape[1:] != x_test.shape[1:]:
         raise UserError(f"{source}: train samples are {list(x_train.shape[1:])}, test samples {list(x_test.shape[1:])}")
-    y_train, y_test = _labels(arrays["y_train"], len(x_train), source), _labels(arrays["y_test"], len(x_test), source)
+    y_train = whole_labels(arrays["y_train"], len(x_train), source)
+    y_test = whole_labels(arrays["y_test"], len(x_test), source)
     n_classes = int(y_train.max()) + 1
-    if n_classes < 2 or y_test.max() >= n_classes:
+    # more classes than samples are ids or a typing error, and every table of classes would be that wide
+    if not 2 <= n_classes <= len(y_train) or y_test.max() >= n_classes:
         raise UserError(
             f"{source}: labels must be 0..C-1 with C of 2 or more, and test labels among the training labels"
         )
     group = arrays.get("group_train")
-    if group is not None and len(group) != len(x_train):
-        raise UserError(f"{source}: {len(group)} group_train for {len(x_train)} x_train")
+    if group is not None and (group.shape != y_train.shape or (group.dtype.kind == "f" and np.isnan(group).any())):
+        raise UserError(f"{source}: group_train must name a group for each of {len(y_train)} x_train")
     dataset = Dataset(
         name=name,
-        x_train=x_train if x_train.dtype == np.uint8 else x_train.astype(np.float32),
+        x_train=x_train,
         y_train=y_train,
-        x_test=x_test if x_test.dtype == np.uint8 else x_test.astype(np.float32),
+        x_test=x_test,
         y_test=y_test,
         n_classes=n_classes,
         group_train=None if group is None else np.unique(group, return_inverse=True)[1].astype(np.int64),
@@ -233,12 +243,36 @@ def _from_arrays(name: str, arrays: dict[str, npt.NDArray[Any]], source: str) ->
     return replace(dataset, sha256=_digest(dataset))
 
 
-def _labels(y: npt.NDArray[Any], n: int, source: str) -> Int64:
+def whole_labels(y: npt.NDArray[Any], n: int, source: str) -> Int64:
+    """`y` as int64 [n].
+
+    Raises:
+        UserError: if it is not `n` whole numbers from 0; `source` says where it is from.
+    """
     if y.ndim != 1 or len(y) != n:
         raise UserError(f"{source}: {n} samples need {n} labels, not an array of shape {list(y.shape)}")
-    if y.dtype.kind not in "iuf" or (y != np.floor(y)).any() or y.min() < 0:
+    if y.dtype.kind not in "iuf":
+        raise UserError(f"{source}: labels must be whole numbers from 0, not {y.dtype}")
+    with np.errstate(invalid="ignore"):  # NaN, infinite and too large ones are not equal to what they become
+        whole = y.astype(np.int64)
+    if (whole != y).any() or whole.min() < 0:
         raise UserError(f"{source}: labels must be whole numbers from 0")
-    return y.astype(np.int64)
+    return whole
+
+
+def _samples(x: npt.NDArray[Any], source: str) -> npt.NDArray[Any]:
+    """`x` as uint8 or float32."""
+    if x.dtype != np.uint8 and not np.issubdtype(x.dtype, np.floating):
+        raise UserError(f"{source}: samples must be uint8 or floating point, not {x.dtype}")
+    if x.ndim < 2 or not x.size:
+        raise UserError(f"{source}: x_train and x_test must be rows of samples, not of shape {list(x.shape)}")
+    if x.dtype == np.uint8:
+        return x
+    with np.errstate(over="ignore"):  # what is too large becomes infinite
+        x = x.astype(np.float32)
+    if not np.isfinite(x).all():
+        raise UserError(f"{source}: the samples hold NaN or infinite values, or some too large for float32")
+    return x
 
 
 def _digest(dataset: Dataset) -> str:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import os
-import urllib.error
 import urllib.request
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
@@ -59,7 +59,7 @@ def fetch_dataset(
     mirrors: Mapping[str, Sequence[str]] = MIRRORS,
     remote: Mapping[str, Sequence[Remote]] = REMOTE,
 ) -> Path:
-    """Download the original files of a data set to its cache folder; files that are there are left alone.
+    """Download the original files of a data set to its cache folder; right files that are there are left alone.
 
     Raises:
         UserError: if it is none that can be downloaded, or no mirror gave a right file.
@@ -73,7 +73,7 @@ def fetch_dataset(
         )
     folder = cache_folder(name)
     for file in remote[name]:
-        if not (folder / file.file).exists():
+        if not _is_there(folder / file.file, file.md5):
             _from_any(mirrors[name], file, folder)
     return folder
 
@@ -84,18 +84,24 @@ def download(url: str, path: Path, *, md5: str, max_bytes: int, timeout: float =
     Raises:
         UserError: if it cannot be had, is larger than `max_bytes`, is cut short, or has another md5. Nothing is left.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         found = _stream(url, part, max_bytes, timeout)
         if found != md5:
             raise UserError(f"{url} is not the file expected: its md5 is {found}, not {md5}")
         os.replace(part, path)
     except (OSError, HTTPException) as error:
         reason = getattr(error, "reason", None) or error
-        raise UserError(f"cannot download {url}: {reason}") from error
+        raise UserError(f"cannot download {url} to {path}: {reason}") from error
     finally:
-        part.unlink(missing_ok=True)
+        with suppress(OSError):
+            part.unlink()
+
+
+def _is_there(path: Path, md5: str) -> bool:
+    """Whether the right file is there; a wrong one is to be fetched again, as its reader tells the user to do."""
+    return path.exists() and hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest() == md5
 
 
 def _from_any(mirrors: Sequence[str], file: Remote, folder: Path) -> None:
@@ -114,7 +120,7 @@ def _stream(url: str, part: Path, max_bytes: int, timeout: float) -> str:
     """The body of `url` into `part`; its md5."""
     digest = hashlib.md5(usedforsecurity=False)
     with urllib.request.urlopen(url, timeout=timeout) as response, part.open("wb") as out, Progress() as progress:
-        announced = int(response.headers.get("Content-Length") or 0)
+        announced = response.length or 0  # None if not announced, or not as a number
         if announced > max_bytes:
             raise UserError(f"{url} has {announced} bytes, more than the {max_bytes} it may have")
         task = progress.add_task(part.name.split(".")[0], total=announced or None)

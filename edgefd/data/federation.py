@@ -11,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from edgefd.data.datasets import Dataset, read_npz
+from edgefd.data.datasets import Dataset, read_npz, whole_labels
 from edgefd.data.partitions import class_table
 from edgefd.errors import UserError
 from edgefd.knowledge import Float32, Int64
@@ -116,8 +116,10 @@ def build_federation(
         seed: of everything random here.
 
     Raises:
-        UserError: if a client is left with fewer than two samples.
+        UserError: if a client is left with fewer than two samples, or `alpha` or `heldout` is not in (0, 1).
     """
+    if not 0 < heldout < 1:
+        raise UserError(f"data.heldout must be in (0, 1), not {heldout}")
     y, group = dataset.y_train, dataset.group_train
     numbers = rng(seed, Purpose.PROXY)
     everyone = np.arange(len(y))
@@ -167,7 +169,13 @@ def contributed(
 
 
 def stratified(rows: Int64, y: Int64, fraction: float, rng: np.random.Generator) -> tuple[Int64, Int64]:
-    """`rows` in two: a fraction of each class (at least one row in all), shuffled, and the rest, sorted."""
+    """`rows` in two: a fraction of each class (at least one row in all), shuffled, and the rest, sorted.
+
+    Raises:
+        UserError: if the fraction is not in (0, 1).
+    """
+    if not 0 < fraction < 1:
+        raise UserError(f"proxy.alpha is the fraction of samples that are shared: it must be in (0, 1), not {fraction}")
     taken = []
     for c in np.unique(y[rows]):
         of_class = rng.permutation(rows[y[rows] == c])
@@ -185,18 +193,19 @@ def public_file(path: Path, dataset: Dataset) -> tuple[npt.NDArray[Any], Int64]:
         UserError: if the samples are not of the data set's shape, or `y` is missing or out of range.
     """
     arrays = read_npz(path, ("x", "y"))
-    x, y = arrays["x"], arrays["y"].astype(np.int64)
+    x = arrays["x"]
     if (
         x.dtype != dataset.x_train.dtype
         or x.shape[1:] != dataset.x_train.shape[1:]
-        or len(x) != len(y)
+        or not x.size
         or not np.isfinite(x).all()
     ):
         raise UserError(
-            f"{path}: x must be finite {dataset.x_train.dtype} samples of shape {list(dataset.x_train.shape[1:])} "
-            f"with one y each, not {x.dtype} of shape {list(x.shape[1:])}"
+            f"{path}: x must be finite {dataset.x_train.dtype} samples of shape {list(dataset.x_train.shape[1:])}, "
+            f"at least one, not {x.dtype} of shape {list(x.shape)}"
         )
-    if len(y) and not 0 <= y.min() <= y.max() < dataset.n_classes:
+    y = whole_labels(arrays["y"], len(x), str(path))
+    if y.max() >= dataset.n_classes:
         raise UserError(f"{path}: y must be in 0..{dataset.n_classes - 1}")
     return x, y
 

@@ -80,7 +80,7 @@ def decode_jpegs(packed: Arrays) -> Arrays:
     """Images from concatenated JPEG files with their offsets: `jpeg_train`, `offsets_train`, `y_train`, and for test.
 
     Raises:
-        UserError: without Pillow.
+        UserError: without Pillow, or if an image cannot be decoded.
     """
     try:
         from PIL import Image
@@ -90,8 +90,11 @@ def decode_jpegs(packed: Arrays) -> Arrays:
     def images(part: str) -> npt.NDArray[np.uint8]:
         data, ends = packed[f"jpeg_{part}"], packed[f"offsets_{part}"]
         files = (data[a:b].tobytes() for a, b in pairwise(ends))
-        decoded = [np.asarray(Image.open(io.BytesIO(f)).convert("RGB")) for f in files]
-        return np.ascontiguousarray(np.stack(decoded).transpose(0, 3, 1, 2))
+        try:
+            decoded = np.stack([np.asarray(Image.open(io.BytesIO(f)).convert("RGB")) for f in files])
+        except (OSError, ValueError) as error:
+            raise UserError(f"this JPEG copy of CIFAR-10 is torn: {error}") from error
+        return np.ascontiguousarray(decoded.transpose(0, 3, 1, 2))
 
     labels = {f"y_{part}": packed[f"y_{part}"].astype(np.int64) for part in ("train", "test")}
     return {"x_train": images("train"), "x_test": images("test"), **labels}
@@ -103,10 +106,24 @@ def windows(recordings: Arrays, length: int, step: int, test_subjects: Sequence[
     Overlapping windows of one recording never stand on both sides. Each channel is standardised with the training
     people's mean and standard deviation. `recordings`: x float32 [steps, channels] of all of them one after another,
     lengths, y and subject of each.
+
+    Raises:
+        UserError: if these do not fit together, or the test or the training people have not one window.
     """
-    x = np.split(recordings["x"], np.cumsum(recordings["lengths"])[:-1])
-    y, subject = recordings["y"].astype(np.int64), recordings["subject"].astype(np.int64)
+    lengths, y, subject = (recordings[key].astype(np.int64) for key in ("lengths", "y", "subject"))
+    if not (
+        recordings["x"].ndim == 2
+        and lengths.ndim == 1
+        and lengths.shape == y.shape == subject.shape
+        and (lengths > 0).all()
+        and lengths.sum() == len(recordings["x"])
+    ):
+        raise UserError("recordings need x [steps, channels] as long as all lengths together, and a y and subject each")
+    x = np.split(recordings["x"], np.cumsum(lengths)[:-1])
     test = np.isin(subject, test_subjects)
+    for people, which in (("test", test), ("training", ~test)):
+        if not (lengths[which] >= length).any():
+            raise UserError(f"no recording of the {people} people is as long as a window of {length} steps")
     known = np.concatenate([r for r, t in zip(x, test, strict=True) if not t])
     mean, std = known.mean(0), known.std(0)
 
@@ -125,8 +142,22 @@ def windows(recordings: Arrays, length: int, step: int, test_subjects: Sequence[
 
 
 def convert_seglearn(pickled: Path, out: Path) -> None:
-    """Write watch.npz from seglearn's watch_dataset.npy, which is a pickle: numpy unpickles it, so trust its source."""
-    d = np.load(pickled, allow_pickle=True).item()
+    """Write watch.npz from seglearn's watch_dataset.npy, a pickle of which only arrays and plain containers are loaded.
+
+    Raises:
+        UserError: if it is not that file.
+    """
+    try:
+        with pickled.open("rb") as file:
+            np.lib.format.read_magic(file)
+            np.lib.format.read_array_header_1_0(file)
+            d = _ArraysOnly(file).load().item()
+        if not {"X", "y", "subject"} <= d.keys():
+            raise UserError(f"{pickled} lacks X, y or subject: it is not seglearn's watch_dataset.npy")
+    except UserError:
+        raise
+    except (OSError, EOFError, ValueError, AttributeError, pickle.UnpicklingError) as error:
+        raise UserError(f"{pickled} is not seglearn's watch_dataset.npy: {error}") from error
     lengths = np.array([len(x) for x in d["X"]], np.int64)
     np.savez_compressed(
         out,
@@ -142,12 +173,14 @@ def _idx(folder: Path, file: str, md5: str) -> npt.NDArray[np.uint8]:
     try:
         data = plain.read_bytes() if plain.exists() else gzip.decompress(packed.read_bytes())
     except FileNotFoundError:
-        raise UserError(f"{folder} lacks {file} (or {file}.gz)") from None
+        raise UserError(f"{folder} lacks {file} (or {file}.gz): download the data set again") from None
     except (OSError, EOFError, zlib.error) as error:
         raise UserError(f"{packed} is torn: {error}; download it again") from error
     found = hashlib.md5(data, usedforsecurity=False).hexdigest()
     if found != md5:
-        raise UserError(f"{file} in {folder} is not the original: its md5 is {found}, not {md5}; download it again")
+        raise UserError(
+            f"{file} in {folder} is not the original: its md5 is {found}, not {md5}; delete it and download it again"
+        )
     shape = [int.from_bytes(data[4 + 4 * i : 8 + 4 * i], "big") for i in range(data[3])]
     return np.frombuffer(data, np.uint8, offset=4 + 4 * data[3]).reshape(shape).copy()
 
@@ -169,4 +202,4 @@ class _ArraysOnly(pickle.Unpickler):
             return super().find_class(module, name)
         if module.partition(".")[0] == "numpy" and name in self._ALLOWED:
             return super().find_class("numpy._core.multiarray" if name == "_reconstruct" else "numpy", name)
-        raise UserError(f"the archive holds {module}.{name}, which is never loaded")
+        raise UserError(f"the file holds {module}.{name}, which is never loaded")

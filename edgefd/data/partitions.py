@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
+from edgefd.data.datasets import read_npz
 from edgefd.errors import UserError
 from edgefd.knowledge import Int64
 
@@ -51,10 +51,11 @@ def dirichlet(y: Int64, n_clients: int, alpha: float, rng: np.random.Generator, 
     Raises:
         UserError: if no draw of 100 gives every client that many.
     """
+    _positive(alpha)
     _enough_samples(len(y), n_clients)
     for _ in range(_DRAWS):
         parts = _by_proportions(y, rng.dirichlet(np.full(n_clients, alpha), len(np.unique(y))), rng)
-        if min(len(p) for p in parts) >= min_size:
+        if min(len(p) for p in parts) >= max(min_size, 1):
             return _sorted(parts)
     raise UserError(
         f"dirichlet with alpha={alpha} left a client with fewer than {min_size} samples in each of {_DRAWS} draws: "
@@ -78,6 +79,8 @@ def quantity_skew(y: Int64, n_clients: int, alpha: float, rng: np.random.Generat
     Raises:
         UserError: with fewer than n_clients * min_size samples.
     """
+    _positive(alpha)
+    min_size = max(min_size, 1)
     _enough_samples(len(y), n_clients * min_size)
     spare = len(y) - n_clients * min_size
     ends = np.cumsum(rng.dirichlet(np.full(n_clients, alpha))) * spare + min_size * np.arange(1, n_clients + 1)
@@ -98,12 +101,17 @@ def by_group(group: Int64 | None) -> list[Int64]:
 def from_file(path: Path, n: int) -> list[Int64]:
     """Index lists of a user: a .json list of lists, or an npz of client_0, client_1, ...
 
+    Indices count the `n` samples that are dealt out: where a public proxy set was first drawn from the training set,
+    those that remain.
+
     Raises:
         UserError: if it cannot be read, or an index is out of 0..n-1 or stands twice, or a list is empty.
     """
     try:
         parts = _read_lists(path)
-    except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
+    except UserError:
+        raise
+    except (OSError, ValueError, TypeError) as error:
         raise UserError(f"cannot read partition file {path}: {error}") from error
     if not parts or not all(p.ndim == 1 and len(p) for p in parts):
         raise UserError(f"partition file {path} must hold at least one index for each client")
@@ -135,6 +143,7 @@ def _sorted(parts: Sequence[Int64]) -> list[Int64]:
 
 def _enough_classes(y: Int64, n_clients: int, name: str) -> Int64:
     classes = np.unique(y)
+    _enough_samples(len(y), n_clients)
     if n_clients > len(classes):
         raise UserError(
             f"partition {name} gives each client a class of its own: {n_clients} clients are more than "
@@ -143,7 +152,14 @@ def _enough_classes(y: Int64, n_clients: int, name: str) -> Int64:
     return classes
 
 
+def _positive(alpha: float) -> None:
+    if not 0 < alpha < np.inf:  # also true for NaN
+        raise UserError(f"partition.alpha must be above 0, not {alpha}")
+
+
 def _enough_samples(n: int, needed: int) -> None:
+    if needed < 1:
+        raise UserError("a partition needs at least one client: raise partition.n_clients")
     if n < needed:
         raise UserError(f"{n} samples are too few for this partition, which needs {needed}: lower partition.n_clients")
 
@@ -151,5 +167,8 @@ def _enough_samples(n: int, needed: int) -> None:
 def _read_lists(path: Path) -> list[np.ndarray]:
     if path.suffix == ".json":
         return [np.asarray(p) for p in json.loads(path.read_text(encoding="utf-8"))]
-    with np.load(path, allow_pickle=False) as z:
-        return [z[f"client_{i}"] for i in range(len(z.files))]
+    arrays = read_npz(path, ())
+    names = [f"client_{i}" for i in range(len(arrays))]
+    if set(names) != set(arrays):
+        raise UserError(f"partition file {path} must hold client_0, client_1, ... and nothing else")
+    return [arrays[name] for name in names]

@@ -19,9 +19,9 @@ from edgefd.method import Method
 class Config:
     """Hyper-parameters of the filter."""
 
-    n_clusters: int = 10
+    n_clusters: int = 50
     """k: centroids of a client's private data"""
-    quantile: float = 0.8
+    quantile: float = 0.95
     """share of held-out private data that the filter must accept"""
     reference: Literal["proxy", "none"] = "proxy"
     """score by the ratio to the proxy set's own centroids, or by plain distance"""

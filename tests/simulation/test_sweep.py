@@ -19,6 +19,7 @@ base:
   train: {rounds: 1}
 grid:
   method: [{name: edgefd, n_clusters: 2}, {name: fedmd}]
+  train.rounds: [1]
   partition.name: [iid]
   seed: [0, 1]
 """
@@ -89,7 +90,7 @@ def test_a_sweep_goes_on_where_it_was(cells: list[Cell], tmp_path: Path) -> None
     groups = compare(load_runs([out]))
     assert [(g.method, g.seeds) for g in sorted(groups, key=lambda g: g.method)] == [("edgefd", 2), ("fedmd", 2)]
     ours = next(g for g in groups if g.method == "edgefd")
-    assert ours.settings == "mlp n_clusters=2"
+    assert ours.settings == ""  # nothing but method and seed differs
     values = [json.loads((out / c.name / "summary.json").read_text())["accuracy_mean"] for c in cells[:2]]
     assert ours.mean == pytest.approx(np.mean(values))
     assert to_csv(groups).count("\n") == 3
@@ -114,6 +115,17 @@ def test_the_interval_is_students() -> None:
     assert (low, high) == pytest.approx(expected)
     assert (mean, std) == pytest.approx((np.mean(values), np.std(values, ddof=1)))
     assert interval([0.5]) == (0.5, None, None, None)
+
+
+def test_settings_that_differ_are_named() -> None:
+    def one(seed: int, rounds: int) -> dict[str, object]:
+        config = {"seed": seed, "data": {"name": "a"}, "method": {"name": "m"}, "train": {"rounds": rounds, "lr": 1}}
+        numbers = dict.fromkeys(("accuracy_worst", "bytes_up", "bytes_down", "seconds_total"), 1.0)
+        names = {"dataset": "a", "scenario": "iid", "method": "m", "data_sha256": "", "proxy_labels_used": False}
+        return {"config": config, "accuracy_mean": rounds / 10, "raw_samples_disclosed": 0, **numbers, **names}
+
+    groups = compare([one(0, 5), one(1, 5), one(0, 7)])
+    assert [(g.settings, g.seeds) for g in groups] == [("train.rounds=7", 1), ("train.rounds=5", 2)]
 
 
 def test_unfinished_and_missing_runs_are_refused(tmp_path: Path) -> None:
