@@ -39,12 +39,20 @@ def prepare(config: Config) -> Prepared:
     return Prepared(config, dataset, config.method.regroup(federate(config, dataset)))
 
 
+Watch = Callable[[Iterator[RoundMetrics]], Iterator[RoundMetrics]]
+
+
+def run_local(prepared: Prepared, folder: Path, watch: Watch) -> dict[str, Any]:
+    """`run` on this machine's cores."""
+    return run(prepared, folder, watch, lambda: simulate(open_transport(prepared.config, prepared.federation)))
+
+
 def run(
-    prepared: Prepared, folder: Path, watch: Callable[[Iterator[RoundMetrics]], Iterator[RoundMetrics]]
+    prepared: Prepared, folder: Path, watch: Watch, rounds_of: Callable[[], Iterator[RoundMetrics]]
 ) -> dict[str, Any]:
     """Simulate into `folder`, which exists and is empty; the summary.
 
-    `watch` sees the rounds pass and shows them.
+    `watch` sees the rounds pass and shows them. `rounds_of` opens a transport and runs the rounds over it.
 
     When it is stopped (KeyboardInterrupt) or a client fails (RunError), the summary of the rounds that were done is
     written with `complete` false, and the exception goes on.
@@ -56,7 +64,7 @@ def run(
     began = time.perf_counter()
     rounds: list[RoundMetrics] = []
     try:
-        for metrics in watch(simulate(open_transport(config, federation))):
+        for metrics in watch(rounds_of()):
             append_json_line(folder / "metrics.jsonl", metrics.to_dict())
             rounds.append(metrics)
     except (KeyboardInterrupt, RunError):
