@@ -15,7 +15,6 @@ from edgefd.errors import RunError, UserError
 from edgefd.metrics import RoundMetrics
 from edgefd.models import check_model
 from edgefd.runs import append_json_line, environment, write_config, write_json
-from edgefd.simulation.engine import open_transport, simulate
 from edgefd.simulation.setup import federate, load_data
 
 
@@ -40,11 +39,6 @@ def prepare(config: Config) -> Prepared:
 
 
 Watch = Callable[[Iterator[RoundMetrics]], Iterator[RoundMetrics]]
-
-
-def run_local(prepared: Prepared, folder: Path, watch: Watch) -> dict[str, Any]:
-    """`run` on this machine's cores."""
-    return run(prepared, folder, watch, lambda: simulate(open_transport(prepared.config, prepared.federation)))
 
 
 def run(
