@@ -33,7 +33,7 @@ class Engine(StrEnum):
 
 EngineOption = Annotated[
     Engine,
-    typer.Option("--engine", help="local: this machine's cores; ray: Flower on Ray, or on a RAY_ADDRESS cluster"),
+    typer.Option("--engine", help="local: this machine's cores; ray: Flower on Ray, here or at RAY_ADDRESS"),
 ]
 
 

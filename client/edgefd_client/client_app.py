@@ -28,10 +28,10 @@ def round(message: Message, context: Context) -> Message:
     """One round of one client. A failure is answered with its reason, which Flower itself would hide."""
     client = int(context.node_config["partition-id"])
     try:
-        content = {"report": _round(client, message, context)}
+        report = _round(client, message, context)
     except Exception as error:  # the server raises it again, as RunError
         return _reply({"failure": f"client {client} failed: {type(error).__name__}: {error}"}, message)
-    return _reply(content, message)
+    return _reply({"report": report}, message)
 
 
 def _round(client: int, message: Message, context: Context) -> bytes:

@@ -1,4 +1,4 @@
-"""`FlowerTransport`: rounds over Flower's Grid, with our own poll and deadline. The body of a message is our protobuf."""
+"""`FlowerTransport`: rounds over Flower's Grid, with our own poll and deadline; messages carry our protobuf."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class FlowerTransport:
         Raises:
             RunError: if nodes are missing, a client fails, or the deadline passes.
         """
-        body = {"config": self.config, "plan": wire.encode_plan(plan)}
+        body: dict[str, str | bytes] = {"config": self.config, "plan": wire.encode_plan(plan)}
         data = None if teacher is None else wire.encode(teacher, self.codec)
         if data is not None:
             body["teacher"] = data
