@@ -123,7 +123,7 @@ def datasets(
 
 
 def main() -> None:
-    """Entry point: bad input is one line on stderr and exit code 2; a client that fails ends the run with exit code 1."""
+    """Entry point: bad input is one line on stderr and exit code 2; a failing client ends the run with exit code 1."""
     try:
         app()
     except UserError as error:
