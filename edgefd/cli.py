@@ -36,15 +36,30 @@ Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...",
 Out = Annotated[Path | None, typer.Option("--out", metavar="DIR", help="the run folder (default: runs/<id>)")]
 
 
+class Engine(StrEnum):
+    """Where the clients of a simulation run."""
+
+    local = "local"
+    ray = "ray"
+
+
+EngineOption = Annotated[
+    Engine,
+    typer.Option("--engine", help="local: this machine's cores; ray: Flower on Ray, here or at RAY_ADDRESS"),
+]
+
+
 @app.command()
-def simulate(config: ConfigFile, overrides: Overrides = None, out: Out = None) -> None:
-    """Run a federation in this process.
+def simulate(
+    config: ConfigFile, overrides: Overrides = None, out: Out = None, engine: EngineOption = Engine.local
+) -> None:
+    """Run a federation on this machine or on a Ray cluster.
 
     Example: edgefd simulate simulations/quickstart.yaml seed=1 --out runs/first
     """
     from edgefd.simulation.show import simulate_all
 
-    simulate_all(load_config(config, overrides or []), out, console)
+    simulate_all(load_config(config, overrides or []), out, console, engine.value)
 
 
 @app.command()

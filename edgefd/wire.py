@@ -1,12 +1,21 @@
-"""`Knowledge` as bytes: one protobuf (proto/edgefd_proto/edgefd.proto) for every transport, also the simulator's."""
+"""Messages as bytes: one protobuf (proto/edgefd_proto/edgefd.proto) for every transport, also the simulator's."""
 
 from __future__ import annotations
 
+import dataclasses
+import math
+from collections.abc import Sequence
+from typing import TypeVar
+
 import numpy as np
 from edgefd_proto import edgefd_pb2 as pb
+from google.protobuf.message import Message
 
 from edgefd.codecs import CODECS
-from edgefd.knowledge import Knowledge
+from edgefd.knowledge import Int64, Knowledge
+from edgefd.round import Report, RoundPlan, Training
+
+AnyMessage = TypeVar("AnyMessage", bound=Message)
 
 _TO_PB = {"float32": pb.CODEC_FLOAT32, "float16": pb.CODEC_FLOAT16, "uint8": pb.CODEC_UINT8}
 _FROM_PB = {v: k for k, v in _TO_PB.items()}
@@ -17,16 +26,7 @@ def encode(knowledge: Knowledge, codec: str) -> bytes:
 
     Weights too small for the codec are written as the least it can, so that a claimed row stays claimed.
     """
-    c = CODECS[codec]
-    weights = np.maximum(knowledge.weights, np.float32(c.smallest))
-    message = pb.Knowledge(
-        id_gaps=np.diff(knowledge.ids, prepend=0).tolist(),
-        width=knowledge.width,
-        codec=_TO_PB[codec],
-        values=c.encode(knowledge.values),
-        weights=b"" if (weights == 1).all() else c.encode(weights),
-    )
-    return message.SerializeToString()
+    return _knowledge_message(knowledge, codec).SerializeToString()
 
 
 def decode(data: bytes) -> Knowledge:
@@ -35,11 +35,90 @@ def decode(data: bytes) -> Knowledge:
     Raises:
         ValueError: if they are not a well-formed `edgefd.v1.Knowledge`.
     """
-    message = pb.Knowledge()
+    return _knowledge_of(_parsed(pb.Knowledge(), data))
+
+
+def encode_plan(plan: RoundPlan) -> bytes:
+    """A plan as a serialised `edgefd.v1.RoundPlan`."""
+    message = pb.RoundPlan(
+        seed=plan.seed,
+        round=plan.round,
+        id_gaps=_gaps(plan.ids),
+        training=pb.Training(**dataclasses.asdict(plan.training)),
+        evaluate=plan.evaluate,
+    )
+    return message.SerializeToString()
+
+
+def decode_plan(data: bytes) -> RoundPlan:
+    """A plan from its bytes.
+
+    Raises:
+        ValueError: if they are not a well-formed `edgefd.v1.RoundPlan`.
+    """
+    message = _parsed(pb.RoundPlan(), data)
+    if not message.HasField("training"):
+        raise ValueError("plan without training")
+    settings = {f.name: getattr(message.training, f.name) for f in dataclasses.fields(Training)}
+    if settings["optimizer"] not in ("sgd", "adam"):
+        raise ValueError(f"unknown optimizer {settings['optimizer']!r}")
+    if not (math.isfinite(settings["lr"]) and math.isfinite(settings["final_lr"])):
+        raise ValueError("learning rates must be finite")
+    return RoundPlan(message.seed, message.round, _ids(message.id_gaps), Training(**settings), message.evaluate)
+
+
+def encode_report(report: Report, codec: str) -> bytes:
+    """A report as a serialised `edgefd.v1.Report`."""
+    message = pb.Report(
+        client=report.client,
+        round=report.round,
+        knowledge=_knowledge_message(report.knowledge, codec),
+        metrics=report.metrics,
+    )
+    return message.SerializeToString()
+
+
+def decode_report(data: bytes) -> Report:
+    """A report from its bytes.
+
+    Raises:
+        ValueError: if they are not a well-formed `edgefd.v1.Report`.
+    """
+    message = _parsed(pb.Report(), data)
+    if not message.HasField("knowledge"):
+        raise ValueError("report without knowledge")
+    metrics = dict(message.metrics)
+    if bad := [name for name, value in metrics.items() if not math.isfinite(value)]:
+        raise ValueError(f"metrics must be finite: {', '.join(sorted(bad))}")
+    return Report(message.client, message.round, _knowledge_of(message.knowledge), metrics)
+
+
+def knowledge_size(report: Report, codec: str) -> int:
+    """Bytes of a report's knowledge as it travels; 0 for one that holds none."""
+    return len(encode(report.knowledge, codec)) if len(report.knowledge) else 0
+
+
+def _parsed(message: AnyMessage, data: bytes) -> AnyMessage:
     try:
         message.ParseFromString(data)
     except Exception as error:  # protobuf's DecodeError is not a stable import across its back ends
-        raise ValueError(f"not an edgefd.v1.Knowledge: {error}") from error
+        raise ValueError(f"not an {message.DESCRIPTOR.full_name}: {error}") from error
+    return message
+
+
+def _knowledge_message(knowledge: Knowledge, codec: str) -> pb.Knowledge:
+    c = CODECS[codec]
+    weights = np.maximum(knowledge.weights, np.float32(c.smallest))
+    return pb.Knowledge(
+        id_gaps=_gaps(knowledge.ids),
+        width=knowledge.width,
+        codec=_TO_PB[codec],
+        values=c.encode(knowledge.values),
+        weights=b"" if (weights == 1).all() else c.encode(weights),
+    )
+
+
+def _knowledge_of(message: pb.Knowledge) -> Knowledge:
     if message.codec not in _FROM_PB:
         raise ValueError(f"unknown codec {message.codec}")
     c = CODECS[_FROM_PB[message.codec]]
@@ -51,6 +130,17 @@ def decode(data: bytes) -> Knowledge:
         c.decode(values).reshape(n, width),
         np.ones(n, np.float32) if weights is None else c.decode(weights),
     )
+
+
+def _gaps(ids: Int64) -> list[int]:
+    return [int(gap) for gap in np.diff(ids, prepend=0)]
+
+
+def _ids(gaps: Sequence[int]) -> Int64:
+    if any(gap < 1 for gap in gaps[1:]):
+        raise ValueError("plan ids must be unique and ascending")
+    ids: Int64 = np.cumsum(np.array(gaps, np.int64))
+    return ids
 
 
 def _numbers(data: bytes, count: int, size: int, what: str) -> bytes:

@@ -6,7 +6,8 @@ from hypothesis import strategies as st
 
 from edgefd.codecs import CODECS
 from edgefd.knowledge import Knowledge, empty
-from edgefd.wire import decode, encode, received
+from edgefd.round import Report, RoundPlan, Training
+from edgefd.wire import decode, decode_plan, decode_report, encode, encode_plan, encode_report, received
 from tests.test_knowledge import knowledge
 
 ERROR = {"float32": 0, "float16": 5e-4, "uint8": 4e-3}
@@ -63,3 +64,61 @@ def test_no_bytes_crash_the_decoder(data: bytes) -> None:
     except ValueError:
         return
     assert np.isfinite(k.values).all()
+
+
+@st.composite
+def trainings(draw: st.DrawFn) -> Training:
+    count = st.integers(0, 50)
+    return Training(
+        rounds=draw(st.integers(1, 100)),
+        local_steps=draw(count),
+        distill_epochs=draw(count),
+        closing_epochs=draw(count),
+        batch_size=draw(st.integers(20, 99)),
+        private_rows=draw(st.integers(0, 19)),
+        shift=draw(count),
+        optimizer=draw(st.sampled_from(["sgd", "adam"])),
+        lr=draw(st.floats(1e-6, 10)),
+        final_lr=draw(st.floats(0, 10)),
+    )
+
+
+@given(trainings(), st.sets(st.integers(0, 2**31)), st.integers(0, 2**63), st.integers(0, 100), st.booleans())
+def test_plan_round_trip(training: Training, ids: set[int], seed: int, round: int, evaluate: bool) -> None:
+    plan = RoundPlan(seed, round, np.array(sorted(ids), np.int64), training, evaluate)
+    back = decode_plan(encode_plan(plan))
+    assert np.array_equal(back.ids, plan.ids)
+    assert (back.seed, back.round, back.training, back.evaluate) == (seed, round, training, evaluate)
+
+
+@given(knowledge(), st.integers(0, 1000), st.dictionaries(st.text(max_size=9), st.floats(-9, 9)))
+def test_report_round_trip(k: Knowledge, client: int, metrics: dict[str, float]) -> None:
+    report = Report(client, 3, k, metrics)
+    back = decode_report(encode_report(report, "float32"))
+    assert back.knowledge.equals(received(k, "float32")[0])
+    assert (back.client, back.round, back.metrics) == (client, 3, metrics)
+
+
+@pytest.mark.parametrize(
+    ("message", "says"),
+    [
+        (pb.RoundPlan(round=1), "without training"),
+        (pb.RoundPlan(training=pb.Training(rounds=1, batch_size=8, optimizer="lion", lr=1)), "unknown optimizer"),
+        (pb.RoundPlan(training=pb.Training(rounds=0, batch_size=8, optimizer="sgd", lr=1)), "rounds"),
+        (pb.RoundPlan(training=pb.Training(rounds=1, batch_size=8, optimizer="sgd", lr=np.nan)), "finite"),
+        (pb.RoundPlan(id_gaps=[1, 0], training=pb.Training(rounds=1, batch_size=8, optimizer="sgd", lr=1)), "unique"),
+    ],
+)
+def test_malformed_plans_are_refused(message: pb.RoundPlan, says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        decode_plan(message.SerializeToString())
+
+
+def test_malformed_reports_are_refused() -> None:
+    good = pb.Knowledge(width=2, codec=pb.CODEC_FLOAT32)
+    with pytest.raises(ValueError, match="without knowledge"):
+        decode_report(pb.Report(client=1).SerializeToString())
+    with pytest.raises(ValueError, match="finite: loss"):
+        decode_report(pb.Report(knowledge=good, metrics={"loss": float("nan")}).SerializeToString())
+    with pytest.raises(ValueError, match=r"not an edgefd\.v1\.Report"):
+        decode_report(b"\xff\xff")

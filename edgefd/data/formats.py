@@ -156,7 +156,7 @@ def convert_seglearn(pickled: Path, out: Path) -> None:
             raise UserError(f"{pickled} lacks X, y or subject: it is not seglearn's watch_dataset.npy")
     except UserError:
         raise
-    except (OSError, EOFError, ValueError, AttributeError, pickle.UnpicklingError) as error:
+    except (OSError, EOFError, ValueError, TypeError, LookupError, AttributeError, pickle.UnpicklingError) as error:
         raise UserError(f"{pickled} is not seglearn's watch_dataset.npy: {error}") from error
     lengths = np.array([len(x) for x in d["X"]], np.int64)
     np.savez_compressed(

@@ -26,6 +26,7 @@ from edgefd.round import (
     Exchange,
     Report,
     RoundPlan,
+    Transport,
     accuracy,
     client_filter,
     client_round,
@@ -123,14 +124,21 @@ def open_transport(config: Config, federation: Federation) -> InProcess:
 
 def simulate(transport: InProcess) -> Iterator[RoundMetrics]:
     """Run the rounds; the metrics of each as it ends. The last ones are of the closing distillation."""
-    config, federation = transport.site.config, transport.site.federation
     with closing(transport.pool):
         began = time.perf_counter()
         transport.start()
-        todo = plans(config.seed, np.arange(len(federation.proxy)), config.train, config.run.evaluate_every)
-        for result in run_rounds(config.method, config.method_config, transport, todo):
-            yield measure(result, federation, time.perf_counter() - began)
-            began = time.perf_counter()
+        yield from simulate_over(transport, transport.site.config, transport.site.federation, began)
+
+
+def simulate_over(
+    transport: Transport, config: Config, federation: Federation, began: float | None = None
+) -> Iterator[RoundMetrics]:
+    """Run the rounds over any transport; `began` (of `time.perf_counter`) is when the first one did, if not now."""
+    began = time.perf_counter() if began is None else began
+    todo = plans(config.seed, np.arange(len(federation.proxy)), config.train, config.run.evaluate_every)
+    for result in run_rounds(config.method, config.method_config, transport, todo):
+        yield measure(result, federation, time.perf_counter() - began)
+        began = time.perf_counter()
 
 
 def claims_of(transport: InProcess) -> Float32:

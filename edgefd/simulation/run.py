@@ -15,7 +15,6 @@ from edgefd.errors import RunError, UserError
 from edgefd.metrics import RoundMetrics
 from edgefd.models import check_model
 from edgefd.runs import append_json_line, environment, write_config, write_json
-from edgefd.simulation.engine import open_transport, simulate
 from edgefd.simulation.setup import federate, load_data
 
 
@@ -39,12 +38,15 @@ def prepare(config: Config) -> Prepared:
     return Prepared(config, dataset, config.method.regroup(federate(config, dataset)))
 
 
+Watch = Callable[[Iterator[RoundMetrics]], Iterator[RoundMetrics]]
+
+
 def run(
-    prepared: Prepared, folder: Path, watch: Callable[[Iterator[RoundMetrics]], Iterator[RoundMetrics]]
+    prepared: Prepared, folder: Path, watch: Watch, rounds_of: Callable[[], Iterator[RoundMetrics]]
 ) -> dict[str, Any]:
     """Simulate into `folder`, which exists and is empty; the summary.
 
-    `watch` sees the rounds pass and shows them.
+    `watch` sees the rounds pass and shows them. `rounds_of` opens a transport and runs the rounds over it.
 
     When it is stopped (KeyboardInterrupt) or a client fails (RunError), the summary of the rounds that were done is
     written with `complete` false, and the exception goes on.
@@ -56,7 +58,7 @@ def run(
     began = time.perf_counter()
     rounds: list[RoundMetrics] = []
     try:
-        for metrics in watch(simulate(open_transport(config, federation))):
+        for metrics in watch(rounds_of()):
             append_json_line(folder / "metrics.jsonl", metrics.to_dict())
             rounds.append(metrics)
     except (KeyboardInterrupt, RunError):

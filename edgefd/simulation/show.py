@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from rich.box import SIMPLE
 from rich.console import Console
@@ -15,11 +15,17 @@ from edgefd.compare import HEADER, Group, cells
 from edgefd.config import Config
 from edgefd.metrics import RoundMetrics
 from edgefd.runs import run_folder
+from edgefd.simulation.engine import open_transport, simulate
+from edgefd.simulation.ray import check_ray, simulate_ray
 from edgefd.simulation.run import Prepared, prepare, run
 
+Engine = Literal["local", "ray"]
 
-def simulate_all(config: Config, out: Path | None, console: Console) -> list[dict[str, Any]]:
+
+def simulate_all(config: Config, out: Path | None, console: Console, engine: Engine = "local") -> list[dict[str, Any]]:
     """Run the config's method in `out`, then each of `also` on the same split in `out`/also/<method>; print a table."""
+    if engine == "ray":
+        check_ray()
     todo = [prepare(config)] + [prepare(config.for_method(name)) for name in config.also]  # bad input shows before work
     folder = run_folder(config, out)
     _say_what(todo[0], console)
@@ -27,7 +33,7 @@ def simulate_all(config: Config, out: Path | None, console: Console) -> list[dic
     for prepared in todo:
         name = prepared.config.method_name
         place = folder if prepared is todo[0] else run_folder(prepared.config, folder / "also" / name)
-        summaries.append(_run_shown(prepared, place, console))
+        summaries.append(_run_shown(prepared, place, console, engine))
     console.print(results_table(summaries))
     console.print(f"run folder: {folder}")
     return summaries
@@ -80,7 +86,7 @@ def _say_what(prepared: Prepared, console: Console) -> None:
     )
 
 
-def _run_shown(prepared: Prepared, folder: Path, console: Console) -> dict[str, Any]:
+def _run_shown(prepared: Prepared, folder: Path, console: Console, engine: Engine) -> dict[str, Any]:
     """Run with a live bar on a terminal, else with a plain line a round."""
     name, total = prepared.config.method_name, prepared.config.train.rounds + 1
 
@@ -99,7 +105,13 @@ def _run_shown(prepared: Prepared, folder: Path, console: Console) -> dict[str, 
             print(f"{name} {m.round + 1}/{total} {_line(m, m.accuracy_mean)}", flush=True)
             yield m
 
-    return run(prepared, folder, bar if console.is_terminal else lines)
+    def rounds() -> Iterator[RoundMetrics]:
+        config, federation = prepared.config, prepared.federation
+        if engine == "ray":
+            return simulate_ray(config, len(federation.clients))
+        return simulate(open_transport(config, federation))
+
+    return run(prepared, folder, bar if console.is_terminal else lines, rounds)
 
 
 def _line(m: RoundMetrics, accuracy: float | None) -> str:

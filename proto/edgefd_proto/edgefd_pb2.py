@@ -24,15 +24,25 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19\x65\x64gefd_proto/edgefd.proto\x12\tedgefd.v1\"m\n\tKnowledge\x12\x0f\n\x07id_gaps\x18\x01 \x03(\r\x12\r\n\x05width\x18\x02 \x01(\r\x12\x1f\n\x05\x63odec\x18\x03 \x01(\x0e\x32\x10.edgefd.v1.Codec\x12\x0e\n\x06values\x18\x04 \x01(\x0c\x12\x0f\n\x07weights\x18\x05 \x01(\x0c*U\n\x05\x43odec\x12\x15\n\x11\x43ODEC_UNSPECIFIED\x10\x00\x12\x11\n\rCODEC_FLOAT32\x10\x01\x12\x11\n\rCODEC_FLOAT16\x10\x02\x12\x0f\n\x0b\x43ODEC_UINT8\x10\x03\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19\x65\x64gefd_proto/edgefd.proto\x12\tedgefd.v1\"m\n\tKnowledge\x12\x0f\n\x07id_gaps\x18\x01 \x03(\r\x12\r\n\x05width\x18\x02 \x01(\r\x12\x1f\n\x05\x63odec\x18\x03 \x01(\x0e\x32\x10.edgefd.v1.Codec\x12\x0e\n\x06values\x18\x04 \x01(\x0c\x12\x0f\n\x07weights\x18\x05 \x01(\x0c\"\xc9\x01\n\x08Training\x12\x0e\n\x06rounds\x18\x01 \x01(\r\x12\x13\n\x0blocal_steps\x18\x02 \x01(\r\x12\x16\n\x0e\x64istill_epochs\x18\x03 \x01(\r\x12\x16\n\x0e\x63losing_epochs\x18\x04 \x01(\r\x12\x12\n\nbatch_size\x18\x05 \x01(\r\x12\x14\n\x0cprivate_rows\x18\x06 \x01(\r\x12\r\n\x05shift\x18\x07 \x01(\r\x12\x11\n\toptimizer\x18\x08 \x01(\t\x12\n\n\x02lr\x18\t \x01(\x01\x12\x10\n\x08\x66inal_lr\x18\n \x01(\x01\"r\n\tRoundPlan\x12\x0c\n\x04seed\x18\x01 \x01(\x04\x12\r\n\x05round\x18\x02 \x01(\r\x12\x0f\n\x07id_gaps\x18\x03 \x03(\r\x12%\n\x08training\x18\x04 \x01(\x0b\x32\x13.edgefd.v1.Training\x12\x10\n\x08\x65valuate\x18\x05 \x01(\x08\"\xb1\x01\n\x06Report\x12\x0e\n\x06\x63lient\x18\x01 \x01(\r\x12\r\n\x05round\x18\x02 \x01(\r\x12\'\n\tknowledge\x18\x03 \x01(\x0b\x32\x14.edgefd.v1.Knowledge\x12/\n\x07metrics\x18\x04 \x03(\x0b\x32\x1e.edgefd.v1.Report.MetricsEntry\x1a.\n\x0cMetricsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01*U\n\x05\x43odec\x12\x15\n\x11\x43ODEC_UNSPECIFIED\x10\x00\x12\x11\n\rCODEC_FLOAT32\x10\x01\x12\x11\n\rCODEC_FLOAT16\x10\x02\x12\x0f\n\x0b\x43ODEC_UINT8\x10\x03\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'edgefd_proto.edgefd_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_CODEC']._serialized_start=151
-  _globals['_CODEC']._serialized_end=236
+  _globals['_REPORT_METRICSENTRY']._loaded_options = None
+  _globals['_REPORT_METRICSENTRY']._serialized_options = b'8\001'
+  _globals['_CODEC']._serialized_start=651
+  _globals['_CODEC']._serialized_end=736
   _globals['_KNOWLEDGE']._serialized_start=40
   _globals['_KNOWLEDGE']._serialized_end=149
+  _globals['_TRAINING']._serialized_start=152
+  _globals['_TRAINING']._serialized_end=353
+  _globals['_ROUNDPLAN']._serialized_start=355
+  _globals['_ROUNDPLAN']._serialized_end=469
+  _globals['_REPORT']._serialized_start=472
+  _globals['_REPORT']._serialized_end=649
+  _globals['_REPORT_METRICSENTRY']._serialized_start=603
+  _globals['_REPORT_METRICSENTRY']._serialized_end=649
 # @@protoc_insertion_point(module_scope)

@@ -1,8 +1,11 @@
 import gzip
 import hashlib
+import io
 import os
 import pickle
+import sys
 import tarfile
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -90,7 +93,18 @@ def test_the_digest_is_of_the_data_not_of_the_file(tmp_path: Path) -> None:
         ({"x_train": np.zeros((20, 5)), "x_test": np.zeros((10, 4))}, r"\[5\], test samples \[4\]"),
         ({"x_train": np.zeros((20, 5), int), "x_test": np.zeros((10, 5), int)}, "uint8 or floating"),
         ({"x_train": np.zeros(20), "x_test": np.zeros(10)}, "rows of samples"),
-        ({"group_train": np.zeros(3)}, "3 group_train for 20"),
+        ({"y_train": np.r_[np.inf, np.arange(19) % 3]}, "whole numbers from 0"),
+        ({"y_train": np.r_[np.nan, np.arange(19) % 3]}, "whole numbers from 0"),
+        ({"y_train": np.r_[np.uint64(2**63), (np.arange(19) % 3).astype(np.uint64)]}, "whole numbers from 0"),
+        ({"y_train": np.array(["a"] * 20)}, "whole numbers from 0, not <U1"),
+        ({"y_train": np.r_[10**9, np.arange(19) % 3]}, "C of 2 or more"),
+        ({"x_train": np.full((20, 5), 1e300), "x_test": np.zeros((10, 5))}, "too large for float32"),
+        ({"x_train": np.zeros((20, 0)), "x_test": np.zeros((10, 0))}, "rows of samples"),
+        ({"x_test": np.zeros((0, 8, 8), np.uint8), "y_test": np.zeros(0)}, "rows of samples"),
+        ({"group_train": np.zeros(3)}, "a group for each of 20"),
+        ({"group_train": np.zeros((20, 2))}, "a group for each of 20"),
+        ({"group_train": np.array(3)}, "a group for each of 20"),
+        ({"group_train": np.full(20, np.nan)}, "a group for each of 20"),
         ({"x_train": np.array([{}] * 20)}, "Python objects"),
     ],
 )
@@ -116,6 +130,30 @@ def test_bad_files_are_refused(tmp_path: Path) -> None:
         load_dataset(str(path))
     with pytest.raises(UserError, match="there is no file"):
         load_dataset(str(tmp_path / "none.npz"))
+    path.write_text("neither a zip nor a pickle")
+    with pytest.raises(UserError, match="not a whole npz file"):
+        load_dataset(str(path))
+    with path.open("wb") as file:
+        np.save(file, np.zeros(3))
+    with pytest.raises(UserError, match="not a whole npz file"):
+        load_dataset(str(path))
+
+
+def test_no_damage_gets_past_as_another_error(tmp_path: Path) -> None:
+    path = Path(saved(tmp_path))
+    whole = path.read_bytes()
+    directory = whole.rindex(b"PK\x01\x02")  # of the last member: version, flags and method follow
+    for at in range(directory, directory + 46):
+        damaged = bytearray(whole)
+        damaged[at] ^= 255
+        path.write_bytes(damaged)
+        with suppress(UserError):
+            load_dataset(str(path))
+    damaged = bytearray(whole)
+    damaged[directory + 10] = 99  # a method of compression that there is not
+    path.write_bytes(damaged)
+    with pytest.raises(UserError, match="not a whole npz file"):
+        load_dataset(str(path))
 
 
 def test_a_pickle_is_never_loaded(tmp_path: Path) -> None:
@@ -220,6 +258,136 @@ def test_windows_never_cross_recordings_or_people() -> None:
     assert w["x_test"].shape == (5, 2, 100)
     assert w["group_train"].tolist() == [1] * 5
     assert w["x_train"].std(2).max() < 0.2  # a window that crossed recordings would jump
+
+
+def recordings(**other: np.ndarray) -> dict[str, np.ndarray]:
+    x = NUMBERS.normal(0, 1, (400, 2)).astype(np.float32)
+    return {"x": x, "lengths": np.array([250, 150]), "y": np.array([0, 1]), "subject": np.array([1, 9])} | other
+
+
+@pytest.mark.parametrize(
+    ("other", "says"),
+    [
+        ({"lengths": np.array([250, 149])}, "as long as all lengths"),
+        ({"lengths": np.array([250, 151])}, "as long as all lengths"),
+        ({"lengths": np.array([500, -100])}, "as long as all lengths"),
+        ({"y": np.array([0])}, "as long as all lengths"),
+        ({"x": np.zeros(400, np.float32)}, "as long as all lengths"),
+        ({"subject": np.array([1, 2])}, "no recording of the test people"),
+        ({"subject": np.array([9, 10])}, "no recording of the training people"),
+        ({"lengths": np.array([301, 99])}, "no recording of the test people is as long as a window of 100"),
+    ],
+)
+def test_recordings_that_do_not_fit_are_refused(tmp_path: Path, other: dict[str, np.ndarray], says: str) -> None:
+    np.savez(tmp_path / "watch.npz", **recordings(**other))  # type: ignore[arg-type]
+    with pytest.raises(UserError, match=says):
+        load_dataset("watch", tmp_path)
+
+
+def test_watch_is_standardised_with_the_training_people(tmp_path: Path) -> None:
+    x = recordings()["x"] * 3 + 5
+    x[250:] += 100  # the test person moves otherwise
+    np.savez(tmp_path / "watch.npz", **recordings(x=x))  # type: ignore[arg-type]
+    d = load_dataset("watch", tmp_path)
+    expected = (x[:100] - x[:250].mean(0)) / x[:250].std(0)
+    np.testing.assert_allclose(d.x_train[0], expected.T, rtol=1e-4, atol=1e-5)
+    assert d.x_test.mean() > 10
+
+
+def seglearn(path: Path, content: object) -> Path:
+    np.save(path, np.array(content, dtype=object), allow_pickle=True)
+    return path
+
+
+def test_seglearn_is_converted_without_trusting_it(tmp_path: Path) -> None:
+    r = recordings()
+    content = {"X": np.split(r["x"], [250]), "y": r["y"], "subject": r["subject"], "X_labels": ["a", "b"]}
+    formats.convert_seglearn(seglearn(tmp_path / "w.npy", content), tmp_path / "watch.npz")
+    with np.load(tmp_path / "watch.npz", allow_pickle=False) as z:
+        assert all(np.array_equal(z[key], r[key]) for key in r)
+    assert len(load_dataset("watch", tmp_path).x_test) == 2
+
+    class Bomb:
+        def __reduce__(self) -> tuple[object, tuple[str]]:
+            return os.mkdir, (str(tmp_path / "exploded"),)
+
+    with pytest.raises(UserError, match="which is never loaded"):
+        formats.convert_seglearn(seglearn(tmp_path / "w.npy", {"X": Bomb()}), tmp_path / "out.npz")
+    assert not (tmp_path / "exploded").exists()
+    with pytest.raises(UserError, match="lacks X, y or subject"):
+        formats.convert_seglearn(seglearn(tmp_path / "w.npy", {"X": 1}), tmp_path / "out.npz")
+    for wrong in (b"", b"no array", (tmp_path / "w.npy").read_bytes()[:-3]):
+        (tmp_path / "w.npy").write_bytes(wrong)
+        with pytest.raises(UserError, match="is not seglearn's"):
+            formats.convert_seglearn(tmp_path / "w.npy", tmp_path / "out.npz")
+    assert not (tmp_path / "out.npz").exists()
+
+
+def write_jpegs(folder: Path, spoil: bool = False) -> np.ndarray:
+    """A small cifar10_jpeg.npz; the grey of each of its images."""
+    image = pytest.importorskip("PIL.Image")
+    grey = np.arange(8) * 30
+    files = []
+    for level in grey:
+        out = io.BytesIO()
+        image.fromarray(np.full((32, 32, 3), level, np.uint8)).save(out, "JPEG", quality=95)
+        files.append(b"spoilt" if spoil else out.getvalue())
+    packed = {}
+    for part, chosen in (("train", files[:6]), ("test", files[6:])):
+        packed[f"jpeg_{part}"] = np.frombuffer(b"".join(chosen), np.uint8)
+        packed[f"offsets_{part}"] = np.cumsum([0, *map(len, chosen)])
+        packed[f"y_{part}"] = np.arange(len(chosen)) % 2
+    np.savez(folder / "cifar10_jpeg.npz", **packed)
+    return grey
+
+
+def test_the_jpeg_copy_of_cifar_is_decoded_once_and_named_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    grey = write_jpegs(tmp_path)
+    d = load_dataset("cifar10", tmp_path)
+    assert d.name == "CIFAR-10 (JPEG re-encoded)"
+    assert d.x_train.shape == (6, 3, 32, 32)
+    assert np.abs(np.concatenate([d.x_train, d.x_test]).mean((1, 2, 3)) - grey).max() < 3
+    monkeypatch.setitem(sys.modules, "PIL", None)
+    assert load_dataset("cifar10", tmp_path).sha256 == d.sha256  # from the cache, without Pillow
+    for kept in (tmp_path / "cache" / "edgefd" / "cifar10_jpeg").iterdir():
+        kept.unlink()
+    with pytest.raises(UserError, match="pip install pillow"):
+        load_dataset("cifar10", tmp_path)
+
+
+def test_spoilt_jpegs_are_refused_and_not_kept(tmp_path: Path) -> None:
+    write_jpegs(tmp_path, spoil=True)
+    with pytest.raises(UserError, match="torn"):
+        load_dataset("cifar10", tmp_path)
+    np.savez(tmp_path / "cifar10_jpeg.npz", jpeg_train=np.zeros(3))
+    with pytest.raises(UserError, match="lacks offsets_train, y_train, jpeg_test, offsets_test, y_test"):
+        load_dataset("cifar10", tmp_path)
+    assert not list((tmp_path / "cache").rglob("*.npz"))
+
+
+def test_a_cache_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
+    write_jpegs(tmp_path)
+    (tmp_path / "cache").write_text("a file where a folder should be")
+    with pytest.raises(UserError, match="cannot keep the decoded images"):
+        load_dataset("cifar10", tmp_path)
+
+
+def test_digits_without_scikit_learn_say_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
+    with pytest.raises(UserError, match="pip install scikit-learn"):
+        load_dataset("digits")
+
+
+def test_the_given_folder_goes_before_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cache, given = tmp_path / "cache" / "edgefd" / "mnist", tmp_path / "given"
+    for folder in (cache, given):
+        folder.mkdir(parents=True)
+        np.savez(folder / "mnist.npz", **arrays())  # type: ignore[arg-type]
+    assert load_dataset("mnist").source == str(cache / "mnist.npz")
+    monkeypatch.setenv("EDGEFD_DATA", str(given))
+    assert load_dataset("mnist").source == str(given / "mnist.npz")
+    monkeypatch.setenv("EDGEFD_DATA", str(tmp_path / "nothing"))
+    assert load_dataset("mnist", given).source == str(given / "mnist.npz")
 
 
 @pytest.mark.skipif(SHARED is None, reason="EDGEFD_DATA is not set")

@@ -19,7 +19,9 @@ class Handler(BaseHTTPRequestHandler):
             self.send_error(404, "Not Found")
             return
         self.send_response(200)
-        if "unannounced" not in self.path:
+        if "nonsense" in self.path:
+            self.send_header("Content-Length", "many")
+        elif "unannounced" not in self.path:
             self.send_header("Content-Length", str(len(BODY)))
         self.end_headers()
         self.wfile.write(BODY[: len(BODY) // 2] if "cut" in self.path else BODY)
@@ -31,14 +33,14 @@ class Handler(BaseHTTPRequestHandler):
 @pytest.fixture
 def server() -> Iterator[str]:
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as httpd:
-        thread = threading.Thread(target=httpd.serve_forever)
+        thread = threading.Thread(target=httpd.serve_forever, args=(0.01,))
         thread.start()
         yield f"http://127.0.0.1:{httpd.server_port}/"
         httpd.shutdown()
         thread.join()
 
 
-@pytest.mark.parametrize("file", ["whole", "unannounced"])
+@pytest.mark.parametrize("file", ["whole", "unannounced", "nonsense"])
 def test_a_right_file_arrives_whole(server: str, tmp_path: Path, file: str) -> None:
     download(server + file, tmp_path / "new" / "f", md5=MD5, max_bytes=len(BODY))
     assert (tmp_path / "new" / "f").read_bytes() == BODY
@@ -68,6 +70,12 @@ def test_no_server_is_one_line(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_folder_that_cannot_be_made_is_one_line(server: str, tmp_path: Path) -> None:
+    (tmp_path / "taken").write_text("a file")
+    with pytest.raises(UserError, match="cannot download"):
+        download(server + "whole", tmp_path / "taken" / "f", md5=MD5, max_bytes=10**7)
+
+
 def test_the_next_mirror_is_tried(server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     remote = {"mnist": (Remote("a", MD5, 10**7), Remote("b", MD5, 10**7))}
@@ -75,6 +83,9 @@ def test_the_next_mirror_is_tried(server: str, tmp_path: Path, monkeypatch: pyte
     assert folder == tmp_path / "edgefd" / "mnist"
     assert sorted(p.name for p in folder.iterdir()) == ["a", "b"]
     fetch_dataset("mnist", {"mnist": ("http://127.0.0.1:9/",)}, remote)  # all there: nothing is fetched
+    (folder / "b").write_bytes(BODY[:-1])
+    fetch_dataset("mnist", {"mnist": (server,)}, remote)  # there, but not the right one
+    assert (folder / "b").read_bytes() == BODY
     (folder / "a").unlink()
     with pytest.raises(UserError, match=r"127\.0\.0\.1:9/a.*; cannot download"):
         fetch_dataset("mnist", {"mnist": ("http://127.0.0.1:9/", server + "missing/")}, remote)

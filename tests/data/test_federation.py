@@ -1,5 +1,6 @@
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ from hypothesis import strategies as st
 
 from edgefd.config import Config, parse_config
 from edgefd.data.datasets import Dataset, load_dataset
-from edgefd.data.federation import Federation, merged
+from edgefd.data.federation import Federation, build_federation, contributed, merged
 from edgefd.errors import UserError
 from edgefd.simulation.setup import federate, limited, load_data
 
@@ -99,7 +100,9 @@ def test_public_proxy_from_a_file(tmp_path: Path) -> None:
     assert marks(federation.proxy.x, federation).tolist() == list(range(1000, 1030))
     assert federation.raw_samples_disclosed == 0
     assert sum(len(c.x) + len(c.x_heldout) for c in federation.clients) == N
-    for bad in ({"x": x[:, :1]}, {"x": x * np.nan}, {"y": np.full(30, 10)}, {"y": np.zeros(3)}):
+    none: dict[str, np.ndarray] = {"x": x[:0], "y": np.zeros(0)}
+    half = {"y": np.full(30, 0.5)}
+    for bad in ({"x": x[:, :1]}, {"x": x * np.nan}, {"y": np.full(30, 10)}, {"y": np.zeros(3)}, none, half):
         np.savez(path, **({"x": x, "y": np.zeros(30)} | bad))  # type: ignore[arg-type]
         with pytest.raises(UserError, match=r"proxy\.npz"):
             federate(config(proxy={"source": "public", "path": str(path)}), MARKED)
@@ -109,6 +112,35 @@ def test_a_client_left_with_nothing_is_named() -> None:
     few = replace(MARKED, x_train=MARKED.x_train[:10], y_train=MARKED.y_train[:10])
     with pytest.raises(UserError, match="client 0 is left with 0 private"):
         federate(config(), few)
+
+
+@pytest.mark.parametrize("fraction", [0.0, 1.0, 1.5, -0.1, float("nan")])
+def test_fractions_outside_0_to_1_are_refused(fraction: float) -> None:
+    rows, numbers = np.arange(N), np.random.default_rng(0)
+    with pytest.raises(UserError, match=r"must be in \(0, 1\)"):
+        contributed([rows], MARKED.y_train, fraction, False, numbers)
+
+    def whole(y: np.ndarray, group: np.ndarray | None, rng: np.random.Generator) -> list[np.ndarray]:
+        return [np.arange(len(y))]
+
+    def build(source: Literal["contributed", "public"], alpha: float, heldout: float) -> Federation:
+        return build_federation(
+            MARKED, whole, proxy_source=source, alpha=alpha, keep=False, proxy_path=None, heldout=heldout, seed=0
+        )
+
+    with pytest.raises(UserError, match=r"proxy\.alpha.*must be in"):
+        build("public", fraction, 0.1)
+    with pytest.raises(UserError, match=r"data\.heldout must be in"):
+        build("contributed", 0.1, fraction)
+    assert len(build("public", 0.25, 0.1).proxy) == N // 4
+
+
+def test_even_the_smallest_fraction_gives_a_row_a_client() -> None:
+    parts = [np.arange(0, 200), np.arange(200, N)]
+    shared, owner, private = contributed(parts, MARKED.y_train, 1e-6, False, np.random.default_rng(0))
+    assert sorted(owner.tolist()) == [0, 1]
+    assert [len(p) for p in private] == [199, 199]
+    assert all(s in parts[o] for s, o in zip(shared, owner, strict=True))
 
 
 def test_references_pool_what_they_say() -> None:

@@ -61,7 +61,7 @@ def test_weak_is_two_halves() -> None:
 
 def test_shards_limit_classes() -> None:
     parts = partitions.shards(Y, 10, 2, np.random.default_rng(0))
-    assert max(len(np.unique(Y[p])) for p in parts) <= 4
+    assert max(len(np.unique(Y[p])) for p in parts) == 2  # 20 shards of 20 samples, 40 samples a class
     assert {len(p) for p in parts} == {40}
 
 
@@ -82,6 +82,26 @@ def test_quantity_skew_differs_in_size_not_in_classes() -> None:
 def test_by_group_is_a_client_a_group() -> None:
     parts = partitions.by_group(np.array([2, 0, 2, 1]))
     assert [p.tolist() for p in parts] == [[1], [3], [0, 2]]
+
+
+def test_min_size_of_zero_still_leaves_nobody_out() -> None:
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        assert min(map(len, partitions.dirichlet(Y, 8, 0.2, rng, min_size=0))) > 0
+        assert min(map(len, partitions.quantity_skew(Y, 8, 0.01, rng, min_size=0))) > 0
+
+
+def test_fewer_clients_than_classes_leave_samples_to_nobody() -> None:
+    rng = np.random.default_rng(0)
+    assert set(Y[np.concatenate(partitions.strong(Y, 4, rng))]) == {0, 1, 2, 3}
+    counts = np.bincount(Y[np.concatenate(partitions.weak(Y, 4, rng))], minlength=10)
+    assert counts.tolist() == [20, 40, 40, 40, 20, 0, 0, 0, 0, 0]
+
+
+def test_class_table_counts() -> None:
+    table = partitions.class_table(np.array([0, 2, 2, 1]), [np.array([0, 1]), np.array([2])], 4)
+    assert table.tolist() == [[1, 0, 1, 0], [0, 0, 1, 0]]
+    assert table.dtype == np.int64
 
 
 def test_index_files_are_read(tmp_path: Path) -> None:
@@ -112,12 +132,22 @@ def test_bad_index_files_are_refused(tmp_path: Path, lists: object, says: str) -
 
 
 def test_an_unreadable_index_file_is_refused(tmp_path: Path) -> None:
-    for name in ("missing.json", "missing.npz"):
-        with pytest.raises(UserError, match="cannot read partition file"):
-            partitions.from_file(tmp_path / name, 4)
     (tmp_path / "torn.npz").write_bytes(b"PK\x03\x04torn")
-    with pytest.raises(UserError, match="cannot read partition file"):
-        partitions.from_file(tmp_path / "torn.npz", 4)
+    (tmp_path / "empty.npz").write_bytes(b"")
+    (tmp_path / "torn.json").write_text("[[0, 1")
+    np.savez(tmp_path / "pickled.npz", client_0=np.array([{}]))
+    np.savez(tmp_path / "named.npz", client_0=[0], client_2=[1])
+    for name, says in (
+        ("missing.json", "cannot read partition file"),
+        ("missing.npz", "there is no file"),
+        ("torn.json", "cannot read partition file"),
+        ("torn.npz", "cannot read"),
+        ("empty.npz", "cannot read"),
+        ("pickled.npz", "pickles"),
+        ("named.npz", "must hold client_0, client_1"),
+    ):
+        with pytest.raises(UserError, match=says):
+            partitions.from_file(tmp_path / name, 4)
 
 
 def test_what_cannot_be_dealt_is_refused() -> None:
@@ -129,5 +159,13 @@ def test_what_cannot_be_dealt_is_refused() -> None:
         partitions.iid(Y, 401, rng)
     with pytest.raises(UserError, match="left a client with fewer than 200"):
         partitions.dirichlet(Y, 5, 0.05, rng, min_size=200)
+    for alpha in (0.0, -1.0, float("nan"), float("inf")):
+        for skewed in (partitions.dirichlet, partitions.quantity_skew):
+            with pytest.raises(UserError, match="alpha must be above 0"):
+                skewed(Y, 5, alpha, rng)
+    for none in (partitions.strong, partitions.weak, partitions.iid):
+        for n_clients in (0, -1):
+            with pytest.raises(UserError, match="at least one client"):
+                none(Y, n_clients, rng)
     with pytest.raises(UserError, match="needs a data set with groups"):
         partitions.by_group(None)

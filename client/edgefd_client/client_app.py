@@ -1,0 +1,88 @@
+"""The Flower ClientApp of a simulation: one node is one client of the federation that the config describes.
+
+Ray gives a client to any of its processes, so all that lasts between rounds is in `context.state`.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import numpy as np
+import torch
+import yaml
+from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, RecordDict
+from flwr.clientapp import ClientApp
+
+from edgefd import wire
+from edgefd.config import Config, parse_config
+from edgefd.data.federation import Federation
+from edgefd.round import ClientState, accuracy, client_filter, client_round
+from edgefd.simulation.engine import make_learner
+from edgefd.simulation.run import prepare
+
+app = ClientApp()
+
+
+@app.query("round")
+def round(message: Message, context: Context) -> Message:
+    """One round of one client. A failure is answered with its reason, which Flower itself would hide."""
+    client = int(context.node_config["partition-id"])
+    try:
+        report = _round(client, message, context)
+    except Exception as error:  # the server raises it again, as RunError
+        return _reply({"failure": f"client {client} failed: {type(error).__name__}: {error}"}, message)
+    return _reply({"report": report}, message)
+
+
+def _round(client: int, message: Message, context: Context) -> bytes:
+    body = message.content["edgefd"]
+    assert isinstance(body, ConfigRecord)
+    config, federation = _federation(str(body["config"]))
+    plan, teacher = body["plan"], body.get("teacher")
+    assert isinstance(plan, bytes)
+    state = _restore(config, federation, client, context)
+    report = client_round(
+        config.method,
+        config.method_config,
+        state,
+        federation.proxy,
+        wire.decode_plan(plan),
+        wire.decode(teacher) if isinstance(teacher, bytes) else None,
+        lambda learner: {"accuracy": accuracy(learner, federation.x_test, federation.y_test)},
+    )
+    context.state["learner"] = _record(state.learner.state())
+    context.state["claims"] = _record({"claims": state.claims})
+    return wire.encode_report(report, config.codec.name)
+
+
+@lru_cache(maxsize=1)
+def _federation(text: str) -> tuple[Config, Federation]:
+    """Built once a process; the same everywhere, as all that is random in it is keyed by the seed."""
+    torch.set_num_threads(1)  # as the in-process engine does: more threads change bits
+    config = parse_config(yaml.safe_load(text))
+    return config, prepare(config).federation
+
+
+def _restore(config: Config, federation: Federation, client: int, context: Context) -> ClientState:
+    """The client as its last round left it, or a new one."""
+    data = federation.clients[client]
+    learner = make_learner(config, data, federation.n_classes)
+    if "learner" not in context.state:
+        claims = client_filter(config.method, config.method_config, data, federation.proxy, config.seed)
+        return ClientState(data, learner, federation.n_classes, claims)
+    learner.load_state(_arrays(context, "learner"))
+    return ClientState(data, learner, federation.n_classes, _arrays(context, "claims")["claims"])
+
+
+def _arrays(context: Context, name: str) -> dict[str, np.ndarray]:
+    record = context.state[name]
+    assert isinstance(record, ArrayRecord)
+    return {key: array.numpy() for key, array in record.items()}
+
+
+def _record(arrays: dict[str, np.ndarray]) -> ArrayRecord:
+    return ArrayRecord({key: Array(value) for key, value in arrays.items()})
+
+
+def _reply(content: dict[str, str | bytes], message: Message) -> Message:
+    return Message(content=RecordDict({"edgefd": ConfigRecord(dict(content))}), reply_to=message)

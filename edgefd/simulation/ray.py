@@ -1,0 +1,158 @@
+"""The Ray engine: the same rounds through Flower's simulation engine, on this machine or on a Ray cluster.
+
+Flower and Ray run in a process of their own (`edgefd_server.ray_run`), in a session of its own, which is ended with all
+that is in it. It writes a line of JSON for each round, which is read here: so the run folder is written by the same
+code as that of a local run.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from edgefd.config import Config
+from edgefd.errors import RunError, UserError
+from edgefd.metrics import RoundMetrics
+
+_QUIET = {
+    "FLWR_TELEMETRY_ENABLED": "0",
+    "FLWR_DISABLE_UPDATE_CHECK": "1",
+    "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
+    "RAY_USAGE_STATS_ENABLED": "0",
+}
+_START_SECONDS = 90.0
+_CLUSTER_SECONDS = 20.0  # to join a cluster that runs already
+
+
+def check_ray() -> None:
+    """Whether this engine can be used.
+
+    Raises:
+        UserError: if Flower or Ray is not installed, or the cluster of RAY_ADDRESS does not answer.
+    """
+    if find_spec("flwr") is None or find_spec("ray") is None:
+        raise UserError("--engine ray needs Flower and Ray: pip install 'edgefd[ray]'")
+    if address := os.environ.get("RAY_ADDRESS"):
+        _check_reachable(address)
+
+
+def simulate_ray(config: Config, n_clients: int) -> Iterator[RoundMetrics]:
+    """Run the rounds; the metrics of each as it ends.
+
+    Raises:
+        RunError: if a client or the engine fails.
+    """
+    work = Path(tempfile.mkdtemp(prefix="edgefd-"))  # short: Ray puts sockets in it
+    try:
+        (work / "config.yaml").write_text(yaml.safe_dump(config.to_dict(), sort_keys=False), encoding="utf-8")
+        with (work / "log").open("wb") as log:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "edgefd_server.ray_run", str(work), str(n_clients)],
+                env=os.environ | _QUIET | {"FLWR_HOME": str(work / "flwr"), "PYTHONPATH": os.pathsep.join(sys.path)},
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        try:
+            yield from _rounds(process, work)
+        finally:
+            _end_session(process)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def _check_reachable(address: str) -> None:
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdigit():
+        raise UserError(f"RAY_ADDRESS={address}: must be host:port of the cluster's head node")
+    try:
+        socket.create_connection((host, int(port)), timeout=10).close()
+    except (OSError, OverflowError) as error:
+        raise UserError(f"RAY_ADDRESS={address}: no Ray cluster answers there: {error}") from error
+
+
+def _rounds(process: subprocess.Popen[bytes], work: Path) -> Iterator[RoundMetrics]:
+    """What the process reports, until it says that it is done."""
+    cluster = "RAY_ADDRESS" in os.environ
+    patience = _CLUSTER_SECONDS if cluster else _START_SECONDS
+    deadline = time.monotonic() + patience
+    started = False
+    for line in _lines(process, work / "lines.jsonl"):
+        if line is None:
+            if not started and time.monotonic() > deadline:
+                if cluster:
+                    raise UserError(f"RAY_ADDRESS={os.environ['RAY_ADDRESS']}: no Ray cluster within {patience:g} s")
+                raise RunError(f"Ray did not start within {patience:g} s: {_tail(work)}")
+            continue
+        started = True
+        if "error" in line:
+            raise RunError(line["error"])
+        if "round" in line:
+            yield RoundMetrics(**line)
+        if line.get("done"):
+            return
+    raise RunError(f"the Ray engine ended early (exit code {process.returncode}): {_tail(work)}")
+
+
+def _lines(process: subprocess.Popen[bytes], path: Path) -> Iterator[dict[str, Any] | None]:
+    """Each whole line as it is written, None while there is none, until the process has ended."""
+    seen = 0
+    while True:
+        ended = process.poll() is not None
+        whole = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
+        fresh = [line for line in whole[seen:] if line.endswith("\n")]
+        seen += len(fresh)
+        yield from (json.loads(line) for line in fresh)
+        if ended:
+            return
+        yield None
+        time.sleep(0.05)
+
+
+def _tail(work: Path) -> str:
+    lines = (work / "log").read_text(encoding="utf-8", errors="replace").strip().splitlines()
+    return lines[-1] if lines else "it said nothing"
+
+
+def _end_session(process: subprocess.Popen[bytes], patience: float = 5.0) -> None:
+    """Let the process end by itself, then kill whatever is left in its session (Ray's own processes are)."""
+    if process.poll() is None:
+        process.terminate()
+        try:
+            process.wait(patience)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+    deadline = time.monotonic() + patience
+    while (left := _session(process.pid)) and time.monotonic() < deadline:
+        for pid in left:
+            _kill(pid)
+        time.sleep(0.05)
+
+
+def _session(leader: int) -> list[int]:
+    """Processes of the session that are alive. Ray runs on Linux and macOS; both have this ps."""
+    listed = subprocess.run(["ps", "-A", "-o", "pid=,sess=,stat="], capture_output=True, text=True, check=True).stdout
+    rows = [line.split() for line in listed.splitlines()]
+    return [int(pid) for pid, session, stat in rows if session == str(leader) and not stat.startswith("Z")]
+
+
+def _kill(pid: int) -> None:
+    try:
+        os.kill(pid, signal.SIGKILL)
+    except ProcessLookupError:
+        return

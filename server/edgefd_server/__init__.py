@@ -1,0 +1,1 @@
+"""Server side of edgefd: the Flower ServerApp and its transport."""

@@ -1,0 +1,49 @@
+"""The Flower ServerApp: a whole run over the Grid, into a run folder.
+
+Run config: `config`, the path of a YAML file; `out`, the run folder, which must not exist (empty: runs/<id>).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import yaml
+from flwr.app import Context
+from flwr.serverapp import Grid, ServerApp
+
+from edgefd.config import Config, load_config
+from edgefd.metrics import RoundMetrics
+from edgefd.runs import run_folder
+from edgefd.simulation.engine import simulate_over
+from edgefd.simulation.run import Prepared, prepare, run
+from edgefd_server.flower_transport import FlowerTransport
+
+app = ServerApp()
+
+
+@app.main()
+def main(grid: Grid, context: Context) -> None:
+    """Simulate what the run config asks for."""
+    settings = context.run_config
+    prepared = prepare(load_config(Path(str(settings["config"]))))
+    folder = run_folder(prepared.config, Path(str(settings["out"])) if settings["out"] else None)
+    run_on_grid(grid, prepared, folder)
+
+
+def run_on_grid(grid: Grid, prepared: Prepared, folder: Path) -> None:
+    """Run over the Grid's nodes into `folder`, which exists and is empty."""
+    transport = transport_to(grid, prepared.config, len(prepared.federation.clients))
+    run(prepared, folder, _lines, lambda: simulate_over(transport, prepared.config, prepared.federation))
+
+
+def transport_to(grid: Grid, config: Config, n_clients: int) -> FlowerTransport:
+    """The nodes of a Grid as the config's clients."""
+    text = yaml.safe_dump(config.to_dict(), sort_keys=False)
+    return FlowerTransport(grid, text, config.codec.name, n_clients)
+
+
+def _lines(rounds: Iterator[RoundMetrics]) -> Iterator[RoundMetrics]:
+    for m in rounds:
+        print(f"round {m.round}: accuracy {m.accuracy_mean}, {m.seconds:.2f} s", flush=True)
+        yield m

@@ -1,0 +1,102 @@
+"""The Ray engine gives the local engine's results, and leaves nothing running."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.test_cli import QUICKSTART, command, edgefd, env
+
+SMALL = (
+    *("also=[]", "data.limit=400", "partition.name=weak", "partition.n_clients=4"),
+    *("train.rounds=2", "model.name=cnn_small", "run.evaluate_every=1"),
+)
+ROOT = Path(__file__).parent.parent.parent
+PATHS = os.pathsep.join(str(ROOT / part) for part in (".", "proto", "server", "client"))
+
+
+def processes_of_ray() -> set[int]:
+    listed = subprocess.run(["ps", "-A", "-o", "pid=,args="], capture_output=True, text=True, check=True).stdout
+    words = ("edgefd_server.ray_run", "raylet", "gcs_server", "ray::")
+    return {int(line.split()[0]) for line in listed.splitlines() if any(w in line for w in words)}
+
+
+def rounds(folder: Path) -> list[dict[str, Any]]:
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in line.items() if k != "seconds"} for line in lines]
+
+
+@pytest.mark.slow
+def test_ray_gives_the_bits_of_the_local_engine(tmp_path: Path) -> None:
+    before = processes_of_ray()
+    for engine, more in (("ray", ()), ("local", ("run.workers=0",))):
+        arguments = ("simulate", QUICKSTART, *SMALL, *more, "--engine", engine, "--out", engine)
+        done = edgefd(*arguments, cwd=tmp_path, PYTHONPATH=PATHS)
+        assert done.returncode == 0, done.stdout + done.stderr
+    assert rounds(tmp_path / "ray") == rounds(tmp_path / "local")
+    assert processes_of_ray() <= before
+
+
+@pytest.mark.slow
+def test_a_failing_client_ends_the_run_and_leaves_nothing(tmp_path: Path) -> None:
+    before = processes_of_ray()
+    # a learning rate that overflows: the client's logits are no longer finite
+    arguments = ("simulate", QUICKSTART, *SMALL, "train.lr=1e30", "train.optimizer=sgd", "train.local_steps=5")
+    done = edgefd(*arguments, "--engine", "ray", "--out", "r", cwd=tmp_path, PYTHONPATH=PATHS)
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "client" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert processes_of_ray() <= before
+
+
+@pytest.mark.slow
+def test_ctrl_c_leaves_nothing(tmp_path: Path) -> None:
+    before = processes_of_ray()
+    arguments = command("simulate", QUICKSTART, *SMALL, "train.rounds=1000", "--engine", "ray", "--out", "r")
+    process = subprocess.Popen(arguments, cwd=tmp_path, env=env({"PYTHONPATH": PATHS}), stderr=subprocess.PIPE)
+    metrics = tmp_path / "r" / "metrics.jsonl"
+    deadline = time.monotonic() + 90
+    while time.monotonic() < deadline and not (metrics.exists() and metrics.read_text().count("\n") > 2):
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert b"Traceback" not in stderr
+    assert processes_of_ray() <= before
+    assert json.loads((tmp_path / "r" / "summary.json").read_text())["complete"] is False
+
+
+@pytest.mark.slow
+def test_a_cluster_that_does_not_answer_is_one_line(tmp_path: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    began = time.monotonic()
+    arguments = ("simulate", QUICKSTART, "--engine", "ray")
+    done = edgefd(*arguments, cwd=tmp_path, PYTHONPATH=PATHS, RAY_ADDRESS=address)
+    assert done.returncode == 2
+    assert time.monotonic() - began < 30
+    assert done.stderr.startswith(f"error: RAY_ADDRESS={address}")
+    assert done.stderr.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_a_missing_extra_is_named(tmp_path: Path) -> None:
+    program = (
+        "import importlib.util as u; find = u.find_spec\n"
+        "u.find_spec = lambda name, *a: None if name == 'ray' else find(name, *a)\n"
+        "from edgefd.cli import main; main()"
+    )
+    arguments = [sys.executable, "-c", program, "simulate", QUICKSTART, "--engine", "ray"]
+    done = subprocess.run(arguments, capture_output=True, text=True, cwd=tmp_path, env=env({"PYTHONPATH": PATHS}))
+    assert done.returncode == 2
+    assert "pip install 'edgefd[ray]'" in done.stderr
+    assert done.stderr.count("\n") == 1
