@@ -34,7 +34,6 @@ _QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
 }
 _START_SECONDS = 90.0
-_CLUSTER_SECONDS = 20.0  # to join a cluster that runs already
 
 
 def check_ray() -> None:
@@ -80,23 +79,25 @@ def _check_reachable(address: str) -> None:
     if not host or not port.isdigit():
         raise UserError(f"RAY_ADDRESS={address}: must be host:port of the cluster's head node")
     try:
-        socket.create_connection((host, int(port)), timeout=10).close()
+        socket.create_connection((host, int(port)), timeout=5).close()
+        join = "import ray; ray.init(log_to_driver=False, logging_level='error')"
+        subprocess.run(
+            [sys.executable, "-c", join], env=os.environ | _QUIET, capture_output=True, check=True, timeout=20
+        )
     except (OSError, OverflowError) as error:
-        raise UserError(f"RAY_ADDRESS={address}: no Ray cluster answers there: {error}") from error
+        raise UserError(f"RAY_ADDRESS={address}: nothing answers there: {error}") from error
+    except subprocess.SubprocessError as error:
+        raise UserError(f"RAY_ADDRESS={address}: what answers there is no Ray cluster of this version") from error
 
 
 def _rounds(process: subprocess.Popen[bytes], work: Path) -> Iterator[RoundMetrics]:
     """What the process reports, until it says that it is done."""
-    cluster = "RAY_ADDRESS" in os.environ
-    patience = _CLUSTER_SECONDS if cluster else _START_SECONDS
-    deadline = time.monotonic() + patience
+    deadline = time.monotonic() + _START_SECONDS
     started = False
     for line in _lines(process, work / "lines.jsonl"):
         if line is None:
             if not started and time.monotonic() > deadline:
-                if cluster:
-                    raise UserError(f"RAY_ADDRESS={os.environ['RAY_ADDRESS']}: no Ray cluster within {patience:g} s")
-                raise RunError(f"Ray did not start within {patience:g} s: {_tail(work)}")
+                raise RunError(f"Ray did not start within {_START_SECONDS:g} s: {_tail(work)}")
             continue
         started = True
         if "error" in line:

@@ -29,6 +29,7 @@ from typing import Any
 from edgefd.config import Config, parse_config, read_yaml, set_key
 from edgefd.errors import RunError, UserError
 from edgefd.metrics import RoundMetrics
+from edgefd.simulation.engine import open_transport, simulate
 from edgefd.simulation.run import prepare, run
 
 
@@ -114,7 +115,7 @@ def _run_cell(cell: Cell, folder: Path) -> str | None:
         if folder.exists():  # a run that was stopped
             shutil.rmtree(folder)
         folder.mkdir(parents=True)
-        run(prepared, folder, _unseen)
+        run(prepared, folder, _unseen, lambda: simulate(open_transport(prepared.config, prepared.federation)))
     except (UserError, RunError, OSError) as error:
         return f"failed: {error}"
     return None

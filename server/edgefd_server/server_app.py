@@ -16,7 +16,7 @@ from edgefd.config import Config, load_config
 from edgefd.metrics import RoundMetrics
 from edgefd.runs import run_folder
 from edgefd.simulation.engine import simulate_over
-from edgefd.simulation.run import Prepared, prepare, run
+from edgefd.simulation.run import prepare, run
 from edgefd_server.flower_transport import FlowerTransport
 
 app = ServerApp()
@@ -24,15 +24,10 @@ app = ServerApp()
 
 @app.main()
 def main(grid: Grid, context: Context) -> None:
-    """Simulate what the run config asks for."""
+    """Run what the run config asks for, over the Grid's nodes."""
     settings = context.run_config
     prepared = prepare(load_config(Path(str(settings["config"]))))
     folder = run_folder(prepared.config, Path(str(settings["out"])) if settings["out"] else None)
-    run_on_grid(grid, prepared, folder)
-
-
-def run_on_grid(grid: Grid, prepared: Prepared, folder: Path) -> None:
-    """Run over the Grid's nodes into `folder`, which exists and is empty."""
     transport = transport_to(grid, prepared.config, len(prepared.federation.clients))
     run(prepared, folder, _lines, lambda: simulate_over(transport, prepared.config, prepared.federation))
 

@@ -262,20 +262,21 @@ def test_windows_never_cross_recordings_or_people() -> None:
 
 def recordings(**other: np.ndarray) -> dict[str, np.ndarray]:
     x = NUMBERS.normal(0, 1, (400, 2)).astype(np.float32)
-    return {"x": x, "lengths": np.array([250, 150]), "y": np.array([0, 1]), "subject": np.array([1, 9])} | other
+    people = {"lengths": np.array([150, 100, 150]), "y": np.array([0, 1, 1]), "subject": np.array([1, 2, 9])}
+    return {"x": x} | people | other
 
 
 @pytest.mark.parametrize(
     ("other", "says"),
     [
-        ({"lengths": np.array([250, 149])}, "as long as all lengths"),
-        ({"lengths": np.array([250, 151])}, "as long as all lengths"),
-        ({"lengths": np.array([500, -100])}, "as long as all lengths"),
+        ({"lengths": np.array([150, 100, 149])}, "as long as all lengths"),
+        ({"lengths": np.array([150, 100, 151])}, "as long as all lengths"),
+        ({"lengths": np.array([500, -200, 100])}, "as long as all lengths"),
         ({"y": np.array([0])}, "as long as all lengths"),
         ({"x": np.zeros(400, np.float32)}, "as long as all lengths"),
-        ({"subject": np.array([1, 2])}, "no recording of the test people"),
-        ({"subject": np.array([9, 10])}, "no recording of the training people"),
-        ({"lengths": np.array([301, 99])}, "no recording of the test people is as long as a window of 100"),
+        ({"subject": np.array([1, 2, 3])}, "no recording of the test people"),
+        ({"subject": np.array([9, 10, 9])}, "no recording of the training people"),
+        ({"lengths": np.array([150, 151, 99])}, "no recording of the test people is as long as a window of 100"),
     ],
 )
 def test_recordings_that_do_not_fit_are_refused(tmp_path: Path, other: dict[str, np.ndarray], says: str) -> None:
@@ -301,7 +302,7 @@ def seglearn(path: Path, content: object) -> Path:
 
 def test_seglearn_is_converted_without_trusting_it(tmp_path: Path) -> None:
     r = recordings()
-    content = {"X": np.split(r["x"], [250]), "y": r["y"], "subject": r["subject"], "X_labels": ["a", "b"]}
+    content = {"X": np.split(r["x"], [150, 250]), "y": r["y"], "subject": r["subject"], "X_labels": ["a", "b"]}
     formats.convert_seglearn(seglearn(tmp_path / "w.npy", content), tmp_path / "watch.npz")
     with np.load(tmp_path / "watch.npz", allow_pickle=False) as z:
         assert all(np.array_equal(z[key], r[key]) for key in r)

@@ -22,6 +22,13 @@ ROOT = Path(__file__).parent.parent.parent
 PATHS = os.pathsep.join(str(ROOT / part) for part in (".", "proto", "server", "client"))
 
 
+@pytest.fixture(autouse=True)
+def alone() -> None:
+    """Other Ray runs on this machine would look like leftovers."""
+    if processes_of_ray():
+        pytest.skip("Ray runs on this machine already")
+
+
 def processes_of_ray() -> set[int]:
     listed = subprocess.run(["ps", "-A", "-o", "pid=,args="], capture_output=True, text=True, check=True).stdout
     words = ("edgefd_server.ray_run", "raylet", "gcs_server", "ray::")
@@ -84,6 +91,19 @@ def test_a_cluster_that_does_not_answer_is_one_line(tmp_path: Path) -> None:
     assert done.returncode == 2
     assert time.monotonic() - began < 30
     assert done.stderr.startswith(f"error: RAY_ADDRESS={address}")
+    assert done.stderr.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_what_answers_but_is_no_cluster_is_one_line(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        address = f"127.0.0.1:{other.getsockname()[1]}"
+        began = time.monotonic()
+        done = edgefd("simulate", QUICKSTART, "--engine", "ray", cwd=tmp_path, PYTHONPATH=PATHS, RAY_ADDRESS=address)
+    assert done.returncode == 2
+    assert time.monotonic() - began < 30
+    assert "is no Ray cluster" in done.stderr
     assert done.stderr.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
 
