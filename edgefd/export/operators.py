@@ -107,7 +107,8 @@ def _whole(g: Graph, node: fx.Node, values: dict[fx.Node, Any]) -> Any:
     if not isinstance(value, Value):
         return value
     full = tuple(node.meta["val"].shape)
-    if value.shape == full or 1 not in value.shape:
+    stretched = len(value.shape) == len(full) and all(a in (1, b) for a, b in zip(value.shape, full, strict=True))
+    if value.shape == full or not stretched:
         return value
     source = g.ordered(value)
     return plain(g.op("Expand", source.name, g.constant(np.array(full, np.int64))), full)
