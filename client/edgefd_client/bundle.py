@@ -18,7 +18,7 @@ from edgefd.knowledge import Float32
 
 MAX_FILE = 512 * 2**20
 MAX_MANIFEST = 2**20
-_EXTERNAL = b"j\x0e\n\x08location"  # a TensorProto's external_data entry begins so, whatever its value's length
+_EXTERNAL = b"\n\x08location\x12"  # a tensor\'s external_data entry holds this key
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,7 +38,7 @@ def read_bundle(folder: Path) -> Bundle:
     """The bundle in a folder.
 
     Raises:
-        UserError: if anything about it is not as its manifest says, or the manifest asks for what this client cannot do.
+        UserError: if anything about it is not as its manifest says, or the manifest asks for more than this client can.
     """
     raw = _read(folder / MANIFEST, MAX_MANIFEST)
     manifest = _manifest(raw)
@@ -47,7 +47,9 @@ def read_bundle(folder: Path) -> Bundle:
         if _EXTERNAL in blobs[name]:
             raise UserError(f"{name} refers to data outside the file")
     init, selftest = _arrays(blobs, "init.npz"), _arrays(blobs, "selftest.npz")
-    if set(init) != set(manifest.state) or any(a.dtype != np.float32 or not np.isfinite(a).all() for a in init.values()):
+    if set(init) != set(manifest.state) or any(
+        a.dtype != np.float32 or not np.isfinite(a).all() for a in init.values()
+    ):
         raise UserError("init.npz does not hold the finite float32 state that the manifest names")
     proxy = _arrays(blobs, "proxy.npz").get("x")
     if proxy is None or proxy.dtype != np.float32 or proxy.shape[1:] != manifest.shape:
@@ -55,9 +57,7 @@ def read_bundle(folder: Path) -> Bundle:
     if hashlib.sha256(np.ascontiguousarray(proxy).tobytes()).hexdigest() != manifest.proxy_sha256:
         raise UserError("the proxy samples are not those of the manifest")
     m = manifest
-    graphs = Graphs(
-        blobs["train_step.onnx"], blobs["model.onnx"], m.state, m.constants, m.batch, m.n_classes, m.shape
-    )
+    graphs = Graphs(blobs["train_step.onnx"], blobs["model.onnx"], m.state, m.constants, m.batch, m.n_classes, m.shape)
     return Bundle(manifest, hashlib.sha256(raw).hexdigest(), graphs, init, proxy, selftest)
 
 

@@ -129,7 +129,10 @@ class Graph:
             self._nodes, "edgefd", self._inputs, self._outputs, initializer=list(self._constants.values())
         )
         model = helper.make_model(
-            _pruned(graph), opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION, producer_name="edgefd"
+            _pruned(graph),
+            opset_imports=[helper.make_opsetid("", OPSET)],
+            ir_version=IR_VERSION,
+            producer_name="edgefd",
         )
         onnx.checker.check_model(model, full_check=True)
         return model

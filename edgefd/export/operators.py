@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import onnx
 import torch
 from torch import Tensor, fx
@@ -83,14 +84,14 @@ def _translate(g: Graph, node: fx.Node, values: dict[fx.Node, Any]) -> Any:
     take = (lambda n: values[n]) if target in _BROADCASTING else (lambda n: _whole(g, n, values))
     args, kwargs = fx.map_arg(node.args, take), fx.map_arg(node.kwargs, take)
     val = node.meta.get("val")
-    is_tensor = isinstance(val, Tensor)
+    result = val if isinstance(val, Tensor) else None
     inputs = [n.meta["val"].dtype for n in node.all_input_nodes if isinstance(n.meta.get("val"), Tensor)]
     call = Call(
         g,
         tuple(args),
         dict(kwargs),
-        tuple(val.shape) if is_tensor else (),
-        val.dtype if is_tensor else torch.float32,
+        () if result is None else tuple(result.shape),
+        torch.float32 if result is None else result.dtype,
         inputs[0] if inputs else torch.float32,
     )
     try:
@@ -145,7 +146,7 @@ def _as_operand(g: Graph, value: Value, perm: tuple[int, ...]) -> str:
 
 
 def _scaled(kind: str) -> Callable[[Call], Value]:
-    """a + alpha b, a - alpha b."""
+    """Sum or difference of a and alpha b."""
 
     def translate(call: Call) -> Value:
         a, b = call.args[:2]
@@ -267,7 +268,9 @@ def _concat(call: Call) -> Value:
 
 def _slice(call: Call) -> Value:
     value = call.g.ordered(call.args[0])
-    axis, start, end, step = (call.get(i, n, d) for i, n, d in ((1, "dim", 0), (2, "start", 0), (3, "end", None), (4, "step", 1)))
+    axis, start, end, step = (
+        call.get(i, n, d) for i, n, d in ((1, "dim", 0), (2, "start", 0), (3, "end", None), (4, "step", 1))
+    )
     last = np.iinfo(np.int64).max if end is None else end
     limits = [call.g.constant(np.array([v], np.int64)) for v in (start or 0, last, axis, step)]
     return plain(call.g.op("Slice", value.name, *limits), call.shape)
@@ -294,7 +297,7 @@ def _filled(value: float | None) -> Callable[[Call], Value]:
 
     def translate(call: Call) -> Value:
         number = call.args[1] if value is None else value
-        single = np.full((1,) * len(call.shape), number, _NUMPY[call.dtype])
+        single: npt.NDArray[Any] = np.full((1,) * len(call.shape), number, _NUMPY[call.dtype])
         return plain(call.g.constant(single), single.shape)
 
     return translate
@@ -395,5 +398,4 @@ OPERATORS: dict[Any, Callable[[Call], Any]] = {
     _aten.avg_pool2d.default: _spatial(spatial.avg_pool),
     _aten.avg_pool2d_backward.default: _spatial(spatial.avg_pool_backward),
     _aten.native_group_norm.default: _spatial(spatial.group_norm),
-    _aten.native_group_norm_backward.default: _spatial(spatial.group_norm_backward),
 }

@@ -29,7 +29,7 @@ def convolution(
     output_padding: Sequence[int],
     groups: int,
 ) -> Value:
-    """z = W * x + b, lying in memory with channels last."""
+    """Return z = W * x + b, lying in memory with channels last."""
     _only_plain(x, transposed, groups)
     n, out = x.shape[0], weight.shape[0]
     height, width = _size_after(x, weight, stride, padding, dilation)
@@ -67,7 +67,9 @@ def convolution_backward(
     if wanted[0]:
         left = [
             size - ((after - 1) * s - 2 * p + d * (k - 1) + 1)
-            for size, after, s, p, d, k in zip((h, w), (height, width), stride, padding, dilation, (kh, kw), strict=True)
+            for size, after, s, p, d, k in zip(
+                (h, w), (height, width), stride, padding, dilation, (kh, kw), strict=True
+            )
         ]
         name = g.op(
             "ConvTranspose",
@@ -126,7 +128,9 @@ def max_pool_backward(
     last = g.arranged(grad, CHANNELS_LAST)
     flat = g.reshape(plain(last.name, last.memory), (n * height, 1, width * c)).name
     parts = _hand_back(g, flat, rows, down)
-    tall = g.reshape(plain(g.op("Concat", *parts, axis=1), (n * height, kh, width * c)), (n * height * kh * width, 1, c))
+    tall = g.reshape(
+        plain(g.op("Concat", *parts, axis=1), (n * height, kh, width * c)), (n * height * kh * width, 1, c)
+    )
     _, best = _running_max(g, columns)
     wide = g.op("Concat", *_hand_back(g, tall.name, columns, best), axis=1)
     return _uncropped(g, plain(wide, (n * height * kh * width, kw, c)), x, height * kh, width * kw)
@@ -177,58 +181,22 @@ def avg_pool_backward(
 def group_norm(
     g: Graph, x: Value, weight: Value | None, bias: Value | None, n: Any, c: int, pixels: int, groups: int, eps: float
 ) -> tuple[Value, Value, Value]:
-    """(x - mean) / sqrt(var + eps) over each group of channels of each row, times weight, plus bias.
-
-    Where torch keeps mean and 1 / sqrt(var + eps) for the backward pass, this keeps the normalised x and the latter.
+    """(x - mean) / sqrt(var + eps) over each group of channels of each row, times weight, plus bias;
+    with mean and 1 / sqrt(var + eps), both [N, groups].
     """
     n = x.shape[0]
     size = c // groups * pixels
     flat = g.reshape(x, (n * groups, size))
     ones = g.constant(np.ones(size, np.float32))
-    normal, _, scale = g.node("LayerNormalization", flat.name, ones, n=3, axis=1, epsilon=eps)
+    normal, mean, scale = g.node("LayerNormalization", flat.name, ones, n=3, axis=1, epsilon=eps)
     out = g.reshape(plain(normal, flat.shape), (n, c, pixels)).name
     if weight is not None:
         out = g.op("Mul", out, g.reshape(weight, (c, 1)).name)
     if bias is not None:
         out = g.op("Add", out, g.reshape(bias, (c, 1)).name)
-    return g.reshape(plain(out, (n, c, pixels)), x.shape), plain(normal, flat.shape), plain(scale, (n * groups, 1))
-
-
-def group_norm_backward(
-    g: Graph,
-    grad: Value,
-    x: Value,
-    normal: Value,
-    scale: Value,
-    weight: Value | None,
-    n: int,
-    c: int,
-    pixels: int,
-    groups: int,
-    wanted: Sequence[bool],
-) -> tuple[Value | None, Value | None, Value | None]:
-    """Gradients of a group normalisation with respect to (x, weight, bias)."""
-    size = c // groups * pixels
-    flat = g.reshape(grad, (n, c, pixels))
-    ones = g.constant(np.ones((pixels, 1), np.float32))
-
-    def by_channel(name: str) -> Value:
-        rows = g.op("MatMul", g.reshape(plain(name, (n, c, pixels)), (n * c, pixels)).name, ones)
-        return column_sums(g, g.reshape(plain(rows, (n * c, 1)), (n, c)))
-
-    grad_x = grad_w = grad_b = None
-    if wanted[1]:
-        grad_w = by_channel(g.op("Mul", flat.name, g.reshape(normal, (n, c, pixels)).name))
-    if wanted[2]:
-        grad_b = by_channel(flat.name)
-    if wanted[0]:
-        name = flat.name if weight is None else g.op("Mul", flat.name, g.reshape(weight, (c, 1)).name)
-        inner = g.reshape(plain(name, (n, c, pixels)), (n * groups, size)).name
-        mean = g.constant(np.full((size, 1), 1 / size, np.float32))
-        along = g.op("Mul", normal.name, g.op("MatMul", g.op("Mul", inner, normal.name), mean))
-        centred = g.op("Sub", g.op("Sub", inner, g.op("MatMul", inner, mean)), along)
-        grad_x = g.reshape(plain(g.op("Mul", centred, scale.name), (n * groups, size)), x.shape)
-    return grad_x, grad_w, grad_b
+    return g.reshape(plain(out, (n, c, pixels)), x.shape), *(
+        g.reshape(plain(name, (n * groups, 1)), (n, groups)) for name in (mean, scale)
+    )
 
 
 def column_sums(g: Graph, x: Value) -> Value:

@@ -34,7 +34,6 @@ _TRANSLATED = (  # by `edgefd.export.operators` as they are, faster than as thei
     _aten.max_pool2d_with_indices_backward.default,
     _aten.avg_pool2d_backward.default,
     _aten.native_group_norm.default,
-    _aten.native_group_norm_backward.default,
 )
 _ALSO = (
     _aten.native_layer_norm,
@@ -133,7 +132,8 @@ def trace_logits(model: nn.Module, shape: Sequence[int]) -> Traced:
 
     fake = FakeTensorMode(shape_env=ShapeEnv())
     free = StatelessSymbolicContext([DimDynamic.DYNAMIC, *(DimDynamic.STATIC for _ in shape)])  # type: ignore[var-annotated]
-    known = [fake.from_tensor(p.contiguous(), static_shapes=True) for p in [*parameters_of(model).values(), *fixed.values()]]
+    tensors = [*parameters_of(model).values(), *fixed.values()]
+    known = [fake.from_tensor(t.contiguous(), static_shapes=True) for t in tensors]
     graph = _trace(logits, [*known, fake.from_tensor(torch.zeros(7, *shape), symbolic_context=free)])
     return Traced(graph, (*(f"model/{n}" for n in names), *fixed, "x"), ("logits",), fixed)
 
@@ -152,9 +152,10 @@ def _own_copy(model: nn.Module) -> nn.Module:
             )
         if isinstance(layer, nn.modules.dropout._DropoutNd) and layer.p > 0:
             raise UserError(
-                f"layer {name!r} is {type(layer).__name__}: a training graph has no random numbers; remove it or set p=0"
+                f"layer {name!r} is {type(layer).__name__}: a training graph has no random numbers: set p=0"
             )
-    return copy.deepcopy(model).to(memory_format=torch.contiguous_format).train()  # type: ignore[call-overload,no-any-return]
+    plain: nn.Module = copy.deepcopy(model).to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+    return plain.train()
 
 
 def _trace(function: Callable[..., list[Tensor]], arguments: list[Tensor]) -> fx.GraphModule:

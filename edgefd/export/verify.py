@@ -108,7 +108,8 @@ def _real_samples(samples: Float32) -> Float32:
     if samples.shape[1:] != (1, 28, 28):
         return samples
     x = load_dataset("mnist_mini").x_train[:2000].astype(np.float32)
-    return (x - x.mean()) / x.std()
+    out: Float32 = (x - x.mean()) / x.std()
+    return out
 
 
 def _lesson(graphs: Graphs, samples: Float32, rng: np.random.Generator) -> Lesson:
