@@ -1,7 +1,7 @@
 """One training step in ONNX Runtime against torch on the same model, and the footprint of a device.
 
-    python benchmarks/edge_step.py --model cnn --optimizer adam     # ms a step, 1 thread, batch 64, interleaved
-    python benchmarks/edge_step.py --footprint BUNDLE               # in a process of its own, without torch
+python benchmarks/edge_step.py --model cnn --optimizer adam     # ms a step, 1 thread, batch 64, interleaved
+python benchmarks/edge_step.py --footprint BUNDLE               # in a process of its own, without torch
 """
 
 from __future__ import annotations

@@ -107,5 +107,7 @@ def test_a_mixed_fleet_is_the_same_whoever_does_the_work_and_close_to_torch() ->
 
 
 def test_learners_start_from_the_same_parameters() -> None:
-    a, b = (make_site(c, prepare(c).federation).clients[0].learner.state() for c in (config("onnx", 0), config("torch", 0)))
+    a, b = (
+        make_site(c, prepare(c).federation).clients[0].learner.state() for c in (config("onnx", 0), config("torch", 0))
+    )
     assert all(np.array_equal(a[n], b[n]) for n in a if n.startswith("model/"))

@@ -181,8 +181,9 @@ def avg_pool_backward(
 def group_norm(
     g: Graph, x: Value, weight: Value | None, bias: Value | None, n: Any, c: int, pixels: int, groups: int, eps: float
 ) -> tuple[Value, Value, Value]:
-    """(x - mean) / sqrt(var + eps) over each group of channels of each row, times weight, plus bias;
-    with mean and 1 / sqrt(var + eps), both [N, groups].
+    """Return (x - mean) / sqrt(var + eps) over groups of channels of each row, times weight, plus bias.
+
+    Behind it mean and 1 / sqrt(var + eps), both [N, groups].
     """
     n = x.shape[0]
     size = c // groups * pixels
@@ -194,9 +195,8 @@ def group_norm(
         out = g.op("Mul", out, g.reshape(weight, (c, 1)).name)
     if bias is not None:
         out = g.op("Add", out, g.reshape(bias, (c, 1)).name)
-    return g.reshape(plain(out, (n, c, pixels)), x.shape), *(
-        g.reshape(plain(name, (n * groups, 1)), (n, groups)) for name in (mean, scale)
-    )
+    means, scales = (g.reshape(plain(name, (n * groups, 1)), (n, groups)) for name in (mean, scale))
+    return g.reshape(plain(out, (n, c, pixels)), x.shape), means, scales
 
 
 def column_sums(g: Graph, x: Value) -> Value:

@@ -151,9 +151,7 @@ def _own_copy(model: nn.Module) -> nn.Module:
                 "short batches cannot be padded: use GroupNorm"
             )
         if isinstance(layer, nn.modules.dropout._DropoutNd) and layer.p > 0:
-            raise UserError(
-                f"layer {name!r} is {type(layer).__name__}: a training graph has no random numbers: set p=0"
-            )
+            raise UserError(f"layer {name!r} is {type(layer).__name__}: a training graph has no randomness: set p=0")
     plain: nn.Module = copy.deepcopy(model).to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     return plain.train()
 
@@ -188,7 +186,5 @@ def _adam(state: list[Tensor], gradients: list[Tensor], lr: Tensor, eps: Tensor)
     rate, root = (lr.double() / c1).float(), torch.sqrt(c2).float()
     m = [first * a + (1 - first) * g for a, g in zip(state[n : 2 * n], gradients, strict=True)]
     v = [second * a + (1 - second) * (g * g) for a, g in zip(state[2 * n : 3 * n], gradients, strict=True)]
-    new = [
-        p - rate * (mi / (torch.sqrt(vi) / root + eps)) for p, mi, vi in zip(state[:n], m, v, strict=True)
-    ]
+    new = [p - rate * (mi / (torch.sqrt(vi) / root + eps)) for p, mi, vi in zip(state[:n], m, v, strict=True)]
     return [*new, *m, *v, step]
