@@ -147,8 +147,8 @@ def _own_copy(model: nn.Module) -> nn.Module:
     for name, layer in model.named_modules():
         if isinstance(layer, nn.modules.batchnorm._BatchNorm):
             raise UserError(
-                f"layer {name or type(layer).__name__!r} is {type(layer).__name__}, which mixes the rows of a batch, so "
-                "short batches cannot be padded: use GroupNorm"
+                f"layer {name!r} is {type(layer).__name__}, which mixes the rows of a batch: "
+                "short ones cannot be padded: use GroupNorm"
             )
         if isinstance(layer, nn.modules.dropout._DropoutNd) and layer.p > 0:
             raise UserError(f"layer {name!r} is {type(layer).__name__}: a training graph has no randomness: set p=0")
