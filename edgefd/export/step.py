@@ -186,5 +186,6 @@ def _adam(state: list[Tensor], gradients: list[Tensor], lr: Tensor, eps: Tensor)
     rate, root = (lr.double() / c1).float(), torch.sqrt(c2).float()
     m = [first * a + (1 - first) * g for a, g in zip(state[n : 2 * n], gradients, strict=True)]
     v = [second * a + (1 - second) * (g * g) for a, g in zip(state[2 * n : 3 * n], gradients, strict=True)]
-    new = [p - rate * (mi / (torch.sqrt(vi) / root + eps)) for p, mi, vi in zip(state[:n], m, v, strict=True)]
+    rate, eps = rate * root, eps * root  # the same as dividing sqrt(v) by root, with one pass less
+    new = [p - rate * (mi / (torch.sqrt(vi) + eps)) for p, mi, vi in zip(state[:n], m, v, strict=True)]
     return [*new, *m, *v, step]
