@@ -146,6 +146,26 @@ def partition(config: ConfigFile, overrides: Overrides = None) -> None:
 
 
 @app.command()
+def export(
+    config: Annotated[Path, typer.Argument(metavar="CONFIG|RUN", help="a YAML file, or the folder of a run")],
+    out: Annotated[Path, typer.Option("--out", metavar="BUNDLE", help="the bundle folder, which must not exist")],
+    overrides: Overrides = None,
+    model: Annotated[str | None, typer.Option("--model", metavar="NAME", help="default: the config's first")] = None,
+) -> None:
+    """Write what a device needs to train without torch: graphs, first parameters, proxy set, manifest.
+
+    Example: edgefd export simulations/quickstart.yaml --model cnn_edge --out bundles/watch
+    """
+    from edgefd.export.command import export_config
+
+    path = config / "config.yaml" if config.is_dir() else config
+    manifest = export_config(load_config(path, overrides or []), model, out)
+    size = sum(record.bytes for record in manifest.files.values())
+    console.print(f"{out}: {manifest.model}, {manifest.optimizer}, batches of {manifest.batch}, {size:,} bytes")
+    console.print(f"one step differs from torch by {manifest.errors['step']:.1e}")
+
+
+@app.command()
 def methods() -> None:
     """List the methods and their settings.
 

@@ -80,6 +80,8 @@ def interval(values: Sequence[float]) -> tuple[float, float | None, float | None
     return mean, std, mean - half, mean + half
 
 
+_NOT_RESULTS = {"seed", "also", "run.workers", "run.evaluate_every"}
+
 HEADER = (
     *("data set", "scenario", "method", "settings", "seeds", "mean", "std", "95 %", "worst"),
     *("up MB", "down MB", "s", "labels", "disclosed"),
@@ -135,16 +137,15 @@ def _load(folder: Path) -> dict[str, Any]:
 
 def _identity(one: dict[str, Any]) -> str:
     """What the runs of a group share: everything that changes results, but the seed."""
-    config = {k: v for k, v in one["config"].items() if k not in ("seed", "run", "also")}
+    config = {k: v for k, v in _flat(one["config"]).items() if k not in _NOT_RESULTS}
     return json.dumps([config, one["data_sha256"]], sort_keys=True)
 
 
 def _varying(runs: Sequence[dict[str, Any]]) -> list[str]:
     """Settings that are not the same in all runs, but for those that a table shows in columns of their own."""
     flat = [_flat(one["config"]) for one in runs]
-    keys = sorted({key for f in flat for key in f} - {"seed", "data.name", "partition.name", "method.name"})
-    of_all = [k for k in keys if k.partition(".")[0] not in ("run", "also")]
-    return [k for k in of_all if len({json.dumps(f[k]) for f in flat if k in f}) > 1]
+    keys = {key for f in flat for key in f} - _NOT_RESULTS - {"data.name", "partition.name", "method.name"}
+    return [k for k in sorted(keys) if len({json.dumps(f[k]) for f in flat if k in f}) > 1]
 
 
 def _flat(config: dict[str, Any]) -> dict[str, Any]:

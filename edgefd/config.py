@@ -129,6 +129,8 @@ class Model:
     """A client's model."""
 
     name: str = "cnn"
+    learner: Literal["torch", "onnx"] | None = None
+    """what trains it (None = what run.learner says)"""
 
 
 @dataclass(frozen=True)
@@ -140,12 +142,14 @@ class CodecChoice:
 
 @dataclass(frozen=True)
 class Run:
-    """How the run is done; nothing here changes what the clients learn."""
+    """How the run is done: nothing here changes results, but for the low bits of `learner`."""
 
     workers: int | Literal["auto"] = "auto"
     """worker processes; auto = one for each core this process may use, 0 = none: one client after another"""
     evaluate_every: int = 1
     """measure accuracy every so many rounds (the last is always measured)"""
+    learner: Literal["torch", "onnx"] = "torch"
+    """onnx: clients train by the exported graph in ONNX Runtime, as devices do"""
 
     @property
     def n_workers(self) -> int:

@@ -57,12 +57,56 @@ class CNN(nn.Module):
         return out
 
 
+class EdgeCNN(nn.Module):
+    """Two 3x3 convolutions of stride 2 instead of pooling, two linear layers: the cheap one for a device."""
+
+    def __init__(self, shape: Shape, n_classes: int, width: int = 16, hidden: int = 64) -> None:
+        super().__init__()
+        channels, height, pixels = shape
+        self.conv1 = nn.Conv2d(channels, width, 3, stride=2, padding=1)
+        self.conv2 = nn.Conv2d(width, 2 * width, 3, stride=2, padding=1)
+        self.fc1 = nn.Linear(2 * width * -(-height // 4) * -(-pixels // 4), hidden)
+        self.fc2 = nn.Linear(hidden, n_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits [n, C]."""
+        x = F.relu(self.conv2(F.relu(self.conv1(x))))
+        out: Tensor = self.fc2(F.relu(self.fc1(x.flatten(1))))
+        return out
+
+
+class GroupNormCNN(nn.Module):
+    """Two 3x3 convolutions, each with group normalisation and max-pooling, and one linear layer."""
+
+    def __init__(self, shape: Shape, n_classes: int, width: int = 16, groups: int = 4) -> None:
+        super().__init__()
+        channels, height, pixels = shape
+        self.conv1 = nn.Conv2d(channels, width, 3, padding=1)
+        self.norm1 = nn.GroupNorm(groups, width)
+        self.conv2 = nn.Conv2d(width, 2 * width, 3, padding=1)
+        self.norm2 = nn.GroupNorm(groups, 2 * width)
+        self.fc = nn.Linear(2 * width * (height // 4) * (pixels // 4), n_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits [n, C]."""
+        x = F.relu(F.max_pool2d(self.norm1(self.conv1(x)), 2))
+        x = F.relu(F.max_pool2d(self.norm2(self.conv2(x)), 2))
+        out: Tensor = self.fc(x.flatten(1))
+        return out
+
+
 def cnn_small(shape: Shape, n_classes: int) -> nn.Module:
     """A CNN of 4 and 8 channels: about 7,000 parameters on 28x28."""
     return CNN(shape, n_classes, width=4, hidden=32)
 
 
-MODELS: dict[str, Callable[[Shape, int], nn.Module]] = {"mlp": MLP, "cnn": CNN, "cnn_small": cnn_small}
+MODELS: dict[str, Callable[[Shape, int], nn.Module]] = {
+    "mlp": MLP,
+    "cnn": CNN,
+    "cnn_small": cnn_small,
+    "cnn_edge": EdgeCNN,
+    "cnn_gn": GroupNormCNN,
+}
 
 
 def build_model(name: str, shape: Shape, n_classes: int, seed: int) -> nn.Module:

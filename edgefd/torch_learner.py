@@ -55,11 +55,14 @@ class TorchLearner:
         """Continue from a `state()`."""
         tensors = {k: torch.from_numpy(v.copy()) for k, v in state.items()}
         self.model.load_state_dict({k.removeprefix("model/"): v for k, v in tensors.items() if k.startswith("model/")})
+        parameters = list(self.model.parameters())
         slots: dict[int, dict[str, Tensor]] = {}
         for name, value in tensors.items():
             if name.startswith("optimizer/"):
                 _, index, slot = name.split("/")
-                slots.setdefault(int(index), {})[slot] = value
+                like = parameters[int(index)]  # fused optimizers need state in the memory order of its parameter
+                in_order = torch.empty_like(like).copy_(value) if value.shape == like.shape else value
+                slots.setdefault(int(index), {})[slot] = in_order
         full = self.optimizer.state_dict()
         full["state"] = slots
         self.optimizer.load_state_dict(full)

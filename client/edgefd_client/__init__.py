@@ -1,1 +1,1 @@
-"""Client side of edgefd."""
+"""The device: trains a bundle's model with ONNX Runtime, needing neither torch nor Flower; and the Flower ClientApp."""

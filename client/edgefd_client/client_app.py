@@ -5,7 +5,9 @@ Ray gives a client to any of its processes, so all that lasts between rounds is 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -17,8 +19,11 @@ from edgefd import wire
 from edgefd.config import Config, parse_config
 from edgefd.data.federation import Federation
 from edgefd.round import ClientState, accuracy, client_filter, client_round
-from edgefd.simulation.engine import make_learner
+from edgefd.simulation.engine import make_learner, model_sessions
 from edgefd.simulation.run import prepare
+
+if TYPE_CHECKING:
+    from edgefd_client.onnx_learner import Sessions
 
 app = ClientApp()
 
@@ -37,10 +42,10 @@ def round(message: Message, context: Context) -> Message:
 def _round(client: int, message: Message, context: Context) -> bytes:
     body = message.content["edgefd"]
     assert isinstance(body, ConfigRecord)
-    config, federation = _federation(str(body["config"]))
+    config, federation, sessions = _federation(str(body["config"]))
     plan, teacher = body["plan"], body.get("teacher")
     assert isinstance(plan, bytes)
-    state = _restore(config, federation, client, context)
+    state = _restore(config, federation, sessions, client, context)
     report = client_round(
         config.method,
         config.method_config,
@@ -56,17 +61,20 @@ def _round(client: int, message: Message, context: Context) -> bytes:
 
 
 @lru_cache(maxsize=1)
-def _federation(text: str) -> tuple[Config, Federation]:
+def _federation(text: str) -> tuple[Config, Federation, Callable[[str], Sessions]]:
     """Built once a process; the same everywhere, as all that is random in it is keyed by the seed."""
     torch.set_num_threads(1)  # as the in-process engine does: more threads change bits
     config = parse_config(yaml.safe_load(text))
-    return config, prepare(config).federation
+    federation = prepare(config).federation
+    return config, federation, model_sessions(config, federation)
 
 
-def _restore(config: Config, federation: Federation, client: int, context: Context) -> ClientState:
+def _restore(
+    config: Config, federation: Federation, sessions: Callable[[str], Sessions], client: int, context: Context
+) -> ClientState:
     """The client as its last round left it, or a new one."""
     data = federation.clients[client]
-    learner = make_learner(config, data, federation.n_classes)
+    learner = make_learner(config, data, federation.n_classes, sessions)
     if "learner" not in context.state:
         claims = client_filter(config.method, config.method_config, data, federation.proxy, config.seed)
         return ClientState(data, learner, federation.n_classes, claims)

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -19,6 +20,7 @@ from edgefd import wire
 from edgefd.config import Config
 from edgefd.data.federation import ClientData, Federation
 from edgefd.knowledge import Float32, Knowledge
+from edgefd.learner import Learner
 from edgefd.metrics import RoundMetrics, measure
 from edgefd.models import build_model
 from edgefd.round import (
@@ -36,6 +38,9 @@ from edgefd.round import (
 from edgefd.seeding import Purpose, rng
 from edgefd.simulation.workers import Here, Pool, Workers, shared_zeros
 from edgefd.torch_learner import TorchLearner
+
+if TYPE_CHECKING:
+    from edgefd_client.onnx_learner import Sessions
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,19 +79,45 @@ _decoded = functools.lru_cache(maxsize=1)(wire.decode)  # all clients of a round
 def make_site(config: Config, federation: Federation) -> Site:
     """All clients with their models, in shared memory; filters have not run yet."""
     claims = shared_zeros((len(federation.clients), len(federation.proxy)))
+    sessions = model_sessions(config, federation)
     clients = tuple(
-        ClientState(data, make_learner(config, data, federation.n_classes), federation.n_classes, row)
+        ClientState(data, make_learner(config, data, federation.n_classes, sessions), federation.n_classes, row)
         for data, row in zip(federation.clients, claims, strict=True)
     )
     return Site(config, federation, clients)
 
 
-def make_learner(config: Config, data: ClientData, n_classes: int) -> TorchLearner:
-    """The client's own model; models are dealt out to the clients in turn."""
+def make_learner(config: Config, data: ClientData, n_classes: int, sessions: Callable[[str], Sessions]) -> Learner:
+    """The client's own model; models are dealt out to the clients in turn.
+
+    `sessions` makes, once for each model, what runs its exported graphs. Parameters start the same for either learner.
+    """
     choice = config.model[data.client % len(config.model)]
     seed = int(rng(config.seed, Purpose.MODEL, data.client).integers(2**31))
     model = build_model(choice.name, data.x.shape[1:], n_classes, seed)
-    return TorchLearner(model, config.train.optimizer).share_memory()
+    if (choice.learner or config.run.learner) == "torch":
+        return TorchLearner(model, config.train.optimizer).share_memory()
+    from edgefd_client.onnx_learner import OnnxLearner
+
+    from edgefd.export.bundle import initial_arrays
+
+    return OnnxLearner(sessions(choice.name), initial_arrays(model, config.train.optimizer), shared_zeros)
+
+
+def model_sessions(config: Config, federation: Federation) -> Callable[[str], Sessions]:
+    """From a model's name to what runs its exported graphs, exported once each."""
+    return functools.cache(functools.partial(_sessions, config, federation))
+
+
+def _sessions(config: Config, federation: Federation, name: str) -> Sessions:
+    """Of a model's exported graphs; workers open them after the fork."""
+    from edgefd_client.onnx_learner import Sessions
+
+    from edgefd.export.bundle import export_graphs
+
+    shape = federation.proxy.x.shape[1:]
+    model = build_model(name, shape, federation.n_classes, 0)
+    return Sessions(export_graphs(model, config.train.optimizer, config.train.batch_size, shape, federation.n_classes))
 
 
 @dataclass(frozen=True, eq=False)

@@ -87,7 +87,7 @@ def test_by_group_is_a_client_a_group() -> None:
 def test_min_size_of_zero_still_leaves_nobody_out() -> None:
     for seed in range(20):
         rng = np.random.default_rng(seed)
-        assert min(map(len, partitions.dirichlet(Y, 8, 0.2, rng, min_size=0))) > 0
+        assert min(map(len, partitions.dirichlet(Y, 8, 0.1, rng, min_size=0))) > 0
         assert min(map(len, partitions.quantity_skew(Y, 8, 0.01, rng, min_size=0))) > 0
 
 

@@ -1,0 +1,70 @@
+"""What an operator wants to know before trusting a board."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+
+from edgefd import __version__
+from edgefd.errors import RunError, UserError
+from edgefd.learner import Lesson
+from edgefd_client.bundle import Bundle
+
+TOLERANCE = 1e-4
+_BUILT = datetime(2026, 1, 1, tzinfo=UTC)  # a clock before this is not set
+
+
+def require_64_bit() -> None:
+    """ONNX Runtime has no 32-bit ARM build.
+
+    Raises:
+        UserError: on a 32-bit Python.
+    """
+    if sys.maxsize <= 2**32:
+        raise UserError(f"this Python is 32-bit ({platform.machine()}): install a 64-bit system")
+
+
+def machine(folder: Path) -> dict[str, str]:
+    """Facts about this machine. `folder` is where state will be kept."""
+    import onnxruntime
+
+    now = datetime.now(UTC)
+    existing = next(p for p in [folder.absolute(), *folder.absolute().parents] if p.exists())
+    return {
+        "machine": f"{platform.system()} {platform.machine()}, {sys.maxsize.bit_length() + 1}-bit",
+        "memory": f"{os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE') / 2**20:.0f} MB",
+        "free disk": f"{shutil.disk_usage(existing).free / 2**20:.0f} MB",
+        "clock": f"{now.isoformat(timespec='seconds')}" + ("" if now > _BUILT else " NOT SET"),
+        "versions": f"edgefd {__version__}, python {platform.python_version()}, numpy {np.__version__}, "
+        f"onnxruntime {onnxruntime.__version__}",
+    }
+
+
+def selftest(bundle: Bundle) -> float:
+    """One training step against the values in the bundle: the largest difference, relative to its tensor.
+
+    Raises:
+        RunError: if this machine computes something else.
+    """
+    from edgefd_client.onnx_learner import OnnxLearner, Sessions
+
+    learner = OnnxLearner(Sessions(bundle.graphs), bundle.init)
+    targets = bundle.selftest["targets"]
+    lesson = Lesson(bundle.proxy[: len(targets)], targets, np.ones(len(targets), np.float32))
+    learner.train([lesson], float(bundle.selftest["lr"]))
+    state, expected = learner.state(), bundle.selftest
+    worst = 0.0
+    for name in state:
+        if name.startswith("model/"):
+            want = expected[f"expected/{name}"]
+            scale = max(float(np.abs(want).max()), 1e-12)
+            worst = max(worst, float(np.abs(state[name] - want).max()) / scale)
+    if not worst <= TOLERANCE:
+        raise RunError(f"one training step differs from the expected one by {worst:.1e}: do not use this machine")
+    return worst

@@ -1,0 +1,60 @@
+"""What a bundle is: the files with which a device trains, and the manifest that vouches for them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+SCHEMA = 1
+FILES = ("model.onnx", "train_step.onnx", "init.npz", "proxy.npz", "selftest.npz")
+MANIFEST = "manifest.json"
+
+
+@dataclass(frozen=True, eq=False)
+class Graphs:
+    """A model as ONNX graphs, and how to call them.
+
+    `step`: (state, x, targets, weights, lr, constants) → (new state as `new/<name>`, loss), for exactly `batch` rows;
+    `logits`: (the state's `model/...`, x) → logits, for any number of rows.
+    """
+
+    step: bytes
+    logits: bytes
+    state: tuple[str, ...]
+    """names of the state tensors, in order"""
+    constants: dict[str, float]
+    batch: int
+    n_classes: int
+    shape: tuple[int, ...]
+    """of one sample"""
+
+
+@dataclass(frozen=True)
+class FileRecord:
+    """Size and digest of one file."""
+
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """manifest.json. `scale` is (mean, std): a model takes (raw sample - mean) / std."""
+
+    schema: int
+    opset: int
+    model: str
+    optimizer: str
+    batch: int
+    n_classes: int
+    shape: tuple[int, ...]
+    scale: tuple[float, float]
+    state: tuple[str, ...]
+    constants: dict[str, float]
+    files: dict[str, FileRecord]
+    proxy_sha256: str
+    errors: dict[str, float]
+
+
+State = dict[str, np.ndarray]

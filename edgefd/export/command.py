@@ -1,0 +1,32 @@
+"""From a config to a bundle."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from edgefd.bundle import Manifest
+from edgefd.config import Config, Model
+from edgefd.errors import UserError
+from edgefd.export.bundle import export_bundle
+from edgefd.models import build_model
+from edgefd.simulation.run import prepare
+
+
+def export_config(config: Config, model: str | None, out: Path) -> Manifest:
+    """Export the config's first model, or the named one, with the proxy set and scale of its federation."""
+    if out.exists():
+        raise UserError(f"{out} exists already: choose another folder, or remove it")
+    name = model or config.model[0].name
+    federation = prepare(replace(config, model=(Model(name),))).federation
+    proxy = federation.proxy.x
+    return export_bundle(
+        out,
+        build_model(name, proxy.shape[1:], federation.n_classes, config.seed),
+        name,
+        config.train.optimizer,
+        config.train.batch_size,
+        federation.n_classes,
+        proxy,
+        (federation.scale.mean, federation.scale.std),
+    )
