@@ -189,7 +189,7 @@ def datasets(
 
     Example: edgefd datasets --download mnist
     """
-    from edgefd.data.datasets import DATASETS, find_dataset
+    from edgefd.data.datasets import DATASETS, find_dataset, how_to_get
     from edgefd.data.download import fetch_dataset
 
     if download is not None:
@@ -197,7 +197,7 @@ def datasets(
         return
     table = Table("name", "what it is", "where it is")
     for name, what in DATASETS.items():
-        table.add_row(name, what, find_dataset(name) or f"not here: edgefd datasets --download {name}")
+        table.add_row(name, what, find_dataset(name) or f"not here: {how_to_get(name)}")
     console.print(table)
 
 

@@ -273,6 +273,10 @@ def _check(config: Config) -> None:
         raise UserError("data.limit must be at least 1")
     if config.proxy.path is not None and config.proxy.source != "public":
         raise UserError("proxy.path needs proxy.source=public")
+    if isinstance(config.partition, FromFile) and config.proxy.source == "public" and config.proxy.path is None:
+        raise UserError(
+            "partition file names rows of the whole training set: give proxy.path, or proxy.source=contributed"
+        )
     if config.codec.name not in CODECS:
         raise UserError(f"codec.name: unknown codec {config.codec.name!r}: {_hint(config.codec.name, CODECS)}")
     if getattr(config.partition, "n_clients", 1) < 1:

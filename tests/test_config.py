@@ -46,6 +46,7 @@ def test_the_resolved_config_parses_to_itself(method: str) -> None:
         (["partition.name=dirichlet", "partition.alpha=0"], "partition.alpha must be above 0"),
         (["partition.n_clients=0"], "n_clients must be at least 1"),
         (["partition.name=file"], "partition.path: "),
+        (["partition.name=file", "partition.path=p.json", "proxy.source=public"], "rows of the whole training set"),
         (["codec.name=float8"], "unknown codec 'float8': did you mean 'float"),
         (["data=mnist"], "data must be a section"),
         (["data.heldout=1"], "data.heldout must be in (0, 1)"),

@@ -19,9 +19,10 @@ LIGHT = [  # what a device needs: numpy, and protobuf for the wire
     "edgefd.density.claims",
     *(f"edgefd.methods.{p.stem}" for p in sorted((ROOT / "edgefd/methods").glob("[a-z]*.py"))),
 ]
+FLOWER = "client_app"  # the one module of the client that is Flower's
 CLIENT = [
     "edgefd_client",
-    *(f"edgefd_client.{p.stem}" for p in sorted((ROOT / "client/edgefd_client").glob("[a-z]*.py"))),
+    *(f"edgefd_client.{p.stem}" for p in sorted((ROOT / "client/edgefd_client").glob("[a-z]*.py")) if p.stem != FLOWER),
 ]
 HEAVY = "torch sklearn scipy flwr pydantic typer rich"
 

@@ -75,7 +75,7 @@ def load_dataset(name: str, root: Path | None = None) -> Dataset:
         raise UserError(f"unknown data set {name!r}: {hint}")
     found = _find(name, root)
     if found is None:
-        raise UserError(f"{name} is not here: {_how_to_get(name)}")
+        raise UserError(f"{name} is not here: {how_to_get(name)}")
     path, read = found
     title = "CIFAR-10 (JPEG re-encoded)" if path.name == "cifar10_jpeg.npz" else name
     return _from_arrays(title, read(path), "packaged with edgefd" if name == "mnist_mini" else str(path))
@@ -204,7 +204,8 @@ _FILES: dict[str, list[tuple[str, Read]]] = {
 }
 
 
-def _how_to_get(name: str) -> str:
+def how_to_get(name: str) -> str:
+    """What a user can do to have that data set."""
     if name == "watch":
         return (
             "install seglearn, then edgefd.data.formats.convert_seglearn writes watch.npz from its watch_dataset.npy; "
@@ -240,7 +241,7 @@ def _from_arrays(name: str, arrays: dict[str, npt.NDArray[Any]], source: str) ->
         source=source,
         sha256="",
     )
-    return replace(dataset, sha256=_digest(dataset))
+    return replace(dataset, sha256=digest(dataset))
 
 
 def whole_labels(y: npt.NDArray[Any], n: int, source: str) -> Int64:
@@ -275,10 +276,10 @@ def _samples(x: npt.NDArray[Any], source: str) -> npt.NDArray[Any]:
     return x
 
 
-def _digest(dataset: Dataset) -> str:
+def digest(dataset: Dataset) -> str:
     """sha256 of the arrays, so that the same data has the same digest whatever file it came in."""
-    digest = hashlib.sha256()
+    sha256 = hashlib.sha256()
     for array in (dataset.x_train, dataset.y_train, dataset.x_test, dataset.y_test, dataset.group_train):
         if array is not None:
-            digest.update(np.ascontiguousarray(array).data)
-    return digest.hexdigest()
+            sha256.update(np.ascontiguousarray(array).data)
+    return sha256.hexdigest()

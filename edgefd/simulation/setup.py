@@ -10,7 +10,7 @@ import numpy as np
 
 from edgefd.config import ByGroup, Config, Dirichlet, FromFile, Iid, QuantitySkew, Shards, Strong, Weak
 from edgefd.data import partitions
-from edgefd.data.datasets import Dataset, load_dataset
+from edgefd.data.datasets import Dataset, digest, load_dataset
 from edgefd.data.federation import Federation, build_federation
 from edgefd.errors import UserError
 from edgefd.knowledge import Int64
@@ -38,7 +38,8 @@ def limited(dataset: Dataset, limit: int, seed: int) -> Dataset:
     )
     rows.sort()
     group = None if dataset.group_train is None else dataset.group_train[rows]
-    return replace(dataset, x_train=dataset.x_train[rows], y_train=dataset.y_train[rows], group_train=group)
+    part = replace(dataset, x_train=dataset.x_train[rows], y_train=dataset.y_train[rows], group_train=group)
+    return replace(part, sha256=digest(part))
 
 
 def federate(config: Config, dataset: Dataset) -> Federation:
