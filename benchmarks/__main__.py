@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from benchmarks import density, rounds
+from benchmarks import density, flower_ray, rounds
 from benchmarks.pairing import Ratio
 
 OUT = Path(__file__).parent / "out" / "bench.json"
@@ -18,6 +18,7 @@ def main() -> None:
         ratios, medians = rounds.compare(case, turns=7)
         found += ratios
         print(f"{case.name}: " + ", ".join(f"{name} {s:.3f} s" for name, s in medians.items()), flush=True)
+    found += [flower_ray.compare(case) for case in flower_ray.CASES]
     for n in (1000, 2000, 4000):
         found += density.compare(n)
     for k in (10, 50):
