@@ -138,7 +138,7 @@ def partition(config: ConfigFile, overrides: Overrides = None) -> None:
     prepared = prepare(load_config(config, overrides or []))
     federation = prepared.federation
     classes = [str(c) for c in range(federation.n_classes)]
-    table = Table("client", *classes, "train", "held out", "contributed", title=prepared.dataset.name)
+    table = Table("client", *classes, "train", "held", "shared", title=prepared.dataset.name)
     for data in federation.clients:
         counts = [str(n) if n else "·" for n in federation.table[data.client]]
         table.add_row(str(data.client), *counts, str(len(data.x)), str(len(data.x_heldout)), str(len(data.owned)))
