@@ -74,7 +74,7 @@ def sweep(
     """
     from edgefd.compare import compare as grouped
     from edgefd.compare import load_runs
-    from edgefd.simulation.show import comparison_table
+    from edgefd.simulation.show import comparison_tables
     from edgefd.simulation.sweep import load_sweep, run_sweep
 
     cells = load_sweep(file)
@@ -86,7 +86,7 @@ def sweep(
         print(f"{done}/{len(cells)} {cell.name}: {outcome}", flush=True)
 
     folders = run_sweep(cells, out, jobs or Run().n_workers, say)
-    console.print(comparison_table(grouped(load_runs(folders))))
+    console.print(*comparison_tables(grouped(load_runs(folders))))
 
 
 @app.command()
@@ -100,11 +100,11 @@ def compare(
     """
     from edgefd.compare import compare as grouped
     from edgefd.compare import load_runs, to_csv, to_markdown
-    from edgefd.simulation.show import comparison_table
+    from edgefd.simulation.show import comparison_tables
 
     groups = grouped(load_runs(runs))
     if form is Form.text:
-        console.print(comparison_table(groups))
+        console.print(*comparison_tables(groups))
     else:
         print((to_csv if form is Form.csv else to_markdown)(groups), end="")
 

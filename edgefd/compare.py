@@ -168,7 +168,7 @@ def _group(members: list[dict[str, Any]], varying: Sequence[str]) -> Group:
         dataset=first["dataset"],
         scenario=first["scenario"],
         method=first["method"],
-        settings=" ".join(f"{k}={config[k]}" for k in varying if k in config),
+        settings=" ".join(f"{k.rpartition('.')[2]}={config[k]}" for k in varying if k in config),
         seeds=len(members),
         mean=mean,
         std=std,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import Any, Literal
 
@@ -66,14 +67,22 @@ def results_table(summaries: list[dict[str, Any]]) -> Table:
     return table
 
 
-def comparison_table(groups: Sequence[Group]) -> Table:
-    """Groups of runs on a terminal."""
-    table = Table(title="accuracy in per cent: mean over clients, then over seeds", box=SIMPLE, pad_edge=False)
-    for name in HEADER:
-        table.add_column(name, justify="left" if name in HEADER[:4] else "right")
-    for group in groups:
-        table.add_row(*cells(group))
-    return table
+def comparison_tables(groups: Sequence[Group]) -> Iterator[Table]:
+    """A table for each data set and scenario; csv and markdown have more columns."""
+    shown = ("method", "mean", "std", "95 %", "worst", "up MB", "seeds", "settings")
+    for (dataset, scenario), members in groupby(groups, key=lambda g: (g.dataset, g.scenario)):
+        table = Table(title=f"{dataset}, {scenario}: accuracy in per cent", box=SIMPLE, pad_edge=False)
+        rows = [dict(zip(HEADER, cells(group), strict=True)) for group in members]
+        for name in shown:
+            widest = max(len(row[name]) for row in rows)
+            table.add_column(
+                name,
+                justify="left" if name in ("method", "settings") else "right",
+                min_width=None if name == "settings" else max(widest, len(name)),
+            )
+        for row in rows:
+            table.add_row(*(row[name] for name in shown))
+        yield table
 
 
 def _say_what(prepared: Prepared, console: Console) -> None:

@@ -125,7 +125,7 @@ def test_settings_that_differ_are_named() -> None:
         return {"config": config, "accuracy_mean": rounds / 10, "raw_samples_disclosed": 0, **numbers, **names}
 
     groups = compare([one(0, 5), one(1, 5), one(0, 7)])
-    assert [(g.settings, g.seeds) for g in groups] == [("train.rounds=7", 1), ("train.rounds=5", 2)]
+    assert [(g.settings, g.seeds) for g in groups] == [("rounds=7", 1), ("rounds=5", 2)]
 
 
 def test_unfinished_and_missing_runs_are_refused(tmp_path: Path) -> None:
