@@ -118,7 +118,14 @@ def test_bad_input_is_one_line_and_leaves_nothing(tmp_path: Path, arguments: lis
 
 def test_ctrl_c_keeps_what_was_done(tmp_path: Path) -> None:
     arguments = command("simulate", QUICKSTART, "also=[]", "train.rounds=1000", "--out", "r")
-    process = subprocess.Popen(arguments, cwd=tmp_path, env=env({}), stderr=subprocess.PIPE, stdout=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        arguments,
+        cwd=tmp_path,
+        env=env({}),
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        preexec_fn=hears_ctrl_c,
+    )
     metrics = tmp_path / "r" / "metrics.jsonl"
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline and not (metrics.exists() and metrics.read_text().count("\n") > 2):
@@ -168,6 +175,11 @@ def test_a_failing_client_ends_the_run_with_its_rounds_kept(
     assert says in done.stderr
     summary = json.loads((tmp_path / "r" / "summary.json").read_text())
     assert (summary["complete"], summary["rounds"]) == (False, 1)
+
+
+def hears_ctrl_c() -> None:
+    """A process that a shell starts in the background inherits deafness to Ctrl-C; a user's does not."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def children(pid: int) -> list[int]:

@@ -69,7 +69,7 @@ def simulate_ray(config: Config, n_clients: int) -> Iterator[RoundMetrics]:
         try:
             yield from _rounds(process, work)
         finally:
-            _end_session(process)
+            _end(process)
     finally:
         shutil.rmtree(work, ignore_errors=True)
 
@@ -129,27 +129,34 @@ def _tail(work: Path) -> str:
     return lines[-1] if lines else "it said nothing"
 
 
-def _end_session(process: subprocess.Popen[bytes], patience: float = 5.0) -> None:
-    """Let the process end by itself, then kill whatever is left in its session (Ray's own processes are)."""
-    if process.poll() is None:
-        process.terminate()
-        try:
-            process.wait(patience)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+def _end(process: subprocess.Popen[bytes], patience: float = 10.0) -> None:
+    """Ask the process to end, then kill whatever is left of its family: Ray's processes outlive their parent."""
+    family = _family({process.pid})
+    process.terminate()
+    try:
+        process.wait(patience)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
     deadline = time.monotonic() + patience
-    while (left := _session(process.pid)) and time.monotonic() < deadline:
-        for pid in left:
+    while (family := _family(family)) and time.monotonic() < deadline:
+        for pid in family:
             _kill(pid)
         time.sleep(0.05)
 
 
-def _session(leader: int) -> list[int]:
-    """Processes of the session that are alive. Ray runs on Linux and macOS; both have this ps."""
-    listed = subprocess.run(["ps", "-A", "-o", "pid=,sess=,stat="], capture_output=True, text=True, check=True).stdout
-    rows = [line.split() for line in listed.splitlines()]
-    return [int(pid) for pid, session, stat in rows if session == str(leader) and not stat.startswith("Z")]
+def _family(known: set[int]) -> set[int]:
+    """Of those processes, their descendants and the members of their sessions: the ones that are alive.
+
+    Ray runs on Linux and macOS; both have this ps.
+    """
+    listed = subprocess.run(["ps", "-A", "-o", "pid=,ppid=,sess=,stat="], capture_output=True, text=True, check=True)
+    rows = [line.split() for line in listed.stdout.splitlines()]
+    alive = {int(pid): {int(parent), int(session)} for pid, parent, session, stat in rows if not stat.startswith("Z")}
+    found: set[int] = set()
+    while fresh := {pid for pid, of in alive.items() if pid not in found and (pid in known or of & (known | found))}:
+        found |= fresh
+    return found
 
 
 def _kill(pid: int) -> None:

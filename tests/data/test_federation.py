@@ -152,12 +152,12 @@ def test_references_pool_what_they_say() -> None:
 
 
 def test_limit_keeps_classes_balanced() -> None:
-    part = limited(MARKED, 55, seed=0)
+    part = limited(MARKED, 55)
     assert np.bincount(part.y_train).tolist() == [5] * 10
     assert part.group_train is not None
     assert np.array_equal(part.group_train, part.x_train[:, 0].astype(int) % 4)
     for limit in (9, 500):
         with pytest.raises(UserError, match=r"data\.limit"):
-            limited(MARKED, limit, seed=0)
+            limited(MARKED, limit)
     assert len(load_data(config(data={"name": "mnist_mini", "limit": 100})).x_train) == 100
     assert len(load_dataset("mnist_mini").x_train) == 6000
