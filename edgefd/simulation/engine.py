@@ -19,7 +19,7 @@ import torch
 from edgefd import wire
 from edgefd.config import Config
 from edgefd.data.federation import ClientData, Federation
-from edgefd.knowledge import Float32, Knowledge
+from edgefd.knowledge import Knowledge
 from edgefd.learner import Learner
 from edgefd.metrics import RoundMetrics, measure
 from edgefd.models import build_model
@@ -170,8 +170,3 @@ def simulate_over(
     for result in run_rounds(config.method, config.method_config, transport, todo):
         yield measure(result, federation, time.perf_counter() - began)
         began = time.perf_counter()
-
-
-def claims_of(transport: InProcess) -> Float32:
-    """How surely each client claims each proxy row, after `start`: float32 [clients, P]."""
-    return np.stack([state.claims for state in transport.site.clients])
