@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from edgefd.config import Run, load_config
-from edgefd.errors import RunError, UserError
+from edgefd.errors import RunError, UserError, require
 from edgefd.method import get_method, method_names
 
 if TYPE_CHECKING:
@@ -156,6 +156,7 @@ def export(
 
     Example: edgefd export simulations/quickstart.yaml --model cnn_edge --out bundles/watch
     """
+    require("export", "torch", "onnx", "onnxruntime")
     from edgefd.export.command import export_config
 
     path = config / "config.yaml" if config.is_dir() else config

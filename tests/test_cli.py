@@ -142,6 +142,26 @@ def test_ctrl_c_keeps_what_was_done(tmp_path: Path) -> None:
     assert not any(Path(f"/proc/{pid}").exists() for pid in workers)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("export", QUICKSTART, "--out", "b"), "this needs onnx: pip install 'edgefd[export]'"),
+        (("simulate", QUICKSTART, "run.learner=onnx", "--out", "r"), "this needs onnx: pip install 'edgefd[export]'"),
+    ],
+)
+def test_a_missing_extra_is_named(tmp_path: Path, arguments: tuple[str, ...], says: str) -> None:
+    program = (
+        "import edgefd.errors as e; find = e.find_spec\n"
+        "e.find_spec = lambda name: None if name == 'onnx' else find(name)\n"
+        "from edgefd.cli import main; main()"
+    )
+    command = [sys.executable, "-c", program, *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=env({}), timeout=60)
+    assert done.returncode == 2
+    assert done.stderr == f"error: {says}\n"
+    assert list(tmp_path.iterdir()) == []
+
+
 FAULTY = """
 import os, signal
 from edgefd.learner import Lesson

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from edgefd.data.federation import Scale
-from edgefd.errors import RunError, UserError
+from edgefd.errors import RunError, UserError, require
 from edgefd_client.bundle import Bundle, read_bundle
 from edgefd_client.doctor import machine, require_64_bit, selftest
 from edgefd_client.state import load_state
@@ -52,6 +52,7 @@ def main(arguments: list[str] | None = None) -> None:
     args = _parser().parse_args(arguments)
     try:
         require_64_bit()
+        require("client", "onnxruntime")
         if args.command == "infer":
             infer(read_bundle(args.bundle), args.state, args.input, args.out)
         else:

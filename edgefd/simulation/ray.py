@@ -17,14 +17,13 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from edgefd.config import Config
-from edgefd.errors import RunError, UserError
+from edgefd.errors import RunError, UserError, require
 from edgefd.metrics import RoundMetrics
 
 _QUIET = {
@@ -42,8 +41,7 @@ def check_ray() -> None:
     Raises:
         UserError: if Flower or Ray is not installed, or the cluster of RAY_ADDRESS does not answer.
     """
-    if find_spec("flwr") is None or find_spec("ray") is None:
-        raise UserError("--engine ray needs Flower and Ray: pip install 'edgefd[ray]'")
+    require("ray", "flwr", "ray")
     if address := os.environ.get("RAY_ADDRESS"):
         _check_reachable(address)
 

@@ -11,7 +11,7 @@ from typing import Any
 from edgefd.config import Config
 from edgefd.data.datasets import Dataset
 from edgefd.data.federation import Federation
-from edgefd.errors import RunError, UserError
+from edgefd.errors import RunError, UserError, require
 from edgefd.metrics import RoundMetrics
 from edgefd.models import check_model
 from edgefd.runs import append_json_line, environment, write_config, write_json
@@ -35,6 +35,8 @@ def prepare(config: Config) -> Prepared:
         raise UserError(f"train.shift moves images; samples of {dataset.name} have shape {list(shape)}: set it to 0")
     for model in config.model:
         check_model(model.name, shape)
+        if (model.learner or config.run.learner) == "onnx":
+            require("export", "onnx", "onnxruntime")
     return Prepared(config, dataset, config.method.regroup(federate(config, dataset)))
 
 

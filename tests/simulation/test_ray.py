@@ -113,8 +113,8 @@ def test_what_answers_but_is_no_cluster_is_one_line(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_a_missing_extra_is_named(tmp_path: Path) -> None:
     program = (
-        "import importlib.util as u; find = u.find_spec\n"
-        "u.find_spec = lambda name, *a: None if name == 'ray' else find(name, *a)\n"
+        "import edgefd.errors as e; find = e.find_spec\n"
+        "e.find_spec = lambda name: None if name == 'ray' else find(name)\n"
         "from edgefd.cli import main; main()"
     )
     arguments = [sys.executable, "-c", program, "simulate", QUICKSTART, "--engine", "ray"]
