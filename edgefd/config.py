@@ -204,7 +204,7 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
         UserError: for anything wrong with it: the key, what is wrong and what is valid.
     """
     raw = read_yaml(path)
-    for override in sorted(overrides, key=_renames, reverse=True):
+    for override in sorted(overrides, key=lambda o: renames(o.partition("=")[0]), reverse=True):
         _override(raw, override)
     return parse_config(raw)
 
@@ -339,9 +339,9 @@ def _hint(word: str, valid: Sequence[str] | Mapping[str, Any]) -> str:
     return f"did you mean {near[0]!r}?" if near else f"there are {', '.join(valid) or 'none'}"
 
 
-def _renames(override: str) -> bool:
-    """Whether it chooses another method, partition and so on, whose settings then follow."""
-    return override.partition("=")[0].endswith(".name")
+def renames(path: str) -> bool:
+    """Whether that key chooses another method, partition and so on: such keys are set first, then their settings."""
+    return path.endswith(".name")
 
 
 def _override(raw: dict[str, Any], override: str) -> None:
@@ -359,7 +359,7 @@ def _override(raw: dict[str, Any], override: str) -> None:
 def set_key(raw: dict[str, Any], path: str, value: Any) -> None:
     """Set `section.key` in plain dictionaries.
 
-    A new `name` starts its section afresh: the other settings in it belong to what it named.
+    Settings that a new method or partition does not have go with the old one's name; all others stay.
     """
     *sections, key = path.split(".")
     node = raw
@@ -368,6 +368,10 @@ def set_key(raw: dict[str, Any], path: str, value: Any) -> None:
         if not isinstance(child, dict):
             raise UserError(f"{path}: {section} is not a section")
         node = child
-    if key == "name" and node.get("name") != value:
-        node.clear()
+    if path == "method.name" and node.get("name", "edgefd") != value:
+        node.clear()  # two methods' settings of one name need not mean the same
+    if path == "partition.name" and value in PARTITIONS:
+        known = {f.name for f in dataclasses.fields(PARTITIONS[value])}
+        for other in [k for k in node if k not in known]:
+            del node[other]
     node[key] = value

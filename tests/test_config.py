@@ -82,7 +82,18 @@ def test_bad_files_are_named(tmp_path: Path, text: str, says: str) -> None:
         load_config(tmp_path / "missing.yaml")
 
 
-def test_another_name_starts_its_section_afresh(tmp_path: Path) -> None:
+def test_a_new_name_drops_only_what_it_cannot_have(tmp_path: Path) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text(
+        "data: {limit: 600}\npartition: {name: dirichlet, n_clients: 5, alpha: 0.3}\nmethod: {quantile: 0.5}"
+    )
+    config = load_config(path, ["data.name=digits", "partition.name=shards", "method.name=edgefd", "model.name=mlp"])
+    assert (config.data.name, config.data.limit) == ("digits", 600)
+    assert (config.partition.name, config.partition.n_clients) == ("shards", 5)  # type: ignore[union-attr]
+    assert config.method_config.quantile == 0.5
+
+
+def test_another_method_starts_at_its_defaults(tmp_path: Path) -> None:
     path = tmp_path / "c.yaml"
     path.write_text("method: {name: edgefd, quantile: 0.5}\npartition: {name: dirichlet, alpha: 0.3}")
     config = load_config(path, ["partition.n_clients=7", "method.name=fedmd", "partition.name=iid"])

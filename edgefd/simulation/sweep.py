@@ -26,7 +26,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from edgefd.config import Config, parse_config, read_yaml, set_key
+from edgefd.config import Config, parse_config, read_yaml, renames, set_key
 from edgefd.errors import RunError, UserError
 from edgefd.metrics import RoundMetrics
 from edgefd.simulation.engine import open_transport, simulate
@@ -131,7 +131,7 @@ def _product(axes: list[tuple[str, list[Any]]]) -> Iterator[tuple[Any, ...]]:
 
 def _cell(base: dict[str, Any], chosen: dict[str, Any]) -> Cell:
     raw = json.loads(json.dumps(base))
-    for key, value in chosen.items():
+    for key, value in sorted(chosen.items(), key=lambda item: renames(item[0]), reverse=True):
         set_key(raw, key, value)
     config = parse_config(raw)
     one_process = replace(config, run=replace(config.run, workers=0), also=())

@@ -45,6 +45,18 @@ def test_the_grid_is_every_combination(cells: list[Cell]) -> None:
     assert cells[0].name.startswith("edgefd-mnist_mini-iid-s0-")
 
 
+def test_base_settings_hold_for_every_name_in_whatever_order_the_grid_has(tmp_path: Path) -> None:
+    path = tmp_path / "sweep.yaml"
+    path.write_text(
+        "base: {data: {name: mnist_mini, limit: 600}, partition: {n_clients: 5}}\n"
+        "grid: {method.quantile: [0.5, 0.9], method.name: [edgefd], partition.name: [iid, weak], data.name: [digits]}"
+    )
+    cells = load_sweep(path)
+    assert {c.config.data.limit for c in cells} == {600}
+    assert {c.config.partition.n_clients for c in cells} == {5}  # type: ignore[union-attr]
+    assert {c.config.method_config.quantile for c in cells} == {0.5, 0.9}
+
+
 def test_shipped_sweeps_parse() -> None:
     for path in (ROOT / "simulations/sweeps").glob("*.yaml"):
         assert len(load_sweep(path)) > 1
