@@ -56,10 +56,21 @@ def load_runs(paths: Sequence[Path]) -> list[dict[str, Any]]:
 
 
 def compare(runs: Sequence[dict[str, Any]]) -> list[Group]:
-    """Groups of runs that differ in nothing but their seed, best first within each data set and scenario."""
+    """Groups of runs that differ in nothing but their seed, best first within each data set and scenario.
+
+    Raises:
+        UserError: if a group has two runs of one seed.
+    """
     groups: dict[str, list[dict[str, Any]]] = {}
     for one in runs:
         groups.setdefault(_identity(one), []).append(one)
+    for members in groups.values():
+        if len({m["config"]["seed"] for m in members}) < len(members):
+            first = members[0]
+            raise UserError(
+                f"{first['method']} on {first['dataset']}, {first['scenario']}: one seed was run twice, which tells "
+                "nothing of the spread; leave one of the runs out"
+            )
     varying = _varying(runs)
     found = [_group(members, varying) for members in groups.values()]
     return sorted(found, key=lambda g: (g.dataset, g.scenario, -g.mean))

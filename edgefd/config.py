@@ -296,6 +296,8 @@ def _also(names: object) -> tuple[str, ...]:
         raise UserError("also must be a list of methods, such as [fedmd, indlearn]")
     for name in names:
         get_method(str(name))
+    if len(set(names)) < len(names):
+        raise UserError("also names a method twice")
     return tuple(str(n) for n in names)
 
 

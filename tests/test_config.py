@@ -39,6 +39,7 @@ def test_the_resolved_config_parses_to_itself(method: str) -> None:
         (["method.reference=both"], "method.reference: Input should be 'proxy' or 'none'"),
         (["also=[fedmb]"], "unknown method 'fedmb': did you mean 'fedmd'?"),
         (["also=fedmd"], "also must be a list"),
+        (["also=[fedmd, fedmd]"], "also names a method twice"),
         (["proxy.alpha=0"], "must be in (0, 1), not 0"),
         (["proxy.alpha=1"], "must be in (0, 1), not 1"),
         (["proxy.path=x.npz"], "proxy.path needs proxy.source=public"),

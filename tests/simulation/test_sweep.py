@@ -138,6 +138,8 @@ def test_settings_that_differ_are_named() -> None:
 
     groups = compare([one(0, 5), one(1, 5), one(0, 7)])
     assert [(g.settings, g.seeds) for g in groups] == [("rounds=7", 1), ("rounds=5", 2)]
+    with pytest.raises(UserError, match="one seed was run twice"):
+        compare([one(0, 5), one(0, 5)])
 
 
 def test_unfinished_and_missing_runs_are_refused(tmp_path: Path) -> None:
