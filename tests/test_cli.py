@@ -193,6 +193,7 @@ def test_a_failing_client_ends_the_run_with_its_rounds_kept(
     done = edgefd("simulate", QUICKSTART, *arguments, cwd=tmp_path, PYTHONPATH=path)
     assert done.returncode == 1, done.stderr
     assert says in done.stderr
+    assert "Traceback" not in done.stderr
     summary = json.loads((tmp_path / "r" / "summary.json").read_text())
     assert (summary["complete"], summary["rounds"]) == (False, 1)
 

@@ -10,7 +10,6 @@ import math
 import mmap
 import multiprocessing
 import signal
-import traceback
 from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
@@ -156,7 +155,7 @@ def _serve(site: Any, connection: Connection, inherited: tuple[Connection, ...])
         except UserError as error:
             answer = ("user error", str(error))
         except Exception as error:
-            answer = ("failed", f"client {client} failed: {type(error).__name__}: {error}\n{traceback.format_exc()}")
+            answer = ("failed", f"client {client} failed: {type(error).__name__}: {error}")
         try:
             connection.send(answer)
         except OSError:
