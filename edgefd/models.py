@@ -33,6 +33,31 @@ class Linear(nn.Module):
         return out
 
 
+class RandomFeatures(nn.Module):
+    """One linear layer on features that are never trained: 7x7 convolutions drawn once, max-pooling by 4, rectified.
+
+    Each filter has mean zero, so it answers to shapes and not to brightness, and length 1/2, with which SGD is stable
+    at usual rates. Only the last layer has a backward pass.
+    """
+
+    filters: Tensor
+
+    def __init__(self, shape: Shape, n_classes: int, width: int = 64, size: int = 7) -> None:
+        super().__init__()
+        channels, height, pixels = shape
+        drawn = torch.randn(width, channels * size * size)
+        drawn = F.normalize(drawn - drawn.mean(1, keepdim=True)) / 2
+        self.register_buffer("filters", drawn.reshape(width, channels, size, size))
+        rows, columns = ((side - size + 1) // 2 // 2 for side in (height, pixels))
+        self.fc = nn.Linear(width * rows * columns, n_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits [n, C]."""
+        x = F.max_pool2d(pool_relu(F.conv2d(x, self.filters)), 2)
+        out: Tensor = self.fc(x.flatten(1))
+        return out
+
+
 class MLP(nn.Module):
     """Two hidden layers on the flattened sample."""
 
@@ -115,7 +140,7 @@ class GroupNormCNN(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """relu(x + conv(relu(conv(x)))), with a 1x1 convolution of x where size or width change.
+    """relu(x + conv(relu(conv(x)))), with a convolution of x where size or width change.
 
     The second convolution starts at zero, so that a new block passes x on. That stands in for normalisation, which
     costs more than the convolutions here.
@@ -127,7 +152,9 @@ class ResidualBlock(nn.Module):
         self.conv2 = nn.Conv2d(width, width, 3, padding=1)
         nn.init.zeros_(self.conv2.weight)
         nn.init.zeros_(self.conv2.bias)  # type: ignore[arg-type]  # it has one
-        self.shortcut = nn.Conv2d(channels, width, 1, stride=stride) if stride > 1 else None
+        # 3x3, not 1x1: with two threads and an odd number of samples, the backward pass of torch 2.13 (oneDNN 3.12) for
+        # a 1x1 convolution of stride 2 writes past its memory
+        self.shortcut = nn.Conv2d(channels, width, 3, stride=stride, padding=1) if stride > 1 else None
 
     def forward(self, x: Tensor) -> Tensor:
         """[n, width, H / stride, W / stride], rounded up."""
@@ -136,9 +163,10 @@ class ResidualBlock(nn.Module):
 
 
 class ResNet8(nn.Module):
-    """A 3x3 convolution of stride 2, three residual blocks, the mean over positions, one linear layer.
+    """A 3x3 convolution of stride 2, three residual blocks, one linear layer.
 
-    No normalisation: statistics of a batch are those of one client, and mean little to the others.
+    No normalisation: statistics of a batch are those of one client, and mean little to the others. The linear layer
+    sees every position: behind their mean a model learns many times more slowly, see docs/models.md.
     """
 
     def __init__(self, shape: Shape, n_classes: int, width: int = 8) -> None:
@@ -147,17 +175,18 @@ class ResNet8(nn.Module):
         self.block1 = ResidualBlock(width, width, 1)
         self.block2 = ResidualBlock(width, 2 * width, 2)
         self.block3 = ResidualBlock(2 * width, 4 * width, 2)
-        self.fc = nn.Linear(4 * width, n_classes)
+        rows, columns = (_halved(side, 3) for side in shape[1:])
+        self.fc = nn.Linear(4 * width * rows * columns, n_classes)
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits [n, C]."""
         x = self.block3(self.block2(self.block1(F.relu(self.conv(x)))))
-        out: Tensor = self.fc(x.mean((2, 3)))
+        out: Tensor = self.fc(x.flatten(1))
         return out
 
 
 class DepthwiseNet(nn.Module):
-    """A 3x3 convolution of stride 2, two depthwise-separable ones, the mean over positions, one linear layer.
+    """A 3x3 convolution of stride 2, three depthwise-separable ones, one linear layer.
 
     Depthwise-separable: 3x3 in each channel for itself, then 1x1 across channels. Few parameters, few operations.
     """
@@ -169,14 +198,18 @@ class DepthwiseNet(nn.Module):
         self.point1 = nn.Conv2d(width, 2 * width, 1)
         self.depth2 = nn.Conv2d(2 * width, 2 * width, 3, stride=2, padding=1, groups=2 * width)
         self.point2 = nn.Conv2d(2 * width, 4 * width, 1)
-        self.fc = nn.Linear(4 * width, n_classes)
+        self.depth3 = nn.Conv2d(4 * width, 4 * width, 3, stride=2, padding=1, groups=4 * width)
+        self.point3 = nn.Conv2d(4 * width, 4 * width, 1)
+        rows, columns = (_halved(side, 3) for side in shape[1:])
+        self.fc = nn.Linear(4 * width * rows * columns, n_classes)
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits [n, C]."""
         x = F.relu(self.conv(x))
         x = F.relu(self.point1(self.depth1(x)))
         x = F.relu(self.point2(self.depth2(x)))
-        out: Tensor = self.fc(x.mean((2, 3)))
+        x = F.relu(self.point3(self.depth3(x)))
+        out: Tensor = self.fc(x.flatten(1))
         return out
 
 
@@ -209,6 +242,7 @@ def cnn_small(shape: Shape, n_classes: int) -> nn.Module:
 
 MODELS: dict[str, Callable[[Shape, int], nn.Module]] = {
     "linear": Linear,
+    "random_features": RandomFeatures,
     "mlp": MLP,
     "cnn": CNN,
     "cnn_small": cnn_small,
@@ -310,3 +344,9 @@ def _line(error: BaseException) -> str:
 def _after(pixels: int) -> int:
     """Pixels left along one axis after two 5-wide convolutions, each halved by pooling."""
     return ((pixels - 4) // 2 - 4) // 2
+
+
+def _halved(pixels: int, times: int) -> int:
+    """Pixels left along one axis after so many 3-wide convolutions of stride 2, padded by 1."""
+    side: int = 2**times
+    return -(-pixels // side)

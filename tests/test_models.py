@@ -9,9 +9,11 @@ import torch
 from edgefd.config import load_config
 from edgefd.data.datasets import find_dataset
 from edgefd.errors import UserError
+from edgefd.learner import Lesson
 from edgefd.models import MODELS, ResidualBlock, build_model, check_model
 from edgefd.simulation.engine import open_transport, simulate
 from edgefd.simulation.run import prepare
+from edgefd.torch_learner import TorchLearner
 
 WATCH = Path(__file__).parent.parent / "simulations/edge/watch.yaml"
 
@@ -47,6 +49,19 @@ def test_a_depthwise_convolution_is_told_by_its_channel_alone() -> None:
     changed[:, 3] += 1
     moved = (layer(changed) - layer(x)).abs().amax((0, 2, 3))  # type: ignore[operator]
     assert (moved > 1e-3).nonzero().flatten().tolist() == [3]
+
+
+def test_random_features_are_never_trained_and_blind_to_brightness() -> None:
+    model = build_model("random_features", (1, 16, 16), 3, 0)
+    before = model.filters.clone()  # type: ignore[operator]
+    learner = TorchLearner(model, "adam")
+    x = np.random.default_rng(0).random((8, 1, 16, 16), np.float32)
+    labels = np.eye(3, dtype=np.float32)[np.arange(8) % 3]
+    loss = [learner.train([Lesson(x, labels, np.ones(8, np.float32))], 0.01) for _ in range(30)]
+    assert loss[-1] < loss[0] / 2
+    assert torch.equal(model.filters, before)
+    assert [name for name, _ in model.named_parameters()] == ["fc.weight", "fc.bias"]
+    assert np.allclose(learner.predict_logits(x), learner.predict_logits(x + 3), atol=1e-4)
 
 
 @pytest.mark.parametrize(
