@@ -188,11 +188,17 @@ def _identity(one: dict[str, Any], over: str) -> str:
 
 
 def _flat(config: dict[str, Any]) -> dict[str, Any]:
-    """Keys such as train.rounds."""
+    """Keys such as train.rounds. Of a fleet of several models, model.name is such as "cnn+mlp"."""
     out: dict[str, Any] = {}
     for section, value in config.items():
-        out |= {f"{section}.{k}": v for k, v in value.items()} if isinstance(value, dict) else {section: value}
+        several = section == "model" and isinstance(value, list)
+        plain = {k: _joined([one[k] for one in value]) for k in value[0]} if several else value
+        out |= {f"{section}.{k}": v for k, v in plain.items()} if isinstance(plain, dict) else {section: plain}
     return out
+
+
+def _joined(values: list[Any]) -> Any:
+    return values[0] if all(v == values[0] for v in values) else "+".join(str(v) for v in values)
 
 
 def _group(members: list[dict[str, Any]], varying: dict[str, str]) -> Group:

@@ -323,6 +323,18 @@ def test_settings_that_share_their_last_word_are_named_in_full() -> None:
     ]
 
 
+def test_a_fleet_of_several_models_is_named_by_them() -> None:
+    def one(model: object) -> dict[str, object]:
+        config = {"seed": 0, "model": model, "method": {"name": "m"}}
+        numbers = dict.fromkeys(("accuracy_mean", "accuracy_worst", "bytes_up", "bytes_down", "seconds_total"), 1.0)
+        names = {"dataset": "a", "scenario": "iid", "method": "m", "data_sha256": "", "proxy_labels_used": False}
+        return {"config": config, "raw_samples_disclosed": 0, **numbers, **names}
+
+    cnn, mlp = {"name": "cnn", "heads": 1}, {"name": "mlp", "heads": 1}
+    groups = compare([one(cnn), one([cnn, mlp]), one(mlp)])
+    assert sorted(g.settings for g in groups) == ["model.name=cnn", "model.name=cnn+mlp", "model.name=mlp"]
+
+
 def test_unfinished_and_missing_runs_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="holds no run"):
         load_runs([tmp_path])
