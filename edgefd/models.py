@@ -34,26 +34,31 @@ class Linear(nn.Module):
 
 
 class RandomFeatures(nn.Module):
-    """One linear layer on features that are never trained: 7x7 convolutions drawn once, max-pooling by 4, rectified.
+    """One linear layer on features that are never trained: 7x7 convolutions of stride 2, max-pooling, a rectifier.
 
-    Each filter has mean zero, so it answers to shapes and not to brightness, and length 1/2, with which SGD is stable
-    at usual rates. Only the last layer has a backward pass.
+    Each filter is drawn once, with mean zero, so that it answers to shapes and not to brightness, and length 1/2, with
+    which SGD is stable at usual rates. What is below the threshold counts as nothing. Only the last layer has a
+    backward pass.
     """
 
     filters: Tensor
+    thresholds: Tensor
 
-    def __init__(self, shape: Shape, n_classes: int, width: int = 64, size: int = 7) -> None:
+    def __init__(
+        self, shape: Shape, n_classes: int, width: int = 64, size: int = 7, length: float = 0.5, threshold: float = 0.5
+    ) -> None:
         super().__init__()
         channels, height, pixels = shape
         drawn = torch.randn(width, channels * size * size)
-        drawn = F.normalize(drawn - drawn.mean(1, keepdim=True)) / 2
+        drawn = length * F.normalize(drawn - drawn.mean(1, keepdim=True))
         self.register_buffer("filters", drawn.reshape(width, channels, size, size))
-        rows, columns = ((side - size + 1) // 2 // 2 for side in (height, pixels))
+        self.register_buffer("thresholds", torch.full((width,), threshold))
+        rows, columns = (((side - size) // 2 + 1) // 2 for side in (height, pixels))
         self.fc = nn.Linear(width * rows * columns, n_classes)
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits [n, C]."""
-        x = F.max_pool2d(pool_relu(F.conv2d(x, self.filters)), 2)
+        x = pool_relu(F.conv2d(x, self.filters, -self.thresholds, stride=2))
         out: Tensor = self.fc(x.flatten(1))
         return out
 

@@ -55,7 +55,7 @@ def test_random_features_are_never_trained_and_blind_to_brightness() -> None:
     model = build_model("random_features", (1, 16, 16), 3, 0)
     before = model.filters.clone()  # type: ignore[operator]
     learner = TorchLearner(model, "adam")
-    x = np.random.default_rng(0).random((8, 1, 16, 16), np.float32)
+    x = np.random.default_rng(0).standard_normal((8, 1, 16, 16)).astype(np.float32)
     labels = np.eye(3, dtype=np.float32)[np.arange(8) % 3]
     loss = [learner.train([Lesson(x, labels, np.ones(8, np.float32))], 0.01) for _ in range(30)]
     assert loss[-1] < loss[0] / 2
