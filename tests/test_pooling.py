@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from edgefd import pooling
 from edgefd.pooling import pool_relu
+from edgefd.tape import record
 
 
 def reference(x: torch.Tensor) -> torch.Tensor:
@@ -44,3 +45,9 @@ def test_plain_even_images_take_the_fast_way(monkeypatch: pytest.MonkeyPatch) ->
     expected = reference(x)
     monkeypatch.setattr(pooling.F, "max_pool2d", refuse)
     assert torch.equal(pool_relu(x), expected)
+
+
+def test_a_tape_sees_it_without_gradient_too() -> None:
+    x, other = (torch.randn(2, 3, 4, 6).contiguous(memory_format=torch.channels_last) for _ in range(2))
+    _, play = record(lambda: [pool_relu(x)], [x])
+    assert torch.equal(play(other)[0], reference(other))
