@@ -42,7 +42,7 @@ class RandomFeatures(nn.Module):
     """
 
     filters: Tensor
-    thresholds: Tensor
+    bias: Tensor
 
     def __init__(
         self, shape: Shape, n_classes: int, width: int = 64, size: int = 7, length: float = 0.5, threshold: float = 0.5
@@ -52,13 +52,13 @@ class RandomFeatures(nn.Module):
         drawn = torch.randn(width, channels * size * size)
         drawn = length * F.normalize(drawn - drawn.mean(1, keepdim=True))
         self.register_buffer("filters", drawn.reshape(width, channels, size, size))
-        self.register_buffer("thresholds", torch.full((width,), threshold))
+        self.register_buffer("bias", torch.full((width,), -threshold))
         rows, columns = (((side - size) // 2 + 1) // 2 for side in (height, pixels))
         self.fc = nn.Linear(width * rows * columns, n_classes)
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits [n, C]."""
-        x = pool_relu(F.conv2d(x, self.filters, -self.thresholds, stride=2))
+        x = pool_relu(F.conv2d(x, self.filters, self.bias, stride=2))
         out: Tensor = self.fc(x.flatten(1))
         return out
 
@@ -180,7 +180,7 @@ class ResNet8(nn.Module):
         self.block1 = ResidualBlock(width, width, 1)
         self.block2 = ResidualBlock(width, 2 * width, 2)
         self.block3 = ResidualBlock(2 * width, 4 * width, 2)
-        rows, columns = (_halved(side, 3) for side in shape[1:])
+        rows, columns = (_eighth(side) for side in shape[1:])
         self.fc = nn.Linear(4 * width * rows * columns, n_classes)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -205,7 +205,7 @@ class DepthwiseNet(nn.Module):
         self.point2 = nn.Conv2d(2 * width, 4 * width, 1)
         self.depth3 = nn.Conv2d(4 * width, 4 * width, 3, stride=2, padding=1, groups=4 * width)
         self.point3 = nn.Conv2d(4 * width, 4 * width, 1)
-        rows, columns = (_halved(side, 3) for side in shape[1:])
+        rows, columns = (_eighth(side) for side in shape[1:])
         self.fc = nn.Linear(4 * width * rows * columns, n_classes)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -351,7 +351,6 @@ def _after(pixels: int) -> int:
     return ((pixels - 4) // 2 - 4) // 2
 
 
-def _halved(pixels: int, times: int) -> int:
-    """Pixels left along one axis after so many 3-wide convolutions of stride 2, padded by 1."""
-    side: int = 2**times
-    return -(-pixels // side)
+def _eighth(pixels: int) -> int:
+    """Pixels left along one axis after three 3-wide convolutions of stride 2, padded by 1."""
+    return -(-pixels // 8)

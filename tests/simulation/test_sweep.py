@@ -271,12 +271,17 @@ def test_the_interval_is_students() -> None:
     assert interval([0.5]) == (0.5, None, None, None)
 
 
+def finished(config: dict[str, object], **more: object) -> dict[str, object]:
+    """A run to compare: its summary, with the config it had."""
+    numbers = dict.fromkeys(("accuracy_mean", "accuracy_worst", "bytes_up", "bytes_down", "seconds_total"), 1.0)
+    names = {"dataset": "a", "scenario": "iid", "method": "m", "data_sha256": "", "proxy_labels_used": False}
+    return {"config": config, "raw_samples_disclosed": 0, **numbers, **names, **more}
+
+
 def test_settings_that_differ_are_named() -> None:
     def one(seed: int, rounds: int) -> dict[str, object]:
         config = {"seed": seed, "data": {"name": "a"}, "method": {"name": "m"}, "train": {"rounds": rounds, "lr": 1}}
-        numbers = dict.fromkeys(("accuracy_worst", "bytes_up", "bytes_down", "seconds_total"), 1.0)
-        names = {"dataset": "a", "scenario": "iid", "method": "m", "data_sha256": "", "proxy_labels_used": False}
-        return {"config": config, "accuracy_mean": rounds / 10, "raw_samples_disclosed": 0, **numbers, **names}
+        return finished(config, accuracy_mean=rounds / 10)
 
     groups = compare([one(0, 5), one(1, 5), one(0, 7)])
     assert [(g.settings, g.runs) for g in groups] == [("rounds=7", 1), ("rounds=5", 2)]
@@ -287,10 +292,7 @@ def test_settings_that_differ_are_named() -> None:
 def test_folds_are_averaged_over() -> None:
     def one(people: list[int], seed: int, accuracy: float) -> dict[str, object]:
         config = {"seed": seed, "data": {"name": "a", "test_people": people}, "method": {"name": "m"}}
-        numbers = dict.fromkeys(("accuracy_worst", "bytes_up", "bytes_down", "seconds_total"), 1.0)
-        names = {"dataset": "a", "scenario": "by_group", "method": "m", "proxy_labels_used": False}
-        data = {"data_sha256": str(people), "raw_samples_disclosed": 0}
-        return {"config": config, "accuracy_mean": accuracy, **data, **numbers, **names}
+        return finished(config, accuracy_mean=accuracy, scenario="by_group", data_sha256=str(people))
 
     runs = [one([1, 2], 0, 0.5), one([3, 4], 0, 0.7), one([1, 2], 1, 0.9)]
     groups = compare(runs, "data.test_people")
@@ -306,9 +308,7 @@ def test_settings_that_share_their_last_word_are_named_in_full() -> None:
     def one(alpha: float, shared: float, quantile: float) -> dict[str, object]:
         partition, proxy = {"name": "dirichlet", "alpha": alpha}, {"alpha": shared}
         config = {"seed": 0, "partition": partition, "proxy": proxy, "method": {"name": "m", "quantile": quantile}}
-        numbers = dict.fromkeys(("accuracy_mean", "accuracy_worst", "bytes_up", "bytes_down", "seconds_total"), 1.0)
-        names = {"dataset": "a", "scenario": "iid", "method": "m", "data_sha256": "", "proxy_labels_used": False}
-        return {"config": config, "raw_samples_disclosed": 0, **numbers, **names}
+        return finished(config)
 
     groups = compare([one(0.1, 0.2, 0.5), one(0.5, 0.2, 0.5), one(0.1, 0.2, 0.9)])
     assert sorted(g.settings for g in groups) == [
@@ -325,10 +325,7 @@ def test_settings_that_share_their_last_word_are_named_in_full() -> None:
 
 def test_a_fleet_of_several_models_is_named_by_them() -> None:
     def one(model: object) -> dict[str, object]:
-        config = {"seed": 0, "model": model, "method": {"name": "m"}}
-        numbers = dict.fromkeys(("accuracy_mean", "accuracy_worst", "bytes_up", "bytes_down", "seconds_total"), 1.0)
-        names = {"dataset": "a", "scenario": "iid", "method": "m", "data_sha256": "", "proxy_labels_used": False}
-        return {"config": config, "raw_samples_disclosed": 0, **numbers, **names}
+        return finished({"seed": 0, "model": model, "method": {"name": "m"}})
 
     cnn, mlp = {"name": "cnn", "heads": 1}, {"name": "mlp", "heads": 1}
     groups = compare([one(cnn), one([cnn, mlp]), one(mlp)])
