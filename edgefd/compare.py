@@ -38,6 +38,7 @@ class Group:
     """mean over runs of the worst client"""
     bytes_up: float
     bytes_down: float
+    bytes_once: float
     seconds: float
     proxy_labels: bool
     raw_samples_disclosed: float
@@ -128,7 +129,7 @@ _NOT_RESULTS = {"also", "run.workers", "run.evaluate_every"}
 
 HEADER = (
     *("data set", "scenario", "method", "settings", "runs", "mean", "std", "95 %", "worst"),
-    *("up MB", "down MB", "s", "labels", "disclosed"),
+    *("up MB", "down MB", "once MB", "s", "labels", "disclosed"),
 )
 
 
@@ -147,6 +148,7 @@ def cells(group: Group) -> list[str]:
         f"{100 * group.worst:.2f}",
         f"{group.bytes_up / 1e6:.2f}",
         f"{group.bytes_down / 1e6:.2f}",
+        f"{group.bytes_once / 1e6:.2f}",
         f"{group.seconds:.0f}",
         "yes" if group.proxy_labels else "no",
         f"{group.raw_samples_disclosed:.0f}",
@@ -221,6 +223,7 @@ def _group(members: list[dict[str, Any]], varying: dict[str, str]) -> Group:
         worst=average("accuracy_worst"),
         bytes_up=average("bytes_up"),
         bytes_down=average("bytes_down"),
+        bytes_once=average("bytes_once"),
         seconds=average("seconds_total"),
         proxy_labels=first["proxy_labels_used"],
         raw_samples_disclosed=average("raw_samples_disclosed"),

@@ -17,6 +17,7 @@ from edgefd.compare import compare, interval, load_runs, to_csv, to_markdown
 from edgefd.data.datasets import find_dataset
 from edgefd.errors import RunError, UserError
 from edgefd.simulation.sweep import Cell, is_complete, load_sweep, run_sweep
+from edgefd.wide_table import to_wide
 from tests.test_cli import command, env, hears_ctrl_c
 
 SWEEP = """
@@ -273,9 +274,31 @@ def test_the_interval_is_students() -> None:
 
 def finished(config: dict[str, object], **more: object) -> dict[str, object]:
     """A run to compare: its summary, with the config it had."""
-    numbers = dict.fromkeys(("accuracy_mean", "accuracy_worst", "bytes_up", "bytes_down", "seconds_total"), 1.0)
+    numbers = dict.fromkeys(
+        ("accuracy_mean", "accuracy_worst", "bytes_up", "bytes_down", "bytes_once", "seconds_total"), 1.0
+    )
     names = {"dataset": "a", "scenario": "iid", "method": "m", "data_sha256": "", "proxy_labels_used": False}
     return {"config": config, "raw_samples_disclosed": 0, **numbers, **names, **more}
+
+
+def test_a_wide_table_has_a_column_for_each_scenario() -> None:
+    def one(method: str, scenario: str, seed: int, accuracy: float, up: float = 1e6) -> dict[str, object]:
+        config = {"seed": seed, "data": {"name": "a"}, "method": {"name": method}, "partition": {"name": scenario}}
+        names = {"method": method, "scenario": scenario, "bytes_up": up, "bytes_once": 5e5}
+        return finished(config, accuracy_mean=accuracy, accuracy_worst=accuracy - 0.1, **names)
+
+    runs = [one("m", "iid", 0, 0.9), one("m", "strong", 0, 0.7, 2e6), one("m", "strong", 1, 0.8, 4e6)]
+    table = to_wide([*runs, one("n", "iid", 0, 0.95), {**one("m", "iid", 0, 0.5), "dataset": "b"}])
+    assert table == (
+        "| a | settings | strong | iid | runs | up MB | down MB | once MB | labels | disclosed |\n"
+        f"|{' --- |' * 10}\n"
+        "| `n` |  |  | 95.0; 85.0 | 1 | 1.0 | 0.0 | 0.5 | no | 0 |\n"
+        "| `m` |  | 75.0 [11.5, 138.5]; 65.0 | 90.0; 80.0 | 2 / 1 | 3.0 / 1.0 | 0.0 | 0.5 | no | 0 |\n"
+        "\n"
+        "| b | settings | iid | runs | up MB | down MB | once MB | labels | disclosed |\n"
+        f"|{' --- |' * 9}\n"
+        "| `m` |  | 50.0; 40.0 | 1 | 1.0 | 0.0 | 0.5 | no | 0 |\n"
+    )
 
 
 def test_settings_that_differ_are_named() -> None:
