@@ -20,8 +20,10 @@ import hashlib
 import itertools
 import json
 import multiprocessing
+import os
 import shutil
 import signal
+import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -124,7 +126,7 @@ def _run_all(todo: list[Cell], out: Path, workers: int) -> Generator[tuple[Cell,
     """Each cell with what went wrong, or None, as it ends. Left early, by Ctrl-C for one, it ends what is running."""
     context = multiprocessing.get_context("spawn")  # a clean process each: no thread or lock is inherited
     others = multiprocessing.active_children()
-    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_ignore_ctrl_c)
+    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_follow_parent)
     waiting, running = list(reversed(todo)), dict[Future[str | None], Cell]()
     try:
         while waiting or running:
@@ -143,9 +145,20 @@ def _run_all(todo: list[Cell], out: Path, workers: int) -> Generator[tuple[Cell,
         pool.shutdown(cancel_futures=True)
 
 
-def _ignore_ctrl_c() -> None:
-    """It is the parent's to handle: the terminal sends it to every process of the command."""
+def _follow_parent() -> None:
+    """Ctrl-C is the parent's to handle: the terminal sends it to every process of the command.
+
+    Where the parent is gone, however it went, the run would be nobody's, and in the way of the sweep begun again.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None, "for worker processes only"
+    parent.join()
+    os._exit(1)
 
 
 @contextmanager

@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -219,7 +220,9 @@ def test_other_data_is_another_run(tmp_path: Path) -> None:
     assert len({first, name(2, 1), name(1, 2)}) == 3
 
 
-def test_ctrl_c_ends_a_sweep_and_keeps_finished_runs(tmp_path: Path) -> None:
+@pytest.fixture
+def long_sweep(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """A sweep of short and endless runs, in a session of its own, one of the endless on its way; its first line."""
     text = SWEEP.replace("train.rounds: [1]", "train.rounds: [1, 100000]").replace("seed: [0, 1]", "seed: [0]")
     (tmp_path / "sweep.yaml").write_text(text)
     process = subprocess.Popen(
@@ -236,21 +239,42 @@ def test_ctrl_c_ends_a_sweep_and_keeps_finished_runs(tmp_path: Path) -> None:
     try:
         first = process.stdout.readline()
         assert first.startswith("1/4 ")
-        deadline = time.monotonic() + 60  # until a long run is on its way
+        deadline = time.monotonic() + 60
         while time.monotonic() < deadline and not any(m.read_text().count("\n") > 3 for m in metrics(tmp_path)):
             time.sleep(0.05)
-        os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to all processes of the command
-        _, stderr = process.communicate(timeout=20)
-        assert process.returncode == 130
-        assert stderr.startswith("stopped; finished runs are kept in out")
-        assert stderr.count("\n") == 1
-        assert is_complete(tmp_path / "out" / first.split()[1].rstrip(":"))
-        while (left := alive(process.pid)) and time.monotonic() < deadline + 5:
-            time.sleep(0.05)  # multiprocessing's own helper ends when it sees that its parent has
-        assert left == []
+        yield process, first
     finally:
-        if process.poll() is None:
+        if alive(process.pid):
             os.killpg(process.pid, signal.SIGKILL)
+        process.wait(20)
+
+
+def nothing_is_left_of(process: subprocess.Popen[str]) -> bool:
+    deadline = time.monotonic() + 20
+    while (left := alive(process.pid)) and time.monotonic() < deadline:
+        time.sleep(0.05)  # multiprocessing's own helper ends when it sees that its parent has
+    return not left
+
+
+def test_ctrl_c_ends_a_sweep_and_keeps_finished_runs(
+    long_sweep: tuple[subprocess.Popen[str], str], tmp_path: Path
+) -> None:
+    process, first = long_sweep
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to all processes of the command
+    _, stderr = process.communicate(timeout=20)
+    assert process.returncode == 130
+    assert stderr.startswith("stopped; finished runs are kept in out")
+    assert stderr.count("\n") == 1
+    assert is_complete(tmp_path / "out" / first.split()[1].rstrip(":"))
+    assert nothing_is_left_of(process)
+
+
+def test_the_runs_of_a_sweep_that_is_killed_end_too(long_sweep: tuple[subprocess.Popen[str], str]) -> None:
+    process, _ = long_sweep
+    assert len(alive(process.pid)) > 1
+    process.kill()
+    process.wait(20)
+    assert nothing_is_left_of(process)
 
 
 def alive(session: int) -> list[str]:
