@@ -49,6 +49,20 @@ def test_trains_as_torch_does(name: str, optimizer: str) -> None:
     assert np.allclose(learner.predict_logits(x), plain(torch.from_numpy(x)).detach().numpy(), atol=2e-4)
 
 
+def test_momentum_that_is_too_small_to_matter_becomes_zero() -> None:
+    if not torch.set_flush_denormal(False):
+        pytest.skip("this processor cannot")
+    torch.set_num_threads(1)  # as in runs
+    learner = TorchLearner(build_model("mlp", SHAPE, CLASSES, 0), "adam")
+    state = learner.state()
+    learner.load_state({k: np.full_like(v, 1e-44) if "exp_avg/" in k else v for k, v in state.items()})
+    silent = Lesson(np.zeros((12, *SHAPE), np.float32), *(getattr(lessons(1)[0], k) for k in ("targets", "weights")))
+    learner.train([silent], 0.003)
+    first = next(v for k, v in learner.state().items() if k.startswith("optimizer/exp_avg/") and v.size > 1000)
+    assert not first.any()  # the gradient of these weights is 0 where the input is
+    assert torch.tensor([1e-44]).mul(1.0).item() > 0  # what else runs in this thread is left alone
+
+
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
 def test_continues_from_a_state(optimizer: str) -> None:
     first = TorchLearner(build_model("cnn", SHAPE, CLASSES, 0), optimizer)
