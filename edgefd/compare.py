@@ -121,8 +121,17 @@ def varying_settings(runs: Sequence[dict[str, Any]], over: str = "seed") -> dict
     keys = {key for f in flat for key in f}
     last = Counter(key.rpartition(".")[2] for key in keys)
     shown = sorted(keys - _NOT_RESULTS - {over, "data.name", "partition.name", "method.name"})
-    varying = [k for k in shown if len({json.dumps(f[k]) for f in flat if k in f}) > 1]
+    varying = [k for k in shown if _varies(k, flat)]
     return {k: k if last[k.rpartition(".")[2]] > 1 else k.rpartition(".")[2] for k in varying}
+
+
+def _varies(key: str, flat: Sequence[dict[str, Any]]) -> bool:
+    """Whether runs differ in that setting; those of a method are its own, whatever another calls by the same name."""
+    values: dict[str, set[str]] = {}
+    for f in flat:
+        if key in f:
+            values.setdefault(f["method.name"] if key.startswith("method.") else "", set()).add(json.dumps(f[key]))
+    return any(len(found) > 1 for found in values.values())
 
 
 _NOT_RESULTS = {"also", "run.workers", "run.evaluate_every"}

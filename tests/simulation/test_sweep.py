@@ -370,6 +370,19 @@ def test_settings_that_share_their_last_word_are_named_in_full() -> None:
     ]
 
 
+def test_methods_that_use_one_word_for_two_things_do_not_differ_by_it() -> None:
+    def one(method: str, beta: float) -> dict[str, object]:
+        return finished({"seed": 0, "method": {"name": method, "beta": beta}}, method=method)
+
+    assert {g.settings for g in compare([one("edgefd", 3.0), one("scarlet", 2.0)])} == {""}
+    both = compare([one("edgefd", 3.0), one("edgefd", 1.0), one("scarlet", 2.0)])
+    assert {(g.method, g.settings) for g in both} == {
+        ("edgefd", "beta=3.0"),
+        ("edgefd", "beta=1.0"),
+        ("scarlet", "beta=2.0"),
+    }
+
+
 def test_a_fleet_of_several_models_is_named_by_them() -> None:
     def one(model: object) -> dict[str, object]:
         return finished({"seed": 0, "model": model, "method": {"name": "m"}})
