@@ -13,7 +13,7 @@ QUICKSTART = Path(__file__).parent.parent / "simulations" / "quickstart.yaml"
 
 @pytest.mark.parametrize("case", CASES)
 def test_metrics_are_the_pinned_ones(case: str) -> None:
-    """Bytes and claims exactly; accuracies to a few samples, since low bits differ between processors."""
+    """Bytes to 1 %, claims and accuracies to a few samples: low bits differ between processors."""
     pinned = json.loads((FOLDER / f"{case}.json").read_text())
     found = metrics(case)
     assert len(found) == len(pinned)

@@ -29,8 +29,8 @@ class KuLSIF:
         a = -(1 / (n m lambda)) (K11 / n + lambda I)^-1 K12 1        lambda = n^-1/2
         r(x) = sum_i a_i k(x, u_i) + (1 / (m lambda)) sum_j k(x, y_j)
 
-    The higher, the more x looks like private data. In pixel space the first sum is next to nothing, so this is a kernel
-    density estimate there (docs/methods/selective_fd.md).
+    The higher, the more x looks like private data. With a narrow kernel in pixel space the first sum is next to
+    nothing, so this is a kernel density estimate there (docs/methods/selective_fd.md).
 
     Args:
         width: w; None = 2 w^2 is the median squared distance of private samples.
@@ -64,7 +64,7 @@ class KuLSIF:
         if auxiliary.shape[1] != self.n_features_in_:
             raise ValueError(f"reference has {auxiliary.shape[1]} features, X has {self.n_features_in_}")
         n, m = len(auxiliary), len(private)
-        check_memory(n, m)
+        check_memory(n, m, self.n_features_in_)
         self.centre_ = private.mean(0)  # distances by matrix product lose digits far from zero
         self.private_, self.auxiliary_ = private - self.centre_, auxiliary - self.centre_
         self.two_w2_ = _median_square(self.private_) if self.width is None else 2 * self.width**2
@@ -112,16 +112,17 @@ class KuLSIF:
         return np.concatenate([block @ coefficients.astype(np.float64) for block in blocks])
 
 
-def check_memory(n: int, m: int, free: int | None = None) -> None:
-    """Whether a fit on n auxiliary and m private samples fits in `free` bytes (None: in what this machine has).
+def check_memory(n: int, m: int, d: int, free: int | None = None) -> None:
+    """Whether a fit on n auxiliary and m private samples of d features fits in `free` bytes (None: this machine's).
 
-    It needs about 24 n^2 bytes (K11 in float32 and float64, and its factor) and a block of K12.
+    It needs about 24 n^2 bytes (K11 in float32 and float64, and its factor), a block of K12, and 16 n d bytes for the
+    auxiliary samples as they are drawn, kept and centred.
 
     Raises:
         UserError: if not, with the estimate.
     """
     free = _free_memory() if free is None else free
-    needed = 24 * n * n + 12 * BLOCK * max(n, m)
+    needed = 24 * n * n + 12 * BLOCK * max(n, m) + 16 * n * d
     if needed > free:
         raise UserError(
             f"KuLSIF on {n} auxiliary and {m} private samples needs about {needed / 1e9:.1f} GB, "

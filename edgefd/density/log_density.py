@@ -65,7 +65,8 @@ def mahalanobis(x: Float32, spacing: Float32, seed: int) -> LogDensity:
 
     samples, unit = x.astype(np.float64), np.eye(x.shape[1])
     mean = samples.mean(0)
-    covariance = LedoitWolf().fit(samples).covariance_ if len(x) > 1 else unit  # a row alone has none
+    # Its own inverse would be a pseudo-inverse, of minutes in pixel space, for nothing. A row alone has no covariance.
+    covariance = LedoitWolf(store_precision=False).fit(samples).covariance_ if len(x) > 1 else unit
     whiten = np.linalg.inv(np.linalg.cholesky(covariance + _RIDGE * unit))
     return lambda rows: -(((rows - mean) @ whiten.T) ** 2).sum(1) / (2 * x.shape[1])
 

@@ -25,7 +25,7 @@ class Config:
     """How many opinions there are."""
 
     n_clusters: int = 2
-    """k: means of the clients' soft labels, for each sample"""
+    """k: means of the clients' soft labels, for each sample; no more than there are clients that answered"""
     max_iter: int = 10
     """of Lloyd's algorithm"""
 
@@ -92,8 +92,8 @@ def teach(
     ids, votes = stacked([r.knowledge for r in reports])
     if not len(ids):
         return empty(server.n_classes)
-    found = centroids(votes, config.n_clusters, config.max_iter)
-    return several(range(config.n_clusters), ids, found, len(server.proxy))
+    k = min(config.n_clusters, len(votes))
+    return several(range(k), ids, centroids(votes, k, config.max_iter), len(server.proxy))
 
 
 def receive(teacher: Knowledge, state: ClientState, proxy: ProxySet, config: Config) -> Knowledge:

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgefd.data.federation import ProxySet
+from edgefd.errors import UserError
 from edgefd.knowledge import Knowledge, empty
 from edgefd.learner import softmax
 from edgefd.method import Method
@@ -43,14 +44,21 @@ def coefficients(votes: Float64, config: Config) -> Float64:
     """C [K, K], row k of client k: gradient descent on |z_k - sum_m c_km z_m|^2 + rho |c_k - 1/K|^2, both as means.
 
     The first term needs the votes [K, P, C] only as their products, G = votes votes^T / (P C).
+
+    Raises:
+        UserError: if the steps are so long that the coefficients leave the range of numbers.
     """
     k = len(votes)
     flat = votes.reshape(k, -1)
     products = flat @ flat.T / max(flat.shape[1], 1)
     c = np.full((k, k), 1 / k)
-    for _ in range(config.steps):
-        c -= config.step * (2 * (c @ products - products) + 2 * config.rho / k * (c - 1 / k))
-    out: Float64 = softmax((config.sharpness * c).astype(np.float32)).astype(np.float64)
+    with np.errstate(over="ignore", invalid="ignore"):  # what that makes of them is seen below
+        for _ in range(config.steps):
+            c -= config.step * (2 * (c @ products - products) + 2 * config.rho / k * (c - 1 / k))
+        c *= config.sharpness
+    if not (np.abs(c) < np.finfo(np.float32).max).all():
+        raise UserError(f"kt_pfl's coefficients diverge: method.step={config.step:g} is too much, use a smaller one")
+    out: Float64 = softmax(c.astype(np.float32)).astype(np.float64)
     return out
 
 

@@ -50,7 +50,8 @@ def sharpened(values: Float32, beta: float) -> Float32:
     >>> sharpened(np.array([[0.75, 0.25]], np.float32), 2.0)
     array([[0.9, 0.1]], dtype=float32)
     """
-    power = values.astype(np.float64) ** beta
+    p = values.astype(np.float64)
+    power = (p / p.max(1, keepdims=True)) ** beta  # a whole row of p_c^beta may be too small for a number
     out: Float32 = (power / power.sum(1, keepdims=True)).astype(np.float32)
     return out
 

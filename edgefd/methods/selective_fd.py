@@ -11,7 +11,7 @@ import numpy as np
 
 from edgefd.data.federation import ClientData, ProxySet
 from edgefd.density.claims import ClaimRule, claim_weights
-from edgefd.density.kulsif import KuLSIF
+from edgefd.density.kulsif import KuLSIF, check_memory
 from edgefd.knowledge import Float32, Knowledge, weighted_mean
 from edgefd.learner import one_hot, softmax
 from edgefd.method import Method
@@ -49,12 +49,18 @@ class Config:
 
 
 def client_filter(data: ClientData, proxy: ProxySet, config: Config, rng: np.random.Generator) -> Float32:
-    """Claim x iff r(x) is above the quantile of r over held-out private rows."""
+    """Claim x iff r(x) is above the quantile of r over held-out private rows.
+
+    Raises:
+        UserError: if KuLSIF on so many samples would not fit in memory; nothing has been allocated then.
+    """
+    n = min(config.n_auxiliary, len(proxy)) if config.auxiliary == "proxy" else config.n_auxiliary
+    check_memory(n, min(config.n_private, len(data.x)), proxy.x[0].size)
     private = data.x[np.sort(rng.permutation(len(data.x))[: config.n_private])]
     if config.auxiliary == "proxy":
-        auxiliary = proxy.x[np.sort(rng.permutation(len(proxy))[: config.n_auxiliary])]
+        auxiliary = proxy.x[np.sort(rng.permutation(len(proxy))[:n])]
     else:
-        shape = (config.n_auxiliary, *proxy.x.shape[1:])
+        shape = (n, *proxy.x.shape[1:])
         auxiliary = rng.uniform(proxy.x.min(), proxy.x.max(), shape).astype(np.float32)
     scorer = KuLSIF(config.width or None, config.variant).fit(private, reference=auxiliary)
     rule = ClaimRule(config.quantile, "hard", 0.0, ownership=False)

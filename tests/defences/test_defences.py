@@ -85,6 +85,13 @@ def test_top_k_keeps_the_largest_and_shares_out_the_rest() -> None:
     assert (np.diff(np.sort(top_k(p, 1)[0])) > 1e-6).sum() == 1  # two numbers a row
 
 
+def test_calibration_is_to_the_clients_heldout_data() -> None:
+    """Its labels are always the largest logit, so the coldest temperature fits them best."""
+    before, after = released(TopK(k=2, calibrate=True))
+    np.testing.assert_allclose(after.values, top_k(tempered(before.values, TEMPERATURES[0]), 2), atol=1e-6)
+    assert np.abs(after.values - top_k(before.values, 2)).max() > 0.1
+
+
 def test_top_k_and_labels_save_bytes() -> None:
     k, _ = released(LabelOnly())
     sizes = [len(wire.encode(released(d)[1], "float32")) for d in (TopK(k=1), LabelOnly())]

@@ -46,8 +46,10 @@ def test_samples_far_from_zero_keep_their_scores() -> None:
 
 def test_more_than_memory_allows_is_refused_with_the_estimate() -> None:
     with pytest.raises(UserError, match=r"200000 auxiliary .* needs about 962\.\d GB, 8\.0 GB are free"):
-        check_memory(200_000, 1000, free=8 * 10**9)
-    check_memory(1000, 1000, free=8 * 10**9)
+        check_memory(200_000, 1000, 3, free=8 * 10**9)
+    check_memory(1000, 1000, 3, free=8 * 10**9)
+    with pytest.raises(UserError, match=r"about 16\.\d GB"):
+        check_memory(1000, 1000, 10**6, free=8 * 10**9)
 
 
 def test_it_is_refused_before_anything_is_allocated() -> None:

@@ -37,6 +37,20 @@ def test_more_clusters_than_votes_is_no_crash() -> None:
     assert {tuple(c[0]) for c in centroids(votes, 4, 5)} == {(1.0, 0.0), (0.0, 1.0)}
 
 
+def test_there_are_no_more_opinions_than_votes() -> None:
+    reports = [report(0, [0], [[0.9, 0.1]]), report(1, [0], [[0.2, 0.8]])]
+    teacher = METHOD.teach(reports, None, plan(3), Server(THREE, 2), Config(n_clusters=30_000))
+    assert teacher.ids.tolist() == [0, 3]
+
+
+def test_means_are_moved_max_iter_times() -> None:
+    votes = [0.03, 0.04, 0.44, 0.54, 0.61, 0.73, 0.93]
+    reports = [report(i, [0], [[1 - p, p]]) for i, p in enumerate(votes)]
+    for times, expected in ((1, [0.51 / 3, 2.81 / 4]), (10, [0.07 / 2, 3.25 / 5])):
+        teacher = METHOD.teach(reports, None, plan(3), Server(THREE, 2), Config(max_iter=times))
+        np.testing.assert_allclose(sorted(teacher.values[:, 1]), expected, atol=1e-6)
+
+
 def test_clients_that_answer_for_different_rows_are_refused() -> None:
     reports = [report(0, [0], [[1, 0]]), report(1, [1], [[1, 0]])]
     with pytest.raises(ValueError, match="same rows"):

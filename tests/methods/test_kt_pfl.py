@@ -1,5 +1,7 @@
 import numpy as np
+import pytest
 
+from edgefd.errors import UserError
 from edgefd.methods.kt_pfl import METHOD, Config, coefficients
 from edgefd.round import Server
 from tests.methods.votes import Fixed, holder, plan, proxy, report
@@ -36,6 +38,13 @@ def test_gradient_descent_is_that_of_the_loss() -> None:
     moved = 5 * (start - step * slope)
     expected = np.exp(moved) / np.exp(moved).sum(1, keepdims=True)
     np.testing.assert_allclose(coefficients(votes, Config(rho, step, 1, 5.0)), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("step", [1e5, 1e200])
+def test_steps_that_diverge_are_said(step: float) -> None:
+    votes = np.random.default_rng(0).dirichlet(np.ones(3), (4, 5))
+    with pytest.raises(UserError, match=r"method\.step=1\S+ is too much"):
+        coefficients(votes, Config(step=step))
 
 
 def test_those_who_agree_teach_each_other() -> None:

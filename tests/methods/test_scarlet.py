@@ -13,6 +13,11 @@ def test_enhanced_era() -> None:
     np.testing.assert_allclose(sharpened(p, 1.0), p, rtol=1e-6)
 
 
+def test_a_power_that_is_too_much_for_numbers_leaves_the_largest() -> None:
+    p = np.array([[0.3, 0.3, 0.2, 0.2], [0.1, 0.2, 0.3, 0.4]], np.float32)
+    np.testing.assert_allclose(sharpened(p, 5000.0), [[0.5, 0.5, 0, 0], [0, 0, 0, 1]], atol=1e-6)
+
+
 def test_every_row_is_asked_for_once_in_a_lifetime() -> None:
     asked = sum(due(np.arange(10), r, 4).astype(int) for r in range(2, 6))
     assert asked.tolist() == [1] * 10

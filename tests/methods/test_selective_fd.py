@@ -1,7 +1,14 @@
+from typing import Any
+
 import numpy as np
+import pytest
 
 from edgefd.data.federation import ClientData, ProxySet
+from edgefd.density.claims import ClaimRule, claim_weights
+from edgefd.density.kulsif import KuLSIF
+from edgefd.errors import UserError
 from edgefd.knowledge import Knowledge
+from edgefd.methods import selective_fd
 from edgefd.methods.selective_fd import METHOD, Config, client_filter
 
 NUMBERS = np.random.default_rng(0)
@@ -21,6 +28,48 @@ def test_hard_labels_go_both_ways() -> None:
     hard = Config(labels="hard")
     assert METHOD.extract(np.array([[1.0, 3.0]], np.float32), hard).tolist() == [[0, 1]]
     assert METHOD.server_filter(teacher([0.7, 0.3]), hard).values.tolist() == [[1, 0]]
+
+
+def client(n: int = 60, d: int = 4) -> tuple[ClientData, ProxySet]:
+    rng = np.random.default_rng(1)
+    private, proxy = rng.normal(0, 1, (n, d)), rng.normal(0, 2, (40, d))
+    x = np.concatenate([private, proxy]).astype(np.float32)
+    data = ClientData(0, x[: n - 20], np.zeros(n - 20, int), x[n - 20 : n], np.zeros(20, int), np.empty(0, np.int64))
+    return data, ProxySet(x[n:], np.full(40, -1))
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"variant": "published"},
+        {"auxiliary": "proxy"},
+        {"n_auxiliary": 7},
+        {"n_private": 5},
+        {"width": 0.3},
+        {"quantile": 0.4},
+    ],
+)
+def test_every_setting_of_the_client_selector_counts(changed: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the scores, as thresholds may hide a small change of them in the claims."""
+    scores: list[np.ndarray] = []
+
+    def seen(scorer: KuLSIF, heldout: np.ndarray, x: np.ndarray, owned: np.ndarray, rule: ClaimRule) -> np.ndarray:
+        scores.append(np.append(scorer.score_samples(x), rule.quantile))
+        return claim_weights(scorer, heldout, x, owned, rule)
+
+    monkeypatch.setattr(selective_fd, "claim_weights", seen)
+    data, proxy = client()
+    for config in (Config(), Config(), Config(**changed)):
+        client_filter(data, proxy, config, np.random.default_rng(2))
+    np.testing.assert_array_equal(scores[0], scores[1])
+    assert np.abs(scores[2] - scores[0]).max() > 1e-4
+
+
+@pytest.mark.parametrize("n", [10**9, 10**20])
+def test_more_samples_than_memory_allows_are_refused_before_they_are_drawn(n: int) -> None:
+    data, proxy = client()
+    with pytest.raises(UserError, match=f"KuLSIF on {n} auxiliary and 40 private samples needs about"):
+        client_filter(data, proxy, Config(n_auxiliary=n), np.random.default_rng(0))
 
 
 def test_a_client_answers_near_its_own_data() -> None:

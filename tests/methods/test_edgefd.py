@@ -1,0 +1,51 @@
+"""The settings of EdgeFD's filter reach the estimators and the claims."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from edgefd.data.federation import ClientData, ProxySet
+from edgefd.methods.edgefd import Config, client_filter
+
+RNG = np.random.default_rng(3)
+X = (RNG.normal(0, 1, (160, 6)) * np.array([3, 2, 1, 1, 1, 1]) + RNG.integers(0, 2, (160, 1)) * 3).astype(np.float32)
+DATA = ClientData(0, X[:60], np.zeros(60, int), X[60:90], np.zeros(30, int), np.array([0, 1, 2]))
+PROXY = ProxySet(X[90:], np.full(70, -1))
+
+
+def claims(**settings: Any) -> np.ndarray:
+    return client_filter(DATA, PROXY, Config(**settings), np.random.default_rng(4))
+
+
+@pytest.mark.parametrize("estimator", ["kmeans", "knn", "kde", "mahalanobis", "isolation_forest", "kulsif"])
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"reference": "none"},
+        {"features": "pca", "n_components": 1},
+        {"quantile": 0.5},
+        {"weighting": "hard"},
+        {"beta": 1.0},
+    ],
+    ids=lambda changed: next(iter(changed)),
+)
+def test_settings_change_the_claims(estimator: str, changed: dict[str, Any]) -> None:
+    if estimator == "kulsif" and "reference" in changed:
+        pytest.skip("it is a ratio")
+    common = {"estimator": estimator} | ({"n_clusters": 5} if estimator == "kmeans" else {})
+    before = claims(**common)
+    np.testing.assert_array_equal(before, claims(**common))
+    assert np.abs(claims(**common, **changed) - before).max() > 1e-3
+
+
+@pytest.mark.parametrize("estimator", ["kmeans", "knn", "kulsif"])
+def test_the_number_of_components_counts(estimator: str) -> None:
+    one, three = (claims(estimator=estimator, features="pca", n_components=n) for n in (1, 3))
+    assert np.abs(one - three).max() > 1e-3
+
+
+def test_the_number_of_clusters_and_ownership_count() -> None:
+    assert np.abs(claims(n_clusters=2) - claims(n_clusters=6)).max() > 1e-3
+    assert (claims()[:3] == 1).all()
+    assert np.abs(claims(ownership=False)[:3] - 1).max() > 1e-3
