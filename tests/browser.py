@@ -67,7 +67,12 @@ class Browser:
         command = {"cmd": "Emulation.setDeviceMetricsOverride", "params": size}
         _call("POST", f"{self._session}/goog/cdp/execute", command)
         scheme = [{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}]
-        command = {"cmd": "Emulation.setEmulatedMedia", "params": {"features": scheme}}
+        command = {"cmd": "Emulation.setEmulatedMedia", "params": {"media": "screen", "features": scheme}}
+        _call("POST", f"{self._session}/goog/cdp/execute", command)
+
+    def print(self) -> None:
+        """What follows is as on paper, until `look`."""
+        command = {"cmd": "Emulation.setEmulatedMedia", "params": {"media": "print"}}
         _call("POST", f"{self._session}/goog/cdp/execute", command)
 
 

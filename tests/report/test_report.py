@@ -390,3 +390,18 @@ def test_every_plot_has_content_in_a_browser(chromium: Browser, made: Path, text
     chromium.run("document.querySelectorAll('details').forEach((d) => { d.open = true; })")
     assert chromium.run("return document.documentElement.scrollWidth") <= width
     assert chromium.complaints() == []
+
+
+@pytest.mark.slow
+def test_what_is_folded_on_the_screen_is_printed(chromium: Browser, made: Path, text: str) -> None:
+    """Of many settings, each one's plots are folded; on paper nobody can unfold them."""
+    seen = "return [...document.querySelectorAll('.inside svg')].filter((s) => s.checkVisibility()).length"
+    chromium.look(1200)
+    chromium.open((made / "report.html").as_uri())
+    every = chromium.run(seen)
+    chromium.run("document.querySelectorAll('.inside').forEach((d) => { d.open = false; })")
+    assert chromium.run(seen) == 0
+    chromium.print()
+    assert chromium.run(seen) == every > 0
+    chromium.look(1200)
+    assert chromium.run(seen) == 0
