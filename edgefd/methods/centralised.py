@@ -8,9 +8,13 @@ from edgefd.methods.indlearn import private_rows
 
 
 def everything(federation: Federation) -> Federation:
-    """A federation of one client, which holds all private data and the labelled proxy set."""
+    """A federation of one client, which holds all private data and the labelled proxy set: nothing stays private."""
+    shared = 0 if federation.kept else federation.raw_samples_disclosed  # kept rows are among the private ones
     return replace(
-        federation, clients=(merged(federation, private=True),), table=federation.table.sum(0, keepdims=True)
+        federation,
+        clients=(merged(federation, private=True),),
+        table=federation.table.sum(0, keepdims=True),
+        raw_samples_disclosed=shared + sum(len(c.x) for c in federation.clients),
     )
 
 

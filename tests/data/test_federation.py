@@ -198,6 +198,17 @@ def test_references_pool_what_they_say() -> None:
 
 
 @pytest.mark.parametrize("keep", [False, True])
+@pytest.mark.parametrize("source", ["contributed", "public"])
+def test_one_model_on_everything_discloses_everything(source: str, keep: bool) -> None:
+    federation = federate(config(proxy={"alpha": 0.25, "source": source, "keep": keep}), MARKED)
+    rows = marks(np.concatenate([c.x for c in federation.clients]), federation)
+    shared = marks(federation.proxy.x, federation) if source == "contributed" else np.empty(0, int)
+    together = get_method("centralised").regroup(federation)
+    assert together.raw_samples_disclosed == len(np.union1d(rows, shared))
+    assert get_method("pooled_proxy").regroup(federation).raw_samples_disclosed == len(shared)
+
+
+@pytest.mark.parametrize("keep", [False, True])
 def test_clients_that_exchange_nothing_train_on_what_they_would_have_contributed(keep: bool) -> None:
     federation = federate(config(proxy={"alpha": 0.25, "keep": keep}), MARKED)
     alone = get_method("indlearn").regroup(federation)
