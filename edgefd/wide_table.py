@@ -9,7 +9,7 @@ import numpy as np
 
 from edgefd.compare import Group, compare
 
-_FIRST = ("strong", "weak", "iid")  # the order in which they are printed everywhere; other scenarios follow by name
+_FIRST = ("strong", "weak", "iid")  # as papers order them; other scenarios follow by name
 
 
 def to_wide(runs: Sequence[dict[str, Any]], over: str = "seed") -> str:
