@@ -1,6 +1,7 @@
 """A server that kills itself before or after a named step of a round: `main` reads "STEP BEFORE-OR-AFTER NUMBER".
 
-Each step is a call that the server makes once or more in a round, so each phase is hit on any machine.
+Each step is a call that the server makes once or more in a round, so each phase is hit on any machine. "before 6" is
+before the sixth call, "after 6" after the sixth that was not refused: a report handed in before the round is open is.
 """
 
 import os
@@ -39,20 +40,17 @@ def main() -> None:
 
 
 def _die(owner: Any, name: str, when: str, number: int) -> None:
-    act, calls = getattr(owner, name), [0]
+    act, times = getattr(owner, name), {"before": 0, "after": 0}
+
+    def reached(here: str) -> None:
+        times[here] += 1
+        if here == when and times[here] == number:
+            os.kill(os.getpid(), signal.SIGKILL)
 
     def watched(*arguments: Any, **named: Any) -> Any:
-        calls[0] += 1
-        here = calls[0] == number
-        if here and when == "before":
-            _kill()
+        reached("before")
         found = act(*arguments, **named)
-        if here and when == "after":
-            _kill()
+        reached("after")
         return found
 
     setattr(owner, name, watched)
-
-
-def _kill() -> None:
-    os.kill(os.getpid(), signal.SIGKILL)
