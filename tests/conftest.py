@@ -1,10 +1,13 @@
 """Fixtures of tests in more than one folder."""
 
+import ast
 import os
 import shutil
 import subprocess
+import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,6 +20,24 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.get_closest_marker("slow"):
             item.add_marker(pytest.mark.xdist_group("slow"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_header_at_a_time() -> Iterator[None]:
+    """Agents in threads read arrays at the same time, as devices, which are processes, do not.
+
+    numpy parses an array's header with `ast`, whose depth counter CPython 3.11 shares between threads: now and then
+    `SystemError: AST constructor recursion depth mismatch`.
+    """
+    parse, lock = ast.literal_eval, threading.Lock()
+
+    def parse_alone(source: Any) -> Any:
+        with lock:
+            return parse(source)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ast, "literal_eval", parse_alone)
+        yield
 
 
 @pytest.fixture(scope="session")

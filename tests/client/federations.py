@@ -104,11 +104,12 @@ def undisturbed(d: Dealt, folder: Path, wrap: Callable[[Link, int], Link] = as_i
     threads = [threading.Thread(target=one, args=(i,), daemon=True) for i in range(len(d.data))]
     for thread in threads:
         thread.start()
-    teachers = coordinate(d, transport)
-    for thread in threads:
-        thread.join(timeout=20)
-    assert not failures, failures
-    return teachers
+    try:
+        return coordinate(d, transport)
+    finally:
+        for thread in threads:
+            thread.join(timeout=20)
+        assert not failures, failures  # what a coordinator lacks may be why it gave up
 
 
 def same(a: Sequence[Knowledge], b: Sequence[Knowledge]) -> bool:

@@ -45,16 +45,13 @@ def test_flower_device_link_and_simulation_have_the_same_teachers(tmp_path: Path
     port = free_port()
     with place(tmp_path, nodes=(0, 1, 2)) as here:
         server = here.server("flower", "--flower", f"127.0.0.1:{port}", "--certs", str(here.certs))
-        here.node("stranger", 0, port, a_key(here))
+        here.stranger(port, a_key(here))
         for client in range(N):
             here.node(f"node{client}", client, port)
         assert here.wait(server, port) == 0, here.all_said()
         assert here.teachers("flower") == simulated(here)
         assert {e["client"] for e in here.events("flower", "node")} == {0, 1, 2}
         assert here.events("flower", "refused") == []
-        assert "Failed to activate SuperNode" in here.said("stranger")
-        assert not (tmp_path / "stranger-state").exists()
-        assert here.nodes["stranger"].wait(30) != 0
         for node in here.nodes.values():
             node.terminate()
         for client in range(N):
