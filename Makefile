@@ -34,8 +34,9 @@ arm64: $(VENV)/.dev ## set up what the arm64 and Docker tests run in: qemu and s
 browser: $(VENV)/.dev ## install the headless Chromium that the tests of pages need
 	@$(BIN)/python -m tests.browser || [ -z "$$CI" ]
 
+# A worker is given its next test when it has done one: some take two minutes.
 unit: $(VENV)/.dev arm64 browser ## all tests, the slow ones too
-	$(BIN)/python -m pytest -m "" -q -n 2 --dist loadgroup
+	$(BIN)/python -m pytest -m "" -q -n 2 --dist load --maxschedchunk 1
 
 golden: $(VENV)/.dev ## write the golden metrics anew; read the difference before you commit it
 	$(BIN)/python -m tests.golden

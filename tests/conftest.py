@@ -15,13 +15,6 @@ from tests.arm64.setup import Roots, roots
 from tests.browser import Browser, browser, missing
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Where two tests run at a time, never two slow ones: they wait for clocks, and start processes of their own."""
-    for item in items:
-        if item.get_closest_marker("slow"):
-            item.add_marker(pytest.mark.xdist_group("slow"))
-
-
 @pytest.fixture(scope="session", autouse=True)
 def one_header_at_a_time() -> Iterator[None]:
     """Agents in threads read arrays at the same time, as devices, which are processes, do not.
