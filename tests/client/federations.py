@@ -1,7 +1,8 @@
 """Small federations of devices for tests: a bundle, each client's data, and agents in threads."""
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -89,27 +90,38 @@ def as_it_is(link: Link, client: int) -> Link:
     return link
 
 
-def undisturbed(d: Dealt, folder: Path, wrap: Callable[[Link, int], Link] = as_it_is) -> list[Knowledge]:
-    """The teachers of a run with an agent in a thread for each client."""
-    transport = d.open(folder / "exchange")
+@contextmanager
+def in_threads(agent: Callable[[int], None], n: int) -> Iterator[None]:
+    """An agent in a thread for each client. What one died of is said, also where a coordinator then gave up."""
     failures: list[BaseException] = []
 
     def one(i: int) -> None:
         try:
-            link = wrap(join(folder / "exchange", i, d.read().manifest.terms), i)
-            run_agent(link, d.read(), d.client(i), folder / f"state{i}", quiet)
+            agent(i)
         except BaseException as error:
             failures.append(error)
 
-    threads = [threading.Thread(target=one, args=(i,), daemon=True) for i in range(len(d.data))]
+    threads = [threading.Thread(target=one, args=(i,), daemon=True) for i in range(n)]
     for thread in threads:
         thread.start()
     try:
-        return coordinate(d, transport)
+        yield
     finally:
         for thread in threads:
-            thread.join(timeout=20)
-        assert not failures, failures  # what a coordinator lacks may be why it gave up
+            thread.join(timeout=30)
+        assert not failures, failures
+
+
+def undisturbed(d: Dealt, folder: Path, wrap: Callable[[Link, int], Link] = as_it_is) -> list[Knowledge]:
+    """The teachers of a run with an agent in a thread for each client."""
+    transport = d.open(folder / "exchange")
+
+    def one(i: int) -> None:
+        link = wrap(join(folder / "exchange", i, d.read().manifest.terms), i)
+        run_agent(link, d.read(), d.client(i), folder / f"state{i}", quiet)
+
+    with in_threads(one, len(d.data)):
+        return coordinate(d, transport)
 
 
 def same(a: Sequence[Knowledge], b: Sequence[Knowledge]) -> bool:

@@ -7,6 +7,7 @@ before the sixth call, "after 6" after the sixth that was not refused: a report 
 import os
 import signal
 import sys
+from itertools import count
 from typing import Any
 
 from edgefd_server import checkpoint, desk, device_link, link_run, reception, resumable
@@ -40,11 +41,10 @@ def main() -> None:
 
 
 def _die(owner: Any, name: str, when: str, number: int) -> None:
-    act, times = getattr(owner, name), {"before": 0, "after": 0}
+    act, times = getattr(owner, name), count(1)
 
     def reached(here: str) -> None:
-        times[here] += 1
-        if here == when and times[here] == number:
+        if here == when and next(times) == number:
             os.kill(os.getpid(), signal.SIGKILL)
 
     def watched(*arguments: Any, **named: Any) -> Any:

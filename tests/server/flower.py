@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -79,10 +79,9 @@ class Place:
         for attempt in range(3):
             name = f"stranger{attempt}"
             self.node(name, 0, port, key)
-            deadline = time.monotonic() + 60.0
-            while self.nodes[name].poll() is None and time.monotonic() < deadline:
-                time.sleep(0.1)
             process = self.nodes.pop(name)
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(60)
             end(process)
             assert not (self.folder / f"{name}-state").exists()
             if "Failed to activate SuperNode" in self.said(name):

@@ -5,6 +5,7 @@ import threading
 import time
 import urllib.request
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from datetime import datetime, tzinfo
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,7 @@ from edgefd.folder import COMPLETE
 from edgefd.knowledge import Knowledge
 from edgefd.round import Report, plans, run_rounds
 from edgefd.simulation.engine import open_transport
-from tests.client.federations import Dealt, coordinate, dealt, quiet, same, small
+from tests.client.federations import Dealt, coordinate, dealt, in_threads, quiet, same, small
 from tests.server.collecting import collecting, gives, private
 from tests.server.links import Raw, Wire, opened, reception_of, refusal, some
 from tests.waiting import free_port, until
@@ -61,40 +62,24 @@ def simulated(made: Dealt) -> list[Knowledge]:
     return [t for t in found if t is not None]
 
 
-class Devices:
+def devices(made: Dealt, folder: Path, addresses: list[str], keys: Path | None) -> AbstractContextManager[None]:
     """Agents in threads, which fetch their bundle."""
 
-    def __init__(self, made: Dealt, folder: Path, addresses: list[str], keys: Path | None) -> None:
-        self.failures: list[BaseException] = []
-        self.said: list[str] = []
-        self.made, self.folder, self.keys = made, folder, keys
-        self.threads = [threading.Thread(target=self.one, args=(i, a), daemon=True) for i, a in enumerate(addresses)]
-        for thread in self.threads:
-            thread.start()
+    def one(i: int) -> None:
+        with connect(addresses[i], keys and keys / "devices" / f"device-{i}", False) as channel:
+            link = GrpcLink(channel, None if keys else i, quiet)
+            link.join(None)
+            read = read_bundle(fetch_bundle(link, folder / f"state{i}"))
+            link.join(read.manifest.terms)
+            data = client_data(NpzSource(made.data[link.client]), read, link.client)
+            run_agent(link, read, data, folder / f"state{i}", quiet)
 
-    def one(self, i: int, address: str) -> None:
-        try:
-            with connect(address, self.keys and self.keys / "devices" / f"device-{i}", False) as channel:
-                link = GrpcLink(channel, None if self.keys else i, self.said.append)
-                link.join(None)
-                read = read_bundle(fetch_bundle(link, self.folder / f"state{i}"))
-                link.join(read.manifest.terms)
-                data = client_data(NpzSource(self.made.data[link.client]), read, link.client)
-                run_agent(link, read, data, self.folder / f"state{i}", quiet)
-        except BaseException as error:
-            self.failures.append(error)
-
-    def ended(self) -> None:
-        for thread in self.threads:
-            thread.join(timeout=30)
-        assert not self.failures, self.failures
+    return in_threads(one, len(addresses))
 
 
 def test_devices_over_grpc_have_the_teachers_of_the_simulation(made: Dealt, keys: Path, tmp_path: Path) -> None:
-    with opened(made, keys) as link:
-        devices = Devices(made, tmp_path, [link.address] * 3, keys)
+    with opened(made, keys) as link, devices(made, tmp_path, [link.address] * 3, keys):
         teachers = coordinate(made, link.desk)
-        devices.ended()
     assert same(teachers, simulated(made))
     assert link.metrics.registry.get_sample_value("edgefd_reports_accepted_total") == 9
     assert {line["event"] for line in link.lines} == {"join", "round", "report", "end"}
@@ -115,13 +100,12 @@ def test_a_wire_that_is_cut_again_and_again_loses_nothing(made: Dealt, keys: Pat
 
         cutter = threading.Thread(target=cut_again_and_again, daemon=True)
         cutter.start()
-        devices = Devices(made, tmp_path, [f"127.0.0.1:{w.port}" for w in wires], keys)
-        try:
-            teachers = coordinate(made, link.desk)
-        finally:
-            stop.set()
-            cutter.join()
-        devices.ended()
+        with devices(made, tmp_path, [f"127.0.0.1:{w.port}" for w in wires], keys):
+            try:
+                teachers = coordinate(made, link.desk)
+            finally:
+                stop.set()
+                cutter.join()
         for w in wires:
             w.close()
     assert sum(w.cuts for w in wires) > 3
@@ -201,10 +185,8 @@ def test_clocks_may_differ_by_an_hour(made: Dealt, tmp_path: Path, monkeypatch: 
         certs.init(folder, ["127.0.0.1"], 10)
         for i in range(3):
             certs.add_device(folder, f"device-{i}", i, 10)
-    with opened(made, folder) as link:
-        devices = Devices(made, tmp_path, [link.address] * 3, folder)
+    with opened(made, folder) as link, devices(made, tmp_path, [link.address] * 3, folder):
         teachers = coordinate(made, link.desk)
-        devices.ended()
     assert len(teachers) == 3
 
 
