@@ -3,6 +3,7 @@
 import ast
 import os
 import shutil
+import signal
 import subprocess
 import threading
 from collections.abc import Iterator
@@ -13,6 +14,17 @@ import pytest
 
 from tests.arm64.setup import Roots, roots
 from tests.browser import Browser, browser, missing
+
+
+@pytest.fixture(scope="session", autouse=True)
+def ctrl_c_is_heard() -> None:
+    """What a shell starts in the background is deaf to Ctrl-C, and so is what that starts; a user's process is not.
+
+    Not by `preexec_fn`: Popen then forks with Python between fork and exec, and where gRPC runs in this process, one in
+    70 of the new ones died of SIGABRT there ("Bad file descriptor"). A handler is not inherited, so this does it.
+    """
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session", autouse=True)

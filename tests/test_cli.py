@@ -178,7 +178,6 @@ def test_ctrl_c_keeps_what_was_done(tmp_path: Path) -> None:
         env=env({}),
         stderr=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
-        preexec_fn=hears_ctrl_c,
     )
     metrics = tmp_path / "r" / "metrics.jsonl"
     deadline = time.monotonic() + 60
@@ -265,11 +264,6 @@ def test_a_failing_client_ends_the_run_with_its_rounds_kept(
     assert done.stderr.count("\n") == 1
     summary = json.loads((tmp_path / "r" / "summary.json").read_text())
     assert (summary["complete"], summary["rounds"]) == (False, 1)
-
-
-def hears_ctrl_c() -> None:
-    """A process that a shell starts in the background inherits deafness to Ctrl-C; a user's does not."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def children(pid: int) -> list[int]:

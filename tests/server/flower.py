@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,6 @@ from edgefd_server import certs
 
 from edgefd.processes import FLOWER_QUIET, end
 from tests.client.federations import Dealt, dealt, small
-from tests.test_cli import hears_ctrl_c
 from tests.waiting import free_port
 from tests.zygote import environment
 
@@ -31,7 +30,7 @@ class Place:
 
     folder: Path
     made: Dealt
-    started: list[subprocess.Popen[bytes]] = field(default_factory=list)
+    started: list[tuple[str, subprocess.Popen[bytes]]] = field(default_factory=list)
     nodes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
 
     @property
@@ -46,22 +45,24 @@ class Place:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                preexec_fn=hears_ctrl_c,
             )
-        self.started.append(process)
+        self.started.append((name, process))
         return process
 
     def server(self, name: str, *options: str) -> subprocess.Popen[bytes]:
         command = [sys.executable, "-m", "edgefd", "server", str(self.folder / "config.yaml"), *options]
         return self.start(name, *command, "--out", str(self.folder / name), "--timeout", "150")
 
-    def node(self, name: str, client: int, port: int, key: Path | None = None) -> None:
-        """A stock SuperNode with the data of a client."""
+    def node(self, name: str, client: int, port: int) -> None:
+        """A stock SuperNode with the data of a client, to be started again when it ends."""
+        self.nodes[name] = self.supernode(name, client, port, self.key(client))
+
+    def supernode(self, name: str, client: int, port: int, key: Path) -> subprocess.Popen[bytes]:
         paths = {"bundle": self.made.bundle, "data": self.made.data[client], "state": self.folder / f"{name}-state"}
         command = ["--root-certificates", str(self.certs / "ca.pem"), "--superlink", f"127.0.0.1:{port}"]
         command += [
             "--auth-supernode-private-key",
-            str(key or self.key(client)),
+            str(key),
             "--host",
             "127.0.0.1",
             "--port",
@@ -69,25 +70,7 @@ class Place:
         ]
         command += ["--node-config", " ".join(f"{k}='{v}'" for k, v in paths.items())]
         supernode = str(Path(sys.executable).parent / "flower-supernode")
-        self.nodes[name] = self.start(name, supernode, *command, FLWR_HOME=str(self.folder / f"{name}-home"))
-
-    def stranger(self, port: int, key: Path) -> None:
-        """A SuperNode with a key that the coordinator does not know, once it was refused.
-
-        A stock SuperNode forks while gRPC runs and now and then hangs on a bad file descriptor: then another is asked.
-        """
-        for attempt in range(3):
-            name = f"stranger{attempt}"
-            self.node(name, 0, port, key)
-            process = self.nodes.pop(name)
-            with suppress(subprocess.TimeoutExpired):
-                process.wait(60)
-            end(process)
-            assert not (self.folder / f"{name}-state").exists()
-            if "Failed to activate SuperNode" in self.said(name):
-                assert process.returncode > 0  # it ended by itself
-                return
-        raise AssertionError(self.all_said())
+        return self.start(name, supernode, *command, FLWR_HOME=str(self.folder / f"{name}-home"))
 
     def wait(self, server: subprocess.Popen[bytes], port: int, seconds: float = 400.0) -> int:
         """The exit code of a coordinator. Nodes that end are started again, as docs/flower.md says to do."""
@@ -102,10 +85,10 @@ class Place:
         return server.returncode
 
     def all_said(self) -> str:
-        """What all processes said last, for a failure that must be explained."""
-        return "\n".join(
-            f"== {log.stem}\n{log.read_text(errors='replace')[-2000:]}" for log in self.folder.glob("*.log")
-        )
+        """How all processes ended, if they have, and what they said last, for a failure that must be explained."""
+        ended = [f"{name}: exit code {process.poll()}" for name, process in self.started]
+        said = [f"== {log.stem}\n{log.read_text(errors='replace')[-2000:]}" for log in self.folder.glob("*.log")]
+        return "\n".join([*ended, *said])
 
     def device(self, name: str, client: int, *options: str) -> subprocess.Popen[bytes]:
         """A light device with the data of a client."""
@@ -122,7 +105,7 @@ class Place:
         """What a process said, once it has said that."""
         deadline = time.monotonic() + seconds
         while (found := re.search(pattern, self.said(name))) is None:
-            assert time.monotonic() < deadline, self.said(name)
+            assert time.monotonic() < deadline, self.all_said()
             time.sleep(0.1)
         return found[found.lastindex or 0]
 
@@ -153,7 +136,7 @@ def place(folder: Path, nodes: tuple[int, ...], devices: tuple[int, ...] = ()) -
     try:
         yield here
     finally:
-        for process in here.started:
+        for _, process in here.started:
             end(process)
 
 

@@ -45,7 +45,10 @@ def test_flower_device_link_and_simulation_have_the_same_teachers(tmp_path: Path
     port = free_port()
     with place(tmp_path, nodes=(0, 1, 2)) as here:
         server = here.server("flower", "--flower", f"127.0.0.1:{port}", "--certs", str(here.certs))
-        here.stranger(port, a_key(here))
+        stranger = here.supernode("stranger", 0, port, a_key(here))
+        assert stranger.wait(90) > 0, here.all_said()  # it ended by itself
+        assert "Failed to activate SuperNode" in here.said("stranger")
+        assert not (tmp_path / "stranger-state").exists()
         for client in range(N):
             here.node(f"node{client}", client, port)
         assert here.wait(server, port) == 0, here.all_said()

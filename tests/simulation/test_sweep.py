@@ -19,7 +19,7 @@ from edgefd.data.datasets import find_dataset
 from edgefd.errors import RunError, UserError
 from edgefd.simulation.sweep import Cell, is_complete, load_sweep, run_sweep
 from edgefd.wide_table import to_wide
-from tests.test_cli import command, env, hears_ctrl_c
+from tests.test_cli import command, env
 
 SWEEP = """
 base:
@@ -233,7 +233,6 @@ def long_sweep(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
-        preexec_fn=hears_ctrl_c,
     )
     assert process.stdout is not None
     try:
