@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,9 @@ async def device(address: str, certs: Path, client: int, rows: int, classes: int
                 pb.TaskRequest(session=joined.session, after=after), timeout=_TASK
             )
             if reply.HasField("end"):
+                heard = pb.TaskRequest(session=joined.session, after=after, told=True)
+                with suppress(grpc.RpcError):  # the coordinator is free to go
+                    await stub.NextTask(heard, timeout=_TASK)
                 return
             if not reply.HasField("task"):
                 continue

@@ -52,6 +52,7 @@ EXAMPLES = {
     "join": pb.JoinRequest(protocol=PROTOCOL, client=1, terms=terms_message(TERMS)).SerializeToString(),
     "ask": pb.TaskRequest(session=b"\x01\x02", after=-1).SerializeToString(),
     "idle": pb.TaskReply(idle=pb.Idle()).SerializeToString(),
+    "told": pb.TaskRequest(session=b"\x01\x02", after=3, told=True).SerializeToString(),
     "complete": pb.TaskReply(end=pb.End()).SerializeToString(),
     "offer": OFFER.SerializeToString(),
     "samples": PIECE.SerializeToString(),

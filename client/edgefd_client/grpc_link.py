@@ -8,6 +8,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -136,6 +137,8 @@ class GrpcLink:
 
         while True:
             reply = self._again(act)
+            if reply.HasField("end"):
+                self._confirm(after)
             match reply.WhichOneof("what"):
                 case "task":
                     return _task(reply.task, after)
@@ -145,6 +148,11 @@ class GrpcLink:
                     return None
                 case None:
                     raise RunError("the coordinator answered with neither a task, nor nothing, nor the end")
+
+    def _confirm(self, after: int) -> None:
+        """Say that the end has come. A coordinator that does not hear it only stays for a while; the device is done."""
+        with suppress(grpc.RpcError):
+            self._stub.NextTask(pb.TaskRequest(session=self._reply.session, after=after, told=True), timeout=SHORT)
 
     def submit(self, report: bytes, round: int) -> None:
         """See `edgefd_client.link.Link`. A round that has ended without this report is passed over."""

@@ -186,12 +186,14 @@ class BundleChunk(_message.Message):
     def __init__(self, data: _Optional[bytes] = ...) -> None: ...
 
 class TaskRequest(_message.Message):
-    __slots__ = ("session", "after")
+    __slots__ = ("session", "after", "told")
     SESSION_FIELD_NUMBER: _ClassVar[int]
     AFTER_FIELD_NUMBER: _ClassVar[int]
+    TOLD_FIELD_NUMBER: _ClassVar[int]
     session: bytes
     after: int
-    def __init__(self, session: _Optional[bytes] = ..., after: _Optional[int] = ...) -> None: ...
+    told: bool
+    def __init__(self, session: _Optional[bytes] = ..., after: _Optional[int] = ..., told: bool = ...) -> None: ...
 
 class Task(_message.Message):
     __slots__ = ("plan", "teacher")

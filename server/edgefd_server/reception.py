@@ -177,14 +177,16 @@ class Reception:
         return bundle.folder / asked.file, asked.offset
 
     def asks(self, who: int | None, request: bytes) -> tuple[int, int]:
-        """`DeviceLink.NextTask`: which client asks, and after which round."""
+        """`DeviceLink.NextTask`: which client asks, and after which round. One that has had the end says so."""
         asked = parsed(pb.TaskRequest(), request, FRAME)
-        return self._agreed(who, asked.session), asked.after
+        client = self._agreed(who, asked.session)
+        if asked.told and self.desk.ended is not None:
+            self.desk.told(client)
+        return client, asked.after
 
     def task(self, client: int, after: int) -> bytes | None:
         """What there is to do after that round, a serialised TaskReply; None: nothing yet."""
         if (ended := self.desk.ended) is not None:
-            self.desk.told(client)
             return pb.TaskReply(end=pb.End(reason=ended)).SerializeToString()
         opened = self.desk.task(client, after)
         if opened is None:

@@ -119,8 +119,9 @@ class Raw:
         )
         return reply
 
-    def task(self, session: bytes, after: int = -1, timeout: float = 10) -> pb.TaskReply:
-        reply: pb.TaskReply = self.stub.NextTask(pb.TaskRequest(session=session, after=after), timeout=timeout)
+    def task(self, session: bytes, after: int = -1, timeout: float = 10, told: bool = False) -> pb.TaskReply:
+        request = pb.TaskRequest(session=session, after=after, told=told)
+        reply: pb.TaskReply = self.stub.NextTask(request, timeout=timeout)
         return reply
 
     def submit(self, session: bytes, report: bytes, round: int = 0, run: str = "test") -> pb.SubmitReply:

@@ -453,6 +453,23 @@ def test_the_end_is_told_with_its_reason(made: Dealt) -> None:
         assert "the coordinator stopped: the disk is full" in str(ends[0])
 
 
+def test_the_coordinator_stays_until_its_devices_say_that_they_have_had_the_end(made: Dealt) -> None:
+    with opened(made) as link:
+        device = Raw(link.address)
+        session = device.join(0, link.terms).session
+        link.begin()
+        assert device.task(session, told=True).HasField("task")  # there is no end yet that it could have had
+        finishing = threading.Thread(target=link.desk.finish, args=(COMPLETE,))
+        finishing.start()
+        assert device.task(session).HasField("end")
+        finishing.join(0.5)
+        assert finishing.is_alive()  # the answer may be lost on the way
+        assert device.task(session, told=True).HasField("end")
+        finishing.join(5)
+        assert not finishing.is_alive()
+    assert {line["event"] for line in link.lines} == {"join", "round", "end"}
+
+
 def test_a_device_believes_nothing_either(made: Dealt, monkeypatch: pytest.MonkeyPatch) -> None:
     with opened(made) as link, connect(link.address, None, False) as channel:
         device = GrpcLink(channel, 0, quiet)
