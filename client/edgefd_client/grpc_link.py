@@ -137,14 +137,13 @@ class GrpcLink:
 
         while True:
             reply = self._again(act)
-            if reply.HasField("end"):
-                self._confirm(after)
             match reply.WhichOneof("what"):
                 case "task":
                     return _task(reply.task, after)
-                case "end" if reply.end.reason:
-                    raise RunError(f"the coordinator stopped: {' '.join(reply.end.reason.split())}")
                 case "end":
+                    self._confirm(after)
+                    if reply.end.reason:
+                        raise RunError(f"the coordinator stopped: {' '.join(reply.end.reason.split())}")
                     return None
                 case None:
                     raise RunError("the coordinator answered with neither a task, nor nothing, nor the end")

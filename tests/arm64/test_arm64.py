@@ -3,18 +3,15 @@
 import os
 import subprocess
 import sys
-import threading
 from pathlib import Path
 
 import numpy as np
 import pytest
-from edgefd_client.agent import run_agent
-from edgefd_client.folder_link import join
 from edgefd_client.state import load_state
 
 from edgefd.config import Config, parse_config
 from tests.arm64.setup import REPOSITORY, Roots
-from tests.client.federations import Dealt, coordinate, dealt, quiet, small, undisturbed
+from tests.client.federations import Dealt, agents, coordinate, dealt, small, undisturbed
 
 pytestmark = pytest.mark.slow
 SECONDS = 300.0
@@ -65,9 +62,6 @@ def test_five_adam_steps_are_those_of_x86(debian: Roots, mlp: Dealt, tmp_path: P
 def test_three_rounds_beside_two_other_devices(debian: Roots, cnn_edge: Dealt, tmp_path: Path) -> None:
     exchange, state = tmp_path / "exchange", tmp_path / "state0"
     transport = cnn_edge.open(exchange, SECONDS)
-    others = [threading.Thread(target=agent, args=(cnn_edge, tmp_path, i), daemon=True) for i in (1, 2)]
-    for thread in others:
-        thread.start()
     options = {"bundle": cnn_edge.bundle, "data": cnn_edge.data[0], "state": state, "exchange": exchange, "client": 0}
     arguments = [part for name, value in options.items() for part in (f"--{name}", str(value))]
     device = subprocess.Popen(
@@ -78,7 +72,8 @@ def test_three_rounds_beside_two_other_devices(debian: Roots, cnn_edge: Dealt, t
         text=True,
     )
     try:
-        teachers = coordinate(cnn_edge, transport)
+        with agents(cnn_edge, tmp_path, (1, 2)):
+            teachers = coordinate(cnn_edge, transport)
         said, complaint = device.communicate(timeout=SECONDS)
     finally:
         device.kill()
@@ -89,11 +84,6 @@ def test_three_rounds_beside_two_other_devices(debian: Roots, cnn_edge: Dealt, t
         assert a.ids.tolist() == b.ids.tolist()
         assert float(np.abs(a.values - b.values).max()) < 0.02
     assert_infers_alike(debian, cnn_edge, state, tmp_path)
-
-
-def agent(made: Dealt, folder: Path, i: int) -> None:
-    bundle = made.read()
-    run_agent(join(folder / "exchange", i, bundle.manifest.terms), bundle, made.client(i), folder / f"state{i}", quiet)
 
 
 def assert_infers_alike(debian: Roots, made: Dealt, state: Path, folder: Path) -> None:

@@ -1,8 +1,8 @@
 """Small federations of devices for tests: a bundle, each client's data, and agents in threads."""
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -91,8 +91,8 @@ def as_it_is(link: Link, client: int) -> Link:
 
 
 @contextmanager
-def in_threads(agent: Callable[[int], None], n: int) -> Iterator[None]:
-    """An agent in a thread for each client. What one died of is said, also where a coordinator then gave up."""
+def in_threads(agent: Callable[[int], None], clients: Iterable[int]) -> Iterator[None]:
+    """An agent in a thread for each of the clients. What one died of is said, also where a coordinator then gave up."""
     failures: list[BaseException] = []
 
     def one(i: int) -> None:
@@ -101,7 +101,7 @@ def in_threads(agent: Callable[[int], None], n: int) -> Iterator[None]:
         except BaseException as error:
             failures.append(error)
 
-    threads = [threading.Thread(target=one, args=(i,), daemon=True) for i in range(n)]
+    threads = [threading.Thread(target=one, args=(i,), daemon=True) for i in clients]
     for thread in threads:
         thread.start()
     try:
@@ -112,15 +112,22 @@ def in_threads(agent: Callable[[int], None], n: int) -> Iterator[None]:
         assert not failures, failures
 
 
-def undisturbed(d: Dealt, folder: Path, wrap: Callable[[Link, int], Link] = as_it_is) -> list[Knowledge]:
-    """The teachers of a run with an agent in a thread for each client."""
-    transport = d.open(folder / "exchange")
+def agents(
+    d: Dealt, folder: Path, clients: Iterable[int], wrap: Callable[[Link, int], Link] = as_it_is
+) -> AbstractContextManager[None]:
+    """Those clients' agents in threads, at the folder's `exchange`, with a state folder each beside it."""
 
     def one(i: int) -> None:
         link = wrap(join(folder / "exchange", i, d.read().manifest.terms), i)
         run_agent(link, d.read(), d.client(i), folder / f"state{i}", quiet)
 
-    with in_threads(one, len(d.data)):
+    return in_threads(one, clients)
+
+
+def undisturbed(d: Dealt, folder: Path, wrap: Callable[[Link, int], Link] = as_it_is) -> list[Knowledge]:
+    """The teachers of a run with an agent in a thread for each client."""
+    transport = d.open(folder / "exchange")
+    with agents(d, folder, range(len(d.data)), wrap):
         return coordinate(d, transport)
 
 

@@ -56,19 +56,24 @@ def test_a_cable_that_is_cut_within_a_round(
         def of_round(round: int, what: str) -> int:
             return sum({"event": what, "round": round}.items() <= e.items() for e in events())
 
+        @contextmanager
+        def cut_once_there_is(what: str) -> Iterator[None]:
+            until(lambda: of_round(1, what), LIMIT)
+            between.cut = True
+            yield
+            time.sleep(CUT)
+            reports.append(of_round(1, "report"))
+            between.cut = False
+
         held = start(0)
         until(lambda: of_round(0, "report"), LIMIT)
         held.send_signal(signal.SIGSTOP)
         for i in range(1, CLIENTS):
             start(i)
-        for what in ("round", "report"):
-            until(lambda w=what: of_round(1, w), LIMIT)  # type: ignore[misc]
-            between.cut = True
-            if what == "report":
-                held.send_signal(signal.SIGCONT)
-            time.sleep(CUT)
-            reports.append(of_round(1, "report"))
-            between.cut = False
+        with cut_once_there_is("round"):
+            pass
+        with cut_once_there_is("report"):
+            held.send_signal(signal.SIGCONT)
 
     between = run(calm, tmp_path, disturb)
     assert between.dropped > 0

@@ -40,11 +40,7 @@ class Place:
     def start(self, name: str, *command: str, **env: str) -> subprocess.Popen[bytes]:
         with (self.folder / f"{name}.log").open("ab") as log:
             process = subprocess.Popen(
-                command,
-                env=WHERE | env,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
+                command, env=WHERE | env, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT
             )
         self.started.append((name, process))
         return process
@@ -54,20 +50,14 @@ class Place:
         return self.start(name, *command, "--out", str(self.folder / name), "--timeout", "150")
 
     def node(self, name: str, client: int, port: int) -> None:
-        """A stock SuperNode with the data of a client, to be started again when it ends."""
+        """A client's SuperNode with its own key, which `wait` starts again when it ends."""
         self.nodes[name] = self.supernode(name, client, port, self.key(client))
 
     def supernode(self, name: str, client: int, port: int, key: Path) -> subprocess.Popen[bytes]:
+        """A stock SuperNode with the data of a client."""
         paths = {"bundle": self.made.bundle, "data": self.made.data[client], "state": self.folder / f"{name}-state"}
         command = ["--root-certificates", str(self.certs / "ca.pem"), "--superlink", f"127.0.0.1:{port}"]
-        command += [
-            "--auth-supernode-private-key",
-            str(key),
-            "--host",
-            "127.0.0.1",
-            "--port",
-            str(free_port()),
-        ]
+        command += ["--auth-supernode-private-key", str(key), "--host", "127.0.0.1", "--port", str(free_port())]
         command += ["--node-config", " ".join(f"{k}='{v}'" for k, v in paths.items())]
         supernode = str(Path(sys.executable).parent / "flower-supernode")
         return self.start(name, supernode, *command, FLWR_HOME=str(self.folder / f"{name}-home"))

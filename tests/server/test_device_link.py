@@ -74,7 +74,7 @@ def devices(made: Dealt, folder: Path, addresses: list[str], keys: Path | None) 
             data = client_data(NpzSource(made.data[link.client]), read, link.client)
             run_agent(link, read, data, folder / f"state{i}", quiet)
 
-    return in_threads(one, len(addresses))
+    return in_threads(one, range(len(addresses)))
 
 
 def test_devices_over_grpc_have_the_teachers_of_the_simulation(made: Dealt, keys: Path, tmp_path: Path) -> None:

@@ -13,8 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from edgefd_client.agent import run_agent
-from edgefd_client.folder_link import join
 from edgefd_server import status_server
 from edgefd_server.folder_run import serve
 from edgefd_server.status import MAX_POINTS, About, Board, Fleet, Point, thinned
@@ -25,7 +23,7 @@ from edgefd.config import Config, parse_config
 from edgefd.errors import RunError, UserError
 from edgefd.folder import PLAN, put, report_file, round_folder
 from edgefd.metrics import RoundMetrics
-from tests.client.federations import dealt, quiet, small
+from tests.client.federations import agents, dealt, small
 
 ABOUT = About("edgefd", "digits", "mlp", 3, 5)
 EVIL = "</script><img src=x onerror=alert(1)>\n\ndata: {}\u2028\u202e"
@@ -471,9 +469,6 @@ def test_a_run_through_a_folder(tmp_path: Path, capsys: pytest.CaptureFixture[st
     made = dealt(small(n_clients=2, rounds=3), tmp_path)
     exchange, told = tmp_path / "exchange", list[dict[str, Any]]()
 
-    def device(i: int) -> None:
-        run_agent(join(exchange, i, made.read().manifest.terms), made.read(), made.client(i), tmp_path / f"s{i}", quiet)
-
     def reader() -> None:
         port = ""
         while not port:
@@ -482,13 +477,11 @@ def test_a_run_through_a_folder(tmp_path: Path, capsys: pytest.CaptureFixture[st
         with listening(int(port)) as events:
             told.extend(json.loads(data)["status"] for event, data in events if event == "message")
 
-    threads = [threading.Thread(target=reader, daemon=True)]
-    threads += [threading.Thread(target=device, args=(i,), daemon=True) for i in range(2)]
-    for thread in threads:
-        thread.start()
-    serve(made.prepared.config, exchange, 60, tmp_path / "mine", status="127.0.0.1:0")
-    for thread in threads:
-        thread.join(30)
+    reading = threading.Thread(target=reader, daemon=True)
+    reading.start()
+    with agents(made, tmp_path, range(2)):
+        serve(made.prepared.config, exchange, 60, tmp_path / "mine", status="127.0.0.1:0")
+    reading.join(30)
     last = told[-1]
     assert (last["run"], last["ended"], last["done"]) == ("mine", "complete", 4)
     assert [(d["state"], d["answered"]) for d in last["fleet"]["devices"]] == [("answered", 4)] * 2
