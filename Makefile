@@ -29,10 +29,10 @@ types: $(VENV)/.dev ## mypy, strict
 
 # Without root or off Debian the set-up says so, and the tests that need it are skipped; not so in CI.
 arm64: $(VENV)/.dev ## set up what the arm64 and Docker tests run in: qemu and small Debian roots, cached
-	@$(BIN)/python -m tests.arm64.setup || [ -z "$$CI" ]
+	@$(BIN)/python -m tests.support.debian_roots || [ -z "$$CI" ]
 
 browser: $(VENV)/.dev ## install the headless Chromium that the tests of pages need
-	@$(BIN)/python -m tests.browser || [ -z "$$CI" ]
+	@$(BIN)/python -m tests.support.browser || [ -z "$$CI" ]
 
 # A worker is given its next test when it has done one: some take two minutes.
 unit: $(VENV)/.dev arm64 browser ## all tests, the slow ones too

@@ -15,11 +15,11 @@ from sklearn.cluster import KMeans
 from threadpoolctl import threadpool_limits
 
 from benchmarks.pairing import Ratio, ratio, take_turns
+from edgefd.core.arrays import Float32
 from edgefd.data.datasets import load_dataset
-from edgefd.data.federation import scale_of
-from edgefd.density.dre import KMeansDRE
-from edgefd.density.kmeans import kmeans, squared_distances
-from edgefd.knowledge import Float32
+from edgefd.federation.clients import scale_of
+from edgefd.filters.kmeans import kmeans, squared_distances
+from edgefd.filters.kmeans_dre import KMeansDRE
 
 SCORED = 5000
 

@@ -20,7 +20,7 @@ import numpy as np
 if TYPE_CHECKING:
     import torch
 
-    from edgefd.learner import Lesson
+    from edgefd.learners.batches import Lesson
 
 BATCH, SHAPE, CLASSES = 64, (1, 28, 28), 10
 REPEATS, STEPS, LR = 25, 5, 0.001
@@ -29,13 +29,13 @@ REPEATS, STEPS, LR = 25, 5, 0.001
 def compare(name: str, optimizer: str) -> None:
     """Print milliseconds a step, minimum and median of interleaved repetitions, and ONNX Runtime's ratio to each."""
     import torch
-    from edgefd_client.onnx_learner import OnnxLearner, Sessions
 
     from edgefd.data.datasets import load_dataset
-    from edgefd.export.bundle import export_graphs, initial_arrays
-    from edgefd.learner import labelled
-    from edgefd.models import build_model
-    from edgefd.torch_learner import TorchLearner
+    from edgefd.export.model_graphs import export_graphs, initial_arrays
+    from edgefd.learners.batches import labelled
+    from edgefd.learners.models import build_model
+    from edgefd.learners.onnx_learner import OnnxLearner, Sessions
+    from edgefd.learners.torch_learner import TorchLearner
 
     torch.set_num_threads(1)
     data = load_dataset("mnist_mini")
@@ -72,7 +72,7 @@ def plain_torch(name: str, optimizer: str, batch: Lesson, order: torch.memory_fo
     import torch
     import torch.nn.functional as F
 
-    from edgefd import models
+    from edgefd.learners import models
 
     model = models.build_model(name, SHAPE, CLASSES, 0).to(memory_format=order)  # type: ignore[call-overload]
     parameters = list(model.parameters())
@@ -100,10 +100,9 @@ def plain_torch(name: str, optimizer: str, batch: Lesson, order: torch.memory_fo
 def footprint(bundle: Path) -> None:
     """Three rounds' training and prediction on 2,000 private and 1,000 proxy samples: seconds and peak memory."""
     began = time.perf_counter()
-    from edgefd_client.bundle import read_bundle
-    from edgefd_client.onnx_learner import OnnxLearner, Sessions
-
-    from edgefd.learner import Lesson, draw, labelled, mixed, passes, softmax
+    from edgefd.learners.batches import Lesson, draw, labelled, mixed, passes, softmax
+    from edgefd.learners.onnx_learner import OnnxLearner, Sessions
+    from edgefd.wire.bundle_reader import read_bundle
 
     read = read_bundle(bundle)
     learner = OnnxLearner(Sessions(read.graphs), read.init)

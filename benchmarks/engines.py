@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from benchmarks.workload import BATCH, LR, MOMENTUM, Case, config, federation
-from edgefd.round import plans, run_rounds
+from edgefd.rounds.loop import run_rounds
+from edgefd.rounds.participation import plans
 from edgefd.simulation.engine import open_transport
 
 

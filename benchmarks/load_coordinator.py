@@ -13,16 +13,21 @@ import time
 from pathlib import Path
 
 import numpy as np
-from edgefd_server.desk import Desk
-from edgefd_server.device_link import Listen, open_link
-from edgefd_server.link_metrics import json_log, make_metrics
-from edgefd_server.reception import Reception, Served
+from edgefd_server.coordinator.round_coordinator import Desk
+from edgefd_server.grpc_link.bundle_files import Served
+from edgefd_server.grpc_link.device_service import Listen, open_link
+from edgefd_server.grpc_link.sessions import Reception
+from edgefd_server.monitoring.event_log import json_log
+from edgefd_server.monitoring.prometheus import make_metrics
 
 from benchmarks.load_devices import terms_for
-from edgefd.checks import largest_report
-from edgefd.folder import COMPLETE, Notice
-from edgefd.method import config_of, get_method
-from edgefd.round import Training, plans, run_rounds
+from edgefd.federation.plan import Training
+from edgefd.federation.terms import Notice
+from edgefd.methods import config_of, get_method
+from edgefd.rounds.loop import run_rounds
+from edgefd.rounds.participation import plans
+from edgefd.rounds.validation import largest_report
+from edgefd.wire.exchange_folder import COMPLETE
 
 TIMEOUT = 900.0
 

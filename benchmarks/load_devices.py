@@ -17,10 +17,10 @@ from edgefd_proto import edgefd_pb2 as pb
 from edgefd_proto.edgefd_pb2_grpc import DeviceLinkStub
 from grpc import aio
 
-from edgefd import wire
-from edgefd.knowledge import Knowledge
-from edgefd.protocol import PROTOCOL, terms_message
-from edgefd.terms import Terms
+from edgefd.core.knowledge import Knowledge
+from edgefd.federation.terms import Terms
+from edgefd.wire import messages as wire
+from edgefd.wire.device_link import PROTOCOL, terms_message
 
 CODEC = "float16"
 _JOIN, _TASK, _SUBMIT = 300.0, 150.0, 300.0  # seconds

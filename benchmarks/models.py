@@ -10,15 +10,16 @@ import time
 
 import numpy as np
 import torch
-from edgefd_client.onnx_learner import OnnxLearner, Sessions
 from torch.utils.flop_counter import FlopCounterMode
 
+from edgefd.core.arrays import Float32
 from edgefd.data.datasets import load_dataset
-from edgefd.export.bundle import export_graphs, initial_arrays
-from edgefd.knowledge import Float32
-from edgefd.learner import Learner, labelled
-from edgefd.models import MODELS, Shape, build_model
-from edgefd.torch_learner import TorchLearner
+from edgefd.export.model_graphs import export_graphs, initial_arrays
+from edgefd.learners.batches import labelled
+from edgefd.learners.learner import Learner
+from edgefd.learners.models import MODELS, Shape, build_model
+from edgefd.learners.onnx_learner import OnnxLearner, Sessions
+from edgefd.learners.torch_learner import TorchLearner
 
 BATCH, CLASSES, OPTIMIZER = 64, 10, "adam"
 REPEATS, STEPS, WARM_UP = 15, 3, 2

@@ -10,9 +10,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from edgefd.config import Config, parse_config
+from edgefd.config.load import parse_config
+from edgefd.config.schema import Config
 from edgefd.data.datasets import load_dataset
-from edgefd.data.federation import ClientData, Federation, ProxySet, scale_of
+from edgefd.federation.clients import ClientData, Federation, ProxySet, scale_of
 
 BATCH, LR, MOMENTUM = 64, 0.01, 0.9
 

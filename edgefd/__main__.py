@@ -2,17 +2,17 @@
 
 import sys
 
-from edgefd.errors import UserError, require
+from edgefd.core.errors import UserError, require
 
 
 def main() -> None:
-    """Entry point. See `edgefd.cli.main`."""
+    """Entry point. See `edgefd.cli.main.main`."""
     try:
         require("sim", "torch", "scipy", "pydantic", "typer", "rich")
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
-    from edgefd.cli import main as command
+    from edgefd.cli.main import main as command
 
     command()
 

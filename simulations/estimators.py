@@ -15,11 +15,11 @@ from typing import get_args, get_type_hints
 
 import numpy as np
 
-from edgefd.config import load_config
+from edgefd.config.load import load_config
 from edgefd.methods.edgefd import Config
-from edgefd.round import client_filter
+from edgefd.rounds.client import client_filter
+from edgefd.runs.prepare import prepare
 from edgefd.simulation.engine import open_transport, simulate
-from edgefd.simulation.run import prepare
 
 BASE = Path(__file__).parent / "quickstart.yaml"
 MEASURED = ("wrong claims", "claimed", "teacher covers", "teacher", "clients", "worst", "s a client")

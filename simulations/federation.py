@@ -22,9 +22,9 @@ from pathlib import Path
 
 import numpy as np
 
-from edgefd.config import load_config
+from edgefd.config.load import load_config
 from edgefd.data.datasets import find_dataset
-from edgefd.simulation.run import prepare
+from edgefd.runs.prepare import prepare
 
 CONFIG = Path(__file__).with_name("quickstart.yaml")
 EDGEFD = (sys.executable, "-m", "edgefd")

@@ -10,9 +10,9 @@ import argparse
 import itertools
 from pathlib import Path
 
-from edgefd.config import parse_config
+from edgefd.config.load import parse_config
+from edgefd.runs.prepare import prepare
 from edgefd.simulation.engine import open_transport, simulate
-from edgefd.simulation.run import prepare
 
 COLUMNS = ("data", "own rows", "reference", "weighting", "k", "quantile")
 MEASURED = ("wrong claims", "claimed", "teacher covers", "teacher", "clients")

@@ -20,11 +20,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edgefd.audit.audit import Wish, audit
-from edgefd.audit.figures import DELTA
-from edgefd.config import Config, load_config
-from edgefd.defences.choice import covered
-from edgefd.errors import RunError, UserError
+from edgefd.audit.report.findings import DELTA
+from edgefd.audit.run_audit import Wish, audit
+from edgefd.config.load import load_config
+from edgefd.config.schema import Config
+from edgefd.core.errors import RunError, UserError
+from edgefd.defences.apply import covered
 
 HEAD = ("method", "what defends it", "accuracy", "kB up", "AUC", "TPR at 1 % FPR", "ε claimed", "ε measured ≥")
 

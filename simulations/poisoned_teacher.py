@@ -11,12 +11,12 @@ from collections.abc import Callable, Sequence
 from contextlib import closing
 from pathlib import Path
 
-from edgefd.aggregation import distance, geometric_median, median, one_vote, trimmed_mean
-from edgefd.config import load_config
-from edgefd.knowledge import Knowledge, weighted_mean
-from edgefd.round import run_rounds
+from edgefd.config.load import load_config
+from edgefd.core.knowledge import Knowledge, weighted_mean
+from edgefd.poisoning.robust_aggregation import distance, geometric_median, median, one_vote, trimmed_mean
+from edgefd.rounds.loop import run_rounds
+from edgefd.runs.prepare import prepare
 from edgefd.simulation.engine import open_transport, plans_of
-from edgefd.simulation.run import prepare
 
 LIARS = (0, 5)
 RULES: dict[str, Callable[[Sequence[Knowledge]], Knowledge]] = {

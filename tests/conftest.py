@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from tests.arm64.setup import Roots, roots
-from tests.browser import Browser, browser, missing
+from tests.support.browser import Browser, browser, missing
+from tests.support.debian_roots import Roots, roots
 
 
 @pytest.fixture(scope="session", autouse=True)

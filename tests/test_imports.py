@@ -7,27 +7,27 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[1]
 LIGHT = [  # what a device needs: numpy, and protobuf for the wire
     "edgefd",
-    "edgefd.knowledge",
-    "edgefd.method",
-    "edgefd.round",
-    "edgefd.learner",
-    "edgefd.wire",
-    "edgefd.checks",
-    "edgefd.folder",
-    "edgefd.protocol",
-    "edgefd.terms",
+    "edgefd.core.knowledge",
+    "edgefd.federation.method",
+    "edgefd.rounds.client",
+    "edgefd.learners.batches",
+    "edgefd.wire.messages",
+    "edgefd.rounds.validation",
+    "edgefd.wire.exchange_folder",
+    "edgefd.wire.device_link",
+    "edgefd.federation.terms",
     "edgefd.__main__",
-    "edgefd.density.dre",
-    "edgefd.density.claims",
-    "edgefd.density.ratio",
+    "edgefd.filters.kmeans_dre",
+    "edgefd.filters.acceptance",
+    "edgefd.filters.density_ratio",
     "edgefd.data.features",
-    "edgefd.defences.choice",
+    "edgefd.defences.apply",
     *(f"edgefd.methods.{p.stem}" for p in sorted((ROOT / "edgefd/methods").glob("[a-z]*.py"))),
 ]
-FLOWER = ("edgefd_client.client_app", "edgefd_client.simulated")  # the modules of the client that are Flower's
+FLOWER = ("edgefd_client.client_app", "edgefd.simulation.ray_client")  # the modules of the client that are Flower's
 CLIENT = [
     "edgefd_client",
     *(f"edgefd_client.{p.stem}" for p in sorted((ROOT / "client/edgefd_client").glob("[a-z]*.py"))),
@@ -65,7 +65,7 @@ def test_a_device_behind_flower_needs_no_torch() -> None:
         [
             sys.executable,
             "-c",
-            PROGRAM + "import edgefd_client.node",
+            PROGRAM + "import edgefd_client.flower_node",
             "edgefd_client.client_app",
             "torch sklearn scipy",
         ],
@@ -77,7 +77,9 @@ def test_a_device_behind_flower_needs_no_torch() -> None:
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("module", ["edgefd_server.link_run", "edgefd_server.folder_run", "edgefd_server.collect_run"])
+@pytest.mark.parametrize(
+    "module", ["edgefd_server.serve.grpc", "edgefd_server.serve.folder", "edgefd_server.proxy_collection.serve"]
+)
 def test_a_coordinator_needs_no_torch(module: str) -> None:
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM, module, "torch sklearn scipy flwr onnxruntime"],

@@ -15,16 +15,20 @@ from typing import Any
 
 import numpy as np
 
-from edgefd import wire
-from edgefd.checks import check_plan, check_teacher
-from edgefd.data.federation import ClientData, ProxySet
-from edgefd.defences.choice import check_devices_can, check_method, defence_of, defended
-from edgefd.errors import RunError, UserError
-from edgefd.method import Method, config_of, get_method
-from edgefd.round import ClientState, Report, RoundPlan, client_filter, client_round
-from edgefd_client.bundle import Bundle
+from edgefd.core.errors import RunError, UserError
+from edgefd.defences.apply import check_devices_can, check_method, defence_of, defended
+from edgefd.federation.clients import ClientData, ProxySet
+from edgefd.federation.method import Method
+from edgefd.federation.plan import RoundPlan
+from edgefd.federation.report import Report
+from edgefd.federation.state import ClientState
+from edgefd.learners.onnx_learner import OnnxLearner, Sessions
+from edgefd.methods import config_of, get_method
+from edgefd.rounds.client import client_filter, client_round
+from edgefd.rounds.validation import check_plan, check_teacher
+from edgefd.wire import messages as wire
+from edgefd.wire.bundle_reader import Bundle
 from edgefd_client.link import Link, Task
-from edgefd_client.onnx_learner import OnnxLearner, Sessions
 from edgefd_client.state import DeviceState, load_state, locked, save_state
 
 

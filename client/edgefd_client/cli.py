@@ -9,10 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
-from edgefd.data.federation import ClientData
-from edgefd.errors import RunError, UserError, require
-from edgefd.folder import FEDERATION
-from edgefd_client.bundle import Bundle, read_bundle
+from edgefd.core.errors import RunError, UserError, require
+from edgefd.federation.clients import ClientData
+from edgefd.wire.bundle_reader import Bundle, read_bundle
+from edgefd.wire.exchange_folder import FEDERATION
 from edgefd_client.contribution import load_contribution
 from edgefd_client.doctor import machine, require_64_bit, selftest
 from edgefd_client.options import settings
@@ -36,7 +36,7 @@ OPTIONAL = ("bundle", "exchange", "server", "certs", "insecure", "give-up", "cli
 
 def infer(bundle: Bundle, state: Path | None, source: Path, out: Path | None) -> None:
     """Classify raw samples with the trained model, or with the bundle's first parameters when there is no state."""
-    from edgefd_client.onnx_learner import OnnxLearner, Sessions
+    from edgefd.learners.onnx_learner import OnnxLearner, Sessions
 
     try:
         x = np.load(source, allow_pickle=False)
@@ -115,7 +115,7 @@ def _run_over_grpc(
 ) -> None:
     require("client", "grpc")
     from edgefd_client.agent import method_of, run_agent
-    from edgefd_client.fetch import fetch_bundle
+    from edgefd_client.bundle_download import fetch_bundle
     from edgefd_client.grpc_link import GIVE_UP, GrpcLink, connect
 
     read = None if bundle is None else read_bundle(bundle)

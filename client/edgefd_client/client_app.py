@@ -1,7 +1,7 @@
 """The Flower ClientApp: a client of a simulation, or a device with its own data behind a stock `flower-supernode`.
 
 Flower's simulation numbers its nodes (`partition-id`, `num-partitions`); a device says in `--node-config` where its
-bundle, data and state are: see `edgefd_client.node`.
+bundle, data and state are: see `edgefd_client.flower_node`.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ def round(message: Message, context: Context) -> Message:
 
 def _answer(body: ConfigRecord, context: Context) -> dict[str, int | bytes | str]:
     if "num-partitions" in context.node_config:  # only there is torch needed
-        from edgefd_client.simulated import simulated_round
+        from edgefd.simulation.ray_client import simulated_round
 
         return simulated_round(body, context)
-    from edgefd_client.node import node_round
+    from edgefd_client.flower_node import node_round
 
     return node_round(body, context.node_config)
 

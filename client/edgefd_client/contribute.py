@@ -12,10 +12,10 @@ import numpy as np
 import numpy.typing as npt
 from edgefd_proto import edgefd_pb2 as pb
 
-from edgefd.data.datasets import finite_samples, whole_labels
-from edgefd.errors import RunError, UserError
-from edgefd.knowledge import Int64
-from edgefd.protocol import PROTOCOL, rows_a_piece
+from edgefd.core.arrays import Int64
+from edgefd.core.errors import RunError, UserError
+from edgefd.data.npz import finite_samples, whole_labels
+from edgefd.wire.device_link import PROTOCOL, rows_a_piece
 from edgefd_client.contribution import RECORD, Contribution, choose, load_contribution, save_contribution
 from edgefd_client.grpc_link import GrpcLink, connect
 from edgefd_client.sources import NpzSource

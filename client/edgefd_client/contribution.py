@@ -15,11 +15,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from edgefd.data.federation import stratified
-from edgefd.errors import RunError, UserError
-from edgefd.folder import MAX_TEXT, get, put
-from edgefd.knowledge import Float32, Int64
-from edgefd.seeding import Purpose, rng
+from edgefd.core.arrays import Float32, Int64
+from edgefd.core.errors import RunError, UserError
+from edgefd.core.files import get, put
+from edgefd.core.seeding import Purpose, rng
+from edgefd.data.splits import stratified
+from edgefd.wire.exchange_folder import MAX_TEXT
 
 RECORD = "contributed.json"
 

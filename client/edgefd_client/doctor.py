@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 
 from edgefd import __version__
-from edgefd.errors import RunError, UserError
-from edgefd.learner import Lesson
-from edgefd_client.bundle import Bundle
+from edgefd.core.errors import RunError, UserError
+from edgefd.learners.batches import Lesson
+from edgefd.wire.bundle_reader import Bundle
 
 TOLERANCE = 1e-4
 _BUILT = datetime(2026, 1, 1, tzinfo=UTC)  # a clock before this is not set
@@ -52,7 +52,7 @@ def selftest(bundle: Bundle) -> float:
     Raises:
         RunError: if this machine computes something else.
     """
-    from edgefd_client.onnx_learner import OnnxLearner, Sessions
+    from edgefd.learners.onnx_learner import OnnxLearner, Sessions
 
     expected = bundle.selftest
     start = {name.removeprefix("start/"): v for name, v in expected.items() if name.startswith("start/")}

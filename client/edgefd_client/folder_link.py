@@ -6,9 +6,11 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgefd import wire
-from edgefd.errors import RunError, UserError
-from edgefd.folder import (
+from edgefd.core.errors import RunError, UserError
+from edgefd.core.files import get, put
+from edgefd.federation.terms import Terms
+from edgefd.wire import messages as wire
+from edgefd.wire.exchange_folder import (
     ASKED,
     COMPLETE,
     DONE,
@@ -18,12 +20,9 @@ from edgefd.folder import (
     TEACHER,
     decode_clients,
     decode_notice,
-    get,
-    put,
     report_file,
     round_folder,
 )
-from edgefd.terms import Terms
 from edgefd_client.link import Task
 
 MAX_MESSAGE = 256 * 2**20

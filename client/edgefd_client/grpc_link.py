@@ -16,10 +16,10 @@ import grpc
 from edgefd_proto import edgefd_pb2 as pb
 from edgefd_proto.edgefd_pb2_grpc import DeviceLinkStub
 
-from edgefd import wire
-from edgefd.errors import RunError, UserError
-from edgefd.protocol import HOLD, PROTOCOL, REASON, is_loopback, read_terms, terms_message
-from edgefd.terms import Terms
+from edgefd.core.errors import RunError, UserError
+from edgefd.federation.terms import Terms
+from edgefd.wire import messages as wire
+from edgefd.wire.device_link import HOLD, PROTOCOL, REASON, is_loopback, read_terms, terms_message
 from edgefd_client.link import Task
 
 MAX_MESSAGE = 256 * 2**20

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
-from edgefd.knowledge import Knowledge
-from edgefd.round import RoundPlan
+from edgefd.core.knowledge import Knowledge
+from edgefd.federation.plan import RoundPlan
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,7 +34,7 @@ class Link(Protocol):
         ...
 
     def submit(self, report: bytes, round: int) -> None:
-        """Hand over the report (`edgefd.wire.encode_report`) of a round. Doing it again with the same bytes is fine.
+        """Hand over the report (`edgefd.wire.messages.encode_report`) of a round. Doing it again with the same bytes is fine.
 
         Raises:
             RunError: if the round has another report of this client already.

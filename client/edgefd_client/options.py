@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from edgefd.errors import UserError
+from edgefd.core.errors import UserError
 
 _KINDS = {
     int: (int, "a whole number"),

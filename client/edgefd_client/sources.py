@@ -9,13 +9,14 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from edgefd.bundle import Manifest
-from edgefd.data.datasets import finite_samples, read_npz
+from edgefd.core.arrays import Float32, Int64
+from edgefd.core.errors import UserError
 from edgefd.data.features import kept_features
-from edgefd.data.federation import ClientData, Scale, split
-from edgefd.errors import UserError
-from edgefd.knowledge import Float32, Int64
-from edgefd_client.bundle import Bundle
+from edgefd.data.npz import finite_samples, read_npz
+from edgefd.data.splits import split
+from edgefd.federation.clients import ClientData, Scale
+from edgefd.wire.bundle_manifest import Manifest
+from edgefd.wire.bundle_reader import Bundle
 from edgefd_client.contribution import Contribution, check_source, own_rows
 
 

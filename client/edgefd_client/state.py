@@ -20,9 +20,9 @@ from pathlib import Path
 
 import numpy as np
 
-from edgefd.bundle import State
-from edgefd.errors import RunError, UserError
-from edgefd.knowledge import Float32
+from edgefd.core.arrays import Float32
+from edgefd.core.errors import RunError, UserError
+from edgefd.learners.graphs import State
 
 _MAGIC = b"EDGEFD-STATE"
 _VERSION = b"\x02"

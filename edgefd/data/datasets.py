@@ -5,8 +5,6 @@ from __future__ import annotations
 import difflib
 import hashlib
 import os
-import zipfile
-import zlib
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -17,6 +15,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from edgefd.core.arrays import Int64
+from edgefd.core.errors import UserError
 from edgefd.data.formats import (
     FASHION_MNIST_MD5,
     IDX_FILES,
@@ -26,8 +26,7 @@ from edgefd.data.formats import (
     idx_files,
     windows,
 )
-from edgefd.errors import UserError
-from edgefd.knowledge import Int64
+from edgefd.data.npz import channels_first, finite_samples, read_npz, whole_labels
 
 DATASETS = {
     "mnist_mini": "6,000 + 1,000 MNIST digits, class-balanced, 28x28; shipped with edgefd",
@@ -98,33 +97,6 @@ def cache_folder(name: str) -> Path:
     return Path(base) / "edgefd" / name
 
 
-def read_npz(path: Path, keys: Sequence[str]) -> dict[str, npt.NDArray[Any]]:
-    """Those arrays of an npz, without ever unpickling.
-
-    Raises:
-        UserError: if it is not a whole npz, lacks a key or holds Python objects.
-    """
-    try:
-        with path.open("rb") as file:
-            if not zipfile.is_zipfile(file):  # numpy would take any other file for a pickle, and say so
-                raise UserError(f"cannot read {path}: it is not a whole npz file")
-            file.seek(0)
-            with np.load(file, allow_pickle=False) as z:
-                missing = [k for k in keys if k not in z.files]
-                if missing:
-                    raise UserError(f"{path} lacks {', '.join(missing)}: it must hold {', '.join(keys)}")
-                return {k: z[k] for k in z.files}
-    except UserError:
-        raise
-    except FileNotFoundError:
-        raise UserError(f"there is no file {path}") from None
-    except ValueError as error:
-        reason = "it holds Python objects (pickles), which are never loaded" if "pickle" in str(error) else str(error)
-        raise UserError(f"cannot read {path}: {reason}") from error
-    except (OSError, EOFError, AttributeError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
-        raise UserError(f"cannot read {path}: it is not a whole npz file ({error})") from error
-
-
 Read = Callable[[Path], dict[str, npt.NDArray[Any]]]
 
 
@@ -146,15 +118,6 @@ def _find(name: str, root: Path | None) -> tuple[Path, Read] | None:
 def _user_npz(path: Path) -> dict[str, npt.NDArray[Any]]:
     arrays = read_npz(path, ("x_train", "y_train", "x_test", "y_test"))
     return arrays | {k: channels_first(arrays[k]) for k in ("x_train", "x_test")}
-
-
-def channels_first(x: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """Images as [n, C, H, W]: grey ones get their channel, colours at the end move to the front."""
-    if x.ndim == 3 and x.dtype == np.uint8:
-        return x[:, None]
-    if x.ndim == 4 and x.shape[3] in (1, 3) and x.shape[1] not in (1, 3):
-        return np.ascontiguousarray(x.transpose(0, 3, 1, 2))
-    return x
 
 
 def _jpegs(path: Path) -> dict[str, npt.NDArray[Any]]:
@@ -252,42 +215,6 @@ def _from_arrays(name: str, arrays: dict[str, npt.NDArray[Any]], source: str) ->
         sha256="",
     )
     return replace(dataset, sha256=digest(dataset))
-
-
-def whole_labels(y: npt.NDArray[Any], n: int, source: str) -> Int64:
-    """`y` as int64 [n].
-
-    Raises:
-        UserError: if it is not `n` whole numbers from 0; `source` says where it is from.
-    """
-    if y.ndim != 1 or len(y) != n:
-        raise UserError(f"{source}: {n} samples need {n} labels, not an array of shape {list(y.shape)}")
-    if y.dtype.kind not in "iuf":
-        raise UserError(f"{source}: labels must be whole numbers from 0, not {y.dtype}")
-    with np.errstate(invalid="ignore"):  # NaN, infinite and too large ones are not equal to what they become
-        whole = y.astype(np.int64)
-    if (whole != y).any() or whole.min() < 0:
-        raise UserError(f"{source}: labels must be whole numbers from 0")
-    return whole
-
-
-def finite_samples(x: npt.NDArray[Any], source: str) -> npt.NDArray[Any]:
-    """`x` as uint8 or float32.
-
-    Raises:
-        UserError: if it is not rows of finite numbers; `source` says where it is from.
-    """
-    if x.dtype != np.uint8 and not np.issubdtype(x.dtype, np.floating):
-        raise UserError(f"{source}: samples must be uint8 or floating point, not {x.dtype}")
-    if x.ndim < 2 or not x.size:
-        raise UserError(f"{source}: x must be rows of samples, at least one, not of shape {list(x.shape)}")
-    if x.dtype == np.uint8:
-        return x
-    with np.errstate(over="ignore"):  # what is too large becomes infinite
-        x = x.astype(np.float32)
-    if not np.isfinite(x).all():
-        raise UserError(f"{source}: the samples hold NaN or infinite values, or some too large for float32")
-    return x
 
 
 def digest(dataset: Dataset) -> str:

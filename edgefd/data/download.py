@@ -13,9 +13,9 @@ from pathlib import Path
 
 from rich.progress import Progress
 
+from edgefd.core.errors import UserError
 from edgefd.data.datasets import DATASETS, cache_folder
 from edgefd.data.formats import CIFAR10_MD5
-from edgefd.errors import UserError
 
 _CHUNK = 1 << 16
 

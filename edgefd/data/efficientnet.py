@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from edgefd.errors import UserError, require
+from edgefd.core.errors import UserError, require
 
 _OPSET = 17
 

@@ -17,10 +17,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from edgefd.cores import cores
+from edgefd.core.arrays import Float32
+from edgefd.core.errors import UserError, require
+from edgefd.core.host import cores
 from edgefd.data.datasets import Dataset, cache_folder, digest
-from edgefd.errors import UserError, require
-from edgefd.knowledge import Float32
 
 Show = Callable[[Sequence[npt.NDArray[Any]]], Iterator[npt.NDArray[Any]]]
 

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from edgefd.errors import UserError
+from edgefd.core.errors import UserError
 
 Arrays = dict[str, npt.NDArray[Any]]
 

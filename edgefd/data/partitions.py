@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from edgefd.data.datasets import read_npz
-from edgefd.errors import UserError
-from edgefd.knowledge import Int64
+from edgefd.core.arrays import Int64
+from edgefd.core.errors import UserError
+from edgefd.data.npz import read_npz
 
 _DRAWS = 100  # of Dirichlet proportions, until every client has enough
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 from typing import Any
 
-from edgefd.errors import UserError, require
+from edgefd.core.errors import UserError, require
 
 _LEAST, _TOLERANCE = 0.1, 1e-4  # of noise multipliers
 

@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from edgefd.core.errors import RunError, UserError, require
 from edgefd.defences.accounting import sgd_multiplier
 from edgefd.defences.noise import check_budget
-from edgefd.errors import RunError, UserError, require
-from edgefd.learner import Learner, Lesson, shifted
-from edgefd.round import RoundPlan, Training
+from edgefd.federation.plan import RoundPlan, Training
+from edgefd.learners.batches import Lesson, shifted
+from edgefd.learners.learner import Learner
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -58,7 +59,7 @@ def practise(
     from opacus import GradSampleModule
     from opacus.optimizers import DPOptimizer
 
-    from edgefd.torch_learner import TorchLearner
+    from edgefd.learners.torch_learner import TorchLearner
 
     if not isinstance(learner, TorchLearner):
         raise UserError("defence dp_sgd needs gradients of single records, which only the torch learner has")
@@ -97,7 +98,7 @@ def _gradients_of_rows(model: nn.Module, batch: Lesson) -> list[float]:
     import torch
     from torch.nn.functional import cross_entropy
 
-    from edgefd.torch_learner import tensor_of
+    from edgefd.learners.torch_learner import tensor_of
 
     if not len(batch):
         for p in model.parameters():

@@ -7,10 +7,11 @@ from typing import Literal
 
 import numpy as np
 
-from edgefd.data.federation import ProxySet
-from edgefd.knowledge import Knowledge
-from edgefd.learner import one_hot
-from edgefd.round import ClientState, RoundPlan
+from edgefd.core.knowledge import Knowledge
+from edgefd.federation.clients import ProxySet
+from edgefd.federation.plan import RoundPlan
+from edgefd.federation.state import ClientState
+from edgefd.learners.batches import one_hot
 
 
 @dataclass(frozen=True)

@@ -12,11 +12,13 @@ from typing import Literal
 
 import numpy as np
 
-from edgefd.data.federation import ProxySet
+from edgefd.core.arrays import Float32
+from edgefd.core.knowledge import Knowledge
+from edgefd.core.seeding import Purpose, rng
 from edgefd.defences.accounting import gaussian_multiplier
-from edgefd.knowledge import Float32, Knowledge
-from edgefd.round import ClientState, RoundPlan
-from edgefd.seeding import Purpose, rng
+from edgefd.federation.clients import ProxySet
+from edgefd.federation.plan import RoundPlan
+from edgefd.federation.state import ClientState
 
 
 @dataclass(frozen=True)

@@ -13,13 +13,15 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from edgefd.data.federation import ClientData, ProxySet
+from edgefd.core.arrays import Float32, Int64
+from edgefd.core.knowledge import Knowledge
+from edgefd.core.seeding import Purpose, rng
 from edgefd.defences.accounting import gaussian_multiplier
 from edgefd.defences.noise import check_budget
-from edgefd.knowledge import Float32, Int64, Knowledge
-from edgefd.learner import one_hot
-from edgefd.round import ClientState, RoundPlan
-from edgefd.seeding import Purpose, rng
+from edgefd.federation.clients import ClientData, ProxySet
+from edgefd.federation.plan import RoundPlan
+from edgefd.federation.state import ClientState
+from edgefd.learners.batches import one_hot
 
 
 @dataclass(frozen=True)

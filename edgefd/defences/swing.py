@@ -11,11 +11,13 @@ from typing import Literal
 
 import numpy as np
 
-from edgefd.data.federation import ProxySet
+from edgefd.core.arrays import Float32
+from edgefd.core.knowledge import Knowledge
 from edgefd.defences.top_k import tempered
-from edgefd.knowledge import Float32, Knowledge
-from edgefd.learner import softmax
-from edgefd.round import ClientState, RoundPlan
+from edgefd.federation.clients import ProxySet
+from edgefd.federation.plan import RoundPlan
+from edgefd.federation.state import ClientState
+from edgefd.learners.batches import softmax
 
 
 @dataclass(frozen=True)

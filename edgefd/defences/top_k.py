@@ -7,10 +7,12 @@ from typing import Literal
 
 import numpy as np
 
-from edgefd.data.federation import ProxySet
-from edgefd.knowledge import Float32, Int64, Knowledge
-from edgefd.learner import softmax
-from edgefd.round import ClientState, RoundPlan
+from edgefd.core.arrays import Float32, Int64
+from edgefd.core.knowledge import Knowledge
+from edgefd.federation.clients import ProxySet
+from edgefd.federation.plan import RoundPlan
+from edgefd.federation.state import ClientState
+from edgefd.learners.batches import softmax
 
 TEMPERATURES = np.geomspace(0.25, 8.0, 31).astype(np.float32)
 _LEAST = np.float32(1e-30)

@@ -13,7 +13,7 @@ import onnx
 import torch
 from torch import Tensor, fx
 
-from edgefd.errors import UserError
+from edgefd.core.errors import UserError
 from edgefd.export import spatial
 from edgefd.export.graph import CHANNELS_LAST, Graph, Value, plain
 from edgefd.export.step import Traced

@@ -1,8 +1,8 @@
 """The training step and the logits of a module as plain functions of their tensors, traced to torch's operators.
 
-One step is the project's one training primitive (`edgefd.learner`):
+One step is the project's one training primitive (`edgefd.learners.batches`):
     loss = sum_i w_i H(t_i, softmax(z_i)) / sum_i w_i,
-its gradient, and SGD with momentum 0.9 or Adam, as `edgefd.torch_learner` does them.
+its gradient, and SGD with momentum 0.9 or Adam, as `edgefd.learners.torch_learner` does them.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from torch.func import functional_call, functionalize, grad_and_value
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, StatelessSymbolicContext
 
-from edgefd.errors import UserError
-from edgefd.torch_learner import BETAS, EPS, MOMENTUM
+from edgefd.core.errors import UserError
+from edgefd.learners.torch_learner import BETAS, EPS, MOMENTUM
 
 _aten = torch.ops.aten
 _TRANSLATED = (  # by `edgefd.export.operators` as they are, faster than as their parts

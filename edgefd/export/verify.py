@@ -14,12 +14,12 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from edgefd.bundle import Graphs, State
+from edgefd.core.arrays import Float32
+from edgefd.core.errors import UserError
 from edgefd.data.datasets import load_dataset
-from edgefd.errors import UserError
-from edgefd.knowledge import Float32
-from edgefd.learner import Lesson, one_hot
-from edgefd.torch_learner import MOMENTUM, TorchLearner
+from edgefd.learners.batches import Lesson, one_hot
+from edgefd.learners.graphs import Graphs, State
+from edgefd.learners.torch_learner import MOMENTUM, TorchLearner
 
 TOLERANCE = 1e-5  # of parameters after one step, relative to the largest of each tensor
 LR = 0.003

@@ -2,9 +2,9 @@
 
 from dataclasses import replace
 
-from edgefd.data.federation import Federation, merged
-from edgefd.method import Method, claim_nothing
-from edgefd.methods.indlearn import private_rows
+from edgefd.federation.clients import Federation, merged
+from edgefd.federation.method import Method, claim_nothing
+from edgefd.methods._references import private_rows
 
 
 def everything(federation: Federation) -> Federation:

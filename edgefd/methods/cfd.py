@@ -6,8 +6,8 @@ What the paper says and what is chosen here: docs/methods/cfd.md.
 from dataclasses import replace
 from typing import Any
 
-from edgefd.knowledge import Float32
-from edgefd.learner import one_hot
+from edgefd.core.arrays import Float32
+from edgefd.learners.batches import one_hot
 from edgefd.methods import feded
 
 

@@ -9,15 +9,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
-from edgefd.data.federation import ProxySet
-from edgefd.knowledge import Float32, Int64, Knowledge, empty
-from edgefd.learner import softmax
-from edgefd.method import Method
-from edgefd.round import ClientState, Report, RoundPlan, Server
-
-Float64 = npt.NDArray[np.float64]
+from edgefd.core.arrays import Float32, Float64
+from edgefd.core.knowledge import Knowledge, empty
+from edgefd.federation.clients import ProxySet
+from edgefd.federation.method import Method
+from edgefd.federation.plan import RoundPlan
+from edgefd.federation.report import Report
+from edgefd.federation.state import ClientState, Server
+from edgefd.learners.batches import softmax
+from edgefd.methods._several_teachers import several, stacked
 
 
 @dataclass(frozen=True)
@@ -32,20 +33,6 @@ class Config:
     def __post_init__(self) -> None:
         if self.n_clusters < 1 or self.max_iter < 1:
             raise ValueError("n_clusters and max_iter must be at least 1")
-
-
-def stacked(uploads: Sequence[Knowledge]) -> tuple[Int64, Float64]:
-    """The rows that all uploads with rows hold, ids [P], and their values [K, P, C].
-
-    Raises:
-        ValueError: if some answered for other rows than others.
-    """
-    sent = [u for u in uploads if len(u)]
-    if any(not np.array_equal(u.ids, sent[0].ids) for u in sent):
-        raise ValueError("clients must all answer for the same rows")
-    if not sent:
-        return np.empty(0, np.int64), np.empty((0, 0, uploads[0].width))
-    return sent[0].ids, np.stack([u.values for u in sent]).astype(np.float64)
 
 
 def centroids(votes: Float64, k: int, max_iter: int) -> Float64:
@@ -76,13 +63,6 @@ def _farthest(votes: Float64, centres: Float64) -> Float64:
     far = _squares(votes, centres).min(0).argmax(0)
     out: Float64 = votes[far, np.arange(votes.shape[1])]
     return out
-
-
-def several(which: Sequence[int], ids: Int64, teachers: Float64, n_proxy: int) -> Knowledge:
-    """Teachers [T, P, C] of the rows `ids` in one message: row i of teacher which[t] at id which[t] * n_proxy + i."""
-    where = np.concatenate([t * n_proxy + ids for t in which])
-    values = teachers.reshape(-1, teachers.shape[2]).astype(np.float32)
-    return Knowledge(where, values, np.ones(len(where), np.float32))
 
 
 def teach(

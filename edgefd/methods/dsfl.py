@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from edgefd.knowledge import Knowledge, weighted_mean
-from edgefd.learner import softmax
-from edgefd.method import Method
+from edgefd.core.knowledge import Knowledge, weighted_mean
+from edgefd.federation.method import Method
+from edgefd.learners.batches import softmax
 
 
 @dataclass(frozen=True)

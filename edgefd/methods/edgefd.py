@@ -8,12 +8,12 @@ from typing import Literal
 
 import numpy as np
 
-from edgefd.data.federation import ClientData, ProxySet
-from edgefd.density.claims import ClaimRule, Scorer, claim_weights
-from edgefd.density.dre import KMeansDRE
-from edgefd.density.ratio import DensityRatio
-from edgefd.knowledge import Float32
-from edgefd.method import Method
+from edgefd.core.arrays import Float32
+from edgefd.federation.clients import ClientData, ProxySet
+from edgefd.federation.method import Method
+from edgefd.filters.acceptance import ClaimRule, Scorer, claim_weights
+from edgefd.filters.density_ratio import DensityRatio
+from edgefd.filters.kmeans_dre import KMeansDRE
 
 
 @dataclass(frozen=True)

@@ -10,40 +10,17 @@ from typing import Any
 
 import numpy as np
 
-from edgefd.data.federation import ProxySet
-from edgefd.errors import RunError
-from edgefd.knowledge import Float32, Knowledge, empty, weighted_mean
-from edgefd.learner import Learner
-from edgefd.method import Method, claim_nothing
-from edgefd.methods.indlearn import undisclosed
-from edgefd.round import ClientState, RoundPlan
+from edgefd.core.errors import RunError
+from edgefd.core.knowledge import Knowledge, empty, weighted_mean
+from edgefd.federation.clients import ProxySet
+from edgefd.federation.method import Method, claim_nothing
+from edgefd.federation.plan import RoundPlan
+from edgefd.federation.state import ClientState
+from edgefd.methods._parameters import parameters, set_parameters
+from edgefd.methods._references import undisclosed
 
 MOST_SAMPLES = 10**6
 """weights are in (0, 1], so n samples are the weight n / MOST_SAMPLES; the mean is the same"""
-
-
-def parameters(learner: Learner) -> Float32:
-    """All parameters and floating point buffers of the model in one row, in the order of `state()`."""
-    return np.concatenate([v.ravel() for v in _floats(learner).values()])
-
-
-def set_parameters(learner: Learner, row: Float32) -> None:
-    """Put such a row into the model; the optimizer's state stays the client's own.
-
-    Raises:
-        RunError: if it is of a model of another size.
-    """
-    state, floats, start = learner.state(), _floats(learner), 0
-    if (has := sum(v.size for v in floats.values())) != len(row):
-        raise RunError(f"a model of {len(row)} parameters was sent, this one has {has}")
-    for name, value in floats.items():
-        state[name] = row[start : start + value.size].reshape(value.shape).copy()
-        start += value.size
-    learner.load_state(state)
-
-
-def _floats(learner: Learner) -> dict[str, np.ndarray]:
-    return {n: v for n, v in learner.state().items() if n.startswith("model/") and v.dtype == np.float32}
 
 
 def answer(state: ClientState, proxy: ProxySet, plan: RoundPlan, config: Any) -> Knowledge:

@@ -10,13 +10,16 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from edgefd.knowledge import Float32, Knowledge
-from edgefd.learner import softmax
-from edgefd.method import as_given
+from edgefd.core.arrays import Float32
+from edgefd.core.knowledge import Knowledge
+from edgefd.federation.method import as_given
+from edgefd.federation.plan import RoundPlan
+from edgefd.federation.report import Report
+from edgefd.federation.state import Server
+from edgefd.learners.batches import softmax
 from edgefd.methods import fedavg
-from edgefd.methods.fedavg import parameters, set_parameters
-from edgefd.methods.feded import distil, model_of
-from edgefd.round import Report, RoundPlan, Server
+from edgefd.methods._parameters import parameters, set_parameters
+from edgefd.methods._server_model import distil, model_of
 
 
 @dataclass(frozen=True)

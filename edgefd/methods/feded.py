@@ -10,12 +10,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from edgefd.errors import RunError
-from edgefd.knowledge import Knowledge, weighted_mean
-from edgefd.learner import Learner, Lesson, passes, softmax
-from edgefd.method import Method
-from edgefd.round import Report, RoundPlan, Server, moved
-from edgefd.seeding import Purpose, rng
+from edgefd.core.knowledge import Knowledge, weighted_mean
+from edgefd.federation.method import Method
+from edgefd.federation.plan import RoundPlan
+from edgefd.federation.report import Report
+from edgefd.federation.state import Server
+from edgefd.learners.batches import softmax
+from edgefd.methods._server_model import distil, model_of
 
 
 @dataclass(frozen=True)
@@ -28,25 +29,6 @@ class Config:
     def __post_init__(self) -> None:
         if self.epochs < 1:
             raise ValueError("epochs must be at least 1")
-
-
-def model_of(server: Server) -> Learner:
-    """The server's own model.
-
-    Raises:
-        RunError: if it was given none.
-    """
-    if server.learner is None:
-        raise RunError("the method needs a model at the server, and there is none")
-    return server.learner
-
-
-def distil(server: Server, mean: Knowledge, plan: RoundPlan, epochs: int) -> None:
-    """Train the server's model on those rows, at the learning rate of the round."""
-    numbers = rng(plan.seed, Purpose.STUDENT, plan.round)
-    lesson = Lesson(server.proxy.x[mean.ids], mean.values, mean.weights)
-    batches = passes(lesson, epochs, plan.training.batch_size, numbers)
-    model_of(server).train(moved(batches, plan, numbers), plan.training.lr_at(plan.round))
 
 
 def teach(

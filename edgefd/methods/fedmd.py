@@ -4,6 +4,6 @@ As in Selective-FD's published comparison, softmax outputs are averaged and lear
 averages raw scores and learns them by L1.
 """
 
-from edgefd.method import Method
+from edgefd.federation.method import Method
 
 METHOD = Method(name="fedmd", summary="the mean of all clients' soft labels on every proxy sample; no filter")

@@ -10,9 +10,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from edgefd.learner import Learner, Lesson
+from edgefd.learners.batches import Lesson
+from edgefd.learners.learner import Learner
 from edgefd.methods import fedavg
-from edgefd.methods.fedavg import parameters, set_parameters
+from edgefd.methods._parameters import parameters, set_parameters
 
 
 @dataclass(frozen=True)

@@ -10,12 +10,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from edgefd.data.federation import ClientData, ProxySet
-from edgefd.knowledge import Float32, Int64, Knowledge, weighted_mean
-from edgefd.learner import Lesson, one_hot, softmax
-from edgefd.method import Method, claim_nothing
-from edgefd.methods.indlearn import private_rows, undisclosed
-from edgefd.round import ClientState, RoundPlan
+from edgefd.core.arrays import Float32, Int64
+from edgefd.core.knowledge import Knowledge, weighted_mean
+from edgefd.federation.clients import ClientData, ProxySet
+from edgefd.federation.method import Method, claim_nothing
+from edgefd.federation.plan import RoundPlan
+from edgefd.federation.state import ClientState
+from edgefd.learners.batches import Lesson, one_hot, softmax
+from edgefd.methods._references import private_rows, undisclosed
 
 
 @dataclass(frozen=True)

@@ -9,17 +9,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
-from edgefd.data.federation import ProxySet
-from edgefd.errors import UserError
-from edgefd.knowledge import Knowledge, empty
-from edgefd.learner import softmax
-from edgefd.method import Method
-from edgefd.methods.comet import several, stacked
-from edgefd.round import ClientState, Report, RoundPlan, Server
-
-Float64 = npt.NDArray[np.float64]
+from edgefd.core.arrays import Float64
+from edgefd.core.errors import UserError
+from edgefd.core.knowledge import Knowledge, empty
+from edgefd.federation.clients import ProxySet
+from edgefd.federation.method import Method
+from edgefd.federation.plan import RoundPlan
+from edgefd.federation.report import Report
+from edgefd.federation.state import ClientState, Server
+from edgefd.learners.batches import softmax
+from edgefd.methods._several_teachers import several, stacked
 
 
 @dataclass(frozen=True)

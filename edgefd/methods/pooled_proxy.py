@@ -4,9 +4,9 @@ from dataclasses import replace
 
 import numpy as np
 
-from edgefd.data.federation import Federation, merged, proxy_labels_of
-from edgefd.method import Method, claim_nothing
-from edgefd.methods.indlearn import private_rows
+from edgefd.federation.clients import Federation, merged, proxy_labels_of
+from edgefd.federation.method import Method, claim_nothing
+from edgefd.methods._references import private_rows
 
 
 def proxy_only(federation: Federation) -> Federation:

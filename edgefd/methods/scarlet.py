@@ -10,10 +10,13 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from edgefd.data.federation import ProxySet
-from edgefd.knowledge import Bool, Float32, Int64, Knowledge, weighted_mean
-from edgefd.method import Method
-from edgefd.round import ClientState, Report, RoundPlan, Server, answer_rows
+from edgefd.core.arrays import Bool, Float32, Int64
+from edgefd.core.knowledge import Knowledge, weighted_mean
+from edgefd.federation.clients import ProxySet
+from edgefd.federation.method import Method, answer_rows
+from edgefd.federation.plan import RoundPlan
+from edgefd.federation.report import Report
+from edgefd.federation.state import ClientState, Server
 
 
 @dataclass(frozen=True)

@@ -9,12 +9,13 @@ from typing import Literal
 
 import numpy as np
 
-from edgefd.data.federation import ClientData, ProxySet
-from edgefd.density.claims import ClaimRule, claim_weights
-from edgefd.density.kulsif import KuLSIF, check_memory
-from edgefd.knowledge import Float32, Knowledge, weighted_mean
-from edgefd.learner import one_hot, softmax
-from edgefd.method import Method
+from edgefd.core.arrays import Float32
+from edgefd.core.knowledge import Knowledge, weighted_mean
+from edgefd.federation.clients import ClientData, ProxySet
+from edgefd.federation.method import Method
+from edgefd.filters.acceptance import ClaimRule, claim_weights
+from edgefd.filters.kulsif import KuLSIF, check_memory
+from edgefd.learners.batches import one_hot, softmax
 
 
 @dataclass(frozen=True)

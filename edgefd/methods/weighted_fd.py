@@ -10,11 +10,14 @@ from typing import Any
 
 import numpy as np
 
-from edgefd.errors import RunError
-from edgefd.knowledge import Int64, Knowledge, empty
-from edgefd.learner import softmax
-from edgefd.method import Method
-from edgefd.round import Report, RoundPlan, Server
+from edgefd.core.arrays import Int64
+from edgefd.core.errors import RunError
+from edgefd.core.knowledge import Knowledge, empty
+from edgefd.federation.method import Method
+from edgefd.federation.plan import RoundPlan
+from edgefd.federation.report import Report
+from edgefd.federation.state import Server
+from edgefd.learners.batches import softmax
 
 _LEAST, _MOST = 1e-6, 1 - 1e-6  # a log of neither 0 nor 1
 

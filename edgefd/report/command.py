@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from edgefd.errors import UserError
+from edgefd.core.errors import UserError
 from edgefd.report.page import MARK, page
 from edgefd.report.read import read_runs
 from edgefd.report.settings import settings_in

@@ -8,11 +8,11 @@ from html import escape
 
 import yaml
 
-from edgefd.metrics import RoundMetrics
-from edgefd.report.compared import said
+from edgefd.report.across_runs import said
 from edgefd.report.figure import Table, byte_text, table_html
 from edgefd.report.read import RunRecord, missing_parts
 from edgefd.report.settings import Setting, final, mean_of
+from edgefd.runs.round_metrics import RoundMetrics
 
 
 def title(runs: Sequence[RunRecord]) -> str:

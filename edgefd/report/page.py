@@ -7,7 +7,7 @@ from html import escape
 from importlib.resources import files
 from itertools import count, groupby
 
-from edgefd.report.compared import (
+from edgefd.report.across_runs import (
     ACCURACY,
     CALIBRATION,
     CLAIMS,
@@ -21,8 +21,8 @@ from edgefd.report.compared import (
 )
 from edgefd.report.figure import Figure, figure_html
 from edgefd.report.head import head_html, title
-from edgefd.report.inside import inside_figures
 from edgefd.report.settings import Setting
+from edgefd.report.within_run import inside_figures
 
 MARK = "<!doctype html><!-- edgefd report -->"
 """how a report begins"""

@@ -10,8 +10,8 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
-from edgefd.errors import UserError
-from edgefd.metrics import Evaluation, RoundMetrics
+from edgefd.core.errors import UserError
+from edgefd.runs.round_metrics import Evaluation, RoundMetrics
 
 Kind = TypeVar("Kind")
 _ROUND = TypeAdapter(RoundMetrics)

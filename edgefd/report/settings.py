@@ -7,9 +7,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from edgefd.compare import grouped, interval, settings_of, varying_settings
-from edgefd.metrics import RoundMetrics
+from edgefd.report.compare import grouped, interval, settings_of, varying_settings
 from edgefd.report.read import RunRecord
+from edgefd.runs.round_metrics import RoundMetrics
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,7 +58,7 @@ def settings_in(runs: Sequence[RunRecord]) -> list[Setting]:
 
 
 def _row(run: RunRecord) -> dict[str, Any]:
-    """As `edgefd.compare` takes runs."""
+    """As `edgefd.report.compare` takes runs."""
     return {
         "config": run.config,
         "data_sha256": run.summary.data_sha256 if run.summary else None,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from edgefd.errors import UserError, hint
+from edgefd.core.errors import UserError, hint
 
 ASKS = ("random", "pcoreset", "ddk")
 """The server asks about fewer rows, so less travels in either direction."""

@@ -1,6 +1,6 @@
 """The in-process engine: every client of a federation on this machine, in this process or in forked workers.
 
-Nothing here knows what a round does: that is `edgefd.round`. Every value passes through codec and wire format, so bytes
+Nothing here knows what a round does: that is `edgefd.rounds.client`. Every value passes through codec and wire format, so bytes
 and results are those of a deployment.
 """
 
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,32 +16,27 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from edgefd import wire
-from edgefd.attack import attackers, claims_of, poisoned
-from edgefd.config import Config, Model
-from edgefd.data.federation import ClientData, Federation
-from edgefd.knowledge import Float32, Knowledge
-from edgefd.learner import Learner
-from edgefd.metrics import RoundMetrics
-from edgefd.models import build_model, is_foreign
-from edgefd.quorum import answering
-from edgefd.round import (
-    ClientState,
-    Exchange,
-    Report,
-    RoundPlan,
-    client_filter,
-    client_round,
-)
-from edgefd.simulation.evaluate import evaluate
-from edgefd.simulation.record import KNOWLEDGE, record_round
-from edgefd.simulation.run import simulate_over
-from edgefd.simulation.workers import Here, Pool, Workers, shared_zeros
-from edgefd.torch_learner import Tapes, TorchLearner
-from edgefd.two_heads import TwoHeads
+from edgefd.config.schema import Config
+from edgefd.core.arrays import Float32
+from edgefd.core.knowledge import Knowledge
+from edgefd.core.shared_memory import shared_zeros
+from edgefd.federation.clients import ClientData, Federation
+from edgefd.federation.plan import RoundPlan
+from edgefd.federation.report import Exchange, Report
+from edgefd.federation.state import ClientState
+from edgefd.poisoning.attacks import attackers, claims_of, poisoned
+from edgefd.rounds.client import client_filter, client_round
+from edgefd.rounds.participation import answering
+from edgefd.runs.evaluate import evaluate
+from edgefd.runs.execute import simulate_over
+from edgefd.runs.record import KNOWLEDGE, record_round
+from edgefd.runs.round_metrics import RoundMetrics
+from edgefd.simulation.workers import Here, Pool, Workers
+from edgefd.wire import messages as wire
 
 if TYPE_CHECKING:
-    from edgefd_client.onnx_learner import Sessions
+    pass
+from edgefd.runs.learners import make_learner, model_sessions
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,66 +102,6 @@ def make_site(config: Config, federation: Federation) -> Site:
     return Site(config, federation, clients)
 
 
-def make_learner(config: Config, data: ClientData, n_classes: int, sessions: Callable[[Model], Sessions]) -> Learner:
-    """The client's own model; models are dealt out to the clients in turn.
-
-    Clients with the same model start from the same parameters, as devices start from those of their bundle.
-    `sessions` makes, once for each model, what runs its exported graphs.
-    """
-    return _learner(config, config.model_of(data.client), data.x.shape[1:], n_classes, sessions)
-
-
-def server_learner(config: Config, federation: Federation) -> Learner:
-    """The server's own model, for methods that have one: the config's first, which starts as the clients' do."""
-    torch.set_num_threads(1)
-    shape = federation.proxy.x.shape[1:]
-    return _learner(config, config.model[0], shape, federation.n_classes, model_sessions(config, federation))
-
-
-def _learner(
-    config: Config, choice: Model, shape: tuple[int, ...], n_classes: int, sessions: Callable[[Model], Sessions]
-) -> Learner:
-    learner = _one_model(config, choice, shape, choice.heads * n_classes, sessions)
-    return learner if choice.heads == 1 else TwoHeads(learner)
-
-
-def _one_model(
-    config: Config, choice: Model, shape: tuple[int, ...], n_logits: int, sessions: Callable[[Model], Sessions]
-) -> Learner:
-    model = build_model(choice.name, shape, n_logits, config.seed)
-    if (choice.learner or config.run.learner) == "torch":
-        tapes = None if is_foreign(choice.name) else _tapes(choice.name, shape, n_logits)
-        return TorchLearner(model, config.train.optimizer, shared_zeros, tapes)
-    from edgefd_client.onnx_learner import OnnxLearner
-
-    from edgefd.export.bundle import initial_arrays
-
-    return OnnxLearner(sessions(choice), initial_arrays(model, config.train.optimizer), shared_zeros)
-
-
-@functools.cache
-def _tapes(name: str, shape: tuple[int, ...], n_logits: int) -> Tapes:
-    """Of a model, in this process."""
-    return {}
-
-
-def model_sessions(config: Config, federation: Federation) -> Callable[[Model], Sessions]:
-    """From a model to what runs its exported graphs, exported once each."""
-    return functools.cache(functools.partial(_sessions, config, federation))
-
-
-def _sessions(config: Config, federation: Federation, choice: Model) -> Sessions:
-    """Of a model's exported graphs; workers open them after the fork."""
-    from edgefd_client.onnx_learner import Sessions
-
-    from edgefd.export.bundle import export_graphs
-
-    shape = federation.proxy.x.shape[1:]
-    n_logits = choice.heads * federation.n_classes
-    model = build_model(choice.name, shape, n_logits, 0)
-    return Sessions(export_graphs(model, config.train.optimizer, config.train.batch_size, shape, n_logits))
-
-
 @dataclass(frozen=True, eq=False)
 class InProcess:
     """A transport without a network."""
@@ -179,7 +114,7 @@ class InProcess:
         self.pool.map(run_filter, self._everyone())
 
     def exchange(self, plan: RoundPlan, teacher: Knowledge | None) -> Exchange:
-        """See `edgefd.round.Transport`. Clients that stay silent do nothing in this round.
+        """See `edgefd.rounds.loop.Transport`. Clients that stay silent do nothing in this round.
 
         Raises:
             RunError: if too many are silent.

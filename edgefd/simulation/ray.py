@@ -1,6 +1,6 @@
 """The Ray engine: the same rounds through Flower's simulation engine, on this machine or on a Ray cluster.
 
-Flower and Ray run in a process of their own (`edgefd_server.ray_run`), in a session of its own, which is ended with all
+Flower and Ray run in a process of their own (`edgefd_server.flower.ray_run`), in a session of its own, which is ended with all
 that is in it. It writes a line of JSON for each round, which is read here: so the run folder is written by the same
 code as that of a local run.
 """
@@ -19,10 +19,10 @@ from pathlib import Path
 
 import yaml
 
-from edgefd.config import Config
-from edgefd.errors import RunError, UserError, require
-from edgefd.metrics import RoundMetrics
-from edgefd.processes import FLOWER_QUIET, end, family_of, last_line, reported
+from edgefd.config.schema import Config
+from edgefd.core.errors import RunError, UserError, require
+from edgefd.core.processes import FLOWER_QUIET, end, family_of, last_line, reported
+from edgefd.runs.round_metrics import RoundMetrics
 
 _QUIET = FLOWER_QUIET | {"RAY_USAGE_STATS_ENABLED": "0"}
 _START_SECONDS = 90.0
@@ -50,7 +50,7 @@ def simulate_ray(config: Config, n_clients: int) -> Iterator[RoundMetrics]:
         (work / "config.yaml").write_text(yaml.safe_dump(config.to_dict(), sort_keys=False), encoding="utf-8")
         with (work / "log").open("wb") as log:
             process = subprocess.Popen(
-                [sys.executable, "-m", "edgefd_server.ray_run", str(work), str(n_clients)],
+                [sys.executable, "-m", "edgefd_server.flower.ray_run", str(work), str(n_clients)],
                 env=os.environ | _QUIET | {"FLWR_HOME": str(work / "flwr"), "PYTHONPATH": os.pathsep.join(sys.path)},
                 stdin=subprocess.DEVNULL,
                 stdout=log,

@@ -33,12 +33,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from edgefd.config import Config, Data, FromFile, parse_config, read_override, read_yaml, renames, set_key
-from edgefd.errors import RunError, Stopped, UserError
-from edgefd.metrics import RoundMetrics
+from edgefd.config.load import parse_config, read_yaml
+from edgefd.config.overrides import read_override, renames, set_key
+from edgefd.config.schema import Config, Data, FromFile
+from edgefd.core.errors import RunError, Stopped, UserError
+from edgefd.runs.execute import run
+from edgefd.runs.load_data import load_data
+from edgefd.runs.prepare import check_fits, prepare
+from edgefd.runs.round_metrics import RoundMetrics
 from edgefd.simulation.engine import open_transport, simulate
-from edgefd.simulation.run import check_fits, prepare, run
-from edgefd.simulation.setup import load_data
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,6 @@ optimizer state lie in shared memory, so any worker may take any client: the nex
 
 from __future__ import annotations
 
-import math
-import mmap
 import multiprocessing
 import signal
 from collections.abc import Callable, Sequence
@@ -15,11 +13,9 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any, Generic, Protocol, TypeVar
 
-import numpy as np
 import torch
 
-from edgefd.errors import RunError, UserError
-from edgefd.knowledge import Float32
+from edgefd.core.errors import RunError, UserError
 
 Site = TypeVar("Site")
 Result = TypeVar("Result")
@@ -160,10 +156,3 @@ def _serve(site: Any, connection: Connection, inherited: tuple[Connection, ...])
             connection.send(answer)
         except OSError:
             return
-
-
-def shared_zeros(shape: tuple[int, ...]) -> Float32:
-    """A float32 array of zeros that forked processes share."""
-    size = math.prod(shape)
-    memory = mmap.mmap(-1, max(4 * size, 1))
-    return np.frombuffer(memory, np.float32, count=size).reshape(shape)

@@ -27,8 +27,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from edgefd.errors import UserError
-from edgefd.folder import put
+from edgefd.core.errors import UserError
+from edgefd.core.files import put
 
 DEVICES = "devices.json"
 CA_DAYS = 3650

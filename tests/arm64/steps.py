@@ -4,10 +4,10 @@ import sys
 from pathlib import Path
 
 import numpy as np
-from edgefd_client.bundle import read_bundle
-from edgefd_client.onnx_learner import OnnxLearner, Sessions
 
-from edgefd.learner import labelled
+from edgefd.learners.batches import labelled
+from edgefd.learners.onnx_learner import OnnxLearner, Sessions
+from edgefd.wire.bundle_reader import read_bundle
 
 if __name__ == "__main__":
     bundle = read_bundle(Path(sys.argv[1]))

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 from edgefd_client.state import load_state
 
-from edgefd.config import Config, parse_config
-from tests.arm64.setup import REPOSITORY, Roots
-from tests.client.federations import Dealt, agents, coordinate, dealt, small, undisturbed
+from edgefd.config.load import parse_config
+from edgefd.config.schema import Config
+from tests.support.debian_roots import REPOSITORY, Roots
+from tests.support.federations import Dealt, agents, coordinate, dealt, small, undisturbed
 
 pytestmark = pytest.mark.slow
 SECONDS = 300.0

@@ -9,16 +9,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgefd import wire
-from edgefd.audit import answers
-from edgefd.audit.candidates import choose, fresh_records
-from edgefd.audit.exposure import attribution, label_inference, singletons
-from edgefd.audit.recording import open_recording, parameters, reports, teacher_after
-from edgefd.defences.choice import defence_of
-from edgefd.errors import UserError
-from edgefd.folder import get
-from edgefd.simulation.record import KNOWLEDGE
-from tests.test_cli import QUICKSTART, edgefd
+from edgefd.audit.attacks import model_outputs as answers
+from edgefd.audit.attacks.disclosure import attribution, label_inference, singletons
+from edgefd.audit.recording.candidates import choose, fresh_records
+from edgefd.audit.recording.read import open_recording, parameters, reports, teacher_after
+from edgefd.core.errors import UserError
+from edgefd.core.files import get
+from edgefd.defences.apply import defence_of
+from edgefd.runs.record import KNOWLEDGE
+from edgefd.wire import messages as wire
+from tests.cli.test_cli import QUICKSTART, edgefd
 
 SMALL = ["data.limit=1000", "data.heldout=0.4", "train.rounds=2", "model.name=cnn_small", "also=[]"]
 SETTINGS = [*SMALL, "method.n_clusters=10", "run.record_knowledge=true", "run.workers=0", "partition.n_clients=10"]

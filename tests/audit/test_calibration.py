@@ -3,13 +3,13 @@
 import numpy as np
 import pytest
 
-from edgefd.audit import attacks
-from edgefd.audit.statistics import auc
+from edgefd.audit.measures import attack_scores as attacks
+from edgefd.audit.measures.statistics import auc
 from edgefd.data.datasets import load_dataset
-from edgefd.data.federation import scale_of
-from edgefd.learner import draw, labelled, softmax
-from edgefd.models import build_model
-from edgefd.torch_learner import TorchLearner
+from edgefd.federation.clients import scale_of
+from edgefd.learners.batches import draw, labelled, softmax
+from edgefd.learners.models import build_model
+from edgefd.learners.torch_learner import TorchLearner
 
 NAMES = ("loss", "entropy", "modified_entropy", "label_only", "rmia", "lira")
 

@@ -7,20 +7,22 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from edgefd_server.resumable import begun, coordinate
+from edgefd_server.coordinator.resume import begun, coordinate
 
-from edgefd.audit.audit import wish, within_reach
-from edgefd.audit.figures import largest_found, parse_limit
-from edgefd.audit.recording import open_recording
-from edgefd.config import load_config
-from edgefd.errors import UserError
-from edgefd.knowledge import Knowledge
-from edgefd.round import Exchange, Report, RoundPlan, RoundResult
+from edgefd.audit.recording.read import open_recording
+from edgefd.audit.report.findings import largest_found, parse_limit
+from edgefd.audit.run_audit import wish, within_reach
+from edgefd.config.load import load_config
+from edgefd.core.errors import UserError
+from edgefd.core.knowledge import Knowledge
+from edgefd.federation.plan import RoundPlan
+from edgefd.federation.report import Exchange, Report
+from edgefd.rounds.loop import RoundResult
+from edgefd.runs.prepare import Prepared, prepare
+from edgefd.runs.record import KNOWLEDGE, record_messages
 from edgefd.simulation.engine import InProcess, open_transport, simulate
-from edgefd.simulation.record import KNOWLEDGE, record_messages
-from edgefd.simulation.run import Prepared, prepare
 from tests.audit.test_audit import audit
-from tests.test_cli import QUICKSTART
+from tests.cli.test_cli import QUICKSTART
 
 SETTINGS = [
     *("data.limit=400", "train.rounds=2", "model.name=mlp", "also=[]", "method.n_clusters=3", "partition.n_clients=10"),

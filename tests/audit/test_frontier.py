@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from edgefd.config import parse_config
-from edgefd.runs import write_config
+from edgefd.config.load import parse_config
+from edgefd.runs.folder import write_config
 
 SCRIPT = Path(__file__).parents[2] / "simulations" / "frontier.py"
 PRIVATE = {"proxy": {"source": "public"}, "method": {"name": "fedmd"}, "defence": {"name": "noise", "epsilon": 2.0}}

@@ -20,21 +20,25 @@ from edgefd_client.folder_link import join
 from edgefd_client.link import Task
 from edgefd_client.sources import NpzSource, client_data
 from edgefd_client.state import load_state, locked
-from edgefd_server.folder_transport import check_new
+from edgefd_server.folder_link.transport import check_new
 
-from edgefd import wire
-from edgefd.defences.choice import defence_of
-from edgefd.errors import RunError, UserError
-from edgefd.folder import COMPLETE, PLAN, put, report_file, round_folder
-from edgefd.knowledge import Knowledge
-from edgefd.method import get_method
-from edgefd.round import Report, RoundPlan, plans, run_rounds
+from edgefd.core.errors import RunError, UserError
+from edgefd.core.files import put
+from edgefd.core.knowledge import Knowledge
+from edgefd.defences.apply import defence_of
+from edgefd.federation.plan import RoundPlan
+from edgefd.federation.report import Report
+from edgefd.methods import get_method
+from edgefd.rounds.loop import run_rounds
+from edgefd.rounds.participation import plans
+from edgefd.runs.execute import plans_of, server_of
 from edgefd.simulation.engine import open_transport
-from edgefd.simulation.run import plans_of, server_of
-from tests.client.federations import Dealt, coordinate, dealt, quiet, same, small, undisturbed
-from tests.waiting import until
+from edgefd.wire import messages as wire
+from edgefd.wire.exchange_folder import COMPLETE, PLAN, report_file, round_folder
+from tests.support.federations import Dealt, coordinate, dealt, quiet, same, small, undisturbed
+from tests.support.waiting import until
 
-ROOT = Path(__file__).parent.parent.parent
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from edgefd_client.bundle import Bundle
 from edgefd_client.contribution import (
     RECORD,
     Contribution,
@@ -16,10 +15,12 @@ from edgefd_client.contribution import (
 )
 from edgefd_client.sources import NpzSource, client_data
 
-from edgefd.bundle import SCHEMA, Graphs, Manifest
-from edgefd.data.federation import Scale
-from edgefd.errors import UserError
-from edgefd.terms import Terms
+from edgefd.core.errors import UserError
+from edgefd.federation.clients import Scale
+from edgefd.federation.terms import Terms
+from edgefd.learners.graphs import Graphs
+from edgefd.wire.bundle_manifest import SCHEMA, Manifest
+from edgefd.wire.bundle_reader import Bundle
 
 ROWS = np.array([3, 17, 5, 90])
 

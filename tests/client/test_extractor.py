@@ -5,15 +5,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from edgefd_client.bundle import read_bundle
 from edgefd_client.cli import infer
 from edgefd_client.sources import NpzSource, client_data, prepared
 
-from edgefd.config import parse_config
-from edgefd.errors import UserError
-from tests.client.federations import Dealt, dealt
-from tests.client.test_client import replace_file
+from edgefd.config.load import parse_config
+from edgefd.core.errors import UserError
+from edgefd.wire.bundle_reader import read_bundle
+from tests.client.test_cli import replace_file
 from tests.data.test_features import graph
+from tests.support.federations import Dealt, dealt
 
 
 @pytest.fixture

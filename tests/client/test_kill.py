@@ -13,11 +13,11 @@ import pytest
 from edgefd_client.link import Link, Task
 from edgefd_client.state import DeviceState, load_state
 
-from edgefd import wire
-from edgefd.folder import report_file
-from edgefd.knowledge import Knowledge
-from tests.client.federations import Dealt, coordinate, dealt, same, small, undisturbed
-from tests.zygote import Zygote, environment, fresh, zygote
+from edgefd.core.knowledge import Knowledge
+from edgefd.wire import messages as wire
+from edgefd.wire.exchange_folder import report_file
+from tests.support.federations import Dealt, coordinate, dealt, same, small, undisturbed
+from tests.support.fork_server import Zygote, environment, fresh, zygote
 
 CLIENTS, ROUNDS = 2, 40
 POINT_ROUNDS, FRESH, TIMED = 5, 8, 20

@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from edgefd.core.errors import UserError
 from edgefd.data import datasets, formats
 from edgefd.data.datasets import find_dataset, load_dataset
-from edgefd.errors import UserError
 
 SHARED = os.environ.get("EDGEFD_DATA")
 MINI_SHA = "6fdbf52febc21fc5"

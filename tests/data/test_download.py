@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from edgefd.core.errors import UserError
 from edgefd.data.download import MIRRORS, REMOTE, Remote, download, fetch_dataset
-from edgefd.errors import UserError
 
 BODY = bytes(range(256)) * 2000
 MD5 = hashlib.md5(BODY).hexdigest()

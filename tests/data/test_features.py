@@ -7,13 +7,13 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from edgefd.config import parse_config
+from edgefd.config.load import parse_config
+from edgefd.core.errors import UserError
 from edgefd.data import features
 from edgefd.data.datasets import Dataset, find_dataset, load_dataset
 from edgefd.data.features import extract, featured
-from edgefd.errors import UserError
+from edgefd.runs.prepare import prepare
 from edgefd.simulation.engine import open_transport, simulate
-from edgefd.simulation.run import prepare
 
 MATRIX = np.random.default_rng(0).normal(0, 0.1, (784, 12)).astype(np.float32)
 

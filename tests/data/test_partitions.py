@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from edgefd.core.errors import UserError
 from edgefd.data import partitions
-from edgefd.errors import UserError
 
 Y = np.random.default_rng(0).permutation(np.repeat(np.arange(10), 40))
 Split = Callable[[np.ndarray, int, np.random.Generator], list[np.ndarray]]

@@ -8,9 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgefd import wire
-from edgefd.data.federation import ClientData, ProxySet
-from edgefd.defences.choice import Defence, defence_of, defended
+from edgefd.core.arrays import Float32
+from edgefd.core.errors import UserError
+from edgefd.core.knowledge import Knowledge
+from edgefd.defences.apply import Defence, defence_of, defended
 from edgefd.defences.label_only import LabelOnly
 from edgefd.defences.noise import Noise, clipped, onto_simplex
 from edgefd.defences.noise import sigma_of as sigma_of_noise
@@ -18,11 +19,12 @@ from edgefd.defences.pate import Pate, votes
 from edgefd.defences.pate import sigma_of as sigma_of_votes
 from edgefd.defences.swing import Swing
 from edgefd.defences.top_k import TEMPERATURES, TopK, fitted_temperature, tempered, top_k
-from edgefd.errors import UserError
-from edgefd.knowledge import Float32, Knowledge
-from edgefd.learner import Lesson, softmax
-from edgefd.method import get_method
-from edgefd.round import ClientState, RoundPlan, Training
+from edgefd.federation.clients import ClientData, ProxySet
+from edgefd.federation.plan import RoundPlan, Training
+from edgefd.federation.state import ClientState
+from edgefd.learners.batches import Lesson, softmax
+from edgefd.methods import get_method
+from edgefd.wire import messages as wire
 
 CLASSES, ROWS = 5, 40
 ALL = [TopK(k=2), TopK(calibrate=True), LabelOnly(), Swing(), Noise(), Pate(shards=4)]

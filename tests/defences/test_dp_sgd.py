@@ -7,16 +7,16 @@ import pytest
 import torch
 from torch import nn
 
-from edgefd.config import parse_config
+from edgefd.config.load import parse_config
+from edgefd.core.errors import UserError
 from edgefd.defences import dp_sgd
 from edgefd.defences.accounting import sgd_epsilon, sgd_multiplier
 from edgefd.defences.dp_sgd import DpSgd, practise
-from edgefd.errors import UserError
-from edgefd.learner import Lesson, labelled
-from edgefd.models import build_model
-from edgefd.round import RoundPlan, Training
-from edgefd.simulation.run import prepare
-from edgefd.torch_learner import TorchLearner
+from edgefd.federation.plan import RoundPlan, Training
+from edgefd.learners.batches import Lesson, labelled
+from edgefd.learners.models import build_model
+from edgefd.learners.torch_learner import TorchLearner
+from edgefd.runs.prepare import prepare
 
 PRIVATE: dict[str, Any] = {
     "data": {"name": "mnist_mini", "limit": 600},
@@ -108,7 +108,7 @@ def test_what_would_make_a_claim_false_is_refused(change: dict[str, Any], says: 
 
 
 def test_batch_normalisation_is_refused() -> None:
-    config = parse_config(PRIVATE | {"model": {"name": "tests.own_models:Noisy"}})
+    config = parse_config(PRIVATE | {"model": {"name": "tests.support.own_models:Noisy"}})
     with pytest.raises(UserError, match=r"defence dp_sgd: model tests\.own_models:Noisy cannot be trained by it"):
         prepare(config)
 

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 import yaml
 
-from edgefd.config import load_config
-from tests.arm64.setup import REPOSITORY, Roots
-from tests.docker.compose import Engine, mounts, read
-from tests.docker.dockerfile import Stage, build, in_memory, instructions
+from edgefd.config.load import load_config
 from tests.docker.test_docker import OFFLINE, context_of, download, with_wheels
+from tests.support.compose import Engine, mounts, read
+from tests.support.debian_roots import REPOSITORY, Roots
+from tests.support.dockerfile import Stage, build, in_memory, instructions
 
 COMPOSE = REPOSITORY / "docker" / "compose.yaml"
 SERVER, CLIENT = (REPOSITORY / "docker" / f"{name}.Dockerfile" for name in ("server", "client"))

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from edgefd.export.command import export_config
-from tests.arm64.setup import REPOSITORY, Roots, requirements
-from tests.client.federations import small
-from tests.docker.dockerfile import build, instructions, run_read_only
+from edgefd.runs.export_bundle import export_config
+from tests.support.debian_roots import REPOSITORY, Roots, requirements
+from tests.support.dockerfile import build, instructions, run_read_only
+from tests.support.federations import small
 
 DOCKERFILE, SERVER = (REPOSITORY / "docker" / f"{name}.Dockerfile" for name in ("client", "server"))
 UNIT = REPOSITORY / "docker" / "edgefd-client.service"

@@ -16,13 +16,13 @@ import yaml
 from edgefd_client.state import DeviceState, load_state
 from edgefd_server.certs import add_device, init
 
-from edgefd import wire
-from edgefd.knowledge import Knowledge
-from tests.client.federations import Dealt, dealt, small, undisturbed
-from tests.faults.cable import Cable, cable
-from tests.waiting import until
+from edgefd.core.knowledge import Knowledge
+from edgefd.wire import messages as wire
+from tests.support.federations import Dealt, dealt, small, undisturbed
+from tests.support.lossy_link import Cable, cable
+from tests.support.waiting import until
 
-ROOT = Path(__file__).parent.parent.parent
+ROOT = Path(__file__).parents[2]
 CLIENTS, ROUNDS = 3, 4
 CUT = 6.0  # seconds
 LIMIT = 400.0

@@ -7,9 +7,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from edgefd_server.checkpoint import CHECKPOINT, LOCK
+from edgefd_server.coordinator.checkpoint import CHECKPOINT, LOCK
 
-ROOT = Path(__file__).parent.parent.parent
+ROOT = Path(__file__).parents[2]
 SECONDS = 580.0
 
 

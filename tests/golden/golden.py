@@ -3,10 +3,10 @@
 import json
 from pathlib import Path
 
-from edgefd.config import parse_config
-from edgefd.method import get_method, method_names
+from edgefd.config.load import parse_config
+from edgefd.methods import get_method, method_names
+from edgefd.runs.prepare import prepare
 from edgefd.simulation.engine import open_transport, simulate
-from edgefd.simulation.run import prepare
 
 FOLDER = Path(__file__).parent
 CASES = method_names()

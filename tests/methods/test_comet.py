@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 
+from edgefd.federation.state import Server
 from edgefd.methods.comet import METHOD, Config, centroids
-from edgefd.round import Server
-from tests.methods.votes import Fixed, holder, plan, proxy, report
+from tests.support.votes import Fixed, holder, plan, proxy, report
 
 THREE = proxy(3)
 

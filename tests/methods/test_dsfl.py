@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from edgefd.knowledge import Knowledge
+from edgefd.core.knowledge import Knowledge
 from edgefd.methods.dsfl import METHOD, Config
 
 

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgefd.data.federation import ClientData, ProxySet
+from edgefd.federation.clients import ClientData, ProxySet
 from edgefd.methods.edgefd import Config, client_filter
 
 RNG = np.random.default_rng(3)

@@ -1,13 +1,12 @@
 import numpy as np
 import pytest
 
-from edgefd import wire
-from edgefd.config import parse_config
-from edgefd.errors import RunError, UserError
-from edgefd.learner import labelled
-from edgefd.method import check_devices_can, get_method
-from edgefd.methods import fedavg, fedprox
-from tests.methods.votes import Fixed, holder, plan, proxy
+from edgefd.config.load import parse_config
+from edgefd.core.errors import RunError, UserError
+from edgefd.learners.batches import labelled
+from edgefd.methods import check_devices_can, fedavg, fedprox, get_method
+from edgefd.wire import messages as wire
+from tests.support.votes import Fixed, holder, plan, proxy
 
 METHOD = fedavg.METHOD
 

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from edgefd.data.federation import ClientData, ProxySet
-from edgefd.knowledge import Knowledge
+from edgefd.core.knowledge import Knowledge
+from edgefd.federation.clients import ClientData, ProxySet
 from edgefd.methods.fkd import METHOD, Config, class_means, without
 
 PROXY = ProxySet(np.zeros((3, 1), np.float32), np.full(3, -1))

@@ -1,10 +1,10 @@
 import numpy as np
 import pytest
 
-from edgefd.errors import UserError
+from edgefd.core.errors import UserError
+from edgefd.federation.state import Server
 from edgefd.methods.kt_pfl import METHOD, Config, coefficients
-from edgefd.round import Server
-from tests.methods.votes import Fixed, holder, plan, proxy, report
+from tests.support.votes import Fixed, holder, plan, proxy, report
 
 THREE = proxy(3)
 REPORTS = [

@@ -1,8 +1,8 @@
 import numpy as np
 
+from edgefd.federation.state import Server
 from edgefd.methods.scarlet import METHOD, Config, due, sharpened
-from edgefd.round import Server
-from tests.methods.votes import Fixed, holder, plan, proxy, report, votes
+from tests.support.votes import Fixed, holder, plan, proxy, report, votes
 
 THREE = proxy(3)
 

@@ -3,11 +3,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgefd.data.federation import ClientData, ProxySet
-from edgefd.density.claims import ClaimRule, claim_weights
-from edgefd.density.kulsif import KuLSIF
-from edgefd.errors import UserError
-from edgefd.knowledge import Knowledge
+from edgefd.core.errors import UserError
+from edgefd.core.knowledge import Knowledge
+from edgefd.federation.clients import ClientData, ProxySet
+from edgefd.filters.acceptance import ClaimRule, claim_weights
+from edgefd.filters.kulsif import KuLSIF
 from edgefd.methods import selective_fd
 from edgefd.methods.selective_fd import METHOD, Config, client_filter
 

@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 
-from edgefd import wire
-from edgefd.errors import RunError, UserError
-from edgefd.method import check_devices_can
-from edgefd.methods import cfd, feddf, feded
-from edgefd.round import Report, Server
-from tests.methods.votes import Fixed, plan, proxy, report, votes
+from edgefd.core.errors import RunError, UserError
+from edgefd.federation.report import Report
+from edgefd.federation.state import Server
+from edgefd.methods import cfd, check_devices_can, feddf, feded
+from edgefd.wire import messages as wire
+from tests.support.votes import Fixed, plan, proxy, report, votes
 
 THREE = proxy(3)
 

@@ -1,10 +1,10 @@
 import numpy as np
 import pytest
 
-from edgefd.errors import RunError
+from edgefd.core.errors import RunError
+from edgefd.federation.state import Server
 from edgefd.methods.weighted_fd import METHOD, weighted
-from edgefd.round import Server
-from tests.methods.votes import plan, proxy, report, votes
+from tests.support.votes import plan, proxy, report, votes
 
 
 def test_votes_weigh_by_the_true_label() -> None:

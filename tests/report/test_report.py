@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 import yaml
 
-from edgefd.compare import interval
-from edgefd.errors import UserError
+from edgefd.core.errors import UserError
 from edgefd.report.command import write_report
-from tests.browser import Browser
-from tests.report.runs import NEW, Page, lines, reseeded, rewrite, simulated
-from tests.test_cli import edgefd
+from edgefd.report.compare import interval
+from tests.cli.test_cli import edgefd
+from tests.support.browser import Browser
+from tests.support.report_runs import NEW, Page, lines, reseeded, rewrite, simulated
 
 ZEROS = ("kept_fraction", "teacher_coverage")  # all that a method without soft labels of proxy rows has of them
 METHODS = {"edgefd": "", "fedmd": "also/fedmd", "indlearn": "also/indlearn"}

@@ -6,8 +6,8 @@ from cryptography import x509
 from edgefd_server import certs
 from typer.testing import CliRunner
 
-from edgefd.cli import app
-from edgefd.errors import UserError
+from edgefd.cli.main import app
+from edgefd.core.errors import UserError
 
 
 @pytest.fixture

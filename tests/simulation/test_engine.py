@@ -7,12 +7,14 @@ import numpy as np
 import pytest
 import torch
 
-from edgefd.config import Config, parse_config
-from edgefd.knowledge import Knowledge
-from edgefd.metrics import measure
-from edgefd.round import plans, run_rounds
+from edgefd.config.load import parse_config
+from edgefd.config.schema import Config
+from edgefd.core.knowledge import Knowledge
+from edgefd.rounds.loop import run_rounds
+from edgefd.rounds.participation import plans
+from edgefd.runs.prepare import prepare
+from edgefd.runs.round_metrics import measure
 from edgefd.simulation.engine import InProcess, make_site, open_transport, simulate
-from edgefd.simulation.run import prepare
 from edgefd.simulation.workers import ClientError, Here, Workers
 
 

@@ -15,14 +15,14 @@ from typing import Any
 
 import pytest
 
-from tests.test_cli import QUICKSTART, command, edgefd, env
-from tests.waiting import free_port, until
+from tests.cli.test_cli import QUICKSTART, command, edgefd, env
+from tests.support.waiting import free_port, until
 
 SMALL = (
     *("also=[]", "data.limit=1200", "partition.name=weak", "partition.n_clients=4", "method.n_clusters=10"),
     *("train.rounds=3", "model.name=cnn_edge", "run.evaluate_every=1"),
 )
-ROOT = Path(__file__).parent.parent.parent
+ROOT = Path(__file__).parents[2]
 PATHS = os.pathsep.join(str(ROOT / part) for part in (".", "proto", "server", "client"))
 
 
@@ -169,9 +169,9 @@ def test_what_answers_but_is_no_cluster_is_one_line(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_a_missing_extra_is_named(tmp_path: Path) -> None:
     program = (
-        "import edgefd.errors as e; find = e.find_spec\n"
+        "import edgefd.core.errors as e; find = e.find_spec\n"
         "e.find_spec = lambda name: None if name == 'ray' else find(name)\n"
-        "from edgefd.cli import main; main()"
+        "from edgefd.cli.main import main; main()"
     )
     arguments = [sys.executable, "-c", program, "simulate", QUICKSTART, "--engine", "ray"]
     done = subprocess.run(arguments, capture_output=True, text=True, cwd=tmp_path, env=env({"PYTHONPATH": PATHS}))

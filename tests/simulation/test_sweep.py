@@ -14,12 +14,12 @@ import pytest
 import yaml
 from scipy import stats
 
-from edgefd.compare import compare, interval, load_runs, to_csv, to_markdown
+from edgefd.core.errors import RunError, UserError
 from edgefd.data.datasets import find_dataset
-from edgefd.errors import RunError, UserError
+from edgefd.report.compare import compare, interval, load_runs, to_csv, to_markdown
+from edgefd.report.paper_table import to_wide
 from edgefd.simulation.sweep import Cell, is_complete, load_sweep, run_sweep
-from edgefd.wide_table import to_wide
-from tests.test_cli import command, env
+from tests.cli.test_cli import command, env
 
 SWEEP = """
 base:
@@ -32,7 +32,7 @@ grid:
   partition.name: [iid]
   seed: [0, 1]
 """
-ROOT = Path(__file__).parent.parent.parent
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -181,7 +181,7 @@ def test_a_failing_run_does_not_stop_the_others(cells: list[Cell], tmp_path: Pat
 
 
 FOREIGN = """
-from edgefd.method import Method
+from edgefd.federation.method import Method
 
 def regroup(federation):
     raise LookupError("lost\\nin two lines")

@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgefd.errors import UserError
-from edgefd.simulation.workers import ClientError, Here, Pool, Workers, shared_zeros
+from edgefd.core.errors import UserError
+from edgefd.core.shared_memory import shared_zeros
+from edgefd.simulation.workers import ClientError, Here, Pool, Workers
 
 SITE = shared_zeros((4, 3))
 

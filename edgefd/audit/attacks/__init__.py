@@ -1,0 +1,1 @@
+"""Attacks: each computes signals from a recorded run."""

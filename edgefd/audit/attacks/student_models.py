@@ -1,0 +1,65 @@
+"""Students: what an adversary learns who has nothing of a client but the soft labels that it sent for proxy samples."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+
+import numpy as np
+
+from edgefd.config.schema import Config
+from edgefd.core.arrays import Float32
+from edgefd.core.knowledge import Knowledge, empty
+from edgefd.core.seeding import Purpose, rng
+from edgefd.federation.clients import Federation
+from edgefd.federation.report import Report
+from edgefd.learners.batches import Lesson, draw, softmax
+from edgefd.learners.models import build_model, is_foreign
+from edgefd.learners.torch_learner import Tapes, TorchLearner
+
+_STEPS = 300
+_BATCH = 64
+_LR = 0.003
+
+
+def untrained(federation: Federation, model: str, seed: int) -> TorchLearner:
+    """A model of that name for the federation's samples."""
+    shape = federation.proxy.x.shape[1:]
+    tapes = None if is_foreign(model) else _tapes(model, shape, federation.n_classes)
+    return TorchLearner(build_model(model, shape, federation.n_classes, seed), "adam", tapes=tapes)
+
+
+@functools.cache
+def _tapes(model: str, shape: tuple[int, ...], n_classes: int) -> Tapes:
+    """Of a model, in this process."""
+    return {}
+
+
+def student(config: Config, federation: Federation, client: int, sent: Knowledge, *key: int) -> TorchLearner:
+    """A model of the client's kind that was distilled from soft labels of proxy rows alone; `key` seeds it."""
+    return distilled(
+        federation, config.model_of(client).name, Lesson(federation.proxy.x[sent.ids], sent.values, sent.weights), *key
+    )
+
+
+def distilled(federation: Federation, model: str, lesson: Lesson, *key: int) -> TorchLearner:
+    """A model that was trained on a lesson. Without rows it stays as it began."""
+    numbers = rng(key[0], Purpose.AUDIT, 7, *key[1:])
+    learner = untrained(federation, model, int(numbers.integers(2**31)))
+    if len(lesson):
+        learner.train(draw(lesson, _STEPS, _BATCH, numbers), _LR)
+    return learner
+
+
+def last_sent(reports: Sequence[Report], n_clients: int, n_classes: int) -> list[Knowledge]:
+    """Of each client what it sent last; reports in order of their rounds. A client may have sent nothing."""
+    out = [empty(n_classes)] * n_clients
+    for report in reports:
+        if len(report.knowledge):
+            out[report.client] = report.knowledge
+    return out
+
+
+def probabilities(learner: TorchLearner, x: Float32) -> Float32:
+    """Of classes, float32 [n, C]."""
+    return softmax(learner.predict_logits(np.ascontiguousarray(x)))

@@ -1,0 +1,1 @@
+"""Read recorded runs and store attack signals."""

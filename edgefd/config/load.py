@@ -1,0 +1,164 @@
+"""Read a config from YAML or plain dictionaries."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import TypeAdapter, ValidationError
+
+from edgefd.config.consistency import check_consistency
+from edgefd.config.overrides import read_override, renames, set_key
+from edgefd.config.schema import PARTITIONS, SECTIONS, CodecChoice, Config, Data, Model, Proxy, Run
+from edgefd.core.errors import UserError, hint
+from edgefd.defences.apply import DEFENCES
+from edgefd.federation.plan import Training
+from edgefd.learners.distillation_loss import Distillation
+from edgefd.methods import get_method
+from edgefd.poisoning.attacks import Attack
+from edgefd.poisoning.robust_aggregation import Aggregator
+from edgefd.rounds.participation import Coordinator
+from edgefd.selection.settings import Selection
+
+
+def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
+    """The config in a YAML file, with `section.key=value` overrides.
+
+    Raises:
+        UserError: for anything wrong with it: the key, what is wrong and what is valid.
+    """
+    raw = read_yaml(path)
+    for override in sorted(overrides, key=lambda o: renames(o.partition("=")[0]), reverse=True):
+        set_key(raw, *read_override(override))
+    return parse_config(raw)
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The sections of a YAML file.
+
+    Raises:
+        UserError: if it cannot be read or holds anything else.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"cannot read config {path}: {getattr(error, 'strerror', None) or error}") from error
+    try:
+        raw = yaml.safe_load(text) or {}
+    except yaml.YAMLError as error:
+        raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(raw, dict):
+        raise UserError(f"{path} must hold sections such as data: and method:, not a {type(raw).__name__}")
+    return raw
+
+
+def parse_config(raw: Mapping[str, Any]) -> Config:
+    """The config from plain dictionaries."""
+    _known("", raw, SECTIONS)
+    _check_plain("", raw)
+    method_section = _section(raw, "method")
+    name = str(method_section.pop("name", "edgefd"))
+    config = Config(
+        method_name=name,
+        method_config=_parse("method", get_method(name).config, method_section),
+        seed=_parse("seed", _Seed, {"seed": raw.get("seed", 0)}).seed,
+        data=_parse("data", Data, _section(raw, "data")),
+        partition=_one_of("partition", PARTITIONS, raw, "strong"),
+        proxy=_parse("proxy", Proxy, _section(raw, "proxy")),
+        model=_models(raw.get("model", {})),
+        train=_parse("train", Training, _section(raw, "train")),
+        codec=_parse("codec", CodecChoice, _section(raw, "codec")),
+        run=_parse("run", Run, _section(raw, "run")),
+        aggregator=_parse("aggregator", Aggregator, _section(raw, "aggregator")),
+        attack=_parse("attack", Attack, _section(raw, "attack")),
+        defence=_one_of("defence", DEFENCES, raw, "none"),
+        coordinator=_parse("coordinator", Coordinator, _section(raw, "coordinator")),
+        selection=_parse("selection", Selection, _section(raw, "selection")),
+        distillation=_parse("distillation", Distillation, _section(raw, "distillation")),
+        also=_also(raw.get("also", [])),
+    )
+    check_consistency(config)
+    return config
+
+
+def _one_of(section: str, kinds: Mapping[str, type], raw: Mapping[str, Any], default: str) -> Any:
+    """A section whose name says of which kind it is."""
+    values = _section(raw, section)
+    name = str(values.get("name", default))
+    if name not in kinds:
+        raise UserError(f"{section}.name: unknown {section} {name!r}: {hint(name, kinds)}")
+    return _parse(section, kinds[name], values)
+
+
+@dataclass(frozen=True)
+class _Seed:
+    seed: int
+
+
+def _also(names: object) -> tuple[str, ...]:
+    if not isinstance(names, list):
+        raise UserError("also must be a list of methods, such as [fedmd, indlearn]")
+    for name in names:
+        get_method(str(name))
+    if len(set(names)) < len(names):
+        raise UserError("also names a method twice")
+    return tuple(str(n) for n in names)
+
+
+def _models(raw: object) -> tuple[Model, ...]:
+    sections = [{"name": s} if isinstance(s, str) else s for s in (raw if isinstance(raw, list) else [raw])]
+    if not sections or not all(isinstance(s, dict) for s in sections):
+        raise UserError("model must be a name, a section such as {name: cnn}, or a list of either")
+    return tuple(_parse("model", Model, s) for s in sections if isinstance(s, dict))
+
+
+def _section(raw: Mapping[str, Any], name: str) -> dict[str, Any]:
+    section = raw.get(name)
+    if section is None:
+        return {}
+    if not isinstance(section, dict):
+        raise UserError(f"{name} must be a section of keys, such as {name}: {{name: ...}}, not {section!r}")
+    return dict(section)
+
+
+def _check_plain(where: str, value: object) -> None:
+    """Whether YAML gave nothing but text, numbers, lists and sections: it also knows dates, sets and bytes."""
+    if isinstance(value, Mapping):
+        for key, inner in value.items():
+            if not isinstance(key, str):
+                raise UserError(f"{where}: the key {key!r} must be text")
+            _check_plain(f"{where}.{key}" if where else key, inner)
+    elif isinstance(value, list):
+        for inner in value:
+            _check_plain(where, inner)
+    elif not isinstance(value, str | int | float | None):
+        raise UserError(f"{where}: {value} is a {type(value).__name__}, not text or a number: put it in quotes")
+
+
+def _parse(section: str, kind: Any, values: Mapping[str, Any]) -> Any:
+    """One section as its dataclass."""
+    _known(section, values, [f.name for f in dataclasses.fields(kind)])
+    try:
+        parsed = TypeAdapter(kind).validate_python(dict(values))
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join([section, *(str(part) for part in first["loc"])])
+        got = f" (got {first['input']!r})" if first["type"] not in ("missing", "value_error") else ""
+        raise UserError(f"{where}: {first['msg'].removeprefix('Value error, ')}{got}") from error
+    for name in (f.name for f in dataclasses.fields(kind)):
+        value = getattr(parsed, name)
+        if isinstance(value, float) and not math.isfinite(value):
+            raise UserError(f"{section}.{name}: must be a finite number (got {value})")
+    return parsed
+
+
+def _known(section: str, values: Mapping[str, Any], valid: Sequence[str]) -> None:
+    for key in values:
+        if key not in valid:
+            where = f"{section}.{key}" if section else str(key)
+            raise UserError(f"{where}: unknown key, {hint(str(key), valid)}")

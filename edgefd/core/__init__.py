@@ -1,0 +1,1 @@
+"""Arrays, knowledge, seeding, errors, files, host and processes: used by every other package."""

@@ -1,0 +1,155 @@
+"""From a data set to a federation: who holds what, and what everybody shares."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from edgefd.core.arrays import Int64
+from edgefd.core.errors import UserError
+from edgefd.core.seeding import Purpose, rng
+from edgefd.data.datasets import Dataset
+from edgefd.data.npz import channels_first, finite_samples, read_npz, whole_labels
+from edgefd.data.partitions import class_table
+from edgefd.data.splits import split, stratified
+from edgefd.federation.clients import ClientData, Federation, ProxySet, Scale, scale_of
+
+CONTRIBUTORS = "contributors"
+"""in an npz of proxy samples: how many devices gave them; without it, they are public"""
+
+Partition = Callable[[Int64, Int64 | None, np.random.Generator], list[Int64]]
+
+
+def build_federation(
+    dataset: Dataset,
+    partition: Partition,
+    *,
+    proxy_source: Literal["contributed", "public"],
+    alpha: float,
+    keep: bool,
+    proxy_path: Path | None,
+    heldout: float,
+    seed: int,
+    scale: Scale | None = None,
+) -> Federation:
+    """Deal the training set out to clients and make the proxy set.
+
+    Args:
+        dataset: with its training and test part.
+        partition: (labels, groups, rng) → one index array a client.
+        proxy_source: "contributed": a fraction `alpha` of every client's samples; "public": a fraction `alpha` of the
+            training set, held out before it is dealt out; or either kind of samples in `proxy_path`.
+        alpha: that fraction, in (0, 1).
+        keep: contributed samples stay in the private set as well, to train on; none is ever held out.
+        proxy_path: npz with `x` and, only to measure with, `y`; contributed is what devices gave before (`edgefd
+            collect`): nobody is told whose a row is, and it was never part of this data set.
+        heldout: share of each client's private rows kept from training.
+        seed: of everything random here.
+        scale: of all samples; None means that of the proxy set. `RAW` leaves them as they are.
+
+    Raises:
+        UserError: if a client is left with fewer than two samples, or `alpha` or `heldout` is not in (0, 1).
+    """
+    if not 0 < heldout < 1:
+        raise UserError(f"data.heldout must be in (0, 1), not {heldout}")
+    y, group = dataset.y_train, dataset.group_train
+    numbers = rng(seed, Purpose.PROXY)
+    everyone = np.arange(len(y))
+    shared = np.empty(0, np.int64)
+    if proxy_source == "public" and proxy_path is None:
+        shared, everyone = stratified(everyone, y, alpha, numbers)
+    dealt = partition(y[everyone], None if group is None else group[everyone], rng(seed, Purpose.PARTITION))
+    parts = [everyone[rows] for rows in dealt]
+    owner, private = np.full(len(shared), -1), parts
+    if proxy_source == "contributed" and proxy_path is None:
+        shared, owner, private = contributed(parts, y, alpha, keep, numbers)
+    x: npt.NDArray[Any] = dataset.x_train[shared]
+    labels: Int64 | None = y[shared]
+    if proxy_path is not None:
+        x, labels = proxy_file(proxy_path, dataset, proxy_source)
+        owner = np.full(len(x), -1)
+    scale = scale or scale_of(x)
+    proxy = ProxySet(scale(x), owner)
+    clients = tuple(_client(i, rows, shared, dataset, proxy, scale, heldout, seed) for i, rows in enumerate(private))
+    return Federation(
+        clients=clients,
+        proxy=proxy,
+        proxy_labels=labels,
+        x_test=scale(dataset.x_test),
+        y_test=dataset.y_test,
+        n_classes=dataset.n_classes,
+        scale=scale,
+        table=class_table(y, parts, dataset.n_classes),
+        raw_samples_disclosed=len(proxy) if proxy_source == "contributed" else 0,
+        kept=keep,
+        proxy_rows=shared if proxy_path is None else None,
+    )
+
+
+def contributed(
+    parts: Sequence[Int64], y: Int64, alpha: float, keep: bool, rng: np.random.Generator
+) -> tuple[Int64, Int64, list[Int64]]:
+    """Every client gives a fraction `alpha` of its samples, of each of its classes, at least one in all.
+
+    Returns:
+        the shared sample indices in random order (so that an id tells nothing about owner or class), their owners, and
+        what stays private with each client.
+    """
+    pairs = [stratified(rows, y, alpha, rng) for rows in parts]
+    shared = np.concatenate([given for given, _ in pairs])
+    owner = np.repeat(np.arange(len(parts)), [len(given) for given, _ in pairs])
+    order = rng.permutation(len(shared))
+    private = [rows if keep else rest for rows, (_, rest) in zip(parts, pairs, strict=True)]
+    return shared[order], owner[order], private
+
+
+def proxy_file(path: Path, dataset: Dataset, source: str) -> tuple[npt.NDArray[Any], Int64 | None]:
+    """Raw proxy samples from an npz with `x`, read as those of a data set are, and, only to measure with, maybe `y`.
+
+    Raises:
+        UserError: if the samples are not of the data set's kind, `y` is out of range, or `source` is not where they are
+            from: what devices contributed must not be counted as public.
+    """
+    arrays = read_npz(path, ("x",))
+    if (CONTRIBUTORS in arrays) != (source == "contributed"):
+        kind, other = ("raw private", "contributed") if CONTRIBUTORS in arrays else ("public", "public")
+        raise UserError(f"{path} holds {kind} samples, as far as it says: set proxy.source={other}")
+    x = finite_samples(channels_first(arrays["x"]), str(path))
+    if x.dtype != dataset.x_train.dtype or x.shape[1:] != dataset.x_train.shape[1:]:
+        raise UserError(
+            f"{path}: x must be {dataset.x_train.dtype} samples of shape {list(dataset.x_train.shape[1:])}, "
+            f"as in {dataset.name}, not {x.dtype} of shape {list(x.shape[1:])}"
+        )
+    if "y" not in arrays:
+        return x, None
+    y = whole_labels(arrays["y"], len(x), str(path))
+    if y.max() >= dataset.n_classes:
+        raise UserError(f"{path}: y must be in 0..{dataset.n_classes - 1}")
+    return x, y
+
+
+def _client(
+    client: int, rows: Int64, shared: Int64, dataset: Dataset, proxy: ProxySet, scale: Scale, heldout: float, seed: int
+) -> ClientData:
+    if len(rows) < 2 or np.isin(rows, shared).all():
+        raise UserError(
+            f"client {client} is left with {len(rows)} private samples; it needs 2 or more, one to train on and one "
+            "held out that it did not contribute: use fewer clients, more data, or a smaller proxy.alpha"
+        )
+    train, held = split(rows, heldout, seed, client, shared)
+    owned = np.flatnonzero(proxy.owner == client)
+    return ClientData(
+        client=client,
+        x=scale(dataset.x_train[train]),
+        y=dataset.y_train[train],
+        x_heldout=scale(dataset.x_train[held]),
+        y_heldout=dataset.y_train[held],
+        owned=owned,
+        rows=train,
+        heldout_rows=held,
+        owned_y=dataset.y_train[shared[owned]],
+    )

@@ -1,0 +1,121 @@
+"""Writing a bundle: export, compare with torch, and only then put the folder in place."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+import numpy as np
+from torch import nn
+
+from edgefd.core.arrays import Float32
+from edgefd.core.errors import UserError
+from edgefd.core.files import npz_bytes
+from edgefd.export.graph import OPSET
+from edgefd.export.model_graphs import LEARNING_RATE, SECOND_MOMENT, export_graphs, initial_arrays
+from edgefd.export.verify import run_step, verify
+from edgefd.federation.terms import Terms
+from edgefd.learners.batches import Lesson, one_hot
+from edgefd.learners.graphs import Graphs, State
+from edgefd.wire.bundle_manifest import EXTRACTOR, MANIFEST, SCHEMA, FileRecord, Manifest
+
+
+def export_bundle(
+    out: Path,
+    model: nn.Module,
+    name: str,
+    optimizer: str,
+    batch: int,
+    proxy: Float32,
+    scale: tuple[float, float],
+    heldout: float,
+    terms: Terms,
+    extractor: tuple[bytes, tuple[int, ...]] | None = None,
+) -> Manifest:
+    """Write a bundle folder, whole or not at all.
+
+    Args:
+        out: the folder, which must not exist.
+        model: the module, with the parameters that devices start from.
+        name: what the model is called.
+        optimizer: sgd or adam.
+        batch: rows of the graph's batch.
+        proxy: float32 [P, ...], scaled.
+        scale: (mean, std) with which raw samples are scaled.
+        heldout: share of private rows kept from training where the data do not say which.
+        terms: of the federation that the device will be in.
+        extractor: where the model takes features, the graph that makes them, and the shape of a raw sample.
+
+    Raises:
+        UserError: if the model cannot be exported, its graphs disagree with torch, or `out` cannot be written.
+    """
+    if out.exists():
+        raise UserError(f"{out} exists already: choose another folder, or remove it")
+    graphs = export_graphs(model, optimizer, batch, proxy.shape[1:], terms.n_classes)
+    errors = verify(graphs, model, optimizer, proxy)
+    init = initial_arrays(model, optimizer)
+    blobs = {
+        "model.onnx": graphs.logits,
+        "train_step.onnx": graphs.step,
+        "init.npz": npz_bytes(init),
+        "proxy.npz": npz_bytes({"x": proxy}),
+        "selftest.npz": npz_bytes(_selftest(graphs, init, proxy)),
+    }
+    if extractor is not None:
+        blobs[EXTRACTOR] = extractor[0]
+    manifest = Manifest(
+        schema=SCHEMA,
+        opset=OPSET,
+        model=name,
+        optimizer=optimizer,
+        batch=batch,
+        shape=graphs.shape,
+        scale=scale,
+        state=graphs.state,
+        constants=graphs.constants,
+        files={file: FileRecord(len(blob), hashlib.sha256(blob).hexdigest()) for file, blob in blobs.items()},
+        errors=errors,
+        heldout=heldout,
+        terms=terms,
+        raw_shape=None if extractor is None else extractor[1],
+    )
+    text = json.dumps(dataclasses.asdict(manifest), indent=2) + "\n"
+    _write(out, blobs | {MANIFEST: text.encode()})
+    return manifest
+
+
+def _selftest(graphs: Graphs, init: State, proxy: Float32) -> State:
+    """One step on the first proxy rows: what goes in, and `expected/<name>`, `expected/loss`.
+
+    `start/<name>` is where the step starts if not from `init`: Adam's second moments are a constant, as large as
+    gradients are. From zero its first step divides rounding noise by itself, and every kind of CPU rounds differently.
+    """
+    rows = proxy[: graphs.batch]
+    targets = one_hot(np.arange(len(rows)) % graphs.n_classes, graphs.n_classes)
+    lesson = Lesson(rows, targets, np.ones(len(rows), np.float32))
+    start = {n: np.full_like(v, SECOND_MOMENT) for n, v in init.items() if n.startswith("optimizer/exp_avg_sq/")}
+    expected, loss = run_step(graphs, {**init, **start}, lesson, LEARNING_RATE)
+    numbers = {"lr": np.array(LEARNING_RATE, np.float32), "expected/loss": np.array(loss, np.float32)}
+    arrays = {f"expected/{name}": value for name, value in expected.items()}
+    return {"targets": targets, **numbers, **{f"start/{name}": v for name, v in start.items()}, **arrays}
+
+
+def _write(out: Path, blobs: dict[str, bytes]) -> None:
+    part: str | None = None
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        part = tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent)
+        for name, blob in blobs.items():
+            (Path(part) / name).write_bytes(blob)
+        os.chmod(part, 0o755)
+        os.rename(part, out)
+    except OSError as error:
+        raise UserError(f"cannot write bundle {out}: {error.strerror}") from error
+    finally:
+        if part is not None:
+            shutil.rmtree(part, ignore_errors=True)

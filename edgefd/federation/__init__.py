@@ -1,0 +1,1 @@
+"""The nouns of a federation: clients, proxy set, plans, reports, terms, `Method`."""

@@ -1,0 +1,1 @@
+"""Density-ratio filters: decide which proxy samples a client may answer for."""

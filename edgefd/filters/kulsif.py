@@ -1,0 +1,155 @@
+"""KuLSIF: the density-ratio estimator inside Selective-FD (Kanamori, Suzuki and Sugiyama 2012).
+
+Its cost is a kernel matrix of the auxiliary samples, and every pair of row and sample; `KMeansDRE` costs k centroids.
+benchmarks/density.py has a version that is as fast as it can be made, with SciPy.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from edgefd.core.arrays import Float32, Float64
+from edgefd.core.errors import UserError
+from edgefd.filters.kmeans import BLOCK, row_squares, squared_distances
+from edgefd.filters.kmeans_dre import rows_of
+
+
+class KuLSIF:
+    """Kernel unconstrained least-squares importance fitting: p(x) / q(x) of private samples to auxiliary ones.
+
+    With private samples y_1..y_m, auxiliary samples u_1..u_n, the Gaussian kernel k(a, b) = exp(-|a - b|^2 / (2 w^2)),
+    and K11, K12 the kernels of auxiliary samples with themselves and with the private ones,
+
+        a = -(1 / (n m lambda)) (K11 / n + lambda I)^-1 K12 1        lambda = n^-1/2
+        r(x) = sum_i a_i k(x, u_i) + (1 / (m lambda)) sum_j k(x, y_j)
+
+    The higher, the more x looks like private data. With a narrow kernel in pixel space the first sum is next to
+    nothing, so this is a kernel density estimate there (docs/methods/selective_fd.md).
+
+    Args:
+        width: w; None = 2 w^2 is the median squared distance of private samples.
+        variant: "correct", or "published": the formula as it stands in the published code of Selective-FD, which
+            multiplies by K11 / n + lambda I where its inverse belongs.
+
+    >>> rng = np.random.default_rng(0)
+    >>> private, other = rng.normal(0, 1, (100, 2)), rng.uniform(-9, 9, (50, 2))
+    >>> near, far = KuLSIF().fit(private, reference=other).score_samples([[0, 0], [6, 6]])
+    >>> bool(near > far)
+    True
+    """
+
+    def __init__(self, width: float | None = None, variant: Literal["correct", "published"] = "correct") -> None:
+        self.width = width
+        self.variant = variant
+
+    def fit(self, X: npt.ArrayLike, y: None = None, *, reference: npt.ArrayLike) -> KuLSIF:
+        """Solve for the coefficients of the auxiliary samples `reference` [n, ...]; X [m, ...] is private.
+
+        Raises:
+            ValueError: for a parameter out of range or data that do not fit.
+            UserError: if the kernel matrix would not fit in memory; nothing has been allocated then.
+        """
+        if self.width is not None and not self.width > 0:
+            raise ValueError(f"width must be above 0, not {self.width}")
+        if self.variant not in ("correct", "published"):
+            raise ValueError(f"variant must be correct or published, not {self.variant!r}")
+        private, auxiliary = rows_of(X), rows_of(reference)
+        self.n_features_in_ = private.shape[1]
+        if auxiliary.shape[1] != self.n_features_in_:
+            raise ValueError(f"reference has {auxiliary.shape[1]} features, X has {self.n_features_in_}")
+        n, m = len(auxiliary), len(private)
+        check_memory(n, m, self.n_features_in_)
+        self.centre_ = private.mean(0)  # distances by matrix product lose digits far from zero
+        self.private_, self.auxiliary_ = private - self.centre_, auxiliary - self.centre_
+        self.two_w2_ = _median_square(self.private_) if self.width is None else 2 * self.width**2
+        self.lam_ = n**-0.5
+        left = self._kernel(self.auxiliary_, self.auxiliary_).astype(np.float64) / n
+        left.flat[:: n + 1] += self.lam_
+        right = self._sums(self.auxiliary_, np.ones(m, np.float32), self.private_)
+        solved = left @ right if self.variant == "published" else _solve(left, right)
+        self.coefficients_ = -solved / (n * m * self.lam_)
+        return self
+
+    def score_samples(self, X: npt.ArrayLike) -> Float32:
+        """r(x), float32 [n]: high where x looks like the private data."""
+        if not hasattr(self, "coefficients_"):
+            raise ValueError("this KuLSIF is not fitted yet: call fit first")
+        x = rows_of(X)
+        if x.shape[1] != self.n_features_in_:
+            raise ValueError(f"X has {x.shape[1]} features, but KuLSIF is expecting {self.n_features_in_} features")
+        x = x - self.centre_
+        known = self._sums(x, np.full(len(self.private_), 1 / (len(self.private_) * self.lam_)), self.private_)
+        return (known + self._sums(x, self.coefficients_, self.auxiliary_)).astype(np.float32)
+
+    def get_params(self, deep: bool = True) -> dict[str, Any]:
+        """The constructor's arguments, as scikit-learn asks of an estimator."""
+        return {"width": self.width, "variant": self.variant}
+
+    def set_params(self, **params: Any) -> KuLSIF:
+        """Set constructor arguments, as scikit-learn asks of an estimator."""
+        for name, value in params.items():
+            if name not in self.get_params():
+                raise ValueError(f"KuLSIF has no parameter {name!r}; it has width, variant")
+            setattr(self, name, value)
+        return self
+
+    def _kernel(self, a: Float32, b: Float32) -> Float32:
+        """K(a, b), float32 [len(a), len(b)]."""
+        distances = squared_distances(a, b, row_squares(a))
+        distances /= -self.two_w2_
+        out: Float32 = np.exp(distances, out=distances)
+        return out
+
+    def _sums(self, x: Float32, coefficients: npt.NDArray[Any], samples: Float32) -> Float64:
+        """sum_j c_j k(x_i, s_j), float64 [len(x)], a block of rows at a time."""
+        blocks = (self._kernel(x[i : i + BLOCK], samples) for i in range(0, len(x), BLOCK))
+        return np.concatenate([block @ coefficients.astype(np.float64) for block in blocks])
+
+
+def check_memory(n: int, m: int, d: int, free: int | None = None) -> None:
+    """Whether a fit on n auxiliary and m private samples of d features fits in `free` bytes (None: this machine's).
+
+    It needs about 24 n^2 bytes (K11 in float32 and float64, and its factor), a block of K12, and 16 n d bytes for the
+    auxiliary samples as they are drawn, kept and centred.
+
+    Raises:
+        UserError: if not, with the estimate.
+    """
+    free = _free_memory() if free is None else free
+    needed = 24 * n * n + 12 * BLOCK * max(n, m) + 16 * n * d
+    if needed > free:
+        raise UserError(
+            f"KuLSIF on {n} auxiliary and {m} private samples needs about {needed / 1e9:.1f} GB, "
+            f"{free / 1e9:.1f} GB are free: use fewer, or KMeansDRE"
+        )
+
+
+def _free_memory() -> int:
+    try:
+        with open("/proc/meminfo") as file:
+            return next(int(line.split()[1]) * 1024 for line in file if line.startswith("MemAvailable"))
+    except (OSError, StopIteration):  # not Linux
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def _median_square(x: Float32) -> float:
+    """Of the distances between the first 500 rows; 1 where there is nothing to compare."""
+    some = x[:500]
+    pairs = squared_distances(some, some, row_squares(some))[np.triu_indices(len(some), 1)]
+    return float(np.median(pairs)) or 1.0 if len(pairs) else 1.0
+
+
+def _solve(left: Float64, right: Float64) -> Float64:
+    """left^-1 right for a symmetric positive definite matrix, by Cholesky and two substitutions, O(n^2) each."""
+    factor = np.linalg.cholesky(left)
+    half = np.empty_like(right)
+    for i in range(len(right)):
+        half[i] = (right[i] - factor[i, :i] @ half[:i]) / factor[i, i]
+    out = np.empty_like(right)
+    for i in reversed(range(len(right))):
+        out[i] = (half[i] - factor[i + 1 :, i] @ out[i + 1 :]) / factor[i, i]
+    return out

@@ -1,0 +1,1 @@
+"""Models and how they are trained: torch, ONNX Runtime, distillation losses."""

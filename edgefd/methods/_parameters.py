@@ -1,0 +1,33 @@
+"""Flatten the parameters of a model into one vector and load them back."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from edgefd.core.arrays import Float32
+from edgefd.core.errors import RunError
+from edgefd.learners.learner import Learner
+
+
+def parameters(learner: Learner) -> Float32:
+    """All parameters and floating point buffers of the model in one row, in the order of `state()`."""
+    return np.concatenate([v.ravel() for v in _floats(learner).values()])
+
+
+def set_parameters(learner: Learner, row: Float32) -> None:
+    """Put such a row into the model; the optimizer's state stays the client's own.
+
+    Raises:
+        RunError: if it is of a model of another size.
+    """
+    state, floats, start = learner.state(), _floats(learner), 0
+    if (has := sum(v.size for v in floats.values())) != len(row):
+        raise RunError(f"a model of {len(row)} parameters was sent, this one has {has}")
+    for name, value in floats.items():
+        state[name] = row[start : start + value.size].reshape(value.shape).copy()
+        start += value.size
+    learner.load_state(state)
+
+
+def _floats(learner: Learner) -> dict[str, np.ndarray]:
+    return {n: v for n, v in learner.state().items() if n.startswith("model/") and v.dtype == np.float32}

@@ -1,0 +1,30 @@
+"""Helpers of methods that train a model at the server."""
+
+from __future__ import annotations
+
+from edgefd.core.errors import RunError
+from edgefd.core.knowledge import Knowledge
+from edgefd.core.seeding import Purpose, rng
+from edgefd.federation.plan import RoundPlan
+from edgefd.federation.state import Server
+from edgefd.learners.batches import Lesson, augment, passes
+from edgefd.learners.learner import Learner
+
+
+def model_of(server: Server) -> Learner:
+    """The server's own model.
+
+    Raises:
+        RunError: if it was given none.
+    """
+    if server.learner is None:
+        raise RunError("the method needs a model at the server, and there is none")
+    return server.learner
+
+
+def distil(server: Server, mean: Knowledge, plan: RoundPlan, epochs: int) -> None:
+    """Train the server's model on those rows, at the learning rate of the round."""
+    numbers = rng(plan.seed, Purpose.STUDENT, plan.round)
+    lesson = Lesson(server.proxy.x[mean.ids], mean.values, mean.weights)
+    batches = passes(lesson, epochs, plan.training.batch_size, numbers)
+    model_of(server).train(augment(batches, plan.training.shift, numbers), plan.training.lr_at(plan.round))

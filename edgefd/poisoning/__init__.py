@@ -1,0 +1,1 @@
+"""Simulated attackers and robust aggregation rules."""

@@ -1,0 +1,1 @@
+"""The one round: client part, server part, loop, participation, validation."""

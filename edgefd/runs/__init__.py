@@ -1,0 +1,1 @@
+"""A run, simulated or real: preparation, execution, metrics and the run folder."""

@@ -1,0 +1,41 @@
+"""Run folders: runs/<id>/{config.yaml, env.json, partition.json, metrics.jsonl, evaluation.json, summary.json}."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from pathlib import Path
+
+import yaml
+
+from edgefd.config.schema import Config
+from edgefd.core.errors import UserError
+from edgefd.core.files import writing
+
+
+def run_folder(config: Config, out: Path | None, or_empty: bool = False) -> Path:
+    """Make the folder of a new run: `out`, or runs/<time>-<method>-<data>-<partition>-s<seed>.
+
+    Raises:
+        UserError: if it exists already (nothing is ever overwritten), unless `or_empty` and there is nothing in it but
+            hidden files, as of a server that was killed before it began; or if it cannot be written.
+    """
+    data = Path(config.data.name).stem
+    stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
+    name = f"{stamp}-{config.method_name.replace(':', '.')}-{data}-{config.partition.name}-s{config.seed}"
+    folder = out if out is not None else Path("runs") / name
+    try:
+        folder.mkdir(parents=True)
+    except FileExistsError:
+        if or_empty and folder.is_dir() and all(path.name.startswith(".") for path in folder.iterdir()):
+            return folder
+        raise UserError(f"run folder {folder} exists already: choose another with --out, or remove it") from None
+    except OSError as error:
+        raise UserError(f"cannot write run folder {folder}: {error.strerror}; choose another with --out") from error
+    return folder
+
+
+def write_config(folder: Path, config: Config) -> None:
+    """The resolved config, every default written out."""
+    text = yaml.safe_dump(config.to_dict(), sort_keys=False, allow_unicode=True)
+    with writing(folder / "config.yaml") as path:
+        path.write_text(text, encoding="utf-8")

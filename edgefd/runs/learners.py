@@ -1,0 +1,78 @@
+"""Build the learners of a run from its config."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import torch
+
+from edgefd.config.schema import Config, Model
+from edgefd.core.shared_memory import shared_zeros
+from edgefd.federation.clients import ClientData, Federation
+from edgefd.learners.dual_head import TwoHeads
+from edgefd.learners.learner import Learner
+from edgefd.learners.models import build_model, is_foreign
+from edgefd.learners.torch_learner import Tapes, TorchLearner
+
+if TYPE_CHECKING:
+    from edgefd.learners.onnx_learner import Sessions
+
+
+def make_learner(config: Config, data: ClientData, n_classes: int, sessions: Callable[[Model], Sessions]) -> Learner:
+    """The client's own model; models are dealt out to the clients in turn.
+
+    Clients with the same model start from the same parameters, as devices start from those of their bundle.
+    `sessions` makes, once for each model, what runs its exported graphs.
+    """
+    return _learner(config, config.model_of(data.client), data.x.shape[1:], n_classes, sessions)
+
+
+def server_learner(config: Config, federation: Federation) -> Learner:
+    """The server's own model, for methods that have one: the config's first, which starts as the clients' do."""
+    torch.set_num_threads(1)
+    shape = federation.proxy.x.shape[1:]
+    return _learner(config, config.model[0], shape, federation.n_classes, model_sessions(config, federation))
+
+
+def _learner(
+    config: Config, choice: Model, shape: tuple[int, ...], n_classes: int, sessions: Callable[[Model], Sessions]
+) -> Learner:
+    learner = _one_model(config, choice, shape, choice.heads * n_classes, sessions)
+    return learner if choice.heads == 1 else TwoHeads(learner)
+
+
+def _one_model(
+    config: Config, choice: Model, shape: tuple[int, ...], n_logits: int, sessions: Callable[[Model], Sessions]
+) -> Learner:
+    model = build_model(choice.name, shape, n_logits, config.seed)
+    if (choice.learner or config.run.learner) == "torch":
+        tapes = None if is_foreign(choice.name) else _tapes(choice.name, shape, n_logits)
+        return TorchLearner(model, config.train.optimizer, shared_zeros, tapes)
+    from edgefd.export.model_graphs import initial_arrays
+    from edgefd.learners.onnx_learner import OnnxLearner
+
+    return OnnxLearner(sessions(choice), initial_arrays(model, config.train.optimizer), shared_zeros)
+
+
+@functools.cache
+def _tapes(name: str, shape: tuple[int, ...], n_logits: int) -> Tapes:
+    """Of a model, in this process."""
+    return {}
+
+
+def model_sessions(config: Config, federation: Federation) -> Callable[[Model], Sessions]:
+    """From a model to what runs its exported graphs, exported once each."""
+    return functools.cache(functools.partial(_sessions, config, federation))
+
+
+def _sessions(config: Config, federation: Federation, choice: Model) -> Sessions:
+    """Of a model's exported graphs; workers open them after the fork."""
+    from edgefd.export.model_graphs import export_graphs
+    from edgefd.learners.onnx_learner import Sessions
+
+    shape = federation.proxy.x.shape[1:]
+    n_logits = choice.heads * federation.n_classes
+    model = build_model(choice.name, shape, n_logits, 0)
+    return Sessions(export_graphs(model, config.train.optimizer, config.train.batch_size, shape, n_logits))

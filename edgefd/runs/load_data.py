@@ -1,0 +1,101 @@
+"""From a config to the federation that it describes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from edgefd.config.schema import ByGroup, Config, Dirichlet, FromFile, Iid, QuantitySkew, Shards, Strong, Weak
+from edgefd.core.arrays import Int64
+from edgefd.core.errors import UserError
+from edgefd.core.seeding import Purpose, rng
+from edgefd.data import partitions
+from edgefd.data.build_federation import build_federation
+from edgefd.data.datasets import Dataset, digest, load_dataset
+from edgefd.data.features import extractor_graph, featured
+from edgefd.federation.clients import Federation, Scale
+
+
+def load_data(config: Config) -> Dataset:
+    """The data set, cut to `data.limit`; with `data.extractor`, its features."""
+    dataset = load_raw(config)
+    if config.data.extractor is None:
+        return dataset
+    return featured(dataset, config.data.extractor, config.data.extractor_size)
+
+
+def load_raw(config: Config) -> Dataset:
+    """The data set, cut to `data.limit`, as it is before any extractor."""
+    dataset = load_dataset(config.data.name, test_people=config.data.test_people)
+    return dataset if config.data.limit is None else limited(dataset, config.data.limit)
+
+
+def extractor_of(config: Config) -> tuple[bytes, tuple[int, ...]] | None:
+    """The config's extractor as a graph, and the shape of a raw sample; None without one."""
+    if config.data.extractor is None:
+        return None
+    shape = load_raw(config).x_train.shape[1:]
+    return extractor_graph(config.data.extractor, shape, config.data.extractor_size), shape
+
+
+def limited(dataset: Dataset, limit: int) -> Dataset:
+    """A class-balanced part of the training set: limit // C samples of each class, the same whatever a run's seed."""
+    each = limit // dataset.n_classes
+    counts = np.bincount(dataset.y_train, minlength=dataset.n_classes)
+    if each < 1 or counts.min() < each:
+        raise UserError(
+            f"data.limit={limit} asks for {each} samples of each of {dataset.n_classes} classes; "
+            f"{dataset.name} has {counts.min()} to {counts.max()}"
+        )
+    numbers = rng(0, Purpose.SUBSET)
+    rows = np.concatenate(
+        [numbers.permutation(np.flatnonzero(dataset.y_train == c))[:each] for c in range(dataset.n_classes)]
+    )
+    rows.sort()
+    group = None if dataset.group_train is None else dataset.group_train[rows]
+    part = replace(dataset, x_train=dataset.x_train[rows], y_train=dataset.y_train[rows], group_train=group)
+    return replace(part, sha256=digest(part))
+
+
+def federate(config: Config, dataset: Dataset, scale: Scale | None = None) -> Federation:
+    """Clients, proxy set and test set; see `build_federation` for `scale`."""
+    return build_federation(
+        dataset,
+        partition=partition_function(config),
+        proxy_source=config.proxy.source,
+        alpha=config.proxy.alpha,
+        keep=config.proxy.keep,
+        proxy_path=None if config.proxy.path is None else Path(config.proxy.path),
+        heldout=config.data.heldout,
+        seed=config.seed,
+        scale=scale,
+    )
+
+
+def partition_function(config: Config) -> Callable[[Int64, Int64 | None, np.random.Generator], list[Int64]]:
+    """(labels, groups, rng) → one index array a client."""
+    p = config.partition
+
+    def split(y: Int64, group: Int64 | None, numbers: np.random.Generator) -> list[Int64]:
+        match p:
+            case Strong():
+                return partitions.strong(y, p.n_clients, numbers)
+            case Weak():
+                return partitions.weak(y, p.n_clients, numbers)
+            case Iid():
+                return partitions.iid(y, p.n_clients, numbers)
+            case Dirichlet():
+                return partitions.dirichlet(y, p.n_clients, p.alpha, numbers)
+            case Shards():
+                return partitions.shards(y, p.n_clients, p.classes_per_client, numbers)
+            case QuantitySkew():
+                return partitions.quantity_skew(y, p.n_clients, p.alpha, numbers)
+            case ByGroup():
+                return partitions.by_group(group)
+            case FromFile():
+                return partitions.from_file(Path(p.path), len(y))
+
+    return split

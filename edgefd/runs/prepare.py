@@ -1,0 +1,81 @@
+"""Load the data of a config, build its federation, and check all inputs before a run begins."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+
+from edgefd.config.schema import Config
+from edgefd.core.errors import UserError, require
+from edgefd.data.datasets import Dataset
+from edgefd.defences.apply import claim
+from edgefd.defences.dp_sgd import DpSgd
+from edgefd.defences.dp_sgd import check_model as check_private_model
+from edgefd.federation.clients import Federation, proxy_labels_of
+from edgefd.federation.terms import Terms
+from edgefd.poisoning.attacks import attackers
+from edgefd.rounds.participation import check_rules
+from edgefd.runs.load_data import federate, load_data
+from edgefd.selection.settings import check_budget
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """A config with the data it asks for: everything that bad input can spoil has been looked at."""
+
+    config: Config
+    dataset: Dataset
+    federation: Federation
+
+
+def prepare(config: Config, trains: bool = True) -> Prepared:
+    """Load the data and deal it out.
+
+    Args:
+        config: of the run.
+        trains: whether this process trains; if not, models are not looked at, and torch is not loaded.
+    """
+    dataset = load_data(config)
+    if trains:
+        check_fits(config, dataset)
+    federation = federate(config, dataset)
+    attackers(config.attack, len(federation.clients), config.seed)
+    if config.method.proxy_labels:
+        proxy_labels_of(federation)  # says so here, and not in the middle of a run, if there are none
+    federation = config.method.regroup(federation)
+    check_rules(config.coordinator, len(federation.clients))
+    check_budget(config.selection, len(federation.proxy))
+    return Prepared(config, dataset, federation)
+
+
+def check_fits(config: Config, dataset: Dataset) -> None:
+    """Whether models and training suit the samples, and what they need is installed.
+
+    Raises:
+        UserError: if not.
+    """
+    from edgefd.learners.models import build_model, check_model
+
+    shape = dataset.x_train.shape[1:]
+    if config.train.shift and len(shape) != 3:
+        raise UserError(f"train.shift moves images; samples of {dataset.name} have shape {list(shape)}: set it to 0")
+    for model in config.model:
+        check_model(model.name, shape, dataset.n_classes)
+        if (model.learner or config.run.learner) == "onnx":
+            require("export", "onnx", "onnxruntime")
+        if isinstance(config.defence, DpSgd):
+            check_private_model(model.name, build_model(model.name, shape, dataset.n_classes, config.seed))
+    if claim(config.defence) is not None:
+        require("privacy", "dp_accounting")
+
+
+def terms_of(config: Config, federation: Federation) -> Terms:
+    """What devices of this federation must agree on with its coordinator."""
+    return Terms(
+        method=config.method_name,
+        method_config=asdict(config.method_config),
+        codec=config.codec.name,
+        seed=config.seed,
+        n_classes=federation.n_classes,
+        proxy_sha256=federation.proxy.sha256,
+        defence=asdict(config.defence),
+    )

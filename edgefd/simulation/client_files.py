@@ -1,0 +1,47 @@
+"""Dealing a simulated federation out to real processes: each client's private data as a file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from edgefd.core.errors import UserError
+from edgefd.federation.clients import RAW
+from edgefd.runs.load_data import federate, load_raw
+from edgefd.runs.prepare import Prepared
+
+
+def deal(prepared: Prepared, out: Path) -> list[Path]:
+    """Write out/client-000.npz and so on: raw x, y, x_heldout, y_heldout, owned, the ids of contributed proxy rows.
+
+    Also owned_y, the labels of those, where clients know them.
+
+    Samples are as they were before any extractor, which is a device's own business.
+
+    Raises:
+        UserError: if `out` exists, or cannot be written.
+    """
+    dataset = load_raw(prepared.config)
+    kind = dataset.x_train.dtype
+    federation = prepared.config.method.regroup(federate(prepared.config, dataset, RAW))
+    paths = []
+    try:
+        out.mkdir(parents=True)
+        for data in federation.clients:
+            paths.append(out / f"client-{data.client:03d}.npz")
+            np.savez_compressed(
+                paths[-1],
+                allow_pickle=False,
+                x=data.x.astype(kind),
+                y=data.y,
+                x_heldout=data.x_heldout.astype(kind),
+                y_heldout=data.y_heldout,
+                owned=data.owned,
+                **({} if data.owned_y is None else {"owned_y": data.owned_y}),
+            )
+    except FileExistsError:
+        raise UserError(f"{out} exists already: choose another folder, or remove it") from None
+    except OSError as error:
+        raise UserError(f"cannot write {out}: {error.strerror}") from error
+    return paths

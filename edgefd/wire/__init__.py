@@ -1,0 +1,1 @@
+"""Messages, codecs, device protocol, exchange folder and bundles: all that crosses the network."""

@@ -1,0 +1,1 @@
+"""Flower front end: ServerApp, SuperLink, Grid driver, Ray."""

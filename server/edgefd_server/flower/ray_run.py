@@ -1,0 +1,72 @@
+"""`python -m edgefd_server.flower.ray_run FOLDER CLIENTS`: FOLDER/config.yaml on Flower's simulation engine.
+
+A line of JSON in FOLDER/lines.jsonl for each thing that happens. Started and ended by `edgefd.simulation.ray`.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import ray
+from edgefd_client.client_app import app as client_app
+from flwr.app import Context
+from flwr.serverapp import Grid, ServerApp
+from flwr.simulation import run_simulation
+
+from edgefd.config.load import load_config
+from edgefd.config.schema import Config
+from edgefd.core.errors import RunError, UserError
+from edgefd.core.json_files import append_json_line
+from edgefd.runs.execute import simulate_over
+from edgefd.runs.prepare import prepare
+from edgefd_server.flower.server_app import over_grid
+
+
+def main(work: Path, n_clients: int) -> None:
+    """Start or join Ray, then run."""
+    config, lines = load_config(work / "config.yaml"), work / "lines.jsonl"
+    start_ray(config, work)
+    append_json_line(lines, {"started": True})
+    run_simulation(
+        reporting_app(config, lines),
+        client_app,
+        num_supernodes=n_clients,
+        backend_config={"client_resources": {"num_cpus": 1, "num_gpus": 0.0}},
+    )
+
+
+def start_ray(config: Config, work: Path) -> None:
+    """Ray on this machine, or the cluster of RAY_ADDRESS. Flower's engine uses the Ray that runs already."""
+    options: dict[str, Any] = {"log_to_driver": False, "logging_level": "error"}
+    options["runtime_env"] = {"env_vars": {"PYTHONPATH": os.environ["PYTHONPATH"]}}
+    if "RAY_ADDRESS" not in os.environ:
+        cores = max(config.run.n_workers, 1)
+        options |= {"num_cpus": cores, "include_dashboard": False, "_temp_dir": str(work / "ray")}
+        options |= {"_node_ip_address": "127.0.0.1"}
+    ray.init(**options)
+
+
+def reporting_app(config: Config, lines: Path) -> ServerApp:
+    """A ServerApp that reports its rounds in `lines`."""
+    app = ServerApp()
+
+    @app.main()
+    def main(grid: Grid, context: Context) -> None:
+        try:
+            federation = prepare(config).federation
+            with over_grid(grid, config, federation, None) as desk:
+                for metrics in simulate_over(desk, config, federation):
+                    append_json_line(lines, metrics.to_dict())
+        except (RunError, UserError) as error:
+            append_json_line(lines, {"error": str(error)})
+            return
+        append_json_line(lines, {"done": True})
+
+    return app
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), int(sys.argv[2]))

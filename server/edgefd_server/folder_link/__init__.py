@@ -1,0 +1,1 @@
+"""Exchange-folder front end for devices."""

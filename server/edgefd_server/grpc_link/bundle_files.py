@@ -1,0 +1,24 @@
+"""Bundles that devices may download."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from edgefd.wire.bundle_manifest import MANIFEST, Manifest
+
+
+@dataclass(frozen=True)
+class Served:
+    """A bundle folder that devices may fetch."""
+
+    folder: Path
+    digest: str
+    """sha256 of its manifest"""
+    sizes: dict[str, int]
+
+
+def served(folder: Path, manifest: Manifest, digest: str) -> Served:
+    """A bundle that has been read and found whole."""
+    sizes = {name: record.bytes for name, record in manifest.files.items()}
+    return Served(folder, digest, sizes | {MANIFEST: (folder / MANIFEST).stat().st_size})

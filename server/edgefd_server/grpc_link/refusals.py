@@ -1,0 +1,33 @@
+"""Refused calls: a gRPC status, a reason code, and a line of text."""
+
+from __future__ import annotations
+
+import grpc
+
+from edgefd_server.coordinator.round_coordinator import Refused
+
+Code = grpc.StatusCode
+_STATUS = {
+    "early": Code.UNAVAILABLE,
+    "round": Code.FAILED_PRECONDITION,
+    "conflict": Code.ALREADY_EXISTS,
+    "size": Code.RESOURCE_EXHAUSTED,
+    "malformed": Code.INVALID_ARGUMENT,
+    "client": Code.PERMISSION_DENIED,
+    "content": Code.INVALID_ARGUMENT,
+    "closed": Code.FAILED_PRECONDITION,
+}
+"""of what a desk or a collection refuses"""
+
+
+class Refusal(Exception):
+    """Why a call is refused: a gRPC status, a word for programs, a line for people."""
+
+    def __init__(self, status: grpc.StatusCode, reason: str, line: str) -> None:
+        super().__init__(line)
+        self.status, self.reason = status, reason
+
+
+def refusal_of(refused: Refused) -> Refusal:
+    """The same with its status."""
+    return Refusal(_STATUS[refused.reason], refused.reason, str(refused))

@@ -1,0 +1,1 @@
+"""Metrics, event log and status page of a coordinator."""

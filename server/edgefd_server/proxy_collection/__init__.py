@@ -1,0 +1,1 @@
+"""Collection of raw proxy samples that devices contribute."""

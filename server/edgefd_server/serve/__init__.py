@@ -1,0 +1,1 @@
+"""Serve a whole run: gRPC or folder."""

@@ -1,0 +1,32 @@
+"""Check that bundles belong to a config."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from edgefd.config.schema import Config
+from edgefd.core.errors import UserError
+from edgefd.federation.terms import Terms
+from edgefd.wire.bundle_reader import read_bundle
+from edgefd_server.grpc_link.bundle_files import Served, served
+
+
+def offer(config: Config, bundles: Sequence[Path], terms: Terms) -> list[Served]:
+    """The bundles, if they are those that the config's clients need.
+
+    Raises:
+        UserError: if not.
+    """
+    models = [model.name for model in config.model]
+    if len(bundles) != len(models):
+        raise UserError(f"--bundle must be given once for each model of the config, in order: {', '.join(models)}")
+    found = []
+    for folder, model in zip(bundles, models, strict=True):
+        read = read_bundle(folder)
+        if read.manifest.model != model:
+            raise UserError(f"{folder} is a bundle of {read.manifest.model}, the config's model here is {model}")
+        if different := terms.differences(read.manifest.terms):
+            raise UserError(f"{folder} is not of this config ({', '.join(different)} differ): export it again")
+        found.append(served(folder, read.manifest, read.digest))
+    return found

@@ -1,0 +1,70 @@
+"""A whole run through an exchange folder, into a run folder; it can be killed at any moment and go on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from edgefd.config.schema import Config
+from edgefd.core.errors import UserError
+from edgefd.federation.terms import Notice
+from edgefd.runs.folder import run_folder
+from edgefd.runs.prepare import Prepared, prepare, terms_of
+from edgefd_server.coordinator.checkpoint import Checkpoint, alone, load_checkpoint
+from edgefd_server.coordinator.resume import begun, check_real, coordinate, done, lines, resumed
+from edgefd_server.folder_link.transport import check_new, open_folder
+from edgefd_server.monitoring.fleet import FolderFleet
+from edgefd_server.monitoring.status import Board, about
+from edgefd_server.monitoring.status_server import shown
+
+
+def serve(
+    config: Config,
+    exchange: Path,
+    timeout: float,
+    out: Path | None,
+    resume: bool = False,
+    status: str | None = None,
+) -> tuple[Path, dict[str, Any]]:
+    """Coordinate the config's clients, who are devices that see the folder `exchange`: the run folder and its summary.
+
+    With `resume`, go on where the checkpoint in `exchange` is; without a checkpoint, begin. `status` is the [HOST:]PORT
+    of the status page, if there is one.
+
+    Raises:
+        UserError: if the config cannot be run by devices, or the exchange is another run's.
+        RunError: if a round does not get its reports in `timeout` seconds. The devices are told.
+    """
+    check_real(config)
+    prepared = prepare(config)
+    goes_on = resume and load_checkpoint(exchange) is not None
+    if not goes_on:
+        check_new(exchange)
+    board = Board(about(prepared), FolderFleet(config, len(prepared.federation.clients), exchange).look)
+    with shown(board, status):
+        if not goes_on:  # what is refused leaves nothing behind
+            out = run_folder(config, out, or_empty=resume)
+        with alone(exchange):
+            if goes_on or out is None:
+                saved = resumed(config, exchange)
+                _check_out(exchange, saved, out)
+            else:
+                check_new(exchange)
+                saved = begun(config, exchange, out)
+            return Path(saved.out), _serve(prepared, exchange, timeout, saved, board)
+
+
+def _check_out(exchange: Path, saved: Checkpoint, out: Path | None) -> None:
+    if out is not None and out.resolve() != Path(saved.out):
+        raise UserError(f"the run in {exchange} has the run folder {saved.out}: leave --out out")
+
+
+def _serve(prepared: Prepared, exchange: Path, timeout: float, saved: Checkpoint, board: Board) -> dict[str, Any]:
+    config, federation = prepared.config, prepared.federation
+    notice = Notice(saved.run, len(federation.clients), terms_of(config, federation))
+    transport = open_folder(exchange, notice, timeout, config.coordinator)
+    where = f", from round {saved.next_round}" if saved.metrics else ""
+    print(f"waiting for {notice.n_clients} clients in {exchange}{where}", flush=True)
+    out = Path(saved.out)
+    board.begin(out.name, done(saved))
+    return coordinate(prepared, transport, exchange, out, saved, board.watching(lines))

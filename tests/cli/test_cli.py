@@ -1,0 +1,270 @@
+"""The command as a user runs it: real processes, exit codes, one line for each mistake."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[2]
+QUICK = ["data.limit=300", "train.rounds=2", "model.name=cnn_small", "also=[]", "method.n_clusters=3"]
+QUICKSTART = str(ROOT / "simulations" / "quickstart.yaml")
+KEYS = {
+    *("method", "dataset", "scenario", "seed", "rounds", "accuracy_mean", "accuracy_worst", "accuracy_per_client"),
+    *("bytes_up", "bytes_down", "bytes_once", "seconds_total", "seconds_per_round", "kept_fraction"),
+    *("proxy_labels_used", "raw_samples_disclosed", "data_source", "data_sha256"),
+}
+
+
+def edgefd(*arguments: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command(*arguments), capture_output=True, text=True, timeout=120, cwd=cwd, env=env(environment)
+    )
+
+
+def command(*arguments: str) -> list[str]:
+    return [sys.executable, "-c", "from edgefd.cli.main import main; main()", *arguments]
+
+
+def env(extra: dict[str, str]) -> dict[str, str]:
+    kept = {k: v for k, v in os.environ.items() if k != "EDGEFD_DATA"}
+    return kept | {"PYTHONPATH": f"{ROOT}:{ROOT / 'proto'}", "COLUMNS": "100"} | extra
+
+
+def test_a_run_leaves_its_folder(tmp_path: Path) -> None:
+    done = edgefd("simulate", QUICKSTART, *QUICK[:3], "also=[fedmd]", "--out", "r", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "final accuracy" in done.stdout
+    assert "edgefd 3/3" in done.stdout
+    assert "fedmd 3/3" in done.stdout
+    for folder, method in (("r", "edgefd"), ("r/also/fedmd", "fedmd")):
+        run = tmp_path / folder
+        summary = json.loads((run / "summary.json").read_text())
+        assert set(summary) >= KEYS
+        assert summary["method"] == method
+        assert summary["complete"] is True
+        lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+        assert [m["round"] for m in lines] == [0, 1, 2]
+        assert summary["accuracy_mean"] == lines[-1]["accuracy_mean"]
+        assert summary["bytes_up"] == sum(m["bytes_up"] for m in lines)
+        resolved = yaml.safe_load((run / "config.yaml").read_text())
+        assert resolved["train"]["rounds"] == 2
+        assert resolved["method"]["name"] == method
+        partition = json.loads((run / "partition.json").read_text())
+        assert len(partition["clients"]) == 10
+        assert json.loads((run / "env.json").read_text())["packages"]["numpy"] == np.__version__
+    again = edgefd("simulate", "r/config.yaml", "also=[]", "--out", "again", cwd=tmp_path)
+    assert again.returncode == 0, again.stderr
+    first, second = (json.loads((tmp_path / r / "summary.json").read_text()) for r in ("r", "again"))
+    assert first["accuracy_per_client"] == second["accuracy_per_client"]
+
+
+def test_listings(tmp_path: Path) -> None:
+    assert "proxy labels" in edgefd("methods", cwd=tmp_path).stdout
+    assert "packaged" not in edgefd("datasets", cwd=tmp_path).stderr
+    table = edgefd("partition", QUICKSTART, cwd=tmp_path).stdout
+    assert table.count("600") == 10
+    checked = edgefd("check", QUICKSTART, "train.rounds=7", cwd=tmp_path)
+    assert yaml.safe_load(checked.stdout)["train"]["rounds"] == 7
+    assert "10 clients, 600 proxy samples, 600 raw samples disclosed" in checked.stdout
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["trian.rounds=3"], "trian: unknown key, did you mean 'train'?"),
+        (["method.name=edgfd"], "unknown method 'edgfd': did you mean 'edgefd'?"),
+        (["data.name=mnits"], "unknown data set 'mnits'"),
+        (["data.name=mnist"], "edgefd datasets --download mnist"),
+        (["proxy.alpha=1.5"], "must be in (0, 1), not 1.5"),
+        (["partition.n_clients=11"], "11 clients are more than 10 classes"),
+        (["partition.name=iid", "partition.n_clients=3000"], "private samples"),
+        (["data.name=labels.npz"], "test labels among the training labels"),
+        (["data.name=nan.npz"], "NaN or infinite"),
+        (["data.name=pickled.npz"], "pickles"),
+        (["data.name=torn.npz"], "not a whole npz"),
+        (["model.name=cnm"], "unknown model 'cnm': did you mean 'cnn'?"),
+        (["data.name=digits"], "needs images of 16 x 16 or more"),
+        (["train.shift=2", "data.name=table.npz", "model.name=mlp"], "shift moves images"),
+        (["--out", "taken"], "exists already"),
+        (["--out", "/proc/nowhere"], "cannot write run folder"),
+        (["also=[edgfd]"], "unknown method"),
+    ],
+)
+def test_bad_input_is_one_line_and_leaves_nothing(tmp_path: Path, arguments: list[str], says: str) -> None:
+    x, y = np.zeros((40, 20), np.float32), np.arange(40) % 10
+    good = {"x_train": x, "y_train": y, "x_test": x, "y_test": y}
+    np.savez(tmp_path / "table.npz", **good)  # type: ignore[arg-type]
+    np.savez(tmp_path / "labels.npz", **(good | {"y_test": y + 9}))  # type: ignore[arg-type]
+    np.savez(tmp_path / "nan.npz", **(good | {"x_train": x + np.nan}))  # type: ignore[arg-type]
+    np.savez(tmp_path / "pickled.npz", **(good | {"y_train": np.array([None] * 40)}))  # type: ignore[arg-type]
+    (tmp_path / "torn.npz").write_bytes((tmp_path / "table.npz").read_bytes()[:200])
+    (tmp_path / "taken").mkdir()
+    before = sorted(tmp_path.rglob("*"))
+    done = edgefd("simulate", QUICKSTART, *arguments, cwd=tmp_path, XDG_CACHE_HOME=str(tmp_path))
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert says in done.stderr
+    assert done.stderr.startswith("error: ")
+    assert done.stderr.count("\n") == 1
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_federation_of_processes(tmp_path: Path) -> None:
+    settings = [QUICKSTART, *QUICK, "partition.n_clients=2"]
+    for arguments in (["export", *settings, "--out", "bundle"], ["partition", *settings, "--out", "data"]):
+        done = edgefd(*arguments, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+    assert sorted(p.name for p in (tmp_path / "data").iterdir()) == ["client-000.npz", "client-001.npz"]
+    path = os.pathsep.join(str(ROOT / part) for part in ("", "proto", "server", "client"))
+    program = [sys.executable, "-c", "from edgefd_client.cli import main; main()", "run", "--bundle", "bundle"]
+    program += ["--exchange", "exchange"]
+    clients = [
+        subprocess.Popen(
+            [*program, "--data", f"data/client-00{i}.npz", "--state", f"state-{i}", "--client", str(i)],
+            cwd=tmp_path,
+            env=env({"PYTHONPATH": path}),
+            stdout=subprocess.DEVNULL,
+        )
+        for i in range(2)
+    ]
+    try:
+        arguments = ["server", *settings, "--exchange", "exchange", "--timeout", "60", "--out", "r"]
+        served = edgefd(*arguments, cwd=tmp_path, PYTHONPATH=path)
+        assert served.returncode == 0, served.stderr
+        assert [client.wait(30) for client in clients] == [0, 0]
+    finally:
+        for client in clients:
+            client.kill()
+    simulated = edgefd("simulate", *settings, "run.learner=onnx", "--out", "s", cwd=tmp_path, PYTHONPATH=path)
+    assert simulated.returncode == 0, simulated.stderr
+    again = edgefd("server", *settings, "--exchange", "exchange", "--resume", cwd=tmp_path, PYTHONPATH=path)
+    assert again.returncode == 0, again.stderr  # a complete run is only summed up again
+    assert (
+        len((tmp_path / "r" / "metrics.jsonl").read_text().splitlines())
+        == 1 + json.loads((tmp_path / "r" / "summary.json").read_text())["rounds"]
+    )
+    for key in ("heldout_accuracy_mean", "bytes_up", "bytes_down", "teacher_accuracy", "wrong_claims"):
+        ours, theirs = (json.loads((tmp_path / run / "summary.json").read_text())[key] for run in ("r", "s"))
+        assert ours == theirs, key
+    assert (tmp_path / "exchange" / "done").read_text() == "complete"
+    for arguments, says in (
+        (["server", *settings, "--exchange", "exchange", "--out", "r2"], "exchange already"),
+        (["server", *settings, "--exchange", "e2", "--out", "r"], "run folder r exists already"),
+        (["server", *settings, "train.lr=0.1", "--exchange", "exchange", "--resume"], "is of another config"),
+        (["server", *settings, "--exchange", "exchange", "--out", "r2", "--resume"], "leave --out out"),
+        (["partition", *settings, "--out", "data"], "data exists already"),
+        (["compare", "r"], "no test set"),
+    ):
+        before = sorted(tmp_path.rglob("*"))
+        done = edgefd(*arguments, cwd=tmp_path, PYTHONPATH=path)
+        assert done.returncode == 2
+        assert says in done.stderr
+        assert done.stderr.count("\n") == 1
+        assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_ctrl_c_keeps_what_was_done(tmp_path: Path) -> None:
+    arguments = command("simulate", QUICKSTART, "also=[]", "train.rounds=1000", "--out", "r")
+    process = subprocess.Popen(
+        arguments,
+        cwd=tmp_path,
+        env=env({}),
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+    )
+    metrics = tmp_path / "r" / "metrics.jsonl"
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and not (metrics.exists() and metrics.read_text().count("\n") > 2):
+        time.sleep(0.1)
+    workers = children(process.pid)
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate(timeout=30)
+    assert process.returncode == 130
+    done = metrics.read_text().count("\n")
+    assert stderr.decode() == f"stopped; the rounds done so far ({done}) are in r\n"
+    summary = json.loads((tmp_path / "r" / "summary.json").read_text())
+    assert summary["complete"] is False
+    assert summary["rounds"] == done
+    assert workers
+    assert not any(Path(f"/proc/{pid}").exists() for pid in workers)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("export", QUICKSTART, "--out", "b"), "this needs onnx: pip install 'edgefd[export]'"),
+        (("simulate", QUICKSTART, "run.learner=onnx", "--out", "r"), "this needs onnx: pip install 'edgefd[export]'"),
+    ],
+)
+def test_a_missing_extra_is_named(tmp_path: Path, arguments: tuple[str, ...], says: str) -> None:
+    program = (
+        "import edgefd.core.errors as e; find = e.find_spec\n"
+        "e.find_spec = lambda name: None if name == 'onnx' else find(name)\n"
+        "from edgefd.cli.main import main; main()"
+    )
+    command = [sys.executable, "-c", program, *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=env({}), timeout=60)
+    assert done.returncode == 2
+    assert done.stderr == f"error: {says}\n"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_without_its_extra_the_command_says_what_to_install(tmp_path: Path) -> None:
+    program = "import sys; sys.modules['typer'] = None; from edgefd.__main__ import main; main()"
+    arguments = [sys.executable, "-c", program, "methods"]
+    done = subprocess.run(arguments, capture_output=True, text=True, cwd=tmp_path, env=env({}), timeout=60)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "error: this needs typer: pip install 'edgefd[sim]'\n"
+    arguments = [sys.executable, "-m", "edgefd", "methods"]
+    done = subprocess.run(arguments, capture_output=True, text=True, cwd=tmp_path, env=env({}), timeout=60)
+    assert done.returncode == 0, done.stderr
+
+
+FAULTY = """
+import os, signal
+from edgefd.learners.batches import Lesson
+from edgefd.federation.method import Method, teacher_rows
+
+def lesson(teacher, data, proxy, config, rng):
+    if data.client == 3:
+        {fault}
+    return teacher_rows(teacher, data, proxy, config, rng)
+
+METHOD = Method(name="faulty", summary="fails in client 3, in the second round", lesson=lesson)
+"""
+FULL_DISK = "os.remove('r/metrics.jsonl'), os.symlink('/dev/full', 'r/metrics.jsonl')"
+
+
+@pytest.mark.parametrize(
+    ("fault", "says", "workers"),
+    [
+        ("raise ZeroDivisionError('no data')", "client 3 failed: ZeroDivisionError: no data", 0),
+        ("raise ZeroDivisionError('no data')", "client 3 failed: ZeroDivisionError: no data", 2),
+        ("os.kill(os.getpid(), signal.SIGKILL)", "client 3 failed: its worker process died", 2),
+        (FULL_DISK, "cannot write r/metrics.jsonl: No space left on device", 0),
+    ],
+)
+def test_a_failing_client_ends_the_run_with_its_rounds_kept(
+    tmp_path: Path, fault: str, says: str, workers: int
+) -> None:
+    (tmp_path / "faulty.py").write_text(FAULTY.format(fault=fault))
+    path = f"{ROOT}:{ROOT / 'proto'}:{tmp_path}"
+    arguments = (*QUICK[:4], "method.name=faulty:METHOD", f"run.workers={workers}", "--out", "r")
+    done = edgefd("simulate", QUICKSTART, *arguments, cwd=tmp_path, PYTHONPATH=path)
+    assert done.returncode == 1, done.stderr
+    assert says in done.stderr
+    assert done.stderr.endswith("; the rounds done so far (1) are in r\n")
+    assert done.stderr.count("\n") == 1
+    summary = json.loads((tmp_path / "r" / "summary.json").read_text())
+    assert (summary["complete"], summary["rounds"]) == (False, 1)
+
+
+def children(pid: int) -> list[int]:
+    return [int(c) for c in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]

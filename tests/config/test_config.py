@@ -1,0 +1,190 @@
+import os
+from pathlib import Path
+
+import pytest
+
+from edgefd.config.load import load_config, parse_config
+from edgefd.config.schema import Run
+from edgefd.core.errors import UserError
+from edgefd.methods import get_method, method_names
+from edgefd.runs.environment import environment
+
+FOLDER = Path(__file__).parents[2] / "simulations"
+SIMULATIONS = sorted([*FOLDER.glob("*.yaml"), *FOLDER.glob("edge/*.yaml")])
+
+
+@pytest.mark.parametrize("path", SIMULATIONS, ids=lambda p: p.name)
+def test_shipped_configs_parse_and_say_how_to_run_them(path: Path) -> None:
+    load_config(path)
+    head = path.read_text().splitlines()[:6]
+    for word in ("# What:", "# Run:", "# Needs:", "# Takes:", "# Expect:"):
+        assert any(line.startswith(word) for line in head), word
+
+
+@pytest.mark.parametrize("method", method_names())
+def test_the_resolved_config_parses_to_itself(method: str) -> None:
+    data = {"name": "watch", "test_people": [1, 2]}
+    models = [{"name": "cnn"}, {"name": "mlp"}]
+    if get_method(method).rows == "parameters":  # which are averaged, so all have the same
+        models = models[:1]
+    config = parse_config({"data": data, "method": {"name": method}, "also": ["fedmd"], "model": models})
+    assert parse_config(config.to_dict()) == config
+
+
+@pytest.mark.parametrize(
+    ("overrides", "says"),
+    [
+        (["trian.rounds=3"], "trian: unknown key, did you mean 'train'?"),
+        (["method.n_cluster=3"], "method.n_cluster: unknown key, did you mean 'n_clusters'?"),
+        (["train.lr=fast"], "train.lr: Input should be a valid number"),
+        (["train.rounds=0"], "train: rounds must be at least 1"),
+        (["train.private_rows=64"], "private_rows must be at least 0 and less than batch_size"),
+        (["train.optimizer=lion"], "train.optimizer: Input should be 'sgd' or 'adam' (got 'lion')"),
+        (["method.name=edgfd"], "unknown method 'edgfd': did you mean 'edgefd'?"),
+        (["method.name=no_such.module:METHOD"], "cannot load method"),
+        (["method.name=edgefd.federation.method:mean"], "not an edgefd.federation.method.Method"),
+        (["method.quantile=1.5"], "quantile must be in (0, 1]"),
+        (["method.reference=both"], "method.reference: Input should be 'proxy' or 'none'"),
+        (["also=[fedmb]"], "unknown method 'fedmb': did you mean 'fedmd'?"),
+        (["also=fedmd"], "also must be a list"),
+        (["also=[fedmd, fedmd]"], "also names a method twice"),
+        (["proxy.alpha=0"], "must be in (0, 1), not 0"),
+        (["proxy.alpha=1"], "must be in (0, 1), not 1"),
+        (["proxy.path=x.npz", "proxy.keep=true"], "proxy.keep: with proxy.path devices have said so themselves"),
+        (["proxy.path=x.npz", "run.record_knowledge=true"], "whose the rows of proxy.path are is not known"),
+        (["partition.name=strongg"], "unknown partition 'strongg': did you mean 'strong'?"),
+        (["partition.name=dirichlet", "partition.alpha=0"], "partition.alpha must be above 0"),
+        (["partition.n_clients=0"], "n_clients must be at least 1"),
+        (["partition.name=file"], "partition.path: "),
+        (["partition.name=file", "partition.path=p.json", "proxy.source=public"], "rows of the whole training set"),
+        (["codec.name=float8"], "unknown codec 'float8': did you mean 'float"),
+        (["selection.name=randm", "selection.budget=0.5"], "unknown selection 'randm': did you mean 'random'?"),
+        (["selection.name=random"], "random needs a budget below 1"),
+        (["selection.budget=0.5"], "budget needs a name: random, pcoreset"),
+        (["selection.name=rad", "selection.budget=0"], "budget must be a share in (0, 1] or a whole number"),
+        (["selection.name=rad", "selection.budget=2.5"], "budget must be a share in (0, 1] or a whole number"),
+        (["selection.name=rad", "selection.budget=0.5", "selection.wrong=1"], "wrong must be at least 0 and below 1"),
+        (["selection.name=kd3", "selection.budget=0.5", "selection.wrong=0.2"], "wrong is for name=rad"),
+        (["selection.name=ddk", "selection.budget=0.5", "selection.even=2"], "even must be in [0, 1]"),
+        (["selection.name=rad", "selection.budget=0.5", "selection.even=1"], "even is for name=ddk"),
+        (["selection.nme=rad"], "selection.nme: unknown key, did you mean 'name'?"),
+        (["selection.name=random", "selection.budget=0.5", "method.name=comet"], "cannot choose rows for method comet"),
+        (["selection.name=random", "selection.budget=0.5", "method.name=scarlet"], "rows for method scarlet"),
+        (["selection.name=kd3", "selection.budget=0.5", "also=[fkd]"], "method fkd learns something else"),
+        (["distillation.loss=pld", "method.name=indlearn"], "method indlearn learns something else"),
+        (["distillation.loss=plx"], "unknown loss 'plx': did you mean 'pld'?"),
+        (["distillation.temperature=0"], "temperature must be above 0"),
+        (["distillation.loss=pld", "distillation.temperature=2"], "temperature is for loss=kl or swing"),
+        (["distillation.loss=swing"], "swing needs a temperature other than 1"),
+        (["distillation.loss=mixed", "distillation.label_share=0"], "label_share must be in (0, 1]"),
+        (["distillation.loss=taid", "distillation.start=-1"], "start must be in [0, 1]"),
+        (["distillation.start=0.1"], "start is for loss=taid"),
+        (["distillation.loss=mixed", "proxy.source=public"], "of a public proxy set no client knows any"),
+        (["data=mnist"], "data must be a section"),
+        (["data.heldout=1"], "data.heldout must be in (0, 1)"),
+        (["data.test_people=[9, 8]"], "ascending order, each once, not [9, 8]"),
+        (["data.test_people=[]"], "ascending order"),
+        (["data.test_people=nine"], "data.test_people"),
+        (["data.limit=0"], "data.limit must be at least 1"),
+        (["model=[]"], "model must be a name, a section"),
+        (["run.workers=-1"], "run.workers must be auto, 0 or more"),
+        (["run.workers=many"], "run.workers"),
+        (["run.evaluate_every=0"], "evaluate_every must be at least 1"),
+        (["seed=-1"], "seed must be at least 0 and below 2**64, not -1"),
+        (["seed=18446744073709551616"], "below 2**64, not 18446744073709551616"),
+        (["seed=2024-01-01"], "seed: 2024-01-01 is a date"),
+        (["train.lr=2024-01-01"], "train.lr: 2024-01-01 is a date, not text or a number"),
+        (["also=[2024-01-01]"], "also: 2024-01-01 is a date"),
+        (["method={1: 2}"], "method: the key 1 must be text"),
+        (["train.lr=.nan"], "train.lr: must be a finite number (got nan)"),
+        (["train.lr=inf"], "train.lr: must be a finite number (got inf)"),
+        (["train.final_lr=-.inf"], "final_lr"),
+        (["method.beta=.nan"], "method.beta: must be a finite number"),
+        (["partition.name=dirichlet", "partition.alpha=.inf"], "partition.alpha: must be a finite number"),
+        (["proxy.alpha=nan"], "proxy.alpha: must be a finite number"),
+        (["seed=one"], "seed.seed: "),
+        (["rounds"], "must look like section.key=value"),
+        (["train.lr=[1"], "not valid YAML"),
+        (["seed.x=1"], "seed.x: seed is not a section"),
+    ],
+)
+def test_bad_settings_are_named(overrides: list[str], says: str) -> None:
+    quickstart = Path(__file__).parents[2] / "simulations" / "quickstart.yaml"
+    with pytest.raises(UserError) as caught:
+        load_config(quickstart, overrides)
+    assert says in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("path", "code", "says"),
+    [
+        (":X", "", "method ':X' must look like package.module:ATTRIBUTE"),
+        ("pkg:", "", "method 'pkg:' must look like package.module:ATTRIBUTE"),
+        (".foreign0:METHOD", "", "cannot load method '.foreign0:METHOD': TypeError"),
+        ("foreign1:METHOD", "def (:", "cannot load method 'foreign1:METHOD': SyntaxError: "),
+        ("foreign2:METHOD", "1 / 0", "cannot load method 'foreign2:METHOD': ZeroDivisionError: division by zero"),
+        ("foreign3:METHOD", "raise SystemExit('a\\nb')", "cannot load method 'foreign3:METHOD': SystemExit: a b"),
+        (
+            "foreign4:METHOD",
+            "from edgefd.federation.method import Method; METHOD = Method('m', 's', int)",
+            "must be a dataclass",
+        ),
+    ],
+)
+def test_a_foreign_method_that_cannot_be_loaded_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str, code: str, says: str
+) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / f"{path.partition(':')[0].strip('.') or 'none'}.py").write_text(code)
+    with pytest.raises(UserError) as caught:
+        parse_config({"method": {"name": path}})
+    assert says in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_workers_are_counted_also_where_the_system_cannot_tell(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert Run().n_workers == len(os.sched_getaffinity(0))
+    monkeypatch.delattr(os, "sched_getaffinity")
+    assert Run().n_workers == environment()["cores"] == os.cpu_count()
+
+
+@pytest.mark.parametrize(
+    ("text", "says"), [("- a\n- b", "must hold sections"), ("a: [", "not valid YAML"), ("\xff", "cannot read")]
+)
+def test_bad_files_are_named(tmp_path: Path, text: str, says: str) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_bytes(text.encode("latin-1"))
+    with pytest.raises(UserError, match=says):
+        load_config(path)
+    with pytest.raises(UserError, match="cannot read config"):
+        load_config(tmp_path / "missing.yaml")
+
+
+def test_a_new_name_drops_only_what_it_cannot_have(tmp_path: Path) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text(
+        "data: {limit: 600}\npartition: {name: dirichlet, n_clients: 5, alpha: 0.3}\nmethod: {quantile: 0.5}"
+    )
+    config = load_config(path, ["data.name=digits", "partition.name=shards", "method.name=edgefd", "model.name=mlp"])
+    assert (config.data.name, config.data.limit) == ("digits", 600)
+    assert (config.partition.name, config.partition.n_clients) == ("shards", 5)  # type: ignore[union-attr]
+    assert config.method_config.quantile == 0.5
+
+
+def test_another_method_starts_at_its_defaults(tmp_path: Path) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text("method: {name: edgefd, quantile: 0.5}\npartition: {name: dirichlet, alpha: 0.3}")
+    config = load_config(path, ["partition.n_clients=7", "method.name=fedmd", "partition.name=iid"])
+    assert config.method_config == get_method("fedmd").config()
+    assert config.partition.name == "iid"
+    assert config.partition.n_clients == 7  # type: ignore[union-attr]
+    same = load_config(path, ["method.name=edgefd"])
+    assert same.method_config.quantile == 0.5
+
+
+def test_other_methods_run_at_their_defaults() -> None:
+    config = parse_config({"method": {"name": "fedmd"}, "seed": 3, "also": ["edgefd"]})
+    other = config.for_method("edgefd")
+    assert (other.method_name, other.seed, other.also) == ("edgefd", 3, ())
+    assert other.method_config == get_method("edgefd").config()

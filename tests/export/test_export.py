@@ -1,0 +1,120 @@
+"""Exported training steps do what torch does."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from edgefd.config.load import parse_config
+from edgefd.core.errors import UserError
+from edgefd.export.model_graphs import export_graphs, initial_arrays
+from edgefd.export.verify import run_step, verify
+from edgefd.export.write_bundle import export_bundle
+from edgefd.federation.terms import Terms
+from edgefd.learners.batches import Lesson, one_hot
+from edgefd.learners.models import MODELS, build_model
+from edgefd.runs.prepare import prepare
+from edgefd.simulation.engine import make_site, open_transport, simulate
+
+TERMS = Terms("fedmd", {}, "float16", 0, 3, "")
+X = np.zeros((40, 1, 28, 28), np.float32)  # stands for real images
+WINDOWS = np.random.default_rng(0).integers(-2, 3, (40, 6, 100)).astype(np.float32)
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+@pytest.mark.parametrize("name", MODELS)
+def test_one_step_agrees_with_torch(name: str, optimizer: str) -> None:
+    x = WINDOWS if name == "cnn1d" else X
+    model = build_model(name, x.shape[1:], 10, 0)
+    errors = verify(export_graphs(model, optimizer, 64, x.shape[1:], 10), model, optimizer, x)
+    assert errors["step"] <= 1e-5, errors
+    assert errors["logits"] <= 1e-5, errors
+
+
+@pytest.mark.parametrize("shape", [(3, 32, 32), (1, 30, 27)])
+def test_colour_images_and_pools_on_odd_sizes(shape: tuple[int, ...]) -> None:
+    model = build_model("cnn", shape, 4, 0)
+    samples = np.random.default_rng(0).integers(0, 3, (50, *shape)).astype(np.float32)  # full of ties
+    assert verify(export_graphs(model, "sgd", 16, shape, 4), model, "sgd", samples)["step"] <= 1e-5
+
+
+def test_padding_changes_nothing() -> None:
+    model = build_model("cnn", (1, 28, 28), 10, 0)
+    graphs = export_graphs(model, "sgd", 32, (1, 28, 28), 10)
+    rng = np.random.default_rng(0)
+    x, targets = rng.standard_normal((20, 1, 28, 28)).astype(np.float32), one_hot(np.arange(20) % 10, 10)
+    junk = Lesson(
+        np.concatenate([x, rng.standard_normal((12, 1, 28, 28)).astype(np.float32)]),
+        np.concatenate([targets, targets[:12]]),
+        np.concatenate([np.ones(20, np.float32), np.zeros(12, np.float32)]),
+    )
+    init = initial_arrays(model, "sgd")
+    a, _ = run_step(graphs, init, Lesson(x, targets, np.ones(20, np.float32)), 0.1)
+    b, _ = run_step(graphs, init, junk, 0.1)
+    assert all(np.array_equal(a[n], b[n]) for n in a)
+
+
+class Sorting(nn.Module):
+    def __init__(self, last: nn.Module) -> None:
+        super().__init__()
+        self.fc, self.last = nn.Linear(6, 3), last
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        out: torch.Tensor = self.last(self.fc(x))
+        return out
+
+
+class Sort(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.sort(x, 1).values
+
+
+@pytest.mark.parametrize(
+    ("layer", "word"), [(Sort(), "aten.sort"), (nn.BatchNorm1d(3), "BatchNorm1d"), (nn.Dropout(0.5), "Dropout")]
+)
+def test_what_a_device_cannot_run_is_refused_by_name(layer: nn.Module, word: str) -> None:
+    with pytest.raises(UserError, match=word):
+        export_graphs(Sorting(layer), "sgd", 4, (6,), 3)
+
+
+def test_a_failed_export_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(UserError):
+        export_bundle(
+            tmp_path / "b", Sorting(Sort()), "s", "sgd", 4, np.zeros((9, 6), np.float32), (0.0, 1.0), 0.1, TERMS
+        )
+    assert list(tmp_path.iterdir()) == []
+
+
+def config(learner: str, workers: int):  # type: ignore[no-untyped-def]
+    return parse_config(
+        {
+            "data": {"name": "mnist_mini", "limit": 600},
+            "partition": {"name": "weak", "n_clients": 4},
+            "model": [{"name": "cnn_small"}, {"name": "mlp", "learner": "torch"}],
+            "method": {"name": "edgefd", "n_clusters": 4},
+            "train": {"rounds": 2, "local_steps": 2},
+            "run": {"workers": workers, "learner": learner},
+        }
+    )
+
+
+def accuracies(learner: str, workers: int) -> list[float]:
+    c = config(learner, workers)
+    found = list(simulate(open_transport(c, prepare(c).federation)))[-1].accuracy_per_client
+    assert found is not None
+    return list(found)
+
+
+def test_a_mixed_fleet_is_the_same_whoever_does_the_work_and_close_to_torch() -> None:
+    onnx = accuracies("onnx", 0)
+    assert onnx == accuracies("onnx", 2)
+    assert np.allclose(onnx, accuracies("torch", 0), atol=0.02)
+
+
+def test_learners_start_from_the_same_parameters() -> None:
+    a, b = (
+        make_site(c, prepare(c).federation).clients[0].learner.state() for c in (config("onnx", 0), config("torch", 0))
+    )
+    assert all(np.array_equal(a[n], b[n]) for n in a if n.startswith("model/"))

@@ -1,0 +1,196 @@
+from typing import Literal
+
+import numpy as np
+import pytest
+from sklearn.base import BaseEstimator, clone
+from sklearn.utils import estimator_checks
+
+from edgefd.filters.acceptance import ClaimRule, claim_weights
+from edgefd.filters.kmeans_dre import KMeansDRE
+from edgefd.filters.pca import PCA
+
+RNG = np.random.default_rng(0)
+PRIVATE = RNG.normal(0, 1, (300, 4)).astype(np.float32)
+HELDOUT = RNG.normal(0, 1, (100, 4)).astype(np.float32)
+FAR = RNG.normal(6, 1, (150, 4)).astype(np.float32)
+PROXY = np.concatenate([RNG.normal(0, 1, (50, 4)).astype(np.float32), FAR])
+
+
+def test_the_score_is_the_log_ratio_of_distances_to_centroids() -> None:
+    dre = KMeansDRE(3).fit(PRIVATE, reference=PROXY)
+    x = PROXY[:7]
+    assert dre.reference_centroids_ is not None
+    d_p = np.sqrt(((x[:, None] - dre.centroids_) ** 2).sum(2)).min(1)
+    d_q = np.sqrt(((x[:, None] - dre.reference_centroids_) ** 2).sum(2)).min(1)
+    np.testing.assert_allclose(dre.score_samples(x), np.log(d_q / d_p), atol=1e-3)
+    plain = KMeansDRE(3, reference="none").fit(PRIVATE)
+    d = np.sqrt(((x[:, None] - plain.centroids_) ** 2).sum(2)).min(1)
+    np.testing.assert_allclose(plain.score_samples(x), -np.log(d), atol=1e-3)
+
+
+@pytest.mark.parametrize("reference", ["proxy", "none"])
+@pytest.mark.parametrize("features", ["pixels", "pca"])
+def test_own_kind_scores_above_other_kinds(reference: str, features: str) -> None:
+    dre = KMeansDRE(5, reference, features=features, n_components=3).fit(PRIVATE, reference=PROXY)  # type: ignore[arg-type]
+    assert np.median(dre.score_samples(HELDOUT)) > dre.score_samples(FAR).max()
+
+
+def test_a_sample_on_a_centroid_has_a_finite_score() -> None:
+    dre = KMeansDRE(10, reference="none").fit(PRIVATE[:5])
+    assert np.isfinite(dre.score_samples(PRIVATE[:5])).all()
+
+
+@pytest.mark.parametrize("reference", ["proxy", "none"])
+@pytest.mark.parametrize("offset", [-300.0, 1e3, 1e4])
+def test_scores_do_not_depend_on_where_the_origin_is(reference: str, offset: float) -> None:
+    private, proxy = (np.round(x * 64) / 64 for x in (PRIVATE, PROXY))  # so that moving them rounds nothing
+    there = KMeansDRE(5, reference).fit(private + np.float32(offset), reference=proxy + np.float32(offset))  # type: ignore[arg-type]
+    here = KMeansDRE(5, reference).fit(private, reference=proxy)  # type: ignore[arg-type]
+    np.testing.assert_allclose(there.score_samples(proxy + np.float32(offset)), here.score_samples(proxy), atol=0.02)
+
+
+@pytest.mark.parametrize("rows", [3, 9, 30, 50])
+def test_a_proxy_set_of_few_rows_can_still_be_claimed(rows: int) -> None:
+    dre = KMeansDRE(50).fit(PRIVATE, reference=np.concatenate([PROXY[:rows], FAR[:rows]]))
+    score = dre.score_samples(np.concatenate([PROXY[:rows], FAR[:rows]]))
+    assert np.median(score[:rows]) >= np.quantile(dre.score_samples(HELDOUT), 0.05)
+    assert np.median(score[:rows]) > score[rows:].max()
+
+
+def test_the_reference_set_has_a_centroid_for_ten_rows_at_most() -> None:
+    for k, centroids in ((5, 5), (20, 20), (21, 20), (50, 20)):
+        found = KMeansDRE(k).fit(PRIVATE, reference=PROXY).reference_centroids_
+        assert found is not None
+        assert len(found) == centroids
+
+
+def test_pca_keeps_the_directions_of_scikit_learns() -> None:
+    from sklearn.decomposition import PCA as Oracle
+
+    x = PRIVATE * np.array([5, 3, 1, 0.2], np.float32)
+    ours, oracle = PCA(2).fit(x), Oracle(2).fit(x)
+    np.testing.assert_allclose(np.abs(ours.transform(x)), np.abs(oracle.transform(x)), atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("parameters", "says"),
+    [
+        ({"n_clusters": 0}, "n_clusters must be at least 1"),
+        ({"reference": "both"}, "reference must be proxy or none"),
+        ({"features": "edges"}, "features must be pixels or pca"),
+    ],
+)
+def test_bad_parameters_are_refused_at_fit(parameters: dict, says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        KMeansDRE(**parameters).fit(PRIVATE, reference=PROXY)
+
+
+def test_bad_data_is_refused() -> None:
+    with pytest.raises(ValueError, match="need the reference set"):
+        KMeansDRE().fit(PRIVATE)
+    with pytest.raises(ValueError, match="NaN"):
+        KMeansDRE(reference="none").fit([[np.nan, 1.0]])
+    with pytest.raises(ValueError, match="has 3 features"):
+        KMeansDRE().fit(PRIVATE, reference=PROXY[:, :3])
+
+
+class AsScikitLearn(KMeansDRE, BaseEstimator):
+    """KMeansDRE with scikit-learn's base class, so that its own checks can run on it."""
+
+    def __init__(self, n_clusters: int = 10, max_iter: int = 100, random_state: int = 0) -> None:
+        super().__init__(n_clusters, "none", max_iter=max_iter, random_state=random_state)
+
+    def get_params(self, deep: bool = True) -> dict:
+        return BaseEstimator.get_params(self, deep)
+
+
+@pytest.mark.parametrize(
+    "check",
+    [
+        estimator_checks.check_complex_data,
+        estimator_checks.check_dict_unchanged,
+        estimator_checks.check_do_not_raise_errors_in_init_or_set_params,
+        estimator_checks.check_dont_overwrite_parameters,
+        estimator_checks.check_dtype_object,
+        estimator_checks.check_estimator_cloneable,
+        estimator_checks.check_estimator_repr,
+        estimator_checks.check_estimators_dtypes,
+        estimator_checks.check_estimators_empty_data_messages,
+        estimator_checks.check_estimators_fit_returns_self,
+        estimator_checks.check_estimators_nan_inf,
+        estimator_checks.check_estimators_overwrite_params,
+        estimator_checks.check_estimators_pickle,
+        estimator_checks.check_estimators_unfitted,
+        estimator_checks.check_f_contiguous_array_estimator,
+        estimator_checks.check_fit1d,
+        estimator_checks.check_fit2d_1feature,
+        estimator_checks.check_fit2d_1sample,
+        estimator_checks.check_fit2d_predict1d,
+        estimator_checks.check_fit_check_is_fitted,
+        estimator_checks.check_fit_idempotent,
+        estimator_checks.check_fit_score_takes_y,
+        estimator_checks.check_get_params_invariance,
+        estimator_checks.check_methods_sample_order_invariance,
+        estimator_checks.check_methods_subset_invariance,
+        estimator_checks.check_n_features_in,
+        estimator_checks.check_n_features_in_after_fitting,
+        estimator_checks.check_no_attributes_set_in_init,
+        estimator_checks.check_parameters_default_constructible,
+        estimator_checks.check_pipeline_consistency,
+        estimator_checks.check_readonly_memmap_input,
+        estimator_checks.check_set_params,
+    ],
+    ids=lambda check: check.__name__,
+)
+def test_scikit_learn_contract(check) -> None:
+    check("AsScikitLearn", AsScikitLearn())
+
+
+def test_parameters_round_trip() -> None:
+    dre = KMeansDRE(7, features="pca")
+    copy = clone(dre, safe=False)
+    assert copy.get_params() == dre.get_params()
+    assert dre.set_params(n_clusters=3).n_clusters == 3
+    with pytest.raises(ValueError, match="no parameter 'clusters'"):
+        dre.set_params(clusters=3)
+
+
+def rule_of(quantile: float, weighting: Literal["hard", "soft"] = "soft", *, ownership: bool = True) -> ClaimRule:
+    return ClaimRule(quantile, weighting, 2.0, ownership)
+
+
+def claims(rule: ClaimRule, owned: list[int] | None = None) -> np.ndarray:
+    dre = KMeansDRE(5).fit(PRIVATE, reference=PROXY)
+    return claim_weights(dre, HELDOUT, PROXY, np.array(owned or [], np.int64), rule)
+
+
+def test_hard_claims_are_ones_and_keep_the_quantile() -> None:
+    for quantile in (0.5, 0.9):
+        rule = rule_of(quantile, "hard", ownership=False)
+        w = claims(rule)
+        assert set(np.unique(w)) <= {0.0, 1.0}
+        dre = KMeansDRE(5).fit(PRIVATE, reference=PROXY)
+        own = claim_weights(dre, HELDOUT, HELDOUT, np.empty(0, np.int64), rule)
+        assert own.mean() == pytest.approx(quantile, abs=0.02)
+        assert w[50:].sum() == 0  # nothing far away is claimed
+
+
+def test_soft_weights_are_the_formula() -> None:
+    rule = rule_of(0.9, ownership=False)
+    w = claims(rule)
+    dre = KMeansDRE(5).fit(PRIVATE, reference=PROXY)
+    threshold = np.quantile(dre.score_samples(HELDOUT), 0.1)
+    s = dre.score_samples(PROXY)
+    expected = np.where(s >= threshold, np.exp(-2.0 * np.exp(-s) / np.exp(-threshold)), 0)
+    np.testing.assert_allclose(w, expected, rtol=1e-5)
+    assert w[w > 0].min() >= np.exp(-2.0) - 1e-6
+
+
+def test_a_higher_quantile_never_claims_less() -> None:
+    low, high = claims(rule_of(0.5, "hard")), claims(rule_of(0.95, "hard"))
+    assert (high >= low).all()
+
+
+def test_own_rows_are_claimed_whatever_they_score() -> None:
+    assert claims(rule_of(0.9), owned=[199])[199] == 1
+    assert claims(rule_of(0.9, ownership=False), owned=[199])[199] == 0

@@ -1,0 +1,92 @@
+"""Two heads: each learns its own rows and leaves the other alone; both together predict."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from edgefd.config.load import parse_config
+from edgefd.config.schema import Model
+from edgefd.core.errors import UserError
+from edgefd.learners.batches import Lesson, one_hot
+from edgefd.learners.distillation_loss import softmax
+from edgefd.learners.dual_head import TwoHeads, mixture, targets_of
+from edgefd.learners.torch_learner import TorchLearner
+from edgefd.runs.export_bundle import export_config
+from tests.rounds.test_selection_and_losses import config, teachers
+
+X = np.random.default_rng(0).standard_normal((6, 3)).astype(np.float32)
+T = np.random.default_rng(1).dirichlet(np.ones(4), 6).astype(np.float32)
+
+
+def model() -> torch.nn.Linear:
+    torch.manual_seed(0)
+    return torch.nn.Linear(3, 8)
+
+
+def lesson() -> Lesson:
+    return Lesson(X, T, np.ones(6, np.float32))
+
+
+@pytest.mark.parametrize("n_private", [0, 2, 6])
+def test_a_step_is_one_of_both_losses_each_on_its_head(n_private: int) -> None:
+    two, other = TwoHeads(TorchLearner(model(), "sgd")), model()
+    loss = two.train([lesson()], 0.1) if n_private == 6 else two.distil([lesson()], 0.1, n_private)
+    z = other(torch.from_numpy(X))
+    n = 6 - n_private
+    said = torch.cat([z[:n, 4:], z[n:, :4]]).log_softmax(1)
+    expected = -(torch.from_numpy(T) * said).sum(1).mean()
+    expected.backward()
+    assert loss == pytest.approx(expected.item(), abs=1e-6)
+    with torch.no_grad():
+        for parameter in other.parameters():
+            parameter -= 0.1 * parameter.grad
+    assert two.state()["model/weight"] == pytest.approx(other.weight.detach().numpy(), abs=1e-6)
+    assert two.state()["model/bias"] == pytest.approx(other.bias.detach().numpy(), abs=1e-6)
+
+
+def test_private_rows_leave_the_taught_head_as_it_was() -> None:
+    two = TwoHeads(TorchLearner(model(), "sgd"))
+    two.train([lesson()], 0.5)
+    moved = np.abs(two.state()["model/weight"] - model().weight.detach().numpy())
+    assert moved[4:].max() < 1e-6 < 1e-2 < moved[:4].max()
+
+
+def test_a_prediction_is_half_of_each_the_taught_one_sharpened() -> None:
+    z = np.random.default_rng(2).standard_normal((5, 8)).astype(np.float32)
+    expected = 0.5 * softmax(z[:, :4]) + 0.5 * softmax(2 * z[:, 4:].astype(np.float64))
+    assert mixture(z) == pytest.approx(expected)
+    two = TwoHeads(TorchLearner(model(), "sgd"))
+    with torch.no_grad():
+        expected = mixture(model()(torch.from_numpy(X)).numpy())
+    assert softmax(two.predict_logits(X)) == pytest.approx(expected, abs=1e-5)
+
+
+def test_targets_sum_to_one_so_that_the_step_is_exact() -> None:
+    z = np.random.default_rng(3).standard_normal((6, 8)).astype(np.float32)
+    targets, _ = targets_of(z, one_hot(np.arange(6) % 4, 4), 3)
+    assert targets.sum(1) == pytest.approx(1, abs=1e-6)
+
+
+def test_a_run_has_the_same_bits_in_workers_and_goes_in_a_devices_learner() -> None:
+    heads = {"model": {"name": "mlp", "heads": 2}}
+    here, there, device = (teachers(config(*how, **heads)) for how in ((0, "torch"), (2, "torch"), (0, "onnx")))
+    assert all(a.equals(b) for a, b in zip(here, there, strict=True))
+    assert all(np.abs(a.values - b.values).max() < 0.05 for a, b in zip(here, device, strict=True))
+
+
+def test_it_is_refused_where_it_cannot_be() -> None:
+    two = {"model": {"name": "mlp", "heads": 2}}
+    with pytest.raises(UserError, match=r"model\.heads=2 runs in simulations"):
+        export_config(parse_config(two), None, Path("never"))
+    for more, says in (
+        ({"method": {"name": "feded"}}, "with method feded"),
+        ({"method": {"name": "fedavg"}}, "with method fedavg"),
+        ({"distillation": {"loss": "pld"}}, "a loss of its own"),
+        ({"run": {"record_knowledge": True}}, "an audit knows models of one head"),
+        ({"model": {"name": "mlp", "heads": 3}}, "Input should be 1 or 2"),
+    ):
+        with pytest.raises(UserError, match=says):
+            parse_config({**two, **more})
+    assert parse_config({**two, "also": ["indlearn"]}).for_method("indlearn").model == (Model("mlp"),)

@@ -1,0 +1,74 @@
+"""A played step is the eager step, to the bit."""
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from edgefd.learners.batches import Lesson, softmax
+from edgefd.learners.models import MODELS, build_model
+from edgefd.learners.step_recorder import record
+from edgefd.learners.torch_learner import Tapes, TorchLearner
+
+SHAPES = {name: (3, 32) if name == "cnn1d" else (1, 28, 28) for name in MODELS}
+
+
+def lessons(shape: tuple[int, ...], sizes: list[int]) -> list[Lesson]:
+    numbers = np.random.default_rng(1)
+    return [
+        Lesson(
+            numbers.standard_normal((n, *shape)).astype(np.float32),
+            softmax(numbers.standard_normal((n, 5)).astype(np.float32)),
+            numbers.random(n, np.float32),
+        )
+        for n in sizes
+    ]
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+@pytest.mark.parametrize("name", MODELS)
+def test_learners_that_share_tapes_end_where_one_without_does(name: str, optimizer: str) -> None:
+    batches = lessons(SHAPES[name], [16, 16, 7, 16, 1, 7])
+    tapes: Tapes = {}
+    losses, states = [], []
+    for kept in (None, tapes, tapes):  # the second records, the third only plays
+        learner = TorchLearner(build_model(name, SHAPES[name], 5, seed=3), optimizer, tapes=kept)
+        losses.append(learner.train(batches, 0.01))
+        states.append(learner.state())
+    assert len(tapes) == 3
+    assert losses[0] == losses[1] == losses[2]
+    for state in states[1:]:
+        assert all(np.array_equal(state[key], value) for key, value in states[0].items())
+
+
+def test_a_tape_is_shorter_than_what_ran() -> None:
+    layer, x = nn.Linear(3, 2), torch.randn(4, 3)
+    parameters = list(layer.parameters())
+    _, play = record(lambda: torch.autograd.grad(layer(x).sum(), parameters), [*parameters, x])
+    code = play.__self__.code  # type: ignore[attr-defined]
+    assert "detach" not in code
+    assert "aten.mm" not in code  # bound by hand
+
+
+def test_a_step_that_decides_by_numbers_is_refused() -> None:
+    x = torch.ones(3)
+    with pytest.raises(LookupError, match="decide"):
+        record(lambda: [x * 2 if x.sum() > 0 else x], [x])
+
+
+def test_a_step_with_a_tensor_from_elsewhere_is_refused() -> None:
+    x, other = torch.ones(3), torch.ones(3)
+    with pytest.raises(LookupError, match="elsewhere"):
+        record(lambda: [x * other], [x])
+
+
+def test_what_changes_in_place_stays() -> None:
+    def step() -> list[Tensor]:
+        y = x * 2
+        y.add_(1)
+        return [y]
+
+    x = torch.ones(3)
+    (eager,), play = record(step, [x])
+    assert torch.equal(eager, torch.full((3,), 3.0))
+    assert torch.equal(play(torch.zeros(3))[0], torch.ones(3))

@@ -1,0 +1,106 @@
+"""A simulation in which not everybody takes part in every round."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from edgefd.config.load import parse_config
+from edgefd.config.schema import Config
+from edgefd.core.errors import RunError, UserError
+from edgefd.rounds.loop import run_rounds
+from edgefd.rounds.participation import answering, asked
+from edgefd.runs.execute import plans_of
+from edgefd.runs.prepare import prepare
+from edgefd.runs.round_metrics import RoundMetrics
+from edgefd.simulation.engine import InProcess, Site, make_site, open_transport, simulate
+from edgefd.simulation.workers import Here
+from edgefd.wire import messages as wire
+
+
+def config(workers: int = 0, **coordinator: Any) -> Config:
+    return parse_config(
+        {
+            "data": {"name": "mnist_mini", "limit": 600},
+            "partition": {"name": "weak", "n_clients": 5},
+            "model": {"name": "mlp"},
+            "method": {"name": "edgefd", "n_clusters": 4},
+            "train": {"rounds": 4},
+            "run": {"workers": workers},
+            "coordinator": coordinator,
+        }
+    )
+
+
+class Noted(Here[Site]):
+    """Notes who works, and with which teacher."""
+
+    def __init__(self, site: Site) -> None:
+        super().__init__(site)
+        self.site = site
+        self.calls: list[tuple[list[int], bytes | None]] = []
+
+    def map(self, work: Any, clients: Any, *arguments: Any) -> list[Any]:
+        self.calls.append((list(clients), arguments[-1] if arguments else None))
+        return super().map(work, clients, *arguments)
+
+
+def rounds_of(c: Config) -> list[RoundMetrics]:
+    return list(simulate(open_transport(c, prepare(c).federation)))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_only_who_is_asked_and_answers_is_in_the_metrics(workers: int) -> None:
+    c = config(workers, fraction=0.6, dropout=0.3, min_reports=1)
+    found = rounds_of(c)
+    plans = list(plans_of(c, prepare(c).federation))
+    missed = 0
+    for m, plan in zip(found, plans, strict=True):
+        assert plan.clients is not None
+        assert plan.clients == (tuple(range(5)) if m.closing else asked(c.coordinator, c.seed, m.round, 5))
+        there = answering(c.coordinator, plan, plan.clients)
+        missed += 5 - len(there)
+        for values in (m.kept_per_client, m.accuracy_per_client):
+            assert values is not None
+            assert [i for i, v in enumerate(values) if v is not None] == there
+        known = [v for v in m.accuracy_per_client or [] if v is not None]
+        assert m.accuracy_mean == pytest.approx(np.mean(known))
+        assert m.accuracy_worst == min(known)
+    assert missed > 4
+    assert None not in (found[-1].accuracy_per_client or [None])
+
+
+def test_a_client_that_was_away_learns_from_the_newest_teacher() -> None:
+    c = config(fraction=0.4)
+    federation = prepare(c).federation
+    pool = Noted(make_site(c, federation))
+    transport = InProcess(pool.site, pool)
+    transport.start()
+    results = list(run_rounds(c.method, c.method_config, transport, plans_of(c, federation)))
+    pool.calls.pop(0)  # the filters
+    assert [clients for clients, _ in pool.calls] == [list(r.plan.clients or ()) for r in results]
+    assert {c for clients, _ in pool.calls[:-1] for c in clients} != set(pool.calls[1][0]), "somebody must be away"
+    for before, (_, teacher) in zip(results, pool.calls[1:], strict=False):
+        assert before.teacher is not None
+        assert teacher == wire.encode(before.teacher, c.codec.name)
+
+
+def test_workers_change_no_bit_of_it() -> None:
+    a, b = (rounds_of(config(w, fraction=0.6, dropout=0.2, min_reports=1)) for w in (0, 2))
+    for one, other in zip(a, b, strict=True):
+        assert one.accuracy_per_client == other.accuracy_per_client
+
+
+def test_a_round_with_too_few_answers_ends_the_run() -> None:
+    with pytest.raises(RunError, match="lower it, or coordinator"):
+        rounds_of(config(dropout=0.9, min_reports=5))
+
+
+def test_rules_are_checked_before_anything_runs() -> None:
+    with pytest.raises(UserError, match="min_reports=4, but a round asks 2 of 5 clients"):
+        prepare(config(fraction=0.4, min_reports=4))
+
+
+def test_references_run_undisturbed() -> None:
+    reference = config(fraction=0.4, dropout=0.2, min_reports=1).for_method("centralised")
+    assert all(m.kept_per_client == [0.0] for m in rounds_of(reference))

@@ -1,0 +1,133 @@
+"""The coordinator's rules, without clocks: time is a number that is handed in."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from edgefd.core.errors import RunError, UserError
+from edgefd.core.knowledge import empty
+from edgefd.federation.plan import RoundPlan, Training
+from edgefd.federation.report import Report
+from edgefd.rounds.participation import (
+    Coordinator,
+    answering,
+    asked,
+    check_played,
+    check_rules,
+    enough,
+    round_plans,
+    with_late,
+)
+
+
+def report(client: int, round: int) -> Report:
+    return Report(client, round, empty(3))
+
+
+def plan(round: int = 0, rounds: int = 9, seed: int = 0) -> RoundPlan:
+    return RoundPlan(seed, round, np.arange(3), Training(rounds=rounds))
+
+
+@pytest.mark.parametrize(
+    ("rules", "reports", "seconds", "over"),
+    [
+        (Coordinator(), 9, 1e9, False),
+        (Coordinator(), 10, 0, True),
+        (Coordinator(min_reports=4), 3, 1e9, False),
+        (Coordinator(min_reports=4), 4, 0, True),
+        (Coordinator(min_reports=4, deadline_s=5), 9, 4.99, False),
+        (Coordinator(min_reports=4, deadline_s=5), 4, 5, True),
+        (Coordinator(min_reports=4, deadline_s=5), 3, 5, False),
+        (Coordinator(min_reports=4, deadline_s=5), 10, 0, True),
+        (Coordinator(min_reports=40), 10, 0, True),
+    ],
+)
+def test_when_a_round_that_asked_ten_is_over(rules: Coordinator, reports: int, seconds: float, over: bool) -> None:
+    assert enough(rules, 10, reports, seconds) is over
+
+
+def test_a_clock_that_ticks_ends_the_round_once() -> None:
+    rules, arrivals = Coordinator(min_reports=2, deadline_s=3), {0: 1, 1: 1, 5: 1}
+    found, ended = 0, []
+    for second in range(8):
+        found += arrivals.get(second, 0)
+        ended.append(enough(rules, 3, found, second))
+    assert ended.index(True) == 3
+
+
+def test_everybody_is_asked_unless_a_fraction_is() -> None:
+    assert asked(Coordinator(), 0, 0, 5) == (0, 1, 2, 3, 4)
+    rules = Coordinator(fraction=0.4)
+    draws = [asked(rules, 0, r, 10) for r in range(50)]
+    assert all(len(d) == 4 and list(d) == sorted(set(d)) for d in draws)
+    assert len(set(draws)) > 20
+    assert set().union(*draws) == set(range(10))
+    assert draws == [asked(rules, 0, r, 10) for r in range(50)]
+    assert draws != [asked(rules, 1, r, 10) for r in range(50)]
+    assert len(asked(Coordinator(fraction=0.01), 0, 0, 10)) == 1
+
+
+def test_plans_say_who_is_asked_and_can_begin_later() -> None:
+    rules, ids, training = Coordinator(fraction=0.5), np.arange(4), Training(rounds=3)
+    found = list(round_plans(rules, 6, 7, ids, training))
+    assert [p.clients for p in found[:3]] == [asked(rules, 7, r, 6) for r in range(3)]
+    assert found[3].closing
+    assert found[3].clients == tuple(range(6))
+    rest = list(round_plans(rules, 6, 7, ids, training, first=2))
+    assert [(p.round, p.clients) for p in rest] == [(p.round, p.clients) for p in found[2:]]
+
+
+def test_late_reports_count_once_and_only_if_there_is_nothing_newer() -> None:
+    now, late = [report(0, 5), report(1, 5)], [report(1, 4), report(2, 4)]
+    assert with_late(Coordinator(min_reports=1), now, late) == now
+    used = with_late(Coordinator(min_reports=1, late="next_round"), now, late)
+    assert [(r.client, r.round) for r in used] == [(0, 5), (1, 5), (2, 4)]
+
+
+def test_silent_clients_are_drawn_by_seed_round_and_client() -> None:
+    rules = Coordinator(min_reports=1, dropout=0.3)
+    everyone = range(1000)
+    first = answering(rules, plan(), everyone)
+    assert 640 < len(first) < 760
+    assert first == answering(rules, plan(), everyone)
+    assert first != answering(rules, plan(round=1), everyone)
+    assert first != answering(rules, plan(seed=1), everyone)
+    assert answering(rules, plan(), [c for c in everyone if c % 2]) == [c for c in first if c % 2]
+    assert answering(rules, plan(round=9), everyone) == list(everyone)  # the closing one
+    assert answering(Coordinator(), plan(), everyone) == list(everyone)
+
+
+def test_too_many_silent_clients_end_a_simulation() -> None:
+    with pytest.raises(RunError, match=r"round 0: \d of 10 clients answer, coordinator.min_reports is 10"):
+        answering(Coordinator(min_reports=10, dropout=0.5), plan(), range(10))
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"fraction": 0}, "fraction must be in"),
+        ({"fraction": 1.1}, "fraction must be in"),
+        ({"min_reports": 0}, "min_reports must be at least 1"),
+        ({"deadline_s": 0, "min_reports": 1}, "deadline_s must be above 0"),
+        ({"deadline_s": 5}, "deadline_s needs min_reports"),
+        ({"dropout": 0.1}, "dropout needs min_reports"),
+        ({"dropout": 1, "min_reports": 1}, "below 1"),
+        ({"late": "next_round"}, "late needs min_reports"),
+    ],
+)
+def test_rules_that_cannot_be_are_refused(settings: dict[str, Any], says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        Coordinator(**settings)
+
+
+def test_more_reports_than_a_round_asks_for_are_refused() -> None:
+    check_rules(Coordinator(fraction=0.5, min_reports=5), 10)
+    with pytest.raises(UserError, match="min_reports=6, but a round asks 5 of 10 clients"):
+        check_rules(Coordinator(fraction=0.5, min_reports=6), 10)
+
+
+def test_over_flower_clients_drop_out_by_themselves() -> None:
+    check_played(Coordinator(fraction=0.5, min_reports=1, deadline_s=1, late="next_round"))
+    with pytest.raises(UserError, match=r"coordinator.dropout is for the local engine"):
+        check_played(Coordinator(dropout=0.5, min_reports=1))

@@ -1,0 +1,102 @@
+"""The rows that the server asks about: closed forms, and that they are rows of the plan, as many as the budget says."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edgefd.core.knowledge import Knowledge, empty
+from edgefd.selection.query import Memory, by_class, groups, k_centre, remembered, rows_to_ask, seats, shares
+from edgefd.selection.settings import ASKS, Selection, n_rows
+
+
+def knowledge(ids: list[int], values: list[list[float]]) -> Knowledge:
+    return Knowledge(np.array(ids), np.array(values, np.float32), np.ones(len(ids), np.float32))
+
+
+def test_k_centre_takes_the_farthest_first_and_the_nearest_last() -> None:
+    line = np.array([[0.0], [1.0], [4.0], [10.0], [5.5]], np.float32)
+    assert k_centre(line, line[:1], 5).tolist() == [3, 4, 2, 1, 0]
+    assert k_centre(line, np.array([[0.0], [10.0]], np.float32), 2).tolist() == [4, 2]
+    assert sorted(k_centre(np.zeros((4, 2), np.float32), np.zeros((1, 2), np.float32), 4)) == [0, 1, 2, 3]
+
+
+def test_k_centre_covers_within_twice_the_best() -> None:
+    numbers = np.random.default_rng(0)
+    points = numbers.dirichlet(np.ones(3), 8).astype(np.float32)
+    start, k = points[:1], 2
+
+    def radius(chosen: list[int]) -> float:
+        centres = np.concatenate([start, points[chosen]])
+        return float(np.sqrt(((points[:, None] - centres) ** 2).sum(2)).min(1).max())
+
+    best = min(radius([i, j]) for i in range(8) for j in range(i))
+    assert radius(k_centre(points, start, k).tolist()) <= 2 * best + 1e-6
+
+
+def test_budgets_follow_the_lag_and_what_there_is() -> None:
+    labels = np.array([[0.9, 0.1]] * 6 + [[0.2, 0.8]] * 6 + [[0.5, 0.5]] * 4, np.float32)
+    assert groups(labels).tolist() == [0] * 6 + [1] * 6 + [2] * 4
+    lag = np.array([3.0, 1.0], np.float32)
+    assert shares(labels, lag, 0.0).tolist() == [0.75, 0.25, 0.0]
+    assert shares(labels, lag, 1.0) == pytest.approx([1 / 3] * 3)
+    assert shares(labels, np.zeros(2, np.float32), 0.0) == pytest.approx([1 / 3] * 3)
+    assert shares(labels[:6], lag, 0.5).tolist() == [1.0, 0.0, 0.0]
+    assert by_class(labels, shares(labels, lag, 0.0), 4).tolist() == [0, 1, 2, 6]
+    assert seats(np.array([0.75, 0.25, 0.0]), np.array([6, 6, 4]), 16).tolist() == [6, 6, 4]
+
+
+def test_rows_never_asked_about_come_first() -> None:
+    memory = Memory(knowledge([0, 1, 2], [[1, 0], [0, 1], [0.5, 0.5]]), np.zeros(2, np.float32))
+    for name in ("pcoreset", "ddk"):
+        rows = rows_to_ask(Selection(name, 3), np.arange(5), memory.known, memory, np.random.default_rng(0))
+        assert {3, 4} <= set(rows.tolist())
+        assert len(rows) == 3
+
+
+def test_pcoreset_asks_about_what_differs_from_the_last_teacher() -> None:
+    memory = Memory(knowledge([0, 1, 2, 3], [[1, 0], [0.9, 0.1], [0, 1], [1, 0]]), np.zeros(2, np.float32))
+    teacher = knowledge([0], [[1, 0]])
+    rows = rows_to_ask(Selection("pcoreset", 2), np.arange(4), teacher, memory, np.random.default_rng(0))
+    assert rows.tolist() == [1, 2]
+
+
+def test_the_memory_is_the_newest_label_and_uniform_where_nobody_answered() -> None:
+    first = remembered(None, np.array([0, 2]), knowledge([2], [[0.9, 0.1]]), [{"lag/1": 4.0}, {"lag/1": 2.0}, {}])
+    assert first.known.ids.tolist() == [0, 2]
+    assert first.known.values == pytest.approx(np.array([[0.5, 0.5], [0.9, 0.1]]))
+    assert first.lag.tolist() == [0.0, 3.0]
+    second = remembered(first, np.array([1, 2]), knowledge([1, 2], [[0, 1], [0.2, 0.8]]), [{"lag/0": 1e9}])
+    assert second.known.ids.tolist() == [0, 1, 2]
+    assert second.known.values == pytest.approx(np.array([[0.5, 0.5], [0, 1], [0.2, 0.8]]))
+    assert second.lag.tolist() == [20.0, 0.0]  # what no soft labels can give counts for no more
+
+
+@st.composite
+def memories(draw: st.DrawFn) -> tuple[Memory | None, Knowledge | None, int]:
+    n = draw(st.integers(1, 30))
+    numbers = np.random.default_rng(draw(st.integers(0, 99)))
+    known = np.flatnonzero(numbers.random(n) < draw(st.sampled_from([0, 0.5, 1])))
+    labels = numbers.dirichlet(np.ones(3), len(known)).astype(np.float32)
+    k = Knowledge(known, labels, np.ones(len(known), np.float32)) if len(known) else empty(3)
+    memory = draw(st.sampled_from([None, Memory(k, numbers.random(3).astype(np.float32))]))
+    return memory, draw(st.sampled_from([None, k])), n
+
+
+@given(memories(), st.sampled_from(ASKS), st.sampled_from([0.01, 0.25, 0.99, 2, 7, 100]), st.integers(0, 9))
+def test_rows_are_of_the_plan_each_once_and_as_many_as_the_budget(
+    held: tuple[Memory | None, Knowledge | None, int], name: str, budget: float, seed: int
+) -> None:
+    memory, teacher, n = held
+    ids = np.arange(n)
+    chosen = [rows_to_ask(Selection(name, budget), ids, teacher, memory, np.random.default_rng(seed)) for _ in range(2)]
+    assert np.array_equal(*chosen)
+    assert (np.diff(chosen[0]) > 0).all()
+    assert np.isin(chosen[0], ids).all()
+    assert len(chosen[0]) == n_rows(budget, n)
+
+
+def test_where_clients_choose_the_server_asks_about_everything() -> None:
+    for name in ("all", "kd3"):
+        selection = Selection(name, 1.0 if name == "all" else 0.5)
+        assert rows_to_ask(selection, np.arange(5), None, None, np.random.default_rng(0)).tolist() == [0, 1, 2, 3, 4]

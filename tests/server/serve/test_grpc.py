@@ -1,0 +1,113 @@
+"""`edgefd server --listen` and `make federation`, as a user runs them."""
+
+from pathlib import Path
+
+import pytest
+from edgefd_server.coordinator.checkpoint import CHECKPOINT, LOCK, alone, load_checkpoint
+from edgefd_server.coordinator.resume import begun
+from typer.testing import CliRunner
+
+from edgefd.cli.main import app
+from edgefd.config.load import load_config
+from edgefd.core.errors import Stopped, UserError
+from tests.support.federations import Dealt, dealt, small
+
+ROOT = Path(__file__).parents[3]
+SETTINGS = ["data.limit=600", "partition.n_clients=3", "partition.name=weak", "model.name=mlp", "method.n_clusters=4"]
+SETTINGS += ["also=[]", "train.rounds=2", "train.local_steps=2", "train.shift=1", "run.learner=onnx"]
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Dealt:
+    return dealt(small(), tmp_path_factory.mktemp("made"))
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ([], "give --listen HOST:PORT, --flower HOST:PORT or both, or --exchange DIR"),
+        (["--listen", "127.0.0.1:0", "--exchange", "x"], "or both, or --exchange DIR"),
+        (["--exchange", "x", "--certs", "c"], "go with --listen"),
+        (["--flower", "127.0.0.1:0", "--exchange", "x"], "or both, or --exchange DIR"),
+        (["--flower", "127.0.0.1:0", "--bundle", "BUNDLE"], "--bundle goes with --listen: SuperNodes have their own"),
+        (["--flower", "0.0.0.0:0"], "--insecure to have it so"),
+        (["--flower", "127.0.0.1:0", "attack.name=random", "attack.fraction=0.4"], "attack is for simulations"),
+        (["--listen", "127.0.0.1:0"], "--bundle must be given once for each model of the config, in order: mlp"),
+        (["--listen", "0.0.0.0:0", "--bundle", "BUNDLE"], "--insecure to have it so"),
+        (["--listen", "127.0.0.1:0", "--bundle", "BUNDLE", "--certs", "nowhere"], "certs init"),
+        (["--listen", "127.0.0.1:0", "--bundle", "BUNDLE", "codec.name=uint8"], "codec differ"),
+        (["--listen", "127.0.0.1:0", "--bundle", "BUNDLE", "model.name=cnn"], "is a bundle of mlp"),
+        (["--listen", "127.0.0.1:0", "--bundle", "BUNDLE", "--status", "page"], "--status is [HOST:]PORT"),
+        (["--listen", "127.0.0.1:0", "--bundle", "BUNDLE", "--status", "192.0.2.1:1"], "cannot serve the status page"),
+        (["--exchange", "x", "--status", "192.0.2.1:1"], "cannot serve the status page at 192.0.2.1:1"),
+        (["--listen", "192.0.2.1:1", "--bundle", "BUNDLE", "--insecure"], "cannot listen on 192.0.2.1:1"),
+        (["--listen", "192.0.2.1:1", "--bundle", "BUNDLE", "--insecure", "--resume"], "cannot listen on 192.0.2.1:1"),
+        (["--listen", "127.0.0.1:0", "--bundle", "BUNDLE", "coordinator.min_reports=4"], "a round asks 3 of 3"),
+    ],
+)
+def test_bad_input_leaves_no_run(
+    made: Dealt, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: list[str], says: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    given = [str(made.bundle) if o == "BUNDLE" else o for o in options]
+    command = ["server", str(ROOT / "simulations/quickstart.yaml"), *SETTINGS, *given, "--out", "run"]
+    found = CliRunner().invoke(app, command)
+    assert isinstance(found.exception, UserError)
+    assert says in str(found.exception)
+    assert not list(tmp_path.iterdir())
+
+
+SERVED = ["server", str(ROOT / "simulations/quickstart.yaml"), *SETTINGS, "--listen", "127.0.0.1:0"]
+
+
+def left(made: Dealt, out: Path) -> None:
+    """A run of the config above, as a server leaves it that was killed before its first round."""
+    config = load_config(ROOT / "simulations/quickstart.yaml", SETTINGS)
+    out.mkdir()
+    begun(config, out, out)
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["--resume"], "--resume over --listen needs --out"),
+        (["--out", "run"], "run holds a run already: choose another folder, remove it, or go on with --resume"),
+        (["--out", "run", "--resume", "train.lr=0.5"], "the run in run is of another config"),
+        (["--out", "run", "--resume", "--listen", "192.0.2.1:1", "--insecure"], "cannot listen on 192.0.2.1:1"),
+    ],
+)
+def test_what_cannot_go_on_stays_as_it_is(
+    made: Dealt, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: list[str], says: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    left(made, Path("run"))
+    before = load_checkpoint(Path("run"))
+    found = CliRunner().invoke(app, [*SERVED, "--bundle", str(made.bundle), *options])
+    assert isinstance(found.exception, UserError)
+    assert says in str(found.exception)
+    after = load_checkpoint(Path("run"))
+    assert before is not None
+    assert after is not None
+    assert vars(after) == vars(before)
+    assert {path.name for path in Path("run").iterdir()} <= {CHECKPOINT, LOCK}
+
+
+def test_only_one_server_goes_on_with_a_run(made: Dealt, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    left(made, Path("run"))
+    with alone(Path("run")):
+        found = CliRunner().invoke(app, [*SERVED, "--bundle", str(made.bundle), "--out", "run", "--resume"])
+    assert "another server is at work in run" in str(found.exception)
+
+
+def test_ctrl_c_before_the_first_round_says_that_nothing_was_done(
+    made: Dealt, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("edgefd_server.serve.grpc.coordinate", interrupted)
+    found = CliRunner().invoke(app, [*SERVED, "--bundle", str(made.bundle), "--out", "run"])
+    assert isinstance(found.exception, Stopped)
+    assert str(found.exception) == "not one round was done"

@@ -1,0 +1,95 @@
+"""Real run folders for tests of the report, and what a browser makes of its page."""
+
+import io
+import json
+import shutil
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import yaml
+from rich.console import Console
+
+from edgefd.config.load import parse_config
+from edgefd.simulation.progress import simulate_all
+
+NEW = (
+    *("wrong_claims_per_client", "wrong_weight_per_client", "ece_mean", "teacher_ece"),
+    *("agreement_mean", "agreement_per_client"),
+)
+
+
+def simulated(folder: Path, **sections: Any) -> Path:
+    """Three rounds of three methods on 600 samples."""
+    raw = {
+        "data": {"name": "mnist_mini", "limit": 600},
+        "partition": {"name": "weak", "n_clients": 4},
+        "model": {"name": "mlp"},
+        "method": {"name": "edgefd", "n_clusters": 4},
+        "train": {"rounds": 3},
+        "run": {"workers": 0},
+        "also": ["fedmd", "indlearn"],
+    }
+    simulate_all(parse_config(raw | sections), folder, Console(file=io.StringIO()))
+    return folder
+
+
+def lines(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def rewrite(folder: Path, rounds: list[dict[str, Any]]) -> None:
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(m) + "\n" for m in rounds))
+
+
+def reseeded(folder: Path, to: Path, seed: int, plus: float) -> Path:
+    """A copy with another seed, all of whose mean accuracies are higher by `plus`."""
+    shutil.copytree(folder, to, ignore=shutil.ignore_patterns("also"))
+    config = yaml.safe_load((to / "config.yaml").read_text())
+    (to / "config.yaml").write_text(yaml.safe_dump(config | {"seed": seed}))
+    rewrite(to, [m | {"accuracy_mean": m["accuracy_mean"] + plus} for m in lines(to)])
+    return to
+
+
+class Page(HTMLParser):
+    """Figures by title (under a fold, prefixed by its name), tables as lists of rows, and every tag and attribute."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str]]] = []
+        self.tables: dict[str, list[list[str]]] = {}
+        self.text = ""
+        self._open: list[str] = []
+        self._title = self._inside = ""
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        found = {k: v or "" for k, v in attrs}
+        self.tags.append((tag, found))
+        self._open.append(tag)
+        if tag == "details" and "inside" in found.get("class", ""):
+            self._inside = "?"
+        if tag == "div" and "aria-label" in found:
+            prefix = f"{self._inside} / " if self._inside else ""
+            self._title = prefix + found["aria-label"]
+            assert self._title not in self.tables
+            self.tables[self._title] = []
+        if tag == "tr":
+            self.tables[self._title].append([])
+        if tag in ("td", "th"):
+            self.tables[self._title][-1].append("")
+        if tag in ("meta", "link"):
+            self._open.pop()
+
+    def handle_endtag(self, tag: str) -> None:
+        while self._open and self._open.pop() != tag:
+            pass
+
+    def handle_data(self, data: str) -> None:
+        if "style" in self._open:
+            return
+        self.text += data
+        if self._inside == "?" and self._open[-1:] == ["summary"]:
+            self._inside = data
+        if self._open[-1:] and self._open[-1] in ("td", "th"):
+            self.tables[self._title][-1][-1] += data

@@ -1,0 +1,68 @@
+"""Small uploads for closed-form tests."""
+
+import numpy as np
+
+from edgefd.core.knowledge import Knowledge
+from edgefd.federation.clients import ClientData, ProxySet
+from edgefd.federation.plan import RoundPlan, Training
+from edgefd.federation.report import Report
+from edgefd.federation.state import ClientState
+
+NONE = np.empty(0, np.int64)
+
+
+def votes(ids: list[int], rows: list[list[float]]) -> Knowledge:
+    """Rows of weight 1."""
+    return Knowledge(np.array(ids), np.array(rows, np.float32), np.ones(len(ids), np.float32))
+
+
+def report(client: int, ids: list[int], rows: list[list[float]]) -> Report:
+    return Report(client, 0, votes(ids, rows))
+
+
+def proxy(n: int) -> ProxySet:
+    """Row i is the number i."""
+    return ProxySet(np.arange(n, dtype=np.float32)[:, None], np.full(n, -1))
+
+
+def plan(n: int, round: int = 0) -> RoundPlan:
+    return RoundPlan(0, round, np.arange(n), Training())
+
+
+class Fixed:
+    """A learner whose logits for row i of `proxy` are row i of a table, and whose parameters are a few numbers."""
+
+    def __init__(self, logits: list[list[float]] | None = None, parameters: list[float] | None = None) -> None:
+        self.logits = np.array(logits or [[0.0, 0.0]], np.float32)
+        self.parameters = np.array(parameters or [0.0], np.float32)
+        self.steps = 0
+
+    def train(self, batches: object, lr: float) -> float:
+        """Each step adds lr to every parameter."""
+        for _ in batches:
+            self.parameters = self.parameters + np.float32(lr)
+            self.steps += 1
+        return 1.0
+
+    def predict_logits(self, x: np.ndarray) -> np.ndarray:
+        out: np.ndarray = self.logits[x[:, 0].astype(int)]
+        return out
+
+    def state(self) -> dict[str, np.ndarray]:
+        return {
+            "model/a": self.parameters[:1].copy(),
+            "model/b": self.parameters[1:].copy(),
+            "model/count": np.array(3),
+            "optimizer/m": np.ones(2, np.float32),
+        }
+
+    def load_state(self, state: dict[str, np.ndarray]) -> None:
+        assert state["model/count"] == 3
+        assert (state["optimizer/m"] == 1).all()
+        self.parameters = np.concatenate([state["model/a"], state["model/b"]])
+
+
+def holder(client: int, learner: Fixed, n: int = 4) -> ClientState:
+    """A client of `n` samples and two classes that claims every row of `proxy(3)`."""
+    x, y = np.zeros((n, 1), np.float32), np.zeros(n, np.int64)
+    return ClientState(ClientData(client, x, y, x[:1], y[:1], NONE), learner, 2, np.ones(3, np.float32))

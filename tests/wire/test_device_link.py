@@ -1,0 +1,129 @@
+"""What devices in the field rely on: the released protocol, and the bytes in docs/wire-format.md."""
+
+import dataclasses
+import hashlib
+import importlib.util
+import itertools
+import re
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+from edgefd_proto import edgefd_pb2 as pb
+
+from edgefd.core.knowledge import Knowledge, empty
+from edgefd.federation.plan import RoundPlan, Training
+from edgefd.federation.report import Report
+from edgefd.federation.terms import Terms, parse_terms
+from edgefd.wire import messages as wire
+from edgefd.wire.device_link import PROTOCOL, read_terms, terms_message
+
+ROOT = Path(__file__).parents[2]
+DOCUMENT = ROOT / "docs" / "wire-format.md"
+
+LABELS = Knowledge(np.array([2, 5, 6]), np.eye(10, dtype=np.float32)[[1, 9, 4]], np.ones(3, np.float32))
+KNOWLEDGE = Knowledge(np.array([2, 5]), np.array([[0.25, 0.75], [1, 0]], np.float32), np.array([1, 0.5], np.float32))
+REST = 0.03125
+KEPT = Knowledge(
+    np.array([2, 5]),
+    np.array(
+        [[REST, REST, 0.5, REST, REST, REST, REST, 0.25, REST, REST], [0, 0, 0, 0.25, 0.75] + [0] * 5], np.float32
+    ),
+    np.array([1, 0.5], np.float32),
+)
+TERMS = Terms("fedmd", {}, "float16", 7, 2, "ab" * 32)
+TRAINING = Training(rounds=3, optimizer="sgd", lr=0.5, final_lr=0.25)
+REPORT = wire.encode_report(Report(1, 3, empty(2), {"heldout_accuracy": 0.5}), "float16")
+SAMPLES = b"\x00\xff\x10\x20"
+OFFER = pb.ContributeRequest(
+    protocol=PROTOCOL, client=1, rows=2, dtype="uint8", shape=(1, 1, 2), sha256=hashlib.sha256(SAMPLES).digest()
+)
+PIECE = pb.ContributeRequest(samples=SAMPLES)
+PIECE.MergeFrom(OFFER)
+EXAMPLES = {
+    "knowledge float32": wire.encode(KNOWLEDGE, "float32"),
+    "knowledge float16": wire.encode(KNOWLEDGE, "float16"),
+    "knowledge uint8": wire.encode(KNOWLEDGE, "uint8"),
+    "knowledge uint4": wire.encode(KNOWLEDGE, "uint4"),
+    "knowledge kept": wire.encode(KEPT, "float16"),
+    "knowledge labels": wire.encode(LABELS, "float16"),
+    "plan": wire.encode_plan(RoundPlan(7, 2, np.array([0, 1, 5]), TRAINING)),
+    "report": REPORT,
+    "join": pb.JoinRequest(protocol=PROTOCOL, client=1, terms=terms_message(TERMS)).SerializeToString(),
+    "ask": pb.TaskRequest(session=b"\x01\x02", after=-1).SerializeToString(),
+    "idle": pb.TaskReply(idle=pb.Idle()).SerializeToString(),
+    "told": pb.TaskRequest(session=b"\x01\x02", after=3, told=True).SerializeToString(),
+    "complete": pb.TaskReply(end=pb.End()).SerializeToString(),
+    "offer": OFFER.SerializeToString(),
+    "samples": PIECE.SerializeToString(),
+    "contributed": pb.ContributeReply(have=2).SerializeToString(),
+    "submit": pb.SubmitRequest(session=b"\x01\x02", run="r", round=3, report=REPORT).SerializeToString(),
+}
+
+
+def documented() -> dict[str, bytes]:
+    """`example: NAME`, then a block of hex with comments after #."""
+    found = re.findall(r"`example: ([a-z0-9 ]+)`\n\n((?:    .*\n)+)", DOCUMENT.read_text())
+    return {name: bytes.fromhex(re.sub(r"#.*", "", block)) for name, block in found}
+
+
+def check() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("proto_check", ROOT / "proto" / "check.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_document_shows_the_bytes_that_are_sent() -> None:
+    shown = documented()
+    assert set(shown) == set(EXAMPLES)
+    for name, data in EXAMPLES.items():
+        assert shown[name] == data, f"{name}: {data.hex(' ')}"
+
+
+def test_the_examples_mean_what_they_say() -> None:
+    shown = documented()
+    for codec in ("float32", "float16"):
+        assert wire.decode(shown[f"knowledge {codec}"]).equals(KNOWLEDGE)
+    assert wire.decode_plan(shown["plan"]).training == TRAINING
+    assert wire.decode_report(shown["report"]).metrics == {"heldout_accuracy": 0.5}
+    assert read_terms(pb.JoinRequest.FromString(shown["join"]).terms) == TERMS
+
+
+def test_terms_travel_with_their_defence() -> None:
+    defended = dataclasses.replace(TERMS, defence={"name": "top_k", "k": 2, "calibrate": False})
+    assert read_terms(terms_message(defended)) == defended
+    assert TERMS.differences(defended) == ["defence"]
+    assert parse_terms(dataclasses.asdict(defended)) == defended
+    with pytest.raises(ValueError, match="defence is not a JSON object"):
+        read_terms(pb.Terms(method_config="{}", defence="3"))
+
+
+def test_nothing_that_was_released_has_changed() -> None:
+    module = check()
+    released = (ROOT / "proto" / "released.txt").read_text()
+    assert not module.broken(released)
+    assert set(released.split("\n")) - {""} == set(module.promises()), "new: proto/check.py --release writes it down"
+
+
+@pytest.mark.parametrize("change", [("round = 2", "round = 3"), ("TYPE_UINT32", "TYPE_UINT64"), ("NextTask", "Next")])
+def test_a_change_would_be_noticed(change: tuple[str, str]) -> None:
+    released = (ROOT / "proto" / "released.txt").read_text()
+    assert change[0] in released
+    assert check().broken(released.replace(*change))
+
+
+def test_every_field_is_documented() -> None:
+    lines = (ROOT / "proto" / "edgefd_proto" / "edgefd.proto").read_text().split("\n")
+    for above, line in itertools.pairwise(lines):
+        if re.search(r" = \d+;$", line) or line.startswith(("message", "enum", "service", "  rpc", "  oneof")):
+            assert above.strip().startswith("//"), line
+
+
+@pytest.mark.parametrize("text", ["[]", "{", "[" * 100_000])
+def test_settings_that_are_no_object_are_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="method_config is not"):
+        read_terms(pb.Terms(method_config=text))

@@ -1,0 +1,217 @@
+import numpy as np
+import pytest
+from edgefd_proto import edgefd_pb2 as pb
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edgefd.core.knowledge import Knowledge, empty
+from edgefd.federation.plan import RoundPlan, Training
+from edgefd.federation.report import Report
+from edgefd.learners.distillation_loss import Distillation
+from edgefd.selection.settings import Selection
+from edgefd.wire.codecs import CODECS
+from edgefd.wire.messages import decode, decode_plan, decode_report, encode, encode_plan, encode_report
+from tests.core.test_knowledge import knowledge
+
+ERROR = {"float32": 0, "float16": 5e-4, "uint8": 4e-3, "uint4": 0.07}
+
+
+@given(knowledge(), st.sampled_from(sorted(CODECS)))
+def test_round_trip(k: Knowledge, codec: str) -> None:
+    back = decode(encode(k, codec))
+    assert np.array_equal(back.ids, k.ids)
+    np.testing.assert_allclose(back.values, k.values, atol=ERROR[codec])
+    np.testing.assert_allclose(back.weights, k.weights, atol=ERROR[codec] or 0)
+    assert decode(encode(back, codec)).equals(back)  # what was carried once is carried on unchanged
+
+
+@pytest.mark.parametrize("codec", sorted(CODECS))
+def test_a_tiny_weight_stays_a_claim(codec: str) -> None:
+    k = Knowledge(np.array([3]), np.ones((1, 2), np.float32) / 2, np.array([1e-30], np.float32))
+    assert decode(encode(k, codec)).weights[0] > 0
+
+
+def test_size_is_what_the_numbers_need() -> None:
+    rows = np.random.default_rng(0).dirichlet(np.ones(10), 1000).astype(np.float32)
+    k = Knowledge(np.arange(1000), rows, np.ones(1000, np.float32))
+    assert len(encode(k, "uint4")) == pytest.approx(1000 * (10 / 2 + 1), rel=0.005)
+    assert len(encode(k, "float16")) == pytest.approx(1000 * (10 * 2 + 1), rel=0.001)  # 1 byte a row for its id
+    assert decode(encode(empty(10), "float16")).equals(empty(10))
+
+
+@pytest.mark.parametrize("width", [1, 2, 3, 10, 16, 17, 300])
+@pytest.mark.parametrize("codec", sorted(CODECS))
+def test_one_hot_rows_travel_as_labels(width: int, codec: str) -> None:
+    labels = np.random.default_rng(0).integers(0, width, 101)
+    k = Knowledge(np.arange(101), np.eye(width, dtype=np.float32)[labels], np.ones(101, np.float32))
+    data = encode(k, codec)
+    assert decode(data).equals(k)
+    assert len(data) <= 101 + -(-101 * int(np.ceil(np.log2(width))) // 8) + 10
+
+
+@pytest.mark.parametrize("change", ["weight", "row"])
+def test_what_is_not_all_labels_is_written_in_full(change: str) -> None:
+    values, weights = np.eye(3, dtype=np.float32), np.ones(3, np.float32)
+    if change == "weight":
+        weights[1] = 0.5
+    else:
+        values[1] = (1, 1, -1)
+    k = Knowledge(np.arange(3), values, weights)
+    assert decode(encode(k, "float32")).equals(k)
+    assert pb.Knowledge.FromString(encode(k, "float32")).codec == pb.CODEC_FLOAT32
+
+
+@pytest.mark.parametrize("codec", ["uint8", "uint4"])
+def test_small_codecs_refuse_logits(codec: str) -> None:
+    k = Knowledge(np.array([0]), np.array([[-3.0, 2.0]], np.float32), np.ones(1, np.float32))
+    with pytest.raises(ValueError, match=r"\[0, 1\] only"):
+        encode(k, codec)
+
+
+@given(st.integers(1, 6), st.integers(2, 40), st.integers(0, 2**32 - 1))
+def test_rows_of_few_values_and_a_rest_lose_nothing_and_are_never_longer(kept: int, width: int, seed: int) -> None:
+    numbers = np.random.default_rng(seed)
+    rows = np.tile(numbers.random((31, 1), np.float32), (1, width))
+    for row in rows:
+        row[numbers.permutation(width)[: min(kept, width)]] += numbers.random(min(kept, width), np.float32)
+    k = Knowledge(np.arange(31), rows, numbers.random(31, np.float32) / 2 + np.float32(0.5))
+    data = encode(k, "float32")
+    assert decode(data).equals(k)
+    assert len(data) <= 31 * (1 + 4 * width + 4) + 30
+
+
+def test_top_k_saves_what_it_says() -> None:
+    rows = np.full((1000, 100), 0.0005, np.float32)
+    rows[:, [3, 50, 99]] = (0.5, 0.3, 0.1515)
+    k = Knowledge(np.arange(1000), rows, np.ones(1000, np.float32))
+    assert len(encode(k, "float16")) == pytest.approx(1000 * (1 + 4 * 2 + 3 * 7 / 8), rel=0.005)
+
+
+@pytest.mark.parametrize(
+    ("message", "says"),
+    [
+        (b"\xff\xff\xff", "not an edgefd.v1.Knowledge"),
+        (pb.Knowledge(width=2).SerializeToString(), "unknown codec 0"),
+        (pb.Knowledge(id_gaps=[1], width=2, codec=1, values=b"1234").SerializeToString(), "4 bytes where 8"),
+        (pb.Knowledge(id_gaps=[1], width=1, codec=1, values=b"\0" * 4, weights=b"1").SerializeToString(), "1 bytes"),
+        (pb.Knowledge(id_gaps=[1, 0], width=1, codec=1, values=b"\0" * 8).SerializeToString(), "unique"),
+        (pb.Knowledge(id_gaps=[1], width=1, codec=1, values=b"\0\0\xc0\x7f").SerializeToString(), "finite"),
+        (pb.Knowledge(id_gaps=[1], width=3, codec=4, values=b"\xc0").SerializeToString(), "label 3; there are 3"),
+        (pb.Knowledge(id_gaps=[1], width=3, codec=4, values=b"\0\0").SerializeToString(), "2 bytes where 1"),
+        (pb.Knowledge(id_gaps=[1], width=3, codec=4, values=b"\0", kept=1).SerializeToString(), "stand alone"),
+        (pb.Knowledge(id_gaps=[1], width=2, codec=3, values=b"\0\0", classes=b"1").SerializeToString(), "without a"),
+        (pb.Knowledge(id_gaps=[1], width=2, codec=3, values=b"\0\0\0", kept=2).SerializeToString(), "told apart"),
+        (
+            pb.Knowledge(id_gaps=[1], width=9, codec=3, values=b"000", kept=2, classes=b"1").SerializeToString(),
+            "ascend",
+        ),
+        (pb.Knowledge(id_gaps=[1], width=9, codec=3, values=b"00", kept=1, classes=b"").SerializeToString(), "0 bytes"),
+        (
+            pb.Knowledge(id_gaps=[1], width=2**27, codec=3, values=b"00", kept=1).SerializeToString(),
+            "more than is read",
+        ),
+        (pb.Knowledge(id_gaps=[1], width=3, codec=4, values=b"\0", weights=b"1").SerializeToString(), "weight 1"),
+        (pb.Knowledge(id_gaps=[1], width=2**27, codec=4, values=b"\0" * 4).SerializeToString(), "more than is read"),
+        (pb.Knowledge(id_gaps=[1], width=0, codec=4).SerializeToString(), "label 0; there are 0"),
+    ],
+)
+def test_malformed_messages_are_refused(message: bytes, says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        decode(message)
+
+
+@given(st.binary(max_size=200))
+def test_no_bytes_crash_the_decoder(data: bytes) -> None:
+    try:
+        k = decode(data)
+    except ValueError:
+        return
+    assert np.isfinite(k.values).all()
+
+
+@st.composite
+def trainings(draw: st.DrawFn) -> Training:
+    count = st.integers(0, 50)
+    return Training(
+        rounds=draw(st.integers(1, 100)),
+        local_steps=draw(count),
+        distill_epochs=draw(count),
+        closing_epochs=draw(count),
+        batch_size=draw(st.integers(20, 99)),
+        private_rows=draw(st.integers(0, 19)),
+        shift=draw(count),
+        optimizer=draw(st.sampled_from(["sgd", "adam"])),
+        lr=draw(st.floats(1e-6, 10)),
+        final_lr=draw(st.floats(0, 10)),
+    )
+
+
+@given(trainings(), st.sets(st.integers(0, 2**31)), st.integers(0, 2**63), st.integers(0, 100), st.booleans())
+def test_plan_round_trip(training: Training, ids: set[int], seed: int, round: int, evaluate: bool) -> None:
+    plan = RoundPlan(seed, round, np.array(sorted(ids), np.int64), training, evaluate)
+    back = decode_plan(encode_plan(plan))
+    assert np.array_equal(back.ids, plan.ids)
+    assert (back.seed, back.round, back.training, back.evaluate) == (seed, round, training, evaluate)
+    assert (back.selection, back.distillation) == (plan.selection, plan.distillation)
+
+
+@given(st.floats(0.01, 0.99), st.floats(0, 0.99), st.floats(0, 1), st.floats(0.1, 9))
+def test_how_rows_are_chosen_and_learned_goes_with_the_plan(budget: float, wrong: float, even: float, t: float) -> None:
+    for selection in (Selection("rad", budget, wrong=wrong), Selection("ddk", budget, even=even)):
+        for distillation in (Distillation(temperature=t), Distillation("taid", start=even), Distillation("pld")):
+            plan = RoundPlan(0, 0, np.arange(3), Training(), selection=selection, distillation=distillation)
+            back = decode_plan(encode_plan(plan))
+            assert (back.selection, back.distillation) == (selection, distillation)
+
+
+def test_a_plan_that_asks_for_nothing_new_has_no_new_bytes() -> None:
+    plain = pb.RoundPlan()
+    plain.ParseFromString(encode_plan(RoundPlan(0, 0, np.arange(3), Training())))
+    assert not plain.HasField("selection")
+    assert not plain.HasField("distillation")
+
+
+@given(knowledge(), st.integers(0, 1000), st.dictionaries(st.text(max_size=9), st.floats(-9, 9)))
+def test_report_round_trip(k: Knowledge, client: int, metrics: dict[str, float]) -> None:
+    report = Report(client, 3, k, metrics)
+    back = decode_report(encode_report(report, "float32"))
+    assert back.knowledge.equals(decode(encode(k, "float32")))
+    assert (back.client, back.round, back.metrics) == (client, 3, metrics)
+
+
+TRAINING = pb.Training(rounds=1, batch_size=8, optimizer="sgd", lr=1)
+
+
+@pytest.mark.parametrize(
+    ("message", "says"),
+    [
+        (pb.RoundPlan(round=1), "without training"),
+        (pb.RoundPlan(training=pb.Training(rounds=1, batch_size=8, optimizer="lion", lr=1)), "unknown optimizer"),
+        (pb.RoundPlan(training=pb.Training(rounds=0, batch_size=8, optimizer="sgd", lr=1)), "rounds"),
+        (pb.RoundPlan(training=pb.Training(rounds=1, batch_size=8, optimizer="sgd", lr=np.nan)), "finite"),
+        (pb.RoundPlan(training=TRAINING, selection=pb.Selection(name="luck", budget=1)), "unknown selection 'luck'"),
+        (pb.RoundPlan(training=TRAINING, selection=pb.Selection(name="kd3", budget=np.nan)), "budget must be"),
+        (pb.RoundPlan(training=TRAINING, distillation=pb.Distillation(loss="mse")), "unknown loss 'mse'"),
+        (
+            pb.RoundPlan(
+                training=TRAINING,
+                distillation=pb.Distillation(loss="kl", temperature=np.nan, label_share=0.5, start=0.4),
+            ),
+            "temperature must be",
+        ),
+        (pb.RoundPlan(id_gaps=[1, 0], training=pb.Training(rounds=1, batch_size=8, optimizer="sgd", lr=1)), "unique"),
+    ],
+)
+def test_malformed_plans_are_refused(message: pb.RoundPlan, says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        decode_plan(message.SerializeToString())
+
+
+def test_malformed_reports_are_refused() -> None:
+    good = pb.Knowledge(width=2, codec=pb.CODEC_FLOAT32)
+    with pytest.raises(ValueError, match="without knowledge"):
+        decode_report(pb.Report(client=1).SerializeToString())
+    with pytest.raises(ValueError, match="finite: loss"):
+        decode_report(pb.Report(knowledge=good, metrics={"loss": float("nan")}).SerializeToString())
+    with pytest.raises(ValueError, match=r"not an edgefd\.v1\.Report"):
+        decode_report(b"\xff\xff")
