@@ -1,4 +1,4 @@
-"""What devices in the field rely on: the released protocol, and the bytes in docs/wire-format.md."""
+"""What devices in the field rely on: the released protocol, and the bytes in docs/reference/wire-format.md."""
 
 import dataclasses
 import hashlib
@@ -19,7 +19,7 @@ from edgefd.round import Report, RoundPlan, Training
 from edgefd.terms import Terms, parse_terms
 
 ROOT = Path(__file__).parent.parent
-DOCUMENT = ROOT / "docs" / "wire-format.md"
+DOCUMENT = ROOT / "docs" / "reference" / "wire-format.md"
 
 LABELS = Knowledge(np.array([2, 5, 6]), np.eye(10, dtype=np.float32)[[1, 9, 4]], np.ones(3, np.float32))
 KNOWLEDGE = Knowledge(np.array([2, 5]), np.array([[0.25, 0.75], [1, 0]], np.float32), np.array([1, 0.5], np.float32))
