@@ -1,4 +1,5 @@
-# A device of a federation: edgefd-client, without torch. From the top of the repository:
+# Image of a device in a federation: edgefd-client, without torch. Run these commands in the top folder of the
+# repository:
 #
 #   docker buildx build --platform linux/arm64,linux/amd64 --file docker/client.Dockerfile --tag edgefd-client .
 #   docker run --rm --read-only --cap-drop ALL --security-opt no-new-privileges \

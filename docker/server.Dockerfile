@@ -1,10 +1,11 @@
-# A coordinator: edgefd with what it needs to export bundles, make certificates and serve devices. From the top of the
-# repository:
+# Image of a coordinator: edgefd with the packages that it needs to export bundles, create certificates and serve
+# devices. Run this command in the top folder of the repository:
 #
 #   docker buildx build --file docker/server.Dockerfile --tag edgefd-server .
 #
-# docker/compose.yaml runs it with five clients. Without a GPU, have pip prefer the CPU build of torch, or the image takes
-# several GB: --build-arg PIP_EXTRA_INDEX_URL=ADDRESS, as torch's installation page gives it.
+# docker/compose.yaml runs this image with five clients. On a machine without a GPU, let pip prefer the CPU build of
+# torch: --build-arg PIP_EXTRA_INDEX_URL=ADDRESS, with the address from torch's installation page. Otherwise the image
+# takes several GB.
 
 FROM debian:bookworm-slim AS build
 ARG PIP_EXTRA_INDEX_URL
@@ -12,14 +13,15 @@ RUN apt-get update \
  && apt-get install --yes --no-install-recommends python3 python3-venv \
  && rm -rf /var/lib/apt/lists/*
 COPY . /source
-# torch first and by itself: asked for by another package, pip would not prefer the CPU build.
+# Install torch first and alone. If torch is installed as a dependency of another package, pip does not prefer the CPU
+# build.
 RUN python3 -m venv /opt/edgefd \
  && /opt/edgefd/bin/pip install --no-cache-dir --constraint /source/constraints.txt torch \
  && /opt/edgefd/bin/pip install --no-cache-dir --constraint /source/constraints.txt "/source[export,server]" \
  && /opt/edgefd/bin/pip uninstall --yes pip
 
 FROM debian:bookworm-slim
-# The folders are where volumes go: a new volume takes the owner of the folder that it covers.
+# Volumes are mounted on these folders. A new volume takes the owner of the folder that it covers.
 RUN apt-get update \
  && apt-get install --yes --no-install-recommends python3 \
  && rm -rf /var/lib/apt/lists/* \

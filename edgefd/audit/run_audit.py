@@ -1,6 +1,6 @@
 """`edgefd audit RUN`: signals, attacks, controls, and the folder RUN/audit that holds them.
 
-audit.json's schema is described in docs/methods/audit.md.
+audit.json's schema is described in docs/guides/audit.md.
 """
 
 from __future__ import annotations

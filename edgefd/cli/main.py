@@ -235,7 +235,7 @@ def server(
         from edgefd_server.serve.options import Serving
 
         if bundle and listen is None:
-            raise UserError("--bundle goes with --listen: SuperNodes have their own, see docs/flower.md")
+            raise UserError("--bundle goes with --listen: SuperNodes have their own, see docs/guides/flower.md")
         devices = None if listen is None else Listen(listen, certs, insecure)
         serving = Serving(devices, bundle or [], metrics, timeout, status, certs)
         folder, summary = serve_flower(loaded, Fleet(flower, certs, insecure), serving, out, resume)

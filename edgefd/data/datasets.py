@@ -37,7 +37,7 @@ DATASETS = {
     "watch": "smartwatch motion, 10 people, 7 exercises, windows of 6 channels x 100 steps; 2 people are the test",
 }
 WATCH_TEST = (8, 9)
-"""Who is the test of `watch` unless told otherwise: one of the pairs that moved alike, see docs/sensors.md."""
+"""Who is the test of `watch` unless told otherwise: one of the pairs that moved alike, see docs/guides/sensors.md."""
 
 
 @dataclass(frozen=True, eq=False)

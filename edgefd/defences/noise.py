@@ -1,4 +1,4 @@
-"""Clipping and Gaussian noise on soft labels, with the sigma that the guarantee takes: docs/methods/defences.md.
+"""Clipping and Gaussian noise on soft labels, with the sigma that the guarantee takes: docs/guides/defences.md.
 
 One private record may change every row of every report, since the model learned from it. So what is noisy is the whole
 run's output, P rows a round for R rounds, and its sensitivity grows with sqrt(P R).

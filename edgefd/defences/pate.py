@@ -1,7 +1,7 @@
 """A PATE-style vote inside each client: teachers that share no record elect each row's label, in noise.
 
 After Papernot et al. (arXiv 1610.05755, 1802.08908). A client has too few records to train a network on each shard of
-them, so teachers are class means; what the client's own model has learned is not told at all: docs/methods/defences.md.
+them, so teachers are class means; what the client's own model has learned is not told at all: docs/guides/defences.md.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Swing: the more a row looks like one that the client trained on, the softer its answer.
 
 After Swing Distillation (Li et al., arXiv 2212.08349), which gives every item a temperature that rises with how
-likely it is private. Its formula is for tokens; the one here is ours: docs/methods/defences.md.
+likely it is private. Its formula is for tokens; the one here is ours: docs/guides/defences.md.
 """
 
 from __future__ import annotations

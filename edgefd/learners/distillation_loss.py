@@ -3,7 +3,7 @@
 `edgefd.learners.batches` knows one loss, H(t, q) with q = softmax(z), whose slope by the logits z is q - t. So any loss L whose
 slope g sums to 0 over the classes, as it does where only differences of logits count, is learned by t = q - g: the step
 is that of L, in torch and in the graph of a device alike. q is then that of the moment, so the client predicts each
-batch before it learns it. Formulas and sources: docs/methods/plugins.md.
+batch before it learns it. Formulas and sources: docs/guides/selection-and-losses.md.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """DHO: one network with two heads, one for private labels and one for the teacher (arXiv 2505.07675).
 
 The heads are the two halves of a model's 2C logits, so any model has them. What the paper says and what is chosen here:
-docs/methods/plugins.md.
+docs/guides/selection-and-losses.md.
 """
 
 from __future__ import annotations

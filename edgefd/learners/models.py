@@ -105,7 +105,7 @@ class CNN(nn.Module):
 class EdgeCNN(nn.Module):
     """A 5x5 convolution of stride 2, max-pooling, a 3x3 convolution, two linear layers: the cheap one for a device.
 
-    The stride leaves a quarter of the pixels to all that follows. Why this width: docs/models.md.
+    The stride leaves a quarter of the pixels to all that follows. Why this width: docs/guides/models.md.
     """
 
     def __init__(self, shape: Shape, n_classes: int, width: int = 24, hidden: int = 64) -> None:
@@ -171,7 +171,7 @@ class ResNet8(nn.Module):
     """A 3x3 convolution of stride 2, three residual blocks, one linear layer.
 
     No normalisation: statistics of a batch are those of one client, and mean little to the others. The linear layer
-    sees every position: behind their mean a model learns many times more slowly, see docs/models.md.
+    sees every position: behind their mean a model learns many times more slowly, see docs/guides/models.md.
     """
 
     def __init__(self, shape: Shape, n_classes: int, width: int = 8) -> None:

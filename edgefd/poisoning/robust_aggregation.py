@@ -3,7 +3,7 @@
 `median`, `trimmed_mean` and `geometric_median` look at one row at a time: voters with less than half of a row's weight
 (the share `trim`, for the trimmed mean) cannot overrule the others. `distance` looks at whole clients. Votes are
 soft labels: what is negative in them counts as 0, and they are scaled to sum 1, so that no vote is larger than another.
-docs/poisoning.md says what each rule does with one and two voters.
+docs/guides/poisoning.md says what each rule does with one and two voters.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""Which proxy rows the server asks about, and which rows of the teacher a client learns: docs/methods/plugins.md."""
+"""Which proxy rows the server asks about, and which rows of the teacher a client learns: docs/guides/selection-and-losses.md."""

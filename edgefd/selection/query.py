@@ -1,7 +1,7 @@
 """Which rows the server asks about: fewer rows, fewer bytes in both directions.
 
 It knows what teachers have said so far and what clients report, never labels. A row that was never asked about comes
-before all others, so the first rounds go once through the proxy set. Formulas and sources: docs/methods/plugins.md.
+before all others, so the first rounds go once through the proxy set. Formulas and sources: docs/guides/selection-and-losses.md.
 """
 
 from __future__ import annotations

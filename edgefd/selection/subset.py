@@ -1,6 +1,6 @@
 """Which of the teacher's rows a client learns in a round, from the teacher's soft labels and the client's own.
 
-Nothing more is needed, so a device chooses as a simulated client does. Formulas and sources: docs/methods/plugins.md.
+Nothing more is needed, so a device chooses as a simulated client does. Formulas and sources: docs/guides/selection-and-losses.md.
 """
 
 from __future__ import annotations

@@ -39,7 +39,7 @@ def simulated_round(body: Mapping[str, Any], context: Context) -> dict[str, int 
     if "asked" in body and client not in body["asked"]:
         return {"client": client}
     if "config" not in body:
-        raise UserError("a simulated client needs the config: submit the app with `config`, see docs/flower.md")
+        raise UserError("a simulated client needs the config: submit the app with `config`, see docs/guides/flower.md")
     config, federation, sessions = _federation(str(body["config"]))
     state = _restore(config, federation, sessions, client, context)
     known = wire.decode(body["teacher"]) if "teacher" in body else None

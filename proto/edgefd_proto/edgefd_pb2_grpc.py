@@ -27,7 +27,7 @@ if _version_not_supported:
 
 class DeviceLinkStub(object):
     """The coordinator as a device sees it. The device opens the connection. A refusal has a gRPC status, a line that says why,
-    and trailing metadata `edgefd-reason` with one of the words in docs/wire-format.md.
+    and trailing metadata `edgefd-reason` with one of the words in docs/reference/wire-format.md.
     """
 
     def __init__(self, channel):
@@ -65,7 +65,7 @@ class DeviceLinkStub(object):
 
 class DeviceLinkServicer(object):
     """The coordinator as a device sees it. The device opens the connection. A refusal has a gRPC status, a line that says why,
-    and trailing metadata `edgefd-reason` with one of the words in docs/wire-format.md.
+    and trailing metadata `edgefd-reason` with one of the words in docs/reference/wire-format.md.
     """
 
     def Join(self, request, context):
@@ -141,7 +141,7 @@ def add_DeviceLinkServicer_to_server(servicer, server):
  # This class is part of an EXPERIMENTAL API.
 class DeviceLink(object):
     """The coordinator as a device sees it. The device opens the connection. A refusal has a gRPC status, a line that says why,
-    and trailing metadata `edgefd-reason` with one of the words in docs/wire-format.md.
+    and trailing metadata `edgefd-reason` with one of the words in docs/reference/wire-format.md.
     """
 
     @staticmethod

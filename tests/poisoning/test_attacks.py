@@ -161,7 +161,7 @@ def test_the_resolved_config_parses_to_itself() -> None:
 
 @pytest.mark.slow
 def test_the_recommended_aggregator_holds_where_the_mean_falls() -> None:
-    """A small docs/poisoning.md: no more than 3 points are lost where the mean loses most of what there is."""
+    """A small docs/guides/poisoning.md: no more than 3 points are lost where the mean loses most of what there is."""
 
     def accuracy(rule: dict[str, Any], liars: list[int]) -> float:
         lies = {"name": "constant", "clients": liars} if liars else {"name": "none"}

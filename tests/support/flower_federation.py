@@ -63,7 +63,7 @@ class Place:
         return self.start(name, supernode, *command, FLWR_HOME=str(self.folder / f"{name}-home"))
 
     def wait(self, server: subprocess.Popen[bytes], port: int, seconds: float = 400.0) -> int:
-        """The exit code of a coordinator. Nodes that end are started again, as docs/flower.md says to do."""
+        """The exit code of a coordinator. Nodes that end are started again, as docs/guides/flower.md says to do."""
         deadline = time.monotonic() + seconds
         while server.poll() is None:
             assert time.monotonic() < deadline, self.all_said()

@@ -19,13 +19,8 @@ from edgefd.federation.terms import Terms, parse_terms
 from edgefd.wire import messages as wire
 from edgefd.wire.device_link import PROTOCOL, read_terms, terms_message
 
-<<<<<<< HEAD:tests/wire/test_device_link.py
 ROOT = Path(__file__).parents[2]
-DOCUMENT = ROOT / "docs" / "wire-format.md"
-=======
-ROOT = Path(__file__).parent.parent
 DOCUMENT = ROOT / "docs" / "reference" / "wire-format.md"
->>>>>>> 25e6b9a0b0e352fa1f09e55705f7de7484cb50ab:tests/test_protocol.py
 
 LABELS = Knowledge(np.array([2, 5, 6]), np.eye(10, dtype=np.float32)[[1, 9, 4]], np.ones(3, np.float32))
 KNOWLEDGE = Knowledge(np.array([2, 5]), np.array([[0.25, 0.75], [1, 0]], np.float32), np.array([1, 0.5], np.float32))

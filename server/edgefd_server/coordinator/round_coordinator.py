@@ -34,7 +34,7 @@ _LONGEST_WAIT = 3600.0  # beyond some years, Python does not wait at all
 
 
 class Refused(Exception):
-    """Why what a client sent is not taken: a word for programs (docs/wire-format.md), a line for people."""
+    """Why what a client sent is not taken: a word for programs (docs/reference/wire-format.md), a line for people."""
 
     def __init__(self, reason: str, line: str) -> None:
         super().__init__(line)
