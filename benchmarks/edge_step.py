@@ -20,7 +20,7 @@ import numpy as np
 if TYPE_CHECKING:
     import torch
 
-    from edgefd.learners.batches import Lesson
+    from edgefd.learners.batches import Batch
 
 BATCH, SHAPE, CLASSES = 64, (1, 28, 28), 10
 REPEATS, STEPS, LR = 25, 5, 0.001
@@ -67,7 +67,7 @@ def compare(name: str, optimizer: str) -> None:
         )
 
 
-def plain_torch(name: str, optimizer: str, batch: Lesson, order: torch.memory_format) -> Callable[[], None]:
+def plain_torch(name: str, optimizer: str, batch: Batch, order: torch.memory_format) -> Callable[[], None]:
     """`STEPS` steps of the same model the usual way: torch's own pooling, loss, autograd and fused optimizer."""
     import torch
     import torch.nn.functional as F
@@ -100,7 +100,7 @@ def plain_torch(name: str, optimizer: str, batch: Lesson, order: torch.memory_fo
 def footprint(bundle: Path) -> None:
     """Three rounds' training and prediction on 2,000 private and 1,000 proxy samples: seconds and peak memory."""
     began = time.perf_counter()
-    from edgefd.learners.batches import Lesson, draw, labelled, mixed, passes, softmax
+    from edgefd.learners.batches import Batch, draw, labelled, mixed, passes, softmax
     from edgefd.learners.onnx_learner import OnnxLearner, Sessions
     from edgefd.wire.bundle_reader import read_bundle
 
@@ -113,7 +113,7 @@ def footprint(bundle: Path) -> None:
     learner.train(draw(private, 1, read.manifest.batch, rng), 0.001)
     print(f"start to the end of the first step: {time.perf_counter() - began:.2f} s")
     for _ in range(3):
-        teacher = Lesson(proxy, softmax(learner.predict_logits(proxy)), np.ones(1000, np.float32))
+        teacher = Batch(proxy, softmax(learner.predict_logits(proxy)), np.ones(1000, np.float32))
         size = read.manifest.batch - 16
         learner.train(mixed(passes(teacher, 1, size, rng), draw(private, -(-1000 // size), 16, rng)), 0.001)
         learner.train(draw(private, 32, read.manifest.batch, rng), 0.001)

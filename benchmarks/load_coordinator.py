@@ -13,16 +13,16 @@ import time
 from pathlib import Path
 
 import numpy as np
-from edgefd_server.coordinator.round_coordinator import Desk
-from edgefd_server.grpc_link.bundle_files import Served
-from edgefd_server.grpc_link.device_service import Listen, open_link
-from edgefd_server.grpc_link.sessions import Reception
+from edgefd_server.coordinator.round_coordinator import RoundCoordinator
+from edgefd_server.grpc_link.bundle_files import BundleFiles
+from edgefd_server.grpc_link.device_service import ListenAddress, open_link
+from edgefd_server.grpc_link.sessions import DeviceSessions
 from edgefd_server.monitoring.event_log import json_log
 from edgefd_server.monitoring.prometheus import make_metrics
 
 from benchmarks.load_devices import terms_for
 from edgefd.federation.plan import Training
-from edgefd.federation.terms import Notice
+from edgefd.federation.terms import FederationInfo
 from edgefd.methods import config_of, get_method
 from edgefd.rounds.loop import run_rounds
 from edgefd.rounds.participation import plans
@@ -49,20 +49,20 @@ def coordinate(devices: int, rounds: int, rows: int, classes: int, certs: Path, 
     method = get_method("edgefd")
     todo = list(plans(0, np.arange(rows), Training(rounds=rounds)))
     # No bundle is fetched: the devices of a load run say that they have it.
-    bundle = Served(Path("no-bundle"), "0" * 64, {})
-    desk = Desk(Notice("load", devices, terms_for(classes)), TIMEOUT, json_log(log))
-    reception = Reception(desk, [bundle], largest_report(todo[0], classes))
+    bundle = BundleFiles(Path("no-bundle"), "0" * 64, {})
+    coordinator = RoundCoordinator(FederationInfo("load", devices, terms_for(classes)), TIMEOUT, json_log(log))
+    sessions = DeviceSessions(coordinator, [bundle], largest_report(todo[0], classes))
     metrics = make_metrics()
-    with open_link(reception, Listen("127.0.0.1:0", certs), metrics) as door:
-        print(json.dumps({"port": door.port}), flush=True)
+    with open_link(sessions, ListenAddress("127.0.0.1:0", certs), metrics) as front_end:
+        print(json.dumps({"port": front_end.port}), flush=True)
         began = time.perf_counter()
-        for result in run_rounds(method, config_of(method, {}), desk, todo):
+        for result in run_rounds(method, config_of(method, {}), coordinator, todo):
             seconds = time.perf_counter() - began
             line = {"round": result.plan.round, "seconds": seconds, "reports": len(result.exchange.reports), **held()}
             line["up"], line["down"] = result.exchange.bytes_up, result.exchange.bytes_down
             print(json.dumps(line), flush=True)
             began = time.perf_counter()
-        desk.finish(COMPLETE)
+        coordinator.finish(COMPLETE)
     accepted = metrics.registry.get_sample_value("edgefd_reports_accepted_total")
     print(json.dumps({"accepted": accepted}), flush=True)
 

@@ -18,7 +18,7 @@ from edgefd_proto.edgefd_pb2_grpc import DeviceLinkStub
 from grpc import aio
 
 from edgefd.core.knowledge import Knowledge
-from edgefd.federation.terms import Terms
+from edgefd.federation.terms import FederationTerms
 from edgefd.wire import messages as wire
 from edgefd.wire.device_link import PROTOCOL, terms_message
 
@@ -26,9 +26,9 @@ CODEC = "float16"
 _JOIN, _TASK, _SUBMIT = 300.0, 150.0, 300.0  # seconds
 
 
-def terms_for(classes: int) -> Terms:
+def terms_for(classes: int) -> FederationTerms:
     """What coordinator and devices of a load run agree on."""
-    return Terms("edgefd", {}, CODEC, 0, classes, "")
+    return FederationTerms("edgefd", {}, CODEC, 0, classes, "")
 
 
 def answer(client: int, rows: int, classes: int) -> pb.Report:

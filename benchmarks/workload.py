@@ -41,14 +41,14 @@ class Case:
 def federation(case: Case) -> Federation:
     """Clients with rows of mnist_mini, drawn with replacement where they are more than it has."""
     mini = load_dataset("mnist_mini")
-    numbers = np.random.default_rng(0)
+    rng = np.random.default_rng(0)
     scale = scale_of(mini.x_train)
     x, y = scale(mini.x_train), mini.y_train
     clients = []
     for i in range(case.clients):
-        own = numbers.integers(len(x), size=case.rows)
+        own = rng.integers(len(x), size=case.rows)
         clients.append(ClientData(i, x[own], y[own], x[own[:8]], y[own[:8]], np.empty(0, np.int64)))
-    shared = numbers.integers(len(x), size=case.proxy_rows)
+    shared = rng.integers(len(x), size=case.proxy_rows)
     return Federation(
         clients=tuple(clients),
         proxy=ProxySet(x[shared], np.full(len(shared), -1)),
@@ -73,7 +73,7 @@ def config(case: Case, workers: int) -> Config:
             "train": {
                 "rounds": 10_000,
                 "local_steps": -(-case.rows // BATCH),
-                "private_rows": 0,
+                "private_rows_per_batch": 0,
                 "batch_size": BATCH,
                 "optimizer": "sgd",
                 "lr": LR,

@@ -47,7 +47,7 @@ def main() -> None:
 
 def measured(estimator: str, seed: int, overrides: Sequence[str]) -> list[float]:
     """One run, in the order of `MEASURED`."""
-    settings = [f"method.estimator={estimator}", f"seed={seed}", "also=[]", "run.evaluate_every=1000", *overrides]
+    settings = [f"method.estimator={estimator}", f"seed={seed}", "baselines=[]", "run.evaluate_every=1000", *overrides]
     prepared = prepare(load_config(BASE, settings))
     config, federation = prepared.config, prepared.federation
     began = time.process_time()

@@ -41,7 +41,7 @@ def main() -> None:
     options.add_argument("--out", type=Path, help="keep the run folder there (default: runs/federation-TIME)")
     chosen = options.parse_args()
     out = chosen.out or Path("runs") / time.strftime("federation-%Y%m%d-%H%M%S")
-    run = [str(CONFIG), "also=[]", f"data.name={chosen.data}", "partition.name=shards"]
+    run = [str(CONFIG), "baselines=[]", f"data.name={chosen.data}", "partition.name=shards"]
     run += [f"partition.n_clients={chosen.clients}", f"train.rounds={chosen.rounds}"]
     with tempfile.TemporaryDirectory(prefix="edgefd-") as folder:
         work = Path(folder)

@@ -35,8 +35,10 @@ def main() -> None:
     print(HEADER, end="")
     rules = itertools.product(chosen.own, ["none", "proxy"], chosen.weighting, chosen.k, chosen.quantile)
     for data, rule in itertools.product(chosen.data, rules):
-        method = dict(zip(("ownership", "reference", "weighting", "n_clusters", "quantile"), rule, strict=True))
-        method["ownership"] = method["ownership"] == "claimed"
+        method = dict(
+            zip(("accept_contributed", "reference", "weighting", "n_clusters", "quantile"), rule, strict=True)
+        )
+        method["accept_contributed"] = method["accept_contributed"] == "claimed"
         line = row(data, method, chosen.limit, chosen.rounds)
         with chosen.out.open("a") as file:
             file.write(line)
@@ -49,17 +51,17 @@ def row(data: str, method: dict[str, object], limit: int, rounds: int) -> str:
         {
             "data": {"name": data, "limit": limit},
             "method": {"name": "edgefd", **method},
-            "train": {"rounds": rounds, "shift": 2},
+            "train": {"rounds": rounds, "augment_shift": 2},
             "run": {"evaluate_every": rounds + 1},
         }
     )
     prepared = prepare(config)
     metrics = list(simulate(open_transport(config, prepared.federation)))
     last, final = metrics[-2], metrics[-1]
-    cells = [data, "claimed" if method["ownership"] else "as others", *list(method.values())[1:]]
+    cells = [data, "claimed" if method["accept_contributed"] else "as others", *list(method.values())[1:]]
     shares = [last.wrong_claims, last.kept_fraction * 10, last.teacher_coverage, last.teacher_accuracy]
-    numbers = [f"{s:.3f}" if s is not None else "-" for s in (*shares, final.accuracy_mean)]
-    return f"| {' | '.join(map(str, cells))} | {' | '.join(numbers)} |\n"
+    rng = [f"{s:.3f}" if s is not None else "-" for s in (*shares, final.accuracy_mean)]
+    return f"| {' | '.join(map(str, cells))} | {' | '.join(rng)} |\n"
 
 
 if __name__ == "__main__":

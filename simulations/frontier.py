@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from edgefd.audit.report.findings import DELTA
-from edgefd.audit.run_audit import Wish, audit
+from edgefd.audit.run_audit import AuditRequest, audit
 from edgefd.config.load import load_config
 from edgefd.config.schema import Config
 from edgefd.core.errors import RunError, UserError
@@ -48,7 +48,7 @@ def main() -> int:
     for folder in arguments.parse_args().runs:
         if not (folder / "audit" / "audit.json").is_file():
             print(f"auditing {folder}", file=sys.stderr)
-            audit(folder, Wish(), _unseen)
+            audit(folder, AuditRequest(), _unseen)
         points.append(point(folder))
     print(f"| {' | '.join(HEAD)} |\n|{' --- |' * len(HEAD)}")
     for p in sorted(points, key=lambda p: -p.accuracy):

@@ -8,9 +8,9 @@ import sys
 import numpy as np
 
 
-def balanced(y: np.ndarray, each: int, numbers: np.random.Generator) -> np.ndarray:
+def balanced(y: np.ndarray, each: int, rng: np.random.Generator) -> np.ndarray:
     """Sorted indices of `each` samples of every class."""
-    chosen = [numbers.permutation(np.flatnonzero(y == c))[:each] for c in np.unique(y)]
+    chosen = [rng.permutation(np.flatnonzero(y == c))[:each] for c in np.unique(y)]
     return np.sort(np.concatenate(chosen))
 
 

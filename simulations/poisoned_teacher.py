@@ -15,8 +15,9 @@ from edgefd.config.load import load_config
 from edgefd.core.knowledge import Knowledge, weighted_mean
 from edgefd.poisoning.robust_aggregation import distance, geometric_median, median, one_vote, trimmed_mean
 from edgefd.rounds.loop import run_rounds
+from edgefd.runs.execute import plans_of
 from edgefd.runs.prepare import prepare
-from edgefd.simulation.engine import open_transport, plans_of
+from edgefd.simulation.engine import open_transport
 
 LIARS = (0, 5)
 RULES: dict[str, Callable[[Sequence[Knowledge]], Knowledge]] = {

@@ -29,7 +29,7 @@ from edgefd.rounds.validation import check_plan, check_teacher
 from edgefd.wire import messages as wire
 from edgefd.wire.bundle_reader import Bundle
 from edgefd_client.link import Link, Task
-from edgefd_client.state import DeviceState, load_state, locked, save_state
+from edgefd_client.state import DeviceState, exclusive_lock, load_state, save_state
 
 
 def run_agent(link: Link, bundle: Bundle, data: ClientData, folder: Path, say: Callable[[str], None]) -> None:
@@ -46,11 +46,11 @@ def run_agent(link: Link, bundle: Bundle, data: ClientData, folder: Path, say: C
         UserError: if the state in `folder` is of another run, client or bundle.
         RunError: if a round cannot be done or saved; the state saved before is intact.
     """
-    with locked(folder):
+    with exclusive_lock(folder):
         device = _Device(bundle, *method_of(bundle), _proxy(bundle), data, folder, say)
         saved = device.resume(link.run)
         state = device.state(saved)
-        answers = int((saved.claims > 0).sum())
+        answers = int((saved.acceptance > 0).sum())
         say(f"client {data.client}: {len(data.x)} samples, {len(data.x_heldout)} held out, answers for {answers} rows")
         after = saved.round - 1  # the saved round's report may not have been submitted
         while (task := link.next_task(after)) is not None:
@@ -76,7 +76,7 @@ def one_round(
         UserError: if the state in `folder` is of another run, client or bundle.
         RunError: if the round cannot be done or saved; the state saved before is intact.
     """
-    with locked(folder):
+    with exclusive_lock(folder):
         device = _Device(bundle, *method_of(bundle), _proxy(bundle), data, folder, say)
         saved = device.resume(run)
         return device.done(task, device.state(saved), saved).report
@@ -120,19 +120,19 @@ class _Device:
                 f"{self.folder} is of client {saved.client} in run {saved.run}, this is client {client} in run {run}: "
                 "give another --state folder"
             )
-        if saved is not None and saved.claims_of == digest and saved.claims.shape == (len(self.proxy),):
+        if saved is not None and saved.acceptance_of == digest and saved.acceptance.shape == (len(self.proxy),):
             return saved
-        claims = client_filter(self.method, self.config, self.data, self.proxy, bundle.manifest.terms.seed)
+        acceptance = client_filter(self.method, self.config, self.data, self.proxy, bundle.manifest.terms.seed)
         if saved is None:
-            saved = DeviceState(bundle.digest, run, client, -1, bundle.init, claims, digest, b"")
-        saved = replace(saved, claims=claims, claims_of=digest)
+            saved = DeviceState(bundle.digest, run, client, -1, bundle.init, acceptance, digest, b"")
+        saved = replace(saved, acceptance=acceptance, acceptance_of=digest)
         save_state(self.folder, saved)
         return saved
 
     def state(self, saved: DeviceState) -> ClientState:
         """The client as it was saved."""
         learner = OnnxLearner(Sessions(self.bundle.graphs), saved.learner)
-        return ClientState(self.data, learner, self.bundle.manifest.n_classes, saved.claims)
+        return ClientState(self.data, learner, self.bundle.manifest.n_classes, saved.acceptance)
 
     def done(self, task: Task, state: ClientState, saved: DeviceState) -> DeviceState:
         """What is saved once the task is done; it may be already."""
@@ -169,7 +169,7 @@ def _proxy(bundle: Bundle) -> ProxySet:
 def _digest(bundle: Bundle, data: ClientData) -> str:
     """Of all that the claims depend on."""
     digest = hashlib.sha256(f"{bundle.digest} {data.client}".encode())
-    for array in (data.x, data.y, data.x_heldout, data.y_heldout, data.owned):
+    for array in (data.x, data.y, data.x_heldout, data.y_heldout, data.contributed):
         digest.update(f" {array.dtype.str} {array.shape} ".encode())
         digest.update(array.tobytes())
     return digest.hexdigest()
@@ -194,5 +194,5 @@ def check_task(method: Method, task: Task, bundle: Bundle) -> None:
         )
     if asked.batch_size > manifest.batch:
         raise ValueError(f"the plan asks for batches of {asked.batch_size}, the bundle's graph takes {manifest.batch}")
-    if asked.shift and len(manifest.shape) != 3:
+    if asked.augment_shift and len(manifest.shape) != 3:
         raise ValueError(f"the plan shifts images; samples have shape {list(manifest.shape)}")

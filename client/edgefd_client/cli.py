@@ -17,7 +17,7 @@ from edgefd_client.contribution import load_contribution
 from edgefd_client.doctor import machine, require_64_bit, selftest
 from edgefd_client.options import settings
 from edgefd_client.sources import client_data, prepared, source_of
-from edgefd_client.state import load_state, locked
+from edgefd_client.state import exclusive_lock, load_state
 
 RUN: dict[str, tuple[type, str]] = {
     "bundle": (Path, "what `edgefd export` wrote (default with --server: fetched into the state folder)"),
@@ -125,7 +125,7 @@ def _run_over_grpc(
         link = GrpcLink(channel, client, _say, GIVE_UP if give_up is None else give_up)
         link.join(None if read is None else read.manifest.terms)
         if read is None:
-            with locked(state):
+            with exclusive_lock(state):
                 read = read_bundle(fetch_bundle(link, state))
         if read.digest != link.manifest_sha256:
             raise UserError("the bundle is not the coordinator's: leave --bundle out to fetch that")
@@ -140,7 +140,7 @@ def _private(data: Path, bundle: Bundle, client: int, state: Path) -> ClientData
     given = load_contribution(state)
     private = client_data(source_of(data, bundle.manifest), bundle, client, given)
     if given is not None:
-        _say(f"{len(private.owned)} proxy rows are own ones: this device has offered {len(given.rows)} samples")
+        _say(f"{len(private.contributed)} proxy rows are own ones: this device has offered {len(given.rows)} samples")
     return private
 
 

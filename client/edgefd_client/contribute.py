@@ -19,7 +19,7 @@ from edgefd.wire.device_link import PROTOCOL, rows_a_piece
 from edgefd_client.contribution import RECORD, Contribution, choose, load_contribution, save_contribution
 from edgefd_client.grpc_link import GrpcLink, connect
 from edgefd_client.sources import NpzSource
-from edgefd_client.state import locked
+from edgefd_client.state import exclusive_lock
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ def contribute(asked: Asked, say: Callable[[str], None]) -> None:
     whom = f"to the coordinator at {asked.server}, and from there to every client of the federation"
     if not asked.yes:
         raise UserError(f"this would send {what} {whom}; nobody can take them back. Nothing was sent: --yes sends them")
-    with locked(asked.state), connect(asked.server, asked.certs, asked.insecure) as channel:
+    with exclusive_lock(asked.state), connect(asked.server, asked.certs, asked.insecure) as channel:
         before = load_contribution(asked.state)
         if before is not None and not before.equals(given):
             raise UserError(

@@ -18,7 +18,7 @@ import numpy.typing as npt
 from edgefd.core.arrays import Float32, Int64
 from edgefd.core.errors import RunError, UserError
 from edgefd.core.files import get, put
-from edgefd.core.seeding import Purpose, rng
+from edgefd.core.seeding import Purpose, make_rng
 from edgefd.data.splits import stratified
 from edgefd.wire.exchange_folder import MAX_TEXT
 
@@ -54,7 +54,7 @@ def choose(x: npt.NDArray[Any], y: Int64, fraction: float, seed: int, keep: bool
     Raises:
         UserError: if it leaves fewer than two private samples, one to train on and one held out.
     """
-    rows, rest = stratified(np.arange(len(y)), y, fraction, rng(seed, Purpose.PROXY))
+    rows, rest = stratified(np.arange(len(y)), y, fraction, make_rng(seed, Purpose.PROXY))
     if len(rest) < (1 if keep else 2):
         raise UserError(f"of {len(y)} samples that would leave {len(rest)} private ones: give a smaller --fraction")
     return Contribution(rows, samples_sha256(x[rows]), keep)

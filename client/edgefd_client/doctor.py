@@ -13,7 +13,7 @@ import numpy as np
 
 from edgefd import __version__
 from edgefd.core.errors import RunError, UserError
-from edgefd.learners.batches import Lesson
+from edgefd.learners.batches import Batch
 from edgefd.wire.bundle_reader import Bundle
 
 TOLERANCE = 1e-4
@@ -58,8 +58,8 @@ def selftest(bundle: Bundle) -> float:
     start = {name.removeprefix("start/"): v for name, v in expected.items() if name.startswith("start/")}
     learner = OnnxLearner(Sessions(bundle.graphs), {**bundle.init, **start})
     targets = expected["targets"]
-    lesson = Lesson(bundle.proxy[: len(targets)], targets, np.ones(len(targets), np.float32))
-    learner.train([lesson], float(expected["lr"]))
+    batch = Batch(bundle.proxy[: len(targets)], targets, np.ones(len(targets), np.float32))
+    learner.train([batch], float(expected["lr"]))
     worst = 0.0
     for name, value in learner.state().items():
         want = expected[f"expected/{name}"]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from edgefd.core.errors import RunError, UserError
 from edgefd.core.files import get, put
-from edgefd.federation.terms import Terms
+from edgefd.federation.terms import FederationTerms
 from edgefd.wire import messages as wire
 from edgefd.wire.exchange_folder import (
     ASKED,
@@ -19,7 +19,7 @@ from edgefd.wire.exchange_folder import (
     PLAN,
     TEACHER,
     decode_clients,
-    decode_notice,
+    decode_info,
     report_file,
     round_folder,
 )
@@ -94,7 +94,7 @@ class FolderLink:
             raise RunError(f"the coordinator refused the report of round {round}: {reason}")
 
 
-def join(folder: Path, client: int, terms: Terms, poll: float = 0.05) -> FolderLink:
+def join(folder: Path, client: int, terms: FederationTerms, poll: float = 0.05) -> FolderLink:
     """Wait for the coordinator's federation.json; the link, if this device belongs to that federation.
 
     Args:
@@ -108,15 +108,15 @@ def join(folder: Path, client: int, terms: Terms, poll: float = 0.05) -> FolderL
     """
     while (blob := _bytes(folder / FEDERATION)) is None:
         time.sleep(poll)
-    notice = decode_notice(blob)
-    if not 0 <= client < notice.n_clients:
-        raise UserError(f"--client must be from 0 to {notice.n_clients - 1}, not {client}")
-    if different := notice.terms.differences(terms):
+    info = decode_info(blob)
+    if not 0 <= client < info.n_clients:
+        raise UserError(f"--client must be from 0 to {info.n_clients - 1}, not {client}")
+    if different := info.terms.differences(terms):
         raise UserError(
             f"the bundle is not of this federation ({', '.join(different)} differ): "
             "export it from the config that the server runs"
         )
-    return FolderLink(folder, client, notice.run, poll)
+    return FolderLink(folder, client, info.run, poll)
 
 
 def _bytes(path: Path) -> bytes | None:

@@ -17,7 +17,7 @@ from edgefd_proto import edgefd_pb2 as pb
 from edgefd_proto.edgefd_pb2_grpc import DeviceLinkStub
 
 from edgefd.core.errors import RunError, UserError
-from edgefd.federation.terms import Terms
+from edgefd.federation.terms import FederationTerms
 from edgefd.wire import messages as wire
 from edgefd.wire.device_link import HOLD, PROTOCOL, REASON, is_loopback, read_terms, terms_message
 from edgefd_client.link import Task
@@ -94,7 +94,7 @@ class GrpcLink:
         """the report that was handed over last, and its round"""
         self._owed = False
         """whether the coordinator may have lost it"""
-        self._terms: Terms | None = None
+        self._terms: FederationTerms | None = None
         self._reply = pb.JoinReply()
 
     @property
@@ -112,7 +112,7 @@ class GrpcLink:
         """Of the bundle that this client must have."""
         return self._reply.manifest_sha256
 
-    def join(self, terms: Terms | None) -> None:
+    def join(self, terms: FederationTerms | None) -> None:
         """Open a session; also again, when the coordinator has forgotten it.
 
         Args:

@@ -36,8 +36,8 @@ class Split:
     """What an npz may say beside x and y. None = it does not."""
 
     heldout: tuple[npt.NDArray[Any], npt.NDArray[Any]] | None
-    owned: npt.NDArray[Any] | None
-    owned_y: npt.NDArray[Any] | None = None
+    contributed: npt.NDArray[Any] | None
+    contributed_y: npt.NDArray[Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -147,33 +147,37 @@ def client_data(source: DataSource, bundle: Bundle, client: int, given: Contribu
     raw, labels = source.load()
     x, y = _scaled(raw, labels, bundle)
     said = source.split() if isinstance(source, NpzSource) else Split(None, None)
-    owned, owned_y = _owned(said, len(bundle.proxy), manifest.n_classes)
+    contributed, contributed_y = _contributed(said, len(bundle.proxy), manifest.n_classes)
     shared, private = np.empty(0, np.int64), np.arange(len(x))
     if given is not None:
-        if len(owned):
+        if len(contributed):
             raise UserError("the data name owned rows, and the state folder has some that were contributed: not both")
         check_source(given, finite_samples(raw, "the data"))
-        owned, there = own_rows(x[given.rows], bundle.proxy)
+        contributed, there = own_rows(x[given.rows], bundle.proxy)
         shared = given.rows[there]
         label = {x[row].tobytes(): y[row] for row in shared}
-        owned_y = np.array([label[sample.tobytes()] for sample in bundle.proxy[owned]], np.int64)
+        contributed_y = np.array([label[sample.tobytes()] for sample in bundle.proxy[contributed]], np.int64)
         private = private if given.keep else np.setdiff1d(private, shared)
     if said.heldout is not None:
         held_x, held_y = _scaled(*said.heldout, bundle)
-        return ClientData(client, x[private], y[private], held_x, held_y, owned, owned_y=owned_y)
+        return ClientData(client, x[private], y[private], held_x, held_y, contributed, contributed_y=contributed_y)
     if len(private) < 2 or np.isin(private, shared).all():
         raise UserError("a device needs 2 or more samples, one to train on and one held out that it did not contribute")
     train, held = split(private, manifest.heldout, manifest.terms.seed, client, shared)
-    return ClientData(client, x[train], y[train], x[held], y[held], owned, owned_y=owned_y)
+    return ClientData(client, x[train], y[train], x[held], y[held], contributed, contributed_y=contributed_y)
 
 
-def _owned(said: Split, n_proxy: int, n_classes: int) -> tuple[Int64, Int64 | None]:
+def _contributed(said: Split, n_proxy: int, n_classes: int) -> tuple[Int64, Int64 | None]:
     """Ids of contributed rows, ascending, and their labels, if the data say them."""
-    owned = np.empty(0, np.int64) if said.owned is None else said.owned
-    if owned.ndim != 1 or owned.dtype.kind not in "ui" or ((owned < 0) | (owned >= n_proxy)).any():
+    contributed = np.empty(0, np.int64) if said.contributed is None else said.contributed
+    if (
+        contributed.ndim != 1
+        or contributed.dtype.kind not in "ui"
+        or ((contributed < 0) | (contributed >= n_proxy)).any()
+    ):
         raise UserError(f"owned must be ids of proxy rows, from 0 to {n_proxy - 1}")
-    ids, first = np.unique(owned.astype(np.int64), return_index=True)
-    return ids, None if said.owned_y is None else _labels(said.owned_y, len(owned), n_classes)[first]
+    ids, first = np.unique(contributed.astype(np.int64), return_index=True)
+    return ids, None if said.contributed_y is None else _labels(said.contributed_y, len(contributed), n_classes)[first]
 
 
 def private_data(source: DataSource, bundle: Bundle) -> tuple[Float32, Int64]:

@@ -41,8 +41,8 @@ class DeviceState:
     round: int
     """last finished round, -1 = none"""
     learner: State
-    claims: Float32
-    claims_of: str
+    acceptance: Float32
+    acceptance_of: str
     """digest of what the claims depend on: private data and bundle"""
     report: bytes
     """of the last finished round, as it is submitted: however often that happens, with the same bytes"""
@@ -86,7 +86,7 @@ def load_state(folder: Path, bundle: str) -> DeviceState | None:
 
 
 @contextlib.contextmanager
-def locked(folder: Path) -> Iterator[None]:
+def exclusive_lock(folder: Path) -> Iterator[None]:
     """Nobody else uses the folder meanwhile; the lock goes with the process, however it ends.
 
     Raises:
@@ -109,10 +109,10 @@ def _encoded(state: DeviceState, generation: int) -> bytes:
     file = io.BytesIO()
     arrays = {f"learner/{name}": value for name, value in state.learner.items()}
     head: dict[str, int | str] = {"generation": generation, "round": state.round, "client": state.client}
-    head |= {"bundle": state.bundle, "run": state.run, "claims_of": state.claims_of}
+    head |= {"bundle": state.bundle, "run": state.run, "claims_of": state.acceptance_of}
     plain = {name: np.array(value) for name, value in head.items()}
     report = np.frombuffer(state.report, np.uint8)
-    np.savez(file, allow_pickle=False, claims=state.claims, report=report, **plain, **arrays)
+    np.savez(file, allow_pickle=False, report=report, **{"claims": state.acceptance}, **plain, **arrays)
     body = file.getvalue()
     return _MAGIC + _VERSION + hashlib.sha256(body).digest() + body
 
@@ -138,8 +138,8 @@ def _read(path: Path) -> tuple[int, DeviceState] | None:
                 client=int(arrays["client"]),
                 round=int(arrays["round"]),
                 learner=learner,
-                claims=arrays["claims"],
-                claims_of=str(arrays["claims_of"]),
+                acceptance=arrays["claims"],
+                acceptance_of=str(arrays["claims_of"]),
                 report=arrays["report"].tobytes(),
             )
             return int(arrays["generation"]), state

@@ -22,7 +22,7 @@ Tick = Callable[[str], None]
 
 
 @dataclass(frozen=True, eq=False)
-class Bench:
+class AuditContext:
     """What every family needs: of what run, what is wanted, and where signals are kept."""
 
     recording: Recording
@@ -40,7 +40,7 @@ class Bench:
 
 
 @dataclass
-class Found:
+class AuditResults:
     """Scores of attacks, and by attack the scores of its controls; grows by family.
 
     `turns`: by adversary and attack, the area with each shadow in turn for the target. `skipped`: what could not be
@@ -60,71 +60,71 @@ class Found:
         self.positive |= positive
 
 
-def run_attacks(bench: Bench) -> Found:
+def run_attacks(context: AuditContext) -> AuditResults:
     """All that are wanted, in order of what they cost."""
-    found = Found()
-    f = bench.part("filters", lambda: filter_signals(bench.recording))
-    bench.tick("canary pairs")
-    s = _answers(bench)
-    _models_and_filters(bench, found, s, f)
-    if _wanted(bench, insertion.ATTACKS) and "server" in bench.adversaries:
-        _insertions(bench, found, s, f)
-    if _wanted(bench, shadow_scores.ATTACKS):
-        _shadows(bench, found, s)
-    if _wanted(bench, planted.ATTACKS):
-        _planted(bench, found, s)
+    found = AuditResults()
+    f = context.part("filters", lambda: filter_signals(context.recording))
+    context.tick("canary pairs")
+    s = _answers(context)
+    _models_and_filters(context, found, s, f)
+    if _wanted(context, insertion.ATTACKS) and "server" in context.adversaries:
+        _insertions(context, found, s, f)
+    if _wanted(context, shadow_scores.ATTACKS):
+        _shadows(context, found, s)
+    if _wanted(context, planted.ATTACKS):
+        _planted(context, found, s)
     return found
 
 
-def _wanted(bench: Bench, names: tuple[str, ...]) -> bool:
-    return any(name in bench.names for name in names)
+def _wanted(context: AuditContext, names: tuple[str, ...]) -> bool:
+    return any(name in context.names for name in names)
 
 
-def _answers(bench: Bench) -> Arrays:
-    recording, candidates, population = bench.recording, bench.candidates, bench.population
-    s = bench.part("answers", lambda: answer_signals(recording, candidates, population, bench.tick))
-    s |= bench.part("references", lambda: reference_signals(recording, candidates, population, bench.tick))
+def _answers(context: AuditContext) -> Arrays:
+    recording, candidates, population = context.recording, context.candidates, context.population
+    s = context.part("answers", lambda: answer_signals(recording, candidates, population, context.tick))
+    s |= context.part("references", lambda: reference_signals(recording, candidates, population, context.tick))
     return s | {"client": candidates.client, "member": candidates.member, "y": candidates.y}
 
 
-def _models_and_filters(bench: Bench, found: Found, s: Arrays, f: Arrays) -> None:
-    models = tuple(name for name in bench.names if name in membership.MODEL_ATTACKS)
-    scores = membership.model_scores(s, models, bench.adversaries)
-    filters = membership.filter_scores(f, bench.names) if "server" in bench.adversaries else []
+def _models_and_filters(context: AuditContext, found: AuditResults, s: Arrays, f: Arrays) -> None:
+    models = tuple(name for name in context.names if name in membership.MODEL_ATTACKS)
+    scores = membership.model_scores(s, models, context.adversaries)
+    filters = membership.filter_scores(f, context.names) if "server" in context.adversaries else []
     tested = (*models, *(score.attack for score in filters))
     null, positive = membership.null_scores(s, f, tested), membership.positive_scores(s, f, tested)
     found.add([*scores, *filters], null, positive)
 
 
-def _insertions(bench: Bench, found: Found, s: Arrays, f: Arrays) -> None:
-    if len(bench.recording.federation.clients) < 2:
+def _insertions(context: AuditContext, found: AuditResults, s: Arrays, f: Arrays) -> None:
+    if len(context.recording.federation.clients) < 2:
         found.skipped.append("insertion, inserted_weight: the control is another client's filter, and there is none")
         return
-    s = s | bench.part("insertion", lambda: insertion.insertion_signals(bench.recording, bench.candidates))
-    bench.tick("inserted records")
-    scores = insertion.insertion_scores(s, bench.names)
+    s = s | context.part("insertion", lambda: insertion.insertion_signals(context.recording, context.candidates))
+    context.tick("inserted records")
+    scores = insertion.insertion_scores(s, context.names)
     found.add(scores, *insertion.insertion_controls(s, f, tuple(score.attack for score in scores)))
 
 
-def _shadows(bench: Bench, found: Found, s: Arrays) -> None:
-    recording, candidates = bench.recording, bench.candidates
-    shadows = shadow_signals(recording, candidates, bench.shadows, bench.place, bench.tick)
-    own = bench.part("student", lambda: {"p": target_student(recording, candidates)})["p"]
-    known = bench.part("shadow_controls", lambda: control_signals(recording, candidates, bench.population))
-    bench.tick("controls of the shadows")
-    scores = shadow_scores.shadow_scores(s, shadows, own, bench.names, bench.adversaries)
+def _shadows(context: AuditContext, found: AuditResults, s: Arrays) -> None:
+    recording, candidates = context.recording, context.candidates
+    shadows = shadow_signals(recording, candidates, context.shadows, context.place, context.tick)
+    own = context.part("student", lambda: {"p": target_student(recording, candidates)})["p"]
+    known = context.part("shadow_controls", lambda: control_signals(recording, candidates, context.population))
+    context.tick("controls of the shadows")
+    scores = shadow_scores.shadow_scores(s, shadows, own, context.names, context.adversaries)
     tested = tuple(score.attack for score in scores)
     found.add(scores, *shadow_scores.shadow_controls(s, shadows, known, tested))
     for score in scores:
-        turn = shadow_scores.each_in_turn(shadows, score.attack, score.adversary)
+        turn = shadow_scores.leave_one_out(shadows, score.attack, score.adversary)
         found.turns[score.adversary, score.attack] = turn
 
 
-def _planted(bench: Bench, found: Found, s: Arrays) -> None:
-    if reason := planted.too_few(bench.recording.federation, bench.recording.config.seed):
+def _planted(context: AuditContext, found: AuditResults, s: Arrays) -> None:
+    if reason := planted.too_few(context.recording.federation, context.recording.config.seed):
         found.skipped.append(f"planted: {reason}")
         return
-    p = bench.part("planted", lambda: planted.planted_signals(bench.recording))
-    bench.tick("a run with planted canaries")
-    scores = planted.planted_scores(p, int(s["rounds"][-1]), bench.adversaries)
+    p = context.part("planted", lambda: planted.planted_signals(context.recording))
+    context.tick("a run with planted canaries")
+    scores = planted.planted_scores(p, int(s["rounds"][-1]), context.adversaries)
     found.add(scores, *(planted.planted_controls(s, p) if scores else ({}, {})))

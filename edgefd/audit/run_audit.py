@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from edgefd import __version__
-from edgefd.audit.attack_suite import Bench, run_attacks
+from edgefd.audit.attack_suite import AuditContext, run_attacks
 from edgefd.audit.attacks import disclosure as exposure
 from edgefd.audit.attacks import insertion, membership
 from edgefd.audit.attacks import planted_canaries as planted
@@ -65,7 +65,7 @@ Tick = Callable[[str], None]
 
 
 @dataclass(frozen=True)
-class Wish:
+class AuditRequest:
     """What an audit is to do."""
 
     level: int = 1
@@ -75,13 +75,13 @@ class Wish:
     shadows: int = SHADOWS
 
 
-def wish(
+def parse_request(
     level: int,
     attacks: Sequence[str],
     adversaries: Sequence[str],
     limits: Sequence[Limit],
     shadows: int | None = None,
-) -> Wish:
+) -> AuditRequest:
     """Checked; nothing given means everything up to the level.
 
     Raises:
@@ -102,10 +102,12 @@ def wish(
         raise UserError("--shadows is for --level 2")
     if shadows is not None and (shadows < 6 or shadows % 2):
         raise UserError(f"--shadows must be even, for two share the records out, and at least 6, not {shadows}")
-    return Wish(level, tuple(attacks) or every, tuple(adversaries) or ADVERSARIES, tuple(limits), shadows or SHADOWS)
+    return AuditRequest(
+        level, tuple(attacks) or every, tuple(adversaries) or ADVERSARIES, tuple(limits), shadows or SHADOWS
+    )
 
 
-def steps(recording: Recording, wanted: Wish) -> int:
+def steps(recording: Recording, wanted: AuditRequest) -> int:
     """How often `audit` ticks, if no signals are there yet."""
     if wanted.level == 0:
         return 1
@@ -113,7 +115,7 @@ def steps(recording: Recording, wanted: Wish) -> int:
     return models if wanted.level == 1 else models + wanted.shadows + 5
 
 
-def audit(folder: Path, wanted: Wish, show: Callable[[int], Tick]) -> dict[str, Any]:
+def audit(folder: Path, wanted: AuditRequest, show: Callable[[int], Tick]) -> dict[str, Any]:
     """Audit a run, write RUN/audit, and return what is in audit.json.
 
     `show(n)` is called once it is known that there are up to n steps, and returns what is called after each.
@@ -149,7 +151,7 @@ OUT_OF_REACH = (
 )
 
 
-def within_reach(recording: Recording, wanted: Wish) -> Wish:
+def within_reach(recording: Recording, wanted: AuditRequest) -> AuditRequest:
     """What can be done with the recording: with a coordinator's, level 0.
 
     Raises:
@@ -167,7 +169,7 @@ def within_reach(recording: Recording, wanted: Wish) -> Wish:
     return replace(wanted, level=0, attacks=LEVELS[0])
 
 
-def _head(recording: Recording, wanted: Wish) -> dict[str, Any]:
+def _head(recording: Recording, wanted: AuditRequest) -> dict[str, Any]:
     config = recording.config
     return {
         "schema": SCHEMA,
@@ -197,14 +199,14 @@ def _head(recording: Recording, wanted: Wish) -> dict[str, Any]:
     }
 
 
-def _beyond(recording: Recording, wanted: Wish) -> list[str]:
+def _beyond(recording: Recording, wanted: AuditRequest) -> list[str]:
     """What of the levels was left out."""
     if recording.deployed:
         return [OUT_OF_REACH.format(", ".join(LEVELS[1] + LEVELS[2]))]
     return [LATER] if wanted.level < 2 else []
 
 
-def _exposure(recording: Recording, s: Arrays, wanted: Wish) -> dict[str, Any]:
+def _exposure(recording: Recording, s: Arrays, wanted: AuditRequest) -> dict[str, Any]:
     found: dict[str, Callable[[], dict[str, Any]]] = {
         "ledger": lambda: exposure.ledger(recording, s),
         "labels": lambda: exposure.label_inference(s),
@@ -217,22 +219,22 @@ def _exposure(recording: Recording, s: Arrays, wanted: Wish) -> dict[str, Any]:
 
 
 def _membership(
-    recording: Recording, wanted: Wish, result: dict[str, Any], place: Path, tick: Tick
+    recording: Recording, wanted: AuditRequest, result: dict[str, Any], place: Path, tick: Tick
 ) -> list[membership.Scores]:
     """Fill in membership and controls; the scores."""
     names = tuple(name for name in wanted.attacks if name not in EXPOSURE and name not in REPORTS)
     if not names or set(wanted.adversaries) == {"eavesdropper"}:
         return []
     candidates, population = choose(recording.federation, recording.config.seed)
-    bench = Bench(recording, candidates, population, names, wanted.adversaries, wanted.shadows, place, tick)
-    found = run_attacks(bench)
+    context = AuditContext(recording, candidates, population, names, wanted.adversaries, wanted.shadows, place, tick)
+    found = run_attacks(context)
     result["controls"], result["failed_controls"] = controls(found.null, found.positive)
     result["valid"] = not result["failed_controls"]
     result["not_tested"] = found.skipped + result["not_tested"]
     defence = recording.config.defence
-    claims = dict.fromkeys(covered(defence), claim(defence))
+    acceptance = dict.fromkeys(covered(defence), claim(defence))
     for score in found.scores:
-        row = finding(score, recording.config.seed, (claims.get(score.adversary) or (None,))[0])
+        row = finding(score, recording.config.seed, (acceptance.get(score.adversary) or (None,))[0])
         if turn := found.turns.get((score.adversary, score.attack)):
             row["each_shadow_in_turn"] = turn
         result["membership"].append(row)
@@ -240,7 +242,7 @@ def _membership(
     return found.scores
 
 
-def _reports(recording: Recording, wanted: Wish, result: dict[str, Any], place: Path, tick: Tick) -> Arrays:
+def _reports(recording: Recording, wanted: AuditRequest, result: dict[str, Any], place: Path, tick: Tick) -> Arrays:
     """Fill in copies of models and what was drawn; the drawings, if there are any."""
     names = [name for name in REPORTS if name in wanted.attacks and set(READERS) & set(wanted.adversaries)]
     if "extraction" in names:

@@ -180,7 +180,7 @@ def partition(
     table = Table("client", *classes, "train", "held", "shared", title=prepared.dataset.name)
     for data in federation.clients:
         counts = [str(n) if n else "·" for n in federation.table[data.client]]
-        table.add_row(str(data.client), *counts, str(len(data.x)), str(len(data.x_heldout)), str(len(data.owned)))
+        table.add_row(str(data.client), *counts, str(len(data.x)), str(len(data.x_heldout)), str(len(data.contributed)))
     paths = deal(prepared, out) if out is not None else []
     console.print(table)
     if paths:
@@ -230,22 +230,22 @@ def server(
     if flower is not None:
         require("flower", "flwr", "grpc", "grpc_health", "cryptography", "prometheus_client")
         from edgefd_server.flower.serve import serve_flower
-        from edgefd_server.flower.superlink import Fleet
-        from edgefd_server.grpc_link.device_service import Listen
-        from edgefd_server.serve.options import Serving
+        from edgefd_server.flower.superlink import SuperLinkAddress
+        from edgefd_server.grpc_link.device_service import ListenAddress
+        from edgefd_server.serve.options import ServeOptions
 
         if bundle and listen is None:
             raise UserError("--bundle goes with --listen: SuperNodes have their own, see docs/guides/flower.md")
-        devices = None if listen is None else Listen(listen, certs, insecure)
-        serving = Serving(devices, bundle or [], metrics, timeout, status, certs)
-        folder, summary = serve_flower(loaded, Fleet(flower, certs, insecure), serving, out, resume)
+        devices = None if listen is None else ListenAddress(listen, certs, insecure)
+        serving = ServeOptions(devices, bundle or [], metrics, timeout, status, certs)
+        folder, summary = serve_flower(loaded, SuperLinkAddress(flower, certs, insecure), serving, out, resume)
     elif listen is not None:
         require("server", "grpc", "grpc_health", "cryptography", "prometheus_client")
-        from edgefd_server.grpc_link.device_service import Listen
+        from edgefd_server.grpc_link.device_service import ListenAddress
         from edgefd_server.serve.grpc import serve_link
-        from edgefd_server.serve.options import Serving
+        from edgefd_server.serve.options import ServeOptions
 
-        serving = Serving(Listen(listen, certs, insecure), bundle or [], metrics, timeout, status, certs)
+        serving = ServeOptions(ListenAddress(listen, certs, insecure), bundle or [], metrics, timeout, status, certs)
         folder, summary = serve_link(loaded, serving, out, resume)
     else:
         from edgefd_server.serve.folder import serve
@@ -285,13 +285,13 @@ def collect(
     if (deadline is not None and not deadline > 0) or (least is not None and deadline is None):
         raise UserError("--deadline must be above 0, and --least goes with it")
     require("server", "grpc", "grpc_health", "cryptography", "prometheus_client")
-    from edgefd_server.grpc_link.server import Listen
+    from edgefd_server.grpc_link.server import ListenAddress
     from edgefd_server.proxy_collection.serve import Collecting
     from edgefd_server.proxy_collection.serve import collect as collected
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     loaded = load_config(config, overrides or [])
-    how = Collecting(Listen(listen, certs, insecure), most, deadline or math.inf, least, metrics)
+    how = Collecting(ListenAddress(listen, certs, insecure), most, deadline or math.inf, least, metrics)
     found = collected(loaded, how, out)
     line = f"{found.samples} raw private samples of {found.clients} clients are in {found.path}"
     console.print(f"{line}: every client of a federation that uses it sees them", highlight=False, soft_wrap=True)
@@ -360,10 +360,10 @@ def audit(
     from edgefd.audit.report.findings import parse_limit
     from edgefd.audit.report.terminal import progress, summary
     from edgefd.audit.run_audit import audit as audited
-    from edgefd.audit.run_audit import verdict_error, wish
+    from edgefd.audit.run_audit import parse_request, verdict_error
 
     limits = [parse_limit(text) for text in fail_if or []]
-    wanted = wish(level, attack or [], adversary or [], limits, shadows)
+    wanted = parse_request(level, attack or [], adversary or [], limits, shadows)
     with progress(console) as show:
         result = audited(run, wanted, show)
     for line in summary(result):

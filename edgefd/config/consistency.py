@@ -5,11 +5,11 @@ from __future__ import annotations
 from edgefd.config.schema import Config, FromFile
 from edgefd.core.errors import UserError, hint
 from edgefd.defences.apply import NoDefence, Private, check_method, check_private
-from edgefd.federation.method import Method
+from edgefd.federation.method import MessageKind, Method
 from edgefd.learners.distillation_loss import Distillation, needs_logits
 from edgefd.methods import get_method
 from edgefd.poisoning.robust_aggregation import Aggregator
-from edgefd.selection.settings import ASKS, Selection
+from edgefd.selection.settings import SERVER_RULES, Selection
 from edgefd.wire.codecs import CODECS
 
 
@@ -73,7 +73,7 @@ def check_consistency(config: Config) -> None:
             raise UserError(f"selection ddk: clients would report their lag without the noise of {config.defence.name}")
         if any(model.heads == 2 for model in config.model):
             raise UserError(f"model.heads=2 does not go with defence {config.defence.name}: use heads=1")
-    for name in (config.method_name, *config.also):
+    for name in (config.method_name, *config.baselines):
         _check_method(config, name)
 
 
@@ -82,11 +82,11 @@ def _check_method(config: Config, name: str) -> None:
     method = get_method(name)
     if config.aggregator != Aggregator() and not method.averages_labels:
         raise UserError(f"aggregator: method {name} has an aggregate of its own; leave the section out")
-    if config.attack.name != "none" and method.rows in ("class", "parameters"):
+    if config.attack.name != "none" and not method.message.of_proxy_rows:
         raise UserError(f"attack: attackers lie about soft labels of proxy rows; method {name} sends something else")
     if method.exchanges:
         check_method(config.defence, method)
-    if CODECS[config.codec.name].unit and method.rows in ("class", "parameters"):
+    if CODECS[config.codec.name].unit and not method.message.of_proxy_rows:
         raise UserError(
             f"codec.name: {config.codec.name} carries numbers from 0 to 1, method {name} sends others: "
             "float16 or float32"
@@ -96,7 +96,7 @@ def _check_method(config: Config, name: str) -> None:
         if any(model.heads == 2 for model in config.model):
             _check_heads(config, method)
     models = {model.name for model in config.model}
-    if method.rows == "parameters" and len(models) > 1:
+    if method.message is MessageKind.PARAMETERS and len(models) > 1:
         raise UserError(f"model: method {name} averages parameters, so all clients need the same model")
 
 
@@ -125,7 +125,7 @@ def _check_heads(config: Config, method: Method) -> None:
 
 def _check_rows(config: Config, method: Method) -> None:
     """Whether a method's rows can be chosen, and learned in another way, as the config says."""
-    asks = config.selection.name in ASKS
+    asks = config.selection.name in SERVER_RULES
     if asks and not method.asks_by_sample:
         raise UserError(
             f"selection: the server cannot choose rows for method {method.name}, whose messages are not soft labels of "

@@ -22,7 +22,7 @@ from edgefd.learners.distillation_loss import Distillation
 from edgefd.methods import get_method
 from edgefd.poisoning.attacks import Attack
 from edgefd.poisoning.robust_aggregation import Aggregator
-from edgefd.rounds.participation import Coordinator
+from edgefd.rounds.participation import ParticipationConfig
 from edgefd.selection.settings import Selection
 
 
@@ -77,10 +77,10 @@ def parse_config(raw: Mapping[str, Any]) -> Config:
         aggregator=_parse("aggregator", Aggregator, _section(raw, "aggregator")),
         attack=_parse("attack", Attack, _section(raw, "attack")),
         defence=_one_of("defence", DEFENCES, raw, "none"),
-        coordinator=_parse("coordinator", Coordinator, _section(raw, "coordinator")),
+        coordinator=_parse("coordinator", ParticipationConfig, _section(raw, "coordinator")),
         selection=_parse("selection", Selection, _section(raw, "selection")),
         distillation=_parse("distillation", Distillation, _section(raw, "distillation")),
-        also=_also(raw.get("also", [])),
+        baselines=_baselines(raw.get("baselines", [])),
     )
     check_consistency(config)
     return config
@@ -100,13 +100,13 @@ class _Seed:
     seed: int
 
 
-def _also(names: object) -> tuple[str, ...]:
+def _baselines(names: object) -> tuple[str, ...]:
     if not isinstance(names, list):
-        raise UserError("also must be a list of methods, such as [fedmd, indlearn]")
+        raise UserError("baselines must be a list of methods, such as [fedmd, indlearn]")
     for name in names:
         get_method(str(name))
     if len(set(names)) < len(names):
-        raise UserError("also names a method twice")
+        raise UserError("baselines names a method twice")
     return tuple(str(n) for n in names)
 
 

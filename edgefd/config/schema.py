@@ -14,7 +14,7 @@ from edgefd.learners.distillation_loss import Distillation
 from edgefd.methods import get_method
 from edgefd.poisoning.attacks import Attack
 from edgefd.poisoning.robust_aggregation import Aggregator, aggregate_of
-from edgefd.rounds.participation import Coordinator
+from edgefd.rounds.participation import ParticipationConfig
 from edgefd.selection.settings import Selection
 
 
@@ -189,10 +189,10 @@ class Config:
     aggregator: Aggregator = field(default_factory=Aggregator)
     attack: Attack = field(default_factory=Attack)
     defence: Defence = field(default_factory=NoDefence)
-    coordinator: Coordinator = field(default_factory=Coordinator)
+    coordinator: ParticipationConfig = field(default_factory=ParticipationConfig)
     selection: Selection = field(default_factory=Selection)
     distillation: Distillation = field(default_factory=Distillation)
-    also: tuple[str, ...] = ()
+    baselines: tuple[str, ...] = ()
     """other methods to run on the same split, with their default settings"""
 
     @property
@@ -211,13 +211,15 @@ class Config:
     def for_method(self, name: str) -> Config:
         """The same run with another method, at its defaults; a reference that exchanges nothing runs undisturbed."""
         method = get_method(name)
-        config = dataclasses.replace(self, method_name=name, method_config=method.config(), also=())
+        config = dataclasses.replace(self, method_name=name, method_config=method.config(), baselines=())
         if method.exchanges:
             return config
         silent = dataclasses.replace(self.run, record_knowledge=False)
         models = tuple(dataclasses.replace(model, heads=1) for model in self.model)
         config = dataclasses.replace(config, model=models, selection=Selection(), distillation=Distillation())
-        return dataclasses.replace(config, attack=Attack(), defence=NoDefence(), coordinator=Coordinator(), run=silent)
+        return dataclasses.replace(
+            config, attack=Attack(), defence=NoDefence(), coordinator=ParticipationConfig(), run=silent
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """As it would stand in YAML, every default written out."""
@@ -227,11 +229,15 @@ class Config:
             out["data"]["test_people"] = list(people)
         models = out.pop("model")
         out["attack"]["clients"] = list(self.attack.clients)
-        out |= {"model": models[0] if len(models) == 1 else list(models), "method": method, "also": list(self.also)}
+        out |= {
+            "model": models[0] if len(models) == 1 else list(models),
+            "method": method,
+            "baselines": list(self.baselines),
+        }
         return {key: out[key] for key in SECTIONS}
 
 
 SECTIONS = (
     *("seed", "data", "partition", "proxy", "model", "method", "train", "codec", "run"),
-    *("aggregator", "attack", "defence", "coordinator", "selection", "distillation", "also"),
+    *("aggregator", "attack", "defence", "coordinator", "selection", "distillation", "baselines"),
 )

@@ -13,25 +13,25 @@ class Purpose(IntEnum):
     PARTITION = 1
     PROXY = 2
     HELDOUT = 3
-    SUBSET = 4
+    LIMIT = 4
     FILTER = 11
     DISTIL = 12
     TRAIN = 13
-    LEARNED = 16
+    SUBSET = 16
     ATTACKERS = 21
-    LIES = 22
-    ASKED = 31
-    SILENT = 32
-    ROWS = 36
+    ATTACK = 22
+    SAMPLING = 31
+    DROPOUT = 32
+    QUERY = 36
     STUDENT = 41
     AUDIT = 51
     DEFENCE = 61
 
 
-def rng(seed: int, purpose: Purpose, *keys: int) -> np.random.Generator:
+def make_rng(seed: int, purpose: Purpose, *keys: int) -> np.random.Generator:
     """The generator for (seed, purpose, keys), for example (seed, DISTIL, round, client).
 
-    >>> a, b = rng(0, Purpose.TRAIN, 3, 1), rng(0, Purpose.TRAIN, 3, 1)
+    >>> a, b = make_rng(0, Purpose.TRAIN, 3, 1), make_rng(0, Purpose.TRAIN, 3, 1)
     >>> bool(a.random() == b.random())
     True
     """

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from edgefd.core.arrays import Int64
 from edgefd.core.errors import UserError
-from edgefd.core.seeding import Purpose, rng
+from edgefd.core.seeding import Purpose, make_rng
 from edgefd.data.datasets import Dataset
 from edgefd.data.npz import channels_first, finite_samples, read_npz, whole_labels
 from edgefd.data.partitions import class_table
@@ -57,16 +57,16 @@ def build_federation(
     if not 0 < heldout < 1:
         raise UserError(f"data.heldout must be in (0, 1), not {heldout}")
     y, group = dataset.y_train, dataset.group_train
-    numbers = rng(seed, Purpose.PROXY)
+    rng = make_rng(seed, Purpose.PROXY)
     everyone = np.arange(len(y))
     shared = np.empty(0, np.int64)
     if proxy_source == "public" and proxy_path is None:
-        shared, everyone = stratified(everyone, y, alpha, numbers)
-    dealt = partition(y[everyone], None if group is None else group[everyone], rng(seed, Purpose.PARTITION))
+        shared, everyone = stratified(everyone, y, alpha, rng)
+    dealt = partition(y[everyone], None if group is None else group[everyone], make_rng(seed, Purpose.PARTITION))
     parts = [everyone[rows] for rows in dealt]
     owner, private = np.full(len(shared), -1), parts
     if proxy_source == "contributed" and proxy_path is None:
-        shared, owner, private = contributed(parts, y, alpha, keep, numbers)
+        shared, owner, private = contributed(parts, y, alpha, keep, rng)
     x: npt.NDArray[Any] = dataset.x_train[shared]
     labels: Int64 | None = y[shared]
     if proxy_path is not None:
@@ -141,15 +141,15 @@ def _client(
             "held out that it did not contribute: use fewer clients, more data, or a smaller proxy.alpha"
         )
     train, held = split(rows, heldout, seed, client, shared)
-    owned = np.flatnonzero(proxy.owner == client)
+    contributed = np.flatnonzero(proxy.owner == client)
     return ClientData(
         client=client,
         x=scale(dataset.x_train[train]),
         y=dataset.y_train[train],
         x_heldout=scale(dataset.x_train[held]),
         y_heldout=dataset.y_train[held],
-        owned=owned,
+        contributed=contributed,
         rows=train,
         heldout_rows=held,
-        owned_y=dataset.y_train[shared[owned]],
+        contributed_y=dataset.y_train[shared[contributed]],
     )

@@ -6,7 +6,7 @@ import numpy as np
 
 from edgefd.core.arrays import Int64
 from edgefd.core.errors import UserError
-from edgefd.core.seeding import Purpose, rng
+from edgefd.core.seeding import Purpose, make_rng
 
 
 def stratified(rows: Int64, y: Int64, fraction: float, rng: np.random.Generator) -> tuple[Int64, Int64]:
@@ -33,7 +33,7 @@ def split(rows: Int64, heldout: float, seed: int, client: int, shared: Int64 | N
     Of two rows or more, at least one must not be in `shared` (None: nothing is): what everybody trains on is never held
     out.
     """
-    order = rng(seed, Purpose.HELDOUT, client).permutation(rows)
+    order = make_rng(seed, Purpose.HELDOUT, client).permutation(rows)
     unseen = order if shared is None else order[~np.isin(order, shared)]
     held = np.sort(unseen[: min(max(round(heldout * len(rows)), 1), len(rows) - 1)])
     return np.setdiff1d(rows, held), held

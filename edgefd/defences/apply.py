@@ -17,7 +17,7 @@ from edgefd.defences.noise import Noise
 from edgefd.defences.pate import Pate
 from edgefd.defences.swing import Swing
 from edgefd.defences.top_k import TopK
-from edgefd.federation.method import Method, as_sent, claim_all, plain_steps, teacher_rows
+from edgefd.federation.method import Method, accept_all, default_local_step, identity, teacher_rows
 from edgefd.federation.plan import Training
 
 
@@ -39,11 +39,11 @@ DEFENCES: dict[str, type] = {
     "dp_sgd": DpSgd,
 }
 _RELEASES: dict[type, Callable[..., Knowledge]] = {
-    TopK: top_k.release,
-    LabelOnly: label_only.release,
-    Swing: swing.release,
-    Noise: noise.release,
-    Pate: pate.release,
+    TopK: top_k.privatise,
+    LabelOnly: label_only.privatise,
+    Swing: swing.privatise,
+    Noise: noise.privatise,
+    Pate: pate.privatise,
 }
 Private = Noise | Pate | DpSgd
 """Defences that claim differential privacy."""
@@ -54,8 +54,8 @@ def defended(method: Method, defence: Defence) -> Method:
     if isinstance(defence, NoDefence):
         return method
     if isinstance(defence, DpSgd):
-        return replace(method, practise=functools.partial(dp_sgd.practise, settings=defence))
-    return replace(method, release=functools.partial(_RELEASES[type(defence)], settings=defence))
+        return replace(method, run_local_training=functools.partial(dp_sgd.run_local_training, settings=defence))
+    return replace(method, privatise=functools.partial(_RELEASES[type(defence)], settings=defence))
 
 
 def defence_of(settings: Mapping[str, Any]) -> Defence:
@@ -82,16 +82,20 @@ def check_method(defence: Defence, method: Method) -> None:
     """
     if isinstance(defence, NoDefence):
         return
-    if not method.exchanges or method.rows in ("class", "parameters"):
+    if not method.exchanges or not method.message.of_proxy_rows:
         raise UserError(f"defence: it works on soft labels of proxy rows; method {method.name} sends none")
     if not isinstance(defence, Private):
         return
-    if method.client_filter is not claim_all or method.answer is not None:
+    if method.client_filter is not accept_all or method.upload is not None:
         raise UserError(
             f"defence {defence.name}: which rows a client of method {method.name} answers for, and how surely, is told "
             "too and depends on its private data, which no noise covers: use a method that answers for all rows, fedmd"
         )
-    if method.lesson is not teacher_rows or method.receive is not as_sent or method.train is not plain_steps:
+    if (
+        method.distillation_targets is not teacher_rows
+        or method.personalise_teacher is not identity
+        or method.train is not default_local_step
+    ):
         raise UserError(
             f"defence {defence.name}: method {method.name} trains clients in a way of its own, which is not accounted "
             "for: use fedmd"
@@ -119,10 +123,10 @@ def check_private(defence: Defence, training: Training, contributes: bool, learn
         )
     if not isinstance(defence, DpSgd):
         return
-    if training.private_rows:
+    if training.private_rows_per_batch:
         raise UserError(
             "defence dp_sgd: private rows in distillation batches would be seen without noise: set "
-            "train.private_rows=0 and train.local_steps above 0"
+            "train.private_rows_per_batch=0 and train.local_steps above 0"
         )
     if not training.local_steps:
         raise UserError("defence dp_sgd: it is what local steps do: set train.local_steps above 0")

@@ -18,7 +18,7 @@ from edgefd.core.errors import RunError, UserError, require
 from edgefd.defences.accounting import sgd_multiplier
 from edgefd.defences.noise import check_budget
 from edgefd.federation.plan import RoundPlan, Training
-from edgefd.learners.batches import Lesson, shifted
+from edgefd.learners.batches import Batch, random_shift
 from edgefd.learners.learner import Learner
 
 if TYPE_CHECKING:
@@ -42,8 +42,8 @@ class DpSgd:
             raise ValueError("clip must be above 0")
 
 
-def practise(
-    learner: Learner, own: Lesson, steps: int, plan: RoundPlan, numbers: np.random.Generator, settings: DpSgd
+def run_local_training(
+    learner: Learner, own: Batch, steps: int, plan: RoundPlan, rng: np.random.Generator, settings: DpSgd
 ) -> float:
     """`steps` steps of DP-SGD on private rows; the mean loss.
 
@@ -63,7 +63,7 @@ def practise(
 
     if not isinstance(learner, TorchLearner):
         raise UserError("defence dp_sgd needs gradients of single records, which only the torch learner has")
-    rate, seed = rate_of(len(own), plan.training), int(numbers.integers(2**63))
+    rate, seed = rate_of(len(own), plan.training), int(rng.integers(2**63))
     losses = []
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # torch's, about hooks on inputs that need no gradient
@@ -78,7 +78,7 @@ def practise(
             generator=torch.Generator().manual_seed(seed),
         )
         model.train()
-        for batch in poisson(own, steps, rate, plan.training.shift, numbers):
+        for batch in poisson(own, steps, rate, plan.training.augment_shift, rng):
             losses += _gradients_of_rows(model, batch)
             optimizer.pre_step()  # clips, sums up, adds noise and divides
             learner.step([p.grad for p in model.parameters()], plan.training.lr_at(plan.round))
@@ -93,7 +93,7 @@ def practise(
     return mean
 
 
-def _gradients_of_rows(model: nn.Module, batch: Lesson) -> list[float]:
+def _gradients_of_rows(model: nn.Module, batch: Batch) -> list[float]:
     """Leave them in the parameters' `grad_sample`, [n, ...]; the loss, if there is any row."""
     import torch
     from torch.nn.functional import cross_entropy
@@ -114,10 +114,10 @@ def _contiguous(layer: nn.Module, arguments: tuple[Tensor, ...]) -> tuple[Tensor
     return tuple(a.contiguous() for a in arguments)
 
 
-def poisson(own: Lesson, steps: int, rate: float, shift: int, numbers: np.random.Generator) -> Iterator[Lesson]:
-    """Batches into which each row comes with probability `rate`; images moved as `train.shift` says."""
-    batches = (own.rows(np.flatnonzero(numbers.random(len(own)) < rate)) for _ in range(steps))
-    return shifted(batches, shift, numbers) if shift else batches
+def poisson(own: Batch, steps: int, rate: float, shift: int, rng: np.random.Generator) -> Iterator[Batch]:
+    """Batches into which each row comes with probability `rate`; images moved as `train.augment_shift` says."""
+    batches = (own.rows(np.flatnonzero(rng.random(len(own)) < rate)) for _ in range(steps))
+    return random_shift(batches, shift, rng) if shift else batches
 
 
 def rate_of(n: int, training: Training) -> float:

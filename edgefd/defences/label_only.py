@@ -21,6 +21,6 @@ class LabelOnly:
     name: Literal["label_only"] = "label_only"
 
 
-def release(k: Knowledge, state: ClientState, proxy: ProxySet, plan: RoundPlan, settings: LabelOnly) -> Knowledge:
+def privatise(k: Knowledge, state: ClientState, proxy: ProxySet, plan: RoundPlan, settings: LabelOnly) -> Knowledge:
     """onehot(argmax p) of the same rows, all of weight 1."""
     return Knowledge(k.ids, one_hot(k.values.argmax(1), k.width), np.ones(len(k), np.float32))

@@ -14,7 +14,7 @@ import numpy as np
 
 from edgefd.core.arrays import Float32
 from edgefd.core.knowledge import Knowledge
-from edgefd.core.seeding import Purpose, rng
+from edgefd.core.seeding import Purpose, make_rng
 from edgefd.defences.accounting import gaussian_multiplier
 from edgefd.federation.clients import ProxySet
 from edgefd.federation.plan import RoundPlan
@@ -46,10 +46,10 @@ def check_budget(epsilon: float, delta: float) -> None:
         raise ValueError("delta must be above 0 and far below 1, such as 1e-5")
 
 
-def release(k: Knowledge, state: ClientState, proxy: ProxySet, plan: RoundPlan, settings: Noise) -> Knowledge:
+def privatise(k: Knowledge, state: ClientState, proxy: ProxySet, plan: RoundPlan, settings: Noise) -> Knowledge:
     """The same rows with noise, projected onto the simplex: to whom the noise is unknown, that undoes nothing."""
-    numbers = rng(plan.seed, Purpose.DEFENCE, plan.round, state.data.client)
-    noisy = clipped(k.values, settings.clip) + numbers.normal(0, sigma_of(settings, plan), k.values.shape)
+    rng = make_rng(plan.seed, Purpose.DEFENCE, plan.round, state.data.client)
+    noisy = clipped(k.values, settings.clip) + rng.normal(0, sigma_of(settings, plan), k.values.shape)
     return replace(k, values=onto_simplex(noisy.astype(np.float32)))
 
 

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from edgefd.core.arrays import Float32, Int64
 from edgefd.core.knowledge import Knowledge
-from edgefd.core.seeding import Purpose, rng
+from edgefd.core.seeding import Purpose, make_rng
 from edgefd.defences.accounting import gaussian_multiplier
 from edgefd.defences.noise import check_budget
 from edgefd.federation.clients import ClientData, ProxySet
@@ -41,14 +41,14 @@ class Pate:
             raise ValueError("shards must be at least 1")
 
 
-def release(k: Knowledge, state: ClientState, proxy: ProxySet, plan: RoundPlan, settings: Pate) -> Knowledge:
+def privatise(k: Knowledge, state: ClientState, proxy: ProxySet, plan: RoundPlan, settings: Pate) -> Knowledge:
     """Labels elected by the shards, of the same rows, all of weight 1.
 
     Neither teachers nor noise change between rounds, so neither do the labels: they are paid for once.
     """
-    numbers = rng(plan.seed, Purpose.DEFENCE, state.data.client)
-    counts = votes(state.data, proxy.x[k.ids], settings.shards, state.n_classes, numbers)
-    noise = np.random.default_rng(numbers.integers(2**63)).normal(0, sigma_of(settings, plan), counts.shape)
+    rng = make_rng(plan.seed, Purpose.DEFENCE, state.data.client)
+    counts = votes(state.data, proxy.x[k.ids], settings.shards, state.n_classes, rng)
+    noise = np.random.default_rng(rng.integers(2**63)).normal(0, sigma_of(settings, plan), counts.shape)
     return Knowledge(k.ids, one_hot((counts + noise).argmax(1), k.width), np.ones(len(k), np.float32))
 
 
@@ -57,13 +57,13 @@ def sigma_of(settings: Pate, plan: RoundPlan) -> float:
     return gaussian_multiplier(settings.epsilon, settings.delta) * math.sqrt(2 * len(plan.ids))
 
 
-def votes(data: ClientData, x: Float32, shards: int, n_classes: int, numbers: np.random.Generator) -> Int64:
+def votes(data: ClientData, x: Float32, shards: int, n_classes: int, rng: np.random.Generator) -> Int64:
     """How many teachers name each class for each row: int64 [n, classes].
 
     Records are dealt out by lot, so that each is in one shard; a teacher names the class whose mean in its shard is
     nearest. A teacher without records does not vote.
     """
-    order = numbers.permutation(len(data.y))
+    order = rng.permutation(len(data.y))
     counts: Int64 = np.zeros((len(x), n_classes), np.int64)
     for shard in np.array_split(order, shards):
         if len(shard):

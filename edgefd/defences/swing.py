@@ -37,7 +37,7 @@ class Swing:
             raise ValueError("swing must not be negative")
 
 
-def release(k: Knowledge, state: ClientState, proxy: ProxySet, plan: RoundPlan, settings: Swing) -> Knowledge:
+def privatise(k: Knowledge, state: ClientState, proxy: ProxySet, plan: RoundPlan, settings: Swing) -> Knowledge:
     """The same rows, each at its temperature."""
     held = softmax(state.learner.predict_logits(state.data.x_heldout))
     risk = looks_trained_on(k.values, held)

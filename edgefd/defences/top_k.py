@@ -33,7 +33,7 @@ class TopK:
             raise ValueError("k must be at least 1")
 
 
-def release(k: Knowledge, state: ClientState, proxy: ProxySet, plan: RoundPlan, settings: TopK) -> Knowledge:
+def privatise(k: Knowledge, state: ClientState, proxy: ProxySet, plan: RoundPlan, settings: TopK) -> Knowledge:
     """The same rows with few values each."""
     values = k.values
     if settings.calibrate:

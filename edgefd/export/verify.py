@@ -17,7 +17,7 @@ from torch import nn
 from edgefd.core.arrays import Float32
 from edgefd.core.errors import UserError
 from edgefd.data.datasets import load_dataset
-from edgefd.learners.batches import Lesson, one_hot
+from edgefd.learners.batches import Batch, one_hot
 from edgefd.learners.graphs import Graphs, State
 from edgefd.learners.torch_learner import MOMENTUM, TorchLearner
 
@@ -39,17 +39,17 @@ def verify(graphs: Graphs, model: nn.Module, optimizer: str, samples: Float32) -
     samples = _real_samples(samples)
     learner = TorchLearner(copy.deepcopy(model), optimizer)
     for _ in range(_WARM_UP):
-        learner.train([_lesson(graphs, samples, rng)], LR)
+        learner.train([_batch(graphs, samples, rng)], LR)
     shared = learner.state()
     logits = _run(graphs.logits, ["logits"], _parameters(graphs, shared) | {"x": samples[:37]})[0]
     errors = {"logits": float(np.abs(logits - learner.predict_logits(samples[:37])).max())}
-    lesson = _lesson(graphs, samples, rng)
-    new, loss = run_step(graphs, shared, lesson, LR)
-    errors["loss"] = abs(loss - learner.train([lesson], LR))
+    batch = _batch(graphs, samples, rng)
+    new, loss = run_step(graphs, shared, batch, LR)
+    errors["loss"] = abs(loss - learner.train([batch], LR))
     errors["step"] = distance(new, learner.state())
 
-    x = (lesson.x + 0.1 * rng.standard_normal(lesson.x.shape)).astype(np.float32)
-    noisy = Lesson(x, lesson.targets, lesson.weights)
+    x = (batch.x + 0.1 * rng.standard_normal(batch.x.shape)).astype(np.float32)
+    noisy = Batch(x, batch.targets, batch.weights)
     control = _float64_step(model, optimizer, shared, noisy)
     learner.load_state(shared)
     learner.train([noisy], LR)
@@ -67,15 +67,15 @@ def verify(graphs: Graphs, model: nn.Module, optimizer: str, samples: Float32) -
     return errors
 
 
-def run_step(graphs: Graphs, state: State, lesson: Lesson, lr: float) -> tuple[State, float]:
+def run_step(graphs: Graphs, state: State, batch: Batch, lr: float) -> tuple[State, float]:
     """One step of the exported graph: new state and loss."""
-    missing = graphs.batch - len(lesson)
+    missing = graphs.batch - len(batch)
     numbers = {"lr": lr, **graphs.constants}
     feed = {
         **{name: state[name] for name in graphs.state},
-        "x": np.pad(lesson.x, ((0, missing), *((0, 0) for _ in graphs.shape))),
-        "targets": np.pad(lesson.targets, ((0, missing), (0, 0))),
-        "weights": np.pad(lesson.weights, (0, missing)),
+        "x": np.pad(batch.x, ((0, missing), *((0, 0) for _ in graphs.shape))),
+        "targets": np.pad(batch.targets, ((0, missing), (0, 0))),
+        "weights": np.pad(batch.weights, (0, missing)),
         **{name: np.array(value, np.float32) for name, value in numbers.items()},
     }
     *new, loss = _run(graphs.step, [*(f"new/{name}" for name in graphs.state), "loss"], feed)
@@ -97,13 +97,13 @@ def _real_samples(samples: Float32) -> Float32:
     return out
 
 
-def _lesson(graphs: Graphs, samples: Float32, rng: np.random.Generator) -> Lesson:
+def _batch(graphs: Graphs, samples: Float32, rng: np.random.Generator) -> Batch:
     rows = rng.integers(0, len(samples), graphs.batch)
     targets = one_hot(rng.integers(0, graphs.n_classes, graphs.batch), graphs.n_classes)
-    return Lesson(samples[rows], targets, rng.uniform(0, 1, graphs.batch).astype(np.float32))
+    return Batch(samples[rows], targets, rng.uniform(0, 1, graphs.batch).astype(np.float32))
 
 
-def _float64_step(model: nn.Module, optimizer: str, shared: State, lesson: Lesson) -> State:
+def _float64_step(model: nn.Module, optimizer: str, shared: State, batch: Batch) -> State:
     """The same step by torch's own optimizers and autograd, in float64: parameters."""
     model = copy.deepcopy(model).double()
     model.load_state_dict(
@@ -116,7 +116,7 @@ def _float64_step(model: nn.Module, optimizer: str, shared: State, lesson: Lesso
         settled.state[p] = {slot: torch.from_numpy(v.astype(np.float64)) for slot, v in slots.items()}
         if optimizer == "adam":
             settled.state[p]["step"] = torch.tensor(float(shared["optimizer/step"]))
-    x, targets, weights = (torch.from_numpy(v.astype(np.float64)) for v in (lesson.x, lesson.targets, lesson.weights))
+    x, targets, weights = (torch.from_numpy(v.astype(np.float64)) for v in (batch.x, batch.targets, batch.weights))
     each = F.cross_entropy(model(x), targets, reduction="none")
     ((each * weights).sum() / weights.sum()).backward()  # type: ignore[no-untyped-call]
     settled.step()

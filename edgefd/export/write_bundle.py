@@ -19,8 +19,8 @@ from edgefd.core.files import npz_bytes
 from edgefd.export.graph import OPSET
 from edgefd.export.model_graphs import LEARNING_RATE, SECOND_MOMENT, export_graphs, initial_arrays
 from edgefd.export.verify import run_step, verify
-from edgefd.federation.terms import Terms
-from edgefd.learners.batches import Lesson, one_hot
+from edgefd.federation.terms import FederationTerms
+from edgefd.learners.batches import Batch, one_hot
 from edgefd.learners.graphs import Graphs, State
 from edgefd.wire.bundle_manifest import EXTRACTOR, MANIFEST, SCHEMA, FileRecord, Manifest
 
@@ -34,7 +34,7 @@ def export_bundle(
     proxy: Float32,
     scale: tuple[float, float],
     heldout: float,
-    terms: Terms,
+    terms: FederationTerms,
     extractor: tuple[bytes, tuple[int, ...]] | None = None,
 ) -> Manifest:
     """Write a bundle folder, whole or not at all.
@@ -97,9 +97,9 @@ def _selftest(graphs: Graphs, init: State, proxy: Float32) -> State:
     """
     rows = proxy[: graphs.batch]
     targets = one_hot(np.arange(len(rows)) % graphs.n_classes, graphs.n_classes)
-    lesson = Lesson(rows, targets, np.ones(len(rows), np.float32))
+    batch = Batch(rows, targets, np.ones(len(rows), np.float32))
     start = {n: np.full_like(v, SECOND_MOMENT) for n, v in init.items() if n.startswith("optimizer/exp_avg_sq/")}
-    expected, loss = run_step(graphs, {**init, **start}, lesson, LEARNING_RATE)
+    expected, loss = run_step(graphs, {**init, **start}, batch, LEARNING_RATE)
     numbers = {"lr": np.array(LEARNING_RATE, np.float32), "expected/loss": np.array(loss, np.float32)}
     arrays = {f"expected/{name}": value for name, value in expected.items()}
     return {"targets": targets, **numbers, **{f"start/{name}": v for name, v in start.items()}, **arrays}

@@ -17,8 +17,8 @@ from edgefd.core.errors import UserError
 class ClientData:
     """One client's private data.
 
-    `x` float32 [n, ...] and `y` int64 [n] to train on; `x_heldout`, `y_heldout` never trained on; `owned`: int64 ids of
-    the proxy rows that the client contributed, ascending, and `owned_y` int64 their labels, where the client has kept
+    `x` float32 [n, ...] and `y` int64 [n] to train on; `x_heldout`, `y_heldout` never trained on; `contributed`: int64 ids of
+    the proxy rows that the client contributed, ascending, and `contributed_y` int64 their labels, where the client has kept
     them. `rows`, `heldout_rows`: which samples of the training set `x` and `x_heldout` are, where that is known; only a
     simulation knows.
     """
@@ -28,10 +28,10 @@ class ClientData:
     y: Int64
     x_heldout: Float32
     y_heldout: Int64
-    owned: Int64
+    contributed: Int64
     rows: Int64 | None = None
     heldout_rows: Int64 | None = None
-    owned_y: Int64 | None = None
+    contributed_y: Int64 | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,5 +120,5 @@ def merged(federation: Federation, *, private: bool) -> ClientData:
         y=np.concatenate([proxy_labels_of(federation), *(c.y for c in clients)]),
         x_heldout=np.concatenate([c.x_heldout for c in federation.clients]),
         y_heldout=np.concatenate([c.y_heldout for c in federation.clients]),
-        owned=np.flatnonzero(federation.proxy.owner >= 0),
+        contributed=np.flatnonzero(federation.proxy.owner >= 0),
     )

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import numpy as np
 
@@ -13,7 +14,7 @@ from edgefd.core.knowledge import Knowledge, empty, weighted_mean
 from edgefd.federation.clients import ClientData, Federation, ProxySet
 from edgefd.federation.plan import RoundPlan
 from edgefd.federation.state import ClientState
-from edgefd.learners.batches import Lesson, softmax
+from edgefd.learners.batches import Batch, softmax
 from edgefd.learners.learner import Learner
 
 if TYPE_CHECKING:
@@ -22,17 +23,38 @@ if TYPE_CHECKING:
     from edgefd.federation.state import ClientState, Server
 
 
+T = TypeVar("T")
+
+
+class MessageKind(StrEnum):
+    """The meaning of a row of a method's messages."""
+
+    PROXY_LABELS = "proxy labels"
+    """a proxy sample"""
+    MULTI_TEACHER = "multi-teacher"
+    """a proxy sample; the server sends several teachers, row i of teacher t has id t * P + i"""
+    CLASS_LABELS = "class labels"
+    """a class"""
+    PARAMETERS = "parameters"
+    """row 0 holds all parameters of a model"""
+
+    @property
+    def of_proxy_rows(self) -> bool:
+        """Whether rows stand for proxy samples."""
+        return self in (MessageKind.PROXY_LABELS, MessageKind.MULTI_TEACHER)
+
+
 @dataclass(frozen=True)
 class NoConfig:
     """For methods without hyper-parameters."""
 
 
-def claim_all(data: ClientData, proxy: ProxySet, config: Any, rng: np.random.Generator) -> Float32:
+def accept_all(data: ClientData, proxy: ProxySet, config: Any, rng: np.random.Generator) -> Float32:
     """Answer for every proxy row, fully sure."""
     return np.ones(len(proxy), np.float32)
 
 
-def claim_nothing(data: ClientData, proxy: ProxySet, config: Any, rng: np.random.Generator) -> Float32:
+def accept_none(data: ClientData, proxy: ProxySet, config: Any, rng: np.random.Generator) -> Float32:
     """Answer for no proxy row."""
     return np.zeros(len(proxy), np.float32)
 
@@ -47,41 +69,24 @@ def mean(uploads: Sequence[Knowledge], config: Any) -> Knowledge:
     return weighted_mean(uploads)
 
 
-def keep_all(teacher: Knowledge, config: Any) -> Knowledge:
-    """No server filter."""
-    return teacher
+def identity(value: T, *_: object) -> T:
+    """Return the first argument unchanged: the default of hooks that may change it."""
+    return value
 
 
-def teacher_rows(
-    teacher: Knowledge, data: ClientData, proxy: ProxySet, config: Any, rng: np.random.Generator
-) -> Lesson:
+def teacher_rows(teacher: Knowledge, data: ClientData, proxy: ProxySet, config: Any, rng: np.random.Generator) -> Batch:
     """Learn the proxy rows that the teacher knows."""
-    return Lesson(proxy.x[teacher.ids], teacher.values, teacher.weights)
+    return Batch(proxy.x[teacher.ids], teacher.values, teacher.weights)
 
 
-def as_sent(teacher: Knowledge, state: ClientState, proxy: ProxySet, config: Any) -> Knowledge:
-    """Take the teacher as it is."""
-    return teacher
-
-
-def plain_steps(learner: Learner, batches: Iterable[Lesson], lr: float, config: Any) -> float:
+def default_local_step(learner: Learner, batches: Iterable[Batch], lr: float, config: Any) -> float:
     """Train on the batches; the mean loss."""
     return learner.train(batches, lr)
 
 
-def unguarded(k: Knowledge, state: ClientState, proxy: ProxySet, plan: RoundPlan) -> Knowledge:
-    """No defence: answers leave as they are."""
-    return k
-
-
-def nothing_more(config: Any) -> tuple[str, ...]:
+def no_extra_packages(config: Any) -> tuple[str, ...]:
     """What a device has is enough."""
     return ()
-
-
-def as_given(federation: Federation) -> Federation:
-    """The federation as it is."""
-    return federation
 
 
 @dataclass(frozen=True)
@@ -97,11 +102,11 @@ class Method:
         server_filter(teacher, config) -> Knowledge              at the server: what of it is sent out
         lesson(teacher, data, proxy, config, rng) -> Lesson      at the client, next round: what it learns from that
 
-    and, once, `regroup(federation)`: reference methods that train one model on pooled data are federations of one.
+    and, once, `transform_federation(federation)`: reference methods that train one model on pooled data are federations of one.
 
     Most methods are no more than that. What some need beside, each where it stands in a round:
 
-        receive(teacher, state, proxy, config) -> Knowledge      before `lesson`: what the client makes of what it was
+        receive(teacher, state, proxy, config) -> Knowledge      before `batch`: what the client makes of what it was
                                                                  sent, with its model at hand: a teacher of its own
         answer(state, proxy, plan, config) -> Knowledge          instead of `extract` of rows: another message
         train(learner, batches, lr, config) -> float             in the steps on private data after evaluation
@@ -135,61 +140,62 @@ class Method:
     name: str
     summary: str
     config: type = NoConfig
-    client_filter: Callable[[ClientData, ProxySet, Any, np.random.Generator], Float32] = claim_all
+    client_filter: Callable[[ClientData, ProxySet, Any, np.random.Generator], Float32] = accept_all
     extract: Callable[[Float32, Any], Float32] = soft_labels
     aggregate: Callable[[Sequence[Knowledge], Any], Knowledge] = mean
-    server_filter: Callable[[Knowledge, Any], Knowledge] = keep_all
-    lesson: Callable[[Knowledge, ClientData, ProxySet, Any, np.random.Generator], Lesson] = teacher_rows
-    regroup: Callable[[Federation], Federation] = as_given
-    receive: Callable[[Knowledge, ClientState, ProxySet, Any], Knowledge] = as_sent
-    answer: Callable[[ClientState, ProxySet, RoundPlan, Any], Knowledge] | None = None
-    train: Callable[[Learner, Iterable[Lesson], float, Any], float] = plain_steps
-    teach: Callable[[Sequence[Report], Knowledge | None, RoundPlan, Server, Any], Knowledge] | None = None
-    practise: Callable[[Learner, Lesson, int, RoundPlan, np.random.Generator], float] | None = None
-    release: Callable[[Knowledge, ClientState, ProxySet, RoundPlan], Knowledge] = unguarded
-    rows: Literal["proxy", "several", "class", "parameters"] = "proxy"
-    """what a row of its messages stands for: a proxy sample; a proxy sample, with several teachers down, row i of
-    teacher t at id t * P + i; a class; or, in row 0, all parameters of a model"""
-    private_steps: Literal["asked", "first", "always"] = "asked"
+    server_filter: Callable[[Knowledge, Any], Knowledge] = identity
+    distillation_targets: Callable[[Knowledge, ClientData, ProxySet, Any, np.random.Generator], Batch] = teacher_rows
+    transform_federation: Callable[[Federation], Federation] = identity
+    personalise_teacher: Callable[[Knowledge, ClientState, ProxySet, Any], Knowledge] = identity
+    upload: Callable[[ClientState, ProxySet, RoundPlan, Any], Knowledge] | None = None
+    train: Callable[[Learner, Iterable[Batch], float, Any], float] = default_local_step
+    server_update: Callable[[Sequence[Report], Knowledge | None, RoundPlan, Server, Any], Knowledge] | None = None
+    run_local_training: Callable[[Learner, Batch, int, RoundPlan, np.random.Generator], float] | None = None
+    privatise: Callable[[Knowledge, ClientState, ProxySet, RoundPlan], Knowledge] = identity
+    message: MessageKind = MessageKind.PROXY_LABELS
+    """what a row of its messages stands for"""
+    local_training: Literal["configured", "warmup", "always"] = "configured"
     """batches of private data after evaluation: those of `train.local_steps`. Where that is 0: none; as many as
     distillation would make in round 0, so that clients have learned something before they are first heard; or in all"""
     server_model: bool = False
     """whether the server trains a model of its own, the config's first"""
     proxy_labels: bool = False
     """whether labels of proxy samples are used: such a method is not comparable with one that uses none"""
-    packages: Callable[[Any], tuple[str, ...]] = nothing_more
+    packages: Callable[[Any], tuple[str, ...]] = no_extra_packages
     """what a client needs, with that config, of packages that a device does not have"""
 
     @property
     def uses_proxy(self) -> bool:
         """Whether clients answer for proxy samples at all."""
-        return self.client_filter is not claim_nothing
+        return self.client_filter is not accept_none
 
     @property
     def exchanges(self) -> bool:
         """Whether clients send anything at all."""
-        return self.uses_proxy or self.answer is not None
+        return self.uses_proxy or self.upload is not None
 
     @property
     def averages_labels(self) -> bool:
         """Whether the server takes the mean of soft labels, for which a robust aggregator may stand in."""
-        return self.aggregate is mean and self.teach is None and self.rows == "proxy"
+        return self.aggregate is mean and self.server_update is None and self.message is MessageKind.PROXY_LABELS
 
     @property
     def asks_by_sample(self) -> bool:
         """Whether clients answer for the proxy rows that a plan names, and the teacher is a label for each."""
-        return self.uses_proxy and self.answer is None and self.rows == "proxy"
+        return self.uses_proxy and self.upload is None and self.message is MessageKind.PROXY_LABELS
 
     @property
     def learns_rows(self) -> bool:
         """Whether clients learn soft labels of proxy rows."""
-        return self.uses_proxy and self.lesson is teacher_rows and self.rows in ("proxy", "several")
+        return self.uses_proxy and self.distillation_targets is teacher_rows and self.message.of_proxy_rows
 
 
-def answer_rows(method: Method, state: ClientState, proxy: ProxySet, plan: RoundPlan, config: Any) -> Knowledge:
+def upload_accepted_rows(
+    method: Method, state: ClientState, proxy: ProxySet, plan: RoundPlan, config: Any
+) -> Knowledge:
     """What the method extracts of the logits of all rows that are asked for and claimed."""
-    ids = plan.ids[state.claims[plan.ids] > 0]
+    ids = plan.ids[state.acceptance[plan.ids] > 0]
     if not len(ids):
         return empty(state.n_classes)
     values = method.extract(state.learner.predict_logits(proxy.x[ids]), config)
-    return Knowledge(ids, values, state.claims[ids])
+    return Knowledge(ids, values, state.acceptance[ids])

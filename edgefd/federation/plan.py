@@ -19,16 +19,16 @@ class Training:
     rounds: int = 30
     """number of rounds; the last one closes with a distillation on its own teacher"""
     local_steps: int = 0
-    """batches of private data after the distillation of each round; `private_rows` below do better, see the docs"""
+    """batches of private data after the distillation of each round; `private_rows_per_batch` below do better, see the docs"""
     distill_epochs: int = 1
     """passes over the teacher's rows each round"""
     closing_epochs: int = 2
     """passes over the last teacher's rows, at the end"""
     batch_size: int = 64
     """rows of every batch (the last one of a pass may be shorter)"""
-    private_rows: int = 16
+    private_rows_per_batch: int = 16
     """of those, in distillation batches, private rows: they keep the client's own knowledge alive"""
-    shift: int = 0
+    augment_shift: int = 0
     """images are moved by up to so many pixels in every batch (0 = not at all)"""
     optimizer: Literal["sgd", "adam"] = "adam"
     """sgd (momentum 0.9) or adam"""
@@ -40,11 +40,11 @@ class Training:
     def __post_init__(self) -> None:
         if self.rounds < 1:
             raise ValueError("rounds must be at least 1")
-        for name in ("local_steps", "distill_epochs", "closing_epochs", "shift"):
+        for name in ("local_steps", "distill_epochs", "closing_epochs", "augment_shift"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative")
-        if not 0 <= self.private_rows < self.batch_size:
-            raise ValueError("private_rows must be at least 0 and less than batch_size")
+        if not 0 <= self.private_rows_per_batch < self.batch_size:
+            raise ValueError("private_rows_per_batch must be at least 0 and less than batch_size")
         if self.lr <= 0 or self.final_lr < 0:
             raise ValueError("lr must be above 0, and final_lr not negative")
 

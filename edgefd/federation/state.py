@@ -11,12 +11,12 @@ from edgefd.learners.learner import Learner
 
 @dataclass(frozen=True, eq=False)
 class ClientState:
-    """A client between rounds. `learner` changes in place; `claims` is how surely it answers for each proxy row."""
+    """A client between rounds. `learner` changes in place; `acceptance` is how surely it answers for each proxy row."""
 
     data: ClientData
     learner: Learner
     n_classes: int
-    claims: Float32
+    acceptance: Float32
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,4 +1,4 @@
-"""`Terms`: what coordinator and devices must agree on, or their answers must not be averaged."""
+"""`FederationTerms`: what coordinator and devices must agree on, or their answers must not be averaged."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 
 @dataclass(frozen=True)
-class Terms:
+class FederationTerms:
     """Of a federation. A device has them from its bundle, the coordinator from its config."""
 
     method: str
@@ -21,7 +21,7 @@ class Terms:
     defence: dict[str, Any] = field(default_factory=lambda: {"name": "none"})
     """what clients do to their answers before they leave, with its settings"""
 
-    def differences(self, other: Terms) -> list[str]:
+    def differences(self, other: FederationTerms) -> list[str]:
         """Names of what differs.
 
         >>> a = Terms("fedmd", {}, "float16", 0, 10, "")
@@ -32,13 +32,13 @@ class Terms:
         return [name for name in mine if json.dumps(mine[name]) != json.dumps(theirs[name])]
 
 
-def parse_terms(fields: dict[str, Any]) -> Terms:
+def parse_terms(fields: dict[str, Any]) -> FederationTerms:
     """Terms from plain JSON.
 
     Raises:
         KeyError, TypeError, ValueError: if something is missing or of another kind.
     """
-    return Terms(
+    return FederationTerms(
         method=str(fields["method"]),
         method_config=dict(fields["method_config"]),
         codec=str(fields["codec"]),
@@ -50,9 +50,9 @@ def parse_terms(fields: dict[str, Any]) -> Terms:
 
 
 @dataclass(frozen=True)
-class Notice:
+class FederationInfo:
     """federation.json."""
 
     run: str
     n_clients: int
-    terms: Terms
+    terms: FederationTerms

@@ -20,10 +20,10 @@ class Scorer(Protocol):
 
 
 @dataclass(frozen=True)
-class ClaimRule:
+class AcceptanceRule:
     """From scores to claims.
 
-    Stage 1: rows that the client contributed itself are its own, with weight 1 (`ownership`).
+    Stage 1: rows that the client contributed itself are its own, with weight 1 (`accept_contributed`).
     Stage 2: any other row x is claimed iff s(x) >= t, where t leaves a share `quantile` of *held-out* private data
     above it. Its weight is 1 (`weighting="hard"`) or exp(-beta r(x) / T) with r = exp(-s), T = exp(-t) ("soft"): near
     1 deep inside the client's data, exp(-beta) at the threshold. For `KMeansDRE` r is d_p / d_q, the paper's ratio.
@@ -32,17 +32,19 @@ class ClaimRule:
     quantile: float
     weighting: Literal["hard", "soft"]
     beta: float
-    ownership: bool
+    accept_contributed: bool
 
 
-def claim_weights(scorer: Scorer, heldout: Float32, proxy: Float32, owned: Int64, rule: ClaimRule) -> Float32:
+def acceptance_weights(
+    scorer: Scorer, heldout: Float32, proxy: Float32, contributed: Int64, rule: AcceptanceRule
+) -> Float32:
     """How surely the client claims each proxy row: float32 [P] in [0, 1], 0 = not claimed.
 
     Args:
         scorer: fitted on the client's private rows, but not on `heldout`.
         heldout: float32 [h, ...] private rows that set the threshold.
         proxy: float32 [P, ...].
-        owned: int64 ids of the proxy rows that the client contributed.
+        contributed: int64 ids of the proxy rows that the client contributed.
         rule: thresholds and weighting.
     """
     threshold = np.quantile(scorer.score_samples(heldout), 1 - rule.quantile)
@@ -51,6 +53,6 @@ def claim_weights(scorer: Scorer, heldout: Float32, proxy: Float32, owned: Int64
     weights: Float32 = claimed.astype(np.float32)
     if rule.weighting == "soft":
         weights[claimed] = np.exp(-rule.beta * np.exp(threshold - score[claimed]))
-    if rule.ownership:
-        weights[owned] = 1
+    if rule.accept_contributed:
+        weights[contributed] = 1
     return weights

@@ -16,7 +16,7 @@ from edgefd.core.arrays import Float32, Int64
 
 
 @dataclass(frozen=True, eq=False)
-class Lesson:
+class Batch:
     """Rows to learn from: x float32 [n, ...], targets float32 [n, C] probabilities, weights float32 [n] >= 0."""
 
     x: Float32
@@ -26,9 +26,9 @@ class Lesson:
     def __len__(self) -> int:
         return len(self.x)
 
-    def rows(self, index: Int64) -> Lesson:
+    def rows(self, index: Int64) -> Batch:
         """The rows of that index, copied."""
-        return Lesson(self.x[index], self.targets[index], self.weights[index])
+        return Batch(self.x[index], self.targets[index], self.weights[index])
 
 
 def softmax(logits: Float32) -> Float32:
@@ -49,45 +49,45 @@ def one_hot(y: Int64, n_classes: int) -> Float32:
     return out
 
 
-def labelled(x: Float32, y: Int64, n_classes: int) -> Lesson:
+def labelled(x: Float32, y: Int64, n_classes: int) -> Batch:
     """A lesson from labelled rows, all of weight 1."""
-    return Lesson(x, one_hot(y, n_classes), np.ones(len(y), np.float32))
+    return Batch(x, one_hot(y, n_classes), np.ones(len(y), np.float32))
 
 
-def draw(lesson: Lesson, steps: int, batch_size: int, rng: np.random.Generator) -> Iterator[Lesson]:
+def draw(batch: Batch, steps: int, batch_size: int, rng: np.random.Generator) -> Iterator[Batch]:
     """`steps` batches; every row once before any row again, reshuffled after each pass."""
     order = np.empty(0, np.int64)
-    size = min(batch_size, len(lesson))
+    size = min(batch_size, len(batch))
     for _ in range(steps):
         if len(order) < size:
-            order = np.concatenate([order, rng.permutation(len(lesson))])
-        yield lesson.rows(order[:size])
+            order = np.concatenate([order, rng.permutation(len(batch))])
+        yield batch.rows(order[:size])
         order = order[size:]
 
 
-def passes(lesson: Lesson, epochs: int, batch_size: int, rng: np.random.Generator) -> Iterator[Lesson]:
+def passes(batch: Batch, epochs: int, batch_size: int, rng: np.random.Generator) -> Iterator[Batch]:
     """Batches of `epochs` passes over all rows, shuffled each time; the last batch of a pass may be short."""
     for _ in range(epochs):
-        order = rng.permutation(len(lesson))
+        order = rng.permutation(len(batch))
         for start in range(0, len(order), batch_size):
-            yield lesson.rows(order[start : start + batch_size])
+            yield batch.rows(order[start : start + batch_size])
 
 
-def mixed(batches: Iterable[Lesson], private: Iterator[Lesson]) -> Iterator[Lesson]:
+def mixed(batches: Iterable[Batch], private: Iterator[Batch]) -> Iterator[Batch]:
     """Each batch with the next private batch appended."""
     for batch in batches:
         own = next(private)
-        yield Lesson(
+        yield Batch(
             np.concatenate([batch.x, own.x]),
             np.concatenate([batch.targets, own.targets]),
             np.concatenate([batch.weights, own.weights]),
         )
 
 
-def shifted(batches: Iterable[Lesson], pixels: int, rng: np.random.Generator) -> Iterator[Lesson]:
+def random_shift(batches: Iterable[Batch], pixels: int, rng: np.random.Generator) -> Iterator[Batch]:
     """Each batch of images moved by up to `pixels` in either direction, one shift a row; border pixels are repeated."""
     for batch in batches:
-        yield Lesson(_shift(batch.x, pixels, rng), batch.targets, batch.weights)
+        yield Batch(_shift(batch.x, pixels, rng), batch.targets, batch.weights)
 
 
 def _shift(x: Float32, pixels: int, rng: np.random.Generator) -> Float32:
@@ -98,6 +98,6 @@ def _shift(x: Float32, pixels: int, rng: np.random.Generator) -> Float32:
     return np.ascontiguousarray(windows[np.arange(n), :, dy, dx])
 
 
-def augment(batches: Iterator[Lesson], max_shift: int, rng: np.random.Generator) -> Iterator[Lesson]:
+def augment(batches: Iterator[Batch], max_shift: int, rng: np.random.Generator) -> Iterator[Batch]:
     """Shift the images of each batch at random by up to `max_shift` pixels; 0 leaves the batches unchanged."""
-    return shifted(batches, max_shift, rng) if max_shift else batches
+    return random_shift(batches, max_shift, rng) if max_shift else batches

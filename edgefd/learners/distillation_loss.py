@@ -83,22 +83,22 @@ def divergence(p: npt.NDArray[np.floating], q: npt.NDArray[np.floating]) -> Floa
     return np.asarray((p * (logs[0] - logs[1])).sum(1))
 
 
-def with_labels(teacher: Knowledge, owned: Int64, labels: Int64, share: float) -> Knowledge:
-    """On the rows `owned`, ascending, t = share onehot(y) + (1 - share) p; the others as they are.
+def with_labels(teacher: Knowledge, contributed: Int64, labels: Int64, share: float) -> Knowledge:
+    """On the rows `contributed`, ascending, t = share onehot(y) + (1 - share) p; the others as they are.
 
     >>> k = Knowledge(np.array([3, 7]), np.full((2, 2), 0.5, np.float32), np.ones(2, np.float32))
     >>> with_labels(k, np.array([7]), np.array([1]), 0.5).values
     array([[0.5 , 0.5 ],
            [0.25, 0.75]], dtype=float32)
     """
-    mine = np.flatnonzero(np.isin(teacher.ids, owned))
+    mine = np.flatnonzero(np.isin(teacher.ids, contributed))
     values = teacher.values.copy()
     values[mine] *= np.float32(1 - share)
-    values[mine, labels[np.searchsorted(owned, teacher.ids[mine])]] += np.float32(share)
+    values[mine, labels[np.searchsorted(contributed, teacher.ids[mine])]] += np.float32(share)
     return Knowledge(teacher.ids, values, teacher.weights)
 
 
-def softened(teacher: Knowledge, claims: Float32, temperature: float) -> Knowledge:
+def per_row_temperature(teacher: Knowledge, acceptance: Float32, temperature: float) -> Knowledge:
     """Row i at its own temperature T_i = 1 + (T - 1) claims_i, claims float32 [P] in [0, 1]: p^(1/T_i), normalised.
 
     >>> k = Knowledge(np.array([0, 1]), np.array([[0.9, 0.1]] * 2, np.float32), np.ones(2, np.float32))
@@ -106,7 +106,7 @@ def softened(teacher: Knowledge, claims: Float32, temperature: float) -> Knowled
     array([[0.9 , 0.1 ],
            [0.75, 0.25]], dtype=float32)
     """
-    t = 1 + (temperature - 1) * claims[teacher.ids].astype(np.float64)[:, None]
+    t = 1 + (temperature - 1) * acceptance[teacher.ids].astype(np.float64)[:, None]
     power = np.maximum(teacher.values.astype(np.float64), 0) ** (1 / t)
     return Knowledge(teacher.ids, (power / power.sum(1, keepdims=True)).astype(np.float32), teacher.weights)
 
@@ -123,10 +123,10 @@ def loss_of(settings: Distillation, round: int, rounds: int, steps: int) -> Loss
     """
     if settings.loss == "taid":
         return Taid(settings.start, (round - 1) / rounds, 1 / (rounds * max(steps, 1)))
-    return pld if settings.loss == "pld" else lambda z, p: warm(z, p, settings.temperature)
+    return pld if settings.loss == "pld" else lambda z, p: kl_with_temperature(z, p, settings.temperature)
 
 
-def warm(z: Float32, p: Float32, temperature: float) -> tuple[Float64, Float64]:
+def kl_with_temperature(z: Float32, p: Float32, temperature: float) -> tuple[Float64, Float64]:
     """T^2 KL(p_T || softmax(z / T)), with p_T = p^(1/T), normalised; its slope is T (softmax(z / T) - p_T)."""
     p_t, q_t = softmax(logits_of(p) / temperature), softmax(z.astype(np.float64) / temperature)
     return softmax(z) - temperature * (q_t - p_t), temperature**2 * divergence(p_t, q_t)

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from edgefd.core.arrays import Float32, Float64
-from edgefd.learners.batches import Lesson
+from edgefd.learners.batches import Batch
 from edgefd.learners.distillation_loss import softmax
 from edgefd.learners.learner import Learner
 
@@ -32,7 +32,7 @@ def mixture(logits: Float32) -> Float64:
     return _PRIVATE * softmax(private) + (1 - _PRIVATE) * softmax(taught / _TAUGHT)
 
 
-def targets_of(logits: Float32, targets: Float32, n_taught: int) -> tuple[Float32, float]:
+def dual_head_targets(logits: Float32, targets: Float32, n_taught: int) -> tuple[Float32, float]:
     """Targets [n, 2C] that move only one head of each row, and the mean loss: H(t, q) of that head.
 
     The first `n_taught` rows are of the teacher, the others private. A row's slope is q - t in its own head and 0 in
@@ -47,17 +47,17 @@ def targets_of(logits: Float32, targets: Float32, n_taught: int) -> tuple[Float3
     return (softmax(logits) - slope).astype(np.float32), float(loss)
 
 
-class TwoHeads:
+class DualHead:
     """A learner of 2C logits, as one of C. See `edgefd.learners.learner.Learner`."""
 
     def __init__(self, both: Learner) -> None:
         self._both = both
 
-    def train(self, batches: Iterable[Lesson], lr: float) -> float:
+    def train(self, batches: Iterable[Batch], lr: float) -> float:
         """Train the private head; the mean loss over the batches."""
         return self._train(((batch, 0) for batch in batches), lr)
 
-    def distil(self, batches: Iterable[Lesson], lr: float, n_private: int) -> float:
+    def distil(self, batches: Iterable[Batch], lr: float, n_private: int) -> float:
         """Train the taught head, on the last `n_private` rows of each batch the private one; the mean loss."""
         return self._train(((batch, len(batch) - n_private) for batch in batches), lr)
 
@@ -73,10 +73,10 @@ class TwoHeads:
         """Continue from a `state()`."""
         self._both.load_state(state)
 
-    def _train(self, batches: Iterable[tuple[Lesson, int]], lr: float) -> float:
+    def _train(self, batches: Iterable[tuple[Batch, int]], lr: float) -> float:
         found = []
         for batch, n_taught in batches:
-            targets, loss = targets_of(self._both.predict_logits(batch.x), batch.targets, n_taught)
-            self._both.train([Lesson(batch.x, targets, batch.weights)], lr)
+            targets, loss = dual_head_targets(self._both.predict_logits(batch.x), batch.targets, n_taught)
+            self._both.train([Batch(batch.x, targets, batch.weights)], lr)
             found.append(loss)
         return sum(found) / max(len(found), 1)

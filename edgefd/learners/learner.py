@@ -8,13 +8,13 @@ from typing import Protocol
 import numpy as np
 
 from edgefd.core.arrays import Float32
-from edgefd.learners.batches import Lesson
+from edgefd.learners.batches import Batch
 
 
 class Learner(Protocol):
     """A model with its optimizer. Mutable: training changes it in place."""
 
-    def train(self, batches: Iterable[Lesson], lr: float) -> float:
+    def train(self, batches: Iterable[Batch], lr: float) -> float:
         """One optimizer step a batch at learning rate `lr`; the mean loss over the batches.
 
         The loss of a batch is sum_i w_i H(t_i, softmax(z_i)) / sum_i w_i, with H the cross-entropy, z the logits.

@@ -14,7 +14,7 @@ import onnxruntime as ort
 
 from edgefd.core.arrays import Float32
 from edgefd.core.errors import RunError, UserError
-from edgefd.learners.batches import Lesson
+from edgefd.learners.batches import Batch
 from edgefd.learners.graphs import Graphs, State
 
 _PREDICT_ROWS = 256
@@ -75,7 +75,7 @@ class TrainingStep:
         self._rate[...] = lr
         np.copyto(self._now, state)
 
-    def run(self, batch: Lesson) -> float:
+    def run(self, batch: Batch) -> float:
         """One step; its loss. Rows up to the graph's batch are filled with zeros of weight 0, which change nothing."""
         if not 0 < len(batch) <= self._size:
             raise UserError(f"a batch of {len(batch)} rows for a graph of {self._size}")
@@ -122,7 +122,7 @@ class OnnxLearner:
         self._state = views(self._block, shapes)
         self.load_state(state)
 
-    def train(self, batches: Iterable[Lesson], lr: float) -> float:
+    def train(self, batches: Iterable[Batch], lr: float) -> float:
         """One step a batch; mean loss.
 
         Raises:

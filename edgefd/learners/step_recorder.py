@@ -16,7 +16,7 @@ from torch import Tensor, fx
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
 
-Play = Callable[..., list[Tensor]]
+StepReplay = Callable[..., list[Tensor]]
 """The recorded outputs, for other inputs."""
 
 _DETACH, _TRANSPOSE = torch.ops.aten.detach.default, torch.ops.aten.t.default
@@ -24,7 +24,7 @@ _BOUND = ("_log_softmax", "addmm", "clamp", "convolution", "div", "dot", "exp_",
 """Operators that torch binds by hand too: `torch.mm` is called in less time than `torch.ops.aten.mm.default`."""
 
 
-def record(step: Callable[[], Sequence[Tensor]], inputs: Sequence[Tensor]) -> tuple[list[Tensor], Play]:
+def record(step: Callable[[], Sequence[Tensor]], inputs: Sequence[Tensor]) -> tuple[list[Tensor], StepReplay]:
     """Do the step, and record it.
 
     Args:
@@ -44,7 +44,7 @@ def record(step: Callable[[], Sequence[Tensor]], inputs: Sequence[Tensor]) -> tu
     graph.output([recorder.node_of(tensor) for tensor in outputs])
     _shorten(graph)
     _bind(graph)
-    play: Play = fx.GraphModule({}, graph).forward
+    play: StepReplay = fx.GraphModule({}, graph).forward
     return outputs, play
 
 

@@ -15,10 +15,10 @@ from torch.optim.sgd import sgd
 
 from edgefd.core.arrays import Float32
 from edgefd.core.errors import RunError
-from edgefd.learners.batches import Lesson
-from edgefd.learners.step_recorder import Play, record
+from edgefd.learners.batches import Batch
+from edgefd.learners.step_recorder import StepReplay, record
 
-Tapes = dict[torch.Size, Play]
+RecordedSteps = dict[torch.Size, StepReplay]
 """Training steps by the shape of their batch, shared by all learners of a model."""
 
 MOMENTUM = 0.9
@@ -52,13 +52,13 @@ class TorchLearner:
         model: nn.Module,
         optimizer: str = "sgd",
         allocate: Callable[[tuple[int, ...]], Float32] = zeros,
-        tapes: Tapes | None = None,
+        recorded_steps: RecordedSteps | None = None,
     ) -> None:
         self.model = model.to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload]  # faster on a CPU
         self._adam = optimizer == "adam"
         self._names = [name for name, _ in model.named_parameters()]
         self._parameters: list[Tensor] = list(model.parameters())
-        self._tapes = tapes
+        self._recorded_steps = recorded_steps
         held = [*self._parameters, *(b for b in model.buffers() if b.dtype == torch.float32)]
         slots = _SLOTS[optimizer]
         steps = [torch.zeros(()) for _ in self._parameters]
@@ -71,7 +71,7 @@ class TorchLearner:
         self._slots = {slot: [next(placed) for _ in self._parameters] for slot in slots}
         self._steps = list(placed)
 
-    def train(self, batches: Iterable[Lesson], lr: float) -> float:
+    def train(self, batches: Iterable[Batch], lr: float) -> float:
         """One step a batch; mean loss.
 
         Raises:
@@ -118,13 +118,13 @@ class TorchLearner:
             out |= {f"optimizer/{slot}/{name}": t for name, t in zip(self._names, tensors, strict=True)}
         return out | ({"optimizer/step": self._steps[0]} if self._adam else {})
 
-    def _step(self, batch: Lesson, lr: float) -> Tensor:
+    def _step(self, batch: Batch, lr: float) -> Tensor:
         data = (tensor_of(batch.x), torch.from_numpy(batch.targets), torch.from_numpy(batch.weights))
-        if self._tapes is None:
+        if self._recorded_steps is None:
             torch.manual_seed(zlib.crc32(batch.x.tobytes()))  # what dropout draws then depends on no other client
             loss, *gradients = self._slopes(*data)
         else:
-            loss, *gradients = self._played(self._tapes, *data)
+            loss, *gradients = self._played(self._recorded_steps, *data)
         self._update(gradients, lr)
         return loss
 
@@ -136,13 +136,13 @@ class TorchLearner:
         by = torch.autograd.grad(logits, self._parameters, slope, allow_unused=True, materialize_grads=True)
         return [loss, *by]
 
-    def _played(self, tapes: Tapes, x: Tensor, targets: Tensor, weights: Tensor) -> list[Tensor]:
+    def _played(self, recorded_steps: RecordedSteps, x: Tensor, targets: Tensor, weights: Tensor) -> list[Tensor]:
         """The same from a tape; the first batch of a shape makes it."""
         inputs = (*self._held, x, targets, weights)
-        if (play := tapes.get(x.shape)) is not None:
+        if (play := recorded_steps.get(x.shape)) is not None:
             with torch.inference_mode():
                 return play(*inputs)
-        out, tapes[x.shape] = record(lambda: self._slopes(x, targets, weights), inputs)
+        out, recorded_steps[x.shape] = record(lambda: self._slopes(x, targets, weights), inputs)
         return out
 
     @torch.no_grad()

@@ -12,7 +12,7 @@ from typing import Any
 
 from edgefd.core.errors import UserError
 from edgefd.core.settings import settings_of
-from edgefd.federation.method import Method
+from edgefd.federation.method import MessageKind, Method
 
 
 @functools.cache
@@ -44,7 +44,7 @@ def check_devices_can(method: Method, config: Any) -> None:
     Raises:
         UserError: if not.
     """
-    if method.rows == "parameters":
+    if method.message is MessageKind.PARAMETERS:
         raise UserError(f"method {method.name} exchanges parameters, devices only predictions: it runs in simulations")
     if method.server_model:
         raise UserError(

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from edgefd.core.errors import RunError
 from edgefd.core.knowledge import Knowledge
-from edgefd.core.seeding import Purpose, rng
+from edgefd.core.seeding import Purpose, make_rng
 from edgefd.federation.plan import RoundPlan
 from edgefd.federation.state import Server
-from edgefd.learners.batches import Lesson, augment, passes
+from edgefd.learners.batches import Batch, augment, passes
 from edgefd.learners.learner import Learner
 
 
@@ -24,7 +24,7 @@ def model_of(server: Server) -> Learner:
 
 def distil(server: Server, mean: Knowledge, plan: RoundPlan, epochs: int) -> None:
     """Train the server's model on those rows, at the learning rate of the round."""
-    numbers = rng(plan.seed, Purpose.STUDENT, plan.round)
-    lesson = Lesson(server.proxy.x[mean.ids], mean.values, mean.weights)
-    batches = passes(lesson, epochs, plan.training.batch_size, numbers)
-    model_of(server).train(augment(batches, plan.training.shift, numbers), plan.training.lr_at(plan.round))
+    rng = make_rng(plan.seed, Purpose.STUDENT, plan.round)
+    batch = Batch(server.proxy.x[mean.ids], mean.values, mean.weights)
+    batches = passes(batch, epochs, plan.training.batch_size, rng)
+    model_of(server).train(augment(batches, plan.training.augment_shift, rng), plan.training.lr_at(plan.round))

@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from edgefd.federation.clients import Federation, merged
-from edgefd.federation.method import Method, claim_nothing
+from edgefd.federation.method import Method, accept_none
 from edgefd.methods._references import private_rows
 
 
@@ -21,8 +21,8 @@ def everything(federation: Federation) -> Federation:
 METHOD = Method(
     name="centralised",
     summary="reference: one central model on all clients' data and the labelled proxy set",
-    client_filter=claim_nothing,
-    lesson=private_rows,
-    regroup=everything,
+    client_filter=accept_none,
+    distillation_targets=private_rows,
+    transform_federation=everything,
     proxy_labels=True,
 )

@@ -26,5 +26,5 @@ METHOD = replace(
     name="cfd",
     summary="1-bit soft labels up; a model at the server learns from their mean, its own soft labels go down",
     extract=extract,
-    private_steps="first",
+    local_training="warmup",
 )

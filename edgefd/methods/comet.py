@@ -13,7 +13,7 @@ import numpy as np
 from edgefd.core.arrays import Float32, Float64
 from edgefd.core.knowledge import Knowledge, empty
 from edgefd.federation.clients import ProxySet
-from edgefd.federation.method import Method
+from edgefd.federation.method import MessageKind, Method
 from edgefd.federation.plan import RoundPlan
 from edgefd.federation.report import Report
 from edgefd.federation.state import ClientState, Server
@@ -65,7 +65,7 @@ def _farthest(votes: Float64, centres: Float64) -> Float64:
     return out
 
 
-def teach(
+def server_update(
     reports: Sequence[Report], teacher: Knowledge | None, plan: RoundPlan, server: Server, config: Config
 ) -> Knowledge:
     """All centroids: centroid t of row i at id t * P + i."""
@@ -76,7 +76,7 @@ def teach(
     return several(range(k), ids, centroids(votes, k, config.max_iter), len(server.proxy))
 
 
-def receive(teacher: Knowledge, state: ClientState, proxy: ProxySet, config: Config) -> Knowledge:
+def personalise_teacher(teacher: Knowledge, state: ClientState, proxy: ProxySet, config: Config) -> Knowledge:
     """For each row the centroid nearest to the client's own soft labels."""
     ids = np.unique(teacher.ids % len(proxy))
     if not len(ids):
@@ -91,7 +91,7 @@ METHOD = Method(
     name="comet",
     summary="k-means of the clients' soft labels on each sample; a client learns the nearest mean",
     config=Config,
-    receive=receive,
-    teach=teach,
-    rows="several",
+    personalise_teacher=personalise_teacher,
+    server_update=server_update,
+    message=MessageKind.MULTI_TEACHER,
 )

@@ -11,7 +11,7 @@ import numpy as np
 from edgefd.core.arrays import Float32
 from edgefd.federation.clients import ClientData, ProxySet
 from edgefd.federation.method import Method
-from edgefd.filters.acceptance import ClaimRule, Scorer, claim_weights
+from edgefd.filters.acceptance import AcceptanceRule, Scorer, acceptance_weights
 from edgefd.filters.density_ratio import DensityRatio
 from edgefd.filters.kmeans_dre import KMeansDRE
 
@@ -32,7 +32,7 @@ class Config:
     """weight of a claimed row: 1, or exp(-beta r / T), the client's own confidence"""
     beta: float = 3.0
     """how fast soft weights fall towards the threshold"""
-    ownership: bool = True
+    accept_contributed: bool = True
     """stage 1: rows that the client contributed are its own"""
     features: Literal["pixels", "pca"] = "pixels"
     n_components: int = 50
@@ -67,8 +67,8 @@ def client_filter(data: ClientData, proxy: ProxySet, config: Config, rng: np.ran
         scorer = DensityRatio(
             config.estimator, config.reference, config.features, config.n_components, random_state=seed
         ).fit(data.x, reference=proxy.x)
-    rule = ClaimRule(config.quantile, config.weighting, config.beta, config.ownership)
-    return claim_weights(scorer, data.x_heldout, proxy.x, data.owned, rule)
+    rule = AcceptanceRule(config.quantile, config.weighting, config.beta, config.accept_contributed)
+    return acceptance_weights(scorer, data.x_heldout, proxy.x, data.contributed, rule)
 
 
 def packages(config: Config) -> tuple[str, ...]:

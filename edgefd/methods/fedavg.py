@@ -13,7 +13,7 @@ import numpy as np
 from edgefd.core.errors import RunError
 from edgefd.core.knowledge import Knowledge, empty, weighted_mean
 from edgefd.federation.clients import ProxySet
-from edgefd.federation.method import Method, claim_nothing
+from edgefd.federation.method import MessageKind, Method, accept_none
 from edgefd.federation.plan import RoundPlan
 from edgefd.federation.state import ClientState
 from edgefd.methods._parameters import parameters, set_parameters
@@ -23,7 +23,7 @@ MOST_SAMPLES = 10**6
 """weights are in (0, 1], so n samples are the weight n / MOST_SAMPLES; the mean is the same"""
 
 
-def answer(state: ClientState, proxy: ProxySet, plan: RoundPlan, config: Any) -> Knowledge:
+def upload(state: ClientState, proxy: ProxySet, plan: RoundPlan, config: Any) -> Knowledge:
     """One row: values = parameters, weight = number of samples."""
     n = len(state.data.x)
     if n > MOST_SAMPLES:
@@ -38,7 +38,7 @@ def aggregate(uploads: Sequence[Knowledge], config: Any) -> Knowledge:
     return weighted_mean(sent) if sent else uploads[0]
 
 
-def receive(teacher: Knowledge, state: ClientState, proxy: ProxySet, config: Any) -> Knowledge:
+def personalise_teacher(teacher: Knowledge, state: ClientState, proxy: ProxySet, config: Any) -> Knowledge:
     """Go on from the mean; there is nothing to distil."""
     if len(teacher):
         set_parameters(state.learner, teacher.values[0])
@@ -48,11 +48,11 @@ def receive(teacher: Knowledge, state: ClientState, proxy: ProxySet, config: Any
 METHOD = Method(
     name="fedavg",
     summary="the mean of all clients' parameters, weighted by their samples; one model for all, no proxy set",
-    client_filter=claim_nothing,
+    client_filter=accept_none,
     aggregate=aggregate,
-    regroup=undisclosed,
-    receive=receive,
-    answer=answer,
-    rows="parameters",
-    private_steps="always",
+    transform_federation=undisclosed,
+    personalise_teacher=personalise_teacher,
+    upload=upload,
+    message=MessageKind.PARAMETERS,
+    local_training="always",
 )

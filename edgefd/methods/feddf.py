@@ -12,7 +12,7 @@ import numpy as np
 
 from edgefd.core.arrays import Float32
 from edgefd.core.knowledge import Knowledge
-from edgefd.federation.method import as_given
+from edgefd.federation.method import identity
 from edgefd.federation.plan import RoundPlan
 from edgefd.federation.report import Report
 from edgefd.federation.state import Server
@@ -44,7 +44,7 @@ def mean_logits(sent: Sequence[Knowledge], server: Server) -> Float32:
     return (total / len(sent)).astype(np.float32)
 
 
-def teach(
+def server_update(
     reports: Sequence[Report], teacher: Knowledge | None, plan: RoundPlan, server: Server, config: Config
 ) -> Knowledge:
     """The mean of the parameters, then KL(softmax(mean of logits), softmax of its own) on the proxy set."""
@@ -63,7 +63,7 @@ METHOD = replace(
     name="feddf",
     summary="FedAvg, and the server distils the mean model from all clients' models on the proxy set",
     config=Config,
-    regroup=as_given,
-    teach=teach,
+    transform_federation=identity,
+    server_update=server_update,
     server_model=True,
 )

@@ -31,7 +31,7 @@ class Config:
             raise ValueError("epochs must be at least 1")
 
 
-def teach(
+def server_update(
     reports: Sequence[Report], teacher: Knowledge | None, plan: RoundPlan, server: Server, config: Config
 ) -> Knowledge:
     """The server's model's soft labels, after it has learned from the mean of the clients'."""
@@ -47,6 +47,6 @@ METHOD = Method(
     name="feded",
     summary="a model at the server learns from the mean of all soft labels; its own soft labels go down",
     config=Config,
-    teach=teach,
+    server_update=server_update,
     server_model=True,
 )

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from edgefd.learners.batches import Lesson
+from edgefd.learners.batches import Batch
 from edgefd.learners.learner import Learner
 from edgefd.methods import fedavg
 from edgefd.methods._parameters import parameters, set_parameters
@@ -28,7 +28,7 @@ class Config:
             raise ValueError("mu must not be negative")
 
 
-def train(learner: Learner, batches: Iterable[Lesson], lr: float, config: Config) -> float:
+def train(learner: Learner, batches: Iterable[Batch], lr: float, config: Config) -> float:
     """After each step on the loss, the proximal step of (mu / 2) |theta - theta_t|^2 at the same learning rate.
 
     It is theta <- (theta + lr mu theta_t) / (1 + lr mu).

@@ -13,10 +13,10 @@ import numpy as np
 from edgefd.core.arrays import Float32, Int64
 from edgefd.core.knowledge import Knowledge, weighted_mean
 from edgefd.federation.clients import ClientData, ProxySet
-from edgefd.federation.method import Method, claim_nothing
+from edgefd.federation.method import MessageKind, Method, accept_none
 from edgefd.federation.plan import RoundPlan
 from edgefd.federation.state import ClientState
-from edgefd.learners.batches import Lesson, one_hot, softmax
+from edgefd.learners.batches import Batch, one_hot, softmax
 from edgefd.methods._references import private_rows, undisclosed
 
 
@@ -41,7 +41,7 @@ def class_means(logits: Float32, y: Int64) -> Knowledge:
     return Knowledge(classes, means, np.ones(len(classes), np.float32))
 
 
-def answer(state: ClientState, proxy: ProxySet, plan: RoundPlan, config: Config) -> Knowledge:
+def upload(state: ClientState, proxy: ProxySet, plan: RoundPlan, config: Config) -> Knowledge:
     """The mean logits of the client's own classes."""
     return class_means(state.learner.predict_logits(state.data.x), state.data.y)
 
@@ -71,7 +71,7 @@ def without(teacher: Knowledge, own: Knowledge) -> Knowledge:
     return Knowledge(teacher.ids[others], values, np.ones(int(others.sum()), np.float32))
 
 
-def receive(teacher: Knowledge, state: ClientState, proxy: ProxySet, config: Config) -> Knowledge:
+def personalise_teacher(teacher: Knowledge, state: ClientState, proxy: ProxySet, config: Config) -> Knowledge:
     """What the others say: the model has not changed since the client answered, so its own part is known.
 
     A client that was not asked, or whose report was late, takes out what it would have said.
@@ -79,7 +79,9 @@ def receive(teacher: Knowledge, state: ClientState, proxy: ProxySet, config: Con
     return without(teacher, class_means(state.learner.predict_logits(state.data.x), state.data.y))
 
 
-def lesson(teacher: Knowledge, data: ClientData, proxy: ProxySet, config: Config, rng: np.random.Generator) -> Lesson:
+def distillation_targets(
+    teacher: Knowledge, data: ClientData, proxy: ProxySet, config: Config, rng: np.random.Generator
+) -> Batch:
     """Private rows with the loss H(label, q) + lambda H(softmax(g_y), q).
 
     It is (1 + lambda) H(t, q) with t = (label + lambda softmax(g_y)) / (1 + lambda). Rows of classes that no other
@@ -90,18 +92,18 @@ def lesson(teacher: Knowledge, data: ClientData, proxy: ProxySet, config: Config
     said[teacher.ids] = softmax(teacher.values)
     y = rows.targets.argmax(1)
     share = (config.strength * np.isin(y, teacher.ids)).astype(np.float32)[:, None]
-    return Lesson(rows.x, (one_hot(y, teacher.width) + share * said[y]) / (1 + share), 1 + share[:, 0])
+    return Batch(rows.x, (one_hot(y, teacher.width) + share * said[y]) / (1 + share), 1 + share[:, 0])
 
 
 METHOD = Method(
     name="fkd",
     summary="mean logits of each class, everybody's but the client's own, learned on private data; no proxy set",
     config=Config,
-    client_filter=claim_nothing,
+    client_filter=accept_none,
     aggregate=aggregate,
-    lesson=lesson,
-    regroup=undisclosed,
-    receive=receive,
-    answer=answer,
-    rows="class",
+    distillation_targets=distillation_targets,
+    transform_federation=undisclosed,
+    personalise_teacher=personalise_teacher,
+    upload=upload,
+    message=MessageKind.CLASS_LABELS,
 )

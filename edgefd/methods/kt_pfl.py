@@ -14,7 +14,7 @@ from edgefd.core.arrays import Float64
 from edgefd.core.errors import UserError
 from edgefd.core.knowledge import Knowledge, empty
 from edgefd.federation.clients import ProxySet
-from edgefd.federation.method import Method
+from edgefd.federation.method import MessageKind, Method
 from edgefd.federation.plan import RoundPlan
 from edgefd.federation.report import Report
 from edgefd.federation.state import ClientState, Server
@@ -62,7 +62,7 @@ def coefficients(votes: Float64, config: Config) -> Float64:
     return out
 
 
-def teach(
+def server_update(
     reports: Sequence[Report], teacher: Knowledge | None, plan: RoundPlan, server: Server, config: Config
 ) -> Knowledge:
     """All clients' teachers, sum_m c_km p_m: row i of client k's at id k * P + i."""
@@ -74,7 +74,7 @@ def teach(
     return several([r.client for r in heard], ids, own, len(server.proxy))
 
 
-def receive(teacher: Knowledge, state: ClientState, proxy: ProxySet, config: Config) -> Knowledge:
+def personalise_teacher(teacher: Knowledge, state: ClientState, proxy: ProxySet, config: Config) -> Knowledge:
     """The client's own; of one that did not answer there is none, it learns nothing in this round."""
     mine = teacher.ids // len(proxy) == state.data.client
     return Knowledge(teacher.ids[mine] % len(proxy), teacher.values[mine], teacher.weights[mine])
@@ -84,7 +84,7 @@ METHOD = Method(
     name="kt_pfl",
     summary="a teacher for each client: a learned mixture of all soft labels that favours similar clients",
     config=Config,
-    receive=receive,
-    teach=teach,
-    rows="several",
+    personalise_teacher=personalise_teacher,
+    server_update=server_update,
+    message=MessageKind.MULTI_TEACHER,
 )

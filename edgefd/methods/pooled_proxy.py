@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 
 from edgefd.federation.clients import Federation, merged, proxy_labels_of
-from edgefd.federation.method import Method, claim_nothing
+from edgefd.federation.method import Method, accept_none
 from edgefd.methods._references import private_rows
 
 
@@ -19,8 +19,8 @@ def proxy_only(federation: Federation) -> Federation:
 METHOD = Method(
     name="pooled_proxy",
     summary="reference: one central model on the labelled proxy set",
-    client_filter=claim_nothing,
-    lesson=private_rows,
-    regroup=proxy_only,
+    client_filter=accept_none,
+    distillation_targets=private_rows,
+    transform_federation=proxy_only,
     proxy_labels=True,
 )

@@ -13,7 +13,7 @@ import numpy as np
 from edgefd.core.arrays import Bool, Float32, Int64
 from edgefd.core.knowledge import Knowledge, weighted_mean
 from edgefd.federation.clients import ProxySet
-from edgefd.federation.method import Method, answer_rows
+from edgefd.federation.method import Method, upload_accepted_rows
 from edgefd.federation.plan import RoundPlan
 from edgefd.federation.report import Report
 from edgefd.federation.state import ClientState, Server
@@ -59,13 +59,13 @@ def sharpened(values: Float32, beta: float) -> Float32:
     return out
 
 
-def answer(state: ClientState, proxy: ProxySet, plan: RoundPlan, config: Config) -> Knowledge:
+def upload(state: ClientState, proxy: ProxySet, plan: RoundPlan, config: Config) -> Knowledge:
     """Soft labels of the rows whose turn it is."""
     turn = plan.ids[due(plan.ids, plan.round, config.lifetime)]
-    return answer_rows(METHOD, state, proxy, replace(plan, ids=turn), config)
+    return upload_accepted_rows(METHOD, state, proxy, replace(plan, ids=turn), config)
 
 
-def teach(
+def server_update(
     reports: Sequence[Report], teacher: Knowledge | None, plan: RoundPlan, server: Server, config: Config
 ) -> Knowledge:
     """The new labels, sharpened, and the last teacher's for the other rows: the cache is the teacher itself."""
@@ -84,6 +84,6 @@ METHOD = Method(
     name="scarlet",
     summary="the mean of all soft labels, sharpened by a power (enhanced ERA), kept for some rounds and not sent again",
     config=Config,
-    answer=answer,
-    teach=teach,
+    upload=upload,
+    server_update=server_update,
 )

@@ -13,7 +13,7 @@ from edgefd.core.arrays import Float32
 from edgefd.core.knowledge import Knowledge, weighted_mean
 from edgefd.federation.clients import ClientData, ProxySet
 from edgefd.federation.method import Method
-from edgefd.filters.acceptance import ClaimRule, claim_weights
+from edgefd.filters.acceptance import AcceptanceRule, acceptance_weights
 from edgefd.filters.kulsif import KuLSIF, check_memory
 from edgefd.learners.batches import one_hot, softmax
 
@@ -64,8 +64,8 @@ def client_filter(data: ClientData, proxy: ProxySet, config: Config, rng: np.ran
         shape = (n, *proxy.x.shape[1:])
         auxiliary = rng.uniform(proxy.x.min(), proxy.x.max(), shape).astype(np.float32)
     scorer = KuLSIF(config.width or None, config.variant).fit(private, reference=auxiliary)
-    rule = ClaimRule(config.quantile, "hard", 0.0, ownership=False)
-    return claim_weights(scorer, data.x_heldout, proxy.x, data.owned, rule)
+    rule = AcceptanceRule(config.quantile, "hard", 0.0, accept_contributed=False)
+    return acceptance_weights(scorer, data.x_heldout, proxy.x, data.contributed, rule)
 
 
 def extract(logits: Float32, config: Config) -> Float32:

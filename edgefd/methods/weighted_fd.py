@@ -42,7 +42,7 @@ def weighted(uploads: Sequence[Knowledge], labels: Int64) -> Knowledge:
     )
 
 
-def teach(
+def server_update(
     reports: Sequence[Report], teacher: Knowledge | None, plan: RoundPlan, server: Server, config: Any
 ) -> Knowledge:
     """The weighted votes."""
@@ -54,6 +54,6 @@ def teach(
 METHOD = Method(
     name="weighted_fd",
     summary="votes weighted by how sure they are of the proxy sample's true label, which the server must know",
-    teach=teach,
+    server_update=server_update,
     proxy_labels=True,
 )

@@ -1,6 +1,6 @@
 """Simulated attackers: clients that do the honest round and then send something else, for as many rows as they can.
 
-An attacker is a wrapper of what leaves an honest client: its claims (`claims_of`) and its report (`poisoned`). What it
+An attacker is a wrapper of what leaves an honest client: its claims (`acceptance_of`) and its report (`poisoned`). What it
 learns and measures is untouched, so its own accuracy is that of a client that listens and lies.
 """
 
@@ -15,7 +15,7 @@ import numpy as np
 from edgefd.core.arrays import Float32, Int64
 from edgefd.core.errors import UserError
 from edgefd.core.knowledge import Knowledge
-from edgefd.core.seeding import Purpose, rng
+from edgefd.core.seeding import Purpose, make_rng
 from edgefd.federation.report import Report
 from edgefd.learners.batches import one_hot
 
@@ -53,13 +53,13 @@ def attackers(attack: Attack, n_clients: int, seed: int) -> frozenset[int]:
         raise UserError(f"attack.clients names client {absent[0]}; there are {n_clients}, from 0")
     if not attack.fraction:  # asked for each client in each round: no numbers are drawn for nothing
         return frozenset(attack.clients)
-    drawn = rng(seed, Purpose.ATTACKERS).permutation(n_clients)[: round(attack.fraction * n_clients)]
+    drawn = make_rng(seed, Purpose.ATTACKERS).permutation(n_clients)[: round(attack.fraction * n_clients)]
     return frozenset(int(c) for c in drawn)
 
 
-def claims_of(claims: Float32) -> Float32:
-    """What an attacker claims where an honest client would claim `claims`: every row, with weight 1."""
-    return np.ones_like(claims)
+def acceptance_of(acceptance: Float32) -> Float32:
+    """What an attacker claims where an honest client would claim `acceptance`: every row, with weight 1."""
+    return np.ones_like(acceptance)
 
 
 def poisoned(report: Report, attack: Attack, seed: int) -> Report:
@@ -75,13 +75,13 @@ def _lies(honest: Knowledge, attack: Attack, seed: int, round: int, client: int)
         case "label_flip":
             return honest.values[:, ::-1]
         case "random":
-            classes: Int64 = rng(seed, Purpose.LIES, round, client).integers(0, width, n)
+            classes: Int64 = make_rng(seed, Purpose.ATTACK, round, client).integers(0, width, n)
             return one_hot(classes, width)
         case "constant":
             return one_hot(np.zeros(n, np.int64), width)
         case "colluding":
             top = int(honest.ids[-1]) + 1 if n else 0
-            agreed: Int64 = rng(seed, Purpose.LIES).integers(0, width, top)
+            agreed: Int64 = make_rng(seed, Purpose.ATTACK).integers(0, width, top)
             return one_hot(agreed[honest.ids], width)
         case "none":
             return honest.values

@@ -134,7 +134,7 @@ def _varies(key: str, flat: Sequence[dict[str, Any]]) -> bool:
     return any(len(found) > 1 for found in values.values())
 
 
-_NOT_RESULTS = {"also", "run.workers", "run.evaluate_every"}
+_NOT_RESULTS = {"baselines", "run.workers", "run.evaluate_every"}
 
 HEADER = (
     *("data set", "scenario", "method", "settings", "runs", "mean", "std", "95 %", "worst"),

@@ -168,7 +168,7 @@ def again(run: RunRecord) -> str:
     if not run.simulated:
         return str(run.environment.get("command", "edgefd server ..."))
     path = shlex.quote(str(run.folder / "config.yaml"))
-    return f"edgefd simulate {path}{' also=[]' if run.config.get('also') else ''}"
+    return f"edgefd simulate {path}{' baselines=[]' if run.config.get('baselines') else ''}"
 
 
 def _how(run: RunRecord) -> str:

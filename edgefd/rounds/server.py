@@ -25,10 +25,10 @@ def server_round(
     `teacher` is the last round's; `server` must be given for methods that teach with more than the reports.
     """
     ordered = sorted(reports, key=lambda r: r.client)
-    if method.teach is None:
+    if method.server_update is None:
         made = method.aggregate([r.knowledge for r in ordered], config)
     elif server is None:
         raise ValueError(f"method {method.name} teaches with what the server has, and was given none of it")
     else:
-        made = method.teach(ordered, teacher, plan, server, config)
+        made = method.server_update(ordered, teacher, plan, server, config)
     return method.server_filter(made, config)

@@ -10,7 +10,7 @@ from collections.abc import Container
 import numpy as np
 
 from edgefd.core.knowledge import Knowledge
-from edgefd.federation.method import Method
+from edgefd.federation.method import MessageKind, Method
 from edgefd.federation.plan import RoundPlan
 from edgefd.federation.report import Report
 
@@ -28,12 +28,12 @@ def check_teacher(method: Method, teacher: Knowledge, n_proxy: int, n_classes: i
 
     How many teachers there are where there are several is not known here: each is one of the P rows all the same.
     """
-    if method.rows == "parameters":
+    if method.message is MessageKind.PARAMETERS:
         return
     if teacher.width != n_classes:
         raise ValueError(f"the teacher has {teacher.width} values a row; there are {n_classes} classes")
-    what, count = ("class", n_classes) if method.rows == "class" else ("proxy row", n_proxy)
-    if method.rows != "several" and len(teacher) and int(teacher.ids[-1]) >= count:
+    what, count = ("class", n_classes) if method.message is MessageKind.CLASS_LABELS else ("proxy row", n_proxy)
+    if method.message is not MessageKind.MULTI_TEACHER and len(teacher) and int(teacher.ids[-1]) >= count:
         raise ValueError(f"the teacher knows {what} {teacher.ids[-1]}; there are {count}")
 
 
@@ -47,14 +47,16 @@ def check_report(method: Method, report: Report, plan: RoundPlan, clients: Conta
     if report.round != plan.round:
         raise ValueError(f"client {report.client} answered for round {report.round} in round {plan.round}")
     knowledge = report.knowledge
-    if knowledge.width != n_classes and method.rows != "parameters":
+    if knowledge.width != n_classes and method.message is not MessageKind.PARAMETERS:
         raise ValueError(f"the report has {knowledge.width} values a row; there are {n_classes} classes")
     if plan.closing and len(knowledge):
         raise ValueError("the closing round asks for metrics alone")
-    known = {"class": np.arange(n_classes), "parameters": np.arange(1)}.get(method.rows, plan.ids)
+    known = {MessageKind.CLASS_LABELS: np.arange(n_classes), MessageKind.PARAMETERS: np.arange(1)}.get(
+        method.message, plan.ids
+    )
     strange = knowledge.ids[~np.isin(knowledge.ids, known)]
     if len(strange):
-        what = {"class": "class", "parameters": "model"}.get(method.rows, "proxy row")
+        what = {MessageKind.CLASS_LABELS: "class", MessageKind.PARAMETERS: "model"}.get(method.message, "proxy row")
         raise ValueError(f"the report answers for {what} {strange[0]}, which the plan does not ask for")
 
 

@@ -20,22 +20,22 @@ from edgefd.rounds.loop import RoundResult, Transport, run_rounds
 from edgefd.rounds.participation import round_plans
 from edgefd.runs.environment import environment
 from edgefd.runs.folder import write_config
-from edgefd.runs.prepare import Prepared
+from edgefd.runs.prepare import PreparedRun
 from edgefd.runs.round_metrics import RoundMetrics, measure
 from edgefd.runs.summary import partition_record, summarise
 
-Watch = Callable[[Iterator[RoundMetrics]], Iterator[RoundMetrics]]
+ProgressHook = Callable[[Iterator[RoundMetrics]], Iterator[RoundMetrics]]
 
 
-def kept(rounds: int, folder: Path) -> str:
+def saved_rounds_message(rounds: int, folder: Path) -> str:
     """What a run that was stopped says."""
     return f"the rounds done so far ({rounds}) are in {folder}" if rounds else "not one round was done"
 
 
 def run(
-    prepared: Prepared,
+    prepared: PreparedRun,
     folder: Path,
-    watch: Watch,
+    watch: ProgressHook,
     rounds_of: Callable[[], Iterator[RoundMetrics]],
     done: Sequence[RoundMetrics] = (),
 ) -> dict[str, Any]:
@@ -69,8 +69,8 @@ def run(
         if rounds:
             write_json(folder / "summary.json", summarise(prepared, rounds, time.perf_counter() - began))
         if isinstance(error, KeyboardInterrupt):
-            raise Stopped(kept(len(rounds), folder)) from error
-        raise RunError(f"{error}; {kept(len(rounds), folder)}") from error
+            raise Stopped(saved_rounds_message(len(rounds), folder)) from error
+        raise RunError(f"{error}; {saved_rounds_message(len(rounds), folder)}") from error
     summary = summarise(prepared, rounds, time.perf_counter() - began)
     write_json(folder / "summary.json", summary)
     return summary
@@ -100,7 +100,7 @@ def simulate_over(
     for result in run_rounds(method, config.method_config, transport, todo, server=server_of(config, federation)):
         if record is not None:
             record(result)
-        yield measure(result, federation, time.perf_counter() - began, method.rows)
+        yield measure(result, federation, time.perf_counter() - began, method.message)
         began = time.perf_counter()
 
 

@@ -11,10 +11,10 @@ import torch
 from edgefd.config.schema import Config, Model
 from edgefd.core.shared_memory import shared_zeros
 from edgefd.federation.clients import ClientData, Federation
-from edgefd.learners.dual_head import TwoHeads
+from edgefd.learners.dual_head import DualHead
 from edgefd.learners.learner import Learner
 from edgefd.learners.models import build_model, is_foreign
-from edgefd.learners.torch_learner import Tapes, TorchLearner
+from edgefd.learners.torch_learner import RecordedSteps, TorchLearner
 
 if TYPE_CHECKING:
     from edgefd.learners.onnx_learner import Sessions
@@ -40,7 +40,7 @@ def _learner(
     config: Config, choice: Model, shape: tuple[int, ...], n_classes: int, sessions: Callable[[Model], Sessions]
 ) -> Learner:
     learner = _one_model(config, choice, shape, choice.heads * n_classes, sessions)
-    return learner if choice.heads == 1 else TwoHeads(learner)
+    return learner if choice.heads == 1 else DualHead(learner)
 
 
 def _one_model(
@@ -48,8 +48,8 @@ def _one_model(
 ) -> Learner:
     model = build_model(choice.name, shape, n_logits, config.seed)
     if (choice.learner or config.run.learner) == "torch":
-        tapes = None if is_foreign(choice.name) else _tapes(choice.name, shape, n_logits)
-        return TorchLearner(model, config.train.optimizer, shared_zeros, tapes)
+        recorded_steps = None if is_foreign(choice.name) else _recorded_steps(choice.name, shape, n_logits)
+        return TorchLearner(model, config.train.optimizer, shared_zeros, recorded_steps)
     from edgefd.export.model_graphs import initial_arrays
     from edgefd.learners.onnx_learner import OnnxLearner
 
@@ -57,7 +57,7 @@ def _one_model(
 
 
 @functools.cache
-def _tapes(name: str, shape: tuple[int, ...], n_logits: int) -> Tapes:
+def _recorded_steps(name: str, shape: tuple[int, ...], n_logits: int) -> RecordedSteps:
     """Of a model, in this process."""
     return {}
 

@@ -11,7 +11,7 @@ import numpy as np
 from edgefd.config.schema import ByGroup, Config, Dirichlet, FromFile, Iid, QuantitySkew, Shards, Strong, Weak
 from edgefd.core.arrays import Int64
 from edgefd.core.errors import UserError
-from edgefd.core.seeding import Purpose, rng
+from edgefd.core.seeding import Purpose, make_rng
 from edgefd.data import partitions
 from edgefd.data.build_federation import build_federation
 from edgefd.data.datasets import Dataset, digest, load_dataset
@@ -50,9 +50,9 @@ def limited(dataset: Dataset, limit: int) -> Dataset:
             f"data.limit={limit} asks for {each} samples of each of {dataset.n_classes} classes; "
             f"{dataset.name} has {counts.min()} to {counts.max()}"
         )
-    numbers = rng(0, Purpose.SUBSET)
+    rng = make_rng(0, Purpose.LIMIT)
     rows = np.concatenate(
-        [numbers.permutation(np.flatnonzero(dataset.y_train == c))[:each] for c in range(dataset.n_classes)]
+        [rng.permutation(np.flatnonzero(dataset.y_train == c))[:each] for c in range(dataset.n_classes)]
     )
     rows.sort()
     group = None if dataset.group_train is None else dataset.group_train[rows]
@@ -79,20 +79,20 @@ def partition_function(config: Config) -> Callable[[Int64, Int64 | None, np.rand
     """(labels, groups, rng) → one index array a client."""
     p = config.partition
 
-    def split(y: Int64, group: Int64 | None, numbers: np.random.Generator) -> list[Int64]:
+    def split(y: Int64, group: Int64 | None, rng: np.random.Generator) -> list[Int64]:
         match p:
             case Strong():
-                return partitions.strong(y, p.n_clients, numbers)
+                return partitions.strong(y, p.n_clients, rng)
             case Weak():
-                return partitions.weak(y, p.n_clients, numbers)
+                return partitions.weak(y, p.n_clients, rng)
             case Iid():
-                return partitions.iid(y, p.n_clients, numbers)
+                return partitions.iid(y, p.n_clients, rng)
             case Dirichlet():
-                return partitions.dirichlet(y, p.n_clients, p.alpha, numbers)
+                return partitions.dirichlet(y, p.n_clients, p.alpha, rng)
             case Shards():
-                return partitions.shards(y, p.n_clients, p.classes_per_client, numbers)
+                return partitions.shards(y, p.n_clients, p.classes_per_client, rng)
             case QuantitySkew():
-                return partitions.quantity_skew(y, p.n_clients, p.alpha, numbers)
+                return partitions.quantity_skew(y, p.n_clients, p.alpha, rng)
             case ByGroup():
                 return partitions.by_group(group)
             case FromFile():

@@ -11,7 +11,7 @@ from edgefd.defences.apply import claim
 from edgefd.defences.dp_sgd import DpSgd
 from edgefd.defences.dp_sgd import check_model as check_private_model
 from edgefd.federation.clients import Federation, proxy_labels_of
-from edgefd.federation.terms import Terms
+from edgefd.federation.terms import FederationTerms
 from edgefd.poisoning.attacks import attackers
 from edgefd.rounds.participation import check_rules
 from edgefd.runs.load_data import federate, load_data
@@ -19,7 +19,7 @@ from edgefd.selection.settings import check_budget
 
 
 @dataclass(frozen=True, eq=False)
-class Prepared:
+class PreparedRun:
     """A config with the data it asks for: everything that bad input can spoil has been looked at."""
 
     config: Config
@@ -27,7 +27,7 @@ class Prepared:
     federation: Federation
 
 
-def prepare(config: Config, trains: bool = True) -> Prepared:
+def prepare(config: Config, trains: bool = True) -> PreparedRun:
     """Load the data and deal it out.
 
     Args:
@@ -41,10 +41,10 @@ def prepare(config: Config, trains: bool = True) -> Prepared:
     attackers(config.attack, len(federation.clients), config.seed)
     if config.method.proxy_labels:
         proxy_labels_of(federation)  # says so here, and not in the middle of a run, if there are none
-    federation = config.method.regroup(federation)
+    federation = config.method.transform_federation(federation)
     check_rules(config.coordinator, len(federation.clients))
     check_budget(config.selection, len(federation.proxy))
-    return Prepared(config, dataset, federation)
+    return PreparedRun(config, dataset, federation)
 
 
 def check_fits(config: Config, dataset: Dataset) -> None:
@@ -56,8 +56,10 @@ def check_fits(config: Config, dataset: Dataset) -> None:
     from edgefd.learners.models import build_model, check_model
 
     shape = dataset.x_train.shape[1:]
-    if config.train.shift and len(shape) != 3:
-        raise UserError(f"train.shift moves images; samples of {dataset.name} have shape {list(shape)}: set it to 0")
+    if config.train.augment_shift and len(shape) != 3:
+        raise UserError(
+            f"train.augment_shift moves images; samples of {dataset.name} have shape {list(shape)}: set it to 0"
+        )
     for model in config.model:
         check_model(model.name, shape, dataset.n_classes)
         if (model.learner or config.run.learner) == "onnx":
@@ -68,9 +70,9 @@ def check_fits(config: Config, dataset: Dataset) -> None:
         require("privacy", "dp_accounting")
 
 
-def terms_of(config: Config, federation: Federation) -> Terms:
+def terms_of(config: Config, federation: Federation) -> FederationTerms:
     """What devices of this federation must agree on with its coordinator."""
-    return Terms(
+    return FederationTerms(
         method=config.method_name,
         method_config=asdict(config.method_config),
         codec=config.codec.name,

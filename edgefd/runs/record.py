@@ -40,7 +40,7 @@ def record_round(folder: Path, config: Config, clients: Sequence[ClientState], r
     round = result.plan.round
     with writing(folder):
         if round == 0:
-            put(folder / CLAIMS, npz_bytes({"claims": np.stack([c.claims for c in clients])}))
+            put(folder / CLAIMS, npz_bytes({"claims": np.stack([c.acceptance for c in clients])}))
         _put_messages(folder, config, result)
         if round % config.run.record_every == 0 or round >= config.train.rounds - 1:
             name = FINAL if result.plan.closing else f"{round:04d}"

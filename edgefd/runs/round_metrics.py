@@ -10,6 +10,7 @@ import numpy as np
 from edgefd.core.arrays import Bool
 from edgefd.core.knowledge import Knowledge
 from edgefd.federation.clients import Federation
+from edgefd.federation.method import MessageKind
 from edgefd.federation.report import Report
 from edgefd.rounds.loop import RoundResult
 from edgefd.runs.calibration import Reliability, ece, reliability
@@ -79,19 +80,21 @@ class Evaluation:
     """of the last teacher, on the proxy rows that it knows; None without proxy labels"""
 
 
-def measure(result: RoundResult, federation: Federation, seconds: float, rows: str = "proxy") -> RoundMetrics:
+def measure(
+    result: RoundResult, federation: Federation, seconds: float, message: MessageKind = MessageKind.PROXY_LABELS
+) -> RoundMetrics:
     """The metrics of a round.
 
-    `rows` is what the method's rows stand for (`Method.rows`): of classes and parameters there are no claims to
-    measure, and of several teachers no one accuracy.
+    `message` is the kind of the method's messages (`Method.message`). Only rows that stand for proxy samples have an
+    accepted fraction, and only a single teacher has an accuracy.
     """
     reports = sorted(result.exchange.reports, key=lambda r: r.client)
     n_clients = len(federation.clients)
     accuracies = [r.metrics["accuracy"] for r in reports if "accuracy" in r.metrics]
     size = len(federation.proxy)
-    by_sample = rows in ("proxy", "several")
+    by_sample = message.of_proxy_rows
     kept = {r.client: len(r.knowledge) / size if by_sample else 0.0 for r in reports}
-    teacher = result.teacher if rows == "proxy" else None
+    teacher = result.teacher if message is MessageKind.PROXY_LABELS else None
     return RoundMetrics(
         round=result.plan.round,
         closing=result.plan.closing,
@@ -102,7 +105,7 @@ def measure(result: RoundResult, federation: Federation, seconds: float, rows: s
         heldout_accuracy_mean=_mean_of(reports, "heldout_accuracy"),
         kept_fraction=float(np.mean(list(kept.values()))),
         kept_per_client=[kept.get(c) for c in range(n_clients)],
-        wrong_claims=wrong_claims(reports, federation) if by_sample else None,
+        wrong_claims=out_of_class_fraction(reports, federation) if by_sample else None,
         teacher_coverage=len(teacher) / size if teacher is not None else 0.0,
         teacher_accuracy=_teacher_accuracy(teacher, federation),
         distil_loss=_mean_of(reports, "distil_loss"),
@@ -119,7 +122,7 @@ def measure(result: RoundResult, federation: Federation, seconds: float, rows: s
     )
 
 
-def wrong_claims(reports: list[Report], federation: Federation) -> float | None:
+def out_of_class_fraction(reports: list[Report], federation: Federation) -> float | None:
     """Share of the rows answered for whose true class is not among the answering client's classes."""
     has: Bool = federation.table > 0
     total = sum(len(r.knowledge) for r in reports)

@@ -6,7 +6,7 @@ from typing import Any
 
 from edgefd.defences.apply import claim
 from edgefd.federation.clients import ClientData, Federation
-from edgefd.runs.prepare import Prepared
+from edgefd.runs.prepare import PreparedRun
 from edgefd.runs.round_metrics import RoundMetrics
 
 
@@ -19,7 +19,7 @@ def partition_record(federation: Federation, members: bool = False) -> dict[str,
                 "samples_by_class": federation.table[data.client].tolist(),
                 "train": len(data.x),
                 "heldout": len(data.x_heldout),
-                "contributed": len(data.owned),
+                "contributed": len(data.contributed),
                 **(members_of(data) if members else {}),
             }
             for data in federation.clients
@@ -32,11 +32,11 @@ def partition_record(federation: Federation, members: bool = False) -> dict[str,
 
 def members_of(data: ClientData) -> dict[str, list[int]]:
     """Which samples of the training set the client trains on, which it holds out, which proxy rows it contributed."""
-    known = {"train_rows": data.rows, "heldout_rows": data.heldout_rows, "contributed_ids": data.owned}
+    known = {"train_rows": data.rows, "heldout_rows": data.heldout_rows, "contributed_ids": data.contributed}
     return {name: rows.tolist() for name, rows in known.items() if rows is not None}
 
 
-def summarise(prepared: Prepared, rounds: list[RoundMetrics], seconds: float) -> dict[str, Any]:
+def summarise(prepared: PreparedRun, rounds: list[RoundMetrics], seconds: float) -> dict[str, Any]:
     """summary.json. Accuracy is of the final round, never of the best."""
     config, federation = prepared.config, prepared.federation
     measured = [m for m in rounds if m.accuracy_mean is not None]
@@ -78,7 +78,7 @@ def summarise(prepared: Prepared, rounds: list[RoundMetrics], seconds: float) ->
     }
 
 
-def bytes_once(prepared: Prepared) -> int:
+def bytes_once(prepared: PreparedRun) -> int:
     """Bytes of raw samples that travel before the first round: contributions up, the proxy set down to every client."""
     sample = int(prepared.dataset.x_train[0].nbytes)
     up = prepared.federation.raw_samples_disclosed * sample

@@ -13,15 +13,15 @@ import numpy as np
 
 from edgefd.core.arrays import Float32, Float64, Int64
 from edgefd.core.knowledge import Knowledge
-from edgefd.selection.settings import ASKS, Selection, n_rows
+from edgefd.selection.settings import SERVER_RULES, Selection, n_rows
 
-LAG = "lag/"
+LAG = "class_kl/"
 """Before a class's number: the metric in which a client says how far it is from the teacher there."""
 _FARTHEST = 20.0  # nats: what a report says beyond that is no divergence of soft labels
 
 
 @dataclass(frozen=True, eq=False)
-class Memory:
+class SelectionState:
     """What a server that chooses keeps: the newest label of every row that was ever asked about, and the clients' lag.
 
     A row that nobody answered has the uniform label. `lag` float32 [C] is the mean of what the last reports say.
@@ -31,13 +31,17 @@ class Memory:
     lag: Float32
 
 
-def remembers(selection: Selection) -> bool:
+def is_stateful(selection: Selection) -> bool:
     """Whether the choice depends on earlier rounds."""
     return selection.name in ("pcoreset", "ddk")
 
 
-def rows_to_ask(
-    selection: Selection, ids: Int64, teacher: Knowledge | None, memory: Memory | None, rng: np.random.Generator
+def query_rows(
+    selection: Selection,
+    ids: Int64,
+    teacher: Knowledge | None,
+    selection_state: SelectionState | None,
+    rng: np.random.Generator,
 ) -> Int64:
     """The rows of a plan, int64 ascending: all of `ids` where it is not the server that chooses.
 
@@ -45,23 +49,23 @@ def rows_to_ask(
         selection: the rule and its budget.
         ids: the rows that may be asked about.
         teacher: of the last round.
-        memory: of all rounds so far; None before the first answers.
+        selection_state: of all rounds so far; None before the first answers.
         rng: of this round.
     """
-    if selection.name not in ASKS:
+    if selection.name not in SERVER_RULES:
         return ids
     k, order = n_rows(selection.budget, len(ids)), rng.permutation(ids)
-    if selection.name == "random" or memory is None:
+    if selection.name == "random" or selection_state is None:
         return np.sort(order[:k])
-    asked = np.isin(order, memory.known.ids)
+    asked = np.isin(order, selection_state.known.ids)
     new, seen = order[~asked][:k], order[asked]
-    points = memory.known.values[np.searchsorted(memory.known.ids, seen)]
+    points = selection_state.known.values[np.searchsorted(selection_state.known.ids, seen)]
     left = k - len(new)
     if selection.name == "pcoreset":
         centres = points[:0] if teacher is None else teacher.values
         chosen = k_centre(points, centres, left)
     else:
-        chosen = by_class(points, shares(points, memory.lag, selection.even), left)
+        chosen = by_class(points, budget_shares(points, selection_state.lag, selection.uniform_share), left)
     return np.sort(np.concatenate([new, seen[chosen]]))
 
 
@@ -88,7 +92,7 @@ def groups(labels: Float32) -> Int64:
     return np.asarray(np.where(labels.max(1) > labels.min(1), labels.argmax(1), labels.shape[1]))
 
 
-def shares(labels: Float32, lag: Float32, even: float) -> Float64:
+def budget_shares(labels: Float32, lag: Float32, even: float) -> Float64:
     """What part of the budget each class gets, float64 [C + 1]: (1 - even) lag_c / sum lag + even / N.
 
     N counts the classes of which there are rows; the last one is that of rows that nobody answered, without lag.
@@ -104,13 +108,13 @@ def shares(labels: Float32, lag: Float32, even: float) -> Float64:
 
 
 def by_class(labels: Float32, share: Float64, k: int) -> Int64:
-    """The first rows of each class, as many as `seats` gives it."""
+    """The first rows of each class, as many as `apportion` gives it."""
     group = groups(labels)
-    each = seats(share, np.bincount(group, minlength=len(share)), k)
+    each = apportion(share, np.bincount(group, minlength=len(share)), k)
     return np.concatenate([np.flatnonzero(group == c)[:n] for c, n in enumerate(each)])
 
 
-def seats(share: Float64, available: Int64, k: int) -> Int64:
+def apportion(share: Float64, available: Int64, k: int) -> Int64:
     """Deal k rows out in proportion to `share`, none beyond what is `available` (D'Hondt's method).
 
     >>> seats(np.array([0.625, 0.375]), np.array([9, 9]), 8), seats(np.array([0.9, 0.1]), np.array([2, 9]), 5)
@@ -123,19 +127,21 @@ def seats(share: Float64, available: Int64, k: int) -> Int64:
     return given
 
 
-def remembered(memory: Memory | None, asked: Int64, teacher: Knowledge, metrics: Sequence[dict[str, float]]) -> Memory:
+def update_state(
+    selection_state: SelectionState | None, asked: Int64, teacher: Knowledge, metrics: Sequence[dict[str, float]]
+) -> SelectionState:
     """The memory after a round: rows asked about, what the teacher now says of them, and the metrics of the reports."""
     width = teacher.width
     ids = np.union1d(asked, teacher.ids)
     values = np.full((len(ids), width), 1 / width, np.float32)
     values[np.searchsorted(ids, teacher.ids)] = teacher.values
-    if memory is not None:
-        old = ~np.isin(memory.known.ids, ids)
-        ids = np.concatenate([ids, memory.known.ids[old]])
-        values = np.concatenate([values, memory.known.values[old]])
+    if selection_state is not None:
+        old = ~np.isin(selection_state.known.ids, ids)
+        ids = np.concatenate([ids, selection_state.known.ids[old]])
+        values = np.concatenate([values, selection_state.known.values[old]])
     order = ids.argsort()
     lag = np.array([_mean_lag(metrics, c) for c in range(width)], np.float32)
-    return Memory(Knowledge(ids[order], values[order], np.ones(len(ids), np.float32)), lag)
+    return SelectionState(Knowledge(ids[order], values[order], np.ones(len(ids), np.float32)), lag)
 
 
 def _mean_lag(metrics: Sequence[dict[str, float]], c: int) -> float:

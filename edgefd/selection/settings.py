@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 from edgefd.core.errors import UserError, hint
 
-ASKS = ("random", "pcoreset", "ddk")
+SERVER_RULES = ("random", "pcoreset", "ddk")
 """The server asks about fewer rows, so less travels in either direction."""
-LEARNS = ("rad", "llkd", "adaspec", "kd3")
+CLIENT_RULES = ("rad", "llkd", "adaspec", "kd3")
 """Everything is asked and sent as ever; each client learns only some of the teacher's rows."""
 
 
@@ -20,13 +20,13 @@ class Selection:
     """all; chosen by the server: random, pcoreset, ddk; chosen by each client: rad, llkd, adaspec, kd3"""
     budget: float = 1.0
     """how many rows in each round: a share of them up to 1, above 1 a number of rows"""
-    wrong: float = 0.1
+    assumed_teacher_error: float = 0.1
     """rad: share of its rows that the teacher is supposed to get wrong"""
-    even: float = 0.5
+    uniform_share: float = 0.5
     """ddk: share of the budget that goes to all classes alike, however far the clients lag behind in them"""
 
     def __post_init__(self) -> None:
-        names = ("all", *ASKS, *LEARNS)
+        names = ("all", *SERVER_RULES, *CLIENT_RULES)
         if self.name not in names:
             raise ValueError(f"unknown selection {self.name!r}: {hint(self.name, names)}")
         if not 0 < self.budget <= 2**31 or (self.budget > 1 and self.budget != int(self.budget)):
@@ -35,14 +35,14 @@ class Selection:
             raise ValueError(f"budget needs a name: {', '.join(names[1:])}")
         if self.budget == 1 and self.name not in ("all", "llkd"):
             raise ValueError(f"{self.name} needs a budget below 1, or a number of rows above 1: 1 is all rows")
-        if not 0 <= self.wrong < 1:
-            raise ValueError("wrong must be at least 0 and below 1")
-        if not 0 <= self.even <= 1:
-            raise ValueError("even must be in [0, 1]")
-        if self.wrong != Selection.wrong and self.name != "rad":
-            raise ValueError("wrong is for name=rad")
-        if self.even != Selection.even and self.name != "ddk":
-            raise ValueError("even is for name=ddk")
+        if not 0 <= self.assumed_teacher_error < 1:
+            raise ValueError("assumed_teacher_error must be at least 0 and below 1")
+        if not 0 <= self.uniform_share <= 1:
+            raise ValueError("uniform_share must be in [0, 1]")
+        if self.assumed_teacher_error != Selection.assumed_teacher_error and self.name != "rad":
+            raise ValueError("assumed_teacher_error is for name=rad")
+        if self.uniform_share != Selection.uniform_share and self.name != "ddk":
+            raise ValueError("uniform_share is for name=ddk")
 
 
 ALL_ROWS = Selection()

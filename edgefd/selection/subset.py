@@ -19,13 +19,13 @@ from edgefd.selection.settings import Selection, n_rows
 _LEAST = 1e-6  # gain or weight: no division by 0
 
 
-def rows_to_learn(
+def subset_rows(
     selection: Selection, teacher: Knowledge, own: Float32, rng: np.random.Generator, reference: Callable[[], Float32]
 ) -> Knowledge:
     """Those rows of the teacher.
 
     Args:
-        selection: the rule, one of `edgefd.selection.settings.LEARNS`, and its budget.
+        selection: the rule, one of `edgefd.selection.settings.CLIENT_RULES`, and its budget.
         teacher: n rows.
         own: the client's soft labels of those rows, float32 [n, C].
         rng: of this client in this round.
@@ -34,7 +34,7 @@ def rows_to_learn(
     said, k = teacher.values, n_rows(selection.budget, len(teacher))
     weights = np.ones(len(teacher), np.float32)
     if selection.name == "rad":
-        rows = drawn(rad(gains(own), k, selection.wrong * len(teacher)), k, rng)
+        rows = weighted_sample(rad(gains(own), k, selection.assumed_teacher_error * len(teacher)), k, rng)
     elif selection.name == "llkd":
         weights = llkd(said, own)
         rows = best(weights, min(k, int((weights > 0).sum())))
@@ -80,7 +80,7 @@ def rad(gain: Float64, k: int, wrong: float) -> Float64:
     return q
 
 
-def drawn(q: Float64, k: int, rng: np.random.Generator) -> Int64:
+def weighted_sample(q: Float64, k: int, rng: np.random.Generator) -> Int64:
     """Draw k rows one after another with chances in proportion to q: the k smallest of -log(u) / q, ascending."""
     waits = rng.exponential(size=len(q)) / np.maximum(q, 1e-300)
     return np.sort(np.argsort(waits, kind="stable")[:k])
@@ -101,7 +101,7 @@ def llkd(said: Float32, own: Float32) -> Float32:
     return np.asarray(score / max(score.max(initial=0), _LEAST), np.float32)
 
 
-def lags(teacher: Knowledge, own: Float32) -> dict[str, float]:
+def class_divergence(teacher: Knowledge, own: Float32) -> dict[str, float]:
     """For each class that the teacher finds, how far the client is behind: its mean KL(teacher || own). Metrics."""
     far, c = divergence(teacher.values, own), teacher.values.argmax(1)
     return {f"{LAG}{k}": float(far[c == k].mean()) for k in np.unique(c)}

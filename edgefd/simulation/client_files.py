@@ -9,10 +9,10 @@ import numpy as np
 from edgefd.core.errors import UserError
 from edgefd.federation.clients import RAW
 from edgefd.runs.load_data import federate, load_raw
-from edgefd.runs.prepare import Prepared
+from edgefd.runs.prepare import PreparedRun
 
 
-def deal(prepared: Prepared, out: Path) -> list[Path]:
+def deal(prepared: PreparedRun, out: Path) -> list[Path]:
     """Write out/client-000.npz and so on: raw x, y, x_heldout, y_heldout, owned, the ids of contributed proxy rows.
 
     Also owned_y, the labels of those, where clients know them.
@@ -24,7 +24,7 @@ def deal(prepared: Prepared, out: Path) -> list[Path]:
     """
     dataset = load_raw(prepared.config)
     kind = dataset.x_train.dtype
-    federation = prepared.config.method.regroup(federate(prepared.config, dataset, RAW))
+    federation = prepared.config.method.transform_federation(federate(prepared.config, dataset, RAW))
     paths = []
     try:
         out.mkdir(parents=True)
@@ -37,8 +37,8 @@ def deal(prepared: Prepared, out: Path) -> list[Path]:
                 y=data.y,
                 x_heldout=data.x_heldout.astype(kind),
                 y_heldout=data.y_heldout,
-                owned=data.owned,
-                **({} if data.owned_y is None else {"owned_y": data.owned_y}),
+                **{"owned": data.contributed},
+                **({} if data.contributed_y is None else {"owned_y": data.contributed_y}),
             )
     except FileExistsError:
         raise UserError(f"{out} exists already: choose another folder, or remove it") from None

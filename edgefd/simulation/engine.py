@@ -24,23 +24,24 @@ from edgefd.federation.clients import ClientData, Federation
 from edgefd.federation.plan import RoundPlan
 from edgefd.federation.report import Exchange, Report
 from edgefd.federation.state import ClientState
-from edgefd.poisoning.attacks import attackers, claims_of, poisoned
+from edgefd.poisoning.attacks import acceptance_of, attackers, poisoned
 from edgefd.rounds.client import client_filter, client_round
-from edgefd.rounds.participation import answering
+from edgefd.rounds.participation import responding_clients
 from edgefd.runs.evaluate import evaluate
 from edgefd.runs.execute import simulate_over
 from edgefd.runs.record import KNOWLEDGE, record_round
 from edgefd.runs.round_metrics import RoundMetrics
-from edgefd.simulation.workers import Here, Pool, Workers
+from edgefd.simulation.workers import ForkPool, Pool, SerialPool
 from edgefd.wire import messages as wire
 
 if TYPE_CHECKING:
     pass
+from edgefd.federation.method import MessageKind
 from edgefd.runs.learners import make_learner, model_sessions
 
 
 @dataclass(frozen=True, eq=False)
-class Site:
+class SimulationState:
     """What any process needs to do any client's part: forked workers share its learners and claims with the parent."""
 
     config: Config
@@ -50,15 +51,15 @@ class Site:
 
 def claims_for(config: Config, data: ClientData, federation: Federation) -> Float32:
     """What the client claims; an attacker claims everything."""
-    claims = client_filter(config.method, config.method_config, data, federation.proxy, config.seed)
-    return claims_of(claims) if _attacks(config, data.client, federation) else claims
+    acceptance = client_filter(config.method, config.method_config, data, federation.proxy, config.seed)
+    return acceptance_of(acceptance) if _attacks(config, data.client, federation) else acceptance
 
 
 def report_of(
     config: Config, federation: Federation, state: ClientState, plan: RoundPlan, teacher: Knowledge | None
 ) -> Report:
     """The client's round, measured as only a simulation can; an attacker sends something else."""
-    of_samples = teacher if config.method.rows == "proxy" else None
+    of_samples = teacher if config.method.message is MessageKind.PROXY_LABELS else None
     report = client_round(
         config.method,
         config.method_config,
@@ -75,13 +76,15 @@ def _attacks(config: Config, client: int, federation: Federation) -> bool:
     return client in attackers(config.attack, len(federation.clients), config.seed)
 
 
-def run_filter(site: Site, client: int) -> None:
+def run_filter(site: SimulationState, client: int) -> None:
     """Fill in the client's claims."""
     state = site.clients[client]
-    state.claims[:] = claims_for(site.config, state.data, site.federation)
+    state.acceptance[:] = claims_for(site.config, state.data, site.federation)
 
 
-def run_round(site: Site, client: int, plan: RoundPlan, teacher: bytes | None) -> tuple[bytes, dict[str, float]]:
+def run_round(
+    site: SimulationState, client: int, plan: RoundPlan, teacher: bytes | None
+) -> tuple[bytes, dict[str, float]]:
     """The client's round, from bytes to bytes."""
     known = None if teacher is None else _decoded(teacher)
     report = report_of(site.config, site.federation, site.clients[client], plan, known)
@@ -91,22 +94,22 @@ def run_round(site: Site, client: int, plan: RoundPlan, teacher: bytes | None) -
 _decoded = functools.lru_cache(maxsize=1)(wire.decode)  # all clients of a round get the same teacher
 
 
-def make_site(config: Config, federation: Federation) -> Site:
+def make_site(config: Config, federation: Federation) -> SimulationState:
     """All clients with their models, in shared memory; filters have not run yet."""
-    claims = shared_zeros((len(federation.clients), len(federation.proxy)))
+    acceptance = shared_zeros((len(federation.clients), len(federation.proxy)))
     sessions = model_sessions(config, federation)
     clients = tuple(
         ClientState(data, make_learner(config, data, federation.n_classes, sessions), federation.n_classes, row)
-        for data, row in zip(federation.clients, claims, strict=True)
+        for data, row in zip(federation.clients, acceptance, strict=True)
     )
-    return Site(config, federation, clients)
+    return SimulationState(config, federation, clients)
 
 
 @dataclass(frozen=True, eq=False)
 class InProcess:
     """A transport without a network."""
 
-    site: Site
+    site: SimulationState
     pool: Pool
 
     def start(self) -> None:
@@ -121,7 +124,7 @@ class InProcess:
         """
         data = None if teacher is None else wire.encode(teacher, self.site.config.codec.name)
         asked = self._everyone() if plan.clients is None else plan.clients
-        clients = answering(self.site.config.coordinator, plan, asked)
+        clients = responding_clients(self.site.config.coordinator, plan, asked)
         answers = self.pool.map(run_round, clients, plan, data)
         reports = [
             Report(client, plan.round, wire.decode(answer), metrics)
@@ -140,7 +143,7 @@ def open_transport(config: Config, federation: Federation) -> InProcess:
     torch.set_num_threads(1)  # more threads change bits and, where cores are shared, lose time
     site = make_site(config, federation)
     n = min(config.run.n_workers, len(site.clients))
-    return InProcess(site, Workers(site, n) if n else Here(site))
+    return InProcess(site, ForkPool(site, n) if n else SerialPool(site))
 
 
 def simulate(transport: InProcess, folder: Path | None = None) -> Iterator[RoundMetrics]:

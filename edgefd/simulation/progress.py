@@ -14,10 +14,10 @@ from rich.table import Table
 
 from edgefd.config.schema import Config
 from edgefd.report.compare import HEADER, Group, cells
-from edgefd.rounds.participation import check_played
+from edgefd.rounds.participation import check_supported_over_flower
 from edgefd.runs.execute import run
 from edgefd.runs.folder import run_folder
-from edgefd.runs.prepare import Prepared, prepare
+from edgefd.runs.prepare import PreparedRun, prepare
 from edgefd.runs.record import check_unrecorded
 from edgefd.runs.round_metrics import RoundMetrics
 from edgefd.simulation.engine import open_transport, simulate
@@ -29,10 +29,12 @@ Engine = Literal["local", "ray"]
 def simulate_all(config: Config, out: Path | None, console: Console, engine: Engine = "local") -> list[dict[str, Any]]:
     """Run the config's method in `out`, then each of `also` on the same split in `out`/also/<method>; print a table."""
     if engine == "ray":
-        check_played(config.coordinator)
+        check_supported_over_flower(config.coordinator)
         check_unrecorded(config, "--engine ray")
         check_ray()
-    todo = [prepare(config)] + [prepare(config.for_method(name)) for name in config.also]  # bad input shows before work
+    todo = [prepare(config)] + [
+        prepare(config.for_method(name)) for name in config.baselines
+    ]  # bad input shows before work
     folder = run_folder(config, out)
     _say_what(todo[0], console)
     summaries = []
@@ -90,7 +92,7 @@ def comparison_tables(groups: Sequence[Group]) -> Iterator[Table]:
         yield table
 
 
-def _say_what(prepared: Prepared, console: Console) -> None:
+def _say_what(prepared: PreparedRun, console: Console) -> None:
     dataset, federation = prepared.dataset, prepared.federation
     console.print(
         f"{dataset.name} ({dataset.source}, {len(dataset.x_train)} + {len(dataset.x_test)} samples, "
@@ -100,7 +102,7 @@ def _say_what(prepared: Prepared, console: Console) -> None:
     )
 
 
-def _run_shown(prepared: Prepared, folder: Path, console: Console, engine: Engine) -> dict[str, Any]:
+def _run_shown(prepared: PreparedRun, folder: Path, console: Console, engine: Engine) -> dict[str, Any]:
     """Run with a live bar on a terminal, else with a plain line a round."""
     name, total = prepared.config.method_name, prepared.config.train.rounds + 1
 

@@ -45,7 +45,7 @@ def simulated_round(body: Mapping[str, Any], context: Context) -> dict[str, int 
     known = wire.decode(body["teacher"]) if "teacher" in body else None
     report = report_of(config, federation, state, wire.decode_plan(body["plan"]), known)
     context.state["learner"] = _record(state.learner.state())
-    context.state["claims"] = _record({"claims": state.claims})
+    context.state["claims"] = _record({"claims": state.acceptance})
     return {"client": client, "report": wire.encode_report(report, config.codec.name)}
 
 

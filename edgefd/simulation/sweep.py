@@ -2,9 +2,9 @@
 
 A sweep file holds `base`, the sections of an ordinary config, and `grid`, lists of values for any of its keys:
 
-    base: {data: {name: mnist_mini}, train: {rounds: 30, shift: 2}}
+    base: {data: {name: mnist_mini}, train: {rounds: 30, augment_shift: 2}}
     grid:
-      method: [{name: edgefd}, {name: edgefd, ownership: false}, {name: fedmd}]
+      method: [{name: edgefd}, {name: edgefd, accept_contributed: false}, {name: fedmd}]
       partition.name: [strong, weak, iid]
       seed: [0, 1, 2]
 
@@ -211,7 +211,7 @@ def _config(base: dict[str, Any], chosen: dict[str, Any]) -> Config:
     for key, value in sorted(chosen.items(), key=lambda item: renames(item[0]), reverse=True):
         set_key(raw, key, deepcopy(value))
     config = parse_config(raw)
-    return replace(config, run=replace(config.run, workers=0), also=())
+    return replace(config, run=replace(config.run, workers=0), baselines=())
 
 
 def _checked_data(configs: Sequence[Config]) -> dict[Data, str]:

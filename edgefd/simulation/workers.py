@@ -17,7 +17,7 @@ import torch
 
 from edgefd.core.errors import RunError, UserError
 
-Site = TypeVar("Site")
+State = TypeVar("State")
 Result = TypeVar("Result")
 Work = Callable[..., Result]  # work(site, client, *arguments); a module-level function, so that it travels by name
 
@@ -42,10 +42,10 @@ class Pool(Protocol):
         ...
 
 
-class Here(Generic[Site]):
+class SerialPool(Generic[State]):
     """One client after another in this process."""
 
-    def __init__(self, site: Site) -> None:
+    def __init__(self, site: State) -> None:
         self._site = site
 
     def map(self, work: Work[Result], clients: Sequence[int], *arguments: Any) -> list[Result]:
@@ -64,10 +64,10 @@ class Here(Generic[Site]):
             raise ClientError(f"client {client} failed: {type(error).__name__}: {error}") from error
 
 
-class Workers(Generic[Site]):
+class ForkPool(Generic[State]):
     """`n` forked processes. Make it before the process starts threads of its own."""
 
-    def __init__(self, site: Site, n: int) -> None:
+    def __init__(self, site: State, n: int) -> None:
         context = multiprocessing.get_context("fork")
         self._connections: list[Connection] = []
         self._processes: list[BaseProcess] = []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from edgefd.federation.terms import Terms
+from edgefd.federation.terms import FederationTerms
 
 SCHEMA = 2
 FILES = ("model.onnx", "train_step.onnx", "init.npz", "proxy.npz", "selftest.npz")
@@ -38,7 +38,7 @@ class Manifest:
     errors: dict[str, float]
     heldout: float
     """share of private rows kept from training where the data do not say which"""
-    terms: Terms
+    terms: FederationTerms
     """of the federation"""
     raw_shape: tuple[int, ...] | None = None
     """of one raw sample, where an extractor makes features of `shape` of it"""

@@ -7,7 +7,7 @@ from typing import Any
 
 from edgefd_proto import edgefd_pb2 as pb
 
-from edgefd.federation.terms import Terms
+from edgefd.federation.terms import FederationTerms
 
 PROTOCOL = 1
 REASON = "edgefd-reason"
@@ -28,7 +28,7 @@ def rows_a_piece(row: int) -> int:
     return max(1, PIECE // row)
 
 
-def terms_message(terms: Terms) -> pb.Terms:
+def terms_message(terms: FederationTerms) -> pb.Terms:
     """Terms as they travel."""
     return pb.Terms(
         method=terms.method,
@@ -41,7 +41,7 @@ def terms_message(terms: Terms) -> pb.Terms:
     )
 
 
-def read_terms(message: pb.Terms) -> Terms:
+def read_terms(message: pb.Terms) -> FederationTerms:
     """Terms from the message.
 
     Raises:
@@ -49,7 +49,7 @@ def read_terms(message: pb.Terms) -> Terms:
     """
     settings = _object("method_config", message.method_config)
     defence = _object("defence", message.defence) if message.defence else {"name": "none"}
-    return Terms(
+    return FederationTerms(
         message.method, settings, message.codec, message.seed, message.n_classes, message.proxy_sha256, defence
     )
 

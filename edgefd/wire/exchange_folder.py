@@ -22,7 +22,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from edgefd.core.errors import RunError
-from edgefd.federation.terms import Notice, parse_terms
+from edgefd.federation.terms import FederationInfo, parse_terms
 
 FEDERATION, PLAN, TEACHER, DONE = "federation.json", "plan.bin", "teacher.bin", "done"
 ASKED, COUNTED = "asked.json", "counted.json"
@@ -30,12 +30,12 @@ COMPLETE = "complete"
 MAX_TEXT = 2**20
 
 
-def encode_notice(notice: Notice) -> bytes:
+def encode_info(info: FederationInfo) -> bytes:
     """As JSON."""
-    return (json.dumps(asdict(notice), indent=2) + "\n").encode()
+    return (json.dumps(asdict(info), indent=2) + "\n").encode()
 
 
-def decode_notice(blob: bytes) -> Notice:
+def decode_info(blob: bytes) -> FederationInfo:
     """From JSON.
 
     Raises:
@@ -43,7 +43,7 @@ def decode_notice(blob: bytes) -> Notice:
     """
     try:
         fields = json.loads(blob)
-        return Notice(str(fields["run"]), int(fields["n_clients"]), parse_terms(fields["terms"]))
+        return FederationInfo(str(fields["run"]), int(fields["n_clients"]), parse_terms(fields["terms"]))
     except (ValueError, KeyError, TypeError) as error:
         raise RunError(f"{FEDERATION} is not a federation's: {type(error).__name__}: {error}") from error
 

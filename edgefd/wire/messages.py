@@ -33,6 +33,15 @@ _MOST_LABELLED = 2**26
 """numbers that labels, or rows of which few values are told, may stand for: few bytes must not unpack to any size"""
 
 
+_WIRE_NAMES = {
+    "augment_shift": "shift",
+    "private_rows_per_batch": "private_rows",
+    "assumed_teacher_error": "wrong",
+    "uniform_share": "even",
+}
+"""fields of settings whose name on the wire is another one: names in `edgefd.v1` are released and never change"""
+
+
 def encode(knowledge: Knowledge, codec: str) -> bytes:
     """Knowledge as a serialised `edgefd.v1.Knowledge`.
 
@@ -59,10 +68,10 @@ def encode_plan(plan: RoundPlan) -> bytes:
         seed=plan.seed,
         round=plan.round,
         id_gaps=_gaps(plan.ids),
-        training=pb.Training(**dataclasses.asdict(plan.training)),
+        training=pb.Training(**_wire_fields(plan.training)),
         evaluate=plan.evaluate,
-        selection=None if plan.selection == ALL_ROWS else pb.Selection(**dataclasses.asdict(plan.selection)),
-        distillation=None if plan.distillation == PLAIN else pb.Distillation(**dataclasses.asdict(plan.distillation)),
+        selection=None if plan.selection == ALL_ROWS else pb.Selection(**_wire_fields(plan.selection)),
+        distillation=None if plan.distillation == PLAIN else pb.Distillation(**_wire_fields(plan.distillation)),
     )
     return message.SerializeToString()
 
@@ -95,8 +104,13 @@ def decode_plan(data: bytes) -> RoundPlan:
 
 
 def _fields(message: Message, kind: type) -> dict[str, Any]:
-    """Of a message that has those of a dataclass."""
-    return {f.name: getattr(message, f.name) for f in dataclasses.fields(kind)}
+    """Return the values of a settings dataclass, by field name, from the message that carries it."""
+    return {f.name: getattr(message, _WIRE_NAMES.get(f.name, f.name)) for f in dataclasses.fields(kind)}
+
+
+def _wire_fields(settings: Any) -> dict[str, Any]:
+    """Return the values of a settings dataclass, by the field names of its message."""
+    return {_WIRE_NAMES.get(name, name): value for name, value in dataclasses.asdict(settings).items()}
 
 
 def encode_report(report: Report, codec: str) -> bytes:
@@ -125,13 +139,13 @@ def decode_report(data: bytes) -> Report:
     return Report(message.client, message.round, _knowledge_of(message.knowledge), metrics)
 
 
-def exchanged(reports: Sequence[Report], codec: str, teacher: bytes, n_asked: int) -> Exchange:
+def exchanged(reports: Sequence[Report], codec: str, teacher: bytes, cohort_size: int) -> Exchange:
     """The reports with the bytes of knowledge that travelled; what holds no row is not counted, as it need not travel.
 
-    `teacher` is what each of the `n_asked` clients was sent; b"" where there was none, or none that knows a row.
+    `teacher` is what each of the `cohort_size` clients was sent; b"" where there was none, or none that knows a row.
     """
     up = sum(len(encode(r.knowledge, codec)) for r in reports if len(r.knowledge))
-    return Exchange(reports, up, len(teacher) * n_asked)
+    return Exchange(reports, up, len(teacher) * cohort_size)
 
 
 def parsed(message: AnyMessage, data: bytes) -> AnyMessage:

@@ -20,7 +20,7 @@ from edgefd.runs.record import KNOWLEDGE
 from edgefd.wire import messages as wire
 from tests.cli.test_cli import QUICKSTART, edgefd
 
-SMALL = ["data.limit=1000", "data.heldout=0.4", "train.rounds=2", "model.name=cnn_small", "also=[]"]
+SMALL = ["data.limit=1000", "data.heldout=0.4", "train.rounds=2", "model.name=cnn_small", "baselines=[]"]
 SETTINGS = [*SMALL, "method.n_clusters=10", "run.record_knowledge=true", "run.workers=0", "partition.n_clients=10"]
 
 
@@ -59,9 +59,9 @@ def test_what_travelled_is_what_is_recorded(recorded: Path) -> None:
     teacher = config.method.aggregate([r.knowledge for r in sent[-1]], config.method_config)
     again = wire.decode(wire.encode(teacher, config.codec.name))
     assert teacher_after(recording, 1).equals(again)
-    claims = np.load(recorded / KNOWLEDGE / "claims.npz")["claims"]
+    acceptance = np.load(recorded / KNOWLEDGE / "claims.npz")["claims"]
     for report in sent[0]:
-        np.testing.assert_array_equal(report.knowledge.ids, np.flatnonzero(claims[report.client] > 0))
+        np.testing.assert_array_equal(report.knowledge.ids, np.flatnonzero(acceptance[report.client] > 0))
     assert recording.recorded == [0, 1]
     assert set(parameters(recording, "final", 3)) == set(parameters(recording, "0001", 3))
 

@@ -7,25 +7,32 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from edgefd_server.coordinator.resume import begun, coordinate
+from edgefd_server.coordinator.resume import coordinate, create_checkpoint
 
 from edgefd.audit.recording.read import open_recording
 from edgefd.audit.report.findings import largest_found, parse_limit
-from edgefd.audit.run_audit import wish, within_reach
+from edgefd.audit.run_audit import parse_request, within_reach
 from edgefd.config.load import load_config
 from edgefd.core.errors import UserError
 from edgefd.core.knowledge import Knowledge
 from edgefd.federation.plan import RoundPlan
 from edgefd.federation.report import Exchange, Report
 from edgefd.rounds.loop import RoundResult
-from edgefd.runs.prepare import Prepared, prepare
+from edgefd.runs.prepare import PreparedRun, prepare
 from edgefd.runs.record import KNOWLEDGE, record_messages
 from edgefd.simulation.engine import InProcess, open_transport, simulate
 from tests.audit.test_audit import audit
 from tests.cli.test_cli import QUICKSTART
 
 SETTINGS = [
-    *("data.limit=400", "train.rounds=2", "model.name=mlp", "also=[]", "method.n_clusters=3", "partition.n_clients=10"),
+    *(
+        "data.limit=400",
+        "train.rounds=2",
+        "model.name=mlp",
+        "baselines=[]",
+        "method.n_clusters=3",
+        "partition.n_clients=10",
+    ),
     *("run.record_knowledge=true", "run.workers=0"),
 ]
 
@@ -45,7 +52,7 @@ class Told:
 
 
 @contextmanager
-def fleet(prepared: Prepared) -> Iterator[Told]:
+def fleet(prepared: PreparedRun) -> Iterator[Told]:
     transport = open_transport(prepared.config, prepared.federation)
     with closing(transport.pool):
         yield Told(transport)
@@ -59,7 +66,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = folder / "served"
     out.mkdir()
     with fleet(prepared) as transport:
-        coordinate(prepared, transport, folder, out, begun(prepared.config, folder, out))
+        coordinate(prepared, transport, folder, out, create_checkpoint(prepared.config, folder, out))
     return out
 
 
@@ -91,9 +98,9 @@ def test_an_audit_says_what_it_cannot_know(served: Path) -> None:
 def test_what_needs_private_data_is_refused(served: Path) -> None:
     recording = open_recording(served)
     with pytest.raises(UserError, match=r"--attack lira needs .* recorded by a coordinator"):
-        within_reach(recording, wish(1, ["lira"], [], []))
+        within_reach(recording, parse_request(1, ["lira"], [], []))
     with pytest.raises(UserError, match=r"--level 2 needs .* use --level 0"):
-        within_reach(recording, wish(2, [], [], []))
+        within_reach(recording, parse_request(2, [], [], []))
     result = {"exposure": {"labels": {"reason": "none"}}, "membership": []}
     with pytest.raises(UserError, match="measures presence_auc"):
         largest_found(parse_limit("presence_auc>0.5"), result)

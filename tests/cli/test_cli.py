@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 ROOT = Path(__file__).parents[2]
-QUICK = ["data.limit=300", "train.rounds=2", "model.name=cnn_small", "also=[]", "method.n_clusters=3"]
+QUICK = ["data.limit=300", "train.rounds=2", "model.name=cnn_small", "baselines=[]", "method.n_clusters=3"]
 QUICKSTART = str(ROOT / "simulations" / "quickstart.yaml")
 KEYS = {
     *("method", "dataset", "scenario", "seed", "rounds", "accuracy_mean", "accuracy_worst", "accuracy_per_client"),
@@ -38,7 +38,7 @@ def env(extra: dict[str, str]) -> dict[str, str]:
 
 
 def test_a_run_leaves_its_folder(tmp_path: Path) -> None:
-    done = edgefd("simulate", QUICKSTART, *QUICK[:3], "also=[fedmd]", "--out", "r", cwd=tmp_path)
+    done = edgefd("simulate", QUICKSTART, *QUICK[:3], "baselines=[fedmd]", "--out", "r", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "final accuracy" in done.stdout
     assert "edgefd 3/3" in done.stdout
@@ -59,7 +59,7 @@ def test_a_run_leaves_its_folder(tmp_path: Path) -> None:
         partition = json.loads((run / "partition.json").read_text())
         assert len(partition["clients"]) == 10
         assert json.loads((run / "env.json").read_text())["packages"]["numpy"] == np.__version__
-    again = edgefd("simulate", "r/config.yaml", "also=[]", "--out", "again", cwd=tmp_path)
+    again = edgefd("simulate", "r/config.yaml", "baselines=[]", "--out", "again", cwd=tmp_path)
     assert again.returncode == 0, again.stderr
     first, second = (json.loads((tmp_path / r / "summary.json").read_text()) for r in ("r", "again"))
     assert first["accuracy_per_client"] == second["accuracy_per_client"]
@@ -92,10 +92,10 @@ def test_listings(tmp_path: Path) -> None:
         (["data.name=torn.npz"], "not a whole npz"),
         (["model.name=cnm"], "unknown model 'cnm': did you mean 'cnn'?"),
         (["data.name=digits"], "needs images of 16 x 16 or more"),
-        (["train.shift=2", "data.name=table.npz", "model.name=mlp"], "shift moves images"),
+        (["train.augment_shift=2", "data.name=table.npz", "model.name=mlp"], "shift moves images"),
         (["--out", "taken"], "exists already"),
         (["--out", "/proc/nowhere"], "cannot write run folder"),
-        (["also=[edgfd]"], "unknown method"),
+        (["baselines=[edgfd]"], "unknown method"),
     ],
 )
 def test_bad_input_is_one_line_and_leaves_nothing(tmp_path: Path, arguments: list[str], says: str) -> None:
@@ -171,7 +171,7 @@ def test_a_federation_of_processes(tmp_path: Path) -> None:
 
 
 def test_ctrl_c_keeps_what_was_done(tmp_path: Path) -> None:
-    arguments = command("simulate", QUICKSTART, "also=[]", "train.rounds=1000", "--out", "r")
+    arguments = command("simulate", QUICKSTART, "baselines=[]", "train.rounds=1000", "--out", "r")
     process = subprocess.Popen(
         arguments,
         cwd=tmp_path,
@@ -232,12 +232,12 @@ import os, signal
 from edgefd.learners.batches import Lesson
 from edgefd.federation.method import Method, teacher_rows
 
-def lesson(teacher, data, proxy, config, rng):
+def distillation_targets(teacher, data, proxy, config, rng):
     if data.client == 3:
         {fault}
     return teacher_rows(teacher, data, proxy, config, rng)
 
-METHOD = Method(name="faulty", summary="fails in client 3, in the second round", lesson=lesson)
+METHOD = Method(name="faulty", summary="fails in client 3, in the second round", distillation_targets=distillation_targets)
 """
 FULL_DISK = "os.remove('r/metrics.jsonl'), os.symlink('/dev/full', 'r/metrics.jsonl')"
 

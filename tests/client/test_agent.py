@@ -19,7 +19,7 @@ from edgefd_client.cli import main
 from edgefd_client.folder_link import join
 from edgefd_client.link import Task
 from edgefd_client.sources import NpzSource, client_data
-from edgefd_client.state import load_state, locked
+from edgefd_client.state import exclusive_lock, load_state
 from edgefd_server.folder_link.transport import check_new
 
 from edgefd.core.errors import RunError, UserError
@@ -244,7 +244,7 @@ def test_state_of_another_run_client_or_process_is_refused(made: Dealt, tmp_path
         agent(made, Given([], run="other"), tmp_path)
     with pytest.raises(UserError, match="this is client 1"):
         agent(made, Given([]), tmp_path, client=1)
-    with locked(tmp_path), pytest.raises(UserError, match="another edgefd-client"):
+    with exclusive_lock(tmp_path), pytest.raises(UserError, match="another edgefd-client"):
         agent(made, Given([]), tmp_path)
 
 
@@ -370,7 +370,7 @@ def test_what_is_held_out_is_drawn_where_the_data_do_not_say(made: Dealt, tmp_pa
     x = np.random.default_rng(0).integers(0, 255, (20, 1, 28, 28)).astype(np.uint8)
     np.savez(tmp_path / "d.npz", x=x, y=np.arange(20) % 10)
     data = client_data(NpzSource(tmp_path / "d.npz"), made.read(), 2)
-    assert (len(data.x), len(data.x_heldout), len(data.owned)) == (18, 2, 0)
+    assert (len(data.x), len(data.x_heldout), len(data.contributed)) == (18, 2, 0)
 
 
 def test_options_come_from_a_file_too(made: Dealt, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -19,7 +19,7 @@ from PIL import Image
 
 from edgefd.core.errors import RunError, UserError
 from edgefd.export.write_bundle import export_bundle
-from edgefd.federation.terms import Terms
+from edgefd.federation.terms import FederationTerms
 from edgefd.learners.batches import labelled
 from edgefd.learners.models import build_model
 from edgefd.learners.onnx_learner import OnnxLearner, Sessions
@@ -33,7 +33,7 @@ SHAPE = (1, 16, 16)
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("bundle") / "b"
     proxy = np.random.default_rng(0).standard_normal((20, *SHAPE)).astype(np.float32)
-    terms = Terms("edgefd", {"n_clusters": 2}, "float16", 0, 3, hashlib.sha256(proxy.tobytes()).hexdigest())
+    terms = FederationTerms("edgefd", {"n_clusters": 2}, "float16", 0, 3, hashlib.sha256(proxy.tobytes()).hexdigest())
     model = build_model("cnn_small", SHAPE, 3, 0)
     export_bundle(out, model, "cnn_small", "adam", 8, proxy, (10.0, 2.0), 0.1, terms)
     return out
@@ -126,8 +126,8 @@ def test_a_step_that_is_not_finite_leaves_the_state(bundle: Path) -> None:
 
 
 def device_state(round: int, learner: dict[str, np.ndarray]) -> DeviceState:
-    claims = np.full(4, round, np.float32)
-    return DeviceState("digest", "run", 0, round, learner, claims, "of", b"report %d" % round)
+    acceptance = np.full(4, round, np.float32)
+    return DeviceState("digest", "run", 0, round, learner, acceptance, "of", b"report %d" % round)
 
 
 def test_state_survives_torn_and_foreign_files(tmp_path: Path, bundle: Path) -> None:

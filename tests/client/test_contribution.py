@@ -17,7 +17,7 @@ from edgefd_client.sources import NpzSource, client_data
 
 from edgefd.core.errors import UserError
 from edgefd.federation.clients import Scale
-from edgefd.federation.terms import Terms
+from edgefd.federation.terms import FederationTerms
 from edgefd.learners.graphs import Graphs
 from edgefd.wire.bundle_manifest import SCHEMA, Manifest
 from edgefd.wire.bundle_reader import Bundle
@@ -44,7 +44,7 @@ def bundle() -> Bundle:
         files={},
         errors={},
         heldout=0.1,
-        terms=Terms("edgefd", {}, "float16", 0, 10, ""),
+        terms=FederationTerms("edgefd", {}, "float16", 0, 10, ""),
     )
     return Bundle(manifest, "", Graphs(b"", b"", (), {}, 8, 10, SHAPE), {}, proxy, {})
 
@@ -66,24 +66,26 @@ def test_own_rows_are_found_and_leave_the_private_data(tmp_path: Path, keep: boo
     source, x = private(tmp_path)
     given = Contribution(ROWS, samples_sha256(x[ROWS]), keep)
     data = client_data(source, BUNDLE, 0, given)
-    assert data.owned.tolist() == [2, 7, 11]
-    assert data.owned_y is not None
-    assert data.owned_y.tolist() == [7, 3, 5]
-    mine = {BUNDLE.proxy[i].tobytes() for i in data.owned}
+    assert data.contributed.tolist() == [2, 7, 11]
+    assert data.contributed_y is not None
+    assert data.contributed_y.tolist() == [7, 3, 5]
+    mine = {BUNDLE.proxy[i].tobytes() for i in data.contributed}
     trained, held = ({row.tobytes() for row in part} for part in (data.x, data.x_heldout))
     assert trained & mine == (mine if keep else set())
     assert not held & mine  # what everybody has is never held out
     assert len(data.x) + len(data.x_heldout) == (100 if keep else 97)  # row 90 is in nobody else's hands
     without = client_data(source, BUNDLE, 0)
-    assert (len(without.x) + len(without.x_heldout), len(without.owned)) == (100, 0)
+    assert (len(without.x) + len(without.x_heldout), len(without.contributed)) == (100, 0)
 
 
 def test_data_that_say_what_is_held_out_lose_their_own_rows_too(tmp_path: Path) -> None:
     source, x = private(tmp_path)
-    np.savez(source.path, x=x, y=np.arange(100) % 10, x_heldout=x[:5], y_heldout=np.arange(5), owned=np.array([], int))
+    np.savez(
+        source.path, x=x, y=np.arange(100) % 10, x_heldout=x[:5], y_heldout=np.arange(5), **{"owned": np.array([], int)}
+    )
     data = client_data(source, BUNDLE, 0, Contribution(ROWS, samples_sha256(x[ROWS]), False))
-    assert (len(data.x), len(data.x_heldout), data.owned.tolist()) == (97, 5, [2, 7, 11])
-    np.savez(source.path, x=x, y=np.arange(100) % 10, owned=np.array([1]))
+    assert (len(data.x), len(data.x_heldout), data.contributed.tolist()) == (97, 5, [2, 7, 11])
+    np.savez(source.path, x=x, y=np.arange(100) % 10, **{"owned": np.array([1])})
     with pytest.raises(UserError, match="not both"):
         client_data(source, BUNDLE, 0, Contribution(ROWS, samples_sha256(x[ROWS]), False))
 

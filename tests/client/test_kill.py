@@ -17,7 +17,7 @@ from edgefd.core.knowledge import Knowledge
 from edgefd.wire import messages as wire
 from edgefd.wire.exchange_folder import report_file
 from tests.support.federations import Dealt, coordinate, dealt, same, small, undisturbed
-from tests.support.fork_server import Zygote, environment, fresh, zygote
+from tests.support.fork_server import ForkServer, environment, fork_server, fresh
 
 CLIENTS, ROUNDS = 2, 40
 POINT_ROUNDS, FRESH, TIMED = 5, 8, 20
@@ -35,7 +35,7 @@ def arguments(made: Dealt, folder: Path, client: int) -> list[str]:
     return ["run", *where, "--exchange", str(folder / "exchange"), "--client", str(client)]
 
 
-def kills(made: Dealt, folder: Path, devices: Zygote, log: IO[bytes]) -> Iterator[tuple[int, int]]:
+def kills(made: Dealt, folder: Path, devices: ForkServer, log: IO[bytes]) -> Iterator[tuple[int, int]]:
     """A client, and how it ended when it was to be killed."""
     for round in range(POINT_ROUNDS):
         for client in range(CLIENTS):
@@ -43,16 +43,16 @@ def kills(made: Dealt, folder: Path, devices: Zygote, log: IO[bytes]) -> Iterato
             while not report_file(folder / "exchange", round, client).exists():
                 devices.start(arguments(made, folder, client), next(points))
                 yield client, devices.ended()
-    numbers = random.Random(7)
+    rng = random.Random(7)
     for client in islice(cycle(range(CLIENTS)), FRESH):
-        yield client, fresh(["edgefd_client", *arguments(made, folder, client)], numbers.uniform(0.3, 1), WHERE, log)
+        yield client, fresh(["edgefd_client", *arguments(made, folder, client)], rng.uniform(0.3, 1), WHERE, log)
     for client in islice(cycle(range(CLIENTS)), TIMED):
-        yield client, devices.killed(arguments(made, folder, client), numbers.uniform(0, 0.2))
+        yield client, devices.killed(arguments(made, folder, client), rng.uniform(0, 0.2))
 
 
 def digest_of(state: DeviceState) -> str:
     arrays = b"".join(state.learner[name].tobytes() for name in sorted(state.learner))
-    return hashlib.sha256(arrays + state.claims.tobytes() + state.report).hexdigest()
+    return hashlib.sha256(arrays + state.acceptance.tobytes() + state.report).hexdigest()
 
 
 class Recorded:
@@ -95,7 +95,7 @@ def test_kill_9_at_any_point_changes_nothing(tmp_path: Path) -> None:
     first_seen: dict[Path, str] = {}
     killed = 0
     log = tmp_path / "clients.log"
-    with log.open("wb") as errors, zygote(IMPORTS, WHERE, errors) as devices:
+    with log.open("wb") as errors, fork_server(IMPORTS, WHERE, errors) as devices:
         for client, code in kills(made, folder, devices, errors):
             assert code == -signal.SIGKILL, f"{code}: {log.read_text()}"
             killed += 1

@@ -6,6 +6,7 @@ import pytest
 from edgefd.config.load import load_config, parse_config
 from edgefd.config.schema import Run
 from edgefd.core.errors import UserError
+from edgefd.federation.method import MessageKind
 from edgefd.methods import get_method, method_names
 from edgefd.runs.environment import environment
 
@@ -25,9 +26,9 @@ def test_shipped_configs_parse_and_say_how_to_run_them(path: Path) -> None:
 def test_the_resolved_config_parses_to_itself(method: str) -> None:
     data = {"name": "watch", "test_people": [1, 2]}
     models = [{"name": "cnn"}, {"name": "mlp"}]
-    if get_method(method).rows == "parameters":  # which are averaged, so all have the same
+    if get_method(method).message is MessageKind.PARAMETERS:  # which are averaged, so all have the same
         models = models[:1]
-    config = parse_config({"data": data, "method": {"name": method}, "also": ["fedmd"], "model": models})
+    config = parse_config({"data": data, "method": {"name": method}, "baselines": ["fedmd"], "model": models})
     assert parse_config(config.to_dict()) == config
 
 
@@ -38,16 +39,16 @@ def test_the_resolved_config_parses_to_itself(method: str) -> None:
         (["method.n_cluster=3"], "method.n_cluster: unknown key, did you mean 'n_clusters'?"),
         (["train.lr=fast"], "train.lr: Input should be a valid number"),
         (["train.rounds=0"], "train: rounds must be at least 1"),
-        (["train.private_rows=64"], "private_rows must be at least 0 and less than batch_size"),
+        (["train.private_rows_per_batch=64"], "private_rows_per_batch must be at least 0 and less than batch_size"),
         (["train.optimizer=lion"], "train.optimizer: Input should be 'sgd' or 'adam' (got 'lion')"),
         (["method.name=edgfd"], "unknown method 'edgfd': did you mean 'edgefd'?"),
         (["method.name=no_such.module:METHOD"], "cannot load method"),
         (["method.name=edgefd.federation.method:mean"], "not an edgefd.federation.method.Method"),
         (["method.quantile=1.5"], "quantile must be in (0, 1]"),
         (["method.reference=both"], "method.reference: Input should be 'proxy' or 'none'"),
-        (["also=[fedmb]"], "unknown method 'fedmb': did you mean 'fedmd'?"),
-        (["also=fedmd"], "also must be a list"),
-        (["also=[fedmd, fedmd]"], "also names a method twice"),
+        (["baselines=[fedmb]"], "unknown method 'fedmb': did you mean 'fedmd'?"),
+        (["baselines=fedmd"], "baselines must be a list"),
+        (["baselines=[fedmd, fedmd]"], "baselines names a method twice"),
         (["proxy.alpha=0"], "must be in (0, 1), not 0"),
         (["proxy.alpha=1"], "must be in (0, 1), not 1"),
         (["proxy.path=x.npz", "proxy.keep=true"], "proxy.keep: with proxy.path devices have said so themselves"),
@@ -63,14 +64,23 @@ def test_the_resolved_config_parses_to_itself(method: str) -> None:
         (["selection.budget=0.5"], "budget needs a name: random, pcoreset"),
         (["selection.name=rad", "selection.budget=0"], "budget must be a share in (0, 1] or a whole number"),
         (["selection.name=rad", "selection.budget=2.5"], "budget must be a share in (0, 1] or a whole number"),
-        (["selection.name=rad", "selection.budget=0.5", "selection.wrong=1"], "wrong must be at least 0 and below 1"),
-        (["selection.name=kd3", "selection.budget=0.5", "selection.wrong=0.2"], "wrong is for name=rad"),
-        (["selection.name=ddk", "selection.budget=0.5", "selection.even=2"], "even must be in [0, 1]"),
-        (["selection.name=rad", "selection.budget=0.5", "selection.even=1"], "even is for name=ddk"),
+        (
+            ["selection.name=rad", "selection.budget=0.5", "selection.assumed_teacher_error=1"],
+            "assumed_teacher_error must be at least 0 and below 1",
+        ),
+        (
+            ["selection.name=kd3", "selection.budget=0.5", "selection.assumed_teacher_error=0.2"],
+            "assumed_teacher_error is for name=rad",
+        ),
+        (
+            ["selection.name=ddk", "selection.budget=0.5", "selection.uniform_share=2"],
+            "uniform_share must be in [0, 1]",
+        ),
+        (["selection.name=rad", "selection.budget=0.5", "selection.uniform_share=1"], "uniform_share is for name=ddk"),
         (["selection.nme=rad"], "selection.nme: unknown key, did you mean 'name'?"),
         (["selection.name=random", "selection.budget=0.5", "method.name=comet"], "cannot choose rows for method comet"),
         (["selection.name=random", "selection.budget=0.5", "method.name=scarlet"], "rows for method scarlet"),
-        (["selection.name=kd3", "selection.budget=0.5", "also=[fkd]"], "method fkd learns something else"),
+        (["selection.name=kd3", "selection.budget=0.5", "baselines=[fkd]"], "method fkd learns something else"),
         (["distillation.loss=pld", "method.name=indlearn"], "method indlearn learns something else"),
         (["distillation.loss=plx"], "unknown loss 'plx': did you mean 'pld'?"),
         (["distillation.temperature=0"], "temperature must be above 0"),
@@ -94,7 +104,7 @@ def test_the_resolved_config_parses_to_itself(method: str) -> None:
         (["seed=18446744073709551616"], "below 2**64, not 18446744073709551616"),
         (["seed=2024-01-01"], "seed: 2024-01-01 is a date"),
         (["train.lr=2024-01-01"], "train.lr: 2024-01-01 is a date, not text or a number"),
-        (["also=[2024-01-01]"], "also: 2024-01-01 is a date"),
+        (["baselines=[2024-01-01]"], "baselines: 2024-01-01 is a date"),
         (["method={1: 2}"], "method: the key 1 must be text"),
         (["train.lr=.nan"], "train.lr: must be a finite number (got nan)"),
         (["train.lr=inf"], "train.lr: must be a finite number (got inf)"),
@@ -184,7 +194,7 @@ def test_another_method_starts_at_its_defaults(tmp_path: Path) -> None:
 
 
 def test_other_methods_run_at_their_defaults() -> None:
-    config = parse_config({"method": {"name": "fedmd"}, "seed": 3, "also": ["edgefd"]})
+    config = parse_config({"method": {"name": "fedmd"}, "seed": 3, "baselines": ["edgefd"]})
     other = config.for_method("edgefd")
-    assert (other.method_name, other.seed, other.also) == ("edgefd", 3, ())
+    assert (other.method_name, other.seed, other.baselines) == ("edgefd", 3, ())
     assert other.method_config == get_method("edgefd").config()

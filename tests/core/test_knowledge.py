@@ -10,11 +10,11 @@ from edgefd.core.knowledge import Knowledge, empty, weighted_mean
 def knowledge(draw: st.DrawFn, width: int = 3, rows: int = 12) -> Knowledge:
     ids = sorted(draw(st.sets(st.integers(0, rows - 1))))
     seed = draw(st.integers(0, 2**16))
-    numbers = np.random.default_rng(seed)
+    rng = np.random.default_rng(seed)
     return Knowledge(
         np.array(ids, np.int64),
-        numbers.dirichlet(np.ones(width), len(ids)).astype(np.float32).reshape(len(ids), width),
-        (1 - numbers.random(len(ids))).astype(np.float32),
+        rng.dirichlet(np.ones(width), len(ids)).astype(np.float32).reshape(len(ids), width),
+        (1 - rng.random(len(ids))).astype(np.float32),
     )
 
 

@@ -66,8 +66,8 @@ def test_nothing_leaks(partition: str, source: str, alpha: float, heldout: float
     for c in federation.clients:
         assert np.array_equal(c.y, MARKED.y_train[marks(c.x, federation)])
         assert np.array_equal(c.y_heldout, MARKED.y_train[marks(c.x_heldout, federation)])
-        assert np.array_equal(c.owned, np.flatnonzero(federation.proxy.owner == c.client))
-        total = len(c.x) + len(c.x_heldout) + len(c.owned)
+        assert np.array_equal(c.contributed, np.flatnonzero(federation.proxy.owner == c.client))
+        total = len(c.x) + len(c.x_heldout) + len(c.contributed)
         assert total == federation.table[c.client].sum()
     disclosed = len(shared) if source == "contributed" else 0
     assert federation.raw_samples_disclosed == disclosed
@@ -87,7 +87,7 @@ def test_kept_rows_stay_to_train_on_but_are_never_held_out(alpha: float) -> None
     shared = set(marks(federation.proxy.x, federation))
     for c in federation.clients:
         train, held = set(marks(c.x, federation)), set(marks(c.x_heldout, federation))
-        assert set(marks(federation.proxy.x[c.owned], federation)) <= train
+        assert set(marks(federation.proxy.x[c.contributed], federation)) <= train
         assert held
         assert not held & (train | shared)
         assert len(train) + len(held) == federation.table[c.client].sum()
@@ -164,9 +164,9 @@ def test_a_client_left_with_nothing_is_named() -> None:
 
 @pytest.mark.parametrize("fraction", [0.0, 1.0, 1.5, -0.1, float("nan")])
 def test_fractions_outside_0_to_1_are_refused(fraction: float) -> None:
-    rows, numbers = np.arange(N), np.random.default_rng(0)
+    rows, rng = np.arange(N), np.random.default_rng(0)
     with pytest.raises(UserError, match=r"must be in \(0, 1\)"):
-        contributed([rows], MARKED.y_train, fraction, False, numbers)
+        contributed([rows], MARKED.y_train, fraction, False, rng)
 
     def whole(y: np.ndarray, group: np.ndarray | None, rng: np.random.Generator) -> list[np.ndarray]:
         return [np.arange(len(y))]
@@ -205,26 +205,26 @@ def test_one_model_on_everything_discloses_everything(source: str, keep: bool) -
     federation = federate(config(proxy={"alpha": 0.25, "source": source, "keep": keep}), MARKED)
     rows = marks(np.concatenate([c.x for c in federation.clients]), federation)
     shared = marks(federation.proxy.x, federation) if source == "contributed" else np.empty(0, int)
-    together = get_method("centralised").regroup(federation)
+    together = get_method("centralised").transform_federation(federation)
     assert together.raw_samples_disclosed == len(np.union1d(rows, shared))
-    assert get_method("pooled_proxy").regroup(federation).raw_samples_disclosed == len(shared)
+    assert get_method("pooled_proxy").transform_federation(federation).raw_samples_disclosed == len(shared)
 
 
 @pytest.mark.parametrize("keep", [False, True])
 def test_clients_that_exchange_nothing_train_on_what_they_would_have_contributed(keep: bool) -> None:
     federation = federate(config(proxy={"alpha": 0.25, "keep": keep}), MARKED)
-    alone = get_method("indlearn").regroup(federation)
+    alone = get_method("indlearn").transform_federation(federation)
     assert alone.raw_samples_disclosed == 0
     for c, before in zip(alone.clients, federation.clients, strict=True):
         held, train = marks(c.x_heldout, federation), marks(c.x, federation)
         assert np.array_equal(held, marks(before.x_heldout, federation))
         assert len(np.unique(np.concatenate([held, train]))) == len(held) + len(train) == alone.table[c.client].sum()
         assert np.array_equal(c.y, MARKED.y_train[train])
-        assert len(c.owned) == 0
+        assert len(c.contributed) == 0
     public = federate(config(proxy={"source": "public"}), MARKED)
     assert all(
         np.array_equal(a.x, b.x)
-        for a, b in zip(get_method("indlearn").regroup(public).clients, public.clients, strict=True)
+        for a, b in zip(get_method("indlearn").transform_federation(public).clients, public.clients, strict=True)
     )
 
 

@@ -22,7 +22,7 @@ from edgefd.defences.top_k import TEMPERATURES, TopK, fitted_temperature, temper
 from edgefd.federation.clients import ClientData, ProxySet
 from edgefd.federation.plan import RoundPlan, Training
 from edgefd.federation.state import ClientState
-from edgefd.learners.batches import Lesson, softmax
+from edgefd.learners.batches import Batch, softmax
 from edgefd.methods import get_method
 from edgefd.wire import messages as wire
 
@@ -47,18 +47,18 @@ class Linear:
 
 
 def made(seed: int = 0) -> tuple[Knowledge, ClientState, ProxySet]:
-    numbers = np.random.default_rng(seed)
-    x, held, asked = (numbers.normal(0, 2, (n, CLASSES)).astype(np.float32) for n in (30, 20, ROWS))
+    rng = np.random.default_rng(seed)
+    x, held, asked = (rng.normal(0, 2, (n, CLASSES)).astype(np.float32) for n in (30, 20, ROWS))
     data = ClientData(1, x, x.argmax(1), held, held.argmax(1), np.empty(0, np.int64))
-    ids = np.sort(numbers.permutation(ROWS)[:25])
-    weights = numbers.uniform(0.1, 1, len(ids)).astype(np.float32)
+    ids = np.sort(rng.permutation(ROWS)[:25])
+    weights = rng.uniform(0.1, 1, len(ids)).astype(np.float32)
     state = ClientState(data, Linear(), CLASSES, np.ones(ROWS, np.float32))
     return Knowledge(ids, softmax(asked[ids]), weights), state, ProxySet(asked, np.full(ROWS, -1))
 
 
 def released(defence: Defence, seed: int = 0, plan: RoundPlan = PLAN) -> tuple[Knowledge, Knowledge]:
     k, state, proxy = made(seed)
-    return k, defended(get_method("fedmd"), defence).release(k, state, proxy, plan)
+    return k, defended(get_method("fedmd"), defence).privatise(k, state, proxy, plan)
 
 
 @settings(deadline=None)
@@ -101,9 +101,9 @@ def test_top_k_and_labels_save_bytes() -> None:
 
 
 def test_the_temperature_is_the_one_that_makes_labels_likeliest() -> None:
-    numbers = np.random.default_rng(0)
-    z = numbers.normal(0, 1, (20_000, 4)).astype(np.float32)
-    y = (z + numbers.gumbel(size=z.shape)).argmax(1)  # drawn from softmax(z)
+    rng = np.random.default_rng(0)
+    z = rng.normal(0, 1, (20_000, 4)).astype(np.float32)
+    y = (z + rng.gumbel(size=z.shape)).argmax(1)  # drawn from softmax(z)
     sure = softmax(3 * z)  # three times as sure as it should be
     near = np.abs(TEMPERATURES - 3).argmin()
     assert fitted_temperature(sure, y) in TEMPERATURES[near - 1 : near + 2]
@@ -144,9 +144,9 @@ def _delta(eps: float, mu: float) -> float:
 
 def test_noise_is_of_that_size_and_another_in_each_round_and_client() -> None:
     k, state, proxy = made()
-    release = defended(get_method("fedmd"), Noise(epsilon=8)).release
-    after = release(k, state, proxy, PLAN)
-    assert not np.array_equal(after.values, release(k, state, proxy, RoundPlan(3, 2, PLAN.ids, PLAN.training)).values)
+    privatise = defended(get_method("fedmd"), Noise(epsilon=8)).privatise
+    after = privatise(k, state, proxy, PLAN)
+    assert not np.array_equal(after.values, privatise(k, state, proxy, RoundPlan(3, 2, PLAN.ids, PLAN.training)).values)
     big = Noise(epsilon=1e7)  # little noise: nearly what went in
     np.testing.assert_allclose(released(big)[1].values, released(big)[0].values, atol=0.2)
     assert sigma_of_noise(big, PLAN) < 0.02
@@ -155,10 +155,10 @@ def test_noise_is_of_that_size_and_another_in_each_round_and_client() -> None:
 def test_clipping_and_projection() -> None:
     rows = np.array([[0.6, 0.8, 0.0], [0.3, 0.4, 0.0], [-1.0, 0.0, 2.0]], np.float32)
     np.testing.assert_allclose(np.linalg.norm(clipped(rows, 0.5), axis=1), 0.5, atol=1e-6)
-    numbers = np.random.default_rng(0)
-    for v in numbers.normal(0, 3, (20, 6)).astype(np.float32):
+    rng = np.random.default_rng(0)
+    for v in rng.normal(0, 3, (20, 6)).astype(np.float32):
         p = onto_simplex(v[None])[0]
-        others = numbers.dirichlet(np.ones(6), 500)
+        others = rng.dirichlet(np.ones(6), 500)
         assert (np.linalg.norm(others - v, axis=1) >= np.linalg.norm(p - v) - 1e-5).all()
 
 
@@ -174,17 +174,17 @@ def test_one_record_changes_one_vote_a_row() -> None:
 
 
 def _rest(data: ClientData) -> tuple[Any, Any, Any]:
-    return data.x_heldout, data.y_heldout, data.owned
+    return data.x_heldout, data.y_heldout, data.contributed
 
 
 def test_the_vote_is_the_same_in_every_round_so_it_is_paid_for_once() -> None:
     k, state, proxy = made()
-    release = defended(get_method("fedmd"), Pate(shards=4)).release
-    first, later = (release(k, state, proxy, RoundPlan(3, r, PLAN.ids, PLAN.training)) for r in (0, 3))
+    privatise = defended(get_method("fedmd"), Pate(shards=4)).privatise
+    first, later = (privatise(k, state, proxy, RoundPlan(3, r, PLAN.ids, PLAN.training)) for r in (0, 3))
     assert first.equals(later)
     noise = Noise(epsilon=8)
     assert sigma_of_votes(Pate(), PLAN) == pytest.approx(sigma_of_noise(noise, PLAN) / math.sqrt(PLAN.training.rounds))
-    quiet = defended(get_method("fedmd"), Pate(shards=4, epsilon=1e7)).release(k, state, proxy, PLAN)
+    quiet = defended(get_method("fedmd"), Pate(shards=4, epsilon=1e7)).privatise(k, state, proxy, PLAN)
     assert (quiet.values.argmax(1) == k.values.argmax(1)).mean() > 0.6  # class means find most classes
 
 
@@ -213,7 +213,7 @@ def test_a_lesson_is_what_dp_sgd_draws_from_by_poisson() -> None:
     from edgefd.defences.dp_sgd import poisson
 
     rows = np.zeros((1000, 2), np.float32)
-    own = Lesson(rows, rows, np.ones(1000, np.float32))
+    own = Batch(rows, rows, np.ones(1000, np.float32))
     sizes = np.array([len(b) for b in poisson(own, 300, 0.05, 0, np.random.default_rng(0))])
     assert sizes.mean() == pytest.approx(50, rel=0.05)
     assert sizes.var() == pytest.approx(1000 * 0.05 * 0.95, rel=0.3)  # binomial: batches of one size have none

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from edgefd_server.coordinator.resume import check_real
+from edgefd_server.coordinator.resume import check_deployable
 
 from edgefd.config.load import load_config, parse_config
 from edgefd.config.schema import Config
@@ -102,7 +102,7 @@ def test_rows_with_too_few_voters_are_left_out() -> None:
 def test_devices_and_coordinators_refuse_what_would_not_protect_there(name: str, says: str, tmp_path: Path) -> None:
     private = parse_config(PRIVATE | {"defence": {"name": name}})
     with pytest.raises(UserError, match=says):
-        check_real(private)
+        check_deployable(private)
     with pytest.raises(UserError, match=says):
         export_config(private, None, tmp_path / "bundle")
 

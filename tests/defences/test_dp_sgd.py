@@ -11,9 +11,9 @@ from edgefd.config.load import parse_config
 from edgefd.core.errors import UserError
 from edgefd.defences import dp_sgd
 from edgefd.defences.accounting import sgd_epsilon, sgd_multiplier
-from edgefd.defences.dp_sgd import DpSgd, practise
+from edgefd.defences.dp_sgd import DpSgd, run_local_training
 from edgefd.federation.plan import RoundPlan, Training
-from edgefd.learners.batches import Lesson, labelled
+from edgefd.learners.batches import Batch, labelled
 from edgefd.learners.models import build_model
 from edgefd.learners.torch_learner import TorchLearner
 from edgefd.runs.prepare import prepare
@@ -24,7 +24,7 @@ PRIVATE: dict[str, Any] = {
     "proxy": {"source": "public"},
     "model": {"name": "mlp"},
     "method": {"name": "fedmd"},
-    "train": {"rounds": 2, "local_steps": 2, "private_rows": 0},
+    "train": {"rounds": 2, "local_steps": 2, "private_rows_per_batch": 0},
     "run": {"workers": 0},
     "defence": {"name": "dp_sgd"},
 }
@@ -48,20 +48,20 @@ def test_the_noise_is_what_the_budget_takes() -> None:
 
 @pytest.mark.parametrize("name", ["mlp", "cnn"])
 def test_a_gradient_is_the_mean_of_clipped_gradients(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    numbers = np.random.default_rng(0)
-    own = labelled(numbers.normal(0, 1, (12, 1, 28, 28)).astype(np.float32), numbers.integers(0, 10, 12), 10)
+    rng = np.random.default_rng(0)
+    own = labelled(rng.normal(0, 1, (12, 1, 28, 28)).astype(np.float32), rng.integers(0, 10, 12), 10)
     monkeypatch.setattr(dp_sgd, "noise_multiplier", lambda *_: 0.0)
     found: list[list[torch.Tensor]] = []
     learner = TorchLearner(build_model(name, (1, 28, 28), 10, 0), "sgd")
     expected = _by_hand(learner.model, own, clip=0.5)
     monkeypatch.setattr(learner, "step", lambda gradients, _: found.append([g.clone() for g in gradients]))
-    plan = RoundPlan(0, 0, np.arange(1), Training(rounds=1, local_steps=1, batch_size=12, private_rows=0))
-    practise(learner, own, 1, plan, np.random.default_rng(0), DpSgd(clip=0.5))  # q = 1: all rows in the batch
+    plan = RoundPlan(0, 0, np.arange(1), Training(rounds=1, local_steps=1, batch_size=12, private_rows_per_batch=0))
+    run_local_training(learner, own, 1, plan, np.random.default_rng(0), DpSgd(clip=0.5))  # q = 1: all rows in the batch
     for ours, hand in zip(found[0], expected, strict=True):
         torch.testing.assert_close(ours, hand, atol=1e-5, rtol=1e-4)
 
 
-def _by_hand(model: nn.Module, own: Lesson, clip: float) -> list[torch.Tensor]:
+def _by_hand(model: nn.Module, own: Batch, clip: float) -> list[torch.Tensor]:
     total = [torch.zeros_like(p) for p in model.parameters()]
     for i in range(len(own)):
         x, target = (torch.from_numpy(a[i : i + 1]) for a in (own.x, own.targets))
@@ -79,8 +79,8 @@ def test_noise_has_its_variance_also_on_an_empty_batch(monkeypatch: pytest.Monke
     monkeypatch.setattr(dp_sgd, "noise_multiplier", lambda *_: 3.0)
     found: list[torch.Tensor] = []
     monkeypatch.setattr(learner, "step", lambda gradients, _: found.extend(g.clone() for g in gradients))
-    plan = RoundPlan(0, 0, np.arange(1), Training(local_steps=1, batch_size=50, private_rows=0))
-    assert practise(learner, own, 1, plan, np.random.default_rng(0), DpSgd(clip=2.0)) == 0.0
+    plan = RoundPlan(0, 0, np.arange(1), Training(local_steps=1, batch_size=50, private_rows_per_batch=0))
+    assert run_local_training(learner, own, 1, plan, np.random.default_rng(0), DpSgd(clip=2.0)) == 0.0
     values = torch.cat([g.reshape(-1) for g in found])
     assert float(values.std()) == pytest.approx(3.0 * 2.0 / 50, rel=0.05)
     assert all(p.grad is None for p in learner.model.parameters())
@@ -90,14 +90,14 @@ def test_noise_has_its_variance_also_on_an_empty_batch(monkeypatch: pytest.Monke
     ("change", "says"),
     [
         ({"proxy": {"source": "contributed"}}, "raw private samples leave the client"),
-        ({"train": {"local_steps": 2}}, "train.private_rows=0"),
-        ({"train": {"private_rows": 0}}, "train.local_steps above 0"),
+        ({"train": {"local_steps": 2}}, "train.private_rows_per_batch=0"),
+        ({"train": {"private_rows_per_batch": 0}}, "train.local_steps above 0"),
         ({"method": {"name": "edgefd"}}, "which rows a client of method edgefd answers for"),
         ({"method": {"name": "fedprox"}}, "method fedprox sends none"),
         ({"method": {"name": "indlearn"}}, "clients send nothing"),
         ({"method": {"name": "comet"}}, "trains clients in a way of its own"),
         ({"run": {"workers": 0, "learner": "onnx"}}, "run.learner=torch"),
-        ({"also": ["selective_fd"]}, "which rows a client of method selective_fd"),
+        ({"baselines": ["selective_fd"]}, "which rows a client of method selective_fd"),
         ({"defence": {"name": "noise"}, "proxy": {"source": "contributed"}}, "no epsilon can be claimed"),
         ({"defence": {"name": "pate"}, "method": {"name": "edgefd"}}, "no noise covers"),
     ],

@@ -12,13 +12,13 @@ from edgefd.core.errors import UserError
 from edgefd.export.model_graphs import export_graphs, initial_arrays
 from edgefd.export.verify import run_step, verify
 from edgefd.export.write_bundle import export_bundle
-from edgefd.federation.terms import Terms
-from edgefd.learners.batches import Lesson, one_hot
+from edgefd.federation.terms import FederationTerms
+from edgefd.learners.batches import Batch, one_hot
 from edgefd.learners.models import MODELS, build_model
 from edgefd.runs.prepare import prepare
 from edgefd.simulation.engine import make_site, open_transport, simulate
 
-TERMS = Terms("fedmd", {}, "float16", 0, 3, "")
+TERMS = FederationTerms("fedmd", {}, "float16", 0, 3, "")
 X = np.zeros((40, 1, 28, 28), np.float32)  # stands for real images
 WINDOWS = np.random.default_rng(0).integers(-2, 3, (40, 6, 100)).astype(np.float32)
 
@@ -45,13 +45,13 @@ def test_padding_changes_nothing() -> None:
     graphs = export_graphs(model, "sgd", 32, (1, 28, 28), 10)
     rng = np.random.default_rng(0)
     x, targets = rng.standard_normal((20, 1, 28, 28)).astype(np.float32), one_hot(np.arange(20) % 10, 10)
-    junk = Lesson(
+    junk = Batch(
         np.concatenate([x, rng.standard_normal((12, 1, 28, 28)).astype(np.float32)]),
         np.concatenate([targets, targets[:12]]),
         np.concatenate([np.ones(20, np.float32), np.zeros(12, np.float32)]),
     )
     init = initial_arrays(model, "sgd")
-    a, _ = run_step(graphs, init, Lesson(x, targets, np.ones(20, np.float32)), 0.1)
+    a, _ = run_step(graphs, init, Batch(x, targets, np.ones(20, np.float32)), 0.1)
     b, _ = run_step(graphs, init, junk, 0.1)
     assert all(np.array_equal(a[n], b[n]) for n in a)
 

@@ -36,7 +36,7 @@ def test_there_really_is_no_way_out(networks: None, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_the_quickstart_is_simulated(networks: None, tmp_path: Path) -> None:
-    settings = ["also=[]", "train.rounds=3"]
+    settings = ["baselines=[]", "train.rounds=3"]
     command = [sys.executable, "-m", "edgefd", "simulate", str(ROOT / "simulations/quickstart.yaml"), *settings]
     done = alone([*command, "--out", "run"], tmp_path)
     assert done.returncode == 0, done.stderr

@@ -141,9 +141,9 @@ def test_mahalanobis_is_its_formula() -> None:
 def test_the_method_claims_with_it(name: str) -> None:
     data = ClientData(0, PRIVATE, np.zeros(120, np.int64), HELDOUT, np.zeros(60, np.int64), np.empty(0, np.int64))
     proxy = ProxySet(PROXY, np.full(len(PROXY), -1))
-    claims = client_filter(data, proxy, Config(estimator=name), np.random.default_rng(1))
-    assert (claims[:30] > 0).mean() > 0.6
-    assert (claims[30:] > 0).mean() < 0.1
+    acceptance = client_filter(data, proxy, Config(estimator=name), np.random.default_rng(1))
+    assert (acceptance[:30] > 0).mean() > 0.6
+    assert (acceptance[30:] > 0).mean() < 0.1
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ import pytest
 from sklearn.base import BaseEstimator, clone
 from sklearn.utils import estimator_checks
 
-from edgefd.filters.acceptance import ClaimRule, claim_weights
+from edgefd.filters.acceptance import AcceptanceRule, acceptance_weights
 from edgefd.filters.kmeans_dre import KMeansDRE
 from edgefd.filters.pca import PCA
 
@@ -155,29 +155,31 @@ def test_parameters_round_trip() -> None:
         dre.set_params(clusters=3)
 
 
-def rule_of(quantile: float, weighting: Literal["hard", "soft"] = "soft", *, ownership: bool = True) -> ClaimRule:
-    return ClaimRule(quantile, weighting, 2.0, ownership)
+def rule_of(
+    quantile: float, weighting: Literal["hard", "soft"] = "soft", *, accept_contributed: bool = True
+) -> AcceptanceRule:
+    return AcceptanceRule(quantile, weighting, 2.0, accept_contributed)
 
 
-def claims(rule: ClaimRule, owned: list[int] | None = None) -> np.ndarray:
+def acceptance(rule: AcceptanceRule, contributed: list[int] | None = None) -> np.ndarray:
     dre = KMeansDRE(5).fit(PRIVATE, reference=PROXY)
-    return claim_weights(dre, HELDOUT, PROXY, np.array(owned or [], np.int64), rule)
+    return acceptance_weights(dre, HELDOUT, PROXY, np.array(contributed or [], np.int64), rule)
 
 
 def test_hard_claims_are_ones_and_keep_the_quantile() -> None:
     for quantile in (0.5, 0.9):
-        rule = rule_of(quantile, "hard", ownership=False)
-        w = claims(rule)
+        rule = rule_of(quantile, "hard", accept_contributed=False)
+        w = acceptance(rule)
         assert set(np.unique(w)) <= {0.0, 1.0}
         dre = KMeansDRE(5).fit(PRIVATE, reference=PROXY)
-        own = claim_weights(dre, HELDOUT, HELDOUT, np.empty(0, np.int64), rule)
+        own = acceptance_weights(dre, HELDOUT, HELDOUT, np.empty(0, np.int64), rule)
         assert own.mean() == pytest.approx(quantile, abs=0.02)
         assert w[50:].sum() == 0  # nothing far away is claimed
 
 
 def test_soft_weights_are_the_formula() -> None:
-    rule = rule_of(0.9, ownership=False)
-    w = claims(rule)
+    rule = rule_of(0.9, accept_contributed=False)
+    w = acceptance(rule)
     dre = KMeansDRE(5).fit(PRIVATE, reference=PROXY)
     threshold = np.quantile(dre.score_samples(HELDOUT), 0.1)
     s = dre.score_samples(PROXY)
@@ -187,10 +189,10 @@ def test_soft_weights_are_the_formula() -> None:
 
 
 def test_a_higher_quantile_never_claims_less() -> None:
-    low, high = claims(rule_of(0.5, "hard")), claims(rule_of(0.95, "hard"))
+    low, high = acceptance(rule_of(0.5, "hard")), acceptance(rule_of(0.95, "hard"))
     assert (high >= low).all()
 
 
 def test_own_rows_are_claimed_whatever_they_score() -> None:
-    assert claims(rule_of(0.9), owned=[199])[199] == 1
-    assert claims(rule_of(0.9, ownership=False), owned=[199])[199] == 0
+    assert acceptance(rule_of(0.9), contributed=[199])[199] == 1
+    assert acceptance(rule_of(0.9, accept_contributed=False), contributed=[199])[199] == 0

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 from edgefd.config.load import parse_config
+from edgefd.federation.method import MessageKind
 from edgefd.methods import get_method, method_names
 from edgefd.runs.prepare import prepare
 from edgefd.simulation.engine import open_transport, simulate
@@ -36,7 +37,7 @@ def metrics(method: str) -> list[dict[str, float | int | None]]:
         {
             "data": {"name": "mnist_mini", "limit": limit},
             "partition": {"name": "weak", "n_clients": 10},
-            "model": models[:1] if get_method(method).rows == "parameters" else models,
+            "model": models[:1] if get_method(method).message is MessageKind.PARAMETERS else models,
             "method": {"name": method, **own},
             "train": {"rounds": rounds},
             "run": {"workers": 0},

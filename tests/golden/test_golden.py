@@ -37,7 +37,7 @@ def test_the_pinned_runs_are_of_clients_that_learn() -> None:
 @pytest.mark.slow
 def test_the_quickstart_reaches_its_figure() -> None:
     """0.95 is what simulations/quickstart.yaml promises."""
-    config = load_config(QUICKSTART, ["also=[]", "run.evaluate_every=30"])
+    config = load_config(QUICKSTART, ["baselines=[]", "run.evaluate_every=30"])
     last = list(simulate(open_transport(config, prepare(config).federation)))[-1]
     assert last.closing
     assert last.accuracy_mean is not None

@@ -7,33 +7,37 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgefd.core.knowledge import Knowledge
-from edgefd.learners.batches import Lesson
+from edgefd.learners.batches import Batch
 from edgefd.learners.distillation_loss import (
     Distillation,
     Loss,
     Taid,
     divergence,
+    kl_with_temperature,
     loss_of,
+    per_row_temperature,
     pld,
-    softened,
     softmax,
-    warm,
     with_labels,
 )
 from edgefd.learners.torch_learner import TorchLearner
 
 
 def some(n: int = 5, c: int = 4, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    numbers = np.random.default_rng(seed)
-    logits = numbers.standard_normal((n, c)).astype(np.float32)
-    return logits, numbers.dirichlet(np.ones(c), n).astype(np.float32)
+    rng = np.random.default_rng(seed)
+    logits = rng.standard_normal((n, c)).astype(np.float32)
+    return logits, rng.dirichlet(np.ones(c), n).astype(np.float32)
 
 
 def knowledge(values: np.ndarray) -> Knowledge:
     return Knowledge(np.arange(len(values)), values, np.ones(len(values), np.float32))
 
 
-LOSSES = {"kl at 2": lambda z, p: warm(z, p, 2.0), "kl at 0.5": lambda z, p: warm(z, p, 0.5), "pld": pld}
+LOSSES = {
+    "kl at 2": lambda z, p: kl_with_temperature(z, p, 2.0),
+    "kl at 0.5": lambda z, p: kl_with_temperature(z, p, 0.5),
+    "pld": pld,
+}
 
 
 @pytest.mark.parametrize("name", LOSSES)
@@ -50,7 +54,7 @@ def test_the_targets_hold_the_slope_of_the_loss(name: str) -> None:
 
 def test_at_temperature_one_the_targets_are_the_teacher() -> None:
     z, p = some()
-    targets, losses = warm(z, p, 1.0)
+    targets, losses = kl_with_temperature(z, p, 1.0)
     assert targets == pytest.approx(p, abs=1e-5)
     assert losses == pytest.approx(divergence(p, softmax(z)), abs=1e-5)
 
@@ -128,12 +132,12 @@ def test_labels_are_mixed_in_where_the_client_has_them() -> None:
 
 def test_rows_are_softened_as_far_as_they_are_claimed() -> None:
     _, p = some()
-    claims = np.array([0, 0.5, 1, 1, 1], np.float32)
-    soft = softened(knowledge(p), claims, 3.0).values
+    acceptance = np.array([0, 0.5, 1, 1, 1], np.float32)
+    soft = per_row_temperature(knowledge(p), acceptance, 3.0).values
     assert soft[0] == pytest.approx(p[0], abs=1e-6)
     assert soft[1] == pytest.approx(softmax(np.log(p[1:2]) / 2)[0], abs=1e-6)
     assert soft[2] == pytest.approx(softmax(np.log(p[2:3]) / 3)[0], abs=1e-6)
-    hard = softened(knowledge(np.eye(4, dtype=np.float32)), claims, 3.0).values
+    hard = per_row_temperature(knowledge(np.eye(4, dtype=np.float32)), acceptance, 3.0).values
     assert hard == pytest.approx(np.eye(4))
 
 
@@ -151,7 +155,7 @@ def test_a_step_by_targets_is_a_step_of_the_loss() -> None:
     other.load_state_dict(model.state_dict())
     learner = TorchLearner(model, "sgd")
     targets = pld(learner.predict_logits(x), p)[0].astype(np.float32)
-    learner.train([Lesson(x, targets, np.ones(6, np.float32))], 0.1)
+    learner.train([Batch(x, targets, np.ones(6, np.float32))], 0.1)
     ranked(other(torch.from_numpy(x)), torch.from_numpy(p)).backward()
     with torch.no_grad():
         for parameter in other.parameters():

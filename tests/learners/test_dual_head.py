@@ -9,9 +9,9 @@ import torch
 from edgefd.config.load import parse_config
 from edgefd.config.schema import Model
 from edgefd.core.errors import UserError
-from edgefd.learners.batches import Lesson, one_hot
+from edgefd.learners.batches import Batch, one_hot
 from edgefd.learners.distillation_loss import softmax
-from edgefd.learners.dual_head import TwoHeads, mixture, targets_of
+from edgefd.learners.dual_head import DualHead, dual_head_targets, mixture
 from edgefd.learners.torch_learner import TorchLearner
 from edgefd.runs.export_bundle import export_config
 from tests.rounds.test_selection_and_losses import config, teachers
@@ -25,14 +25,14 @@ def model() -> torch.nn.Linear:
     return torch.nn.Linear(3, 8)
 
 
-def lesson() -> Lesson:
-    return Lesson(X, T, np.ones(6, np.float32))
+def batch() -> Batch:
+    return Batch(X, T, np.ones(6, np.float32))
 
 
 @pytest.mark.parametrize("n_private", [0, 2, 6])
 def test_a_step_is_one_of_both_losses_each_on_its_head(n_private: int) -> None:
-    two, other = TwoHeads(TorchLearner(model(), "sgd")), model()
-    loss = two.train([lesson()], 0.1) if n_private == 6 else two.distil([lesson()], 0.1, n_private)
+    two, other = DualHead(TorchLearner(model(), "sgd")), model()
+    loss = two.train([batch()], 0.1) if n_private == 6 else two.distil([batch()], 0.1, n_private)
     z = other(torch.from_numpy(X))
     n = 6 - n_private
     said = torch.cat([z[:n, 4:], z[n:, :4]]).log_softmax(1)
@@ -47,8 +47,8 @@ def test_a_step_is_one_of_both_losses_each_on_its_head(n_private: int) -> None:
 
 
 def test_private_rows_leave_the_taught_head_as_it_was() -> None:
-    two = TwoHeads(TorchLearner(model(), "sgd"))
-    two.train([lesson()], 0.5)
+    two = DualHead(TorchLearner(model(), "sgd"))
+    two.train([batch()], 0.5)
     moved = np.abs(two.state()["model/weight"] - model().weight.detach().numpy())
     assert moved[4:].max() < 1e-6 < 1e-2 < moved[:4].max()
 
@@ -57,7 +57,7 @@ def test_a_prediction_is_half_of_each_the_taught_one_sharpened() -> None:
     z = np.random.default_rng(2).standard_normal((5, 8)).astype(np.float32)
     expected = 0.5 * softmax(z[:, :4]) + 0.5 * softmax(2 * z[:, 4:].astype(np.float64))
     assert mixture(z) == pytest.approx(expected)
-    two = TwoHeads(TorchLearner(model(), "sgd"))
+    two = DualHead(TorchLearner(model(), "sgd"))
     with torch.no_grad():
         expected = mixture(model()(torch.from_numpy(X)).numpy())
     assert softmax(two.predict_logits(X)) == pytest.approx(expected, abs=1e-5)
@@ -65,7 +65,7 @@ def test_a_prediction_is_half_of_each_the_taught_one_sharpened() -> None:
 
 def test_targets_sum_to_one_so_that_the_step_is_exact() -> None:
     z = np.random.default_rng(3).standard_normal((6, 8)).astype(np.float32)
-    targets, _ = targets_of(z, one_hot(np.arange(6) % 4, 4), 3)
+    targets, _ = dual_head_targets(z, one_hot(np.arange(6) % 4, 4), 3)
     assert targets.sum(1) == pytest.approx(1, abs=1e-6)
 
 
@@ -89,4 +89,4 @@ def test_it_is_refused_where_it_cannot_be() -> None:
     ):
         with pytest.raises(UserError, match=says):
             parse_config({**two, **more})
-    assert parse_config({**two, "also": ["indlearn"]}).for_method("indlearn").model == (Model("mlp"),)
+    assert parse_config({**two, "baselines": ["indlearn"]}).for_method("indlearn").model == (Model("mlp"),)

@@ -9,7 +9,7 @@ import torch
 from edgefd.config.load import load_config
 from edgefd.core.errors import UserError
 from edgefd.data.datasets import find_dataset
-from edgefd.learners.batches import Lesson
+from edgefd.learners.batches import Batch
 from edgefd.learners.models import MODELS, ResidualBlock, build_model, check_model
 from edgefd.learners.torch_learner import TorchLearner
 from edgefd.runs.prepare import prepare
@@ -57,7 +57,7 @@ def test_random_features_are_never_trained_and_blind_to_brightness() -> None:
     learner = TorchLearner(model, "adam")
     x = np.random.default_rng(0).standard_normal((8, 1, 16, 16)).astype(np.float32)
     labels = np.eye(3, dtype=np.float32)[np.arange(8) % 3]
-    loss = [learner.train([Lesson(x, labels, np.ones(8, np.float32))], 0.01) for _ in range(30)]
+    loss = [learner.train([Batch(x, labels, np.ones(8, np.float32))], 0.01) for _ in range(30)]
     assert loss[-1] < loss[0] / 2
     assert torch.equal(model.filters, before)
     assert [name for name, _ in model.named_parameters()] == ["fc.weight", "fc.bias"]
@@ -94,7 +94,7 @@ def test_cnn1d_does_not_mind_when_a_window_began() -> None:
 @pytest.mark.skipif(find_dataset("watch") is None, reason="watch.npz is not in EDGEFD_DATA")
 @pytest.mark.parametrize("learner", ["torch", "onnx"])
 def test_the_sensor_demo_beats_chance_for_people_it_has_not_seen(learner: str) -> None:
-    small = ["train.rounds=8", "also=[]", "run.workers=0", "run.evaluate_every=100", f"run.learner={learner}"]
+    small = ["train.rounds=8", "baselines=[]", "run.workers=0", "run.evaluate_every=100", f"run.learner={learner}"]
     config = load_config(WATCH, small)
     last = list(simulate(open_transport(config, prepare(config).federation)))[-1]
     assert last.accuracy_per_client is not None

@@ -36,7 +36,7 @@ def test_it_runs_without_tapes_and_predicts_as_it_is_used() -> None:
     c = config("tests.support.own_models:Noisy")
     site = make_site(c, prepare(c).federation)
     learner, x = site.clients[0].learner, site.federation.x_test[:9]
-    assert learner._tapes is None  # type: ignore[attr-defined]
+    assert learner._recorded_steps is None  # type: ignore[attr-defined]
     assert (learner.predict_logits(x) == learner.predict_logits(x)).all()
 
 

@@ -5,21 +5,21 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from edgefd.learners.batches import Lesson, softmax
+from edgefd.learners.batches import Batch, softmax
 from edgefd.learners.models import MODELS, build_model
 from edgefd.learners.step_recorder import record
-from edgefd.learners.torch_learner import Tapes, TorchLearner
+from edgefd.learners.torch_learner import RecordedSteps, TorchLearner
 
 SHAPES = {name: (3, 32) if name == "cnn1d" else (1, 28, 28) for name in MODELS}
 
 
-def lessons(shape: tuple[int, ...], sizes: list[int]) -> list[Lesson]:
-    numbers = np.random.default_rng(1)
+def lessons(shape: tuple[int, ...], sizes: list[int]) -> list[Batch]:
+    rng = np.random.default_rng(1)
     return [
-        Lesson(
-            numbers.standard_normal((n, *shape)).astype(np.float32),
-            softmax(numbers.standard_normal((n, 5)).astype(np.float32)),
-            numbers.random(n, np.float32),
+        Batch(
+            rng.standard_normal((n, *shape)).astype(np.float32),
+            softmax(rng.standard_normal((n, 5)).astype(np.float32)),
+            rng.random(n, np.float32),
         )
         for n in sizes
     ]
@@ -29,13 +29,13 @@ def lessons(shape: tuple[int, ...], sizes: list[int]) -> list[Lesson]:
 @pytest.mark.parametrize("name", MODELS)
 def test_learners_that_share_tapes_end_where_one_without_does(name: str, optimizer: str) -> None:
     batches = lessons(SHAPES[name], [16, 16, 7, 16, 1, 7])
-    tapes: Tapes = {}
+    recorded_steps: RecordedSteps = {}
     losses, states = [], []
-    for kept in (None, tapes, tapes):  # the second records, the third only plays
-        learner = TorchLearner(build_model(name, SHAPES[name], 5, seed=3), optimizer, tapes=kept)
+    for kept in (None, recorded_steps, recorded_steps):  # the second records, the third only plays
+        learner = TorchLearner(build_model(name, SHAPES[name], 5, seed=3), optimizer, recorded_steps=kept)
         losses.append(learner.train(batches, 0.01))
         states.append(learner.state())
-    assert len(tapes) == 3
+    assert len(recorded_steps) == 3
     assert losses[0] == losses[1] == losses[2]
     for state in states[1:]:
         assert all(np.array_equal(state[key], value) for key, value in states[0].items())

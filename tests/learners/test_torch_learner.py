@@ -8,17 +8,17 @@ import torch
 import torch.nn.functional as F
 
 from edgefd.core.errors import RunError
-from edgefd.learners.batches import Lesson, softmax
+from edgefd.learners.batches import Batch, softmax
 from edgefd.learners.models import build_model
 from edgefd.learners.torch_learner import TorchLearner
 
 SHAPE, CLASSES = (1, 20, 20), 4
 
 
-def lessons(n: int, shape: tuple[int, ...] = SHAPE) -> list[Lesson]:
+def lessons(n: int, shape: tuple[int, ...] = SHAPE) -> list[Batch]:
     rng = np.random.default_rng(3)
     return [
-        Lesson(
+        Batch(
             rng.standard_normal((12, *shape), np.float32),
             softmax(rng.standard_normal((12, CLASSES), np.float32)),
             rng.uniform(0, 1, 12).astype(np.float32),
@@ -56,7 +56,7 @@ def test_momentum_that_is_too_small_to_matter_becomes_zero() -> None:
     learner = TorchLearner(build_model("mlp", SHAPE, CLASSES, 0), "adam")
     state = learner.state()
     learner.load_state({k: np.full_like(v, 1e-44) if "exp_avg/" in k else v for k, v in state.items()})
-    silent = Lesson(np.zeros((12, *SHAPE), np.float32), *(getattr(lessons(1)[0], k) for k in ("targets", "weights")))
+    silent = Batch(np.zeros((12, *SHAPE), np.float32), *(getattr(lessons(1)[0], k) for k in ("targets", "weights")))
     learner.train([silent], 0.003)
     first = next(v for k, v in learner.state().items() if k.startswith("optimizer/exp_avg/") and v.size > 1000)
     assert not first.any()  # the gradient of these weights is 0 where the input is

@@ -14,15 +14,15 @@ def test_votes_that_agree_are_averaged_and_others_are_not() -> None:
         report(1, [1], [[0.7, 0.3]]),
         report(2, [1], [[0.1, 0.9]]),
     ]
-    teacher = METHOD.teach(reports, None, plan(3), Server(THREE, 2), Config())
+    teacher = METHOD.server_update(reports, None, plan(3), Server(THREE, 2), Config())
     assert teacher.ids.tolist() == [1, 4]  # rows 1 of centroids 0 and 1
     np.testing.assert_allclose(sorted(teacher.values[:, 0]), [0.1, 0.8], atol=1e-6)
 
 
 def test_a_client_takes_the_nearest() -> None:
     reports = [report(0, [0, 1], [[0.9, 0.1], [0.6, 0.4]]), report(1, [0, 1], [[0.2, 0.8], [0.1, 0.9]])]
-    teacher = METHOD.teach(reports, None, plan(3), Server(THREE, 2), Config())
-    mine = METHOD.receive(teacher, holder(0, Fixed(logits=[[2, 0], [-2, 0]])), THREE, Config())
+    teacher = METHOD.server_update(reports, None, plan(3), Server(THREE, 2), Config())
+    mine = METHOD.personalise_teacher(teacher, holder(0, Fixed(logits=[[2, 0], [-2, 0]])), THREE, Config())
     assert mine.ids.tolist() == [0, 1]
     np.testing.assert_allclose(mine.values, [[0.9, 0.1], [0.1, 0.9]], atol=1e-6)
 
@@ -39,7 +39,7 @@ def test_more_clusters_than_votes_is_no_crash() -> None:
 
 def test_there_are_no_more_opinions_than_votes() -> None:
     reports = [report(0, [0], [[0.9, 0.1]]), report(1, [0], [[0.2, 0.8]])]
-    teacher = METHOD.teach(reports, None, plan(3), Server(THREE, 2), Config(n_clusters=30_000))
+    teacher = METHOD.server_update(reports, None, plan(3), Server(THREE, 2), Config(n_clusters=30_000))
     assert teacher.ids.tolist() == [0, 3]
 
 
@@ -47,11 +47,11 @@ def test_means_are_moved_max_iter_times() -> None:
     votes = [0.03, 0.04, 0.44, 0.54, 0.61, 0.73, 0.93]
     reports = [report(i, [0], [[1 - p, p]]) for i, p in enumerate(votes)]
     for times, expected in ((1, [0.51 / 3, 2.81 / 4]), (10, [0.07 / 2, 3.25 / 5])):
-        teacher = METHOD.teach(reports, None, plan(3), Server(THREE, 2), Config(max_iter=times))
+        teacher = METHOD.server_update(reports, None, plan(3), Server(THREE, 2), Config(max_iter=times))
         np.testing.assert_allclose(sorted(teacher.values[:, 1]), expected, atol=1e-6)
 
 
 def test_clients_that_answer_for_different_rows_are_refused() -> None:
     reports = [report(0, [0], [[1, 0]]), report(1, [1], [[1, 0]])]
     with pytest.raises(ValueError, match="same rows"):
-        METHOD.teach(reports, None, plan(3), Server(THREE, 2), Config())
+        METHOD.server_update(reports, None, plan(3), Server(THREE, 2), Config())

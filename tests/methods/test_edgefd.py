@@ -14,7 +14,7 @@ DATA = ClientData(0, X[:60], np.zeros(60, int), X[60:90], np.zeros(30, int), np.
 PROXY = ProxySet(X[90:], np.full(70, -1))
 
 
-def claims(**settings: Any) -> np.ndarray:
+def acceptance(**settings: Any) -> np.ndarray:
     return client_filter(DATA, PROXY, Config(**settings), np.random.default_rng(4))
 
 
@@ -34,18 +34,18 @@ def test_settings_change_the_claims(estimator: str, changed: dict[str, Any]) -> 
     if estimator == "kulsif" and "reference" in changed:
         pytest.skip("it is a ratio")
     common = {"estimator": estimator} | ({"n_clusters": 5} if estimator == "kmeans" else {})
-    before = claims(**common)
-    np.testing.assert_array_equal(before, claims(**common))
-    assert np.abs(claims(**common, **changed) - before).max() > 1e-3
+    before = acceptance(**common)
+    np.testing.assert_array_equal(before, acceptance(**common))
+    assert np.abs(acceptance(**common, **changed) - before).max() > 1e-3
 
 
 @pytest.mark.parametrize("estimator", ["kmeans", "knn", "kulsif"])
 def test_the_number_of_components_counts(estimator: str) -> None:
-    one, three = (claims(estimator=estimator, features="pca", n_components=n) for n in (1, 3))
+    one, three = (acceptance(estimator=estimator, features="pca", n_components=n) for n in (1, 3))
     assert np.abs(one - three).max() > 1e-3
 
 
 def test_the_number_of_clusters_and_ownership_count() -> None:
-    assert np.abs(claims(n_clusters=2) - claims(n_clusters=6)).max() > 1e-3
-    assert (claims()[:3] == 1).all()
-    assert np.abs(claims(ownership=False)[:3] - 1).max() > 1e-3
+    assert np.abs(acceptance(n_clusters=2) - acceptance(n_clusters=6)).max() > 1e-3
+    assert (acceptance()[:3] == 1).all()
+    assert np.abs(acceptance(accept_contributed=False)[:3] - 1).max() > 1e-3

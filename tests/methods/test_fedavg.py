@@ -13,25 +13,25 @@ METHOD = fedavg.METHOD
 
 def test_parameters_are_averaged_by_number_of_samples() -> None:
     clients = [holder(0, Fixed(parameters=[1, 2, 3]), n=30), holder(1, Fixed(parameters=[5, 6, 7]), n=10)]
-    sent = [METHOD.answer(c, proxy(3), plan(3), None) for c in clients]
+    sent = [METHOD.upload(c, proxy(3), plan(3), None) for c in clients]
     assert [len(k) for k in sent] == [1, 1]
     teacher = METHOD.aggregate(sent, None)
     np.testing.assert_allclose(teacher.values, [[2, 3, 4]], rtol=1e-6)
-    assert len(METHOD.receive(teacher, clients[0], proxy(3), None)) == 0
+    assert len(METHOD.personalise_teacher(teacher, clients[0], proxy(3), None)) == 0
     np.testing.assert_allclose(clients[0].learner.parameters, [2, 3, 4], rtol=1e-6)
 
 
 @pytest.mark.parametrize("n", [7, 600, 54_000, 10**6])
 def test_a_weight_survives_float16(n: int) -> None:
-    sent = METHOD.answer(holder(0, Fixed(parameters=[1, 2]), n=n), proxy(3), plan(3), None)
+    sent = METHOD.upload(holder(0, Fixed(parameters=[1, 2]), n=n), proxy(3), plan(3), None)
     back = wire.decode(wire.encode(sent, "float16"))
     assert back.weights[0] * 10**6 == pytest.approx(n, rel=0.005)
 
 
 def test_another_model_is_refused() -> None:
-    sent = METHOD.answer(holder(0, Fixed(parameters=[1, 2])), proxy(3), plan(3), None)
+    sent = METHOD.upload(holder(0, Fixed(parameters=[1, 2])), proxy(3), plan(3), None)
     with pytest.raises(RunError, match="2 parameters was sent, this one has 3"):
-        METHOD.receive(sent, holder(1, Fixed(parameters=[1, 2, 3])), proxy(3), None)
+        METHOD.personalise_teacher(sent, holder(1, Fixed(parameters=[1, 2, 3])), proxy(3), None)
 
 
 def test_prox_pulls_after_every_step_towards_what_was_sent() -> None:
@@ -59,9 +59,9 @@ def test_without_mu_it_is_fedavg() -> None:
         ({"attack": {"name": "random", "fraction": 0.2}}, "method fedavg sends something else"),
     ],
 )
-@pytest.mark.parametrize("where", ["method", "also"])
+@pytest.mark.parametrize("where", ["method", "baselines"])
 def test_configs_that_cannot_be_are_refused(settings: dict[str, object], says: str, where: str) -> None:
-    chosen = {"method": {"name": "fedavg"}} if where == "method" else {"also": ["fedavg"]}
+    chosen = {"method": {"name": "fedavg"}} if where == "method" else {"baselines": ["fedavg"]}
     with pytest.raises(UserError, match=says):
         parse_config({**chosen, **settings})
 

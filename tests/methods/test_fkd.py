@@ -15,10 +15,10 @@ def test_class_means() -> None:
 
 
 def test_leave_one_out_is_the_mean_of_the_others() -> None:
-    numbers = np.random.default_rng(0)
+    rng = np.random.default_rng(0)
     holds = [[0, 1], [0, 2], [0, 1, 2]]
     uploads = [
-        Knowledge(np.array(c), numbers.normal(0, 3, (len(c), 3)).astype(np.float32), np.ones(len(c), np.float32))
+        Knowledge(np.array(c), rng.normal(0, 3, (len(c), 3)).astype(np.float32), np.ones(len(c), np.float32))
         for c in holds
     ]
     teacher = METHOD.aggregate(uploads, Config())
@@ -43,8 +43,8 @@ def test_targets_are_labels_mixed_with_what_others_say_of_the_label() -> None:
         np.empty(0, int),
     )
     said = Knowledge(np.array([0]), np.array([[0.0, 0.0]], np.float32), np.ones(1, np.float32))
-    lesson = METHOD.lesson(said, data, PROXY, Config(strength=3.0), np.random.default_rng(0))
-    for target, weight in zip(lesson.targets, lesson.weights, strict=True):
+    batch = METHOD.distillation_targets(said, data, PROXY, Config(strength=3.0), np.random.default_rng(0))
+    for target, weight in zip(batch.targets, batch.weights, strict=True):
         label_alone = target.tolist() == [0, 1]
         assert label_alone or target.tolist() == pytest.approx([(1 + 3 / 2) / 4, 3 / 2 / 4])
         assert weight == (1 if label_alone else 4)

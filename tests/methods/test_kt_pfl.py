@@ -15,7 +15,7 @@ REPORTS = [
 
 
 def test_without_steps_everybody_is_taught_the_mean() -> None:
-    teacher = METHOD.teach(REPORTS, None, plan(3), Server(THREE, 2), Config(steps=0))
+    teacher = METHOD.server_update(REPORTS, None, plan(3), Server(THREE, 2), Config(steps=0))
     assert teacher.ids.tolist() == [0, 2, 3, 5, 9, 11]
     np.testing.assert_allclose(teacher.values[::2], np.full((3, 2), [0.6, 0.4]), atol=1e-6)
 
@@ -55,8 +55,8 @@ def test_those_who_agree_teach_each_other() -> None:
 
 
 def test_a_client_learns_its_own_rows_alone() -> None:
-    teacher = METHOD.teach(REPORTS, None, plan(3), Server(THREE, 2), Config())
-    mine = METHOD.receive(teacher, holder(3, Fixed()), THREE, Config())
+    teacher = METHOD.server_update(REPORTS, None, plan(3), Server(THREE, 2), Config())
+    mine = METHOD.personalise_teacher(teacher, holder(3, Fixed()), THREE, Config())
     assert mine.ids.tolist() == [0, 2]
     np.testing.assert_array_equal(mine.values, teacher.values[-2:])
-    assert len(METHOD.receive(teacher, holder(2, Fixed()), THREE, Config())) == 0
+    assert len(METHOD.personalise_teacher(teacher, holder(2, Fixed()), THREE, Config())) == 0

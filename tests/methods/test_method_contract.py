@@ -11,11 +11,11 @@ from edgefd.config.load import parse_config
 from edgefd.config.schema import Config
 from edgefd.core.knowledge import Knowledge, empty
 from edgefd.federation.clients import ClientData, ProxySet
-from edgefd.federation.method import Method
+from edgefd.federation.method import MessageKind, Method
 from edgefd.federation.plan import RoundPlan, Training
 from edgefd.federation.report import Report
 from edgefd.federation.state import ClientState, Server
-from edgefd.learners.batches import Lesson, softmax
+from edgefd.learners.batches import Batch, softmax
 from edgefd.methods import get_method, method_names
 from edgefd.rounds.client import client_round
 from edgefd.rounds.loop import run_rounds
@@ -37,7 +37,7 @@ class Linear:
     def __init__(self) -> None:
         self.w = np.zeros((6, CLASSES), np.float32)
 
-    def train(self, batches: Iterable[Lesson], lr: float) -> float:
+    def train(self, batches: Iterable[Batch], lr: float) -> float:
         losses = []
         for b in batches:
             p, shares = softmax(b.x @ self.w), b.weights / b.weights.sum()
@@ -59,14 +59,14 @@ def client(i: int) -> ClientData:
     """Classes i and i + 1, so that each is with two clients."""
     y = np.repeat([i, (i + 1) % CLASSES], 20)[NUMBERS.permutation(40)]
     x = NUMBERS.normal(MEANS[y], 1, (40, 6)).astype(np.float32)
-    owned = np.arange(15 * i, 15 * i + 15)
-    return ClientData(client=i, x=x[:30], y=y[:30], x_heldout=x[30:], y_heldout=y[30:], owned=owned)
+    contributed = np.arange(15 * i, 15 * i + 15)
+    return ClientData(client=i, x=x[:30], y=y[:30], x_heldout=x[30:], y_heldout=y[30:], contributed=contributed)
 
 
 CLIENTS = [client(i) for i in range(CLASSES)]
 LABELS = np.repeat(np.arange(CLASSES), 15)
 PROXY = ProxySet(x=NUMBERS.normal(MEANS[LABELS], 1, (ROWS, 6)).astype(np.float32), owner=LABELS)
-TRAINING = Training(rounds=4, local_steps=3, batch_size=16, private_rows=4, optimizer="sgd", lr=0.05)
+TRAINING = Training(rounds=4, local_steps=3, batch_size=16, private_rows_per_batch=4, optimizer="sgd", lr=0.05)
 
 
 @pytest.fixture(params=method_names())
@@ -74,12 +74,12 @@ def method(request: pytest.FixtureRequest) -> Method:
     return get_method(request.param)
 
 
-def claims(method: Method, i: int = 0) -> np.ndarray:
+def acceptance(method: Method, i: int = 0) -> np.ndarray:
     return method.client_filter(CLIENTS[i], PROXY, method.config(), np.random.default_rng(5))
 
 
 def states(method: Method) -> list[ClientState]:
-    return [ClientState(data, Linear(), CLASSES, claims(method, data.client)) for data in CLIENTS]
+    return [ClientState(data, Linear(), CLASSES, acceptance(method, data.client)) for data in CLIENTS]
 
 
 def plan(round: int) -> RoundPlan:
@@ -107,14 +107,14 @@ def test_it_describes_itself(method: Method) -> None:
 
 
 def test_the_filter_gives_a_weight_a_row(method: Method) -> None:
-    w = claims(method)
+    w = acceptance(method)
     assert w.shape == (ROWS,)
     assert w.dtype == np.float32
     assert ((w >= 0) & (w <= 1)).all()
 
 
 def test_the_filter_repeats(method: Method) -> None:
-    assert np.array_equal(claims(method), claims(method))
+    assert np.array_equal(acceptance(method), acceptance(method))
 
 
 def test_what_is_sent_is_finite_soft_labels(method: Method) -> None:
@@ -141,7 +141,7 @@ def test_the_order_of_reports_changes_no_bit(method: Method) -> None:
 def test_the_order_of_clients_does_not_matter_beyond_rounding(method: Method) -> None:
     reports, _, _ = play(method, 1)
     turned = [dataclasses.replace(r, client=CLASSES - 1 - r.client) for r in reports[0]]
-    if method.rows == "several":
+    if method.message is MessageKind.MULTI_TEACHER:
         return  # what each client is sent is its own there: see the method's own tests
     a, b = (server_round(method, method.config(), rs, plan(0), None, server(method)) for rs in (reports[0], turned))
     assert np.array_equal(a.ids, b.ids)
@@ -173,7 +173,7 @@ def test_the_codec_changes_only_the_low_digits(method: Method) -> None:
 
 
 def test_the_teacher_of_one_upload_has_its_rows_and_its_opinion(method: Method) -> None:
-    if method.rows != "proxy" or method.server_model:
+    if method.message is not MessageKind.PROXY_LABELS or method.server_model:
         return  # there the teacher is no vote on the rows sent
     one = play(method, 2)[0][1][0]
     silent = dataclasses.replace(one, client=1, knowledge=empty(CLASSES))
@@ -206,12 +206,12 @@ def test_one_client_may_be_away(method: Method) -> None:
 def test_a_lesson_is_probabilities_with_weights(method: Method) -> None:
     _, teachers, clients = play(method, 2)
     for state in clients:
-        own = method.receive(teachers[-1], state, PROXY, method.config())
-        lesson = method.lesson(own, state.data, PROXY, method.config(), np.random.default_rng(0))
-        assert len(lesson.x) == len(lesson.targets) == len(lesson.weights)
-        np.testing.assert_allclose(lesson.targets.sum(1), 1, rtol=1e-5)
-        assert (lesson.weights >= 0).all()
-        assert lesson.x.shape[1:] == PROXY.x.shape[1:]
+        own = method.personalise_teacher(teachers[-1], state, PROXY, method.config())
+        batch = method.distillation_targets(own, state.data, PROXY, method.config(), np.random.default_rng(0))
+        assert len(batch.x) == len(batch.targets) == len(batch.weights)
+        np.testing.assert_allclose(batch.targets.sum(1), 1, rtol=1e-5)
+        assert (batch.weights >= 0).all()
+        assert batch.x.shape[1:] == PROXY.x.shape[1:]
 
 
 def test_clients_learn(method: Method) -> None:

@@ -27,19 +27,21 @@ def test_every_row_is_asked_for_once_in_a_lifetime() -> None:
 
 def test_only_rows_whose_turn_it_is_are_sent() -> None:
     state = holder(0, Fixed(logits=[[0, 0], [1, 0], [2, 0]]))
-    sent = METHOD.answer(state, THREE, plan(3, round=4), Config(lifetime=3))
+    sent = METHOD.upload(state, THREE, plan(3, round=4), Config(lifetime=3))
     assert sent.ids.tolist() == [2]
     np.testing.assert_allclose(sent.values[0, 0], 1 / (1 + np.exp(-2)), rtol=1e-6)
 
 
 def test_the_last_teacher_is_the_cache() -> None:
     old = votes([0, 1, 2], [[1, 0], [0, 1], [0.5, 0.5]])
-    teacher = METHOD.teach([report(0, [1], [[0.75, 0.25]])], old, plan(3, 4), Server(THREE, 2), Config(beta=2.0))
+    teacher = METHOD.server_update(
+        [report(0, [1], [[0.75, 0.25]])], old, plan(3, 4), Server(THREE, 2), Config(beta=2.0)
+    )
     assert teacher.ids.tolist() == [0, 1, 2]
     np.testing.assert_allclose(teacher.values, [[1, 0], [0.9, 0.1], [0.5, 0.5]], rtol=1e-6)
 
 
 def test_a_round_without_reports_keeps_the_cache() -> None:
     old = votes([0, 1], [[1, 0], [0, 1]])
-    teacher = METHOD.teach([report(0, [], np.empty((0, 2)))], old, plan(3, 4), Server(THREE, 2), Config())
+    teacher = METHOD.server_update([report(0, [], np.empty((0, 2)))], old, plan(3, 4), Server(THREE, 2), Config())
     assert teacher.equals(old)

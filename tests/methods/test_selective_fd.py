@@ -6,7 +6,7 @@ import pytest
 from edgefd.core.errors import UserError
 from edgefd.core.knowledge import Knowledge
 from edgefd.federation.clients import ClientData, ProxySet
-from edgefd.filters.acceptance import ClaimRule, claim_weights
+from edgefd.filters.acceptance import AcceptanceRule, acceptance_weights
 from edgefd.filters.kulsif import KuLSIF
 from edgefd.methods import selective_fd
 from edgefd.methods.selective_fd import METHOD, Config, client_filter
@@ -53,11 +53,13 @@ def test_every_setting_of_the_client_selector_counts(changed: dict[str, Any], mo
     """By the scores, as thresholds may hide a small change of them in the claims."""
     scores: list[np.ndarray] = []
 
-    def seen(scorer: KuLSIF, heldout: np.ndarray, x: np.ndarray, owned: np.ndarray, rule: ClaimRule) -> np.ndarray:
+    def seen(
+        scorer: KuLSIF, heldout: np.ndarray, x: np.ndarray, contributed: np.ndarray, rule: AcceptanceRule
+    ) -> np.ndarray:
         scores.append(np.append(scorer.score_samples(x), rule.quantile))
-        return claim_weights(scorer, heldout, x, owned, rule)
+        return acceptance_weights(scorer, heldout, x, contributed, rule)
 
-    monkeypatch.setattr(selective_fd, "claim_weights", seen)
+    monkeypatch.setattr(selective_fd, "acceptance_weights", seen)
     data, proxy = client()
     for config in (Config(), Config(), Config(**changed)):
         client_filter(data, proxy, config, np.random.default_rng(2))
@@ -76,6 +78,6 @@ def test_a_client_answers_near_its_own_data() -> None:
     near, far = NUMBERS.normal(0, 1, (100, 2)), NUMBERS.normal(8, 1, (50, 2))
     x = np.concatenate([near, far]).astype(np.float32)
     data = ClientData(0, x[:40], np.zeros(40, int), x[40:60], np.zeros(20, int), np.array([149]))
-    claims = client_filter(data, ProxySet(x[60:], np.full(90, -1)), Config(quantile=0.9), NUMBERS)
-    assert claims[:40].mean() > 0.7
-    assert claims[40:].max() == 0  # not even the row that it contributed
+    acceptance = client_filter(data, ProxySet(x[60:], np.full(90, -1)), Config(quantile=0.9), NUMBERS)
+    assert acceptance[:40].mean() > 0.7
+    assert acceptance[40:].max() == 0  # not even the row that it contributed

@@ -31,17 +31,19 @@ class Heard(Fixed):
 def test_the_servers_model_learns_the_mean_and_speaks_for_itself() -> None:
     model = Heard(logits=[[0, 0], [1, 0], [0, 0]])
     reports = [report(0, [0, 1], [[0.9, 0.1], [0.6, 0.4]]), report(1, [1], [[0.2, 0.8]])]
-    teacher = feded.METHOD.teach(reports, None, plan(3), Server(THREE, 2, learner=model), feded.Config(epochs=1))
-    (lesson,) = model.lessons
-    order = lesson.x[:, 0].argsort()
-    np.testing.assert_allclose(lesson.targets[order], [[0.9, 0.1], [0.4, 0.6]], rtol=1e-6)
+    teacher = feded.METHOD.server_update(
+        reports, None, plan(3), Server(THREE, 2, learner=model), feded.Config(epochs=1)
+    )
+    (batch,) = model.lessons
+    order = batch.x[:, 0].argsort()
+    np.testing.assert_allclose(batch.targets[order], [[0.9, 0.1], [0.4, 0.6]], rtol=1e-6)
     assert teacher.ids.tolist() == [0, 1]
     np.testing.assert_allclose(teacher.values[:, 0], [0.5, 1 / (1 + np.exp(-1))], rtol=1e-6)
 
 
 def test_it_goes_over_them_as_often_as_it_is_told() -> None:
     model = Heard(logits=[[0, 0]] * 3)
-    feded.METHOD.teach(
+    feded.METHOD.server_update(
         [report(0, [0], [[1, 0]])], None, plan(3), Server(THREE, 2, learner=model), feded.Config(epochs=4)
     )
     assert len(model.lessons) == 4
@@ -63,10 +65,12 @@ def test_feddf_distils_the_mean_of_logits_into_the_mean_of_parameters() -> None:
     reports = [
         Report(c, 0, type(u)(u.ids, u.values, w)) for c, (u, w) in enumerate(zip(k, ([0.3], [0.1]), strict=True))
     ]
-    teacher = feddf.METHOD.teach(reports, None, plan(3), Server(THREE, 2, learner=model), feddf.Config(epochs=1))
-    ((lesson, start),) = taught
+    teacher = feddf.METHOD.server_update(
+        reports, None, plan(3), Server(THREE, 2, learner=model), feddf.Config(epochs=1)
+    )
+    ((batch, start),) = taught
     np.testing.assert_allclose(start, [2.25, 0.25], rtol=1e-6)  # by samples, 3 to 1
-    np.testing.assert_allclose(lesson.targets[:, 0], np.full(3, 1 / (1 + np.exp(-(1.5 - 0.5)))), rtol=1e-6)  # plain
+    np.testing.assert_allclose(batch.targets[:, 0], np.full(3, 1 / (1 + np.exp(-(1.5 - 0.5)))), rtol=1e-6)  # plain
     np.testing.assert_allclose(teacher.values, [[2.25, 0.25]], rtol=1e-6)
 
 
@@ -75,4 +79,4 @@ def test_devices_refuse_them_and_a_server_without_model_says_so(method: object) 
     with pytest.raises(UserError, match="it runs in simulations"):
         check_devices_can(method, method.config())
     with pytest.raises(RunError, match="needs a model at the server"):
-        method.teach([report(0, [0], [[1, 0]])], None, plan(3), Server(THREE, 2), method.config())
+        method.server_update([report(0, [0], [[1, 0]])], None, plan(3), Server(THREE, 2), method.config())

@@ -25,5 +25,5 @@ def test_being_quite_sure_is_finite() -> None:
 
 def test_without_labels_it_says_so() -> None:
     with pytest.raises(RunError, match="the server has none"):
-        METHOD.teach([report(0, [0], [[1, 0]])], None, plan(3), Server(proxy(3), 2), None)
+        METHOD.server_update([report(0, [0], [[1, 0]])], None, plan(3), Server(proxy(3), 2), None)
     assert METHOD.proxy_labels

@@ -103,8 +103,8 @@ def test_attackers_claim_every_row_and_the_others_are_untouched(workers: int) ->
 
 
 def test_a_references_clients_send_nothing_to_poison() -> None:
-    c = config(attack={"name": "constant", "clients": [0]}, also=["indlearn", "centralised"])
-    for name in c.also:
+    c = config(attack={"name": "constant", "clients": [0]}, baselines=["indlearn", "centralised"])
+    for name in c.baselines:
         assert all(len(r.knowledge) == 0 for r in first_exchange(c.for_method(name)))
 
 
@@ -150,7 +150,7 @@ def test_a_method_with_an_aggregate_of_its_own_refuses_another() -> None:
     with pytest.raises(UserError, match="has an aggregate of its own; leave the section out"):
         config(method={"name": own}, aggregator={"name": "median"})
     with pytest.raises(UserError, match="has an aggregate of its own"):
-        config(also=[own], aggregator={"name": "median"})
+        config(baselines=[own], aggregator={"name": "median"})
 
 
 def test_the_resolved_config_parses_to_itself() -> None:
@@ -166,7 +166,7 @@ def test_the_recommended_aggregator_holds_where_the_mean_falls() -> None:
     def accuracy(rule: dict[str, Any], liars: list[int]) -> float:
         lies = {"name": "constant", "clients": liars} if liars else {"name": "none"}
         sections = {"aggregator": rule, "attack": lies, "partition": {"name": "weak"}, "model": {"name": "mlp"}}
-        quick = {"train": {"rounds": 6, "shift": 2}, "run": {"workers": 0, "evaluate_every": 20}}
+        quick = {"train": {"rounds": 6, "augment_shift": 2}, "run": {"workers": 0, "evaluate_every": 20}}
         prepared = prepare(parse_config(sections | quick))
         *_, last = simulate(open_transport(prepared.config, prepared.federation))
         assert last.accuracy_mean is not None

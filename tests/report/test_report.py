@@ -66,7 +66,7 @@ def test_the_head_says_what_was_run(page: Page, made: Path) -> None:
     summaries = {m: json.loads((made / where / "summary.json").read_text()) for m, where in METHODS.items()}
     best = max(summaries.values(), key=lambda s: s["accuracy_mean"])
     assert f"The best, {best['method']}, ends at {percent(best['accuracy_mean'])}" in page.text
-    assert f"edgefd simulate {made / 'config.yaml'} also=[]" in page.text
+    assert f"edgefd simulate {made / 'config.yaml'} baselines=[]" in page.text
     assert summaries["edgefd"]["data_sha256"] in page.text
     assert summaries["edgefd"]["data_source"] in page.text
     assert "used by none" in page.text

@@ -9,12 +9,12 @@ from edgefd.config.load import parse_config
 from edgefd.config.schema import Config
 from edgefd.core.errors import RunError, UserError
 from edgefd.rounds.loop import run_rounds
-from edgefd.rounds.participation import answering, asked
+from edgefd.rounds.participation import responding_clients, sample_clients
 from edgefd.runs.execute import plans_of
 from edgefd.runs.prepare import prepare
 from edgefd.runs.round_metrics import RoundMetrics
-from edgefd.simulation.engine import InProcess, Site, make_site, open_transport, simulate
-from edgefd.simulation.workers import Here
+from edgefd.simulation.engine import InProcess, SimulationState, make_site, open_transport, simulate
+from edgefd.simulation.workers import SerialPool
 from edgefd.wire import messages as wire
 
 
@@ -32,10 +32,10 @@ def config(workers: int = 0, **coordinator: Any) -> Config:
     )
 
 
-class Noted(Here[Site]):
+class Noted(SerialPool[SimulationState]):
     """Notes who works, and with which teacher."""
 
-    def __init__(self, site: Site) -> None:
+    def __init__(self, site: SimulationState) -> None:
         super().__init__(site)
         self.site = site
         self.calls: list[tuple[list[int], bytes | None]] = []
@@ -57,8 +57,8 @@ def test_only_who_is_asked_and_answers_is_in_the_metrics(workers: int) -> None:
     missed = 0
     for m, plan in zip(found, plans, strict=True):
         assert plan.clients is not None
-        assert plan.clients == (tuple(range(5)) if m.closing else asked(c.coordinator, c.seed, m.round, 5))
-        there = answering(c.coordinator, plan, plan.clients)
+        assert plan.clients == (tuple(range(5)) if m.closing else sample_clients(c.coordinator, c.seed, m.round, 5))
+        there = responding_clients(c.coordinator, plan, plan.clients)
         missed += 5 - len(there)
         for values in (m.kept_per_client, m.accuracy_per_client):
             assert values is not None

@@ -10,14 +10,14 @@ from edgefd.core.knowledge import empty
 from edgefd.federation.plan import RoundPlan, Training
 from edgefd.federation.report import Report
 from edgefd.rounds.participation import (
-    Coordinator,
-    answering,
-    asked,
-    check_played,
+    ParticipationConfig,
+    add_stale_reports,
     check_rules,
-    enough,
+    check_supported_over_flower,
+    quorum_reached,
+    responding_clients,
     round_plans,
-    with_late,
+    sample_clients,
 )
 
 
@@ -32,46 +32,48 @@ def plan(round: int = 0, rounds: int = 9, seed: int = 0) -> RoundPlan:
 @pytest.mark.parametrize(
     ("rules", "reports", "seconds", "over"),
     [
-        (Coordinator(), 9, 1e9, False),
-        (Coordinator(), 10, 0, True),
-        (Coordinator(min_reports=4), 3, 1e9, False),
-        (Coordinator(min_reports=4), 4, 0, True),
-        (Coordinator(min_reports=4, deadline_s=5), 9, 4.99, False),
-        (Coordinator(min_reports=4, deadline_s=5), 4, 5, True),
-        (Coordinator(min_reports=4, deadline_s=5), 3, 5, False),
-        (Coordinator(min_reports=4, deadline_s=5), 10, 0, True),
-        (Coordinator(min_reports=40), 10, 0, True),
+        (ParticipationConfig(), 9, 1e9, False),
+        (ParticipationConfig(), 10, 0, True),
+        (ParticipationConfig(min_reports=4), 3, 1e9, False),
+        (ParticipationConfig(min_reports=4), 4, 0, True),
+        (ParticipationConfig(min_reports=4, deadline_s=5), 9, 4.99, False),
+        (ParticipationConfig(min_reports=4, deadline_s=5), 4, 5, True),
+        (ParticipationConfig(min_reports=4, deadline_s=5), 3, 5, False),
+        (ParticipationConfig(min_reports=4, deadline_s=5), 10, 0, True),
+        (ParticipationConfig(min_reports=40), 10, 0, True),
     ],
 )
-def test_when_a_round_that_asked_ten_is_over(rules: Coordinator, reports: int, seconds: float, over: bool) -> None:
-    assert enough(rules, 10, reports, seconds) is over
+def test_when_a_round_that_asked_ten_is_over(
+    rules: ParticipationConfig, reports: int, seconds: float, over: bool
+) -> None:
+    assert quorum_reached(rules, 10, reports, seconds) is over
 
 
 def test_a_clock_that_ticks_ends_the_round_once() -> None:
-    rules, arrivals = Coordinator(min_reports=2, deadline_s=3), {0: 1, 1: 1, 5: 1}
+    rules, arrivals = ParticipationConfig(min_reports=2, deadline_s=3), {0: 1, 1: 1, 5: 1}
     found, ended = 0, []
     for second in range(8):
         found += arrivals.get(second, 0)
-        ended.append(enough(rules, 3, found, second))
+        ended.append(quorum_reached(rules, 3, found, second))
     assert ended.index(True) == 3
 
 
 def test_everybody_is_asked_unless_a_fraction_is() -> None:
-    assert asked(Coordinator(), 0, 0, 5) == (0, 1, 2, 3, 4)
-    rules = Coordinator(fraction=0.4)
-    draws = [asked(rules, 0, r, 10) for r in range(50)]
+    assert sample_clients(ParticipationConfig(), 0, 0, 5) == (0, 1, 2, 3, 4)
+    rules = ParticipationConfig(fraction=0.4)
+    draws = [sample_clients(rules, 0, r, 10) for r in range(50)]
     assert all(len(d) == 4 and list(d) == sorted(set(d)) for d in draws)
     assert len(set(draws)) > 20
     assert set().union(*draws) == set(range(10))
-    assert draws == [asked(rules, 0, r, 10) for r in range(50)]
-    assert draws != [asked(rules, 1, r, 10) for r in range(50)]
-    assert len(asked(Coordinator(fraction=0.01), 0, 0, 10)) == 1
+    assert draws == [sample_clients(rules, 0, r, 10) for r in range(50)]
+    assert draws != [sample_clients(rules, 1, r, 10) for r in range(50)]
+    assert len(sample_clients(ParticipationConfig(fraction=0.01), 0, 0, 10)) == 1
 
 
 def test_plans_say_who_is_asked_and_can_begin_later() -> None:
-    rules, ids, training = Coordinator(fraction=0.5), np.arange(4), Training(rounds=3)
+    rules, ids, training = ParticipationConfig(fraction=0.5), np.arange(4), Training(rounds=3)
     found = list(round_plans(rules, 6, 7, ids, training))
-    assert [p.clients for p in found[:3]] == [asked(rules, 7, r, 6) for r in range(3)]
+    assert [p.clients for p in found[:3]] == [sample_clients(rules, 7, r, 6) for r in range(3)]
     assert found[3].closing
     assert found[3].clients == tuple(range(6))
     rest = list(round_plans(rules, 6, 7, ids, training, first=2))
@@ -80,27 +82,27 @@ def test_plans_say_who_is_asked_and_can_begin_later() -> None:
 
 def test_late_reports_count_once_and_only_if_there_is_nothing_newer() -> None:
     now, late = [report(0, 5), report(1, 5)], [report(1, 4), report(2, 4)]
-    assert with_late(Coordinator(min_reports=1), now, late) == now
-    used = with_late(Coordinator(min_reports=1, late="next_round"), now, late)
+    assert add_stale_reports(ParticipationConfig(min_reports=1), now, late) == now
+    used = add_stale_reports(ParticipationConfig(min_reports=1, stale_reports="use"), now, late)
     assert [(r.client, r.round) for r in used] == [(0, 5), (1, 5), (2, 4)]
 
 
 def test_silent_clients_are_drawn_by_seed_round_and_client() -> None:
-    rules = Coordinator(min_reports=1, dropout=0.3)
+    rules = ParticipationConfig(min_reports=1, dropout=0.3)
     everyone = range(1000)
-    first = answering(rules, plan(), everyone)
+    first = responding_clients(rules, plan(), everyone)
     assert 640 < len(first) < 760
-    assert first == answering(rules, plan(), everyone)
-    assert first != answering(rules, plan(round=1), everyone)
-    assert first != answering(rules, plan(seed=1), everyone)
-    assert answering(rules, plan(), [c for c in everyone if c % 2]) == [c for c in first if c % 2]
-    assert answering(rules, plan(round=9), everyone) == list(everyone)  # the closing one
-    assert answering(Coordinator(), plan(), everyone) == list(everyone)
+    assert first == responding_clients(rules, plan(), everyone)
+    assert first != responding_clients(rules, plan(round=1), everyone)
+    assert first != responding_clients(rules, plan(seed=1), everyone)
+    assert responding_clients(rules, plan(), [c for c in everyone if c % 2]) == [c for c in first if c % 2]
+    assert responding_clients(rules, plan(round=9), everyone) == list(everyone)  # the closing one
+    assert responding_clients(ParticipationConfig(), plan(), everyone) == list(everyone)
 
 
 def test_too_many_silent_clients_end_a_simulation() -> None:
     with pytest.raises(RunError, match=r"round 0: \d of 10 clients answer, coordinator.min_reports is 10"):
-        answering(Coordinator(min_reports=10, dropout=0.5), plan(), range(10))
+        responding_clients(ParticipationConfig(min_reports=10, dropout=0.5), plan(), range(10))
 
 
 @pytest.mark.parametrize(
@@ -113,21 +115,21 @@ def test_too_many_silent_clients_end_a_simulation() -> None:
         ({"deadline_s": 5}, "deadline_s needs min_reports"),
         ({"dropout": 0.1}, "dropout needs min_reports"),
         ({"dropout": 1, "min_reports": 1}, "below 1"),
-        ({"late": "next_round"}, "late needs min_reports"),
+        ({"stale_reports": "use"}, "stale_reports needs min_reports"),
     ],
 )
 def test_rules_that_cannot_be_are_refused(settings: dict[str, Any], says: str) -> None:
     with pytest.raises(ValueError, match=says):
-        Coordinator(**settings)
+        ParticipationConfig(**settings)
 
 
 def test_more_reports_than_a_round_asks_for_are_refused() -> None:
-    check_rules(Coordinator(fraction=0.5, min_reports=5), 10)
+    check_rules(ParticipationConfig(fraction=0.5, min_reports=5), 10)
     with pytest.raises(UserError, match="min_reports=6, but a round asks 5 of 10 clients"):
-        check_rules(Coordinator(fraction=0.5, min_reports=6), 10)
+        check_rules(ParticipationConfig(fraction=0.5, min_reports=6), 10)
 
 
 def test_over_flower_clients_drop_out_by_themselves() -> None:
-    check_played(Coordinator(fraction=0.5, min_reports=1, deadline_s=1, late="next_round"))
+    check_supported_over_flower(ParticipationConfig(fraction=0.5, min_reports=1, deadline_s=1, stale_reports="use"))
     with pytest.raises(UserError, match=r"coordinator.dropout is for the local engine"):
-        check_played(Coordinator(dropout=0.5, min_reports=1))
+        check_supported_over_flower(ParticipationConfig(dropout=0.5, min_reports=1))

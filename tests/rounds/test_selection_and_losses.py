@@ -151,7 +151,7 @@ def test_a_run_goes_on_with_what_the_server_remembers() -> None:
     todo = list(plans_of(c, federation))
     whole = results(c)
     first = list(run_rounds(c.method, c.method_config, transport, todo[:2]))[-1]
-    rest = run_rounds(c.method, c.method_config, transport, todo[2:], first.teacher, None, first.memory)
+    rest = run_rounds(c.method, c.method_config, transport, todo[2:], first.teacher, None, first.selection_state)
     for a, b in zip(rest, whole[2:], strict=True):
         assert np.array_equal(a.plan.ids, b.plan.ids)
         assert a.teacher is not None
@@ -168,7 +168,7 @@ def test_labels_that_a_client_has_not_kept_are_missed() -> None:
     c = config(distillation={"loss": "mixed"})
     federation = prepare(c).federation
     state = make_site(c, federation).clients[1]
-    state = dataclasses.replace(state, data=dataclasses.replace(state.data, owned_y=None))
+    state = dataclasses.replace(state, data=dataclasses.replace(state.data, contributed_y=None))
     plan = dataclasses.replace(list(plans(0, np.arange(61), c.train))[1], distillation=c.distillation)
     with pytest.raises(RunError, match=r"labels of the 21 rows that client 1 contributed: name them .* owned_y"):
         client_round(c.method, c.method_config, state, federation.proxy, plan, teachers(config())[0])
@@ -178,5 +178,5 @@ def test_owned_labels_are_the_true_ones() -> None:
     federation = prepare(config()).federation
     assert federation.proxy_labels is not None
     for data in federation.clients:
-        assert data.owned_y is not None
-        assert np.array_equal(data.owned_y, federation.proxy_labels[data.owned])
+        assert data.contributed_y is not None
+        assert np.array_equal(data.contributed_y, federation.proxy_labels[data.contributed])

@@ -52,9 +52,9 @@ class Says:
 
 
 def test_ece_is_what_its_definition_says() -> None:
-    numbers = np.random.default_rng(0)
-    p = numbers.dirichlet(np.ones(4), 500).astype(np.float32)
-    y = numbers.integers(0, 4, 500)
+    rng = np.random.default_rng(0)
+    p = rng.dirichlet(np.ones(4), 500).astype(np.float32)
+    y = rng.integers(0, 4, 500)
     confidence, right = p.max(1), p.argmax(1) == y
     expected = 0.0
     for b in range(BINS):

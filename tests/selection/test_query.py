@@ -6,8 +6,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgefd.core.knowledge import Knowledge, empty
-from edgefd.selection.query import Memory, by_class, groups, k_centre, remembered, rows_to_ask, seats, shares
-from edgefd.selection.settings import ASKS, Selection, n_rows
+from edgefd.selection.query import (
+    SelectionState,
+    apportion,
+    budget_shares,
+    by_class,
+    groups,
+    k_centre,
+    query_rows,
+    update_state,
+)
+from edgefd.selection.settings import SERVER_RULES, Selection, n_rows
 
 
 def knowledge(ids: list[int], values: list[list[float]]) -> Knowledge:
@@ -22,8 +31,8 @@ def test_k_centre_takes_the_farthest_first_and_the_nearest_last() -> None:
 
 
 def test_k_centre_covers_within_twice_the_best() -> None:
-    numbers = np.random.default_rng(0)
-    points = numbers.dirichlet(np.ones(3), 8).astype(np.float32)
+    rng = np.random.default_rng(0)
+    points = rng.dirichlet(np.ones(3), 8).astype(np.float32)
     start, k = points[:1], 2
 
     def radius(chosen: list[int]) -> float:
@@ -38,58 +47,67 @@ def test_budgets_follow_the_lag_and_what_there_is() -> None:
     labels = np.array([[0.9, 0.1]] * 6 + [[0.2, 0.8]] * 6 + [[0.5, 0.5]] * 4, np.float32)
     assert groups(labels).tolist() == [0] * 6 + [1] * 6 + [2] * 4
     lag = np.array([3.0, 1.0], np.float32)
-    assert shares(labels, lag, 0.0).tolist() == [0.75, 0.25, 0.0]
-    assert shares(labels, lag, 1.0) == pytest.approx([1 / 3] * 3)
-    assert shares(labels, np.zeros(2, np.float32), 0.0) == pytest.approx([1 / 3] * 3)
-    assert shares(labels[:6], lag, 0.5).tolist() == [1.0, 0.0, 0.0]
-    assert by_class(labels, shares(labels, lag, 0.0), 4).tolist() == [0, 1, 2, 6]
-    assert seats(np.array([0.75, 0.25, 0.0]), np.array([6, 6, 4]), 16).tolist() == [6, 6, 4]
+    assert budget_shares(labels, lag, 0.0).tolist() == [0.75, 0.25, 0.0]
+    assert budget_shares(labels, lag, 1.0) == pytest.approx([1 / 3] * 3)
+    assert budget_shares(labels, np.zeros(2, np.float32), 0.0) == pytest.approx([1 / 3] * 3)
+    assert budget_shares(labels[:6], lag, 0.5).tolist() == [1.0, 0.0, 0.0]
+    assert by_class(labels, budget_shares(labels, lag, 0.0), 4).tolist() == [0, 1, 2, 6]
+    assert apportion(np.array([0.75, 0.25, 0.0]), np.array([6, 6, 4]), 16).tolist() == [6, 6, 4]
 
 
 def test_rows_never_asked_about_come_first() -> None:
-    memory = Memory(knowledge([0, 1, 2], [[1, 0], [0, 1], [0.5, 0.5]]), np.zeros(2, np.float32))
+    selection_state = SelectionState(knowledge([0, 1, 2], [[1, 0], [0, 1], [0.5, 0.5]]), np.zeros(2, np.float32))
     for name in ("pcoreset", "ddk"):
-        rows = rows_to_ask(Selection(name, 3), np.arange(5), memory.known, memory, np.random.default_rng(0))
+        rows = query_rows(
+            Selection(name, 3), np.arange(5), selection_state.known, selection_state, np.random.default_rng(0)
+        )
         assert {3, 4} <= set(rows.tolist())
         assert len(rows) == 3
 
 
 def test_pcoreset_asks_about_what_differs_from_the_last_teacher() -> None:
-    memory = Memory(knowledge([0, 1, 2, 3], [[1, 0], [0.9, 0.1], [0, 1], [1, 0]]), np.zeros(2, np.float32))
+    selection_state = SelectionState(
+        knowledge([0, 1, 2, 3], [[1, 0], [0.9, 0.1], [0, 1], [1, 0]]), np.zeros(2, np.float32)
+    )
     teacher = knowledge([0], [[1, 0]])
-    rows = rows_to_ask(Selection("pcoreset", 2), np.arange(4), teacher, memory, np.random.default_rng(0))
+    rows = query_rows(Selection("pcoreset", 2), np.arange(4), teacher, selection_state, np.random.default_rng(0))
     assert rows.tolist() == [1, 2]
 
 
 def test_the_memory_is_the_newest_label_and_uniform_where_nobody_answered() -> None:
-    first = remembered(None, np.array([0, 2]), knowledge([2], [[0.9, 0.1]]), [{"lag/1": 4.0}, {"lag/1": 2.0}, {}])
+    first = update_state(
+        None, np.array([0, 2]), knowledge([2], [[0.9, 0.1]]), [{"class_kl/1": 4.0}, {"class_kl/1": 2.0}, {}]
+    )
     assert first.known.ids.tolist() == [0, 2]
     assert first.known.values == pytest.approx(np.array([[0.5, 0.5], [0.9, 0.1]]))
     assert first.lag.tolist() == [0.0, 3.0]
-    second = remembered(first, np.array([1, 2]), knowledge([1, 2], [[0, 1], [0.2, 0.8]]), [{"lag/0": 1e9}])
+    second = update_state(first, np.array([1, 2]), knowledge([1, 2], [[0, 1], [0.2, 0.8]]), [{"class_kl/0": 1e9}])
     assert second.known.ids.tolist() == [0, 1, 2]
     assert second.known.values == pytest.approx(np.array([[0.5, 0.5], [0, 1], [0.2, 0.8]]))
     assert second.lag.tolist() == [20.0, 0.0]  # what no soft labels can give counts for no more
 
 
 @st.composite
-def memories(draw: st.DrawFn) -> tuple[Memory | None, Knowledge | None, int]:
+def memories(draw: st.DrawFn) -> tuple[SelectionState | None, Knowledge | None, int]:
     n = draw(st.integers(1, 30))
-    numbers = np.random.default_rng(draw(st.integers(0, 99)))
-    known = np.flatnonzero(numbers.random(n) < draw(st.sampled_from([0, 0.5, 1])))
-    labels = numbers.dirichlet(np.ones(3), len(known)).astype(np.float32)
+    rng = np.random.default_rng(draw(st.integers(0, 99)))
+    known = np.flatnonzero(rng.random(n) < draw(st.sampled_from([0, 0.5, 1])))
+    labels = rng.dirichlet(np.ones(3), len(known)).astype(np.float32)
     k = Knowledge(known, labels, np.ones(len(known), np.float32)) if len(known) else empty(3)
-    memory = draw(st.sampled_from([None, Memory(k, numbers.random(3).astype(np.float32))]))
-    return memory, draw(st.sampled_from([None, k])), n
+    selection_state = draw(st.sampled_from([None, SelectionState(k, rng.random(3).astype(np.float32))]))
+    return selection_state, draw(st.sampled_from([None, k])), n
 
 
-@given(memories(), st.sampled_from(ASKS), st.sampled_from([0.01, 0.25, 0.99, 2, 7, 100]), st.integers(0, 9))
+@given(memories(), st.sampled_from(SERVER_RULES), st.sampled_from([0.01, 0.25, 0.99, 2, 7, 100]), st.integers(0, 9))
 def test_rows_are_of_the_plan_each_once_and_as_many_as_the_budget(
-    held: tuple[Memory | None, Knowledge | None, int], name: str, budget: float, seed: int
+    held: tuple[SelectionState | None, Knowledge | None, int], name: str, budget: float, seed: int
 ) -> None:
-    memory, teacher, n = held
+    selection_state, teacher, n = held
     ids = np.arange(n)
-    chosen = [rows_to_ask(Selection(name, budget), ids, teacher, memory, np.random.default_rng(seed)) for _ in range(2)]
+    chosen = [
+        query_rows(Selection(name, budget), ids, teacher, selection_state, np.random.default_rng(seed))
+        for _ in range(2)
+    ]
     assert np.array_equal(*chosen)
     assert (np.diff(chosen[0]) > 0).all()
     assert np.isin(chosen[0], ids).all()
@@ -99,4 +117,4 @@ def test_rows_are_of_the_plan_each_once_and_as_many_as_the_budget(
 def test_where_clients_choose_the_server_asks_about_everything() -> None:
     for name in ("all", "kd3"):
         selection = Selection(name, 1.0 if name == "all" else 0.5)
-        assert rows_to_ask(selection, np.arange(5), None, None, np.random.default_rng(0)).tolist() == [0, 1, 2, 3, 4]
+        assert query_rows(selection, np.arange(5), None, None, np.random.default_rng(0)).tolist() == [0, 1, 2, 3, 4]

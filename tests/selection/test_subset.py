@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgefd.core.knowledge import Knowledge
-from edgefd.selection.settings import LEARNS, Selection, n_rows
-from edgefd.selection.subset import best, drawn, gains, lags, llkd, rad, rows_to_learn
+from edgefd.selection.settings import CLIENT_RULES, Selection, n_rows
+from edgefd.selection.subset import best, class_divergence, gains, llkd, rad, subset_rows, weighted_sample
 
 
 def labels(*rows: list[float]) -> np.ndarray:
@@ -27,7 +27,7 @@ def chosen(
         assert reference is not None
         return reference
 
-    found = rows_to_learn(Selection(name, budget), teacher(said), own, np.random.default_rng(0), asked)
+    found = subset_rows(Selection(name, budget), teacher(said), own, np.random.default_rng(0), asked)
     return ((found.ids - 1) // 3).tolist()
 
 
@@ -43,12 +43,12 @@ def value(q: np.ndarray, gain: np.ndarray, wrong: int) -> float:
 
 @pytest.mark.parametrize("wrong", [0, 1, 2])
 def test_rad_is_the_best_answer_to_the_worst_that_can_happen(wrong: int) -> None:
-    numbers = np.random.default_rng(wrong)
+    rng = np.random.default_rng(wrong)
     for _ in range(20):
-        gain = numbers.uniform(0.05, 1, 6)
+        gain = rng.uniform(0.05, 1, 6)
         q = rad(gain, 1, wrong)
         assert q.sum() == pytest.approx(1)
-        for other in numbers.dirichlet(np.full(6, 0.5), 50):
+        for other in rng.dirichlet(np.full(6, 0.5), 50):
             assert value(other, gain, wrong) <= value(q, gain, wrong) + 1e-9
 
 
@@ -56,12 +56,12 @@ def test_rad_with_no_wrong_row_takes_the_least_sure() -> None:
     own = labels([0.9, 0.1], [0.5, 0.5], [0.6, 0.4], [0.8, 0.2])
     q = rad(gains(own), 2, 0)
     assert np.flatnonzero(q).tolist() == [1, 2]
-    assert drawn(q, 2, np.random.default_rng(0)).tolist() == [1, 2]
+    assert weighted_sample(q, 2, np.random.default_rng(0)).tolist() == [1, 2]
 
 
 def test_rad_draws_in_proportion() -> None:
-    q, numbers = np.array([0.0, 0.5, 0.375, 0.125]), np.random.default_rng(0)
-    count = sum(np.bincount(drawn(q, 1, numbers), minlength=4) for _ in range(4000)) / 4000
+    q, rng = np.array([0.0, 0.5, 0.375, 0.125]), np.random.default_rng(0)
+    count = sum(np.bincount(weighted_sample(q, 1, rng), minlength=4) for _ in range(4000)) / 4000
     assert count == pytest.approx(q, abs=0.03)
 
 
@@ -72,7 +72,7 @@ def test_llkd_wants_a_sure_teacher_and_an_unsure_client_of_a_class() -> None:
     assert llkd(said, own) == pytest.approx([1.0, 0.0, 0.0, 0.8 * 0.3 / 0.45])
     assert chosen("llkd", said, own, 1.0) == [0, 3]
     assert chosen("llkd", said, own, 0.25) == [0]
-    found = rows_to_learn(Selection("llkd"), teacher(said), own, np.random.default_rng(0), lambda: own)
+    found = subset_rows(Selection("llkd"), teacher(said), own, np.random.default_rng(0), lambda: own)
     assert found.weights == pytest.approx([0.5, 0.5 * 0.24 / 0.45])
 
 
@@ -90,19 +90,24 @@ def test_kd3_takes_what_both_together_are_surest_of() -> None:
 
 def test_lags_are_mean_divergences_by_the_teachers_class() -> None:
     k = teacher(labels([1, 0, 0], [1, 0, 0], [0, 0, 1]))
-    found = lags(k, labels([0.5, 0.5, 0], [0.25, 0.75, 0], [0, 0, 1]))
-    assert set(found) == {"lag/0", "lag/2"}
-    assert found["lag/0"] == pytest.approx(1.5 * np.log(2), abs=1e-4)
-    assert found["lag/2"] == pytest.approx(0, abs=1e-4)
+    found = class_divergence(k, labels([0.5, 0.5, 0], [0.25, 0.75, 0], [0, 0, 1]))
+    assert set(found) == {"class_kl/0", "class_kl/2"}
+    assert found["class_kl/0"] == pytest.approx(1.5 * np.log(2), abs=1e-4)
+    assert found["class_kl/2"] == pytest.approx(0, abs=1e-4)
 
 
-@given(st.sampled_from(LEARNS), st.integers(1, 30), st.sampled_from([0.01, 0.25, 0.99, 2, 7, 100]), st.integers(0, 99))
+@given(
+    st.sampled_from(CLIENT_RULES),
+    st.integers(1, 30),
+    st.sampled_from([0.01, 0.25, 0.99, 2, 7, 100]),
+    st.integers(0, 99),
+)
 def test_rows_are_the_teachers_each_once_within_the_budget(name: str, n: int, budget: float, seed: int) -> None:
-    numbers = np.random.default_rng(seed)
-    said, own, better = numbers.dirichlet(np.full(4, 0.3), (3, n)).astype(np.float32)
+    rng = np.random.default_rng(seed)
+    said, own, better = rng.dirichlet(np.full(4, 0.3), (3, n)).astype(np.float32)
     k = teacher(said)
     found, again = (
-        rows_to_learn(Selection(name, budget), k, own, np.random.default_rng(seed), lambda: better) for _ in range(2)
+        subset_rows(Selection(name, budget), k, own, np.random.default_rng(seed), lambda: better) for _ in range(2)
     )
     assert found.equals(again)
     assert np.isin(found.ids, k.ids).all()

@@ -15,7 +15,7 @@ from edgefd.rounds.participation import plans
 from edgefd.runs.prepare import prepare
 from edgefd.runs.round_metrics import measure
 from edgefd.simulation.engine import InProcess, make_site, open_transport, simulate
-from edgefd.simulation.workers import ClientError, Here, Workers
+from edgefd.simulation.workers import ClientError, ForkPool, SerialPool
 
 
 def config(**run: Any) -> Config:
@@ -31,7 +31,7 @@ def config(**run: Any) -> Config:
     )
 
 
-class Backwards(Here[Any]):
+class ReversedPool(SerialPool[Any]):
     """Does the last client first."""
 
     def map(self, work: Any, clients: Sequence[int], *arguments: Any) -> list[Any]:
@@ -58,7 +58,11 @@ def transport_of(kind: str) -> InProcess:
     torch.set_num_threads(1)  # as open_transport does: the number of threads changes low bits
     c = config(workers=0)
     site = make_site(c, prepare(c).federation)
-    pools = {"here": lambda: Here(site), "backwards": lambda: Backwards(site), "workers": lambda: Workers(site, 2)}
+    pools = {
+        "here": lambda: SerialPool(site),
+        "backwards": lambda: ReversedPool(site),
+        "workers": lambda: ForkPool(site, 2),
+    }
     return InProcess(site, pools[kind]())
 
 

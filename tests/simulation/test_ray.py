@@ -19,7 +19,7 @@ from tests.cli.test_cli import QUICKSTART, command, edgefd, env
 from tests.support.waiting import free_port, until
 
 SMALL = (
-    *("also=[]", "data.limit=1200", "partition.name=weak", "partition.n_clients=4", "method.n_clusters=10"),
+    *("baselines=[]", "data.limit=1200", "partition.name=weak", "partition.n_clients=4", "method.n_clusters=10"),
     *("train.rounds=3", "model.name=cnn_edge", "run.evaluate_every=1"),
 )
 ROOT = Path(__file__).parents[2]

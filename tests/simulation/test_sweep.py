@@ -297,11 +297,11 @@ def test_the_interval_is_students() -> None:
 
 def finished(config: dict[str, object], **more: object) -> dict[str, object]:
     """A run to compare: its summary, with the config it had."""
-    numbers = dict.fromkeys(
+    rng = dict.fromkeys(
         ("accuracy_mean", "accuracy_worst", "bytes_up", "bytes_down", "bytes_once", "seconds_total"), 1.0
     )
     names = {"dataset": "a", "scenario": "iid", "method": "m", "data_sha256": "", "proxy_labels_used": False}
-    return {"config": config, "raw_samples_disclosed": 0, **numbers, **names, **more}
+    return {"config": config, "raw_samples_disclosed": 0, **rng, **names, **more}
 
 
 def test_a_wide_table_has_a_column_for_each_scenario() -> None:

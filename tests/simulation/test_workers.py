@@ -11,7 +11,7 @@ import pytest
 
 from edgefd.core.errors import UserError
 from edgefd.core.shared_memory import shared_zeros
-from edgefd.simulation.workers import ClientError, Here, Pool, Workers
+from edgefd.simulation.workers import ClientError, ForkPool, Pool, SerialPool
 
 SITE = shared_zeros((4, 3))
 
@@ -46,16 +46,16 @@ def uneven(site: np.ndarray, client: int) -> int:
     return os.getpid()
 
 
-def running(pool: Workers[np.ndarray]) -> list[int]:
+def running(pool: ForkPool[np.ndarray]) -> list[int]:
     return [p.pid for p in pool._processes if p.pid and Path(f"/proc/{p.pid}").exists()]
 
 
 @pytest.fixture(params=[0, 1, 2, 6])
 def pool(request: pytest.FixtureRequest) -> Iterator[Pool]:
-    pool: Pool = Workers(SITE, request.param) if request.param else Here(SITE)
+    pool: Pool = ForkPool(SITE, request.param) if request.param else SerialPool(SITE)
     yield pool
     pool.close()
-    if isinstance(pool, Workers):
+    if isinstance(pool, ForkPool):
         assert running(pool) == []
 
 
@@ -77,7 +77,7 @@ def test_a_user_error_stays_one(pool: Pool) -> None:
 
 @pytest.mark.parametrize("n", [1, 2, 6])
 def test_a_dead_worker_names_the_client(n: int) -> None:
-    pool = Workers(SITE, n)
+    pool = ForkPool(SITE, n)
     with pytest.raises(ClientError, match=r"client 2 failed: its worker process died \(exit code -9\)"):
         pool.map(die, range(4))
     pool.close()
@@ -85,7 +85,7 @@ def test_a_dead_worker_names_the_client(n: int) -> None:
 
 
 def test_whoever_is_free_takes_the_next_client() -> None:
-    pool = Workers(SITE, 2)
+    pool = ForkPool(SITE, 2)
     pids = pool.map(uneven, [0, 1, 2, 3])
     pool.close()
     assert pids.count(pids[0]) == 1
@@ -95,7 +95,7 @@ def test_workers_end_when_the_parent_is_killed() -> None:
     reader, writer = os.pipe()
     parent = os.fork()
     if parent == 0:
-        pool = Workers(SITE, 2)
+        pool = ForkPool(SITE, 2)
         os.write(writer, ",".join(str(p.pid) for p in pool._processes).encode())
         os.kill(os.getpid(), signal.SIGKILL)
     os.waitpid(parent, 0)

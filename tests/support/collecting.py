@@ -11,7 +11,7 @@ import numpy as np
 from edgefd_client.contribute import Asked, contribute
 from edgefd_proto import edgefd_pb2 as pb
 from edgefd_server.grpc_link.rate_limit import Rate
-from edgefd_server.grpc_link.server import Listen
+from edgefd_server.grpc_link.server import ListenAddress
 from edgefd_server.monitoring.prometheus import LinkMetrics, make_metrics
 from edgefd_server.proxy_collection.service import CollectLink, Collector, open_collector
 from edgefd_server.proxy_collection.store import Collection, Wanted
@@ -26,14 +26,14 @@ WANTED = Wanted(n_clients=2, seed=3, dtype="float32", shape=SHAPE, low=-10.0, hi
 
 @dataclass(eq=False)
 class Open:
-    door: CollectLink
+    grpc_server: CollectLink
     collection: Collection
     metrics: LinkMetrics
     lines: list[dict[str, Any]] = field(default_factory=list)
 
     @property
     def address(self) -> str:
-        return f"127.0.0.1:{self.door.port}"
+        return f"127.0.0.1:{self.grpc_server.port}"
 
     def refused(self, call: str, reason: str) -> float:
         return self.metrics.registry.get_sample_value("edgefd_refused_total", {"call": call, "reason": reason}) or 0.0
@@ -54,8 +54,8 @@ def collecting(
         lines.append({"event": event, **fields})
 
     collection = Collection(folder, wanted, most, log)
-    with open_collector(Collector(collection, rate), Listen(f"127.0.0.1:{port}", certs), metrics) as door:
-        yield Open(door, collection, metrics, lines)
+    with open_collector(Collector(collection, rate), ListenAddress(f"127.0.0.1:{port}", certs), metrics) as grpc_server:
+        yield Open(grpc_server, collection, metrics, lines)
 
 
 def private(folder: Path, client: int, n: int = 40, **changes: Any) -> Path:

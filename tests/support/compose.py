@@ -116,7 +116,7 @@ class Engine:
             if not mount.subpath:
                 source.mkdir(exist_ok=True)
             assert source.is_dir(), f"no {mount.subpath} in volume {mount.source}"
-            _owned(source, stage, mount.target)
+            _contributed(source, stage, mount.target)
         else:
             source = (self.folder / mount.source).resolve()
         inside = stage.root / mount.target.lstrip("/")
@@ -128,7 +128,7 @@ class Engine:
         return [shlex.join(["mount", "--bind", str(source), str(inside)]), shlex.join(mode)]
 
 
-def _owned(volume: Path, stage: Stage, target: str) -> None:
+def _contributed(volume: Path, stage: Stage, target: str) -> None:
     """As Docker does: an empty volume takes owner and mode of the image's folder, if there is one."""
     covered = stage.root / target.lstrip("/")
     if covered.is_dir() and not any(volume.iterdir()):

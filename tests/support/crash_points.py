@@ -10,30 +10,29 @@ import sys
 from itertools import count
 from typing import Any
 
-from edgefd_server.coordinator import checkpoint
-from edgefd_server.coordinator import resume as resumable
-from edgefd_server.coordinator import round_coordinator as desk
-from edgefd_server.grpc_link import device_service as device_link
-from edgefd_server.grpc_link import sessions as reception
-from edgefd_server.serve import grpc as link_run
+from edgefd_server.coordinator import checkpoint, resume
+from edgefd_server.coordinator.round_coordinator import RoundCoordinator
+from edgefd_server.grpc_link.device_service import DeviceLink
+from edgefd_server.grpc_link.sessions import DeviceSessions
+from edgefd_server.serve import coordinator, grpc
 
 from edgefd.cli import main as cli
-from edgefd.runs import execute as run
+from edgefd.runs import execute
 
 STEPS: dict[str, tuple[Any, str]] = {
-    "begin": (link_run, "begun"),
-    "listen": (link_run, "open_link"),
-    "join": (reception.Reception, "join"),
-    "open": (desk.Desk, "open"),
-    "hand out": (device_link.DeviceLink, "_wake"),
-    "report": (desk.Desk, "submit"),
-    "collect": (desk.Desk, "collect"),
-    "aggregate": (resumable, "measure"),
+    "begin": (grpc, "create_checkpoint"),
+    "listen": (coordinator, "open_link"),
+    "join": (DeviceSessions, "join"),
+    "open": (RoundCoordinator, "open"),
+    "hand out": (DeviceLink, "_wake"),
+    "report": (RoundCoordinator, "submit"),
+    "collect": (RoundCoordinator, "collect"),
+    "aggregate": (resume, "measure"),
     "checkpoint": (checkpoint, "put"),
-    "metrics": (run, "append_json_line"),
-    "summary": (run, "summarise"),
-    "end": (desk.Desk, "end"),
-    "finish": (desk.Desk, "finish"),
+    "metrics": (execute, "append_json_line"),
+    "summary": (execute, "summarise"),
+    "end": (RoundCoordinator, "end"),
+    "finish": (RoundCoordinator, "finish"),
 }
 
 
@@ -52,10 +51,10 @@ def _die(owner: Any, name: str, when: str, number: int) -> None:
         if here == when and next(times) == number:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    def watched(*arguments: Any, **named: Any) -> Any:
+    def counted(*arguments: Any, **named: Any) -> Any:
         reached("before")
         found = act(*arguments, **named)
         reached("after")
         return found
 
-    setattr(owner, name, watched)
+    setattr(owner, name, counted)

@@ -13,18 +13,18 @@ import grpc
 import numpy as np
 from edgefd_proto import edgefd_pb2 as pb
 from edgefd_proto.edgefd_pb2_grpc import DeviceLinkStub
-from edgefd_server.coordinator.round_coordinator import Desk
-from edgefd_server.grpc_link.bundle_files import served
-from edgefd_server.grpc_link.device_service import DeviceLink, Listen, open_link
+from edgefd_server.coordinator.round_coordinator import RoundCoordinator
+from edgefd_server.grpc_link.bundle_files import load_bundle_files
+from edgefd_server.grpc_link.device_service import DeviceLink, ListenAddress, open_link
 from edgefd_server.grpc_link.rate_limit import Rate
-from edgefd_server.grpc_link.sessions import Reception
+from edgefd_server.grpc_link.sessions import DeviceSessions
 from edgefd_server.monitoring.event_log import Log
 from edgefd_server.monitoring.prometheus import LinkMetrics, make_metrics
 
 from edgefd.core.knowledge import Knowledge
 from edgefd.federation.plan import RoundPlan
-from edgefd.federation.terms import Notice, Terms
-from edgefd.rounds.participation import EVERYBODY, Coordinator, plans
+from edgefd.federation.terms import FederationInfo, FederationTerms
+from edgefd.rounds.participation import FULL_PARTICIPATION, ParticipationConfig, plans
 from edgefd.rounds.validation import largest_report
 from edgefd.runs.prepare import terms_of
 from edgefd.wire.device_link import PROTOCOL, REASON, terms_message
@@ -35,17 +35,17 @@ FREE = Rate(1e9, 1e9)
 
 @dataclass(eq=False)
 class Opened:
-    door: DeviceLink
-    reception: Reception
-    desk: Desk
+    grpc_server: DeviceLink
+    sessions: DeviceSessions
+    coordinator: RoundCoordinator
     metrics: LinkMetrics
-    terms: Terms
+    terms: FederationTerms
     plan: RoundPlan
     lines: list[dict[str, Any]] = field(default_factory=list)
 
     @property
     def address(self) -> str:
-        return f"127.0.0.1:{self.door.port}"
+        return f"127.0.0.1:{self.grpc_server.port}"
 
     def refused(self, call: str, reason: str) -> float:
         return self.metrics.registry.get_sample_value("edgefd_refused_total", {"call": call, "reason": reason}) or 0.0
@@ -55,7 +55,7 @@ class Opened:
 
         def wait() -> None:
             with contextlib.suppress(Exception):
-                self.desk.exchange(self.plan, None)
+                self.coordinator.exchange(self.plan, None)
 
         thread = threading.Thread(target=wait, daemon=True)
         thread.start()
@@ -66,21 +66,21 @@ def unlogged(event: str, **fields: Any) -> None:
     """Keep no log."""
 
 
-def reception_of(
+def sessions_of(
     made: Dealt,
     rate: Rate = FREE,
     timeout: float = 30.0,
     log: Log = unlogged,
-    rules: Coordinator = EVERYBODY,
+    rules: ParticipationConfig = FULL_PARTICIPATION,
     run: str = "test",
-) -> tuple[Reception, RoundPlan]:
+) -> tuple[DeviceSessions, RoundPlan]:
     p = made.prepared
     plan = next(plans(p.config.seed, np.arange(len(p.federation.proxy)), p.config.train))
     read = made.read()
-    bundle = served(made.bundle, read.manifest, read.digest)
-    notice = Notice(run, len(made.data), terms_of(p.config, p.federation))
-    desk = Desk(notice, timeout, log, rules)
-    return Reception(desk, [bundle], largest_report(plan, p.federation.n_classes), rate), plan
+    bundle = load_bundle_files(made.bundle, read.manifest, read.digest)
+    info = FederationInfo(run, len(made.data), terms_of(p.config, p.federation))
+    coordinator = RoundCoordinator(info, timeout, log, rules)
+    return DeviceSessions(coordinator, [bundle], largest_report(plan, p.federation.n_classes), rate), plan
 
 
 @contextmanager
@@ -90,17 +90,17 @@ def opened(
     port: int = 0,
     timeout: float = 30.0,
     rate: Rate = FREE,
-    rules: Coordinator = EVERYBODY,
+    rules: ParticipationConfig = FULL_PARTICIPATION,
 ) -> Iterator[Opened]:
     metrics, lines = make_metrics(), list[dict[str, Any]]()
 
     def log(event: str, **fields: Any) -> None:
         lines.append({"event": event, **fields})
 
-    reception, plan = reception_of(made, rate, timeout, log, rules)
-    desk = reception.desk
-    with open_link(reception, Listen(f"127.0.0.1:{port}", certs), metrics) as door:
-        yield Opened(door, reception, desk, metrics, desk.notice.terms, plan, lines)
+    sessions, plan = sessions_of(made, rate, timeout, log, rules)
+    coordinator = sessions.coordinator
+    with open_link(sessions, ListenAddress(f"127.0.0.1:{port}", certs), metrics) as grpc_server:
+        yield Opened(grpc_server, sessions, coordinator, metrics, coordinator.info.terms, plan, lines)
 
 
 class Raw:
@@ -114,7 +114,7 @@ class Raw:
             self.channel = grpc.secure_channel(address, grpc.ssl_channel_credentials(ca, key, pem))
         self.stub: Any = DeviceLinkStub(self.channel)  # type: ignore[no-untyped-call]
 
-    def join(self, client: int | None, terms: Terms | None, protocol: int = PROTOCOL) -> pb.JoinReply:
+    def join(self, client: int | None, terms: FederationTerms | None, protocol: int = PROTOCOL) -> pb.JoinReply:
         message = None if terms is None else terms_message(terms)
         reply: pb.JoinReply = self.stub.Join(
             pb.JoinRequest(protocol=protocol, client=client, terms=message), timeout=10

@@ -21,7 +21,7 @@ from edgefd_server.coordinator.checkpoint import load_checkpoint
 from edgefd.config.schema import Config
 from edgefd.wire import messages as wire
 from tests.support.federations import Dealt, dealt
-from tests.support.fork_server import Zygote, environment, zygote
+from tests.support.fork_server import ForkServer, environment, fork_server
 from tests.support.waiting import free_port
 
 SERVER = "from tests.support.crash_points import main"
@@ -33,7 +33,7 @@ PATIENCE = 90.0
 
 
 @dataclass(frozen=True, eq=False)
-class Ground:
+class FederationFixture:
     """What all runs of a federation share."""
 
     made: Dealt
@@ -41,28 +41,28 @@ class Ground:
     certs: Path
 
 
-def ground(config: Config, folder: Path) -> Ground:
+def ground(config: Config, folder: Path) -> FederationFixture:
     made = dealt(config, folder / "federation")
     path = folder / "config.yaml"
     path.write_text(yaml.safe_dump(config.to_dict()))
     certs.init(folder / "certs", ["127.0.0.1"], 10)
     for i in range(len(made.data)):
         certs.add_device(folder / "certs", f"device-{i}", i, 10)
-    return Ground(made, path, folder / "certs")
+    return FederationFixture(made, path, folder / "certs")
 
 
 @dataclass(eq=False)
 class Program:
     """A zygote and what it is to run; one run at a time."""
 
-    zygote: Zygote
+    fork_server: ForkServer
     arguments: list[str]
     log: Path
     pid: int | None = None
 
     def start(self, *first: str, point: int | None = None) -> None:
         assert self.pid is None
-        self.pid = self.zygote.start([*first, *self.arguments], point)
+        self.pid = self.fork_server.start([*first, *self.arguments], point)
 
     def kill(self, how: signal.Signals = signal.SIGKILL) -> int:
         assert self.pid is not None
@@ -75,7 +75,7 @@ class Program:
         assert self.pid is not None
         pid, self.pid = self.pid, None
         until(lambda: gone(pid), f"{self.log}: the process does not end", lambda: os.kill(pid, signal.SIGKILL))
-        return self.zygote.ended()
+        return self.fork_server.ended()
 
     def over(self) -> bool:
         """Whether it has ended, or never began."""
@@ -89,7 +89,7 @@ class Program:
 class Fleet:
     """One run of a federation: a server and its devices."""
 
-    ground: Ground
+    ground: FederationFixture
     folder: Path
     out: Path
     port: int
@@ -146,7 +146,12 @@ class Fleet:
 
 @contextmanager
 def fleet(
-    ground: Ground, folder: Path, *settings: str, out: Path | None = None, give_up: int = 60, twin: int | None = None
+    ground: FederationFixture,
+    folder: Path,
+    *settings: str,
+    out: Path | None = None,
+    give_up: int = 60,
+    twin: int | None = None,
 ) -> Iterator[Fleet]:
     """Nothing is started yet; all that is started has ended when the context is over.
 
@@ -177,7 +182,7 @@ def fleet(
                     program.kill()
 
 
-def device(ground: Ground, port: int, client: int) -> list[str]:
+def device(ground: FederationFixture, port: int, client: int) -> list[str]:
     """A device's command."""
     keys, data = ground.certs / "devices" / f"device-{client}", ground.made.data[client]
     return ["run", "--server", f"127.0.0.1:{port}", "--certs", str(keys), "--data", str(data)]
@@ -185,7 +190,7 @@ def device(ground: Ground, port: int, client: int) -> list[str]:
 
 def _program(stack: ExitStack, imports: str, parts: tuple[str, ...], command: list[str], log: Path) -> Program:
     file = stack.enter_context(log.open("wb"))
-    return Program(stack.enter_context(zygote(imports, environment(*parts), file)), command, log)
+    return Program(stack.enter_context(fork_server(imports, environment(*parts), file)), command, log)
 
 
 def until(condition: Callable[[], bool], what: str, otherwise: Callable[[], None] = lambda: None) -> None:

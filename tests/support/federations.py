@@ -17,11 +17,11 @@ from edgefd.config.load import parse_config
 from edgefd.config.schema import Config
 from edgefd.core.knowledge import Knowledge
 from edgefd.federation.clients import ClientData
-from edgefd.federation.terms import Notice
+from edgefd.federation.terms import FederationInfo
 from edgefd.rounds.loop import Transport, run_rounds
 from edgefd.runs.execute import plans_of, server_of
 from edgefd.runs.export_bundle import export_config
-from edgefd.runs.prepare import Prepared, prepare, terms_of
+from edgefd.runs.prepare import PreparedRun, prepare, terms_of
 from edgefd.simulation.client_files import deal
 from edgefd.wire.bundle_reader import Bundle, read_bundle
 from edgefd.wire.exchange_folder import COMPLETE
@@ -31,7 +31,7 @@ from edgefd.wire.exchange_folder import COMPLETE
 class Dealt:
     """A config, exported and dealt out."""
 
-    prepared: Prepared
+    prepared: PreparedRun
     bundle: Path
     data: tuple[Path, ...]
 
@@ -44,7 +44,7 @@ class Dealt:
     def open(self, exchange: Path, timeout: float = 60.0) -> FolderTransport:
         p = self.prepared
         terms = terms_of(p.config, p.federation)
-        return open_folder(exchange, Notice("test", len(self.data), terms), timeout)
+        return open_folder(exchange, FederationInfo("test", len(self.data), terms), timeout)
 
 
 def small(

@@ -59,8 +59,8 @@ def environment(*parts: str) -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
 
 
-class Zygote:
-    """Use `zygote`."""
+class ForkServer:
+    """Use `fork_server`."""
 
     def __init__(self, process: subprocess.Popen[str]) -> None:
         self.process = process
@@ -88,7 +88,7 @@ class Zygote:
 
 
 @contextmanager
-def zygote(imports: str, where: dict[str, str], log: IO[bytes]) -> Iterator[Zygote]:
+def fork_server(imports: str, where: dict[str, str], log: IO[bytes]) -> Iterator[ForkServer]:
     """A zygote while the context lasts. `imports` must define `main`, which reads sys.argv."""
     program = _PROGRAM.replace("{imports}", imports)
     pipe = subprocess.PIPE
@@ -96,7 +96,7 @@ def zygote(imports: str, where: dict[str, str], log: IO[bytes]) -> Iterator[Zygo
         [sys.executable, "-c", program], stdin=pipe, stdout=pipe, stderr=log, text=True, env=where
     )
     try:
-        yield Zygote(process)
+        yield ForkServer(process)
     finally:
         process.kill()
         process.wait(10)

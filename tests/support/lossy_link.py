@@ -83,7 +83,7 @@ def _tun(device: str, place: str, address: str) -> int:
 
 
 def _relay(between: Cable, ends: list[int], stop: threading.Event) -> None:
-    numbers, count = random.Random(0), 0
+    rng, count = random.Random(0), 0
     waiting: list[tuple[float, int, int, bytes]] = []  # when, which, to which end, what
     while not stop.is_set():
         left = waiting[0][0] - time.monotonic() if waiting else 0.1
@@ -91,7 +91,7 @@ def _relay(between: Cable, ends: list[int], stop: threading.Event) -> None:
             packet = os.read(end, _LARGEST)
             if between.cut:
                 between.dropped += 1
-            elif numbers.random() < between.loss:
+            elif rng.random() < between.loss:
                 between.lost += 1
             else:
                 count += 1

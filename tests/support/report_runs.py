@@ -28,7 +28,7 @@ def simulated(folder: Path, **sections: Any) -> Path:
         "method": {"name": "edgefd", "n_clusters": 4},
         "train": {"rounds": 3},
         "run": {"workers": 0},
-        "also": ["fedmd", "indlearn"],
+        "baselines": ["fedmd", "indlearn"],
     }
     simulate_all(parse_config(raw | sections), folder, Console(file=io.StringIO()))
     return folder

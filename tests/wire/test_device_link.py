@@ -15,7 +15,7 @@ from edgefd_proto import edgefd_pb2 as pb
 from edgefd.core.knowledge import Knowledge, empty
 from edgefd.federation.plan import RoundPlan, Training
 from edgefd.federation.report import Report
-from edgefd.federation.terms import Terms, parse_terms
+from edgefd.federation.terms import FederationTerms, parse_terms
 from edgefd.wire import messages as wire
 from edgefd.wire.device_link import PROTOCOL, read_terms, terms_message
 
@@ -32,7 +32,7 @@ KEPT = Knowledge(
     ),
     np.array([1, 0.5], np.float32),
 )
-TERMS = Terms("fedmd", {}, "float16", 7, 2, "ab" * 32)
+TERMS = FederationTerms("fedmd", {}, "float16", 7, 2, "ab" * 32)
 TRAINING = Training(rounds=3, optimizer="sgd", lr=0.5, final_lr=0.25)
 REPORT = wire.encode_report(Report(1, 3, empty(2), {"heldout_accuracy": 0.5}), "float16")
 SAMPLES = b"\x00\xff\x10\x20"

@@ -70,11 +70,11 @@ def test_small_codecs_refuse_logits(codec: str) -> None:
 
 @given(st.integers(1, 6), st.integers(2, 40), st.integers(0, 2**32 - 1))
 def test_rows_of_few_values_and_a_rest_lose_nothing_and_are_never_longer(kept: int, width: int, seed: int) -> None:
-    numbers = np.random.default_rng(seed)
-    rows = np.tile(numbers.random((31, 1), np.float32), (1, width))
+    rng = np.random.default_rng(seed)
+    rows = np.tile(rng.random((31, 1), np.float32), (1, width))
     for row in rows:
-        row[numbers.permutation(width)[: min(kept, width)]] += numbers.random(min(kept, width), np.float32)
-    k = Knowledge(np.arange(31), rows, numbers.random(31, np.float32) / 2 + np.float32(0.5))
+        row[rng.permutation(width)[: min(kept, width)]] += rng.random(min(kept, width), np.float32)
+    k = Knowledge(np.arange(31), rows, rng.random(31, np.float32) / 2 + np.float32(0.5))
     data = encode(k, "float32")
     assert decode(data).equals(k)
     assert len(data) <= 31 * (1 + 4 * width + 4) + 30
@@ -138,8 +138,8 @@ def trainings(draw: st.DrawFn) -> Training:
         distill_epochs=draw(count),
         closing_epochs=draw(count),
         batch_size=draw(st.integers(20, 99)),
-        private_rows=draw(st.integers(0, 19)),
-        shift=draw(count),
+        private_rows_per_batch=draw(st.integers(0, 19)),
+        augment_shift=draw(count),
         optimizer=draw(st.sampled_from(["sgd", "adam"])),
         lr=draw(st.floats(1e-6, 10)),
         final_lr=draw(st.floats(0, 10)),
@@ -157,7 +157,10 @@ def test_plan_round_trip(training: Training, ids: set[int], seed: int, round: in
 
 @given(st.floats(0.01, 0.99), st.floats(0, 0.99), st.floats(0, 1), st.floats(0.1, 9))
 def test_how_rows_are_chosen_and_learned_goes_with_the_plan(budget: float, wrong: float, even: float, t: float) -> None:
-    for selection in (Selection("rad", budget, wrong=wrong), Selection("ddk", budget, even=even)):
+    for selection in (
+        Selection("rad", budget, assumed_teacher_error=wrong),
+        Selection("ddk", budget, uniform_share=even),
+    ):
         for distillation in (Distillation(temperature=t), Distillation("taid", start=even), Distillation("pld")):
             plan = RoundPlan(0, 0, np.arange(3), Training(), selection=selection, distillation=distillation)
             back = decode_plan(encode_plan(plan))

@@ -11,7 +11,7 @@ from edgefd.audit.measures.statistics import auc
 from edgefd.audit.recording.read import Recording, reports, teacher_after
 from edgefd.audit.recording.signal_store import Arrays
 from edgefd.core.arrays import Bool, Float32, Int64
-from edgefd.core.seeding import Purpose, rng
+from edgefd.core.seeding import Purpose, make_rng
 from edgefd.filters.kmeans import nearest, row_squares
 from edgefd.filters.kmeans_dre import KMeansDRE
 
@@ -65,7 +65,7 @@ def _proxy_distances(recording: Recording) -> Arrays:
     federation = recording.federation
     proxy = _flat(federation.proxy.x)
     own = [_distances(data.x, proxy) for data in federation.clients]
-    order = rng(recording.config.seed, Purpose.AUDIT, 0).permutation(len(federation.x_test))[:_CONTROLS]
+    order = make_rng(recording.config.seed, Purpose.AUDIT, 0).permutation(len(federation.x_test))[:_CONTROLS]
     return {
         "private_to_proxy": np.concatenate(own),
         "private_client": np.repeat(np.arange(len(own)), [len(d) for d in own]),
@@ -85,7 +85,7 @@ def _centroid_distances(recording: Recording) -> Arrays:
         return {}
     rows = []
     for data in recording.federation.clients:
-        seed = int(rng(recording.config.seed, Purpose.FILTER, data.client).integers(2**31))
+        seed = int(make_rng(recording.config.seed, Purpose.FILTER, data.client).integers(2**31))
         dre = KMeansDRE(
             config.n_clusters, config.reference, config.features, config.n_components, random_state=seed
         ).fit(data.x, reference=recording.federation.proxy.x)

@@ -16,7 +16,7 @@ from edgefd.audit.recording.candidates import fresh_records
 from edgefd.audit.recording.read import Recording
 from edgefd.audit.recording.signal_store import Arrays
 from edgefd.core.arrays import Float32
-from edgefd.core.seeding import Purpose, rng
+from edgefd.core.seeding import Purpose, make_rng
 from edgefd.federation.clients import ClientData, ProxySet
 from edgefd.rounds.client import client_filter
 
@@ -37,8 +37,8 @@ def filter_signals(recording: Recording) -> Arrays:
     for data, fresh in zip(recording.federation.clients, dealt, strict=True):
         if not len(fresh):
             continue
-        numbers = rng(recording.config.seed, Purpose.AUDIT, 5, data.client)
-        for name, values in _pairs(recording, data, fresh, numbers).items():
+        rng = make_rng(recording.config.seed, Purpose.AUDIT, 5, data.client)
+        for name, values in _pairs(recording, data, fresh, rng).items():
             found[name].append(values)
         found["client"].append(np.full(len(fresh), data.client))
     return {name: np.concatenate(parts) for name, parts in found.items()}
@@ -47,9 +47,9 @@ def filter_signals(recording: Recording) -> Arrays:
 _NAMES = ("inside", "outside", "null", "null_member", "noise_inside", "noise_outside")
 
 
-def _pairs(recording: Recording, data: ClientData, fresh: Float32, numbers: np.random.Generator) -> Arrays:
+def _pairs(recording: Recording, data: ClientData, fresh: Float32, rng: np.random.Generator) -> Arrays:
     half = len(fresh) // 2
-    noise = numbers.permuted(fresh[: 2 * _NOISE].reshape(len(fresh[: 2 * _NOISE]), -1), axis=1)
+    noise = rng.permuted(fresh[: 2 * _NOISE].reshape(len(fresh[: 2 * _NOISE]), -1), axis=1)
     noise = noise.reshape(len(noise), *fresh.shape[1:])
     first = _weights(recording, data, fresh[:half], fresh)
     second = _weights(recording, data, fresh[half:], fresh)
@@ -71,5 +71,5 @@ def _weights(recording: Recording, data: ClientData, members: Float32, asked: Fl
     x = np.concatenate([data.x, members])
     y = np.concatenate([data.y, np.full(len(members), data.y[0])])  # filters look at x
     with_rows = ProxySet(np.concatenate([proxy.x, asked]), np.concatenate([proxy.owner, np.full(len(asked), -1)]))
-    claims = client_filter(config.method, config.method_config, replace(data, x=x, y=y), with_rows, config.seed)
-    return claims[len(proxy) :]
+    acceptance = client_filter(config.method, config.method_config, replace(data, x=x, y=y), with_rows, config.seed)
+    return acceptance[len(proxy) :]

@@ -25,7 +25,7 @@ from edgefd.audit.recording.read import Recording, reports, teacher_after
 from edgefd.audit.recording.signal_store import Arrays
 from edgefd.core.arrays import Float32, Int64
 from edgefd.core.knowledge import Knowledge
-from edgefd.core.seeding import Purpose, rng
+from edgefd.core.seeding import Purpose, make_rng
 from edgefd.federation.clients import Federation
 
 DRAWINGS = ("own", "other", "proxy", "planted")
@@ -117,9 +117,9 @@ def _drawings(
     mine, shown = pairs(sent[client], servers), images[sent[client].ids]
     own = np.stack([mine[_surest(sent[client], c)] for c in classes])
     theirs = np.stack([pairs(sent[other], servers)[_surest(sent[other], c)] for c, other in asked.items()])
-    drawn = decoded(mine, shown, np.concatenate([own, theirs]), rng(seed, Purpose.AUDIT, 15, client))
+    drawn = decoded(mine, shown, np.concatenate([own, theirs]), make_rng(seed, Purpose.AUDIT, 15, client))
     planted = _planted(sent[client], mine, shown, {c: records[c][0][0] for c in classes})
-    control = decoded(mine, planted, own, rng(seed, Purpose.AUDIT, 15, client))
+    control = decoded(mine, planted, own, make_rng(seed, Purpose.AUDIT, 15, client))
     usual = max(1, len(images) // (2 * federation.n_classes))
     out = {}
     for i, c in enumerate(classes):
@@ -157,7 +157,7 @@ def _surest(sent: Knowledge, c: int) -> int:
     return int(sent.values[:, c].argmax())
 
 
-def decoded(given: Float32, images: Float32, asked: Float32, numbers: np.random.Generator) -> Float32:
+def decoded(given: Float32, images: Float32, asked: Float32, rng: np.random.Generator) -> Float32:
     """Images [k, C, H, W] that a decoder draws for what it is asked [k, d], trained on what belongs together.
 
     The decoder: two hidden layers, sigmoid at the end, least squares, Adam. Inputs are standardised as in training.
@@ -168,12 +168,12 @@ def decoded(given: Float32, images: Float32, asked: Float32, numbers: np.random.
     mean, std = given.mean(0), given.std(0) + 1e-3
     x, y = torch.from_numpy((given - mean) / std), torch.from_numpy(images.reshape(len(images), -1))
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(int(numbers.integers(2**31)))
+        torch.manual_seed(int(rng.integers(2**31)))
         layers = [nn.Linear(x.shape[1], _HIDDEN), nn.ReLU(), nn.Linear(_HIDDEN, _HIDDEN), nn.ReLU()]
         decoder = nn.Sequential(*layers, nn.Linear(_HIDDEN, y.shape[1]), nn.Sigmoid())
     optimizer = torch.optim.Adam(decoder.parameters(), lr=_LR)
     for _ in range(_STEPS):
-        rows = torch.from_numpy(numbers.integers(len(given), size=_BATCH))
+        rows = torch.from_numpy(rng.integers(len(given), size=_BATCH))
         optimizer.zero_grad()
         nn.functional.mse_loss(decoder(x[rows]), y[rows]).backward()  # type: ignore[no-untyped-call]
         optimizer.step()

@@ -18,11 +18,11 @@ from edgefd.audit.recording.signal_store import Arrays
 from edgefd.config.schema import Config
 from edgefd.core.arrays import Float32, Int64
 from edgefd.core.knowledge import Knowledge
-from edgefd.core.seeding import Purpose, rng
+from edgefd.core.seeding import Purpose, make_rng
 from edgefd.federation.clients import ClientData, Federation, ProxySet
 from edgefd.federation.plan import RoundPlan
 from edgefd.federation.state import ClientState
-from edgefd.learners.batches import Lesson, draw, labelled, softmax
+from edgefd.learners.batches import Batch, draw, labelled, softmax
 from edgefd.learners.learner import Learner
 from edgefd.learners.torch_learner import TorchLearner
 from edgefd.rounds.client import client_filter
@@ -43,13 +43,13 @@ def answer_signals(recording: Recording, candidates: Candidates, population: Pop
 
     Returns:
         `rounds` int64 [T]; `sent` float32 [T, clients, n, C], `sent_z` [clients, m, C] (last of the rounds): as the
-        server would get them if every row were claimed; `claims` float32 [clients, n]; `aggregate` float32 [T, n, C],
+        server would get them if every row were claimed; `acceptance` float32 [clients, n]; `aggregate` float32 [T, n, C],
         of the claimed, and `aggregate_z` [m, C], of all; `final`, `final_z` [clients, n or m, C]: of the final models.
     """
     config, clients = recording.config, recording.federation.clients
-    claims = np.stack([claims_on(config, recording.federation, data, candidates.x) for data in clients])
+    acceptance = np.stack([claims_on(config, recording.federation, data, candidates.x) for data in clients])
     tick("filters")
-    sent, out = [], {"rounds": np.array(recording.recorded), "claims": claims}
+    sent, out = [], {"rounds": np.array(recording.recorded), "claims": acceptance}
     for round in recording.recorded:
         asked = functools.partial(arrived, recording.config, recording.federation, round)
         learners = [recorded_learner(recording, f"{round:04d}", data.client) for data in clients]
@@ -62,7 +62,7 @@ def answer_signals(recording: Recording, candidates: Candidates, population: Pop
     out["final_z"] = np.stack([softmax(learner.predict_logits(population.x)) for learner in finals])
     tick("final models")
     out["sent"] = np.stack(sent)
-    out["aggregate"] = np.stack([aggregate(config, s, claims) for s in sent])
+    out["aggregate"] = np.stack([aggregate(config, s, acceptance) for s in sent])
     out["aggregate_z"] = aggregate(config, out["sent_z"], np.ones(out["sent_z"].shape[:2], np.float32))
     return out
 
@@ -91,15 +91,15 @@ def arrived(
     state = ClientState(data, learner, federation.n_classes, np.ones(len(x), np.float32))
     plan = RoundPlan(config.seed, round, np.arange(len(federation.proxy)), config.train)
     values = config.method.extract(learner.predict_logits(x), config.method_config)
-    said = config.method.release(Knowledge(np.arange(len(x)), values, state.claims), state, rows, plan)
+    said = config.method.privatise(Knowledge(np.arange(len(x)), values, state.acceptance), state, rows, plan)
     return wire.decode(wire.encode(said, config.codec.name)).values
 
 
-def aggregate(config: Config, sent: Float32, claims: Float32) -> Float32:
+def aggregate(config: Config, sent: Float32, acceptance: Float32) -> Float32:
     """The teacher on rows that clients claim, float32 [n, C]; rows that nobody claims are even."""
     uploads = [
         Knowledge(np.flatnonzero(row > 0), values[row > 0], row[row > 0])
-        for values, row in zip(sent, claims, strict=True)
+        for values, row in zip(sent, acceptance, strict=True)
     ]
     teacher = config.method.server_filter(config.method.aggregate(uploads, config.method_config), config.method_config)
     out = np.full(sent.shape[1:], 1 / sent.shape[2], np.float32)
@@ -118,16 +118,16 @@ def reference_signals(recording: Recording, candidates: Candidates, population: 
         `others` float32 [R, n, C], `others_z` [R, m, C]; `null`, `null_z`; `canary` [k, C], `canary_z`, `canary_others`
         [R, k, C], `canary_y` int64 [k], `canary_member` bool [k]; `y_z`.
     """
-    numbers = rng(recording.config.seed, Purpose.AUDIT, 3)
+    rng = make_rng(recording.config.seed, Purpose.AUDIT, 3)
     model = recording.config.model[0].name
     out: dict[str, list[Float32]] = {"others": [], "others_z": [], "canary_others": []}
-    canaries, wrong, member = mislabelled(population, recording.federation.n_classes, numbers)
+    canaries, wrong, member = mislabelled(population, recording.federation.n_classes, rng)
     for i in range(REFERENCES + 1):
         if i % 2 == 0:
-            order = numbers.permutation(len(population.y))
+            order = rng.permutation(len(population.y))
         half = order[: len(order) // 2] if i % 2 == 0 else order[len(order) // 2 :]
-        lesson = labelled(population.x[half], population.y[half], recording.federation.n_classes)
-        learner = trained(recording, model, lesson, STEPS, i + 1)
+        batch = labelled(population.x[half], population.y[half], recording.federation.n_classes)
+        learner = trained(recording, model, batch, STEPS, i + 1)
         said = [softmax(learner.predict_logits(x)) for x in (candidates.x, population.x, population.x[canaries])]
         tick(f"reference model {i + 1} of {REFERENCES + 1}")
         if i == REFERENCES:
@@ -135,8 +135,8 @@ def reference_signals(recording: Recording, candidates: Candidates, population: 
             break
         for name, values in zip(out, said, strict=True):
             out[name].append(values)
-    lesson = labelled(population.x[canaries[member]], wrong[member], recording.federation.n_classes)
-    learner = trained(recording, model, lesson, CANARY_STEPS, REFERENCES + 2)
+    batch = labelled(population.x[canaries[member]], wrong[member], recording.federation.n_classes)
+    learner = trained(recording, model, batch, CANARY_STEPS, REFERENCES + 2)
     tick("positive control")
     return (
         {name: np.stack(values) for name, values in out.items()}
@@ -151,19 +151,17 @@ def reference_signals(recording: Recording, candidates: Candidates, population: 
     )
 
 
-def mislabelled(
-    population: Population, n_classes: int, numbers: np.random.Generator
-) -> tuple[Int64, Int64, np.ndarray]:
+def mislabelled(population: Population, n_classes: int, rng: np.random.Generator) -> tuple[Int64, Int64, np.ndarray]:
     """Rows of the population, a wrong label for each, and by a coin whether the model is trained on it."""
-    rows = numbers.permutation(len(population.y))[: 2 * _CANARIES]
-    wrong = (population.y[rows] + numbers.integers(1, n_classes, len(rows))) % n_classes
+    rows = rng.permutation(len(population.y))[: 2 * _CANARIES]
+    wrong = (population.y[rows] + rng.integers(1, n_classes, len(rows))) % n_classes
     member = np.arange(len(rows)) < len(rows) // 2
-    return rows, wrong, numbers.permutation(member)
+    return rows, wrong, rng.permutation(member)
 
 
-def trained(recording: Recording, model: str, lesson: Lesson, steps: int, key: int) -> TorchLearner:
+def trained(recording: Recording, model: str, batch: Batch, steps: int, key: int) -> TorchLearner:
     """A model of the adversary's own; `key` seeds it."""
     seed = recording.config.seed
     learner = untrained(recording.federation, model, seed + key)
-    learner.train(draw(lesson, steps, 64, rng(seed, Purpose.AUDIT, 4, key)), _LR)
+    learner.train(draw(batch, steps, 64, make_rng(seed, Purpose.AUDIT, 4, key)), _LR)
     return learner

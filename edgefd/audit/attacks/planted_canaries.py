@@ -19,7 +19,7 @@ from edgefd.audit.recording.candidates import LEAST, fresh_rows
 from edgefd.audit.recording.read import Recording
 from edgefd.audit.recording.signal_store import Arrays
 from edgefd.core.arrays import Bool, Float32, Int64
-from edgefd.core.seeding import Purpose, rng
+from edgefd.core.seeding import Purpose, make_rng
 from edgefd.federation.clients import ClientData, Federation
 from edgefd.learners.batches import softmax
 from edgefd.runs.record import FINAL
@@ -32,7 +32,7 @@ def planted_signals(recording: Recording) -> Arrays:
     """What the run with canaries says of them, and what the recorded run does, which saw none.
 
     Returns:
-        `sent`, `final` float32 [k]: of each canary's own client the probability of its wrong label; `claims` float32
+        `sent`, `final` float32 [k]: of each canary's own client the probability of its wrong label; `acceptance` float32
         [k]; `null_sent`, `null_final`: of the recorded run; `client` int64 [k], `member` bool [k].
     """
     config, federation = recording.config, recording.federation
@@ -40,7 +40,7 @@ def planted_signals(recording: Recording) -> Arrays:
     changed = planted(federation, x, y, client, member)
     found = rerun(rerun_config(config, len(federation.clients), 1_000_000), changed, x, students=False)
     n = np.arange(len(y))
-    out: Arrays = {"client": client, "member": member, "claims": found.claims[client, n]}
+    out: Arrays = {"client": client, "member": member, "claims": found.acceptance[client, n]}
     out |= {"sent": of_own(found.sent, client, y), "final": of_own(found.final, client, y)}
     last = f"{recording.recorded[-1]:04d}"
     sent = [
@@ -62,9 +62,9 @@ def canaries(federation: Federation, seed: int) -> tuple[Float32, Int64, Int64, 
     dealt = fresh_rows(federation, seed, _SHARE)
     rows = np.concatenate(dealt)
     client = np.repeat(np.arange(len(dealt)), [len(d) for d in dealt])
-    numbers = rng(seed, Purpose.AUDIT, 12)
-    wrong = (federation.y_test[rows] + numbers.integers(1, federation.n_classes, len(rows))) % federation.n_classes
-    return federation.x_test[rows], wrong, client, numbers.random(len(rows)) < 0.5
+    rng = make_rng(seed, Purpose.AUDIT, 12)
+    wrong = (federation.y_test[rows] + rng.integers(1, federation.n_classes, len(rows))) % federation.n_classes
+    return federation.x_test[rows], wrong, client, rng.random(len(rows)) < 0.5
 
 
 def planted(federation: Federation, x: Float32, y: Int64, client: Int64, member: Bool) -> Federation:

@@ -13,14 +13,14 @@ from edgefd.audit.measures import attack_scores as attacks
 from edgefd.config.schema import Config
 from edgefd.core.arrays import Float32, Int64
 from edgefd.core.knowledge import Knowledge
-from edgefd.core.seeding import Purpose, rng
+from edgefd.core.seeding import Purpose, make_rng
 from edgefd.federation.clients import Federation
 from edgefd.federation.report import Report
 from edgefd.learners.batches import softmax
 from edgefd.poisoning.attacks import attackers
 from edgefd.rounds.loop import RoundResult
 from edgefd.runs.execute import simulate_over
-from edgefd.simulation.engine import Site, open_transport
+from edgefd.simulation.engine import SimulationState, open_transport
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,19 +28,19 @@ class Answers:
     """Of a finished federation about n records, by client.
 
     `sent` float32 [clients, n, C]: soft labels as the server would get them in the last round, were all claimed;
-    `claims` float32 [clients, n]; `final` [clients, n, C]: of the final models; `students` [clients, n, C]: of students
+    `acceptance` float32 [clients, n]; `final` [clients, n, C]: of the final models; `students` [clients, n, C]: of students
     of the clients' last reports, if asked for.
     """
 
     sent: Float32
-    claims: Float32
+    acceptance: Float32
     final: Float32
     students: Float32 | None
 
 
 def rerun_config(config: Config, n_clients: int, *key: int) -> Config:
     """The run's own, with another seed for models, batches and filters; those who attack stay the same."""
-    seed = int(rng(config.seed, Purpose.AUDIT, 9, *key).integers(2**31))
+    seed = int(make_rng(config.seed, Purpose.AUDIT, 9, *key).integers(2**31))
     attack = config.attack
     if attack.fraction:
         attack = replace(attack, fraction=0.0, clients=tuple(sorted(attackers(attack, n_clients, config.seed))))
@@ -72,20 +72,20 @@ def rerun(config: Config, federation: Federation, x: Float32, students: bool) ->
     return Answers(got["sent"], got["claims"], got["final"], said)
 
 
-def _final(site: Site, client: int, x: Float32) -> Float32:
+def _final(site: SimulationState, client: int, x: Float32) -> Float32:
     return softmax(site.clients[client].learner.predict_logits(x))
 
 
-def _sent(site: Site, client: int, x: Float32) -> Float32:
+def _sent(site: SimulationState, client: int, x: Float32) -> Float32:
     state = site.clients[client]
     return arrived(site.config, site.federation, site.config.train.rounds - 1, state.data, state.learner, x)
 
 
-def _claims(site: Site, client: int, x: Float32) -> Float32:
+def _claims(site: SimulationState, client: int, x: Float32) -> Float32:
     return claims_on(site.config, site.federation, site.clients[client].data, x)
 
 
-def _student(site: Site, client: int, sent: list[Knowledge], x: Float32) -> Float32:
+def _student(site: SimulationState, client: int, sent: list[Knowledge], x: Float32) -> Float32:
     return probabilities(student(site.config, site.federation, client, sent[client], site.config.seed, client), x)
 
 

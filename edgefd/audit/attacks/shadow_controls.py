@@ -11,8 +11,8 @@ from edgefd.audit.recording.candidates import Candidates, Population
 from edgefd.audit.recording.read import Recording
 from edgefd.audit.recording.signal_store import Arrays
 from edgefd.core.arrays import Bool, Float32, Int64
-from edgefd.core.seeding import Purpose, rng
-from edgefd.learners.batches import Lesson, labelled
+from edgefd.core.seeding import Purpose, make_rng
+from edgefd.learners.batches import Batch, labelled
 
 _MODELS = 8  # that memorise, beside the one that is attacked
 
@@ -30,37 +30,37 @@ def control_signals(recording: Recording, candidates: Candidates, population: Po
     """
     config, federation = recording.config, recording.federation
     model, seed = config.model[0].name, config.seed
-    numbers = rng(seed, Purpose.AUDIT, 10)
-    half = numbers.permutation(len(population.y))[: len(population.y) // 2]
-    lesson = labelled(population.x[half], population.y[half], federation.n_classes)
-    learner = trained(recording, model, lesson, STEPS, 100)
+    rng = make_rng(seed, Purpose.AUDIT, 10)
+    half = rng.permutation(len(population.y))[: len(population.y) // 2]
+    batch = labelled(population.x[half], population.y[half], federation.n_classes)
+    learner = trained(recording, model, batch, STEPS, 100)
     proxy = federation.proxy.x
-    student = distilled(federation, model, _lesson(proxy, probabilities(learner, proxy)), seed, 100)
+    student = distilled(federation, model, _batch(proxy, probabilities(learner, proxy)), seed, 100)
     out: Arrays = {
         "null": _of(probabilities(learner, candidates.x), candidates.y),
         "null_distilled": _of(probabilities(student, candidates.x), candidates.y),
     }
-    rows, wrong, _ = mislabelled(population, federation.n_classes, numbers)
-    inside = _pairs(_MODELS + 1, len(rows), numbers)
+    rows, wrong, _ = mislabelled(population, federation.n_classes, rng)
+    inside = _pairs(_MODELS + 1, len(rows), rng)
     said: dict[str, list[Float32]] = {"memorised": [], "memorised_distilled": []}
     for i, chosen in enumerate(inside):
-        lesson = labelled(population.x[rows[chosen]], wrong[chosen], federation.n_classes)
-        learner = trained(recording, model, lesson, CANARY_STEPS, 101 + i)
+        batch = labelled(population.x[rows[chosen]], wrong[chosen], federation.n_classes)
+        learner = trained(recording, model, batch, CANARY_STEPS, 101 + i)
         asked = np.concatenate([proxy, population.x[rows]])
-        student = distilled(federation, model, _lesson(asked, probabilities(learner, asked)), seed, 101 + i)
+        student = distilled(federation, model, _batch(asked, probabilities(learner, asked)), seed, 101 + i)
         said["memorised"].append(_of(probabilities(learner, population.x[rows]), wrong))
         said["memorised_distilled"].append(_of(probabilities(student, population.x[rows]), wrong))
     return out | {name: np.stack(values) for name, values in said.items()} | {"memorised_in": inside}
 
 
-def _pairs(models: int, k: int, numbers: np.random.Generator) -> Bool:
+def _pairs(models: int, k: int, rng: np.random.Generator) -> Bool:
     """Who is in which model: two share the records out."""
-    halves = [numbers.permutation(np.arange(k) < k // 2) for _ in range(-(-models // 2))]
+    halves = [rng.permutation(np.arange(k) < k // 2) for _ in range(-(-models // 2))]
     return np.stack([side for half in halves for side in (half, ~half)])[:models]
 
 
-def _lesson(x: Float32, soft_labels: Float32) -> Lesson:
-    return Lesson(x, soft_labels, np.ones(len(x), np.float32))
+def _batch(x: Float32, soft_labels: Float32) -> Batch:
+    return Batch(x, soft_labels, np.ones(len(x), np.float32))
 
 
 def _of(p: Float32, y: Int64) -> Float32:

@@ -28,7 +28,7 @@ from edgefd.audit.recording.read import Recording, reports
 from edgefd.audit.recording.signal_store import Arrays, part
 from edgefd.core.arrays import Bool, Float32
 from edgefd.core.errors import Stopped, UserError
-from edgefd.core.seeding import Purpose, rng
+from edgefd.core.seeding import Purpose, make_rng
 from edgefd.federation.clients import ClientData, Federation
 
 VIEWS = ("sent", "aggregate", "final", "distilled")
@@ -37,11 +37,11 @@ VIEWS = ("sent", "aggregate", "final", "distilled")
 
 def deal(candidates: Candidates, shadow: int, seed: int) -> Bool:
     """Who is in a shadow, bool [n]: of each client and class one half, or for an odd shadow the other."""
-    numbers = rng(seed, Purpose.AUDIT, 8, shadow // 2)
+    rng = make_rng(seed, Purpose.AUDIT, 8, shadow // 2)
     inside = np.zeros(len(candidates.y), np.bool_)
     for client in np.unique(candidates.client):
         for c in np.unique(candidates.y[candidates.client == client]):
-            rows = numbers.permutation(np.flatnonzero((candidates.client == client) & (candidates.y == c)))
+            rows = rng.permutation(np.flatnonzero((candidates.client == client) & (candidates.y == c)))
             inside[rows[: len(rows) // 2]] = True
     return ~inside if shadow % 2 else inside
 
@@ -121,7 +121,7 @@ def _shadow(recording: Recording, candidates: Candidates, shadow: int) -> Arrays
     found = rerun(config, federation, candidates.x, students=True)
     assert found.students is not None
     own = {"sent": found.sent, "final": found.final, "distilled": found.students}
-    teacher = aggregate(config, found.sent, found.claims)
+    teacher = aggregate(config, found.sent, found.acceptance)
     out = {name: of_own(values, candidates.client, candidates.y) for name, values in own.items()}
     return out | {"aggregate": attacks.of_label(teacher, candidates.y).astype(np.float32), "inside": inside}
 

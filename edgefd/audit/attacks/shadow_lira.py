@@ -45,7 +45,7 @@ def _from_shadows(name: str, own: Floats, others: Floats, inside: Bool) -> Float
     return attacks.shadow_lira(attacks.log_odds(own), attacks.log_odds(others), inside, "offline" not in name)
 
 
-def each_in_turn(shadows: Arrays, name: str, adversary: str) -> list[float]:
+def leave_one_out(shadows: Arrays, name: str, adversary: str) -> list[float]:
     """The area under the curve with each shadow in turn for the target, and the others for its shadows.
 
     The one that was dealt the opposite is left out with it: else the target's members would have one shadow more

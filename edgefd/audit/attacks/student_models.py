@@ -10,12 +10,12 @@ import numpy as np
 from edgefd.config.schema import Config
 from edgefd.core.arrays import Float32
 from edgefd.core.knowledge import Knowledge, empty
-from edgefd.core.seeding import Purpose, rng
+from edgefd.core.seeding import Purpose, make_rng
 from edgefd.federation.clients import Federation
 from edgefd.federation.report import Report
-from edgefd.learners.batches import Lesson, draw, softmax
+from edgefd.learners.batches import Batch, draw, softmax
 from edgefd.learners.models import build_model, is_foreign
-from edgefd.learners.torch_learner import Tapes, TorchLearner
+from edgefd.learners.torch_learner import RecordedSteps, TorchLearner
 
 _STEPS = 300
 _BATCH = 64
@@ -25,12 +25,12 @@ _LR = 0.003
 def untrained(federation: Federation, model: str, seed: int) -> TorchLearner:
     """A model of that name for the federation's samples."""
     shape = federation.proxy.x.shape[1:]
-    tapes = None if is_foreign(model) else _tapes(model, shape, federation.n_classes)
-    return TorchLearner(build_model(model, shape, federation.n_classes, seed), "adam", tapes=tapes)
+    recorded_steps = None if is_foreign(model) else _recorded_steps(model, shape, federation.n_classes)
+    return TorchLearner(build_model(model, shape, federation.n_classes, seed), "adam", recorded_steps=recorded_steps)
 
 
 @functools.cache
-def _tapes(model: str, shape: tuple[int, ...], n_classes: int) -> Tapes:
+def _recorded_steps(model: str, shape: tuple[int, ...], n_classes: int) -> RecordedSteps:
     """Of a model, in this process."""
     return {}
 
@@ -38,16 +38,16 @@ def _tapes(model: str, shape: tuple[int, ...], n_classes: int) -> Tapes:
 def student(config: Config, federation: Federation, client: int, sent: Knowledge, *key: int) -> TorchLearner:
     """A model of the client's kind that was distilled from soft labels of proxy rows alone; `key` seeds it."""
     return distilled(
-        federation, config.model_of(client).name, Lesson(federation.proxy.x[sent.ids], sent.values, sent.weights), *key
+        federation, config.model_of(client).name, Batch(federation.proxy.x[sent.ids], sent.values, sent.weights), *key
     )
 
 
-def distilled(federation: Federation, model: str, lesson: Lesson, *key: int) -> TorchLearner:
+def distilled(federation: Federation, model: str, batch: Batch, *key: int) -> TorchLearner:
     """A model that was trained on a lesson. Without rows it stays as it began."""
-    numbers = rng(key[0], Purpose.AUDIT, 7, *key[1:])
-    learner = untrained(federation, model, int(numbers.integers(2**31)))
-    if len(lesson):
-        learner.train(draw(lesson, _STEPS, _BATCH, numbers), _LR)
+    rng = make_rng(key[0], Purpose.AUDIT, 7, *key[1:])
+    learner = untrained(federation, model, int(rng.integers(2**31)))
+    if len(batch):
+        learner.train(draw(batch, _STEPS, _BATCH, rng), _LR)
     return learner
 
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from edgefd.core.arrays import Bool, Float32, Int64
 from edgefd.core.errors import UserError
-from edgefd.core.seeding import Purpose, rng
+from edgefd.core.seeding import Purpose, make_rng
 from edgefd.federation.clients import ClientData, Federation
 
 LEAST = 20
@@ -50,7 +50,7 @@ def choose(federation: Federation, seed: int) -> tuple[Candidates, Population]:
         UserError: if fewer than `LEAST` members and non-members are left, or the population is smaller than that.
     """
     members = {row.tobytes() for data in federation.clients for row in data.x}
-    parts = [_of_client(data, members, rng(seed, Purpose.AUDIT, 2, data.client)) for data in federation.clients]
+    parts = [_of_client(data, members, make_rng(seed, Purpose.AUDIT, 2, data.client)) for data in federation.clients]
     fields = ("x", "y", "client", "member", "row")
     found = Candidates(*(np.concatenate([getattr(p, name) for p in parts]) for name in fields))
     if len(found.y) < 2 * LEAST:
@@ -65,14 +65,14 @@ def choose(federation: Federation, seed: int) -> tuple[Candidates, Population]:
     return found, population
 
 
-def _of_client(data: ClientData, members: set[bytes], numbers: np.random.Generator) -> Candidates:
+def _of_client(data: ClientData, members: set[bytes], rng: np.random.Generator) -> Candidates:
     inside, outside = [], []
     distinct = np.array([row.tobytes() not in members for row in data.x_heldout])
     for c in np.unique(data.y):
         mine, held = np.flatnonzero(data.y == c), np.flatnonzero((data.y_heldout == c) & distinct)
         n = min(len(mine), len(held), max(1, round(_MOST * len(mine) / len(data.y))))
-        inside.append(numbers.permutation(mine)[:n])
-        outside.append(numbers.permutation(held)[:n])
+        inside.append(rng.permutation(mine)[:n])
+        outside.append(rng.permutation(held)[:n])
     rows, out = np.concatenate(inside), np.concatenate(outside)
     return Candidates(
         np.concatenate([data.x[rows], data.x_heldout[out]]),
@@ -105,7 +105,7 @@ def fresh_records(federation: Federation, seed: int, share: float) -> list[Float
 
 def _halves(federation: Federation, seed: int) -> tuple[Int64, Int64]:
     """Of the test set, shuffled."""
-    order = rng(seed, Purpose.AUDIT, 1).permutation(len(federation.x_test))
+    order = make_rng(seed, Purpose.AUDIT, 1).permutation(len(federation.x_test))
     return order[: len(order) // 2], order[len(order) // 2 :]
 
 

@@ -19,6 +19,7 @@ from edgefd.core.errors import UserError
 from edgefd.core.knowledge import Knowledge
 from edgefd.data.datasets import Dataset
 from edgefd.federation.clients import Federation
+from edgefd.federation.method import MessageKind
 from edgefd.federation.report import Report
 from edgefd.runs.prepare import prepare
 from edgefd.runs.record import CLAIMS, COORDINATOR, FINAL, KNOWLEDGE, model_file
@@ -93,7 +94,7 @@ def _ended(folder: Path, deployed: bool) -> bool:
 
 def _check_method(config: Config) -> None:
     method = config.method
-    if method.rows != "proxy" or method.answer is not None or method.teach is not None:
+    if method.message is not MessageKind.PROXY_LABELS or method.upload is not None or method.server_update is not None:
         raise UserError(
             f"the audit reads soft labels of proxy samples, aggregated row by row; method {method.name} exchanges "
             "other messages or makes another teacher: it cannot be audited yet"

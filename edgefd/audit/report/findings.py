@@ -26,7 +26,7 @@ from edgefd.audit.recording.candidates import LEAST
 from edgefd.audit.report.verdict import records
 from edgefd.core.arrays import Bool, Float64
 from edgefd.core.errors import UserError
-from edgefd.core.seeding import Purpose, rng
+from edgefd.core.seeding import Purpose, make_rng
 
 DELTA = 1e-5
 RATES = {"10%": 0.1, "1%": 0.01, "0.1%": 0.001}
@@ -44,7 +44,7 @@ def finding(scores: Scores, seed: int, claimed: float | None = None) -> dict[str
     `claimed` is the epsilon that the run promises against this adversary, if any.
     """
     inside, outside = scores.values[scores.member], scores.values[~scores.member]
-    numbers = rng(seed, Purpose.AUDIT, 6)
+    rng = make_rng(seed, Purpose.AUDIT, 6)
     clients = [_client_row(scores, int(c)) for c in np.unique(scores.client)]
     known = [row for row in clients if row["auc"] is not None]
     return {
@@ -54,13 +54,13 @@ def finding(scores: Scores, seed: int, claimed: float | None = None) -> dict[str
         "members": len(inside),
         "non_members": len(outside),
         "auc": asdict(auc(inside, outside)),
-        "tpr": {name: _rate(tpr_at(inside, outside, fpr, numbers)) for name, fpr in RATES.items()},
+        "tpr": {name: _rate(tpr_at(inside, outside, fpr, rng)) for name, fpr in RATES.items()},
         "advantage": advantage(inside, outside),
         "epsilon": {
             "delta": DELTA,
             "claimed": claimed,
             "largest_possible": largest_epsilon(len(inside) // 2, len(outside) // 2, DELTA),
-            **{name: epsilon_split(bound, inside, outside, DELTA, numbers) for name, bound in _BOUNDS.items()},
+            **{name: epsilon_split(bound, inside, outside, DELTA, rng) for name, bound in _BOUNDS.items()},
         },
         "roc": _curve(inside, outside),
         "clients": sorted(known, key=lambda row: -row["auc"]["value"]) + [r for r in clients if r["auc"] is None],

@@ -168,8 +168,10 @@ def _membership(result: Mapping[str, Any]) -> str:
     found = records(result)
     if not found:
         return ""
-    claims = any(f["epsilon"]["claimed"] is not None for f in found)
-    claimed = "What is claimed is by the run's defence." if claims else "No ε is claimed: no defence of this run does."
+    acceptance = any(f["epsilon"]["claimed"] is not None for f in found)
+    claimed = (
+        "What is claimed is by the run's defence." if acceptance else "No ε is claimed: no defence of this run does."
+    )
     out = [
         "<h2>Was this record trained on?</h2><p>Members of a client against as many records that it held out. "
         "AUC 0.5 is guessing, 1 certainty; intervals are at 95 %. TPR: how many members are found where that share of "

@@ -24,7 +24,7 @@ from edgefd.config.schema import Config
 from edgefd.core.errors import RunError, UserError
 from edgefd.core.files import get, put
 from edgefd.core.knowledge import Knowledge
-from edgefd.selection.query import Memory
+from edgefd.selection.query import SelectionState
 from edgefd.wire import messages as wire
 
 CHECKPOINT, LOCK = "checkpoint.bin", ".lock"
@@ -45,7 +45,7 @@ class Checkpoint:
     metrics: tuple[dict[str, Any], ...] = ()
     """of the rounds that are done, from 0 on"""
     teacher: Knowledge | None = None
-    memory: Memory | None = None
+    selection_state: SelectionState | None = None
     """what the choice of rows depends on, where it does"""
 
     @property
@@ -70,9 +70,9 @@ def save_checkpoint(home: Path, saved: Checkpoint) -> None:
     teacher = b"" if saved.teacher is None else wire.encode(saved.teacher, "float32")
     head: dict[str, Any] = {"run": saved.run, "config": saved.config, "out": saved.out, "metrics": saved.metrics}
     known = b""
-    if saved.memory is not None:
-        known = wire.encode(saved.memory.known, "float32")
-        head |= {"teacher_bytes": len(teacher), "lag": saved.memory.lag.tolist()}
+    if saved.selection_state is not None:
+        known = wire.encode(saved.selection_state.known, "float32")
+        head |= {"teacher_bytes": len(teacher), "lag": saved.selection_state.lag.tolist()}
     body = json.dumps(head).encode() + b"\n" + teacher + known
     try:
         put(home / CHECKPOINT, _MAGIC + hashlib.sha256(body).digest() + body)
@@ -97,7 +97,7 @@ def load_checkpoint(home: Path) -> Checkpoint | None:
 
 
 @contextmanager
-def alone(home: Path) -> Iterator[None]:
+def exclusive_lock(home: Path) -> Iterator[None]:
     """Keep any other coordinator from the folder; a process that is killed lets go.
 
     Raises:
@@ -127,15 +127,15 @@ def _decoded(blob: bytes) -> Checkpoint:
         raise ValueError("its checksum is wrong")
     head, _, rest = body.partition(b"\n")
     fields = json.loads(head)
-    teacher, memory = rest, None
+    teacher, selection_state = rest, None
     if "lag" in fields:
         teacher, known = rest[: fields["teacher_bytes"]], rest[fields["teacher_bytes"] :]
-        memory = Memory(wire.decode(known), np.array(fields["lag"], np.float32))
+        selection_state = SelectionState(wire.decode(known), np.array(fields["lag"], np.float32))
     return Checkpoint(
         str(fields["run"]),
         str(fields["config"]),
         str(fields["out"]),
         tuple(fields["metrics"]),
         wire.decode(teacher) if teacher else None,
-        memory,
+        selection_state,
     )

@@ -16,8 +16,8 @@ from edgefd.defences.apply import check_devices_can as check_defence
 from edgefd.federation.clients import Federation
 from edgefd.methods import check_devices_can
 from edgefd.rounds.loop import Transport, run_rounds
-from edgefd.runs.execute import Watch, plans_of, run, server_of
-from edgefd.runs.prepare import Prepared
+from edgefd.runs.execute import ProgressHook, plans_of, run, server_of
+from edgefd.runs.prepare import PreparedRun
 from edgefd.runs.record import KNOWLEDGE, record_messages
 from edgefd.runs.round_metrics import RoundMetrics, measure
 from edgefd.wire.exchange_folder import COMPLETE
@@ -32,7 +32,7 @@ class Announced(Transport, Protocol):
         ...
 
 
-def check_real(config: Config) -> None:
+def check_deployable(config: Config) -> None:
     """Whether the config holds nothing that only a simulation can do.
 
     Raises:
@@ -47,14 +47,14 @@ def check_real(config: Config) -> None:
         raise UserError("coordinator.dropout is for simulations: devices drop out by themselves; leave it out")
 
 
-def begun(config: Config, home: Path, out: Path) -> Checkpoint:
+def create_checkpoint(config: Config, home: Path, out: Path) -> Checkpoint:
     """A first checkpoint in `home`, before clients see anything, of a run with the run folder `out`."""
     saved = Checkpoint(secrets.token_hex(6), config_digest(config), str(out.resolve()))
     save_checkpoint(home, saved)
     return saved
 
 
-def resumed(config: Config, home: Path) -> Checkpoint:
+def load_for_resume(config: Config, home: Path) -> Checkpoint:
     """The checkpoint in `home`.
 
     Raises:
@@ -68,7 +68,7 @@ def resumed(config: Config, home: Path) -> Checkpoint:
     return saved
 
 
-def done(saved: Checkpoint) -> list[RoundMetrics]:
+def completed_rounds(saved: Checkpoint) -> list[RoundMetrics]:
     """The rounds before a checkpoint."""
     return [RoundMetrics(**m) for m in saved.metrics]
 
@@ -84,7 +84,7 @@ def lines(rounds: Iterator[RoundMetrics]) -> Iterator[RoundMetrics]:
 
 
 def coordinate(
-    prepared: Prepared, transport: Announced, home: Path, out: Path, saved: Checkpoint, watch: Watch = lines
+    prepared: PreparedRun, transport: Announced, home: Path, out: Path, saved: Checkpoint, watch: ProgressHook = lines
 ) -> dict[str, Any]:
     """The rounds after `saved`, which is in `home`, into the run folder `out`; clients are told the end. The summary.
 
@@ -94,7 +94,11 @@ def coordinate(
     try:
         config, federation = prepared.config, prepared.federation
         summary = run(
-            prepared, out, watch, lambda: _rounds(transport, config, federation, home, out, saved), done(saved)
+            prepared,
+            out,
+            watch,
+            lambda: _rounds(transport, config, federation, home, out, saved),
+            completed_rounds(saved),
         )
     except BaseException as error:  # whatever ends it, Ctrl-C too, the devices must not wait for ever
         transport.finish(str(error) or "it was interrupted")
@@ -110,12 +114,14 @@ def _rounds(
     began = time.perf_counter()
     todo = plans_of(config, federation, saved.next_round)
     method, server = config.method, server_of(config, federation)
-    for result in run_rounds(method, config.method_config, transport, todo, saved.teacher, server, saved.memory):
+    for result in run_rounds(
+        method, config.method_config, transport, todo, saved.teacher, server, saved.selection_state
+    ):
         if config.run.record_knowledge:
             record_messages(out / KNOWLEDGE, config, result)
-        metrics = measure(result, federation, time.perf_counter() - began, method.rows)
+        metrics = measure(result, federation, time.perf_counter() - began, method.message)
         done = (*saved.metrics, metrics.to_dict())
-        saved = replace(saved, metrics=done, teacher=result.teacher, memory=result.memory)
+        saved = replace(saved, metrics=done, teacher=result.teacher, selection_state=result.selection_state)
         save_checkpoint(home, saved)
         yield metrics
         began = time.perf_counter()

@@ -1,4 +1,4 @@
-"""`Desk`: a run's rounds for clients who come by themselves. Whoever carries their messages is a door before it.
+"""`RoundCoordinator`: a run's rounds for clients who come by themselves. Whoever carries their messages is a door before it.
 
 The coordinator's thread opens a round, waits until its rules (`edgefd.rounds.participation`) say that it is over, and goes on. Doors
 (gRPC: `device_link`) ask from threads of their own what there is to do and hand in reports. No network and no session
@@ -16,11 +16,12 @@ from typing import TYPE_CHECKING
 
 from edgefd.core.errors import RunError
 from edgefd.core.knowledge import Knowledge
+from edgefd.federation.method import MessageKind
 from edgefd.federation.plan import RoundPlan
 from edgefd.federation.report import Exchange, Report
-from edgefd.federation.terms import Notice, Terms
+from edgefd.federation.terms import FederationInfo, FederationTerms
 from edgefd.methods import get_method
-from edgefd.rounds.participation import EVERYBODY, Coordinator, enough, with_late
+from edgefd.rounds.participation import FULL_PARTICIPATION, ParticipationConfig, add_stale_reports, quorum_reached
 from edgefd.rounds.validation import check_report, largest_report
 from edgefd.wire import messages as wire
 from edgefd.wire.exchange_folder import COMPLETE
@@ -28,7 +29,7 @@ from edgefd.wire.exchange_folder import COMPLETE
 if TYPE_CHECKING:  # Ray needs no metrics
     from edgefd_server.monitoring.event_log import Log
 
-LINGER = 20.0
+SHUTDOWN_GRACE = 20.0
 """seconds that clients have to learn that the run is over: more than a device waits between two calls"""
 _LONGEST_WAIT = 3600.0  # beyond some years, Python does not wait at all
 
@@ -55,7 +56,7 @@ class OpenRound:
 
 
 @dataclass(eq=False)
-class _Gathered:
+class RoundInbox:
     """A round and what has come in for it."""
 
     opened: OpenRound
@@ -68,10 +69,11 @@ class _Gathered:
 
     @property
     def round(self) -> int:
+        """Number of the round."""
         return self.opened.plan.round
 
 
-class Desk:
+class RoundCoordinator:
     """A transport (`edgefd.rounds.loop.Transport`), and what its doors need. Doors may call from any thread.
 
     Args:
@@ -85,19 +87,19 @@ class Desk:
 
     def __init__(
         self,
-        notice: Notice,
+        info: FederationInfo,
         timeout: float,
         log: Log,
-        rules: Coordinator = EVERYBODY,
+        rules: ParticipationConfig = FULL_PARTICIPATION,
         expected: Iterable[int] = (),
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.notice, self.timeout, self.rules = notice, timeout, rules
+        self.info, self.timeout, self.rules = info, timeout, rules
         self._log, self._clock = log, clock
         self._changed = threading.Condition()
         self._watchers: list[Callable[[], None]] = []
-        self._now: _Gathered | None = None
-        self._before: _Gathered | None = None
+        self._now: RoundInbox | None = None
+        self._before: RoundInbox | None = None
         self._ended: str | None = None
         self._failure: RunError | None = None
         self._there, self._told = set(expected), set[int]()
@@ -110,17 +112,17 @@ class Desk:
         Raises:
             RunError: if clients have not answered in time, or the log cannot be written.
         """
-        codec = self.notice.terms.codec
+        codec = self.info.terms.codec
         data = None if teacher is None else wire.encode(teacher, codec)
         asked = self.open(plan, data).asked
         return wire.exchanged(self.collect(), codec, data if data and teacher else b"", len(asked))
 
     def open(self, plan: RoundPlan, teacher: bytes | None) -> OpenRound:
         """Begin a round."""
-        asked = range(self.notice.n_clients) if plan.clients is None else plan.clients
+        asked = range(self.info.n_clients) if plan.clients is None else plan.clients
         opened = OpenRound(plan, teacher, asked, self._clock())
         with self._changed:
-            self._before, self._now = self._now, _Gathered(opened)
+            self._before, self._now = self._now, RoundInbox(opened)
         sent = {"teacher_bytes": len(teacher), "teacher_sha256": hashlib.sha256(teacher).hexdigest()} if teacher else {}
         self.note("round", round=plan.round, closing=plan.closing, asked=len(asked), **sent)
         self._announce()
@@ -139,7 +141,7 @@ class Desk:
                 if self._failure is not None:
                     raise self._failure
                 seconds = self._clock() - now.opened.began
-                if enough(self.rules, len(now.opened.asked), len(now.reports), seconds):
+                if quorum_reached(self.rules, len(now.opened.asked), len(now.reports), seconds):
                     break
                 if seconds >= self.timeout:
                     raise RunError(self._too_few(now))
@@ -148,7 +150,7 @@ class Desk:
                 self._changed.wait(min(until - seconds, _LONGEST_WAIT))
             now.closed = True
             late = () if self._before is None or now.opened.plan.closing else self._before.late.values()
-            reports = with_late(self.rules, list(now.reports.values()), late)
+            reports = add_stale_reports(self.rules, list(now.reports.values()), late)
         self._announce()
         return reports
 
@@ -159,7 +161,7 @@ class Desk:
             RunError: if the run is complete, but its log could not be written.
         """
         self.end("" if how == COMPLETE else how)
-        until = self._clock() + LINGER
+        until = self._clock() + SHUTDOWN_GRACE
         with self._changed:
             while not self._there <= self._told and (left := until - self._clock()) > 0:
                 self._changed.wait(left)
@@ -233,7 +235,7 @@ class Desk:
             in_time = gathered is self._now and not gathered.closed and self._ended is None
             if not (in_time or self._late(gathered)):
                 raise Refused("round", f"round {round} was closed without this report")
-            report = _checked(data, gathered.opened.plan, client, self.notice.terms)
+            report = _checked(data, gathered.opened.plan, client, self.info.terms)
             (gathered.reports if in_time else gathered.late)[client] = report
             gathered.digests[client] = digest
             self._changed.notify_all()
@@ -264,7 +266,7 @@ class Desk:
             self._failure = self._failure or error
             self._changed.notify_all()
 
-    def _gathered(self, client: int, round: int) -> _Gathered:
+    def _gathered(self, client: int, round: int) -> RoundInbox:
         found = next((g for g in (self._now, self._before) if g is not None and g.round == round), None)
         if self._now is None and self._ended is None:
             raise Refused("early", "no round is open yet: hand the report in again in a moment")
@@ -274,15 +276,15 @@ class Desk:
             raise Refused("round", f"round {round} does not ask client {client}")
         return found
 
-    def _late(self, gathered: _Gathered) -> bool:
+    def _late(self, gathered: RoundInbox) -> bool:
         """Whether a report that now comes for that round can still count in the one after it."""
-        if self.rules.late == "drop" or gathered.opened.plan.closing or self._ended is not None:
+        if self.rules.stale_reports == "drop" or gathered.opened.plan.closing or self._ended is not None:
             return False
         now = self._now
         assert now is not None
         return gathered is now or not (now.closed or now.opened.plan.closing)
 
-    def _too_few(self, now: _Gathered) -> str:
+    def _too_few(self, now: RoundInbox) -> str:
         silent = ", ".join(str(c) for c in now.opened.asked if c not in now.reports)
         return (
             f"round {now.round}: {len(now.reports)} of {len(now.opened.asked)} reports after {self.timeout:g} s: "
@@ -294,9 +296,9 @@ class Desk:
             wake()
 
 
-def _checked(data: bytes, plan: RoundPlan, client: int, terms: Terms) -> Report:
+def _checked(data: bytes, plan: RoundPlan, client: int, terms: FederationTerms) -> Report:
     method, limit = get_method(terms.method), largest_report(plan, terms.n_classes)
-    if len(data) > limit and method.rows != "parameters":  # those come from simulated clients only
+    if len(data) > limit and method.message is not MessageKind.PARAMETERS:  # those come from simulated clients only
         raise Refused("size", f"the report has {len(data)} bytes; at most {limit} are read here")
     try:
         report = wire.decode_report(data)

@@ -1,4 +1,4 @@
-"""Flower's door to a `Desk`: a thread that sends a round's plan to the nodes of a Grid and hands their reports in.
+"""Flower's door to a `RoundCoordinator`: a thread that sends a round's plan to the nodes of a Grid and hands their reports in.
 
 A node is sent one message at a time, and another when it stays silent: Flower drops one that it fails to fetch whole
 and tells nobody, and an answer that comes twice is the same bytes. Which client a node is, its registered key says
@@ -19,7 +19,7 @@ from flwr.app import ConfigRecord, Message, RecordDict
 from edgefd.core.errors import RunError, UserError
 from edgefd.wire import messages as wire
 from edgefd.wire.device_link import terms_message
-from edgefd_server.coordinator.round_coordinator import Desk, OpenRound, Refused
+from edgefd_server.coordinator.round_coordinator import OpenRound, Refused, RoundCoordinator
 
 if TYPE_CHECKING:
     from edgefd_server.certs import AllowList
@@ -90,14 +90,14 @@ class _Known:
 
 
 @dataclass(eq=False)
-class FlowerDoor:
-    """Use `open_door`.
+class GridDriver:
+    """Use `run_driver`.
 
     `config` is for simulated clients, who are built from the config's YAML; a failure of theirs ends the run, as trying
     again would not help. Without it nothing that a node says can.
     """
 
-    desk: Desk
+    coordinator: RoundCoordinator
     grid: Nodes
     allowed: AllowList | None = None
     config: str | None = None
@@ -111,7 +111,7 @@ class FlowerDoor:
     def turn(self) -> None:
         """Take the replies that are there; send what there is to send."""
         self._take()
-        opened = self.desk.round
+        opened = self.coordinator.round
         if opened is None:
             return
         if self.metrics is not None:
@@ -131,11 +131,11 @@ class FlowerDoor:
     def _look(self) -> None:
         found = {node.node_id: node for node in self.grid.get_nodes()}
         self._looked = time.monotonic()
-        if self.config is not None and len(found) > self.desk.notice.n_clients:
-            n = self.desk.notice.n_clients
-            self.desk.fail(RunError(f"{len(found)} nodes for {n} clients: set num-supernodes to {n}"))
+        if self.config is not None and len(found) > self.coordinator.info.n_clients:
+            n = self.coordinator.info.n_clients
+            self.coordinator.fail(RunError(f"{len(found)} nodes for {n} clients: set num-supernodes to {n}"))
         for gone in set(self.nodes) - set(found):
-            self.desk.note("node_gone", node=gone, client=self.nodes.pop(gone).client)
+            self.coordinator.note("node_gone", node=gone, client=self.nodes.pop(gone).client)
         for name in sorted(found):
             self._check(name, found[name].public_key)
         self.seen |= {known.client: self._looked for known in self.nodes.values() if known.client is not None}
@@ -153,7 +153,7 @@ class FlowerDoor:
                 why = str(error)
         if known is None:
             known = self.nodes[name] = _Known(client)
-            self.desk.note("node", node=name, client=client)
+            self.coordinator.note("node", node=name, client=client)
         if self.allowed is None:
             return
         if why and not known.barred:
@@ -163,8 +163,8 @@ class FlowerDoor:
     def _bind(self, name: int, claimed: Any) -> int:
         """The client that the node is, as its key or its first answer says."""
         known = self.nodes.setdefault(name, _Known(None))
-        if type(claimed) is not int or not 0 <= claimed < self.desk.notice.n_clients:
-            raise Refused("client", f"there is no client {claimed!r}: 0 to {self.desk.notice.n_clients - 1} are")
+        if type(claimed) is not int or not 0 <= claimed < self.coordinator.info.n_clients:
+            raise Refused("client", f"there is no client {claimed!r}: 0 to {self.coordinator.info.n_clients - 1} are")
         if known.barred or (self.allowed is not None and known.client is None):
             raise Refused("certificate", "its key is not on the allow-list")
         if known.client not in (None, claimed):
@@ -221,19 +221,19 @@ class FlowerDoor:
         if failure is not None:
             line = str(failure)[:_LONGEST_LINE]
             if self.config is not None:
-                self.desk.fail(RunError(f"round {sent.round}: {line}"))
+                self.coordinator.fail(RunError(f"round {sent.round}: {line}"))
             raise Refused("failed", line)
         who = self._bind(sent.node, client)
         if report is None:
             return  # it was not asked, and has said who it is
         if not isinstance(report, bytes):
             raise Refused("malformed", "a report that is not bytes")
-        known = self.desk.submit(who, sent.round, report)
+        known = self.coordinator.submit(who, sent.round, report)
         self.nodes[sent.node].failures = 0
         if self.metrics is not None and not known:
             self.metrics.accepted.inc()
             self.metrics.bytes.labels("up").inc(len(report))
-            if (opened := self.desk.round) is not None and opened.plan.round == sent.round:
+            if (opened := self.coordinator.round) is not None and opened.plan.round == sent.round:
                 self.metrics.report_seconds.observe(time.monotonic() - opened.began)
 
     def _refuse(self, name: int, refused: Refused) -> None:
@@ -248,13 +248,15 @@ class FlowerDoor:
         if self.metrics is not None:
             self.metrics.refused.labels("Flower", refused.reason).inc()
         client = self.nodes[name].client if name in self.nodes else None
-        self.desk.note("refused", call="Flower", reason=refused.reason, line=str(refused), node=name, client=client)
+        self.coordinator.note(
+            "refused", call="Flower", reason=refused.reason, line=str(refused), node=name, client=client
+        )
 
     # what they are sent
 
     def _due(self, opened: OpenRound) -> list[tuple[int, Message]]:
         """A message for each free node whose client is missing, or who has not said which client it is."""
-        missing, now = set(self.desk.missing()), time.monotonic()
+        missing, now = set(self.coordinator.missing()), time.monotonic()
         busy = {sent.node for sent in self._sent.values() if now < sent.until}
         due = []
         for name, known in self.nodes.items():
@@ -266,16 +268,16 @@ class FlowerDoor:
     def _enter(self, message: str, node: int, opened: OpenRound) -> None:
         unanswered = sum(sent.node == node for sent in self._sent.values())
         if unanswered:
-            self.desk.note("silent", node=node, client=self.nodes[node].client, unanswered=unanswered)
+            self.coordinator.note("silent", node=node, client=self.nodes[node].client, unanswered=unanswered)
         self._sent[message] = _Sent(node, opened.plan.round, time.monotonic() + SILENCE * 2 ** min(unanswered, 10))
 
     def _message(self, name: int, known: _Known, opened: OpenRound) -> Message:
-        notice, body = self.desk.notice, dict[str, Any]()
-        body["run"], body["terms"] = notice.run, terms_message(notice.terms).SerializeToString()
+        info, body = self.coordinator.info, dict[str, Any]()
+        body["run"], body["terms"] = info.run, terms_message(info.terms).SerializeToString()
         body["plan"] = wire.encode_plan(opened.plan)
         if opened.teacher is not None:
             body["teacher"] = opened.teacher
-        if known.client is None and len(opened.asked) < notice.n_clients:
+        if known.client is None and len(opened.asked) < info.n_clients:
             body["asked"] = list(opened.asked)
         if self.config is not None:
             body["config"] = self.config
@@ -284,20 +286,20 @@ class FlowerDoor:
         if self.metrics is not None:
             self.metrics.bytes.labels("down").inc(len(body["plan"]) + len(opened.teacher or b""))
         content = RecordDict({"edgefd": ConfigRecord(body)})
-        ttl = self.desk.timeout + 60.0
+        ttl = self.coordinator.timeout + 60.0
         return Message(content, name, MESSAGE_TYPE, ttl=ttl, group_id=str(opened.plan.round))
 
 
 @contextmanager
-def open_door(door: FlowerDoor, poll: float = 0.1) -> Iterator[None]:
+def run_driver(front_end: GridDriver, poll: float = 0.1) -> Iterator[None]:
     """Let the nodes in while the context lasts. A Grid that fails for long ends the run.
 
     Args:
-        door: to open.
+        front_end: to open.
         poll: seconds between two looks at the Grid.
     """
     over = threading.Event()
-    thread = threading.Thread(target=_serve, args=(door, poll, over), name="flower-door", daemon=True)
+    thread = threading.Thread(target=_serve, args=(front_end, poll, over), name="flower-door", daemon=True)
     thread.start()
     try:
         yield
@@ -306,16 +308,16 @@ def open_door(door: FlowerDoor, poll: float = 0.1) -> Iterator[None]:
         thread.join(PATIENCE)
 
 
-def _serve(door: FlowerDoor, poll: float, over: threading.Event) -> None:
+def _serve(front_end: GridDriver, poll: float, over: threading.Event) -> None:
     well = time.monotonic()
     while not over.wait(poll):
         try:
-            door.turn()
+            front_end.turn()
             well = time.monotonic()
         except Exception as error:  # whatever it is, the round must not wait for ever
             line = f"{type(error).__name__}: {error}"
-            door.desk.note("grid", line=line)
+            front_end.coordinator.note("grid", line=line)
             if time.monotonic() - well > PATIENCE:
-                door.desk.fail(RunError(f"Flower's Grid fails: {line}"))
+                front_end.coordinator.fail(RunError(f"Flower's Grid fails: {line}"))
                 return
             over.wait(1.0)

@@ -26,10 +26,10 @@ from edgefd.core.json_files import append_json_line, write_json
 from edgefd.runs.prepare import prepare
 from edgefd_server.certs import AllowList
 from edgefd_server.coordinator.checkpoint import load_checkpoint
-from edgefd_server.flower.grid_driver import FlowerDoor, Nodes, open_door
-from edgefd_server.grpc_link.device_service import Listen
+from edgefd_server.flower.grid_driver import GridDriver, Nodes, run_driver
+from edgefd_server.grpc_link.device_service import ListenAddress
 from edgefd_server.serve.coordinator import serve_desk
-from edgefd_server.serve.options import Serving
+from edgefd_server.serve.options import ServeOptions
 
 CONFIG = "config.yaml"
 
@@ -42,7 +42,7 @@ class Job:
     """the run folder, with the checkpoint in it"""
     work: str
     """Flower's files in it, and the config"""
-    goes_on: bool
+    resuming: bool
     timeout: float
     certs: str | None
     listen: str | None
@@ -58,11 +58,13 @@ class Job:
         return Path(self.work) / "lines.jsonl"
 
     @property
-    def serving(self) -> Serving:
+    def serving(self) -> ServeOptions:
         """For light devices."""
         certs = None if self.certs is None else Path(self.certs)
-        listen = None if self.listen is None else Listen(self.listen, certs, self.insecure)
-        return Serving(listen, [Path(b) for b in self.bundles], self.metrics_port, self.timeout, self.status, certs)
+        listen = None if self.listen is None else ListenAddress(self.listen, certs, self.insecure)
+        return ServeOptions(
+            listen, [Path(b) for b in self.bundles], self.metrics_port, self.timeout, self.status, certs
+        )
 
 
 def write_job(job: Job) -> Path:
@@ -117,8 +119,10 @@ def _coordinate(grid: Nodes, job: Job) -> dict[str, Any]:
         job.serving,
         Path(job.folder),
         saved,
-        job.goes_on,
-        lambda desk, metrics, seen: open_door(FlowerDoor(desk, grid, allowed, metrics=metrics, seen=seen)),
+        job.resuming,
+        lambda coordinator, metrics, seen: run_driver(
+            GridDriver(coordinator, grid, allowed, metrics=metrics, seen=seen)
+        ),
     )
 
 

@@ -57,8 +57,8 @@ def reporting_app(config: Config, lines: Path) -> ServerApp:
     def main(grid: Grid, context: Context) -> None:
         try:
             federation = prepare(config).federation
-            with over_grid(grid, config, federation, None) as desk:
-                for metrics in simulate_over(desk, config, federation):
+            with over_grid(grid, config, federation, None) as coordinator:
+                for metrics in simulate_over(coordinator, config, federation):
                     append_json_line(lines, metrics.to_dict())
         except (RunError, UserError) as error:
             append_json_line(lines, {"error": str(error)})

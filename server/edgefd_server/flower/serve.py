@@ -22,13 +22,13 @@ from edgefd.core.processes import alive, last_line, reported
 from edgefd.runs.folder import write_config
 from edgefd.runs.prepare import prepare, terms_of
 from edgefd_server.certs import AllowList
-from edgefd_server.coordinator.checkpoint import alone, load_checkpoint
-from edgefd_server.coordinator.resume import begun, check_real, resumed
-from edgefd_server.coordinator.round_coordinator import LINGER
+from edgefd_server.coordinator.checkpoint import exclusive_lock, load_checkpoint
+from edgefd_server.coordinator.resume import check_deployable, create_checkpoint, load_for_resume
+from edgefd_server.coordinator.round_coordinator import SHUTDOWN_GRACE
 from edgefd_server.flower.job import Job, write_job
-from edgefd_server.flower.superlink import Fleet, SuperLink, checked, started
-from edgefd_server.serve.bundles import offer
-from edgefd_server.serve.options import Serving
+from edgefd_server.flower.superlink import SuperLink, SuperLinkAddress, checked, started
+from edgefd_server.serve.bundles import check_bundles
+from edgefd_server.serve.options import ServeOptions
 from edgefd_server.serve.run_folder import new_folder
 
 DEATHS = 3
@@ -38,7 +38,7 @@ _LOOK = 1.0  # seconds between two looks at the allow-list
 
 
 def serve_flower(
-    config: Config, fleet: Fleet, serving: Serving, out: Path | None, resume: bool = False
+    config: Config, fleet: SuperLinkAddress, serving: ServeOptions, out: Path | None, resume: bool = False
 ) -> tuple[Path, dict[str, Any]]:
     """Coordinate the config's clients, SuperNodes and, if `serving` listens, light devices: run folder and summary.
 
@@ -49,7 +49,7 @@ def serve_flower(
         RunError: if a round does not get its reports in time, or Flower does not work. The devices are told.
         Stopped: on Ctrl-C. The devices are told.
     """
-    check_real(config)
+    check_deployable(config)
     if resume and out is None:
         raise UserError("--resume with --flower needs --out: the run folder to go on in")
     fleet = checked(fleet)
@@ -58,31 +58,31 @@ def serve_flower(
         allowed.current()
     prepared = prepare(config, trains=False)
     if serving.listen is not None:
-        offer(config, serving.bundles, terms_of(config, prepared.federation))
-    goes_on = resume and out is not None and load_checkpoint(out) is not None
-    folder = out if goes_on and out is not None else new_folder(config, out, resume)
-    with alone(folder):
-        if goes_on:
-            resumed(config, folder)
+        check_bundles(config, serving.bundles, terms_of(config, prepared.federation))
+    resuming = resume and out is not None and load_checkpoint(out) is not None
+    folder = out if resuming and out is not None else new_folder(config, out, resume)
+    with exclusive_lock(folder):
+        if resuming:
+            load_for_resume(config, folder)
         else:
-            begun(config, folder, folder)
-        job = _job(config, fleet, serving, folder, goes_on)
+            create_checkpoint(config, folder, folder)
+        job = _job(config, fleet, serving, folder, resuming)
         try:
             return folder, _Command(fleet, allowed, job).run()
         except UserError:
-            if not (goes_on or (folder / "config.yaml").exists()):  # what is refused leaves nothing behind
+            if not (resuming or (folder / "config.yaml").exists()):  # what is refused leaves nothing behind
                 shutil.rmtree(folder)
             raise
 
 
-def _job(config: Config, fleet: Fleet, serving: Serving, folder: Path, goes_on: bool) -> Job:
+def _job(config: Config, fleet: SuperLinkAddress, serving: ServeOptions, folder: Path, resuming: bool) -> Job:
     work = folder / "flower"
     work.mkdir(exist_ok=True)
     write_config(work, config)
     return Job(
         folder=str(folder.resolve()),
         work=str(work.resolve()),
-        goes_on=goes_on,
+        resuming=resuming,
         timeout=serving.timeout,
         certs=None if fleet.certs is None else str(fleet.certs.resolve()),
         listen=None if serving.listen is None else serving.listen.address,
@@ -97,7 +97,7 @@ def _job(config: Config, fleet: Fleet, serving: Serving, folder: Path, goes_on: 
 class _Command:
     """The run as the command sees it: one SuperLink after another, if need be."""
 
-    fleet: Fleet
+    fleet: SuperLinkAddress
     allowed: AllowList | None
     job: Job
     seen: int = 0
@@ -129,7 +129,7 @@ class _Command:
                     f"Flower died {deaths} times in round {reached}: {line} (see {link.log}; --resume goes on)"
                 )
             print(f"Flower died in round {reached}: begun anew", flush=True)
-            self.job = replace(self.job, goes_on=True)
+            self.job = replace(self.job, resuming=True)
 
     def _admit(self, link: SuperLink) -> None:
         if self.allowed is not None:
@@ -189,7 +189,7 @@ class _Command:
         if self.coordinator is None or not alive(self.coordinator):
             return "not one round was done"
         os.kill(self.coordinator, signal.SIGTERM)
-        deadline = time.monotonic() + LINGER + 10
+        deadline = time.monotonic() + SHUTDOWN_GRACE + 10
         for line in reported(link.process, self.job.lines, self.seen):
             if line is not None and "stopped" in line:
                 return str(line["stopped"])

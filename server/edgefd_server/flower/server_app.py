@@ -19,15 +19,15 @@ from edgefd.config.load import load_config
 from edgefd.config.schema import Config
 from edgefd.core.json_files import append_json_line
 from edgefd.federation.clients import Federation
-from edgefd.federation.terms import Notice
-from edgefd.rounds.participation import check_played
+from edgefd.federation.terms import FederationInfo
+from edgefd.rounds.participation import check_supported_over_flower
 from edgefd.runs.execute import run, simulate_over
 from edgefd.runs.folder import run_folder
 from edgefd.runs.prepare import prepare, terms_of
 from edgefd.runs.record import check_unrecorded
 from edgefd.runs.round_metrics import RoundMetrics
-from edgefd_server.coordinator.round_coordinator import Desk
-from edgefd_server.flower.grid_driver import FlowerDoor, Nodes, open_door
+from edgefd_server.coordinator.round_coordinator import RoundCoordinator
+from edgefd_server.flower.grid_driver import GridDriver, Nodes, run_driver
 
 app = ServerApp()
 
@@ -46,12 +46,12 @@ def main(grid: Grid, context: Context) -> None:
         return
     prepared = prepare(load_config(Path(str(settings["config"]))))
     folder = run_folder(prepared.config, Path(str(settings["out"])) if settings["out"] else None)
-    with over_grid(grid, prepared.config, prepared.federation, folder / "link.jsonl") as desk:
-        run(prepared, folder, _lines, lambda: simulate_over(desk, prepared.config, prepared.federation))
+    with over_grid(grid, prepared.config, prepared.federation, folder / "link.jsonl") as coordinator:
+        run(prepared, folder, _lines, lambda: simulate_over(coordinator, prepared.config, prepared.federation))
 
 
 @contextmanager
-def over_grid(grid: Nodes, config: Config, federation: Federation, log: Path | None) -> Iterator[Desk]:
+def over_grid(grid: Nodes, config: Config, federation: Federation, log: Path | None) -> Iterator[RoundCoordinator]:
     """A transport to the nodes of a Grid as the config's clients, simulated ones too.
 
     Args:
@@ -63,18 +63,18 @@ def over_grid(grid: Nodes, config: Config, federation: Federation, log: Path | N
     Raises:
         UserError: for `coordinator.dropout`, which only the local engine plays; if it is to be recorded.
     """
-    check_played(config.coordinator)
+    check_supported_over_flower(config.coordinator)
     check_unrecorded(config, "over Flower")
     text = yaml.safe_dump(config.to_dict(), sort_keys=False)
-    notice = Notice(secrets.token_hex(6), len(federation.clients), terms_of(config, federation))
+    info = FederationInfo(secrets.token_hex(6), len(federation.clients), terms_of(config, federation))
 
     def note(event: str, **fields: object) -> None:
         if log is not None:
             append_json_line(log, {"event": event, **fields})
 
-    desk = Desk(notice, TIMEOUT, note, config.coordinator)
-    with open_door(FlowerDoor(desk, grid, config=text), poll=0.02):
-        yield desk
+    coordinator = RoundCoordinator(info, TIMEOUT, note, config.coordinator)
+    with run_driver(GridDriver(coordinator, grid, config=text), poll=0.02):
+        yield coordinator
 
 
 def _lines(rounds: Iterator[RoundMetrics]) -> Iterator[RoundMetrics]:

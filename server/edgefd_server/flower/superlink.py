@@ -32,7 +32,7 @@ _ANY = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}
 
 
 @dataclass(frozen=True)
-class Fleet:
+class SuperLinkAddress:
     """Where SuperNodes call, and with which certificates. Without, nothing is encrypted and nobody proves who he is."""
 
     address: str
@@ -51,7 +51,7 @@ class Fleet:
 class SuperLink:
     """One that runs. Use `started`."""
 
-    fleet: Fleet
+    fleet: SuperLinkAddress
     process: subprocess.Popen[bytes]
     log: Path
 
@@ -110,7 +110,7 @@ class SuperLink:
             client.close()
 
 
-def checked(fleet: Fleet) -> Fleet:
+def checked(fleet: SuperLinkAddress) -> SuperLinkAddress:
     """Where a SuperLink can listen; port 0 becomes a free one.
 
     Raises:
@@ -129,13 +129,13 @@ def checked(fleet: Fleet) -> Fleet:
             raise UserError(f"cannot read {fleet.certs}/{name}; `edgefd certs init` makes it")
     try:
         with socket.create_server((host.strip("[]"), int(port)), family=_family(host)) as free:
-            return Fleet(f"{host}:{free.getsockname()[1]}", fleet.certs, fleet.insecure)
+            return SuperLinkAddress(f"{host}:{free.getsockname()[1]}", fleet.certs, fleet.insecure)
     except OSError as error:
         raise UserError(f"cannot listen on {fleet.address}: {error.strerror}") from error
 
 
 @contextmanager
-def started(fleet: Fleet, work: Path, family: set[int]) -> Iterator[SuperLink]:
+def started(fleet: SuperLinkAddress, work: Path, family: set[int]) -> Iterator[SuperLink]:
     """A SuperLink that listens while the context lasts, with its database, log and Flower's own files in `work`.
 
     Args:
@@ -166,7 +166,7 @@ def started(fleet: Fleet, work: Path, family: set[int]) -> Iterator[SuperLink]:
         process.stdin.close()
 
 
-def _options(fleet: Fleet, work: Path) -> list[str]:
+def _options(fleet: SuperLinkAddress, work: Path) -> list[str]:
     host, _, port = fleet.address.rpartition(":")
     options = ["--host", host.strip("[]"), "--port", port, "--database", str((work / "superlink.db").resolve())]
     options += ["--disable-runtime-dependency-installation"]
@@ -184,7 +184,7 @@ def _environment(work: Path) -> dict[str, str]:
     return os.environ | FLOWER_QUIET | found
 
 
-def _wait(fleet: Fleet, process: subprocess.Popen[bytes], log: Path) -> None:
+def _wait(fleet: SuperLinkAddress, process: subprocess.Popen[bytes], log: Path) -> None:
     """Until it answers."""
     url = f"{'http' if fleet.certs is None else 'https'}://{fleet.near}/health"
     trusted = None if fleet.certs is None else ssl.create_default_context(cafile=str(fleet.certs / "ca.pem"))

@@ -13,9 +13,9 @@ from edgefd.core.files import get, put
 from edgefd.core.knowledge import Knowledge
 from edgefd.federation.plan import RoundPlan
 from edgefd.federation.report import Exchange, Report
-from edgefd.federation.terms import Notice
+from edgefd.federation.terms import FederationInfo
 from edgefd.methods import get_method
-from edgefd.rounds.participation import Coordinator, enough, with_late
+from edgefd.rounds.participation import ParticipationConfig, add_stale_reports, quorum_reached
 from edgefd.rounds.validation import check_report, largest_report
 from edgefd.wire import messages as wire
 from edgefd.wire.exchange_folder import (
@@ -29,7 +29,7 @@ from edgefd.wire.exchange_folder import (
     TEACHER,
     decode_clients,
     encode_clients,
-    encode_notice,
+    encode_info,
     report_file,
     round_folder,
 )
@@ -40,10 +40,10 @@ class FolderTransport:
     """A transport (`edgefd.rounds.loop.Transport`). Use `open_folder`."""
 
     folder: Path
-    notice: Notice
+    info: FederationInfo
     timeout: float
     """seconds that a round may take"""
-    rules: Coordinator = field(default_factory=Coordinator)
+    rules: ParticipationConfig = field(default_factory=ParticipationConfig)
     """when a round may end without everybody"""
     poll: float = 0.05
     """seconds between two looks at the folder"""
@@ -69,22 +69,22 @@ class FolderTransport:
             raise RunError(f"cannot tell the devices that the run is over: {error.strerror}") from error
 
     def _exchange(self, plan: RoundPlan, teacher: Knowledge | None) -> Exchange:
-        here, codec = round_folder(self.folder, plan.round), self.notice.terms.codec
+        here, codec = round_folder(self.folder, plan.round), self.info.terms.codec
         (here / "reports").mkdir(parents=True, exist_ok=True)
         data = None if teacher is None else wire.encode(teacher, codec)
         asked = self._everyone() if plan.clients is None else plan.clients
         if data is not None:
             _put_once(here / TEACHER, data)
-        if len(asked) < self.notice.n_clients:
+        if len(asked) < self.info.n_clients:
             _put_once(here / ASKED, encode_clients(asked))
         _put_once(here / PLAN, wire.encode_plan(plan))
         reports = self._collect(plan, asked)
         put(here / COUNTED, encode_clients(r.client for r in reports))
-        reports = with_late(self.rules, reports, self._late(plan))
+        reports = add_stale_reports(self.rules, reports, self._late(plan))
         return wire.exchanged(reports, codec, data if data and teacher else b"", len(asked))
 
     def _everyone(self) -> range:
-        return range(self.notice.n_clients)
+        return range(self.info.n_clients)
 
     def _collect(self, plan: RoundPlan, asked: Sequence[int]) -> list[Report]:
         found: dict[int, Report] = {}
@@ -102,7 +102,7 @@ class FolderTransport:
                     refused[client] = seen
                     put(path.with_suffix(".refused"), f"{error}\n".encode())
             seconds = time.monotonic() - began
-            if enough(self.rules, len(asked), len(found), seconds):
+            if quorum_reached(self.rules, len(asked), len(found), seconds):
                 return list(found.values())
             if seconds > self.timeout:
                 raise RunError(self._missing(plan, asked, found, refused))
@@ -110,7 +110,7 @@ class FolderTransport:
 
     def _late(self, plan: RoundPlan) -> list[Report]:
         """Reports of the round before that came when it was closed; those that fail a check are left where they are."""
-        if plan.round == 0 or plan.closing or self.rules.late == "drop":
+        if plan.round == 0 or plan.closing or self.rules.stale_reports == "drop":
             return []
         before, here = replace(plan, round=plan.round - 1), round_folder(self.folder, plan.round - 1)
         asked, in_time = self._clients(here / ASKED), self._clients(here / COUNTED)
@@ -133,7 +133,7 @@ class FolderTransport:
             raise RunError(f"cannot read {path}: {error}") from error
 
     def _read(self, path: Path, plan: RoundPlan, client: int) -> Report:
-        n_classes = self.notice.terms.n_classes
+        n_classes = self.info.terms.n_classes
         try:
             data = get(path, largest_report(plan, n_classes))
         except OSError as error:
@@ -141,7 +141,7 @@ class FolderTransport:
         if data is None:
             raise ValueError("the report was taken away")
         report = wire.decode_report(data)
-        check_report(get_method(self.notice.terms.method), report, plan, (client,), n_classes)
+        check_report(get_method(self.info.terms.method), report, plan, (client,), n_classes)
         return report
 
     def _missing(
@@ -156,7 +156,9 @@ class FolderTransport:
         )
 
 
-def open_folder(folder: Path, notice: Notice, timeout: float, rules: Coordinator | None = None) -> FolderTransport:
+def open_folder(
+    folder: Path, info: FederationInfo, timeout: float, rules: ParticipationConfig | None = None
+) -> FolderTransport:
     """The exchange in `folder`, announced to the devices; one that a coordinator left is open again.
 
     Raises:
@@ -164,12 +166,12 @@ def open_folder(folder: Path, notice: Notice, timeout: float, rules: Coordinator
         RunError: if it holds another exchange.
     """
     try:
-        _put_once(folder / FEDERATION, encode_notice(notice))
+        _put_once(folder / FEDERATION, encode_info(info))
         if get(folder / DONE, MAX_TEXT) not in (None, COMPLETE.encode()):
             (folder / DONE).unlink()
     except OSError as error:
         raise UserError(f"cannot write {folder}: {error.strerror}") from error
-    return FolderTransport(folder, notice, timeout, rules or Coordinator())
+    return FolderTransport(folder, info, timeout, rules or ParticipationConfig())
 
 
 def check_new(folder: Path) -> None:

@@ -9,7 +9,7 @@ from edgefd.wire.bundle_manifest import MANIFEST, Manifest
 
 
 @dataclass(frozen=True)
-class Served:
+class BundleFiles:
     """A bundle folder that devices may fetch."""
 
     folder: Path
@@ -18,7 +18,7 @@ class Served:
     sizes: dict[str, int]
 
 
-def served(folder: Path, manifest: Manifest, digest: str) -> Served:
+def load_bundle_files(folder: Path, manifest: Manifest, digest: str) -> BundleFiles:
     """A bundle that has been read and found whole."""
     sizes = {name: record.bytes for name, record in manifest.files.items()}
-    return Served(folder, digest, sizes | {MANIFEST: (folder / MANIFEST).stat().st_size})
+    return BundleFiles(folder, digest, sizes | {MANIFEST: (folder / MANIFEST).stat().st_size})

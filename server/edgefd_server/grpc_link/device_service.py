@@ -1,4 +1,4 @@
-"""The device link over gRPC: a run's door (`edgefd_server.grpc_link.server`) with a `Reception` behind it."""
+"""The device link over gRPC: a run's door (`edgefd_server.grpc_link.server`) with a `DeviceSessions` behind it."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from edgefd_proto import edgefd_pb2 as pb
 
 from edgefd.wire.device_link import CHUNK, HOLD
 from edgefd_server.certs import AllowList
-from edgefd_server.grpc_link.server import Context, Door, Listen, credentials_of, handlers_of, listening
-from edgefd_server.grpc_link.sessions import Reception
+from edgefd_server.grpc_link.server import Context, GrpcServer, ListenAddress, credentials_of, handlers_of, listening
+from edgefd_server.grpc_link.sessions import DeviceSessions
 from edgefd_server.monitoring.prometheus import LinkMetrics
 
-__all__ = ["DeviceLink", "Listen", "open_link"]
+__all__ = ["DeviceLink", "ListenAddress", "open_link"]
 
 _MARGIN = 2.0  # a poll is answered so long before the device's own deadline
 _IDLE = pb.TaskReply(idle=pb.Idle()).SerializeToString()
@@ -31,12 +31,12 @@ class _Poll:
     woken: asyncio.Future[None]
 
 
-class DeviceLink(Door):
-    """A door to a `Desk`. Use `open_link`."""
+class DeviceLink(GrpcServer):
+    """A door to a `RoundCoordinator`. Use `open_link`."""
 
-    def __init__(self, reception: Reception, allowed: AllowList | None, metrics: LinkMetrics) -> None:
-        super().__init__(allowed, metrics, reception.desk.note, reception.seen)
-        self._reception, self._desk = reception, reception.desk
+    def __init__(self, sessions: DeviceSessions, allowed: AllowList | None, metrics: LinkMetrics) -> None:
+        super().__init__(allowed, metrics, sessions.coordinator.note, sessions.seen)
+        self._reception, self._desk = sessions, sessions.coordinator
         self._polls: dict[int, _Poll] = {}
         """the call of each client that waits for a task"""
         self._desk.watch(self._news)
@@ -133,11 +133,11 @@ class DeviceLink(Door):
 
 
 @contextmanager
-def open_link(reception: Reception, listen: Listen, metrics: LinkMetrics) -> Iterator[DeviceLink]:
+def open_link(sessions: DeviceSessions, listen: ListenAddress, metrics: LinkMetrics) -> Iterator[DeviceLink]:
     """Listen to devices while the context lasts.
 
     Args:
-        reception: behind the link.
+        sessions: behind the link.
         listen: where, and with which certificates.
         metrics: to count in.
 
@@ -145,6 +145,6 @@ def open_link(reception: Reception, listen: Listen, metrics: LinkMetrics) -> Ite
         UserError: if the port is taken, certificates are missing, or it would be plaintext beyond this machine.
     """
     credentials = credentials_of(listen)
-    link = DeviceLink(reception, None if listen.certs is None else AllowList(listen.certs), metrics)
-    with listening(link, handlers_of(link), reception.largest, listen, credentials):
+    link = DeviceLink(sessions, None if listen.certs is None else AllowList(listen.certs), metrics)
+    with listening(link, handlers_of(link), sessions.largest, listen, credentials):
         yield link

@@ -36,7 +36,7 @@ Answer = TypeVar("Answer")
 
 
 @dataclass(frozen=True)
-class Listen:
+class ListenAddress:
     """Where to listen, and as whom. Without certificates nothing is encrypted and nobody is who he says he is."""
 
     address: str
@@ -44,7 +44,7 @@ class Listen:
     insecure: bool = False
 
 
-class Door:
+class GrpcServer:
     """What all doors do. Use `listening`.
 
     Args:
@@ -153,12 +153,16 @@ def handlers_of(link: Calls) -> Handlers:
 
 @contextmanager
 def listening(
-    door: Door, handlers: Handlers, largest: int, listen: Listen, credentials: grpc.ServerCredentials | None
+    grpc_server: GrpcServer,
+    handlers: Handlers,
+    largest: int,
+    listen: ListenAddress,
+    credentials: grpc.ServerCredentials | None,
 ) -> Iterator[None]:
     """Listen to devices while the context lasts.
 
     Args:
-        door: it.
+        grpc_server: it.
         handlers: of its calls.
         largest: bytes that no honest request exceeds, beside `FRAME`.
         listen: where.
@@ -167,22 +171,22 @@ def listening(
     Raises:
         UserError: if the port is taken.
     """
-    thread = threading.Thread(target=door._loop.run_forever, name="device-link", daemon=True)
+    thread = threading.Thread(target=grpc_server._loop.run_forever, name="device-link", daemon=True)
     thread.start()
     try:
-        server = door.do(_start(door, handlers, largest, listen.address, credentials))
+        server = grpc_server.do(_start(grpc_server, handlers, largest, listen.address, credentials))
         try:
             yield
         finally:
-            door.do(server.stop(1.0))
+            grpc_server.do(server.stop(1.0))
     finally:
-        door._loop.call_soon_threadsafe(door._loop.stop)
+        grpc_server._loop.call_soon_threadsafe(grpc_server._loop.stop)
         thread.join()
-        door._loop.close()
+        grpc_server._loop.close()
 
 
 async def _start(
-    door: Door, handlers: Handlers, largest: int, address: str, credentials: grpc.ServerCredentials | None
+    grpc_server: GrpcServer, handlers: Handlers, largest: int, address: str, credentials: grpc.ServerCredentials | None
 ) -> aio.Server:
     server = aio.server(options=_options(largest))
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, dict(handlers)),))
@@ -192,7 +196,7 @@ async def _start(
         await state.set(service, health_pb2.HealthCheckResponse.SERVING)
     try:
         add = server.add_insecure_port
-        door.port = add(address) if credentials is None else server.add_secure_port(address, credentials)
+        grpc_server.port = add(address) if credentials is None else server.add_secure_port(address, credentials)
     except RuntimeError as error:
         raise UserError(f"cannot listen on {address}: is the port taken, or the host another machine's?") from error
     await server.start()
@@ -213,7 +217,7 @@ def _options(largest: int) -> list[tuple[str, int]]:
     ]
 
 
-def credentials_of(listen: Listen) -> grpc.ServerCredentials | None:
+def credentials_of(listen: ListenAddress) -> grpc.ServerCredentials | None:
     """TLS that asks every device for a certificate of the CA; None: plaintext.
 
     Raises:

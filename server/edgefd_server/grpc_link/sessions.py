@@ -1,4 +1,4 @@
-"""`Reception`: what the coordinator answers to the calls of devices. No network here: see `device_link`.
+"""`DeviceSessions`: what the coordinator answers to the calls of devices. No network here: see `device_link`.
 
 It believes nothing: a request is measured before it is parsed, and who calls is found out before anything is done.
 """
@@ -17,8 +17,8 @@ from edgefd_proto import edgefd_pb2 as pb
 from edgefd.rounds.validation import largest_report
 from edgefd.wire import messages as wire
 from edgefd.wire.device_link import read_terms, terms_message
-from edgefd_server.coordinator.round_coordinator import Desk, OpenRound, Refused
-from edgefd_server.grpc_link.bundle_files import Served
+from edgefd_server.coordinator.round_coordinator import OpenRound, Refused, RoundCoordinator
+from edgefd_server.grpc_link.bundle_files import BundleFiles
 from edgefd_server.grpc_link.rate_limit import DEFAULT_RATE, Limiter, Rate
 from edgefd_server.grpc_link.refusals import Code, Refusal, refusal_of
 from edgefd_server.grpc_link.requests import FRAME, check_version, claimed, parsed
@@ -31,7 +31,7 @@ class _Session:
     """the device holds a bundle of this federation"""
 
 
-class Reception:
+class DeviceSessions:
     """The sessions of a run's devices, before its desk. Used from one thread.
 
     `who` is the client that a device's certificate stands for; None where there are no certificates.
@@ -39,13 +39,13 @@ class Reception:
 
     def __init__(
         self,
-        desk: Desk,
-        bundles: Sequence[Served],
+        coordinator: RoundCoordinator,
+        bundles: Sequence[BundleFiles],
         largest: int,
         rate: Rate = DEFAULT_RATE,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.desk, self.bundles, self.largest = desk, bundles, largest
+        self.coordinator, self.bundles, self.largest = coordinator, bundles, largest
         self._limiter = Limiter(rate, clock)
         self._task: tuple[OpenRound, bytes] | None = None
         """of the open round, serialised once for all devices"""
@@ -67,7 +67,7 @@ class Reception:
         if who is not None:
             self._limiter.pay(who)
         asked = parsed(pb.JoinRequest(), request, FRAME)
-        client = claimed(who, asked, self.desk.notice.n_clients)
+        client = claimed(who, asked, self.coordinator.info.n_clients)
         if who is None:
             self._limiter.pay(client)
         check_version(asked.protocol)
@@ -77,12 +77,12 @@ class Reception:
         token = self._boot + secrets.token_bytes(16)
         self._sessions.pop(self._token.get(client, b""), None)
         self._sessions[token], self._token[client] = _Session(client, agreed), token
-        self.desk.arrived(client)
+        self.coordinator.arrived(client)
         return pb.JoinReply(
-            run=self.desk.notice.run,
+            run=self.coordinator.info.run,
             client=client,
-            n_clients=self.desk.notice.n_clients,
-            terms=terms_message(self.desk.notice.terms),
+            n_clients=self.coordinator.info.n_clients,
+            terms=terms_message(self.coordinator.info.terms),
             manifest_sha256=self._bundle(client).digest,
             session=token,
         )
@@ -102,15 +102,15 @@ class Reception:
         """`DeviceLink.NextTask`: which client asks, and after which round. One that has had the end says so."""
         asked = parsed(pb.TaskRequest(), request, FRAME)
         client = self._agreed(who, asked.session)
-        if asked.told and self.desk.ended is not None:
-            self.desk.told(client)
+        if asked.told and self.coordinator.ended is not None:
+            self.coordinator.told(client)
         return client, asked.after
 
     def task(self, client: int, after: int) -> bytes | None:
         """What there is to do after that round, a serialised TaskReply; None: nothing yet."""
-        if (ended := self.desk.ended) is not None:
+        if (ended := self.coordinator.ended) is not None:
             return pb.TaskReply(end=pb.End(reason=ended)).SerializeToString()
-        opened = self.desk.task(client, after)
+        opened = self.coordinator.task(client, after)
         if opened is None:
             return None
         if self._task is None or self._task[0] is not opened:
@@ -122,11 +122,11 @@ class Reception:
         """`DeviceLink.SubmitReport`: hand in the report: whose it is, for which round, whether it was there already."""
         asked = parsed(pb.SubmitRequest(), request, FRAME + self.limit)
         client = self._agreed(who, asked.session)
-        notice = self.desk.notice
-        if asked.run != notice.run:
-            raise Refusal(Code.FAILED_PRECONDITION, "run", f"this is run {notice.run}, not {asked.run!r}")
+        info = self.coordinator.info
+        if asked.run != info.run:
+            raise Refusal(Code.FAILED_PRECONDITION, "run", f"this is run {info.run}, not {asked.run!r}")
         try:
-            return client, asked.round, self.desk.submit(client, asked.round, asked.report)
+            return client, asked.round, self.coordinator.submit(client, asked.round, asked.report)
         except Refused as refused:
             raise refusal_of(refused) from refused
 
@@ -139,12 +139,12 @@ class Reception:
     @property
     def limit(self) -> int:
         """Bytes that no honest report exceeds now."""
-        opened = self.desk.round
-        return self.largest if opened is None else largest_report(opened.plan, self.desk.notice.terms.n_classes)
+        opened = self.coordinator.round
+        return self.largest if opened is None else largest_report(opened.plan, self.coordinator.info.terms.n_classes)
 
     def _compare(self, message: pb.Terms) -> None:
         try:
-            different = self.desk.notice.terms.differences(read_terms(message))
+            different = self.coordinator.info.terms.differences(read_terms(message))
         except ValueError as error:
             raise Refusal(Code.INVALID_ARGUMENT, "malformed", str(error)) from error
         if different:
@@ -177,5 +177,5 @@ class Reception:
             self._limiter.pay(session.client)
         return session
 
-    def _bundle(self, client: int) -> Served:
+    def _bundle(self, client: int) -> BundleFiles:
         return self.bundles[client % len(self.bundles)]

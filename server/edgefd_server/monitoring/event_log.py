@@ -18,7 +18,7 @@ Log = Callable[..., None]
 """(event, **fields)"""
 
 
-def both(first: Log, second: Log) -> Log:
+def tee_log(first: Log, second: Log) -> Log:
     """A log that writes to two."""
 
     def log(event: str, **fields: Any) -> None:

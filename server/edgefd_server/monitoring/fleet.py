@@ -15,10 +15,10 @@ from typing import Any
 from edgefd.config.schema import Config
 from edgefd.core.errors import UserError
 from edgefd.core.files import get
-from edgefd.rounds.participation import asked
+from edgefd.rounds.participation import sample_clients
 from edgefd.wire.device_link import HOLD
 from edgefd.wire.exchange_folder import MAX_TEXT, PLAN, round_folder
-from edgefd_server.monitoring.status import Device, Fleet, Opened, Refused, State
+from edgefd_server.monitoring.status import Device, FleetSnapshot, Opened, Refused, State
 
 MAX_LINE = 300
 """characters of a refusal that are kept: devices have a say in them"""
@@ -64,7 +64,7 @@ def state_of(client: int, seen: float | None, at: Moment | None) -> State:
 def asks(config: Config, n_clients: int, round: int) -> frozenset[int]:
     """The clients that a round asks."""
     closing = round >= config.train.rounds
-    return frozenset(range(n_clients) if closing else asked(config.coordinator, config.seed, round, n_clients))
+    return frozenset(range(n_clients) if closing else sample_clients(config.coordinator, config.seed, round, n_clients))
 
 
 class _Refusals:
@@ -84,7 +84,7 @@ class _Refusals:
         return tuple(Refused(reason, n, last) for reason, (n, last) in sorted(self.reasons.items()))
 
 
-class LinkFleet:
+class CoordinatorFleet:
     """Reads along in the log (`edgefd_server.monitoring.event_log.Log`) of a device link.
 
     Args:
@@ -141,7 +141,7 @@ class LinkFleet:
             return [client for client, name in self._named()[0].items() if name == device]
         return [client for client, joined in self._peers.items() if joined == peer]
 
-    def look(self) -> Fleet:
+    def snapshot(self) -> FleetSnapshot:
         """As it is now."""
         names, trouble = self._named()
         seen = {client: at + self._since_1970 for client, at in list(self._seen().items())}
@@ -158,7 +158,7 @@ class LinkFleet:
                 )
                 for client in range(self._n_clients)
             )
-            return Fleet(opened, devices, self._refusals.table(), trouble)
+            return FleetSnapshot(opened, devices, self._refusals.table(), trouble)
 
     def _open(self) -> tuple[Opened | None, Moment | None]:
         if self._round < 0:
@@ -193,9 +193,9 @@ class FolderFleet:
         self._seen: dict[int, float] = {}
         self._refusals = _Refusals()
         self._known: dict[tuple[int, int], float] = {}  # refusals that are counted, by round and client
-        self._last = Fleet(None, self._devices({}, None), ())
+        self._last = FleetSnapshot(None, self._devices({}, None), ())
 
-    def look(self) -> Fleet:
+    def snapshot(self) -> FleetSnapshot:
         """As it is now. Where the folder cannot be read, as it was, and why."""
         try:
             self._last = self._look()
@@ -203,7 +203,7 @@ class FolderFleet:
             return replace(self._last, trouble=f"cannot read {self._exchange}: {error.strerror}")
         return self._last
 
-    def _look(self) -> Fleet:
+    def _look(self) -> FleetSnapshot:
         newest = self._next
         while self._plan(newest + 1).exists():
             newest += 1
@@ -223,7 +223,7 @@ class FolderFleet:
         self._count(taken, newest - 1)  # late reports still come for the one before the newest
         closing = newest >= self._config.train.rounds
         opened = Opened(newest, closing, len(asked), len(answered), began)
-        return Fleet(opened, devices, self._refusals.table())
+        return FleetSnapshot(opened, devices, self._refusals.table())
 
     def _plan(self, round: int) -> Path:
         return round_folder(self._exchange, round) / PLAN

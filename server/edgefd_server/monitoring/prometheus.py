@@ -75,7 +75,7 @@ def serve_metrics(metrics: LinkMetrics, port: int) -> Callable[[], None]:
 
 
 @contextmanager
-def watched(metrics: LinkMetrics, port: int | None) -> Iterator[None]:
+def metrics_server(metrics: LinkMetrics, port: int | None) -> Iterator[None]:
     """Serve them while the context lasts, if there is a port to do so."""
     stop = None if port is None else serve_metrics(metrics, port)
     try:

@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Literal
 
-from edgefd.runs.execute import Watch
-from edgefd.runs.prepare import Prepared
+from edgefd.runs.execute import ProgressHook
+from edgefd.runs.prepare import PreparedRun
 from edgefd.runs.round_metrics import RoundMetrics
 
 MAX_POINTS = 500
@@ -72,7 +72,7 @@ class Refused:
 
 
 @dataclass(frozen=True)
-class Fleet:
+class FleetSnapshot:
     """The devices and what they do."""
 
     opened: Opened | None
@@ -103,7 +103,7 @@ class Status:
 
     run: str
     about: About
-    fleet: Fleet
+    fleet: FleetSnapshot
     done: int
     """rounds, the closing one too"""
     seconds: float
@@ -117,7 +117,7 @@ class Status:
         return json.dumps(asdict(self), separators=(",", ":"), allow_nan=False).encode()
 
 
-def about(prepared: Prepared) -> About:
+def about(prepared: PreparedRun) -> About:
     """Of a run that is about to begin."""
     config = prepared.config
     models = ", ".join(model.name for model in config.model)
@@ -125,11 +125,11 @@ def about(prepared: Prepared) -> About:
     return About(config.method_name, prepared.dataset.name, models, n_clients, config.train.rounds)
 
 
-class Board:
+class StatusBoard:
     """Where a run says how far it is. Written by the run's thread, read by the page's."""
 
-    def __init__(self, about: About, look: Callable[[], Fleet]) -> None:
-        self._about, self._look, self._lock = about, look, threading.Lock()
+    def __init__(self, about: About, snapshot: Callable[[], FleetSnapshot]) -> None:
+        self._about, self._look, self._lock = about, snapshot, threading.Lock()
         self._run, self._points = "", list[Point]()
         self._ended: str | None = None
 
@@ -139,7 +139,7 @@ class Board:
         for metrics in done:
             self._add(metrics)
 
-    def watching(self, watch: Watch) -> Watch:
+    def watching(self, watch: ProgressHook) -> ProgressHook:
         """`watch`, with the rounds noted here as they pass."""
 
         def both(rounds: Iterator[RoundMetrics]) -> Iterator[RoundMetrics]:

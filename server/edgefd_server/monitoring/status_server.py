@@ -23,7 +23,7 @@ from urllib.parse import parse_qs, urlsplit
 from edgefd.core.errors import UserError
 from edgefd.wire.device_link import is_loopback
 from edgefd.wire.exchange_folder import COMPLETE
-from edgefd_server.monitoring.status import Board
+from edgefd_server.monitoring.status import StatusBoard
 
 HEAD_BYTES = 16 * 2**10
 HEAD_SECONDS = 5.0
@@ -66,7 +66,7 @@ class StatusServer:
         token: that everybody needs; None: nobody.
     """
 
-    def __init__(self, board: Board, token: str | None) -> None:
+    def __init__(self, board: StatusBoard, token: str | None) -> None:
         self.port = 0
         self._board, self._token = board, token
         self._page, self._policy = page()
@@ -289,7 +289,7 @@ def address(where: str) -> tuple[str, int]:
 
 
 @contextmanager
-def shown(board: Board, where: str | None) -> Iterator[None]:
+def status_server(board: StatusBoard, where: str | None) -> Iterator[None]:
     """Serve the board while the context lasts, and then how that ended.
 
     Args:

@@ -12,15 +12,15 @@ import numpy as np
 
 from edgefd.config.schema import Config
 from edgefd.core.errors import Stopped, UserError
-from edgefd.core.seeding import Purpose, rng
+from edgefd.core.seeding import Purpose, make_rng
 from edgefd.data.build_federation import CONTRIBUTORS
 from edgefd.data.npz import read_npz
 from edgefd.runs.load_data import load_raw, partition_function
-from edgefd_server.coordinator.checkpoint import alone
-from edgefd_server.coordinator.resume import check_real
-from edgefd_server.grpc_link.server import Listen
+from edgefd_server.coordinator.checkpoint import exclusive_lock
+from edgefd_server.coordinator.resume import check_deployable
+from edgefd_server.grpc_link.server import ListenAddress
 from edgefd_server.monitoring.event_log import json_log
-from edgefd_server.monitoring.prometheus import make_metrics, watched
+from edgefd_server.monitoring.prometheus import make_metrics, metrics_server
 from edgefd_server.proxy_collection.service import Collector, open_collector
 from edgefd_server.proxy_collection.store import PROXY, Collection, Wanted, open_folder
 
@@ -29,7 +29,7 @@ from edgefd_server.proxy_collection.store import PROXY, Collection, Wanted, open
 class Collecting:
     """How samples are collected, beside the config."""
 
-    listen: Listen
+    listen: ListenAddress
     most: int = 10_000
     """samples that one client may contribute"""
     deadline: float = math.inf
@@ -63,7 +63,7 @@ def collect(config: Config, how: Collecting, folder: Path) -> Collected:
     least = wanted.n_clients if how.least is None else how.least
     if not 1 <= least <= wanted.n_clients:
         raise UserError(f"--least must be from 1 to {wanted.n_clients}, the clients of the config, not {least}")
-    with alone(folder):
+    with exclusive_lock(folder):
         open_folder(folder, wanted)
         if not (folder / PROXY).exists():
             _receive(folder, wanted, how, least)
@@ -79,7 +79,7 @@ def wanted_of(config: Config) -> Wanted:
     Raises:
         UserError: if the config's proxy set cannot be contributed by devices.
     """
-    check_real(config)
+    check_deployable(config)
     if not config.method.uses_proxy:
         raise UserError(f"method {config.method_name} has no proxy set: there is nothing to collect")
     if config.data.extractor is not None:
@@ -87,17 +87,17 @@ def wanted_of(config: Config) -> Wanted:
     dataset = load_raw(config)
     x = dataset.x_train
     low, high = float(x.min()), float(x.max())
-    numbers = rng(config.seed, Purpose.PARTITION)
-    n_clients = len(partition_function(config)(dataset.y_train, dataset.group_train, numbers))
+    rng = make_rng(config.seed, Purpose.PARTITION)
+    n_clients = len(partition_function(config)(dataset.y_train, dataset.group_train, rng))
     return Wanted(n_clients, config.seed, str(np.dtype(x.dtype)), x.shape[1:], 2 * low - high, 2 * high - low)
 
 
 def _receive(folder: Path, wanted: Wanted, how: Collecting, least: int) -> None:
     metrics = make_metrics()
     collection = Collection(folder, wanted, how.most, json_log(folder / "link.jsonl"))
-    with ExitStack() as doors:
-        doors.enter_context(watched(metrics, how.metrics_port))
-        door = doors.enter_context(open_collector(Collector(collection), how.listen, metrics))
+    with ExitStack() as front_ends:
+        front_ends.enter_context(metrics_server(metrics, how.metrics_port))
+        grpc_server = front_ends.enter_context(open_collector(Collector(collection), how.listen, metrics))
         if how.listen.certs is None:
             print(
                 "warning: without --certs raw samples travel unencrypted, from whoever says he is a client",
@@ -105,7 +105,7 @@ def _receive(folder: Path, wanted: Wanted, how: Collecting, least: int) -> None:
             )
         there = len(collection.contributors)
         has = f", {there} of them contributed already" if there else ""
-        print(f"waiting for samples of {wanted.n_clients} clients on port {door.port}{has}", flush=True)
+        print(f"waiting for samples of {wanted.n_clients} clients on port {grpc_server.port}{has}", flush=True)
         try:
             collection.wait(least, how.deadline)
             collection.linger()

@@ -17,7 +17,7 @@ from edgefd_server.coordinator.round_coordinator import Refused
 from edgefd_server.grpc_link.rate_limit import Limiter, Rate
 from edgefd_server.grpc_link.refusals import refusal_of
 from edgefd_server.grpc_link.requests import FRAME, check_version, claimed, parsed
-from edgefd_server.grpc_link.server import Context, Door, Listen, credentials_of, handlers_of, listening
+from edgefd_server.grpc_link.server import Context, GrpcServer, ListenAddress, credentials_of, handlers_of, listening
 from edgefd_server.monitoring.prometheus import LinkMetrics
 from edgefd_server.proxy_collection.store import Collection, Offer
 
@@ -56,7 +56,7 @@ class Collector:
         raise refusal_of(Refused("early", "the run has not begun: samples for its proxy set are being collected"))
 
 
-class CollectLink(Door):
+class CollectLink(GrpcServer):
     """A door to a `Collection`. Use `open_collector`."""
 
     def __init__(self, collector: Collector, allowed: AllowList | None, metrics: LinkMetrics) -> None:
@@ -97,7 +97,7 @@ class CollectLink(Door):
 
 
 @contextmanager
-def open_collector(collector: Collector, listen: Listen, metrics: LinkMetrics) -> Iterator[CollectLink]:
+def open_collector(collector: Collector, listen: ListenAddress, metrics: LinkMetrics) -> Iterator[CollectLink]:
     """Listen to devices while the context lasts.
 
     Args:

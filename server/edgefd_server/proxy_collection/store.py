@@ -25,11 +25,11 @@ import numpy.typing as npt
 
 from edgefd.core.errors import RunError, UserError
 from edgefd.core.files import get, npz_bytes, put
-from edgefd.core.seeding import Purpose, rng
+from edgefd.core.seeding import Purpose, make_rng
 from edgefd.data.build_federation import CONTRIBUTORS
 from edgefd.data.npz import read_npz
 from edgefd.wire.exchange_folder import MAX_TEXT
-from edgefd_server.coordinator.round_coordinator import LINGER, Refused
+from edgefd_server.coordinator.round_coordinator import SHUTDOWN_GRACE, Refused
 from edgefd_server.monitoring.event_log import Log
 
 COLLECTION, CLIENTS, PROXY = "collection.json", "clients", "proxy.npz"
@@ -209,7 +209,7 @@ class Collection:
     def linger(self) -> None:
         """Let devices that were not answered because a collector died learn that their samples are there."""
         with self._changed:
-            while not set(self._kept) <= self._told and (left := self._began + LINGER - self._clock()) > 0:
+            while not set(self._kept) <= self._told and (left := self._began + SHUTDOWN_GRACE - self._clock()) > 0:
                 self._changed.wait(left)
 
     def finish(self) -> Path:
@@ -220,7 +220,7 @@ class Collection:
         """
         found = [x for i in range(self.wanted.n_clients) if (x := self._read(i)) is not None]
         x = np.concatenate(found)
-        order = rng(self.wanted.seed, Purpose.PROXY).permutation(len(x))
+        order = make_rng(self.wanted.seed, Purpose.PROXY).permutation(len(x))
         path = self.folder / PROXY
         try:
             put(path, npz_bytes({"x": x[order], CONTRIBUTORS: np.array(len(found))}))

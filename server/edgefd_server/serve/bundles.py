@@ -7,12 +7,12 @@ from pathlib import Path
 
 from edgefd.config.schema import Config
 from edgefd.core.errors import UserError
-from edgefd.federation.terms import Terms
+from edgefd.federation.terms import FederationTerms
 from edgefd.wire.bundle_reader import read_bundle
-from edgefd_server.grpc_link.bundle_files import Served, served
+from edgefd_server.grpc_link.bundle_files import BundleFiles, load_bundle_files
 
 
-def offer(config: Config, bundles: Sequence[Path], terms: Terms) -> list[Served]:
+def check_bundles(config: Config, bundles: Sequence[Path], terms: FederationTerms) -> list[BundleFiles]:
     """The bundles, if they are those that the config's clients need.
 
     Raises:
@@ -28,5 +28,5 @@ def offer(config: Config, bundles: Sequence[Path], terms: Terms) -> list[Served]
             raise UserError(f"{folder} is a bundle of {read.manifest.model}, the config's model here is {model}")
         if different := terms.differences(read.manifest.terms):
             raise UserError(f"{folder} is not of this config ({', '.join(different)} differ): export it again")
-        found.append(served(folder, read.manifest, read.digest))
+        found.append(load_bundle_files(folder, read.manifest, read.digest))
     return found

@@ -7,15 +7,22 @@ from typing import Any
 
 from edgefd.config.schema import Config
 from edgefd.core.errors import UserError
-from edgefd.federation.terms import Notice
+from edgefd.federation.terms import FederationInfo
 from edgefd.runs.folder import run_folder
-from edgefd.runs.prepare import Prepared, prepare, terms_of
-from edgefd_server.coordinator.checkpoint import Checkpoint, alone, load_checkpoint
-from edgefd_server.coordinator.resume import begun, check_real, coordinate, done, lines, resumed
+from edgefd.runs.prepare import PreparedRun, prepare, terms_of
+from edgefd_server.coordinator.checkpoint import Checkpoint, exclusive_lock, load_checkpoint
+from edgefd_server.coordinator.resume import (
+    check_deployable,
+    completed_rounds,
+    coordinate,
+    create_checkpoint,
+    lines,
+    load_for_resume,
+)
 from edgefd_server.folder_link.transport import check_new, open_folder
 from edgefd_server.monitoring.fleet import FolderFleet
-from edgefd_server.monitoring.status import Board, about
-from edgefd_server.monitoring.status_server import shown
+from edgefd_server.monitoring.status import StatusBoard, about
+from edgefd_server.monitoring.status_server import status_server
 
 
 def serve(
@@ -35,22 +42,22 @@ def serve(
         UserError: if the config cannot be run by devices, or the exchange is another run's.
         RunError: if a round does not get its reports in `timeout` seconds. The devices are told.
     """
-    check_real(config)
+    check_deployable(config)
     prepared = prepare(config)
-    goes_on = resume and load_checkpoint(exchange) is not None
-    if not goes_on:
+    resuming = resume and load_checkpoint(exchange) is not None
+    if not resuming:
         check_new(exchange)
-    board = Board(about(prepared), FolderFleet(config, len(prepared.federation.clients), exchange).look)
-    with shown(board, status):
-        if not goes_on:  # what is refused leaves nothing behind
+    board = StatusBoard(about(prepared), FolderFleet(config, len(prepared.federation.clients), exchange).snapshot)
+    with status_server(board, status):
+        if not resuming:  # what is refused leaves nothing behind
             out = run_folder(config, out, or_empty=resume)
-        with alone(exchange):
-            if goes_on or out is None:
-                saved = resumed(config, exchange)
+        with exclusive_lock(exchange):
+            if resuming or out is None:
+                saved = load_for_resume(config, exchange)
                 _check_out(exchange, saved, out)
             else:
                 check_new(exchange)
-                saved = begun(config, exchange, out)
+                saved = create_checkpoint(config, exchange, out)
             return Path(saved.out), _serve(prepared, exchange, timeout, saved, board)
 
 
@@ -59,12 +66,14 @@ def _check_out(exchange: Path, saved: Checkpoint, out: Path | None) -> None:
         raise UserError(f"the run in {exchange} has the run folder {saved.out}: leave --out out")
 
 
-def _serve(prepared: Prepared, exchange: Path, timeout: float, saved: Checkpoint, board: Board) -> dict[str, Any]:
+def _serve(
+    prepared: PreparedRun, exchange: Path, timeout: float, saved: Checkpoint, board: StatusBoard
+) -> dict[str, Any]:
     config, federation = prepared.config, prepared.federation
-    notice = Notice(saved.run, len(federation.clients), terms_of(config, federation))
-    transport = open_folder(exchange, notice, timeout, config.coordinator)
+    info = FederationInfo(saved.run, len(federation.clients), terms_of(config, federation))
+    transport = open_folder(exchange, info, timeout, config.coordinator)
     where = f", from round {saved.next_round}" if saved.metrics else ""
-    print(f"waiting for {notice.n_clients} clients in {exchange}{where}", flush=True)
+    print(f"waiting for {info.n_clients} clients in {exchange}{where}", flush=True)
     out = Path(saved.out)
-    board.begin(out.name, done(saved))
+    board.begin(out.name, completed_rounds(saved))
     return coordinate(prepared, transport, exchange, out, saved, board.watching(lines))

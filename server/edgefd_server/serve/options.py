@@ -6,14 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgefd_server.grpc_link.device_service import Listen
+from edgefd_server.grpc_link.device_service import ListenAddress
 
 
 @dataclass(frozen=True)
-class Serving:
+class ServeOptions:
     """How a run is served, beside its config."""
 
-    listen: Listen | None
+    listen: ListenAddress | None
     """where devices call; None = nowhere, there is another door"""
     bundles: Sequence[Path]
     """one for each of the config's models, in order: client i gets the i-th in turn"""

@@ -24,12 +24,12 @@ def new_folder(config: Config, out: Path | None, resume: bool) -> Path:
 
 
 @contextmanager
-def remove_if_refused(folder: Path, goes_on: bool) -> Iterator[None]:
+def remove_if_refused(folder: Path, resuming: bool) -> Iterator[None]:
     """A new run that cannot listen, or show what it does, leaves no run folder."""
     try:
         yield
     except UserError:
-        if not (goes_on or (folder / "config.yaml").exists()):
+        if not (resuming or (folder / "config.yaml").exists()):
             for name in (CHECKPOINT, LOCK):
                 (folder / name).unlink()
             folder.rmdir()

@@ -15,10 +15,10 @@ import pytest
 from edgefd.audit.attacks import inversion
 from edgefd.audit.attacks.rerun import rerun_config
 from edgefd.audit.attacks.shadow_federations import deal, redrawn
-from edgefd.audit.attacks.shadow_lira import each_in_turn
+from edgefd.audit.attacks.shadow_lira import leave_one_out
 from edgefd.audit.recording.candidates import choose
 from edgefd.audit.recording.read import open_recording
-from edgefd.audit.run_audit import _reports, wish
+from edgefd.audit.run_audit import _reports, parse_request
 from edgefd.audit.run_audit import audit as audit_run
 from edgefd.core.errors import UserError
 from tests.audit.test_audit import audit
@@ -71,7 +71,7 @@ def test_what_soft_labels_draw_is_no_private_record_unless_it_is_planted(
     shutil.copytree(overfitted, tmp_path / "run")
     run = tmp_path / "run"
     monkeypatch.setattr(inversion, "_STEPS", 250)  # in time: the whole attack is in the test of all of level 2
-    audit_run(run, wish(2, ["inversion"], [], []), lambda _: lambda _: None)
+    audit_run(run, parse_request(2, ["inversion"], [], []), lambda _: lambda _: None)
     result = json.loads((run / "audit" / "audit.json").read_text())
     assert result["valid"]
     found = result["inversion"]
@@ -97,10 +97,12 @@ def test_samples_that_cannot_be_drawn_are_said(overfitted: Path, tmp_path: Path)
     recording = open_recording(overfitted)
     kept = replace(recording, federation=replace(recording.federation, kept=True))
     result: dict[str, Any] = {"not_tested": []}
-    assert _reports(kept, wish(2, ["inversion"], [], []), result, tmp_path, print) == {}
+    assert _reports(kept, parse_request(2, ["inversion"], [], []), result, tmp_path, print) == {}
     assert "proxy.keep" in result["inversion"]["reason"]
     assert result["not_tested"] == [f"inversion: {result['inversion']['reason']}"]
-    assert _reports(kept, wish(2, ["inversion"], ["holder"], []), {}, tmp_path, print) == {}  # who sees no report
+    assert (
+        _reports(kept, parse_request(2, ["inversion"], ["holder"], []), {}, tmp_path, print) == {}
+    )  # who sees no report
 
 
 @pytest.mark.slow
@@ -146,10 +148,10 @@ def test_each_shadow_is_judged_by_the_others() -> None:
     r = np.random.default_rng(0)
     inside = np.stack([side for half in r.random((6, 400)) < 0.5 for side in (half, ~half)])
     p = 1 / (1 + np.exp(-r.normal(1.5 * inside, 1)))
-    areas = each_in_turn({"final": p, "inside": inside}, "shadow_lira", "holder")
+    areas = leave_one_out({"final": p, "inside": inside}, "shadow_lira", "holder")
     assert len(areas) == 12
     assert 0.75 < np.mean(areas) < 0.87  # the best there is: Phi(1.5 / sqrt 2) = 0.86
-    nothing = each_in_turn({"final": r.random((12, 400)), "inside": inside}, "shadow_lira", "holder")
+    nothing = leave_one_out({"final": r.random((12, 400)), "inside": inside}, "shadow_lira", "holder")
     assert 0.45 < np.mean(nothing) < 0.55
 
 
@@ -164,4 +166,4 @@ def test_each_shadow_is_judged_by_the_others() -> None:
 )
 def test_bad_wishes_are_refused(level: int, attack: list[str], shadows: int | None, words: str) -> None:
     with pytest.raises(UserError, match=words):
-        wish(level, attack, [], [], shadows)
+        parse_request(level, attack, [], [], shadows)

@@ -17,7 +17,7 @@ from edgefd_server.coordinator.checkpoint import load_checkpoint
 from edgefd.wire import messages as wire
 from edgefd.wire.exchange_folder import COMPLETE, DONE
 from tests.support.federations import Dealt, dealt, small
-from tests.support.fork_server import Zygote, environment, fresh, zygote
+from tests.support.fork_server import ForkServer, environment, fork_server, fresh
 
 CLIENTS, ROUNDS = 3, 60
 FRESH, TIMED, POINTS = 2, 6, 16
@@ -55,7 +55,7 @@ def run(made: Dealt, config: Path, folder: Path, kill: bool) -> list[str]:
     server += ["--resume"]
     phases: list[str] = []
     seen: dict[Path, str] = {}
-    with log.open("wb") as errors, zygote(IMPORTS, WHERE, errors) as servers:
+    with log.open("wb") as errors, fork_server(IMPORTS, WHERE, errors) as servers:
         clients = list(devices(made, folder))
         try:
             for code in kills(server, servers, errors) if kill else ():
@@ -75,16 +75,16 @@ def run(made: Dealt, config: Path, folder: Path, kill: bool) -> list[str]:
     return phases
 
 
-def kills(server: list[str], servers: Zygote, errors: IO[bytes]) -> Iterator[int]:
+def kills(server: list[str], servers: ForkServer, errors: IO[bytes]) -> Iterator[int]:
     """How each server ended that was to be killed."""
-    numbers = random.Random(5)
+    rng = random.Random(5)
     for _ in range(FRESH):
-        yield fresh(["edgefd", *server], numbers.uniform(0.5, 1.5), WHERE, errors)
+        yield fresh(["edgefd", *server], rng.uniform(0.5, 1.5), WHERE, errors)
     for point in range(POINTS):
         servers.start(server, point)
         yield servers.ended()
     for _ in range(TIMED):
-        yield servers.killed(server, numbers.uniform(0.05, 0.2))
+        yield servers.killed(server, rng.uniform(0.05, 0.2))
 
 
 def phase(exchange: Path) -> str:

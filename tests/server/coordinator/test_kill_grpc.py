@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.federation_fixture import Fleet, Ground, fleet, ground
+from tests.support.federation_fixture import FederationFixture, Fleet, fleet, ground
 from tests.support.federations import small
 
 pytestmark = pytest.mark.slow
@@ -30,12 +30,12 @@ ENDING = ("summary before 1", "end before 1", "end after 1")
 
 
 @pytest.fixture(scope="module")
-def five(tmp_path_factory: pytest.TempPathFactory) -> Ground:
+def five(tmp_path_factory: pytest.TempPathFactory) -> FederationFixture:
     return ground(small(CLIENTS, ROUNDS), tmp_path_factory.mktemp("five"))
 
 
 @pytest.fixture(scope="module")
-def calm(five: Ground, tmp_path_factory: pytest.TempPathFactory) -> Fleet:
+def calm(five: FederationFixture, tmp_path_factory: pytest.TempPathFactory) -> Fleet:
     with fleet(five, tmp_path_factory.mktemp("calm") / "fleet") as run:
         run.start(*ALL)
         run.completed(*ALL)
@@ -43,7 +43,9 @@ def calm(five: Ground, tmp_path_factory: pytest.TempPathFactory) -> Fleet:
     return run
 
 
-def test_kill_9_of_the_server_in_every_phase_changes_nothing(five: Ground, calm: Fleet, tmp_path: Path) -> None:
+def test_kill_9_of_the_server_in_every_phase_changes_nothing(
+    five: FederationFixture, calm: Fleet, tmp_path: Path
+) -> None:
     with fleet(five, tmp_path / "killed") as run:
         for where in BEGINNING:
             run.server.start(where)
@@ -64,7 +66,7 @@ def test_kill_9_of_the_server_in_every_phase_changes_nothing(five: Ground, calm:
 
 
 def test_kill_9_of_two_devices_of_five_in_a_round_that_waits_for_them(
-    five: Ground, calm: Fleet, tmp_path: Path
+    five: FederationFixture, calm: Fleet, tmp_path: Path
 ) -> None:
     with fleet(five, tmp_path / "fleet") as run:
         run.start(0, 2, 4)
@@ -79,7 +81,7 @@ def test_kill_9_of_two_devices_of_five_in_a_round_that_waits_for_them(
         assert run.result() == calm.result()
 
 
-def test_kill_9_of_two_devices_of_five_in_a_round_that_needs_three(five: Ground, tmp_path: Path) -> None:
+def test_kill_9_of_two_devices_of_five_in_a_round_that_needs_three(five: FederationFixture, tmp_path: Path) -> None:
     rules = ("coordinator.min_reports=3", "coordinator.deadline_s=0.5")
     with fleet(five, tmp_path / "fleet", *rules) as run:
         run.start(0, 2, 4)
@@ -100,9 +102,9 @@ def answered(run: Fleet) -> list[set[int]]:
     return [{i for i, share in enumerate(shares) if share is not None} for shares in kept]
 
 
-def test_devices_join_late_leave_and_return(five: Ground, tmp_path: Path) -> None:
+def test_devices_join_late_leave_and_return(five: FederationFixture, tmp_path: Path) -> None:
     """A round needs three, so each change shows before the next is made. Device 4 never comes."""
-    rules = ("coordinator.min_reports=3", "coordinator.deadline_s=0.2", "coordinator.late=next_round")
+    rules = ("coordinator.min_reports=3", "coordinator.deadline_s=0.2", "coordinator.stale_reports=use")
     with fleet(five, tmp_path / "fleet", *rules) as run:
         run.start(0, 1, 2)
         run.wait(lambda: len(answered(run)) >= 2)
@@ -119,7 +121,9 @@ def test_devices_join_late_leave_and_return(five: Ground, tmp_path: Path) -> Non
         assert "round 2" not in run.devices[3].said()  # it went on from the newest teacher
 
 
-def test_of_two_devices_with_one_certificate_the_newer_goes_on(five: Ground, calm: Fleet, tmp_path: Path) -> None:
+def test_of_two_devices_with_one_certificate_the_newer_goes_on(
+    five: FederationFixture, calm: Fleet, tmp_path: Path
+) -> None:
     with fleet(five, tmp_path / "fleet", twin=0) as run:
         run.start(0, 2, 3, 4)
         run.wait(lambda: any(line["client"] == 0 for line in run.lines("report")))
@@ -135,7 +139,7 @@ def test_of_two_devices_with_one_certificate_the_newer_goes_on(five: Ground, cal
 
 
 def test_devices_give_up_a_server_that_is_gone_and_go_on_when_it_is_back(
-    five: Ground, calm: Fleet, tmp_path: Path
+    five: FederationFixture, calm: Fleet, tmp_path: Path
 ) -> None:
     with fleet(five, tmp_path / "fleet", give_up=5) as run:
         run.start(*ALL)
@@ -150,7 +154,7 @@ def test_devices_give_up_a_server_that_is_gone_and_go_on_when_it_is_back(
 
 
 def test_a_server_that_is_told_to_stop_tells_its_devices_and_goes_on_later(
-    five: Ground, calm: Fleet, tmp_path: Path
+    five: FederationFixture, calm: Fleet, tmp_path: Path
 ) -> None:
     with fleet(five, tmp_path / "fleet") as run:
         run.start(*ALL)
@@ -208,14 +212,16 @@ def stopped_and_resumed(run: Fleet, calm: Fleet, again: Path | None, says: str) 
     assert run.result() == calm.result()
 
 
-def test_a_full_disk_stops_the_run_with_a_line_and_it_goes_on_later(five: Ground, calm: Fleet, tmp_path: Path) -> None:
+def test_a_full_disk_stops_the_run_with_a_line_and_it_goes_on_later(
+    five: FederationFixture, calm: Fleet, tmp_path: Path
+) -> None:
     with tmpfs(tmp_path / "disk"), fleet(five, tmp_path / "fleet", out=tmp_path / "disk" / "run") as run:
         run.start(*ALL)
         run.wait(lambda: len(run.metrics()) >= 2)
         stopped_and_resumed(run, calm, fill(tmp_path / "disk"), "No space left on device")
 
 
-def test_so_does_a_limit_on_the_size_of_files(five: Ground, calm: Fleet, tmp_path: Path) -> None:
+def test_so_does_a_limit_on_the_size_of_files(five: FederationFixture, calm: Fleet, tmp_path: Path) -> None:
     with fleet(five, tmp_path / "fleet") as run:
         run.start(*ALL)
         run.wait(lambda: len(run.metrics()) >= 2)

@@ -7,39 +7,39 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
-from edgefd_server.coordinator.round_coordinator import Desk, Refused
+from edgefd_server.coordinator.round_coordinator import Refused, RoundCoordinator
 
 from edgefd.core.errors import RunError
 from edgefd.federation.plan import RoundPlan
 from edgefd.federation.report import Report
-from edgefd.rounds.participation import Coordinator
+from edgefd.rounds.participation import ParticipationConfig
 from edgefd.wire import messages as wire
 from edgefd.wire.exchange_folder import COMPLETE
-from tests.server.folder_link.test_transport import NOTICE, knowledge, plan
+from tests.server.folder_link.test_transport import INFO, knowledge, plan
 
 
 def blob(client: int, round: int, seed: int = 0) -> bytes:
     return wire.encode_report(Report(client, round, knowledge(10 * round + client + seed)), "float32")
 
 
-def hand_in(desk: Desk, round: int, *clients: int) -> None:
+def hand_in(coordinator: RoundCoordinator, round: int, *clients: int) -> None:
     for client in clients:
-        desk.submit(client, round, blob(client, round))
+        coordinator.submit(client, round, blob(client, round))
 
 
 def unlogged(event: str, **fields: Any) -> None:
     """Keep no log."""
 
 
-def desk_with(timeout: float = 5.0, log: Callable[..., None] = unlogged, **rules: Any) -> Desk:
-    return Desk(NOTICE, timeout, log, Coordinator(**rules))
+def desk_with(timeout: float = 5.0, log: Callable[..., None] = unlogged, **rules: Any) -> RoundCoordinator:
+    return RoundCoordinator(INFO, timeout, log, ParticipationConfig(**rules))
 
 
-def answers(desk: Desk, p: RoundPlan, *clients: int) -> list[tuple[int, int]]:
+def answers(coordinator: RoundCoordinator, p: RoundPlan, *clients: int) -> list[tuple[int, int]]:
     """Whose reports of which round count, when these clients answer."""
-    desk.open(p, b"teacher" if p.round else None)
-    hand_in(desk, p.round, *clients)
-    return sorted((r.client, r.round) for r in desk.collect())
+    coordinator.open(p, b"teacher" if p.round else None)
+    hand_in(coordinator, p.round, *clients)
+    return sorted((r.client, r.round) for r in coordinator.collect())
 
 
 def refusal(act: Callable[[], object]) -> str:
@@ -59,18 +59,18 @@ def test_but_not_before_the_deadline_and_without_looking_all_the_time() -> None:
         looks.append(1)
         return time.monotonic()
 
-    desk = Desk(NOTICE, 5.0, unlogged, Coordinator(min_reports=2, deadline_s=0.3), clock=clock)
+    coordinator = RoundCoordinator(INFO, 5.0, unlogged, ParticipationConfig(min_reports=2, deadline_s=0.3), clock=clock)
     began = time.monotonic()
-    assert answers(desk, plan(), 1, 3) == [(1, 0), (3, 0)]
+    assert answers(coordinator, plan(), 1, 3) == [(1, 0), (3, 0)]
     assert 0.3 <= time.monotonic() - began < 3
     assert len(looks) < 10
 
 
 @contextmanager
-def waiting(desk: Desk, p: RoundPlan) -> Iterator[list[list[tuple[int, int]]]]:
+def waiting(coordinator: RoundCoordinator, p: RoundPlan) -> Iterator[list[list[tuple[int, int]]]]:
     """The coordinator in a thread of its own; what it has found when the context is over."""
     found: list[list[tuple[int, int]]] = []
-    thread = threading.Thread(target=lambda: found.append(answers(desk, p)), daemon=True)
+    thread = threading.Thread(target=lambda: found.append(answers(coordinator, p)), daemon=True)
     thread.start()
     yield found
     thread.join(10)
@@ -78,14 +78,14 @@ def waiting(desk: Desk, p: RoundPlan) -> Iterator[list[list[tuple[int, int]]]]:
 
 
 def test_after_the_deadline_the_report_that_makes_it_enough_ends_it_and_before_it_the_last_one() -> None:
-    desk = desk_with(min_reports=2, deadline_s=0.2)
-    with waiting(desk, plan()) as found:
+    coordinator = desk_with(min_reports=2, deadline_s=0.2)
+    with waiting(coordinator, plan()) as found:
         time.sleep(0.4)
-        assert desk.missing() == [0, 1, 2, 3]
-        hand_in(desk, 0, 2)
+        assert coordinator.missing() == [0, 1, 2, 3]
+        hand_in(coordinator, 0, 2)
         time.sleep(0.1)
         assert not found
-        hand_in(desk, 0, 0)
+        hand_in(coordinator, 0, 0)
     assert found == [[(0, 0), (2, 0)]]
     slow = desk_with(min_reports=2, deadline_s=60)
     with waiting(slow, plan()) as found:
@@ -96,118 +96,120 @@ def test_after_the_deadline_the_report_that_makes_it_enough_ends_it_and_before_i
 
 
 def test_too_few_reports_end_the_run_and_only_who_was_asked_is_missed() -> None:
-    desk = desk_with(timeout=0.2, min_reports=2)
+    coordinator = desk_with(timeout=0.2, min_reports=2)
     with pytest.raises(RunError, match=r"round 0: 1 of 3 reports after 0.2 s: no report of client 0, 2"):
-        answers(desk, plan(clients=(0, 1, 2)), 1)
+        answers(coordinator, plan(clients=(0, 1, 2)), 1)
 
 
 def test_only_who_is_asked_has_a_task_and_gets_the_newest_when_it_is_back() -> None:
-    desk = desk_with(min_reports=1)
-    desk.open(plan(clients=(0, 2)), None)
-    assert [desk.task(c, -1) is not None for c in range(4)] == [True, False, True, False]
-    assert refusal(lambda: hand_in(desk, 0, 1)) == "round"
-    hand_in(desk, 0, 0)
-    desk.collect()
-    assert desk.round is None
-    assert desk.task(2, -1) is None  # the round is over: what it would ask for is of no use now
-    opened = desk.open(plan(1, clients=(1, 3)), b"newest")
-    task = desk.task(1, -1)
+    coordinator = desk_with(min_reports=1)
+    coordinator.open(plan(clients=(0, 2)), None)
+    assert [coordinator.task(c, -1) is not None for c in range(4)] == [True, False, True, False]
+    assert refusal(lambda: hand_in(coordinator, 0, 1)) == "round"
+    hand_in(coordinator, 0, 0)
+    coordinator.collect()
+    assert coordinator.round is None
+    assert coordinator.task(2, -1) is None  # the round is over: what it would ask for is of no use now
+    opened = coordinator.open(plan(1, clients=(1, 3)), b"newest")
+    task = coordinator.task(1, -1)
     assert task is opened
     assert task.teacher == b"newest"
-    assert desk.task(1, 1) is None
-    assert desk.missing() == [1, 3]
+    assert coordinator.task(1, 1) is None
+    assert coordinator.missing() == [1, 3]
 
 
-@pytest.mark.parametrize(("late", "expected"), [("drop", [(0, 1), (1, 1)]), ("next_round", [(0, 1), (1, 1), (2, 0)])])
+@pytest.mark.parametrize(("late", "expected"), [("drop", [(0, 1), (1, 1)]), ("use", [(0, 1), (1, 1), (2, 0)])])
 def test_late_reports(late: str, expected: list[tuple[int, int]]) -> None:
     """Client 1 is late too, but has answered the next round; 3 was not asked; 2 alone has nothing newer."""
-    desk = desk_with(min_reports=1, late=late)
-    answers(desk, plan(clients=(0, 1, 2)), 0)
+    coordinator = desk_with(min_reports=1, stale_reports=late)
+    answers(coordinator, plan(clients=(0, 1, 2)), 0)
     outcomes = []
     for client, before in ((1, True), (2, False), (3, False)):  # as the round is closed, and in the next one
-        if not before and desk.round is None:
-            desk.open(plan(1), b"teacher")
+        if not before and coordinator.round is None:
+            coordinator.open(plan(1), b"teacher")
         try:
-            hand_in(desk, 0, client)
+            hand_in(coordinator, 0, client)
             outcomes.append("taken")
         except Refused as refused:
             outcomes.append(refused.reason)
     assert outcomes == (["round"] * 3 if late == "drop" else ["taken", "taken", "round"])
-    hand_in(desk, 1, 0, 1)
-    assert sorted((r.client, r.round) for r in desk.collect()) == expected
+    hand_in(coordinator, 1, 0, 1)
+    assert sorted((r.client, r.round) for r in coordinator.collect()) == expected
 
 
 def test_a_late_report_counts_once_and_never_in_the_closing_round_or_two_rounds_later() -> None:
-    desk = desk_with(min_reports=1, late="next_round")
-    answers(desk, plan(), 0)
-    desk.open(plan(1), b"teacher")
-    hand_in(desk, 0, 1)
-    assert desk.submit(1, 0, blob(1, 0))  # it is known
-    assert refusal(lambda: desk.submit(1, 0, blob(1, 0, seed=5))) == "conflict"
-    hand_in(desk, 1, 0)
-    assert sorted((r.client, r.round) for r in desk.collect()) == [(0, 1), (1, 0)]
-    assert answers(desk, plan(2), 0) == [(0, 2)]
-    assert refusal(lambda: hand_in(desk, 0, 2)) == "round"
-    desk.open(plan(9), b"teacher")  # the closing one
-    assert refusal(lambda: hand_in(desk, 2, 1)) == "round"
+    coordinator = desk_with(min_reports=1, stale_reports="use")
+    answers(coordinator, plan(), 0)
+    coordinator.open(plan(1), b"teacher")
+    hand_in(coordinator, 0, 1)
+    assert coordinator.submit(1, 0, blob(1, 0))  # it is known
+    assert refusal(lambda: coordinator.submit(1, 0, blob(1, 0, seed=5))) == "conflict"
+    hand_in(coordinator, 1, 0)
+    assert sorted((r.client, r.round) for r in coordinator.collect()) == [(0, 1), (1, 0)]
+    assert answers(coordinator, plan(2), 0) == [(0, 2)]
+    assert refusal(lambda: hand_in(coordinator, 0, 2)) == "round"
+    coordinator.open(plan(9), b"teacher")  # the closing one
+    assert refusal(lambda: hand_in(coordinator, 2, 1)) == "round"
 
 
 def test_a_late_report_does_not_make_it_enough() -> None:
-    desk = desk_with(timeout=0.2, min_reports=1, late="next_round")
-    answers(desk, plan(), 0)
-    desk.open(plan(1), b"teacher")
-    hand_in(desk, 0, 1, 2, 3)
+    coordinator = desk_with(timeout=0.2, min_reports=1, stale_reports="use")
+    answers(coordinator, plan(), 0)
+    coordinator.open(plan(1), b"teacher")
+    hand_in(coordinator, 0, 1, 2, 3)
     with pytest.raises(RunError, match="0 of 4 reports"):
-        desk.collect()
+        coordinator.collect()
 
 
 def test_what_is_no_honest_answer_is_refused_and_a_good_one_then_taken() -> None:
-    desk = desk_with()
-    assert refusal(lambda: hand_in(desk, 0, 0)) == "early"
-    desk.open(plan(), None)
+    coordinator = desk_with()
+    assert refusal(lambda: hand_in(coordinator, 0, 0)) == "early"
+    coordinator.open(plan(), None)
     huge = wire.encode_report(Report(0, 0, knowledge(), {f"{i:04d}" * 20: 1.0 for i in range(1000)}), "float32")
     for data, reason in ((b"\xff", "malformed"), (blob(1, 0), "client"), (blob(0, 1), "content"), (huge, "size")):
-        assert refusal(lambda d=data: desk.submit(0, 0, d)) == reason  # type: ignore[misc]
-    assert not desk.submit(0, 0, blob(0, 0))
-    assert refusal(lambda: desk.submit(0, 5, blob(0, 5))) == "round"
+        assert refusal(lambda d=data: coordinator.submit(0, 0, d)) == reason  # type: ignore[misc]
+    assert not coordinator.submit(0, 0, blob(0, 0))
+    assert refusal(lambda: coordinator.submit(0, 5, blob(0, 5))) == "round"
 
 
 def test_reports_from_many_threads_at_once() -> None:
-    desk = desk_with(timeout=30)
-    with waiting(desk, plan()) as found:
-        while desk.round is None:
+    coordinator = desk_with(timeout=30)
+    with waiting(coordinator, plan()) as found:
+        while coordinator.round is None:
             time.sleep(0.01)
-        doors = [threading.Thread(target=desk.submit, args=(i % 4, 0, blob(i % 4, 0))) for i in range(32)]
-        for door in doors:
-            door.start()
-        for door in doors:
-            door.join(10)
+        front_ends = [threading.Thread(target=coordinator.submit, args=(i % 4, 0, blob(i % 4, 0))) for i in range(32)]
+        for front_end in front_ends:
+            front_end.start()
+        for front_end in front_ends:
+            front_end.join(10)
     assert found == [[(c, 0) for c in range(4)]]
 
 
 def test_doors_are_woken_when_a_round_is_opened_or_closed_and_at_the_end() -> None:
-    desk, seen = desk_with(min_reports=1), list[tuple[int | None, str | None]]()
-    desk.watch(lambda: seen.append((None if desk.round is None else desk.round.plan.round, desk.ended)))
-    answers(desk, plan(), 0)
-    desk.finish(COMPLETE)
+    coordinator, seen = desk_with(min_reports=1), list[tuple[int | None, str | None]]()
+    coordinator.watch(
+        lambda: seen.append((None if coordinator.round is None else coordinator.round.plan.round, coordinator.ended))
+    )
+    answers(coordinator, plan(), 0)
+    coordinator.finish(COMPLETE)
     assert seen == [(0, None), (None, None), (None, "")]
 
 
 def test_the_end_waits_for_those_that_are_there_or_may_come_back() -> None:
-    desk = Desk(NOTICE, 5.0, unlogged, expected=[3])
-    desk.arrived(0)
-    thread = threading.Thread(target=desk.finish, args=("the disk is full",), daemon=True)
+    coordinator = RoundCoordinator(INFO, 5.0, unlogged, expected=[3])
+    coordinator.arrived(0)
+    thread = threading.Thread(target=coordinator.finish, args=("the disk is full",), daemon=True)
     thread.start()
-    while desk.ended is None:
+    while coordinator.ended is None:
         time.sleep(0.01)
-    assert desk.ended == "the disk is full"
-    desk.told(0)
+    assert coordinator.ended == "the disk is full"
+    coordinator.told(0)
     thread.join(0.2)
     assert thread.is_alive()
-    desk.told(3)
+    coordinator.told(3)
     thread.join(10)
     assert not thread.is_alive()
-    assert refusal(lambda: hand_in(desk, 0, 0)) == "round"
+    assert refusal(lambda: hand_in(coordinator, 0, 0)) == "round"
 
 
 def test_a_log_that_cannot_be_written_ends_the_run() -> None:
@@ -215,9 +217,9 @@ def test_a_log_that_cannot_be_written_ends_the_run() -> None:
         if event == "report":
             raise RunError("cannot write link.jsonl: No space left on device")
 
-    desk = desk_with(log=full)
+    coordinator = desk_with(log=full)
     with pytest.raises(RunError, match="No space left"):
-        answers(desk, plan(), 0)
+        answers(coordinator, plan(), 0)
     with pytest.raises(RunError, match="No space left"):
-        desk.finish(COMPLETE)
-    desk.finish("cannot write link.jsonl")  # the run's own error is on its way already
+        coordinator.finish(COMPLETE)
+    coordinator.finish("cannot write link.jsonl")  # the run's own error is on its way already

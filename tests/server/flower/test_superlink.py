@@ -10,7 +10,7 @@ pytest.importorskip("flwr")
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import load_ssh_private_key
 from edgefd_server import certs
-from edgefd_server.flower.superlink import APP, Fleet, checked
+from edgefd_server.flower.superlink import APP, SuperLinkAddress, checked
 from edgefd_server.flower.superlink_process import BEGIN, OPEN, Gate
 
 from edgefd.core.errors import UserError
@@ -58,20 +58,20 @@ def test_supernodes_may_call_from_anywhere_once_a_run_is_submitted(monkeypatch: 
 @pytest.mark.parametrize(
     ("fleet", "says"),
     [
-        (Fleet("nonsense", None), "must be HOST:PORT"),
-        (Fleet("127.0.0.1:99999", None), "must be HOST:PORT"),
-        (Fleet("0.0.0.0:0", None), "--insecure to have it so"),
-        (Fleet("127.0.0.1:0", Path("nowhere")), "certs init"),
-        (Fleet("192.0.2.1:1", None, insecure=True), "cannot listen on 192.0.2.1:1"),
+        (SuperLinkAddress("nonsense", None), "must be HOST:PORT"),
+        (SuperLinkAddress("127.0.0.1:99999", None), "must be HOST:PORT"),
+        (SuperLinkAddress("0.0.0.0:0", None), "--insecure to have it so"),
+        (SuperLinkAddress("127.0.0.1:0", Path("nowhere")), "certs init"),
+        (SuperLinkAddress("192.0.2.1:1", None, insecure=True), "cannot listen on 192.0.2.1:1"),
     ],
 )
-def test_where_it_cannot_listen_is_said(fleet: Fleet, says: str) -> None:
+def test_where_it_cannot_listen_is_said(fleet: SuperLinkAddress, says: str) -> None:
     with pytest.raises(UserError, match=says):
         checked(fleet)
 
 
 def test_port_0_is_a_free_one() -> None:
-    found = checked(Fleet("0.0.0.0:0", None, insecure=True))
+    found = checked(SuperLinkAddress("0.0.0.0:0", None, insecure=True))
     assert int(found.address.rpartition(":")[2]) > 0
     assert found.near == found.address.replace("0.0.0.0", "127.0.0.1")
 

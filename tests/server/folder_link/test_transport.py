@@ -8,7 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from edgefd_client.folder_link import FolderLink
-from edgefd_server.coordinator.checkpoint import CHECKPOINT, Checkpoint, alone, load_checkpoint, save_checkpoint
+from edgefd_server.coordinator.checkpoint import (
+    CHECKPOINT,
+    Checkpoint,
+    exclusive_lock,
+    load_checkpoint,
+    save_checkpoint,
+)
 from edgefd_server.folder_link.transport import FolderTransport, open_folder
 
 from edgefd.core.errors import RunError, UserError
@@ -16,13 +22,13 @@ from edgefd.core.files import put
 from edgefd.core.knowledge import Knowledge
 from edgefd.federation.plan import RoundPlan, Training
 from edgefd.federation.report import Report
-from edgefd.federation.terms import Notice, Terms
-from edgefd.rounds.participation import Coordinator
-from edgefd.selection.query import Memory
+from edgefd.federation.terms import FederationInfo, FederationTerms
+from edgefd.rounds.participation import ParticipationConfig
+from edgefd.selection.query import SelectionState
 from edgefd.wire import messages as wire
 from edgefd.wire.exchange_folder import COMPLETE, COUNTED, DONE, PLAN, report_file, round_folder
 
-NOTICE = Notice("run", 4, Terms("fedmd", {}, "float32", 0, 3, ""))
+INFO = FederationInfo("run", 4, FederationTerms("fedmd", {}, "float32", 0, 3, ""))
 
 
 def knowledge(seed: int = 0) -> Knowledge:
@@ -41,7 +47,7 @@ def hand_in(folder: Path, round: int, *clients: int) -> None:
 
 
 def opened(folder: Path, timeout: float = 5.0, **rules: object) -> FolderTransport:
-    return open_folder(folder, NOTICE, timeout, Coordinator(**rules))  # type: ignore[arg-type]
+    return open_folder(folder, INFO, timeout, ParticipationConfig(**rules))  # type: ignore[arg-type]
 
 
 def answers(transport: FolderTransport, p: RoundPlan) -> list[tuple[int, int]]:
@@ -71,10 +77,10 @@ def test_too_few_reports_end_the_run_and_only_who_was_asked_is_missed(tmp_path: 
         answers(transport, plan(clients=(0, 1, 2)))
 
 
-@pytest.mark.parametrize(("late", "expected"), [("drop", [(0, 1), (1, 1)]), ("next_round", [(0, 1), (1, 1), (2, 0)])])
+@pytest.mark.parametrize(("late", "expected"), [("drop", [(0, 1), (1, 1)]), ("use", [(0, 1), (1, 1), (2, 0)])])
 def test_late_reports(tmp_path: Path, late: str, expected: list[tuple[int, int]]) -> None:
-    """Client 1 is late too, but has answered the next round; 3 was not asked; 2 alone has nothing newer."""
-    transport = opened(tmp_path, min_reports=1, late=late)
+    """Client 1 is late too, but has answered the next round; 3 was not asked; 2 exclusive_lock has nothing newer."""
+    transport = opened(tmp_path, min_reports=1, stale_reports=late)
     hand_in(tmp_path, 0, 0)
     assert answers(transport, plan(clients=(0, 1, 2))) == [(0, 0)]
     hand_in(tmp_path, 0, 1, 2, 3)
@@ -83,7 +89,7 @@ def test_late_reports(tmp_path: Path, late: str, expected: list[tuple[int, int]]
 
 
 def test_a_late_report_that_cannot_be_used_is_refused(tmp_path: Path) -> None:
-    transport = opened(tmp_path, min_reports=1, late="next_round")
+    transport = opened(tmp_path, min_reports=1, stale_reports="use")
     hand_in(tmp_path, 0, 0)
     answers(transport, plan())
     put(report_file(tmp_path, 0, 2), b"rubbish")
@@ -118,7 +124,7 @@ def test_the_same_round_goes_on_and_another_is_refused(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="holds something else than this run would write"):
         answers(opened(tmp_path, min_reports=1), plan(clients=(0, 2)))
     with pytest.raises(RunError, match="holds something else"):
-        open_folder(tmp_path, replace(NOTICE, run="other"), 1.0)
+        open_folder(tmp_path, replace(INFO, run="other"), 1.0)
 
 
 def test_a_stopped_exchange_is_open_again_and_a_complete_one_stays(tmp_path: Path) -> None:
@@ -132,7 +138,7 @@ def test_a_stopped_exchange_is_open_again_and_a_complete_one_stays(tmp_path: Pat
 
 def test_a_checkpoint_reads_as_it_was_written(tmp_path: Path) -> None:
     assert load_checkpoint(tmp_path) is None
-    done, memory = ({"round": 0},), Memory(knowledge(4), np.array([0.1, 0, 2], np.float32))
+    done, memory = ({"round": 0},), SelectionState(knowledge(4), np.array([0.1, 0, 2], np.float32))
     for saved in (
         Checkpoint("r", "c", "o"),
         Checkpoint("r", "c", "o", done, knowledge(3)),
@@ -145,10 +151,10 @@ def test_a_checkpoint_reads_as_it_was_written(tmp_path: Path) -> None:
         assert (found.teacher is None) == (saved.teacher is None)
         assert found.teacher is None or found.teacher.equals(knowledge(3))
         assert found.next_round == len(saved.metrics)
-        assert (found.memory is None) == (saved.memory is None)
-        if found.memory is not None:
-            assert found.memory.known.equals(knowledge(4))
-            assert np.array_equal(found.memory.lag, memory.lag)
+        assert (found.selection_state is None) == (saved.selection_state is None)
+        if found.selection_state is not None:
+            assert found.selection_state.known.equals(knowledge(4))
+            assert np.array_equal(found.selection_state.lag, memory.lag)
 
 
 @pytest.mark.parametrize("at", [0, 25, -1])
@@ -162,7 +168,11 @@ def test_a_damaged_checkpoint_is_refused(tmp_path: Path, at: int) -> None:
 
 
 def test_only_one_coordinator_at_a_time(tmp_path: Path) -> None:
-    with alone(tmp_path), pytest.raises(UserError, match="another server is at work"), alone(tmp_path):
+    with (
+        exclusive_lock(tmp_path),
+        pytest.raises(UserError, match="another server is at work"),
+        exclusive_lock(tmp_path),
+    ):
         pass
-    with alone(tmp_path):
+    with exclusive_lock(tmp_path):
         pass

@@ -19,7 +19,7 @@ from edgefd_client.grpc_link import GrpcLink, connect
 from edgefd_client.sources import NpzSource, client_data
 from edgefd_proto import edgefd_pb2 as pb
 from edgefd_server import certs
-from edgefd_server.grpc_link.device_service import Listen, open_link
+from edgefd_server.grpc_link.device_service import ListenAddress, open_link
 from edgefd_server.grpc_link.rate_limit import Rate
 from edgefd_server.monitoring.prometheus import make_metrics, serve_metrics
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -34,7 +34,7 @@ from edgefd.wire import messages as wire
 from edgefd.wire.bundle_reader import read_bundle
 from edgefd.wire.exchange_folder import COMPLETE
 from tests.support.collecting import collecting, gives, private
-from tests.support.device_links import Raw, Wire, opened, reception_of, refusal, some
+from tests.support.device_links import Raw, Wire, opened, refusal, sessions_of, some
 from tests.support.federations import Dealt, coordinate, dealt, in_threads, quiet, same, small
 from tests.support.waiting import free_port, until
 
@@ -81,7 +81,7 @@ def devices(made: Dealt, folder: Path, addresses: list[str], keys: Path | None) 
 
 def test_devices_over_grpc_have_the_teachers_of_the_simulation(made: Dealt, keys: Path, tmp_path: Path) -> None:
     with opened(made, keys) as link, devices(made, tmp_path, [link.address] * 3, keys):
-        teachers = coordinate(made, link.desk)
+        teachers = coordinate(made, link.coordinator)
     assert same(teachers, simulated(made))
     assert link.metrics.registry.get_sample_value("edgefd_reports_accepted_total") == 9
     assert {line["event"] for line in link.lines} == {"join", "round", "report", "end"}
@@ -89,7 +89,7 @@ def test_devices_over_grpc_have_the_teachers_of_the_simulation(made: Dealt, keys
 
 def test_a_wire_that_is_cut_again_and_again_loses_nothing(made: Dealt, keys: Path, tmp_path: Path) -> None:
     with opened(made, keys) as link:
-        wires = [Wire(link.door.port) for _ in range(3)]
+        wires = [Wire(link.grpc_server.port) for _ in range(3)]
         stop = threading.Event()
 
         def cut_again_and_again() -> None:
@@ -104,7 +104,7 @@ def test_a_wire_that_is_cut_again_and_again_loses_nothing(made: Dealt, keys: Pat
         cutter.start()
         with devices(made, tmp_path, [f"127.0.0.1:{w.port}" for w in wires], keys):
             try:
-                teachers = coordinate(made, link.desk)
+                teachers = coordinate(made, link.coordinator)
             finally:
                 stop.set()
                 cutter.join()
@@ -118,15 +118,15 @@ def test_a_session_that_the_coordinator_forgot_is_opened_anew(made: Dealt) -> No
     with opened(made) as link, connect(link.address, None, False) as channel:
         device = GrpcLink(channel, 0, quiet)
         device.join(link.terms)
-        link.reception._sessions.clear()  # as after a restart
-        link.reception._boot = b"another!"
+        link.sessions._sessions.clear()  # as after a restart
+        link.sessions._boot = b"another!"
         link.begin()
         task = device.next_task(-1)
         assert task is not None
         assert task.plan.round == 0
-        link.desk.notice = dataclasses.replace(link.desk.notice, run="another")
-        link.reception._sessions.clear()
-        link.reception._boot = b"a third!"
+        link.coordinator.info = dataclasses.replace(link.coordinator.info, run="another")
+        link.sessions._sessions.clear()
+        link.sessions._boot = b"a third!"
         with pytest.raises(RunError, match="at run another now"):
             device.next_task(-1)
 
@@ -142,15 +142,15 @@ def test_a_restarted_coordinator_gets_the_last_report_again(made: Dealt) -> None
             first.begin()
             assert device.next_task(-1) is not None
             device.submit(report(), 0)
-            assert first.desk.missing() == [1, 2]
+            assert first.coordinator.missing() == [1, 2]
             asking.start()
-            until(lambda: bool(first.door._polls), 20)
+            until(lambda: bool(first.grpc_server._polls), 20)
         with opened(made, port=port) as second:  # it knows no session and no report, and has not opened its round yet
             until(lambda: second.refused("SubmitReport", "early") > 0, 20)
             second.begin()
-            until(lambda: second.desk.missing() == [1, 2], 20)
+            until(lambda: second.coordinator.missing() == [1, 2], 20)
             assert asking.is_alive()
-            second.desk.finish(COMPLETE)
+            second.coordinator.finish(COMPLETE)
             asking.join(10)
             assert not asking.is_alive()
     assert not any("too late" in line for line in said)
@@ -158,7 +158,7 @@ def test_a_restarted_coordinator_gets_the_last_report_again(made: Dealt) -> None
 
 def test_a_coordinator_that_is_gone_is_given_up(made: Dealt) -> None:
     with opened(made) as link:
-        port = link.door.port
+        port = link.grpc_server.port
         address = f"127.0.0.1:{port}"
         with connect(address, None, False) as channel:
             GrpcLink(channel, 0, quiet, 1).join(link.terms)
@@ -188,13 +188,13 @@ def test_clocks_may_differ_by_an_hour(made: Dealt, tmp_path: Path, monkeypatch: 
         for i in range(3):
             certs.add_device(folder, f"device-{i}", i, 10)
     with opened(made, folder) as link, devices(made, tmp_path, [link.address] * 3, folder):
-        teachers = coordinate(made, link.desk)
+        teachers = coordinate(made, link.coordinator)
     assert len(teachers) == 3
 
 
 def test_a_download_that_is_cut_goes_on_where_it_was(made: Dealt, tmp_path: Path) -> None:
     with opened(made) as link:
-        wire = Wire(link.door.port)
+        wire = Wire(link.grpc_server.port)
         wire.limit = 400_000
         with connect(f"127.0.0.1:{wire.port}", None, False) as channel:
             device = GrpcLink(channel, 0, quiet)
@@ -268,7 +268,7 @@ def test_a_bad_report_is_refused_and_counted(
         refused = [entry for entry in link.lines if entry["event"] == "refused"]
         assert refused[0]["device"] == "device-0"
         assert not device.submit(session, report()).known  # the round goes on: a good one is taken
-        assert link.desk.missing() == [1, 2]
+        assert link.coordinator.missing() == [1, 2]
 
 
 def test_a_message_far_beyond_the_limit_is_cut_off_by_grpc(made: Dealt) -> None:
@@ -368,7 +368,7 @@ def test_wrong_missing_expired_and_revoked_certificates(made: Dealt, tmp_path: P
         assert refusal(lambda: Raw(link.address).join(0, None))[0] is Code.UNAVAILABLE  # plaintext
         server = ((folder / "server.key").read_bytes(), (folder / "server.pem").read_bytes())
         assert handshake(link.address, ca, *server) in (Code.PERMISSION_DENIED, Code.UNAVAILABLE)
-        assert not link.reception.joined()
+        assert not link.sessions.joined()
         device = Raw(link.address, mine)
         session = device.join(None, link.terms).session
         link.begin()
@@ -393,7 +393,7 @@ def test_a_poll_that_waits_is_not_answered_after_revocation(made: Dealt, tmp_pat
         found: list[Any] = []
         poll = threading.Thread(target=lambda: found.append(refusal(lambda: device.task(session))))
         poll.start()
-        while not link.door._polls:
+        while not link.grpc_server._polls:
             time.sleep(0.01)
         certs.revoke(tmp_path / "c", "device-0")
         link.begin()
@@ -423,7 +423,7 @@ def test_a_poll_is_answered_before_its_deadline_and_by_the_newest_call(made: Dea
         found: list[pb.TaskReply] = []
         older = threading.Thread(target=lambda: found.append(device.task(session)))
         older.start()
-        while not link.door._polls:
+        while not link.grpc_server._polls:
             time.sleep(0.01)
         newer = threading.Thread(target=lambda: device.task(session))
         newer.start()
@@ -439,7 +439,7 @@ def test_the_end_is_told_with_its_reason(made: Dealt) -> None:
         device = GrpcLink(channel, 0, quiet)
         device.join(link.terms)
         with pytest.raises(RunError, match=r"0 of 3 reports after 0\.2 s: no report of client 0, 1, 2"):
-            link.desk.exchange(link.plan, None)
+            link.coordinator.exchange(link.plan, None)
         ends: list[BaseException] = []
 
         def ask() -> None:
@@ -450,7 +450,7 @@ def test_the_end_is_told_with_its_reason(made: Dealt) -> None:
 
         asking = threading.Thread(target=ask)
         asking.start()
-        link.desk.finish("the disk is full")
+        link.coordinator.finish("the disk is full")
         asking.join(5)
         assert "the coordinator stopped: the disk is full" in str(ends[0])
 
@@ -461,7 +461,7 @@ def test_the_coordinator_stays_until_its_devices_say_that_they_have_had_the_end(
         session = device.join(0, link.terms).session
         link.begin()
         assert device.task(session, told=True).HasField("task")  # there is no end yet that it could have had
-        finishing = threading.Thread(target=link.desk.finish, args=(COMPLETE,))
+        finishing = threading.Thread(target=link.coordinator.finish, args=(COMPLETE,))
         finishing.start()
         assert device.task(session).HasField("end")
         finishing.join(0.5)
@@ -484,20 +484,20 @@ def test_a_device_believes_nothing_either(made: Dealt, monkeypatch: pytest.Monke
             (pb.TaskReply(task=pb.Task(plan=wire.encode_plan(link.plan))), "round 0 after round 5"),
         ]
         for answer, says in answers:
-            monkeypatch.setattr(link.reception, "task", lambda _client, _after, a=answer: a.SerializeToString())
+            monkeypatch.setattr(link.sessions, "task", lambda _client, _after, a=answer: a.SerializeToString())
             with pytest.raises(RunError, match=says):
                 device.next_task(5)
 
 
 def test_plaintext_stays_on_this_machine(made: Dealt, keys: Path) -> None:
-    reception, _ = reception_of(made)
+    sessions, _ = sessions_of(made)
     with (
         pytest.raises(UserError, match="--insecure"),
-        open_link(reception, Listen("0.0.0.0:0", None), make_metrics()),
+        open_link(sessions, ListenAddress("0.0.0.0:0", None), make_metrics()),
     ):
         pass
-    with open_link(reception, Listen("0.0.0.0:0", None, True), make_metrics()) as door:
-        assert door.port
+    with open_link(sessions, ListenAddress("0.0.0.0:0", None, True), make_metrics()) as grpc_server:
+        assert grpc_server.port
     with pytest.raises(UserError, match="--insecure"):
         connect("192.0.2.1:1", None, False)
     with pytest.raises(UserError, match=r"certs device"):
@@ -508,7 +508,7 @@ def test_a_port_that_is_taken_is_said(made: Dealt) -> None:
     with (
         opened(made) as link,
         pytest.raises(UserError, match="is the port taken"),
-        opened(made, None, link.door.port),
+        opened(made, None, link.grpc_server.port),
     ):
         pass
 

@@ -12,7 +12,7 @@ from edgefd_proto import edgefd_pb2 as pb
 from edgefd_server.grpc_link.rate_limit import Rate
 from edgefd_server.grpc_link.refusals import Refusal
 from edgefd_server.grpc_link.requests import FRAME
-from edgefd_server.grpc_link.sessions import Reception
+from edgefd_server.grpc_link.sessions import DeviceSessions
 from edgefd_server.proxy_collection.service import Collector
 from edgefd_server.proxy_collection.store import Collection
 
@@ -21,7 +21,7 @@ from edgefd.federation.report import Report
 from edgefd.wire import messages as wire
 from edgefd.wire.device_link import PROTOCOL, terms_message
 from tests.support.collecting import SHAPE, WANTED, offer
-from tests.support.device_links import reception_of, unlogged
+from tests.support.device_links import sessions_of, unlogged
 from tests.support.federations import Dealt, dealt, small
 
 REASONS = {"size", "malformed", "session", "superseded", "run", "round", "early", "client", "content", "conflict"}
@@ -34,35 +34,35 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Dealt:
     return dealt(small(n_clients=2), tmp_path_factory.mktemp("made"))
 
 
-def seeds(session: bytes, ids: np.ndarray, numbers: np.random.Generator) -> list[bytes]:
+def seeds(session: bytes, ids: np.ndarray, rng: np.random.Generator) -> list[bytes]:
     """Good requests to begin with."""
     found = []
     for codec in ("float32", "float16", "uint8"):
         for n in (1, 10):
-            rows = np.sort(numbers.choice(ids, n, replace=False))
-            values = numbers.dirichlet(np.ones(10), n).astype(np.float32)
-            knowledge = Knowledge(rows, values, numbers.uniform(0.1, 1, n).astype(np.float32))
+            rows = np.sort(rng.choice(ids, n, replace=False))
+            values = rng.dirichlet(np.ones(10), n).astype(np.float32)
+            knowledge = Knowledge(rows, values, rng.uniform(0.1, 1, n).astype(np.float32))
             report = wire.encode_report(Report(0, 0, knowledge, {"heldout_accuracy": 0.5, "train_loss": 1.0}), codec)
             found.append(pb.SubmitRequest(session=session, run="test", report=report).SerializeToString())
     return found
 
 
-def mutated(blob: bytes, numbers: random.Random) -> bytes:
+def mutated(blob: bytes, rng: random.Random) -> bytes:
     """A few random edits: bytes changed, cut out, put in, repeated, or the end cut off."""
     data = bytearray(blob)
-    for _ in range(numbers.choice((1, 1, 1, 2, 4, 16))):
-        at, kind = numbers.randrange(len(data) + 1), numbers.randrange(6)
-        span = numbers.choice((1, 1, 2, 8, 64))
+    for _ in range(rng.choice((1, 1, 1, 2, 4, 16))):
+        at, kind = rng.randrange(len(data) + 1), rng.randrange(6)
+        span = rng.choice((1, 1, 2, 8, 64))
         if kind == 0:
-            data[at : at + 1] = bytes([numbers.randrange(256)])
+            data[at : at + 1] = bytes([rng.randrange(256)])
         elif kind == 1:
-            data[at : at + 1] = bytes([numbers.choice(BYTES)])
+            data[at : at + 1] = bytes([rng.choice(BYTES)])
         elif kind == 2:
             del data[at : at + span]
         elif kind == 3:
-            data[at:at] = numbers.randbytes(span)
+            data[at:at] = rng.randbytes(span)
         elif kind == 4:
-            data[at:at] = data[at : at + span] * numbers.choice((1, 1, 1, 200))
+            data[at:at] = data[at : at + span] * rng.choice((1, 1, 1, 200))
         else:
             del data[at:]
         if not data:
@@ -70,37 +70,37 @@ def mutated(blob: bytes, numbers: random.Random) -> bytes:
     return bytes(data)
 
 
-def nested(blob: bytes, numbers: random.Random) -> bytes:
+def nested(blob: bytes, rng: random.Random) -> bytes:
     """An edit of the report inside an intact request."""
     request = pb.SubmitRequest.FromString(blob)
-    request.report = mutated(request.report, numbers)
+    request.report = mutated(request.report, rng)
     return request.SerializeToString()
 
 
 def fuzz(made: Dealt, count: int) -> dict[str, int]:
-    reception, plan = reception_of(made, Rate(1e9, 1e9))
-    reception.desk.open(plan, None)
-    join = pb.JoinRequest(protocol=PROTOCOL, client=0, terms=terms_message(reception.desk.notice.terms))
-    session = reception.join(None, join.SerializeToString()).session
+    sessions, plan = sessions_of(made, Rate(1e9, 1e9))
+    sessions.coordinator.open(plan, None)
+    join = pb.JoinRequest(protocol=PROTOCOL, client=0, terms=terms_message(sessions.coordinator.info.terms))
+    session = sessions.join(None, join.SerializeToString()).session
     good = seeds(session, plan.ids, np.random.default_rng(0))
-    numbers, outcomes, slowest = random.Random(0), dict[str, int](), 0.0
+    rng, outcomes, slowest = random.Random(0), dict[str, int](), 0.0
     for i in range(count):
-        blob = (nested if i % 4 else mutated)(numbers.choice(good), numbers)
+        blob = (nested if i % 4 else mutated)(rng.choice(good), rng)
         began = time.perf_counter()
-        outcome = attempt(reception, blob)
+        outcome = attempt(sessions, blob)
         slowest = max(slowest, time.perf_counter() - began)
         outcomes[outcome] = outcomes.get(outcome, 0) + 1
     assert slowest < 2.0
     return outcomes
 
 
-def attempt(reception: Reception, blob: bytes) -> str:
+def attempt(sessions: DeviceSessions, blob: bytes) -> str:
     try:
-        client, round, known = reception.submit(None, blob)
+        client, round, known = sessions.submit(None, blob)
     except Refusal as refusal:
         return described(refusal)
     assert (client, round, known) == (0, 0, False)
-    now = reception.desk._now
+    now = sessions.coordinator._now
     assert now is not None
     kept = now.reports.pop(0)  # what is accepted is sound, and makes room for the next
     now.digests.clear()
@@ -136,11 +136,11 @@ def test_a_hundred_thousand_mutated_reports_within_memory(made: Dealt) -> None:
 
 
 def test_a_small_request_cannot_ask_for_much_memory(made: Dealt) -> None:
-    reception, plan = reception_of(made, Rate(1e9, 1e9))
-    reception.desk.open(plan, None)
-    join = pb.JoinRequest(protocol=PROTOCOL, client=0, terms=terms_message(reception.desk.notice.terms))
-    session = reception.join(None, join.SerializeToString()).session
-    room = reception.limit - FRAME
+    sessions, plan = sessions_of(made, Rate(1e9, 1e9))
+    sessions.coordinator.open(plan, None)
+    join = pb.JoinRequest(protocol=PROTOCOL, client=0, terms=terms_message(sessions.coordinator.info.terms))
+    session = sessions.join(None, join.SerializeToString()).session
+    room = sessions.limit - FRAME
     huge = [
         pb.Knowledge(width=2**32 - 1, codec=1),
         pb.Knowledge(id_gaps=[1], width=2**32 - 1, codec=1),
@@ -151,7 +151,7 @@ def test_a_small_request_cannot_ask_for_much_memory(made: Dealt) -> None:
         report = pb.Report(client=0, knowledge=knowledge).SerializeToString()
         blob = pb.SubmitRequest(session=session, run="test", report=report).SerializeToString()
         tracemalloc.start()
-        assert attempt(reception, blob) in ("malformed", "content")
+        assert attempt(sessions, blob) in ("malformed", "content")
         _, peak = tracemalloc.get_traced_memory()
         tracemalloc.stop()
         assert peak < 100 * room
@@ -159,32 +159,32 @@ def test_a_small_request_cannot_ask_for_much_memory(made: Dealt) -> None:
 
 @pytest.mark.parametrize("decode", [wire.decode, wire.decode_plan, wire.decode_report])
 def test_no_mutation_crashes_a_decoder(made: Dealt, decode: object) -> None:
-    _, plan = reception_of(made)
+    _, plan = sessions_of(made)
     knowledge = Knowledge(np.arange(9), np.full((9, 10), 0.1, np.float32), np.ones(9, np.float32))
     good = {
         wire.decode: wire.encode(knowledge, "float16"),
         wire.decode_plan: wire.encode_plan(plan),
         wire.decode_report: wire.encode_report(Report(1, 2, knowledge, {"a": 1.0}), "float16"),
     }[decode]  # type: ignore[index]
-    numbers, refused = random.Random(1), 0
+    rng, refused = random.Random(1), 0
     for _ in range(1_000):
         try:
-            decode(mutated(good, numbers))  # type: ignore[operator]
+            decode(mutated(good, rng))  # type: ignore[operator]
         except ValueError:
             refused += 1
     assert 0 < refused < 1_000
 
 
 def test_mutated_contributions_are_kept_whole_or_refused(tmp_path: Path) -> None:
-    outcomes, numbers, values = dict[str, int](), random.Random(0), np.random.default_rng(0)
+    outcomes, rng, values = dict[str, int](), random.Random(0), np.random.default_rng(0)
     collector = Collector(Collection(tmp_path, WANTED, 10, unlogged), Rate(1e9, 1e9))
     for i in range(400):
         good = offer(values.uniform(-9, 9, (1 + i % 10, *SHAPE)).astype(np.float32))
         if i % 3 == 0:  # an edit of the samples inside an intact request
-            good.samples = mutated(good.samples, numbers)
+            good.samples = mutated(good.samples, rng)
         blob = good.SerializeToString()
         if i % 3 and i % 20:
-            blob = mutated(blob, numbers)
+            blob = mutated(blob, rng)
         began = time.perf_counter()
         try:
             reply = collector.contribute(None, blob)
@@ -210,8 +210,8 @@ def kept(collector: Collector) -> np.ndarray:
 
 
 def test_seeds_are_good(made: Dealt, tmp_path: Path) -> None:
-    reception, plan = reception_of(made, Rate(1e9, 1e9))
-    reception.desk.open(plan, None)
-    join = pb.JoinRequest(protocol=PROTOCOL, client=0, terms=terms_message(reception.desk.notice.terms))
-    session = reception.join(None, join.SerializeToString()).session
-    assert {attempt(reception, blob) for blob in seeds(session, plan.ids, np.random.default_rng(0))} == {"accepted"}
+    sessions, plan = sessions_of(made, Rate(1e9, 1e9))
+    sessions.coordinator.open(plan, None)
+    join = pb.JoinRequest(protocol=PROTOCOL, client=0, terms=terms_message(sessions.coordinator.info.terms))
+    session = sessions.join(None, join.SerializeToString()).session
+    assert {attempt(sessions, blob) for blob in seeds(session, plan.ids, np.random.default_rng(0))} == {"accepted"}

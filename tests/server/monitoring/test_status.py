@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from edgefd_server.monitoring import status_server
-from edgefd_server.monitoring.fleet import FolderFleet, LinkFleet, Moment, state_of
-from edgefd_server.monitoring.status import MAX_POINTS, About, Board, Fleet, Point, thinned
-from edgefd_server.monitoring.status_server import LISTENERS, StatusServer, address, page, shown
+from edgefd_server.monitoring import status_server as status_server_module
+from edgefd_server.monitoring.fleet import CoordinatorFleet, FolderFleet, Moment, state_of
+from edgefd_server.monitoring.status import MAX_POINTS, About, FleetSnapshot, Point, StatusBoard, thinned
+from edgefd_server.monitoring.status_server import LISTENERS, StatusServer, address, page, status_server
 from edgefd_server.serve.folder import serve
 
 from edgefd.config.load import parse_config
@@ -42,15 +42,15 @@ def metrics(round: int, closing: bool = False, up: int = 10, down: int = 20) -> 
     return RoundMetrics(round, closing, 1.5, None, None, None, 0.5, 0.25, [], None, 1.0, 0.75, None, None, up, down)
 
 
-def nobody() -> Fleet:
-    return Fleet(None, (), ())
+def nobody() -> FleetSnapshot:
+    return FleetSnapshot(None, (), ())
 
 
 # the board
 
 
 def test_the_board_sums_bytes_up_and_passes_rounds_on() -> None:
-    board = Board(ABOUT, nobody)
+    board = StatusBoard(ABOUT, nobody)
     board.begin("mine", [metrics(0)])
     seen = list(board.watching(lambda rounds: rounds)(iter([metrics(1), metrics(2)])))
     assert [m.round for m in seen] == [1, 2]
@@ -93,15 +93,15 @@ def test_state_of_a_client(client: int, seen: float | None, at: dict[str, Any] |
 
 def test_the_fleet_of_a_link() -> None:
     seen: dict[int, float] = {}
-    fleet = LinkFleet(config(), 3, lambda: seen, lambda: {0: "hall", 1: "yard"})
-    assert [d.state for d in fleet.look().devices] == ["never seen"] * 3
+    fleet = CoordinatorFleet(config(), 3, lambda: seen, lambda: {0: "hall", 1: "yard"})
+    assert [d.state for d in fleet.snapshot().devices] == ["never seen"] * 3
     seen |= {0: time.monotonic(), 1: time.monotonic()}
-    assert fleet.look().devices[0].state == "waiting"
+    assert fleet.snapshot().devices[0].state == "waiting"
     fleet.note("round", round=0, closing=False, teacher_bytes=0)
     fleet.note("report", client=1, round=0, bytes=9)
     fleet.note("refused", call="SubmitReport", reason="content", line="bad row " * 99, device="hall", peer="a")
     fleet.note("refused", call="Join", reason="certificate", line="unknown", device="stranger", peer="b")
-    found = fleet.look()
+    found = fleet.snapshot()
     assert found.opened is not None
     assert (found.opened.round, found.opened.asked, found.opened.reports) == (0, 3, 1)
     assert [(d.name, d.state, d.answered, d.refused) for d in found.devices] == [
@@ -115,36 +115,36 @@ def test_the_fleet_of_a_link() -> None:
 
 
 def test_without_certificates_who_is_refused_is_known_by_where_it_joined_from() -> None:
-    fleet = LinkFleet(config(), 3, dict, dict)
+    fleet = CoordinatorFleet(config(), 3, dict, dict)
     fleet.note("join", client=2, peer="ipv4:1")
     fleet.note("refused", call="SubmitReport", reason="content", line="no", device="", peer="ipv4:1")
     fleet.note("refused", call="SubmitReport", reason="content", line="no", device="", peer="ipv4:2")
-    assert [d.refused for d in fleet.look().devices] == [0, 0, 1]
-    assert fleet.look().refused[0].count == 2
+    assert [d.refused for d in fleet.snapshot().devices] == [0, 0, 1]
+    assert fleet.snapshot().refused[0].count == 2
 
 
 def test_names_that_cannot_be_read_are_said() -> None:
     def broken() -> dict[int, str]:
         raise UserError("cannot read devices.json")
 
-    found = LinkFleet(config(), 3, dict, broken).look()
+    found = CoordinatorFleet(config(), 3, dict, broken).snapshot()
     assert found.trouble == "cannot read devices.json"
     assert len(found.devices) == 3
 
 
 def test_the_fleet_of_a_folder(tmp_path: Path) -> None:
     fleet = FolderFleet(config(), 3, tmp_path)
-    assert fleet.look().opened is None
+    assert fleet.snapshot().opened is None
     for round in range(4):
         put(round_folder(tmp_path, round) / PLAN, b"plan")
         for client in range(2):
             put(report_file(tmp_path, round, client), b"report")
         if round == 1:
-            fleet.look()
+            fleet.snapshot()
     put(report_file(tmp_path, 3, 2), b"bad")
     put(report_file(tmp_path, 3, 2).with_suffix(".refused"), b"row 1 is not finite\n")
     for _ in range(3):  # looking again counts nothing twice
-        found = fleet.look()
+        found = fleet.snapshot()
     assert found.opened is not None
     assert (found.opened.round, found.opened.reports) == (3, 2)
     assert [(d.state, d.answered, d.refused) for d in found.devices] == [
@@ -154,21 +154,21 @@ def test_the_fleet_of_a_folder(tmp_path: Path) -> None:
     ]
     assert found.devices[2].last_refusal == "row 1 is not finite"
     put(round_folder(tmp_path, 4) / PLAN, b"plan")
-    assert [d.state for d in fleet.look().devices] == ["working", "working", "late"]
+    assert [d.state for d in fleet.snapshot().devices] == ["working", "working", "late"]
     report_file(tmp_path, 3, 2).with_suffix(".refused").unlink()
-    assert fleet.look().devices[2].answered == 1
+    assert fleet.snapshot().devices[2].answered == 1
 
 
 def test_a_folder_that_cannot_be_read_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fleet = FolderFleet(config(), 3, tmp_path)
     put(round_folder(tmp_path, 0) / PLAN, b"plan")
-    assert fleet.look().opened is not None
+    assert fleet.snapshot().opened is not None
 
     def gone(path: Path) -> None:
         raise OSError(5, "Input/output error")
 
     monkeypatch.setattr("edgefd_server.monitoring.fleet.os.scandir", gone)
-    found = fleet.look()
+    found = fleet.snapshot()
     assert "Input/output error" in found.trouble
     assert found.opened is not None
 
@@ -177,8 +177,10 @@ def test_a_folder_that_cannot_be_read_is_said(tmp_path: Path, monkeypatch: pytes
 
 
 @contextmanager
-def served(token: str | None = None, look: Callable[[], Fleet] = nobody) -> Iterator[tuple[StatusServer, Board]]:
-    board = Board(ABOUT, look)
+def served(
+    token: str | None = None, snapshot: Callable[[], FleetSnapshot] = nobody
+) -> Iterator[tuple[StatusServer, StatusBoard]]:
+    board = StatusBoard(ABOUT, snapshot)
     server = StatusServer(board, token)
     server.start("127.0.0.1", 0)
     try:
@@ -308,7 +310,7 @@ def test_on_this_machine_another_name_or_site_is_refused() -> None:
 
 
 def test_requests_that_are_too_large_slow_or_strange(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(status_server, "HEAD_SECONDS", 0.3)
+    monkeypatch.setattr(status_server_module, "HEAD_SECONDS", 0.3)
     with served() as (server, _):
         assert b" 431 " in say(server, b"GET / HTTP/1.1\r\nHost: localhost\r\nX: " + b"x" * 20_000 + b"\r\n\r\n")
         assert b" 408 " in say(server, b"GET / HTTP/1.1\r\nHost: loc")
@@ -327,8 +329,8 @@ def test_requests_that_are_too_large_slow_or_strange(monkeypatch: pytest.MonkeyP
 
 def test_events_are_single_lines_of_json_whatever_a_device_is_called() -> None:
     seen = {0: time.monotonic()}
-    fleet = LinkFleet(config(), 3, lambda: seen, lambda: {0: EVIL})
-    with served(look=fleet.look) as (server, board), listening(server.port) as events:
+    fleet = CoordinatorFleet(config(), 3, lambda: seen, lambda: {0: EVIL})
+    with served(snapshot=fleet.snapshot) as (server, board), listening(server.port) as events:
         event, data = next(events)
         assert event == "message"
         assert data.isascii()
@@ -344,7 +346,7 @@ def test_events_are_single_lines_of_json_whatever_a_device_is_called() -> None:
 
 
 def test_silence_is_broken_by_beats(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(status_server, "BEAT", 0.2)
+    monkeypatch.setattr(status_server_module, "BEAT", 0.2)
     with served() as (server, _), listening(server.port) as events:
         assert next(events)[0] == "message"
         assert [next(events)[0] for _ in range(2)] == ["beat", "beat"]
@@ -352,7 +354,7 @@ def test_silence_is_broken_by_beats(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_last_event_says_how_it_ended_and_the_stream_closes() -> None:
     with ExitStack() as stack:
-        board = Board(ABOUT, nobody)
+        board = StatusBoard(ABOUT, nobody)
         server = StatusServer(board, None)
         server.start("127.0.0.1", 0)
         events = stack.enter_context(listening(server.port))
@@ -365,15 +367,15 @@ def test_the_last_event_says_how_it_ended_and_the_stream_closes() -> None:
 
 
 def test_a_look_that_hangs_does_not_hold_up_the_end_of_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(status_server, "FAREWELL", 0.2)
+    monkeypatch.setattr(status_server_module, "FAREWELL", 0.2)
     hangs, lets_go = threading.Event(), threading.Event()
 
-    def look() -> Fleet:
+    def snapshot() -> FleetSnapshot:
         hangs.set()
         lets_go.wait(30)
         return nobody()
 
-    with served(look=look) as (server, _):
+    with served(snapshot=snapshot) as (server, _):
         deaf = socket.create_connection(("127.0.0.1", server.port))
         deaf.sendall(b"GET /events HTTP/1.1\r\nHost: localhost\r\n\r\n")
         assert hangs.wait(10)
@@ -402,7 +404,7 @@ def test_listeners_are_bounded() -> None:
 
 
 def test_connections_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(status_server, "CONNECTIONS", 3)
+    monkeypatch.setattr(status_server_module, "CONNECTIONS", 3)
     with served() as (server, _), ExitStack() as stack:
         for _ in range(3):
             stack.enter_context(socket.create_connection(("127.0.0.1", server.port)))
@@ -411,15 +413,15 @@ def test_connections_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_who_does_not_read_holds_nobody_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(status_server, "SEND_SECONDS", 0.5)
-    monkeypatch.setattr(status_server, "LOOK", 0.01)
+    monkeypatch.setattr(status_server_module, "SEND_SECONDS", 0.5)
+    monkeypatch.setattr(status_server_module, "LOOK", 0.01)
     size = [0]
 
-    def large() -> Fleet:  # another megabyte at every look
+    def large() -> FleetSnapshot:  # another megabyte at every look
         size[0] += 1
-        return Fleet(None, (), (), f"{size[0]}" + "x" * 2**20)
+        return FleetSnapshot(None, (), (), f"{size[0]}" + "x" * 2**20)
 
-    with served(look=large) as (server, board):
+    with served(snapshot=large) as (server, board):
         deaf = socket.create_connection(("127.0.0.1", server.port))
         deaf.sendall(b"GET /events HTTP/1.1\r\nHost: localhost\r\n\r\n")
         time.sleep(0.3)
@@ -439,23 +441,23 @@ def test_who_does_not_read_holds_nobody_back(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_shown_says_where_and_how_it_ended(capsys: pytest.CaptureFixture[str]) -> None:
-    board = Board(ABOUT, nobody)
+    board = StatusBoard(ABOUT, nobody)
 
     def fails() -> None:
-        with shown(board, "0"):
+        with status_server(board, "0"):
             raise RunError("round 0: 1 of 3 reports")
 
     with pytest.raises(RunError):
         fails()
     assert re.fullmatch(r"status page: http://127\.0\.0\.1:\d+/\n", capsys.readouterr().out)
     assert board.status().ended == "round 0: 1 of 3 reports"
-    with shown(board, None):
+    with status_server(board, None):
         pass
     assert capsys.readouterr().out == ""
 
 
 def test_beyond_this_machine_a_token_is_made_and_printed(capsys: pytest.CaptureFixture[str]) -> None:
-    with shown(Board(ABOUT, nobody), "0.0.0.0:0"):
+    with status_server(StatusBoard(ABOUT, nobody), "0.0.0.0:0"):
         url = capsys.readouterr().out.split()[-1]
         port, token = url.rpartition(":")[2].split("/?token=")
         assert len(token) == 43
@@ -493,7 +495,7 @@ def test_a_run_through_a_folder(tmp_path: Path, capsys: pytest.CaptureFixture[st
 def test_a_thread_is_not_left_behind() -> None:
     with suppress(UserError), socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        with shown(Board(ABOUT, nobody), str(port)):
+        with status_server(StatusBoard(ABOUT, nobody), str(port)):
             raise AssertionError("the port is taken")
     assert not [t for t in threading.enumerate() if t.name == "status-page"]
 

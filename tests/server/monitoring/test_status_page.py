@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 import yaml
 from edgefd_server import certs
-from edgefd_server.monitoring.fleet import LinkFleet
-from edgefd_server.monitoring.status import About, Board, Fleet
+from edgefd_server.monitoring.fleet import CoordinatorFleet
+from edgefd_server.monitoring.status import About, FleetSnapshot, StatusBoard
 from edgefd_server.monitoring.status_server import StatusServer
 
 from edgefd.config.load import parse_config
@@ -100,10 +100,10 @@ def check_plots(page: Browser, summary: dict[str, Any]) -> None:
             f"#{plot} > svg",
         )
         for path in paths:
-            numbers = [float(n) for n in re.findall(r"-?\d+\.?\d*", path)]
-            assert len(numbers) >= 2 * points, plot
-            assert all(0 <= n <= width for n in numbers[::2])
-            assert all(0 <= n <= height for n in numbers[1::2])
+            rng = [float(n) for n in re.findall(r"-?\d+\.?\d*", path)]
+            assert len(rng) >= 2 * points, plot
+            assert all(0 <= n <= width for n in rng[::2])
+            assert all(0 <= n <= height for n in rng[1::2])
         label = page.run("return document.querySelector(arguments[0]).getAttribute('aria-label')", f"#{plot} > svg")
         assert ends[plot] in label
 
@@ -112,9 +112,9 @@ def check_plots(page: Browser, summary: dict[str, Any]) -> None:
 def test_a_connection_that_is_lost_comes_back_and_names_are_only_text(chromium: Browser) -> None:
     evil = "<img src=x onerror='window.evil = 1'>"
     config = parse_config({"partition": {"name": "weak", "n_clients": 2}, "train": {"rounds": 5}})
-    fleet = LinkFleet(config, 2, dict, lambda: {0: evil})
+    fleet = CoordinatorFleet(config, 2, dict, lambda: {0: evil})
     fleet.note("refused", call="Join", reason="certificate", line=f"device {evil} is unknown", device=evil, peer="")
-    board = Board(About("edgefd", "digits", "mlp", 2, 5), fleet.look)
+    board = StatusBoard(About("edgefd", "digits", "mlp", 2, 5), fleet.snapshot)
     board.begin(evil)
     first = StatusServer(board, None)
     first.start("127.0.0.1", 0)
@@ -130,7 +130,9 @@ def test_a_connection_that_is_lost_comes_back_and_names_are_only_text(chromium: 
     finally:
         first.stop()
     until(lambda: chromium.text("#link").startswith("connection lost"))
-    second = StatusServer(Board(About("edgefd", "digits", "mlp", 2, 5), lambda: Fleet(None, (), ())), None)
+    second = StatusServer(
+        StatusBoard(About("edgefd", "digits", "mlp", 2, 5), lambda: FleetSnapshot(None, (), ())), None
+    )
     second.start("127.0.0.1", first.port)
     try:
         until(lambda: chromium.text("#link") == "live")

@@ -15,7 +15,7 @@ from edgefd_client.cli import main
 from edgefd_client.contribution import load_contribution, own_rows
 from edgefd_client.state import load_state
 from edgefd_server import certs
-from edgefd_server.grpc_link.server import Listen
+from edgefd_server.grpc_link.server import ListenAddress
 from edgefd_server.proxy_collection.serve import Collecting, collect
 from edgefd_server.proxy_collection.store import PROXY, Collection
 from typer.testing import CliRunner
@@ -47,7 +47,7 @@ def changed(config: Config, **proxy: object) -> Config:
         (["--least", "1"], "--least goes with it"),
         (["--deadline", "0"], "--deadline must be above 0"),
         (["--deadline", "1", "--least", "11"], "--least must be from 1 to 10"),
-        (["method.name=indlearn", "also=[]"], "no proxy set"),
+        (["method.name=indlearn", "baselines=[]"], "no proxy set"),
         (["--certs", "nowhere"], "certs init"),
     ],
 )
@@ -61,7 +61,7 @@ def test_bad_input_is_one_line(tmp_path: Path, options: list[str], says: str) ->
 
 
 def test_it_says_what_is_kept_when_it_is_stopped_and_ends_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    config, how = small(n_clients=2), Collecting(Listen("127.0.0.1:0", None))
+    config, how = small(n_clients=2), Collecting(ListenAddress("127.0.0.1:0", None))
 
     def stopped(collection: Collection, least: int, deadline: float) -> None:
         assert (least, deadline) == (2, math.inf)
@@ -128,7 +128,7 @@ def test_from_private_samples_to_a_run(tmp_path: Path, capsys: pytest.CaptureFix
     with opened(made, tmp_path / "certs") as link:
         devices = [device(link.address, keys[i], data[i], tmp_path / f"state{i}") for i in range(2)]
         try:
-            assert len(coordinate(made, link.desk)) == 2
+            assert len(coordinate(made, link.coordinator)) == 2
             outputs = [d.communicate(timeout=60) for d in devices]
         finally:
             for d in devices:
@@ -142,8 +142,8 @@ def test_from_private_samples_to_a_run(tmp_path: Path, capsys: pytest.CaptureFix
         saved = load_state(tmp_path / f"state{i}", made.read().digest)
         ids, _ = own_rows(Scale(*made.read().manifest.scale)(whole[record.rows]), made.read().proxy)
         assert saved is not None
-        assert (saved.claims[ids] == 1).all()  # own rows are in-distribution, and surely so
-        assert (saved.claims[np.setdiff1d(np.arange(sent), ids)] < 1).all()
+        assert (saved.acceptance[ids] == 1).all()  # own rows are in-distribution, and surely so
+        assert (saved.acceptance[np.setdiff1d(np.arange(sent), ids)] < 1).all()
 
 
 def device(address: str, keys: Path, data: Path, state: Path) -> subprocess.Popen[str]:

@@ -262,7 +262,7 @@ def test_a_full_disk_ends_it_and_the_device_comes_again(tmp_path: Path, monkeypa
     with collecting(tmp_path) as there:
         device = Raw(there.address)
         with monkeypatch.context() as patched:
-            patched.setattr("edgefd.wire.exchange_folder.os.fsync", full)
+            patched.setattr("edgefd.core.files.os.fsync", full)
             found = refusal(lambda: device.stub.ContributeProxy(offer(X), timeout=10))
             assert found[:2] == (Code.UNAVAILABLE, "early")
         with pytest.raises(RunError, match=r"cannot write .*000\.npz: No space left"):

@@ -3,8 +3,8 @@
 from pathlib import Path
 
 import pytest
-from edgefd_server.coordinator.checkpoint import CHECKPOINT, LOCK, alone, load_checkpoint
-from edgefd_server.coordinator.resume import begun
+from edgefd_server.coordinator.checkpoint import CHECKPOINT, LOCK, exclusive_lock, load_checkpoint
+from edgefd_server.coordinator.resume import create_checkpoint
 from typer.testing import CliRunner
 
 from edgefd.cli.main import app
@@ -14,7 +14,7 @@ from tests.support.federations import Dealt, dealt, small
 
 ROOT = Path(__file__).parents[3]
 SETTINGS = ["data.limit=600", "partition.n_clients=3", "partition.name=weak", "model.name=mlp", "method.n_clusters=4"]
-SETTINGS += ["also=[]", "train.rounds=2", "train.local_steps=2", "train.shift=1", "run.learner=onnx"]
+SETTINGS += ["baselines=[]", "train.rounds=2", "train.local_steps=2", "train.augment_shift=1", "run.learner=onnx"]
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +64,7 @@ def left(made: Dealt, out: Path) -> None:
     """A run of the config above, as a server leaves it that was killed before its first round."""
     config = load_config(ROOT / "simulations/quickstart.yaml", SETTINGS)
     out.mkdir()
-    begun(config, out, out)
+    create_checkpoint(config, out, out)
 
 
 @pytest.mark.parametrize(
@@ -95,7 +95,7 @@ def test_what_cannot_go_on_stays_as_it_is(
 def test_only_one_server_goes_on_with_a_run(made: Dealt, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     left(made, Path("run"))
-    with alone(Path("run")):
+    with exclusive_lock(Path("run")):
         found = CliRunner().invoke(app, [*SERVED, "--bundle", str(made.bundle), "--out", "run", "--resume"])
     assert "another server is at work in run" in str(found.exception)
 
@@ -107,7 +107,7 @@ def test_ctrl_c_before_the_first_round_says_that_nothing_was_done(
         raise KeyboardInterrupt
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("edgefd_server.serve.grpc.coordinate", interrupted)
+    monkeypatch.setattr("edgefd_server.serve.coordinator.coordinate", interrupted)
     found = CliRunner().invoke(app, [*SERVED, "--bundle", str(made.bundle), "--out", "run"])
     assert isinstance(found.exception, Stopped)
     assert str(found.exception) == "not one round was done"
