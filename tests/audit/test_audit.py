@@ -18,7 +18,7 @@ from edgefd.core.files import get
 from edgefd.defences.apply import defence_of
 from edgefd.runs.record import KNOWLEDGE
 from edgefd.wire import messages as wire
-from tests.cli.test_cli import QUICKSTART, edgefd
+from tests.support.commands import QUICKSTART, audit, edgefd
 
 SMALL = ["data.limit=1000", "data.heldout=0.4", "train.rounds=2", "model.name=cnn_small", "baselines=[]"]
 SETTINGS = [*SMALL, "method.n_clusters=10", "run.record_knowledge=true", "run.workers=0", "partition.n_clients=10"]
@@ -36,10 +36,6 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run(recorded: Path, tmp_path: Path) -> Path:
     shutil.copytree(recorded, tmp_path / "run")
     return tmp_path / "run"
-
-
-def audit(run: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return edgefd("audit", run.name, *arguments, cwd=run.parent)
 
 
 def one_line(done: subprocess.CompletedProcess[str], code: int, *words: str) -> None:

@@ -21,8 +21,7 @@ from edgefd.rounds.loop import RoundResult
 from edgefd.runs.prepare import PreparedRun, prepare
 from edgefd.runs.record import KNOWLEDGE, record_messages
 from edgefd.simulation.engine import InProcess, open_transport, simulate
-from tests.audit.test_audit import audit
-from tests.cli.test_cli import QUICKSTART
+from tests.support.commands import QUICKSTART, audit
 
 SETTINGS = [
     *(

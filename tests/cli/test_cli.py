@@ -12,29 +12,14 @@ import numpy as np
 import pytest
 import yaml
 
-ROOT = Path(__file__).parents[2]
+from tests.support.commands import QUICKSTART, ROOT, command, edgefd, env
+
 QUICK = ["data.limit=300", "train.rounds=2", "model.name=cnn_small", "baselines=[]", "method.n_clusters=3"]
-QUICKSTART = str(ROOT / "simulations" / "quickstart.yaml")
 KEYS = {
     *("method", "dataset", "scenario", "seed", "rounds", "accuracy_mean", "accuracy_worst", "accuracy_per_client"),
     *("bytes_up", "bytes_down", "bytes_once", "seconds_total", "seconds_per_round", "kept_fraction"),
     *("proxy_labels_used", "raw_samples_disclosed", "data_source", "data_sha256"),
 }
-
-
-def edgefd(*arguments: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        command(*arguments), capture_output=True, text=True, timeout=120, cwd=cwd, env=env(environment)
-    )
-
-
-def command(*arguments: str) -> list[str]:
-    return [sys.executable, "-c", "from edgefd.cli.main import main; main()", *arguments]
-
-
-def env(extra: dict[str, str]) -> dict[str, str]:
-    kept = {k: v for k, v in os.environ.items() if k != "EDGEFD_DATA"}
-    return kept | {"PYTHONPATH": f"{ROOT}:{ROOT / 'proto'}", "COLUMNS": "100"} | extra
 
 
 def test_a_run_leaves_its_folder(tmp_path: Path) -> None:

@@ -2,11 +2,8 @@
 
 import dataclasses
 import hashlib
-import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
@@ -25,6 +22,7 @@ from edgefd.learners.models import build_model
 from edgefd.learners.onnx_learner import OnnxLearner, Sessions
 from edgefd.wire.bundle_manifest import FILES
 from edgefd.wire.bundle_reader import read_bundle
+from tests.support.bundles import edit, replace_file
 
 SHAPE = (1, 16, 16)
 
@@ -42,18 +40,6 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def bundle(made: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(made, tmp_path / "b"))
-
-
-def edit(folder: Path, change: Callable[[dict[str, Any]], Any]) -> None:
-    manifest = json.loads((folder / "manifest.json").read_text())
-    change(manifest)
-    (folder / "manifest.json").write_text(json.dumps(manifest))
-
-
-def replace_file(folder: Path, name: str, blob: bytes) -> None:
-    (folder / name).write_bytes(blob)
-    record = {"bytes": len(blob), "sha256": hashlib.sha256(blob).hexdigest()}
-    edit(folder, lambda m: m["files"].update({name: record}))
 
 
 @pytest.mark.parametrize("name", FILES)

@@ -11,8 +11,8 @@ from edgefd_client.sources import NpzSource, client_data, prepared
 from edgefd.config.load import parse_config
 from edgefd.core.errors import UserError
 from edgefd.wire.bundle_reader import read_bundle
-from tests.client.test_cli import replace_file
-from tests.data.test_features import graph
+from tests.support.bundles import replace_file
+from tests.support.extractors import graph
 from tests.support.federations import Dealt, dealt
 
 

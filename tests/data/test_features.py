@@ -3,9 +3,7 @@
 from pathlib import Path
 
 import numpy as np
-import onnx
 import pytest
-from onnx import TensorProto, helper, numpy_helper
 
 from edgefd.config.load import parse_config
 from edgefd.core.errors import UserError
@@ -14,20 +12,7 @@ from edgefd.data.datasets import Dataset, find_dataset, load_dataset
 from edgefd.data.features import extract, featured
 from edgefd.runs.prepare import prepare
 from edgefd.simulation.engine import open_transport, simulate
-
-MATRIX = np.random.default_rng(0).normal(0, 0.1, (784, 12)).astype(np.float32)
-
-
-def graph(matrix: np.ndarray = MATRIX) -> bytes:
-    """Samples [n, 1, 28, 28] → x @ matrix."""
-    nodes = [helper.make_node("Flatten", ["x"], ["flat"]), helper.make_node("MatMul", ["flat", "m"], ["y"])]
-    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 1, 28, 28])
-    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", matrix.shape[1]])
-    whole = helper.make_graph(nodes, "g", [x], [y], [numpy_helper.from_array(matrix, "m")])
-    model = helper.make_model(whole, opset_imports=[helper.make_opsetid("", 17)], ir_version=10)
-    onnx.checker.check_model(model)
-    out: bytes = model.SerializeToString()
-    return out
+from tests.support.extractors import MATRIX, graph
 
 
 @pytest.fixture

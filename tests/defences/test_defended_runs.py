@@ -19,7 +19,7 @@ from edgefd.runs.export_bundle import export_config
 from edgefd.runs.prepare import prepare
 from edgefd.simulation.engine import open_transport, simulate
 from edgefd.wire import messages as wire
-from tests.defences.test_dp_sgd import PRIVATE
+from tests.support.configs import PRIVATE
 
 
 def rounds(config: Config) -> list[RoundResult]:

@@ -17,17 +17,7 @@ from edgefd.learners.batches import Batch, labelled
 from edgefd.learners.models import build_model
 from edgefd.learners.torch_learner import TorchLearner
 from edgefd.runs.prepare import prepare
-
-PRIVATE: dict[str, Any] = {
-    "data": {"name": "mnist_mini", "limit": 600},
-    "partition": {"name": "weak", "n_clients": 4},
-    "proxy": {"source": "public"},
-    "model": {"name": "mlp"},
-    "method": {"name": "fedmd"},
-    "train": {"rounds": 2, "local_steps": 2, "private_rows_per_batch": 0},
-    "run": {"workers": 0},
-    "defence": {"name": "dp_sgd"},
-}
+from tests.support.configs import PRIVATE
 
 
 def test_accounting_agrees_with_opacus() -> None:

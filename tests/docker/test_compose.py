@@ -11,9 +11,9 @@ import pytest
 import yaml
 
 from edgefd.config.load import load_config
-from tests.docker.test_docker import OFFLINE, context_of, download, with_wheels
 from tests.support.compose import Engine, mounts, read
 from tests.support.debian_roots import REPOSITORY, Roots
+from tests.support.docker_build import OFFLINE, context_of, download, with_wheels
 from tests.support.dockerfile import Stage, build, in_memory, instructions
 
 COMPOSE = REPOSITORY / "docker" / "compose.yaml"

@@ -14,7 +14,7 @@ from edgefd.learners.distillation_loss import softmax
 from edgefd.learners.dual_head import DualHead, dual_head_targets, mixture
 from edgefd.learners.torch_learner import TorchLearner
 from edgefd.runs.export_bundle import export_config
-from tests.rounds.test_selection_and_losses import config, teachers
+from tests.support.small_runs import config, teachers
 
 X = np.random.default_rng(0).standard_normal((6, 3)).astype(np.float32)
 T = np.random.default_rng(1).dirichlet(np.ones(4), 6).astype(np.float32)

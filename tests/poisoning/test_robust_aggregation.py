@@ -18,7 +18,7 @@ from edgefd.poisoning.robust_aggregation import (
     one_vote,
     trimmed_mean,
 )
-from tests.core.test_knowledge import knowledge
+from tests.support.strategies import knowledge
 
 RULES: dict[str, Aggregate] = {
     "mean": weighted_mean,

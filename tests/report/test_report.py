@@ -13,8 +13,8 @@ import yaml
 from edgefd.core.errors import UserError
 from edgefd.report.command import write_report
 from edgefd.report.compare import interval
-from tests.cli.test_cli import edgefd
 from tests.support.browser import Browser
+from tests.support.commands import edgefd
 from tests.support.report_runs import NEW, Page, lines, reseeded, rewrite, simulated
 
 ZEROS = ("kept_fraction", "teacher_coverage")  # all that a method without soft labels of proxy rows has of them

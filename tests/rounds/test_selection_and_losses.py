@@ -6,51 +6,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgefd.config.load import parse_config
-from edgefd.config.schema import Config
 from edgefd.core.errors import RunError, UserError
 from edgefd.core.knowledge import Knowledge
 from edgefd.rounds.client import client_round
-from edgefd.rounds.loop import RoundResult, run_rounds
+from edgefd.rounds.loop import run_rounds
 from edgefd.rounds.participation import plans
-from edgefd.runs.execute import plans_of, server_of
+from edgefd.runs.execute import plans_of
 from edgefd.runs.prepare import prepare
-from edgefd.runs.round_metrics import RoundMetrics
 from edgefd.selection.settings import n_rows
-from edgefd.simulation.engine import make_site, open_transport, simulate
-
-
-def config(workers: int = 0, learner: str = "torch", **sections: Any) -> Config:
-    return parse_config(
-        {
-            "data": {"name": "mnist_mini", "limit": 600},
-            "partition": {"name": "iid", "n_clients": 3},
-            "model": {"name": "mlp"},
-            "method": {"name": "edgefd", "n_clusters": 4},
-            "train": {"rounds": 3},
-            "run": {"workers": workers, "learner": learner},
-            **sections,
-        }
-    )
-
-
-def rounds(c: Config) -> list[RoundMetrics]:
-    return list(simulate(open_transport(c, prepare(c).federation)))
-
-
-def results(c: Config) -> list[RoundResult]:
-    federation = prepare(c).federation
-    transport = open_transport(c, federation)
-    transport.start()
-    server = server_of(c, federation)
-    found = list(run_rounds(c.method, c.method_config, transport, plans_of(c, federation), server=server))
-    transport.pool.close()
-    return found
-
-
-def teachers(c: Config) -> list[Knowledge]:
-    return [r.teacher for r in results(c) if r.teacher is not None]
-
+from edgefd.simulation.engine import make_site, open_transport
+from tests.support.small_runs import config, results, rounds, teachers
 
 PLUGINS: list[dict[str, Any]] = [
     {"selection": {"name": "random", "budget": 0.25}},

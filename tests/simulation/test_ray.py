@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from tests.cli.test_cli import QUICKSTART, command, edgefd, env
+from tests.support.commands import QUICKSTART, command, edgefd, env
 from tests.support.waiting import free_port, until
 
 SMALL = (

@@ -19,7 +19,7 @@ from edgefd.data.datasets import find_dataset
 from edgefd.report.compare import compare, interval, load_runs, to_csv, to_markdown
 from edgefd.report.paper_table import to_wide
 from edgefd.simulation.sweep import Cell, is_complete, load_sweep, run_sweep
-from tests.cli.test_cli import command, env
+from tests.support.commands import command, env
 
 SWEEP = """
 base:

@@ -11,7 +11,7 @@ from edgefd.learners.distillation_loss import Distillation
 from edgefd.selection.settings import Selection
 from edgefd.wire.codecs import CODECS
 from edgefd.wire.messages import decode, decode_plan, decode_report, encode, encode_plan, encode_report
-from tests.core.test_knowledge import knowledge
+from tests.support.strategies import knowledge
 
 ERROR = {"float32": 0, "float16": 5e-4, "uint8": 4e-3, "uint4": 0.07}
 

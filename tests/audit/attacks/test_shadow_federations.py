@@ -21,8 +21,7 @@ from edgefd.audit.recording.read import open_recording
 from edgefd.audit.run_audit import _reports, parse_request
 from edgefd.audit.run_audit import audit as audit_run
 from edgefd.core.errors import UserError
-from tests.audit.test_audit import audit
-from tests.cli.test_cli import ROOT, command, edgefd, env
+from tests.support.commands import ROOT, audit, command, edgefd, env
 
 OVERFITTED = str(ROOT / "simulations/audit/overfitted.yaml")
 SETTINGS = ["data.limit=960", "partition.n_clients=3", "train.rounds=2", "run.workers=0"]

@@ -15,7 +15,7 @@ from edgefd.federation.report import Report
 from edgefd.rounds.participation import ParticipationConfig
 from edgefd.wire import messages as wire
 from edgefd.wire.exchange_folder import COMPLETE
-from tests.server.folder_link.test_transport import INFO, knowledge, plan
+from tests.support.rounds import INFO, knowledge, plan
 
 
 def blob(client: int, round: int, seed: int = 0) -> bytes:

@@ -19,25 +19,13 @@ from edgefd_server.folder_link.transport import FolderTransport, open_folder
 
 from edgefd.core.errors import RunError, UserError
 from edgefd.core.files import put
-from edgefd.core.knowledge import Knowledge
-from edgefd.federation.plan import RoundPlan, Training
+from edgefd.federation.plan import RoundPlan
 from edgefd.federation.report import Report
-from edgefd.federation.terms import FederationInfo, FederationTerms
 from edgefd.rounds.participation import ParticipationConfig
 from edgefd.selection.query import SelectionState
 from edgefd.wire import messages as wire
 from edgefd.wire.exchange_folder import COMPLETE, COUNTED, DONE, PLAN, report_file, round_folder
-
-INFO = FederationInfo("run", 4, FederationTerms("fedmd", {}, "float32", 0, 3, ""))
-
-
-def knowledge(seed: int = 0) -> Knowledge:
-    values = np.random.default_rng(seed).dirichlet(np.ones(3), 5).astype(np.float32)
-    return Knowledge(np.arange(5), values, np.ones(5, np.float32))
-
-
-def plan(round: int = 0, clients: tuple[int, ...] | None = None) -> RoundPlan:
-    return RoundPlan(0, round, np.arange(5), Training(rounds=9), clients=clients)
+from tests.support.rounds import INFO, knowledge, plan
 
 
 def hand_in(folder: Path, round: int, *clients: int) -> None:

@@ -1,0 +1,30 @@
+"""Run the `edgefd` command as a user does: in a process of its own."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+
+
+QUICKSTART = str(ROOT / "simulations" / "quickstart.yaml")
+
+
+def edgefd(*arguments: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command(*arguments), capture_output=True, text=True, timeout=120, cwd=cwd, env=env(environment)
+    )
+
+
+def command(*arguments: str) -> list[str]:
+    return [sys.executable, "-c", "from edgefd.cli.main import main; main()", *arguments]
+
+
+def env(extra: dict[str, str]) -> dict[str, str]:
+    kept = {k: v for k, v in os.environ.items() if k != "EDGEFD_DATA"}
+    return kept | {"PYTHONPATH": f"{ROOT}:{ROOT / 'proto'}", "COLUMNS": "100"} | extra
+
+
+def audit(run: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return edgefd("audit", run.name, *arguments, cwd=run.parent)

@@ -1,0 +1,18 @@
+"""A federation of four clients, its plans and soft labels."""
+
+import numpy as np
+
+from edgefd.core.knowledge import Knowledge
+from edgefd.federation.plan import RoundPlan, Training
+from edgefd.federation.terms import FederationInfo, FederationTerms
+
+INFO = FederationInfo("run", 4, FederationTerms("fedmd", {}, "float32", 0, 3, ""))
+
+
+def knowledge(seed: int = 0) -> Knowledge:
+    values = np.random.default_rng(seed).dirichlet(np.ones(3), 5).astype(np.float32)
+    return Knowledge(np.arange(5), values, np.ones(5, np.float32))
+
+
+def plan(round: int = 0, clients: tuple[int, ...] | None = None) -> RoundPlan:
+    return RoundPlan(0, round, np.arange(5), Training(rounds=9), clients=clients)
