@@ -104,17 +104,17 @@ def test_too_few_reports_end_the_run_and_only_who_was_asked_is_missed() -> None:
 def test_only_who_is_asked_has_a_task_and_gets_the_newest_when_it_is_back() -> None:
     coordinator = desk_with(min_reports=1)
     coordinator.open(plan(clients=(0, 2)), None)
-    assert [coordinator.task(c, -1) is not None for c in range(4)] == [True, False, True, False]
+    assert [coordinator.next_task(c, -1) is not None for c in range(4)] == [True, False, True, False]
     assert refusal(lambda: hand_in(coordinator, 0, 1)) == "round"
     hand_in(coordinator, 0, 0)
     coordinator.collect()
     assert coordinator.round is None
-    assert coordinator.task(2, -1) is None  # the round is over: what it would ask for is of no use now
+    assert coordinator.next_task(2, -1) is None  # the round is over: what it would ask for is of no use now
     opened = coordinator.open(plan(1, clients=(1, 3)), b"newest")
-    task = coordinator.task(1, -1)
+    task = coordinator.next_task(1, -1)
     assert task is opened
     assert task.teacher == b"newest"
-    assert coordinator.task(1, 1) is None
+    assert coordinator.next_task(1, 1) is None
     assert coordinator.missing() == [1, 3]
 
 
@@ -197,16 +197,16 @@ def test_doors_are_woken_when_a_round_is_opened_or_closed_and_at_the_end() -> No
 
 def test_the_end_waits_for_those_that_are_there_or_may_come_back() -> None:
     coordinator = RoundCoordinator(INFO, 5.0, unlogged, expected=[3])
-    coordinator.arrived(0)
+    coordinator.connected(0)
     thread = threading.Thread(target=coordinator.finish, args=("the disk is full",), daemon=True)
     thread.start()
     while coordinator.ended is None:
         time.sleep(0.01)
     assert coordinator.ended == "the disk is full"
-    coordinator.told(0)
+    coordinator.end_acknowledged(0)
     thread.join(0.2)
     assert thread.is_alive()
-    coordinator.told(3)
+    coordinator.end_acknowledged(3)
     thread.join(10)
     assert not thread.is_alive()
     assert refusal(lambda: hand_in(coordinator, 0, 0)) == "round"

@@ -484,7 +484,7 @@ def test_a_device_believes_nothing_either(made: Dealt, monkeypatch: pytest.Monke
             (pb.TaskReply(task=pb.Task(plan=wire.encode_plan(link.plan))), "round 0 after round 5"),
         ]
         for answer, says in answers:
-            monkeypatch.setattr(link.sessions, "task", lambda _client, _after, a=answer: a.SerializeToString())
+            monkeypatch.setattr(link.sessions, "next_task", lambda _client, _after, a=answer: a.SerializeToString())
             with pytest.raises(RunError, match=says):
                 device.next_task(5)
 

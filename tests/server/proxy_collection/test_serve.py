@@ -69,7 +69,7 @@ def test_it_says_what_is_kept_when_it_is_stopped_and_ends_once(tmp_path: Path, m
 
     monkeypatch.setattr(Collection, "wait", stopped)
     with pytest.raises(
-        Stopped, match=r"0 of 2 clients have contributed, which is kept in .*: the same command goes on"
+        Stopped, match=r"0 of 2 clients have contributed; their samples are in .*: run the same command to continue"
     ):
         collect(config, how, tmp_path)
     assert (tmp_path / "clients").stat().st_mode & 0o077 == 0

@@ -70,8 +70,8 @@ def left(made: Dealt, out: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        (["--resume"], "--resume over --listen needs --out"),
-        (["--out", "run"], "run holds a run already: choose another folder, remove it, or go on with --resume"),
+        (["--resume"], "--resume with --listen needs --out"),
+        (["--out", "run"], "run already holds a run: choose another folder, remove it, or continue it with --resume"),
         (["--out", "run", "--resume", "train.lr=0.5"], "the run in run is of another config"),
         (["--out", "run", "--resume", "--listen", "192.0.2.1:1", "--insecure"], "cannot listen on 192.0.2.1:1"),
     ],
