@@ -50,12 +50,12 @@ class DeviceLink(GrpcServer):
             self._metrics.round.set(opened.plan.round)
         self._loop.call_soon_threadsafe(self._wake)
 
-    # in the event loop
-
     @property
     def waiting(self) -> set[int]:
-        """Clients whose call of NextTask waits for a task."""
+        """Clients whose call of NextTask waits for a task. Any thread may read it."""
         return set(self._polls)
+
+    # in the event loop
 
     def _wake(self) -> None:
         """Wake the polls of the clients that have a task, or all polls when the run has ended."""

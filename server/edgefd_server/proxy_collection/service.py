@@ -6,7 +6,8 @@ is parsed, and the caller is identified before anything is done.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from typing import NoReturn
 
@@ -15,14 +16,12 @@ from edgefd_proto import edgefd_pb2 as pb
 from edgefd.wire.device_link import rows_a_piece
 from edgefd_server.certs import AllowList
 from edgefd_server.coordinator.round_coordinator import Refused
-from edgefd_server.grpc_link.rate_limit import Limiter, Rate
+from edgefd_server.grpc_link.rate_limit import DEFAULT_RATE, Limiter, Rate
 from edgefd_server.grpc_link.refusals import refusal_of
 from edgefd_server.grpc_link.requests import FRAME, check_version, identify_client, parse_request
 from edgefd_server.grpc_link.server import Context, GrpcServer, ListenAddress, credentials_of, handlers_of, listening
 from edgefd_server.monitoring.prometheus import LinkMetrics
 from edgefd_server.proxy_collection.store import Collection, Offer
-
-_RATE = Rate()
 
 
 class Collector:
@@ -34,10 +33,13 @@ class Collector:
     Args:
         collection: takes the samples.
         rate: limit on the calls of each client.
+        clock: returns the time in seconds.
     """
 
-    def __init__(self, collection: Collection, rate: Rate = _RATE) -> None:
-        self.collection, self.limiter = collection, Limiter(rate)
+    def __init__(
+        self, collection: Collection, rate: Rate = DEFAULT_RATE, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self.collection, self.limiter = collection, Limiter(rate, clock)
         row = collection.wanted.row
         self.largest = rows_a_piece(row) * row
         """bytes of samples that a request may hold"""

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.federation_fixture import FederationFixture, Fleet, fleet, ground
+from tests.support.federation_fixture import FederationFixture, Fleet, federation_fixture, fleet
 from tests.support.federations import small
 
 pytestmark = pytest.mark.slow
@@ -31,7 +31,7 @@ ENDING = ("summary before 1", "end before 1", "end after 1")
 
 @pytest.fixture(scope="module")
 def five(tmp_path_factory: pytest.TempPathFactory) -> FederationFixture:
-    return ground(small(CLIENTS, ROUNDS), tmp_path_factory.mktemp("five"))
+    return federation_fixture(small(CLIENTS, ROUNDS), tmp_path_factory.mktemp("five"))
 
 
 @pytest.fixture(scope="module")
@@ -49,13 +49,13 @@ def test_kill_9_of_the_server_in_every_phase_changes_nothing(
     with fleet(five, tmp_path / "killed") as run:
         for where in BEGINNING:
             run.server.start(where)
-            assert run.server.ended() == KILLED, (where, run.server.said())
+            assert run.server.ended() == KILLED, (where, run.server.output())
         for device in run.devices:
             device.start()
         rounds = []
         for where in (*PHASES, *ENDING):
             run.server.start(where)
-            assert run.server.ended() == KILLED, (where, run.server.said())
+            assert run.server.ended() == KILLED, (where, run.server.output())
             rounds.append(len(run.metrics()))
         run.server.start("")
         run.completed(*ALL)
@@ -73,7 +73,7 @@ def test_kill_9_of_two_devices_of_five_in_a_round_that_waits_for_them(
         for i, point in ((1, 6), (3, 7)):  # before and after round 2 is saved: its write number 3
             run.devices[i].start(point=point)
         for i in (1, 3):
-            assert run.devices[i].ended() == KILLED, run.devices[i].said()
+            assert run.devices[i].ended() == KILLED, run.devices[i].output()
         assert len(run.metrics()) == 2
         for i in (1, 3):
             run.devices[i].start()
@@ -88,7 +88,7 @@ def test_kill_9_of_two_devices_of_five_in_a_round_that_needs_three(five: Federat
         for i, point in ((1, 6), (3, 7)):
             run.devices[i].start(point=point)
         for i in (1, 3):
-            assert run.devices[i].ended() == KILLED, run.devices[i].said()
+            assert run.devices[i].ended() == KILLED, run.devices[i].output()
         run.completed(0, 2, 4)
         found = answered(run)
         assert len(found) == ROUNDS
@@ -118,7 +118,7 @@ def test_devices_join_late_leave_and_return(five: FederationFixture, tmp_path: P
         assert found[0] == {0, 1, 2}
         assert {1, 2, 3} in found
         assert found[-1] == {0, 2, 3}
-        assert "round 2" not in run.devices[3].said()  # it went on from the newest teacher
+        assert "round 2" not in run.devices[3].output()  # it went on from the newest teacher
 
 
 def test_of_two_devices_with_one_certificate_the_newer_goes_on(
@@ -129,7 +129,7 @@ def test_of_two_devices_with_one_certificate_the_newer_goes_on(
         run.wait(lambda: any(line["client"] == 0 for line in run.lines("report")))
         run.devices[CLIENTS].start()  # round 0 waits for client 1; the twin's report has the same bytes, and is known
         assert run.devices[0].ended() == 1
-        assert "two devices use one certificate" in run.devices[0].said()
+        assert "two devices use one certificate" in run.devices[0].output()
         run.devices[1].start()
         run.completed(1, 2, 3, 4, CLIENTS)
         found, expected = run.result(), calm.result()
@@ -147,7 +147,7 @@ def test_devices_give_up_a_server_that_is_gone_and_go_on_when_it_is_back(
         run.server.kill()
         for device in run.devices:
             assert device.ended() == 1
-            assert re.search(r"error: the coordinator has not answered for \d+ s .*the state is kept", device.said())
+            assert re.search(r"error: the coordinator has not answered for \d+ s .*the state is kept", device.output())
         run.start(*ALL)
         run.completed(*ALL)
         assert run.result() == calm.result()
@@ -162,7 +162,7 @@ def test_a_server_that_is_told_to_stop_tells_its_devices_and_goes_on_later(
         assert run.server.kill(signal.SIGTERM) == 130
         for device in run.devices:
             assert device.ended() == 1
-            assert "error: the coordinator stopped: the rounds done so far" in device.said()
+            assert "error: the coordinator stopped: the rounds done so far" in device.output()
         run.start(*ALL)
         run.completed(*ALL)
         assert run.result() == calm.result()
@@ -196,13 +196,13 @@ def fill(folder: Path) -> Path:
 
 def stopped_and_resumed(run: Fleet, calm: Fleet, again: Path | None, says: str) -> None:
     assert run.server.ended() == 1
-    errors = [line for line in run.server.said().splitlines() if line]
+    errors = [line for line in run.server.output().splitlines() if line]
     assert errors[0].startswith("error: cannot write ")
     assert says in " ".join(errors)
-    assert "Traceback" not in run.server.said()
+    assert "Traceback" not in run.server.output()
     for device in run.devices:
         assert device.ended() == 1
-        assert "error: the coordinator stopped: cannot write " in device.said()
+        assert "error: the coordinator stopped: cannot write " in device.output()
     if again is not None:
         again.unlink()
     done = len(run.metrics())
