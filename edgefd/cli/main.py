@@ -17,6 +17,7 @@ from edgefd.cli.certs import app as certs_command
 from edgefd.config.load import load_config
 from edgefd.config.schema import Run
 from edgefd.core.errors import RunError, Stopped, UserError, require
+from edgefd.core.log import configure_logging
 from edgefd.methods import get_method, method_names
 
 if TYPE_CHECKING:
@@ -426,6 +427,7 @@ def datasets(
 def main() -> None:
     """Entry point: one line on stderr; exit code 2 for bad input, 1 for a run that cannot go on, 130 for Ctrl-C."""
     try:
+        configure_logging()
         app()
     except UserError as error:
         errors.print(f"error: {error}", style="red", markup=False, highlight=False)
