@@ -318,7 +318,7 @@ def test_the_coordinator_does_not_wait_for_ever(made: Dealt, tmp_path: Path) -> 
     (round_folder(tmp_path, 0) / "reports" / "1.bin").mkdir()
     with pytest.raises(RunError, match=r"0 of 3 reports.*no report of client 2; refused the report of client 0, 1"):
         transport.exchange(plan(made), None)
-    with pytest.raises(UserError, match="exchange already"):
+    with pytest.raises(UserError, match="already holds an exchange"):
         check_new(tmp_path)
 
 
