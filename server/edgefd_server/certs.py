@@ -148,7 +148,7 @@ def _prepare_entry(folder: Path, name: str, client: int) -> tuple[dict[str, Devi
     devices = read_devices(folder)
     for other, device in devices.items():
         if not device.revoked and (other == name or device.client == client):
-            raise UserError(f"{other} is already client {device.client}: revoke it first")
+            raise UserError(f"{other} is client {device.client} already: revoke it first")
     out = folder / "devices" / name
     shutil.rmtree(out, ignore_errors=True)  # files of a revoked device
     try:
@@ -214,7 +214,7 @@ class AllowList:
         caller = identity(certificate)
         device = self.current().get(caller.name)
         if device is None:
-            raise PermissionError(f"device {caller.name!r} is not on the allow-list")
+            raise PermissionError(f"device {caller.name!r} is unknown: it is not on the allow-list")
         if device.revoked:
             raise PermissionError(f"the certificate of {caller.name!r} was revoked")
         if device.sha256 != caller.sha256:
@@ -236,7 +236,7 @@ class AllowList:
                 if device.revoked:
                     raise PermissionError(f"the key of {name!r} was revoked")
                 return device.client
-        raise PermissionError("the SuperNode's key is not on the allow-list")
+        raise PermissionError("the SuperNode's key is unknown: it is not on the allow-list")
 
     def node_keys(self) -> set[bytes]:
         """Return the public keys of the SuperNodes that may take part.

@@ -113,7 +113,7 @@ def coordinate(
             lambda: _rounds(transport, config, federation, home, out, saved),
             completed_rounds(saved),
         )
-    except BaseException as error:  # also Ctrl-C: the devices must not wait for ever
+    except BaseException as error:  # also Ctrl-C: the devices must not wait forever
         transport.finish(str(error) or "it was interrupted")
         raise
     transport.finish(COMPLETE)

@@ -83,7 +83,7 @@ def test_connections_that_are_cut_after_every_event_lose_no_report(
                 cutter.join()
         for wire in wires:
             wire.close()
-    assert sum(wire.cuts for wire in wires) > 3 + 3  # `close` counts as a cut of each wire
+    assert sum(wire.cuts for wire in wires) >= 3 + 3  # `close` counts as a cut of each wire
     assert same(teachers, simulated(federation))
 
 
