@@ -16,17 +16,23 @@ from threadpoolctl import threadpool_limits
 
 from benchmarks.pairing import Ratio, ratio, take_turns
 from edgefd.core.arrays import Float32
-from edgefd.data.datasets import load_dataset
+from edgefd.data.datasets import find_dataset, how_to_get, load_dataset
 from edgefd.federation.clients import scale_of
 from edgefd.filters.kmeans import kmeans, squared_distances
 from edgefd.filters.kmeans_dre import KMeansDRE
 
+DATASET = "mnist"  # mnist_mini has too few images
 SCORED = 5000
 
 
+def missing_data() -> str | None:
+    """Return that the data set is missing and how to get it, or None if it is there."""
+    return None if find_dataset(DATASET) else f"{DATASET} is missing: {how_to_get(DATASET)}"
+
+
 def images(n: int) -> tuple[Float32, Float32, Float32]:
-    """Private rows [n], auxiliary rows [n] and `SCORED` rows to score, of MNIST: mnist_mini has too few."""
-    data = load_dataset("mnist")
+    """Private rows [n], auxiliary rows [n] and `SCORED` rows to score, of MNIST."""
+    data = load_dataset(DATASET)
     x = scale_of(data.x_train)(data.x_train).reshape(len(data.x_train), -1)
     order = np.random.default_rng(0).permutation(len(x))
     return x[order[:n]], x[order[n : 2 * n]], x[order[-SCORED:]]
@@ -151,6 +157,9 @@ def _peak() -> int:
 
 
 if __name__ == "__main__":
+    if problem := missing_data():
+        print(f"error: {problem}", file=sys.stderr)
+        sys.exit(2)
     if sys.argv[1:2] == ["--memory"]:
         print(_measure_memory(sys.argv[2], int(sys.argv[3])))
     else:

@@ -15,6 +15,16 @@ import pytest
 from tests.support.browser import Browser, browser, missing
 from tests.support.debian_roots import Roots, roots
 
+SET_UP = {"debian", "chromium", "networks"}  # fixtures that need more than .venv
+
+
+@pytest.hookimpl(tryfirst=True)  # before pytest selects by markers
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the tests that use such a fixture as `system`."""
+    for item in items:
+        if SET_UP & set(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.system)
+
 
 @pytest.fixture(scope="session", autouse=True)
 def ctrl_c_is_heard() -> None:

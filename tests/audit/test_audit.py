@@ -97,6 +97,7 @@ def test_level_0_finds_what_was_given_away(run: Path) -> None:
     assert "100 raw private records" in (run / "audit" / "audit.html").read_text()
 
 
+@pytest.mark.slow
 def test_level_1_with_its_controls_resumes_and_fails_where_it_must(run: Path) -> None:
     first = audit(run, "--fail-if", "presence_auc>0.9")
     one_line(first, 1, "presence_auc>0.9: found 1")
@@ -121,6 +122,7 @@ def test_level_1_with_its_controls_resumes_and_fails_where_it_must(run: Path) ->
     one_line(audit(run, "--fail-if", "tpr@0.1%>0.5"), 2, "measures tpr@0.1%")
 
 
+@pytest.mark.slow
 def test_a_corrupt_signal_is_said(run: Path) -> None:
     assert audit(run, "--level", "0").returncode == 0
     path = run / "audit" / "signals" / "exposure.npz"
