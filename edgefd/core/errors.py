@@ -17,15 +17,24 @@ class Stopped(Exception):
     """Ctrl-C, and what is kept. Not a KeyboardInterrupt, which command-line libraries take for themselves."""
 
 
-def hint(word: str, valid: Iterable[str]) -> str:
-    """What a word that is not valid was perhaps meant to be, or what there is.
+def hint(word: str, valid: Iterable[str], otherwise: str = "") -> str:
+    """Return the valid word that an unknown word resembles, or the list of all valid words.
+
+    Args:
+        word: the unknown word.
+        valid: the words to choose from.
+        otherwise: a choice that is not a single word, named at the end of the list.
 
     >>> hint("edgfd", ["edgefd", "fedmd"]), hint("x", ["edgefd", "fedmd"])
     ("did you mean 'edgefd'?", 'there are edgefd, fedmd')
+    >>> hint("x", ["mnist"], otherwise="the path of an npz")
+    'there are mnist, or the path of an npz'
     """
     words = list(valid)
     near = difflib.get_close_matches(word, words, 1, cutoff=0.5)
-    return f"did you mean {near[0]!r}?" if near else f"there are {', '.join(words) or 'none'}"
+    if near:
+        return f"did you mean {near[0]!r}?"
+    return f"there are {', '.join(words) or 'none'}" + (f", or {otherwise}" if otherwise else "")
 
 
 def require(extra: str, *packages: str) -> None:
