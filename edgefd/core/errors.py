@@ -1,4 +1,4 @@
-"""Errors that a command reports in one line."""
+"""Errors that a command reports in one line, and helpers for their text."""
 
 import difflib
 from collections.abc import Iterable
@@ -6,15 +6,18 @@ from importlib.util import find_spec
 
 
 class UserError(ValueError):
-    """Bad input: one line that says what is wrong and what to do."""
+    """Bad input, described in one line: what is wrong, and what to do."""
 
 
 class RunError(RuntimeError):
-    """A run that cannot go on, and why."""
+    """Reason why a run cannot continue."""
 
 
 class Stopped(Exception):
-    """Ctrl-C, and what is kept. Not a KeyboardInterrupt, which command-line libraries take for themselves."""
+    """Interruption by Ctrl-C, with a message that names what was saved.
+
+    It is not a KeyboardInterrupt, because command-line libraries handle that one themselves.
+    """
 
 
 def hint(word: str, valid: Iterable[str], otherwise: str = "") -> str:
@@ -38,10 +41,10 @@ def hint(word: str, valid: Iterable[str], otherwise: str = "") -> str:
 
 
 def require(extra: str, *packages: str) -> None:
-    """Whether the packages of an extra are installed.
+    """Check that the packages of an extra are installed.
 
     Raises:
-        UserError: if one is not; it says what to install.
+        UserError: if one is missing; the message names the extra to install.
     """
     missing = [name for name in packages if find_spec(name) is None]
     if missing:
