@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import difflib
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from edgefd.core.errors import UserError
+from edgefd.core.errors import UserError, hint
 
 _KINDS = {
     int: (int, "a whole number"),
@@ -60,9 +59,7 @@ def read_options(options: Mapping[str, tuple[type, str]], file: Path) -> dict[st
 
 def _value(key: object, value: object, options: Mapping[str, tuple[type, str]], file: Path) -> Any:
     if key not in options:
-        near = difflib.get_close_matches(str(key), list(options), 1, cutoff=0.5)
-        hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(options)}"
-        raise UserError(f"{file}: unknown key {key!r}, {hint}")
+        raise UserError(f"{file}: unknown key {key!r}, {hint(str(key), options)}")
     kind = options[str(key)][0]
     wanted, called = _KINDS[kind]
     if type(value) is not wanted:

@@ -112,7 +112,7 @@ def check_one_head(config: Config) -> None:
 
 def _check_heads(config: Config, method: Method) -> None:
     """Whether models with two heads can learn what the config asks for."""
-    if not method.learns_rows or method.server_model:
+    if not method.distils_proxy_rows or method.server_model:
         raise UserError(
             "model.heads=2: the second head learns a teacher's soft labels of proxy rows, and with method "
             f"{method.name} there are none for clients alone: use heads=1"
@@ -126,13 +126,13 @@ def _check_heads(config: Config, method: Method) -> None:
 def _check_rows(config: Config, method: Method) -> None:
     """Whether a method's rows can be chosen, and learned in another way, as the config says."""
     asks = config.selection.name in SERVER_RULES
-    if asks and not method.asks_by_sample:
+    if asks and not method.answers_queries:
         raise UserError(
             f"selection: the server cannot choose rows for method {method.name}, whose messages are not soft labels of "
             f"the proxy rows it is asked about: leave {config.selection.name} out"
         )
     learns = config.distillation != Distillation() or not (asks or config.selection == Selection())
-    if learns and not method.learns_rows:
+    if learns and not method.distils_proxy_rows:
         raise UserError(
             f"method {method.name} learns something else than the soft labels of proxy rows: leave the sections "
             "selection and distillation out"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -16,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgefd.core.arrays import Int64
-from edgefd.core.errors import UserError
+from edgefd.core.errors import UserError, hint
 from edgefd.data.formats import (
     FASHION_MNIST_MD5,
     IDX_FILES,
@@ -73,9 +72,7 @@ def load_dataset(name: str, root: Path | None = None, test_people: Sequence[int]
     if name.endswith(".npz"):
         return _from_arrays(Path(name).stem, _user_npz(Path(name)), f"file {name}")
     if name not in DATASETS:
-        near = difflib.get_close_matches(name, DATASETS, 1)
-        hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(DATASETS)}, or the path of an npz"
-        raise UserError(f"unknown data set {name!r}: {hint}")
+        raise UserError(f"unknown data set {name!r}: {hint(name, DATASETS, otherwise='the path of an npz')}")
     found = _find(name, root)
     if found is None:
         raise UserError(f"{name} is not here: {how_to_get(name)}")

@@ -5,7 +5,6 @@ Pooling comes before the rectifier: the result is the same to the bit and the re
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import math
 from collections.abc import Callable
@@ -14,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from edgefd.core.errors import UserError
+from edgefd.core.errors import UserError, hint
 from edgefd.learners.max_pool_relu import pool_relu
 
 Shape = tuple[int, ...]
@@ -310,10 +309,7 @@ def check_model(name: str, shape: Shape, n_classes: int) -> None:
 
 def _check_named(name: str, shape: Shape) -> None:
     if name not in MODELS:
-        near = difflib.get_close_matches(name, MODELS, 1)
-        raise UserError(
-            f"unknown model {name!r}: " + (f"did you mean {near[0]!r}?" if near else f"there are {', '.join(MODELS)}")
-        )
+        raise UserError(f"unknown model {name!r}: {hint(name, MODELS)}")
     if name == "cnn1d":
         if len(shape) != 2 or shape[1] < 16:
             raise UserError(

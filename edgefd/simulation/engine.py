@@ -22,7 +22,7 @@ from edgefd.core.knowledge import Knowledge
 from edgefd.core.shared_memory import shared_zeros
 from edgefd.federation.clients import ClientData, Federation
 from edgefd.federation.plan import RoundPlan
-from edgefd.federation.report import Exchange, Report
+from edgefd.federation.report import Exchange, Report, count_exchange
 from edgefd.federation.state import ClientState
 from edgefd.poisoning.attacks import acceptance_of, attackers, poisoned
 from edgefd.rounds.client import client_filter, client_round
@@ -127,12 +127,10 @@ class InProcess:
         clients = responding_clients(self.site.config.coordinator, plan, asked)
         answers = self.pool.map(run_round, clients, plan, data)
         reports = [
-            Report(client, plan.round, wire.decode(answer), metrics)
+            Report(client, plan.round, wire.decode(answer), metrics, len(answer))
             for client, (answer, metrics) in zip(clients, answers, strict=True)
         ]
-        up = sum(len(a) for (a, _), r in zip(answers, reports, strict=True) if len(r.knowledge))
-        down = len(data) if data and teacher else 0  # a teacher that knows no row need not travel
-        return Exchange(reports, up, down * len(asked))
+        return count_exchange(reports, teacher, data, len(asked))
 
     def _everyone(self) -> range:
         return range(len(self.site.clients))

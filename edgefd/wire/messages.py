@@ -14,7 +14,7 @@ from google.protobuf.message import Message
 from edgefd.core.arrays import Float32, Int64
 from edgefd.core.knowledge import Knowledge
 from edgefd.federation.plan import RoundPlan, Training
-from edgefd.federation.report import Exchange, Report
+from edgefd.federation.report import Report
 from edgefd.learners.batches import one_hot
 from edgefd.learners.distillation_loss import PLAIN, Distillation
 from edgefd.selection.settings import ALL_ROWS, Selection
@@ -136,16 +136,8 @@ def decode_report(data: bytes) -> Report:
     metrics = dict(message.metrics)
     if bad := [name for name, value in metrics.items() if not math.isfinite(value)]:
         raise ValueError(f"metrics must be finite: {', '.join(sorted(bad))}")
-    return Report(message.client, message.round, _knowledge_of(message.knowledge), metrics)
-
-
-def exchanged(reports: Sequence[Report], codec: str, teacher: bytes, cohort_size: int) -> Exchange:
-    """The reports with the bytes of knowledge that travelled; what holds no row is not counted, as it need not travel.
-
-    `teacher` is what each of the `cohort_size` clients was sent; b"" where there was none, or none that knows a row.
-    """
-    up = sum(len(encode(r.knowledge, codec)) for r in reports if len(r.knowledge))
-    return Exchange(reports, up, len(teacher) * cohort_size)
+    knowledge = _knowledge_of(message.knowledge)
+    return Report(message.client, message.round, knowledge, metrics, message.knowledge.ByteSize())
 
 
 def parsed(message: AnyMessage, data: bytes) -> AnyMessage:

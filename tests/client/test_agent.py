@@ -169,7 +169,7 @@ def test_claims_are_computed_once_and_anew_for_other_data(
     ("task", "says"),
     [
         (lambda m: Task(plan(m, ids=np.array([0, 10**6])), None), "proxy row 1000000"),
-        (lambda m: Task(plan(m, 1), rows(m, width=9)), "9 values a row"),
+        (lambda m: Task(plan(m, 1), rows(m, width=9)), "9 values per row"),
         (lambda m: Task(plan(m, 1), Knowledge(np.array([10**6]), *_one())), "proxy row 1000000"),
         (lambda m: Task(plan(m, 1), None), "every round but the first"),
         (lambda m: Task(plan(m, seed=7), None), "seed 7"),
@@ -281,7 +281,7 @@ def report(client: int = 0, round: int = 0, ids: tuple[int, ...] = (0, 2), width
         (report(client=1), "client 1"),
         (report(round=4), "round 4 in round 0"),
         (report(ids=(0, 10**6)), "row 1000000"),
-        (report(width=9), "9 values a row"),
+        (report(width=9), "9 values per row"),
         (bytes(2**20), "larger than"),
     ],
 )

@@ -159,7 +159,7 @@ def test_messages_pass_the_checks_of_their_receivers(method: Method) -> None:
 def test_a_row_of_something_else_is_refused(method: Method) -> None:
     one = np.ones((1, CLASSES), np.float32) / CLASSES
     strange = Report(0, 0, Knowledge(np.array([ROWS]), one, np.ones(1, np.float32)))
-    with pytest.raises(ValueError, match="does not ask for"):
+    with pytest.raises(ValueError, match="does not query"):
         check_report(method, strange, plan(0), range(CLASSES), CLASSES)
 
 

@@ -97,7 +97,7 @@ def test_a_round_with_too_few_answers_ends_the_run() -> None:
 
 
 def test_rules_are_checked_before_anything_runs() -> None:
-    with pytest.raises(UserError, match="min_reports=4, but a round asks 2 of 5 clients"):
+    with pytest.raises(UserError, match="min_reports=4, but a round samples 2 of 5 clients"):
         prepare(config(fraction=0.4, min_reports=4))
 
 

@@ -125,7 +125,7 @@ def test_a_run_goes_on_with_what_the_server_remembers() -> None:
 
 
 def test_more_rows_than_there_are_is_refused() -> None:
-    with pytest.raises(UserError, match=r"selection\.budget asks for 1000 rows, the proxy set has 61"):
+    with pytest.raises(UserError, match=r"selection\.budget is 1000 rows, but the proxy set has 61"):
         prepare(config(selection={"name": "random", "budget": 1000}))
 
 
@@ -135,7 +135,7 @@ def test_labels_that_a_client_has_not_kept_are_missed() -> None:
     state = make_site(c, federation).clients[1]
     state = dataclasses.replace(state, data=dataclasses.replace(state.data, contributed_y=None))
     plan = dataclasses.replace(list(plans(0, np.arange(61), c.train))[1], distillation=c.distillation)
-    with pytest.raises(RunError, match=r"labels of the 21 rows that client 1 contributed: name them .* owned_y"):
+    with pytest.raises(RunError, match=r"labels of the 21 rows that client 1 contributed: add them .* owned_y"):
         client_round(c.method, c.method_config, state, federation.proxy, plan, teachers(config())[0])
 
 

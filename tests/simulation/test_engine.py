@@ -25,7 +25,7 @@ def config(**run: Any) -> Config:
             "partition": {"name": "weak", "n_clients": 5},
             "model": [{"name": "cnn_small"}, {"name": "mlp"}],
             "method": {"name": "edgefd", "n_clusters": 4},
-            "train": {"rounds": 2, "local_steps": 2, "shift": 2},
+            "train": {"rounds": 2, "local_steps": 2, "augment_shift": 2},
             "run": run,
         }
     )

@@ -19,7 +19,7 @@ from edgefd.audit.recording.candidates import LEAST, fresh_rows
 from edgefd.audit.recording.read import Recording
 from edgefd.audit.recording.signal_store import Arrays
 from edgefd.core.arrays import Bool, Float32, Int64
-from edgefd.core.seeding import Purpose, make_rng
+from edgefd.core.seeding import AuditStream, Purpose, make_rng
 from edgefd.federation.clients import ClientData, Federation
 from edgefd.learners.batches import softmax
 from edgefd.runs.record import FINAL
@@ -62,7 +62,7 @@ def canaries(federation: Federation, seed: int) -> tuple[Float32, Int64, Int64, 
     dealt = fresh_rows(federation, seed, _SHARE)
     rows = np.concatenate(dealt)
     client = np.repeat(np.arange(len(dealt)), [len(d) for d in dealt])
-    rng = make_rng(seed, Purpose.AUDIT, 12)
+    rng = make_rng(seed, Purpose.AUDIT, AuditStream.PLANTED_CANARIES)
     wrong = (federation.y_test[rows] + rng.integers(1, federation.n_classes, len(rows))) % federation.n_classes
     return federation.x_test[rows], wrong, client, rng.random(len(rows)) < 0.5
 

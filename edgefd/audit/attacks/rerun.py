@@ -13,7 +13,7 @@ from edgefd.audit.measures import attack_scores as attacks
 from edgefd.config.schema import Config
 from edgefd.core.arrays import Float32, Int64
 from edgefd.core.knowledge import Knowledge
-from edgefd.core.seeding import Purpose, make_rng
+from edgefd.core.seeding import AuditStream, Purpose, make_rng
 from edgefd.federation.clients import Federation
 from edgefd.federation.report import Report
 from edgefd.learners.batches import softmax
@@ -40,7 +40,7 @@ class Answers:
 
 def rerun_config(config: Config, n_clients: int, *key: int) -> Config:
     """The run's own, with another seed for models, batches and filters; those who attack stay the same."""
-    seed = int(make_rng(config.seed, Purpose.AUDIT, 9, *key).integers(2**31))
+    seed = int(make_rng(config.seed, Purpose.AUDIT, AuditStream.RERUN_SEED, *key).integers(2**31))
     attack = config.attack
     if attack.fraction:
         attack = replace(attack, fraction=0.0, clients=tuple(sorted(attackers(attack, n_clients, config.seed))))

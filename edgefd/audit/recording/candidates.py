@@ -8,7 +8,7 @@ import numpy as np
 
 from edgefd.core.arrays import Bool, Float32, Int64
 from edgefd.core.errors import UserError
-from edgefd.core.seeding import Purpose, make_rng
+from edgefd.core.seeding import AuditStream, Purpose, make_rng
 from edgefd.federation.clients import ClientData, Federation
 
 LEAST = 20
@@ -50,7 +50,10 @@ def choose(federation: Federation, seed: int) -> tuple[Candidates, Population]:
         UserError: if fewer than `LEAST` members and non-members are left, or the population is smaller than that.
     """
     members = {row.tobytes() for data in federation.clients for row in data.x}
-    parts = [_of_client(data, members, make_rng(seed, Purpose.AUDIT, 2, data.client)) for data in federation.clients]
+    parts = [
+        _of_client(data, members, make_rng(seed, Purpose.AUDIT, AuditStream.CANDIDATES, data.client))
+        for data in federation.clients
+    ]
     fields = ("x", "y", "client", "member", "row")
     found = Candidates(*(np.concatenate([getattr(p, name) for p in parts]) for name in fields))
     if len(found.y) < 2 * LEAST:
@@ -105,7 +108,7 @@ def fresh_records(federation: Federation, seed: int, share: float) -> list[Float
 
 def _halves(federation: Federation, seed: int) -> tuple[Int64, Int64]:
     """Of the test set, shuffled."""
-    order = make_rng(seed, Purpose.AUDIT, 1).permutation(len(federation.x_test))
+    order = make_rng(seed, Purpose.AUDIT, AuditStream.TEST_SET_HALVES).permutation(len(federation.x_test))
     return order[: len(order) // 2], order[len(order) // 2 :]
 
 

@@ -245,7 +245,7 @@ BAD = [
     ),
     ("rows twice", raw_report(id_gaps=[1, 0]), Code.INVALID_ARGUMENT, "malformed", "unique"),
     ("rows that there are not", raw_report(id_gaps=[1, 10**6]), Code.INVALID_ARGUMENT, "content", "row 1000001"),
-    ("other classes", report(knowledge=some(width=3)), Code.INVALID_ARGUMENT, "content", "3 values a row"),
+    ("other classes", report(knowledge=some(width=3)), Code.INVALID_ARGUMENT, "content", "3 values per row"),
     ("half", raw_report(values=b"123"), Code.INVALID_ARGUMENT, "malformed", "3 bytes where 80"),
     ("no message", b"\xff\xff\xff", Code.INVALID_ARGUMENT, "malformed", "not an edgefd.v1.Report"),
     ("oversize", bytes(120_000), Code.RESOURCE_EXHAUSTED, "size", "at most"),
