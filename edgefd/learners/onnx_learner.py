@@ -112,7 +112,7 @@ class OnnxLearner:
     Args:
         sessions: the sessions of the graphs of the model; learners of the same model share them.
         state: the initial state.
-        allocate: creates the block of memory that hold the state; a simulation passes shared memory.
+        allocate: creates the block of memory that holds the state; a simulation passes shared memory.
     """
 
     def __init__(

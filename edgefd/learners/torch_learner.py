@@ -1,4 +1,4 @@
-"""`TorchLearner`: training in torch. It is the only training loop in torch in this project."""
+"""`TorchLearner`: the training step in torch. The project has no other training loop."""
 
 from __future__ import annotations
 
