@@ -172,7 +172,7 @@ def partition(
     Example: edgefd partition simulations/quickstart.yaml partition.name=dirichlet partition.alpha=0.1
     """
     from edgefd.runs.prepare import prepare
-    from edgefd.simulation.client_files import deal
+    from edgefd.simulation.client_files import export_client_data
 
     prepared = prepare(load_config(config, overrides or []))
     federation = prepared.federation
@@ -181,7 +181,7 @@ def partition(
     for data in federation.clients:
         counts = [str(n) if n else "·" for n in federation.table[data.client]]
         table.add_row(str(data.client), *counts, str(len(data.x)), str(len(data.x_heldout)), str(len(data.contributed)))
-    paths = deal(prepared, out) if out is not None else []
+    paths = export_client_data(prepared, out) if out is not None else []
     console.print(table)
     if paths:
         console.print(f"{len(paths)} files: {paths[0]} ... {paths[-1].name}")
@@ -411,7 +411,7 @@ def datasets(
 
     Example: edgefd datasets --download mnist
     """
-    from edgefd.data.datasets import DATASETS, find_dataset, how_to_get
+    from edgefd.data.datasets import DATASETS, download_hint, find_dataset
     from edgefd.data.download import fetch_dataset
 
     if download is not None:
@@ -419,7 +419,7 @@ def datasets(
         return
     table = Table("name", "what it is", "where it is")
     for name, what in DATASETS.items():
-        table.add_row(name, what, find_dataset(name) or f"not here: {how_to_get(name)}")
+        table.add_row(name, what, find_dataset(name) or f"not here: {download_hint(name)}")
     console.print(table)
 
 

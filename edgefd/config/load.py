@@ -13,7 +13,7 @@ import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from edgefd.config.consistency import check_consistency
-from edgefd.config.overrides import read_override, renames, set_key
+from edgefd.config.overrides import read_override, selects_variant, set_key
 from edgefd.config.schema import PARTITIONS, SECTIONS, CodecChoice, Config, Data, Model, Proxy, Run
 from edgefd.core.errors import UserError, hint
 from edgefd.defences.apply import DEFENCES
@@ -33,7 +33,7 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
         UserError: for anything wrong with it: the key, what is wrong and what is valid.
     """
     raw = read_yaml(path)
-    for override in sorted(overrides, key=lambda o: renames(o.partition("=")[0]), reverse=True):
+    for override in sorted(overrides, key=lambda o: selects_variant(o.partition("=")[0]), reverse=True):
         set_key(raw, *read_override(override))
     return parse_config(raw)
 

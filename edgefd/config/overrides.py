@@ -12,7 +12,7 @@ from edgefd.core.errors import UserError
 from edgefd.defences.apply import DEFENCES
 
 
-def renames(path: str) -> bool:
+def selects_variant(path: str) -> bool:
     """Whether that key chooses another method, partition and so on: such keys are set first, then their settings."""
     return path.endswith(".name")
 

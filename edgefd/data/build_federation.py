@@ -66,11 +66,11 @@ def build_federation(
     parts = [everyone[rows] for rows in dealt]
     owner, private = np.full(len(shared), -1), parts
     if proxy_source == "contributed" and proxy_path is None:
-        shared, owner, private = contributed(parts, y, alpha, keep, rng)
+        shared, owner, private = contribute_samples(parts, y, alpha, keep, rng)
     x: npt.NDArray[Any] = dataset.x_train[shared]
     labels: Int64 | None = y[shared]
     if proxy_path is not None:
-        x, labels = proxy_file(proxy_path, dataset, proxy_source)
+        x, labels = load_proxy_file(proxy_path, dataset, proxy_source)
         owner = np.full(len(x), -1)
     scale = scale or scale_of(x)
     proxy = ProxySet(scale(x), owner)
@@ -90,7 +90,7 @@ def build_federation(
     )
 
 
-def contributed(
+def contribute_samples(
     parts: Sequence[Int64], y: Int64, alpha: float, keep: bool, rng: np.random.Generator
 ) -> tuple[Int64, Int64, list[Int64]]:
     """Every client gives a fraction `alpha` of its samples, of each of its classes, at least one in all.
@@ -107,7 +107,7 @@ def contributed(
     return shared[order], owner[order], private
 
 
-def proxy_file(path: Path, dataset: Dataset, source: str) -> tuple[npt.NDArray[Any], Int64 | None]:
+def load_proxy_file(path: Path, dataset: Dataset, source: str) -> tuple[npt.NDArray[Any], Int64 | None]:
     """Raw proxy samples from an npz with `x`, read as those of a data set are, and, only to measure with, maybe `y`.
 
     Raises:

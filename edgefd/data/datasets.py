@@ -78,7 +78,7 @@ def load_dataset(name: str, root: Path | None = None, test_people: Sequence[int]
         raise UserError(f"unknown data set {name!r}: {hint}")
     found = _find(name, root)
     if found is None:
-        raise UserError(f"{name} is not here: {how_to_get(name)}")
+        raise UserError(f"{name} is not here: {download_hint(name)}")
     path, read = found
     title = "CIFAR-10 (JPEG re-encoded)" if path.name == "cifar10_jpeg.npz" else name
     arrays = read(path) if test_people is None else _watch(path, test_people)
@@ -177,7 +177,7 @@ _FILES: dict[str, list[tuple[str, Read]]] = {
 }
 
 
-def how_to_get(name: str) -> str:
+def download_hint(name: str) -> str:
     """What a user can do to have that data set."""
     if name == "watch":
         return (

@@ -29,7 +29,7 @@ SIZE = 192  # pixels a side that images are enlarged to for them, unless told ot
 _ROWS = 32  # images run at once: their activations stay small
 
 
-def featured(dataset: Dataset, extractor: str, size: int | None = None) -> Dataset:
+def with_features(dataset: Dataset, extractor: str, size: int | None = None) -> Dataset:
     """The data set with an extractor's features, float32 [n, d], in place of its images.
 
     Args:
@@ -43,7 +43,7 @@ def featured(dataset: Dataset, extractor: str, size: int | None = None) -> Datas
     """
     graph = extractor_graph(extractor, dataset.x_train.shape[1:], size)
     show = _progress(dataset.name)
-    x_train, x_test = (kept_features(graph, x, show) for x in (dataset.x_train, dataset.x_test))
+    x_train, x_test = (cached_features(graph, x, show) for x in (dataset.x_train, dataset.x_test))
     what = f"features of {extractor if extractor in EFFICIENTNETS else Path(extractor).name}"
     out = replace(dataset, x_train=x_train, x_test=x_test, source=f"{dataset.source}, {what}")
     return replace(out, sha256=digest(out))
@@ -103,7 +103,7 @@ def extract(graph: bytes, x: npt.NDArray[Any], show: Show = iter) -> Float32:
     return out
 
 
-def kept_features(graph: bytes, x: npt.NDArray[Any], show: Show = iter) -> Float32:
+def cached_features(graph: bytes, x: npt.NDArray[Any], show: Show = iter) -> Float32:
     """`extract` from the cache, or computed and put there. The key is all that they depend on."""
     key = hashlib.sha256(f"{x.dtype.str} {x.shape} ".encode())
     key.update(np.ascontiguousarray(x).data)

@@ -32,7 +32,7 @@ def saved_rounds_message(rounds: int, folder: Path) -> str:
     return f"the rounds done so far ({rounds}) are in {folder}" if rounds else "not one round was done"
 
 
-def run(
+def execute_run(
     prepared: PreparedRun,
     folder: Path,
     watch: ProgressHook,
@@ -84,7 +84,7 @@ def _line(folder: Path, metrics: RoundMetrics) -> dict[str, Any]:
     return line
 
 
-def simulate_over(
+def simulate_rounds(
     transport: Transport,
     config: Config,
     federation: Federation,
@@ -96,15 +96,17 @@ def simulate_over(
     `began` (of `time.perf_counter`) is when the first one did, if not now; `record` sees each as it ends.
     """
     began = time.perf_counter() if began is None else began
-    method, todo = config.method, plans_of(config, federation)
-    for result in run_rounds(method, config.method_config, transport, todo, server=server_of(config, federation)):
+    method, todo = config.method, make_plans(config, federation)
+    for result in run_rounds(
+        method, config.method_config, transport, todo, server=make_server_state(config, federation)
+    ):
         if record is not None:
             record(result)
         yield measure(result, federation, time.perf_counter() - began, method.message)
         began = time.perf_counter()
 
 
-def server_of(config: Config, federation: Federation) -> Server:
+def make_server_state(config: Config, federation: Federation) -> Server:
     """What the config's method needs at the server: labels and a model only where it declares them."""
     method = config.method
     labels = proxy_labels_of(federation) if method.proxy_labels else None
@@ -116,7 +118,7 @@ def server_of(config: Config, federation: Federation) -> Server:
     return Server(federation.proxy, federation.n_classes, labels, learner)
 
 
-def plans_of(config: Config, federation: Federation, first: int = 0) -> Iterator[RoundPlan]:
+def make_plans(config: Config, federation: Federation, first: int = 0) -> Iterator[RoundPlan]:
     """The config's plans from round `first` on, with who is asked in each."""
     ids = np.arange(len(federation.proxy))
     n_clients, every = len(federation.clients), config.run.evaluate_every

@@ -15,7 +15,7 @@ from edgefd.core.seeding import Purpose, make_rng
 from edgefd.data import partitions
 from edgefd.data.build_federation import build_federation
 from edgefd.data.datasets import Dataset, digest, load_dataset
-from edgefd.data.features import extractor_graph, featured
+from edgefd.data.features import extractor_graph, with_features
 from edgefd.federation.clients import Federation, Scale
 
 
@@ -24,13 +24,13 @@ def load_data(config: Config) -> Dataset:
     dataset = load_raw(config)
     if config.data.extractor is None:
         return dataset
-    return featured(dataset, config.data.extractor, config.data.extractor_size)
+    return with_features(dataset, config.data.extractor, config.data.extractor_size)
 
 
 def load_raw(config: Config) -> Dataset:
     """The data set, cut to `data.limit`, as it is before any extractor."""
     dataset = load_dataset(config.data.name, test_people=config.data.test_people)
-    return dataset if config.data.limit is None else limited(dataset, config.data.limit)
+    return dataset if config.data.limit is None else limit_samples(dataset, config.data.limit)
 
 
 def extractor_of(config: Config) -> tuple[bytes, tuple[int, ...]] | None:
@@ -41,7 +41,7 @@ def extractor_of(config: Config) -> tuple[bytes, tuple[int, ...]] | None:
     return extractor_graph(config.data.extractor, shape, config.data.extractor_size), shape
 
 
-def limited(dataset: Dataset, limit: int) -> Dataset:
+def limit_samples(dataset: Dataset, limit: int) -> Dataset:
     """A class-balanced part of the training set: limit // C samples of each class, the same whatever a run's seed."""
     each = limit // dataset.n_classes
     counts = np.bincount(dataset.y_train, minlength=dataset.n_classes)

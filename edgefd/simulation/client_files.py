@@ -12,7 +12,7 @@ from edgefd.runs.load_data import federate, load_raw
 from edgefd.runs.prepare import PreparedRun
 
 
-def deal(prepared: PreparedRun, out: Path) -> list[Path]:
+def export_client_data(prepared: PreparedRun, out: Path) -> list[Path]:
     """Write out/client-000.npz and so on: raw x, y, x_heldout, y_heldout, owned, the ids of contributed proxy rows.
 
     Also owned_y, the labels of those, where clients know them.

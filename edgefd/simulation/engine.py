@@ -28,7 +28,7 @@ from edgefd.poisoning.attacks import acceptance_of, attackers, poisoned
 from edgefd.rounds.client import client_filter, client_round
 from edgefd.rounds.participation import responding_clients
 from edgefd.runs.evaluate import evaluate
-from edgefd.runs.execute import simulate_over
+from edgefd.runs.execute import simulate_rounds
 from edgefd.runs.record import KNOWLEDGE, record_round
 from edgefd.runs.round_metrics import RoundMetrics
 from edgefd.simulation.workers import ForkPool, Pool, SerialPool
@@ -49,13 +49,13 @@ class SimulationState:
     clients: tuple[ClientState, ...]
 
 
-def claims_for(config: Config, data: ClientData, federation: Federation) -> Float32:
+def client_acceptance(config: Config, data: ClientData, federation: Federation) -> Float32:
     """What the client claims; an attacker claims everything."""
     acceptance = client_filter(config.method, config.method_config, data, federation.proxy, config.seed)
     return acceptance_of(acceptance) if _attacks(config, data.client, federation) else acceptance
 
 
-def report_of(
+def client_report(
     config: Config, federation: Federation, state: ClientState, plan: RoundPlan, teacher: Knowledge | None
 ) -> Report:
     """The client's round, measured as only a simulation can; an attacker sends something else."""
@@ -76,25 +76,25 @@ def _attacks(config: Config, client: int, federation: Federation) -> bool:
     return client in attackers(config.attack, len(federation.clients), config.seed)
 
 
-def run_filter(site: SimulationState, client: int) -> None:
+def run_filter(state: SimulationState, client: int) -> None:
     """Fill in the client's claims."""
-    state = site.clients[client]
-    state.acceptance[:] = claims_for(site.config, state.data, site.federation)
+    client_state = state.clients[client]
+    client_state.acceptance[:] = client_acceptance(state.config, client_state.data, state.federation)
 
 
 def run_round(
-    site: SimulationState, client: int, plan: RoundPlan, teacher: bytes | None
+    state: SimulationState, client: int, plan: RoundPlan, teacher: bytes | None
 ) -> tuple[bytes, dict[str, float]]:
     """The client's round, from bytes to bytes."""
     known = None if teacher is None else _decoded(teacher)
-    report = report_of(site.config, site.federation, site.clients[client], plan, known)
-    return wire.encode(report.knowledge, site.config.codec.name), report.metrics
+    report = client_report(state.config, state.federation, state.clients[client], plan, known)
+    return wire.encode(report.knowledge, state.config.codec.name), report.metrics
 
 
 _decoded = functools.lru_cache(maxsize=1)(wire.decode)  # all clients of a round get the same teacher
 
 
-def make_site(config: Config, federation: Federation) -> SimulationState:
+def make_simulation_state(config: Config, federation: Federation) -> SimulationState:
     """All clients with their models, in shared memory; filters have not run yet."""
     acceptance = shared_zeros((len(federation.clients), len(federation.proxy)))
     sessions = model_sessions(config, federation)
@@ -109,7 +109,7 @@ def make_site(config: Config, federation: Federation) -> SimulationState:
 class InProcess:
     """A transport without a network."""
 
-    site: SimulationState
+    state: SimulationState
     pool: Pool
 
     def start(self) -> None:
@@ -122,9 +122,9 @@ class InProcess:
         Raises:
             RunError: if too many are silent.
         """
-        data = None if teacher is None else wire.encode(teacher, self.site.config.codec.name)
+        data = None if teacher is None else wire.encode(teacher, self.state.config.codec.name)
         asked = self._everyone() if plan.clients is None else plan.clients
-        clients = responding_clients(self.site.config.coordinator, plan, asked)
+        clients = responding_clients(self.state.config.coordinator, plan, asked)
         answers = self.pool.map(run_round, clients, plan, data)
         reports = [
             Report(client, plan.round, wire.decode(answer), metrics)
@@ -135,15 +135,15 @@ class InProcess:
         return Exchange(reports, up, down * len(asked))
 
     def _everyone(self) -> range:
-        return range(len(self.site.clients))
+        return range(len(self.state.clients))
 
 
 def open_transport(config: Config, federation: Federation) -> InProcess:
     """The federation, ready to `start`. Workers are forked here, before any thread of torch or of ours runs."""
     torch.set_num_threads(1)  # more threads change bits and, where cores are shared, lose time
-    site = make_site(config, federation)
-    n = min(config.run.n_workers, len(site.clients))
-    return InProcess(site, ForkPool(site, n) if n else SerialPool(site))
+    state = make_simulation_state(config, federation)
+    n = min(config.run.n_workers, len(state.clients))
+    return InProcess(state, ForkPool(state, n) if n else SerialPool(state))
 
 
 def simulate(transport: InProcess, folder: Path | None = None) -> Iterator[RoundMetrics]:
@@ -151,11 +151,11 @@ def simulate(transport: InProcess, folder: Path | None = None) -> Iterator[Round
 
     `folder`: of the run, where what each party sees is recorded if the config says so.
     """
-    site = transport.site
+    state = transport.state
     with closing(transport.pool):
         began = time.perf_counter()
         transport.start()
         record = None
-        if site.config.run.record_knowledge and folder is not None:
-            record = functools.partial(record_round, folder / KNOWLEDGE, site.config, site.clients)
-        yield from simulate_over(transport, site.config, site.federation, began, record)
+        if state.config.run.record_knowledge and folder is not None:
+            record = functools.partial(record_round, folder / KNOWLEDGE, state.config, state.clients)
+        yield from simulate_rounds(transport, state.config, state.federation, began, record)

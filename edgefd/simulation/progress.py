@@ -15,7 +15,7 @@ from rich.table import Table
 from edgefd.config.schema import Config
 from edgefd.report.compare import HEADER, Group, cells
 from edgefd.rounds.participation import check_supported_over_flower
-from edgefd.runs.execute import run
+from edgefd.runs.execute import execute_run
 from edgefd.runs.folder import run_folder
 from edgefd.runs.prepare import PreparedRun, prepare
 from edgefd.runs.record import check_unrecorded
@@ -127,7 +127,7 @@ def _run_shown(prepared: PreparedRun, folder: Path, console: Console, engine: En
             return simulate_ray(config, len(federation.clients))
         return simulate(open_transport(config, federation), folder)
 
-    return run(prepared, folder, bar if console.is_terminal else lines, rounds)
+    return execute_run(prepared, folder, bar if console.is_terminal else lines, rounds)
 
 
 def _line(m: RoundMetrics, accuracy: float | None) -> str:

@@ -21,7 +21,7 @@ from edgefd.federation.clients import Federation
 from edgefd.federation.state import ClientState
 from edgefd.runs.learners import make_learner, model_sessions
 from edgefd.runs.prepare import prepare
-from edgefd.simulation.engine import claims_for, report_of
+from edgefd.simulation.engine import client_acceptance, client_report
 from edgefd.wire import messages as wire
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def simulated_round(body: Mapping[str, Any], context: Context) -> dict[str, int 
     config, federation, sessions = _federation(str(body["config"]))
     state = _restore(config, federation, sessions, client, context)
     known = wire.decode(body["teacher"]) if "teacher" in body else None
-    report = report_of(config, federation, state, wire.decode_plan(body["plan"]), known)
+    report = client_report(config, federation, state, wire.decode_plan(body["plan"]), known)
     context.state["learner"] = _record(state.learner.state())
     context.state["claims"] = _record({"claims": state.acceptance})
     return {"client": client, "report": wire.encode_report(report, config.codec.name)}
@@ -65,7 +65,7 @@ def _restore(
     data = federation.clients[client]
     learner = make_learner(config, data, federation.n_classes, sessions)
     if "learner" not in context.state:
-        return ClientState(data, learner, federation.n_classes, claims_for(config, data, federation))
+        return ClientState(data, learner, federation.n_classes, client_acceptance(config, data, federation))
     learner.load_state(_arrays(context, "learner"))
     return ClientState(data, learner, federation.n_classes, _arrays(context, "claims")["claims"])
 

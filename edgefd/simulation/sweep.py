@@ -34,10 +34,10 @@ from pathlib import Path
 from typing import Any
 
 from edgefd.config.load import parse_config, read_yaml
-from edgefd.config.overrides import read_override, renames, set_key
+from edgefd.config.overrides import read_override, selects_variant, set_key
 from edgefd.config.schema import Config, Data, FromFile
 from edgefd.core.errors import RunError, Stopped, UserError
-from edgefd.runs.execute import run
+from edgefd.runs.execute import execute_run
 from edgefd.runs.load_data import load_data
 from edgefd.runs.prepare import check_fits, prepare
 from edgefd.runs.round_metrics import RoundMetrics
@@ -181,7 +181,9 @@ def _run_cell(cell: Cell, folder: Path) -> str | None:
         if folder.exists():  # a run that was stopped
             shutil.rmtree(folder)
         folder.mkdir(parents=True)
-        run(prepared, folder, _unseen, lambda: simulate(open_transport(prepared.config, prepared.federation), folder))
+        execute_run(
+            prepared, folder, _unseen, lambda: simulate(open_transport(prepared.config, prepared.federation), folder)
+        )
     except (UserError, RunError) as error:
         return f"failed: {error}"
     except Exception as error:  # of one run; the others need not suffer
@@ -208,7 +210,7 @@ def _change(base: dict[str, Any], grid: dict[str, Any], cases: list[dict[str, An
 def _config(base: dict[str, Any], chosen: dict[str, Any]) -> Config:
     """A run of the grid: in one process, since runs share the cores."""
     raw = deepcopy(base)
-    for key, value in sorted(chosen.items(), key=lambda item: renames(item[0]), reverse=True):
+    for key, value in sorted(chosen.items(), key=lambda item: selects_variant(item[0]), reverse=True):
         set_key(raw, key, deepcopy(value))
     config = parse_config(raw)
     return replace(config, run=replace(config.run, workers=0), baselines=())

@@ -19,7 +19,7 @@ from edgefd.core.errors import RunError, UserError
 
 State = TypeVar("State")
 Result = TypeVar("Result")
-Work = Callable[..., Result]  # work(site, client, *arguments); a module-level function, so that it travels by name
+Work = Callable[..., Result]  # work(state, client, *arguments); a module-level function, so that it travels by name
 
 
 class ClientError(RunError):
@@ -30,7 +30,7 @@ class Pool(Protocol):
     """Runs work for clients by number."""
 
     def map(self, work: Work[Result], clients: Sequence[int], *arguments: Any) -> list[Result]:
-        """`work(site, client, *arguments)` for each client; results in the order of `clients`.
+        """`work(state, client, *arguments)` for each client; results in the order of `clients`.
 
         Raises:
             ClientError: if a client's work raises, or the process that does it dies.
@@ -45,8 +45,8 @@ class Pool(Protocol):
 class SerialPool(Generic[State]):
     """One client after another in this process."""
 
-    def __init__(self, site: State) -> None:
-        self._site = site
+    def __init__(self, state: State) -> None:
+        self._state = state
 
     def map(self, work: Work[Result], clients: Sequence[int], *arguments: Any) -> list[Result]:
         """See `Pool`."""
@@ -57,7 +57,7 @@ class SerialPool(Generic[State]):
 
     def _one(self, work: Work[Result], client: int, arguments: tuple[Any, ...]) -> Result:
         try:
-            return work(self._site, client, *arguments)
+            return work(self._state, client, *arguments)
         except UserError:
             raise
         except Exception as error:
@@ -67,14 +67,14 @@ class SerialPool(Generic[State]):
 class ForkPool(Generic[State]):
     """`n` forked processes. Make it before the process starts threads of its own."""
 
-    def __init__(self, site: State, n: int) -> None:
+    def __init__(self, state: State, n: int) -> None:
         context = multiprocessing.get_context("fork")
         self._connections: list[Connection] = []
         self._processes: list[BaseProcess] = []
         for _ in range(n):
             ours, theirs = context.Pipe()
             self._connections.append(ours)
-            process = context.Process(target=_serve, args=(site, theirs, tuple(self._connections)), daemon=True)
+            process = context.Process(target=_serve, args=(state, theirs, tuple(self._connections)), daemon=True)
             process.start()
             theirs.close()
             self._processes.append(process)
@@ -135,7 +135,7 @@ class ForkPool(Generic[State]):
         return ClientError(f"client {client} failed: its worker process died (exit code {process.exitcode})")
 
 
-def _serve(site: Any, connection: Connection, inherited: tuple[Connection, ...]) -> None:
+def _serve(state: Any, connection: Connection, inherited: tuple[Connection, ...]) -> None:
     """A worker's life: do work until the pipe closes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle: it closes the pipes
     for other in inherited:
@@ -147,7 +147,7 @@ def _serve(site: Any, connection: Connection, inherited: tuple[Connection, ...])
         except (EOFError, OSError):
             return
         try:
-            answer = ("done", work(site, client, *arguments))
+            answer = ("done", work(state, client, *arguments))
         except UserError as error:
             answer = ("user error", str(error))
         except Exception as error:

@@ -6,7 +6,7 @@ from edgefd.config.load import parse_config
 from edgefd.core.errors import UserError
 from edgefd.learners.models import check_model
 from edgefd.runs.prepare import prepare
-from edgefd.simulation.engine import make_site, open_transport, simulate
+from edgefd.simulation.engine import make_simulation_state, open_transport, simulate
 
 
 def config(model: object, workers: int = 0):  # type: ignore[no-untyped-def]
@@ -34,7 +34,7 @@ def test_it_trains_beside_named_models_and_repeats_whoever_does_the_work() -> No
 
 def test_it_runs_without_tapes_and_predicts_as_it_is_used() -> None:
     c = config("tests.support.own_models:Noisy")
-    site = make_site(c, prepare(c).federation)
+    site = make_simulation_state(c, prepare(c).federation)
     learner, x = site.clients[0].learner, site.federation.x_test[:9]
     assert learner._recorded_steps is None  # type: ignore[attr-defined]
     assert (learner.predict_logits(x) == learner.predict_logits(x)).all()
