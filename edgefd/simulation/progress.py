@@ -30,7 +30,7 @@ def simulate_all(config: Config, out: Path | None, console: Console, engine: Eng
     """Run the config's method in `out`, then each of `also` on the same split in `out`/also/<method>; print a table."""
     if engine == "ray":
         check_supported_over_flower(config.coordinator)
-        check_unrecorded(config, "--engine ray")
+        check_unrecorded(config, "with --engine ray")
         check_ray()
     todo = [prepare(config)] + [
         prepare(config.for_method(name)) for name in config.baselines

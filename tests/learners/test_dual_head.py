@@ -83,8 +83,8 @@ def test_it_is_refused_where_it_cannot_be() -> None:
     for more, says in (
         ({"method": {"name": "feded"}}, "with method feded"),
         ({"method": {"name": "fedavg"}}, "with method fedavg"),
-        ({"distillation": {"loss": "pld"}}, "a loss of its own"),
-        ({"run": {"record_knowledge": True}}, "an audit knows models of one head"),
+        ({"distillation": {"loss": "pld"}}, "has its own loss"),
+        ({"run": {"record_knowledge": True}}, "an audit supports models of one head only"),
         ({"model": {"name": "mlp", "heads": 3}}, "Input should be 1 or 2"),
     ):
         with pytest.raises(UserError, match=says):
