@@ -126,10 +126,10 @@ def test_what_devices_contributed_is_not_taken_for_public(tmp_path: Path) -> Non
     assert federation.raw_samples_disclosed == 30
     assert (federation.proxy.owner == -1).all()  # nobody is told whose a row is
     assert sum(len(c.x) + len(c.x_heldout) for c in federation.clients) == N
-    with pytest.raises(UserError, match=r"raw private samples, as far as it says: set proxy\.source=contributed"):
+    with pytest.raises(UserError, match=r"is marked as raw private samples: set proxy\.source=contributed"):
         federate(config(proxy={"source": "public", "path": str(path)}), MARKED)
     np.savez(path, x=x)
-    with pytest.raises(UserError, match=r"public samples, as far as it says: set proxy\.source=public"):
+    with pytest.raises(UserError, match=r"is marked as public samples: set proxy\.source=public"):
         federate(config(proxy={"source": "contributed", "path": str(path)}), MARKED)
 
 
@@ -158,7 +158,7 @@ def test_a_public_proxy_set_needs_no_labels(tmp_path: Path) -> None:
 
 def test_a_client_left_with_nothing_is_named() -> None:
     few = replace(MARKED, x_train=MARKED.x_train[:10], y_train=MARKED.y_train[:10])
-    with pytest.raises(UserError, match="client 0 is left with 0 private"):
+    with pytest.raises(UserError, match="client 0 has 0 private samples"):
         federate(config(), few)
 
 

@@ -42,7 +42,7 @@ def test_they_are_computed_once_for_the_same_samples_and_extractor(
 ) -> None:
     asked = []
 
-    def counted(graph: bytes, x: np.ndarray, show: features.Show) -> np.ndarray:
+    def counted(graph: bytes, x: np.ndarray, show: features.ProgressHook) -> np.ndarray:
         asked.append(len(x))
         return extract(graph, x, show)
 
@@ -77,7 +77,7 @@ def test_a_run_on_features(extractor: Path) -> None:
     [
         ({"extractor": "efficientnet"}, "there are efficientnet_lite0 and efficientnet_lite2, or a path to .onnx"),
         ({"extractor": "missing.onnx"}, "cannot read data.extractor missing.onnx"),
-        ({"extractor": "OWN", "extractor_size": 64}, "an .onnx has its size in it"),
+        ({"extractor": "OWN", "extractor_size": 64}, "an .onnx file defines its own size"),
         ({"extractor_size": 64}, "data.extractor_size needs data.extractor"),
         ({"name": "watch", "extractor": "efficientnet_lite0"}, r"1 or 3 channels, not samples of shape \[6, 100\]"),
         ({"name": "digits", "extractor": "OWN"}, r"does not run on samples of shape \[1, 8, 8\]"),
@@ -96,7 +96,7 @@ def test_a_broken_graph_or_cache_is_one_line(extractor: Path, digits: Dataset) -
     with_features(digits, str(extractor))
     for kept in features.cache_folder("features").glob("*.npy"):
         kept.write_bytes(kept.read_bytes()[:100])
-    with pytest.raises(UserError, match="remove it, it will be made again"):
+    with pytest.raises(UserError, match="remove it, and it will be computed again"):
         with_features(digits, str(extractor))
     extractor.write_bytes(b"not a graph")
     with pytest.raises(UserError, match="the extractor does not run on samples"):

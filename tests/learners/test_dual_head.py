@@ -81,8 +81,8 @@ def test_it_is_refused_where_it_cannot_be() -> None:
     with pytest.raises(UserError, match=r"model\.heads=2 runs in simulations"):
         export_config(parse_config(two), None, Path("never"))
     for more, says in (
-        ({"method": {"name": "feded"}}, "with method feded"),
-        ({"method": {"name": "fedavg"}}, "with method fedavg"),
+        ({"method": {"name": "feded"}}, "which method feded does not send"),
+        ({"method": {"name": "fedavg"}}, "which method fedavg does not send"),
         ({"distillation": {"loss": "pld"}}, "has its own loss"),
         ({"run": {"record_knowledge": True}}, "an audit supports models of one head only"),
         ({"model": {"name": "mlp", "heads": 3}}, "Input should be 1 or 2"),
