@@ -15,7 +15,7 @@ from edgefd.config.load import load_config
 from edgefd.core.knowledge import Knowledge, weighted_mean
 from edgefd.poisoning.robust_aggregation import distance, geometric_median, median, one_vote, trimmed_mean
 from edgefd.rounds.loop import run_rounds
-from edgefd.runs.execute import plans_of
+from edgefd.runs.execute import make_plans
 from edgefd.runs.prepare import prepare
 from edgefd.simulation.engine import open_transport
 
@@ -43,7 +43,7 @@ def last_votes(attack: str) -> tuple[list[Knowledge], Callable[[Knowledge], floa
     transport = open_transport(config, federation)
     with closing(transport.pool):
         transport.start()
-        todo = (plan for plan in plans_of(config, federation) if not plan.closing)
+        todo = (plan for plan in make_plans(config, federation) if not plan.closing)
         for result in run_rounds(config.method, config.method_config, transport, todo):
             uploads = [r.knowledge for r in sorted(result.exchange.reports, key=lambda r: r.client)]
     return uploads, lambda teacher: float((teacher.values.argmax(1) == labels[teacher.ids]).mean())

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from edgefd.core.arrays import Float32, Int64
 from edgefd.core.errors import UserError
-from edgefd.data.features import kept_features
+from edgefd.data.features import cached_features
 from edgefd.data.npz import finite_samples, read_npz
 from edgefd.data.splits import split
 from edgefd.federation.clients import ClientData, Scale
@@ -199,7 +199,7 @@ def prepared(x: npt.NDArray[Any], bundle: Bundle) -> Float32:
     """
     manifest = bundle.manifest
     if bundle.extractor is not None:
-        x = kept_features(bundle.extractor, x)
+        x = cached_features(bundle.extractor, x)
         if x.shape[1:] != manifest.shape:
             raise UserError(f"the extractor gives {list(x.shape[1:])} features, the model takes {list(manifest.shape)}")
     return Scale(*manifest.scale)(x)

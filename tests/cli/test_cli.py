@@ -77,7 +77,7 @@ def test_listings(tmp_path: Path) -> None:
         (["data.name=torn.npz"], "not a whole npz"),
         (["model.name=cnm"], "unknown model 'cnm': did you mean 'cnn'?"),
         (["data.name=digits"], "needs images of 16 x 16 or more"),
-        (["train.augment_shift=2", "data.name=table.npz", "model.name=mlp"], "shift moves images"),
+        (["train.augment_shift=2", "data.name=table.npz", "model.name=mlp"], "train.augment_shift shifts images"),
         (["--out", "taken"], "exists already"),
         (["--out", "/proc/nowhere"], "cannot write run folder"),
         (["baselines=[edgfd]"], "unknown method"),

@@ -31,7 +31,7 @@ from edgefd.federation.report import Report
 from edgefd.methods import get_method
 from edgefd.rounds.loop import run_rounds
 from edgefd.rounds.participation import plans
-from edgefd.runs.execute import plans_of, server_of
+from edgefd.runs.execute import make_plans, make_server_state
 from edgefd.simulation.engine import open_transport
 from edgefd.wire import messages as wire
 from edgefd.wire.exchange_folder import COMPLETE, PLAN, report_file, round_folder
@@ -84,8 +84,8 @@ def test_devices_over_a_folder_have_the_teachers_of_the_simulation(made: Dealt, 
     config, federation = made.prepared.config, made.prepared.federation
     transport = open_transport(config, federation)
     transport.start()
-    todo = plans_of(config, federation)
-    server = server_of(config, federation)
+    todo = make_plans(config, federation)
+    server = make_server_state(config, federation)
     simulated = [r.teacher for r in run_rounds(config.method, config.method_config, transport, todo, server=server)]
     assert same(undisturbed(made, tmp_path), [t for t in simulated if t is not None])
 

@@ -16,7 +16,7 @@ from edgefd.federation.terms import FederationTerms
 from edgefd.learners.batches import Batch, one_hot
 from edgefd.learners.models import MODELS, build_model
 from edgefd.runs.prepare import prepare
-from edgefd.simulation.engine import make_site, open_transport, simulate
+from edgefd.simulation.engine import make_simulation_state, open_transport, simulate
 
 TERMS = FederationTerms("fedmd", {}, "float16", 0, 3, "")
 X = np.zeros((40, 1, 28, 28), np.float32)  # `verify` replaces samples of this shape by real images
@@ -115,6 +115,7 @@ def test_a_run_with_onnx_and_torch_learners_has_the_same_results_in_workers_and_
 
 def test_onnx_and_torch_learners_start_from_the_same_parameters() -> None:
     a, b = (
-        make_site(c, prepare(c).federation).clients[0].learner.state() for c in (config("onnx", 0), config("torch", 0))
+        make_simulation_state(c, prepare(c).federation).clients[0].learner.state()
+        for c in (config("onnx", 0), config("torch", 0))
     )
     assert all(np.array_equal(a[n], b[n]) for n in a if n.startswith("model/"))

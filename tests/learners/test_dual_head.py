@@ -81,10 +81,10 @@ def test_two_heads_are_refused_on_devices_and_with_other_losses_or_methods() -> 
     with pytest.raises(UserError, match=r"model\.heads=2 runs in simulations"):
         export_config(parse_config(sections), None, Path("never"))
     for more, message in (
-        ({"method": {"name": "feded"}}, "with method feded"),
-        ({"method": {"name": "fedavg"}}, "with method fedavg"),
-        ({"distillation": {"loss": "pld"}}, "a loss of its own"),
-        ({"run": {"record_knowledge": True}}, "an audit knows models of one head"),
+        ({"method": {"name": "feded"}}, "which method feded does not send"),
+        ({"method": {"name": "fedavg"}}, "which method fedavg does not send"),
+        ({"distillation": {"loss": "pld"}}, "has its own loss"),
+        ({"run": {"record_knowledge": True}}, "an audit supports models of one head only"),
         ({"model": {"name": "mlp", "heads": 3}}, "Input should be 1 or 2"),
     ):
         with pytest.raises(UserError, match=message):

@@ -6,7 +6,7 @@ from edgefd.config.load import parse_config
 from edgefd.core.errors import UserError
 from edgefd.learners.models import check_model
 from edgefd.runs.prepare import prepare
-from edgefd.simulation.engine import make_site, open_transport, simulate
+from edgefd.simulation.engine import make_simulation_state, open_transport, simulate
 
 
 def config(model: object, workers: int = 0):  # type: ignore[no-untyped-def]
@@ -34,7 +34,7 @@ def test_an_own_model_trains_with_named_models_and_has_the_same_results_in_worke
 
 def test_an_own_model_runs_without_recorded_steps_and_predicts_in_evaluation_mode() -> None:
     c = config("tests.support.own_models:Noisy")
-    site = make_site(c, prepare(c).federation)
+    site = make_simulation_state(c, prepare(c).federation)
     learner, x = site.clients[0].learner, site.federation.x_test[:9]
     assert learner._recorded_steps is None  # type: ignore[attr-defined]
     assert (learner.predict_logits(x) == learner.predict_logits(x)).all()

@@ -19,10 +19,10 @@ from edgefd.core.knowledge import Knowledge
 from edgefd.federation.clients import ClientData
 from edgefd.federation.terms import FederationInfo
 from edgefd.rounds.loop import Transport, run_rounds
-from edgefd.runs.execute import plans_of, server_of
+from edgefd.runs.execute import make_plans, make_server_state
 from edgefd.runs.export_bundle import export_config
 from edgefd.runs.prepare import PreparedRun, prepare, terms_of
-from edgefd.simulation.client_files import deal
+from edgefd.simulation.client_files import export_client_data
 from edgefd.wire.bundle_reader import Bundle, read_bundle
 from edgefd.wire.exchange_folder import COMPLETE
 
@@ -66,7 +66,7 @@ def small(
 def dealt(config: Config, folder: Path) -> Dealt:
     prepared = prepare(config)
     export_config(config, None, folder / "bundle")
-    return Dealt(prepared, folder / "bundle", tuple(deal(prepared, folder / "data")))
+    return Dealt(prepared, folder / "bundle", tuple(export_client_data(prepared, folder / "data")))
 
 
 class Announced(Transport, Protocol):
@@ -78,8 +78,8 @@ class Announced(Transport, Protocol):
 def coordinate(d: Dealt, transport: Announced) -> list[Knowledge]:
     """The teacher after each round."""
     config = d.prepared.config
-    todo = plans_of(config, d.prepared.federation)
-    server = server_of(config, d.prepared.federation)
+    todo = make_plans(config, d.prepared.federation)
+    server = make_server_state(config, d.prepared.federation)
     found = [r.teacher for r in run_rounds(config.method, config.method_config, transport, todo, server=server)]
     transport.finish(COMPLETE)
     return [t for t in found if t is not None]

@@ -19,7 +19,7 @@ from edgefd.federation.report import Report
 from edgefd.learners.batches import softmax
 from edgefd.poisoning.attacks import attackers
 from edgefd.rounds.loop import RoundResult
-from edgefd.runs.execute import simulate_over
+from edgefd.runs.execute import simulate_rounds
 from edgefd.simulation.engine import SimulationState, open_transport
 
 
@@ -65,7 +65,7 @@ def rerun(config: Config, federation: Federation, x: Float32, students: bool) ->
 
         transport.start()
         got["claims"] = np.stack(pool.map(_claims, everyone, x))
-        for _ in simulate_over(transport, config, federation, record=record):
+        for _ in simulate_rounds(transport, config, federation, record=record):
             pass
         lessons = last_sent(seen, len(everyone), federation.n_classes)
         said = np.stack(pool.map(_student, everyone, lessons, x)) if students else None

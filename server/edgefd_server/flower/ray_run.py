@@ -20,7 +20,7 @@ from edgefd.config.load import load_config
 from edgefd.config.schema import Config
 from edgefd.core.errors import RunError, UserError
 from edgefd.core.json_files import append_json_line
-from edgefd.runs.execute import simulate_over
+from edgefd.runs.execute import simulate_rounds
 from edgefd.runs.prepare import prepare
 from edgefd_server.flower.server_app import over_grid
 
@@ -58,7 +58,7 @@ def reporting_app(config: Config, lines: Path) -> ServerApp:
         try:
             federation = prepare(config).federation
             with over_grid(grid, config, federation, None) as coordinator:
-                for metrics in simulate_over(coordinator, config, federation):
+                for metrics in simulate_rounds(coordinator, config, federation):
                     append_json_line(lines, metrics.to_dict())
         except (RunError, UserError) as error:
             append_json_line(lines, {"error": str(error)})

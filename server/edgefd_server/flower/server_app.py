@@ -21,7 +21,7 @@ from edgefd.core.json_files import append_json_line
 from edgefd.federation.clients import Federation
 from edgefd.federation.terms import FederationInfo
 from edgefd.rounds.participation import check_supported_over_flower
-from edgefd.runs.execute import run, simulate_over
+from edgefd.runs.execute import execute_run, simulate_rounds
 from edgefd.runs.folder import run_folder
 from edgefd.runs.prepare import prepare, terms_of
 from edgefd.runs.record import check_unrecorded
@@ -47,7 +47,9 @@ def main(grid: Grid, context: Context) -> None:
     prepared = prepare(load_config(Path(str(settings["config"]))))
     folder = run_folder(prepared.config, Path(str(settings["out"])) if settings["out"] else None)
     with over_grid(grid, prepared.config, prepared.federation, folder / "link.jsonl") as coordinator:
-        run(prepared, folder, _lines, lambda: simulate_over(coordinator, prepared.config, prepared.federation))
+        execute_run(
+            prepared, folder, _lines, lambda: simulate_rounds(coordinator, prepared.config, prepared.federation)
+        )
 
 
 @contextmanager

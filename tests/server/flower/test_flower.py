@@ -11,7 +11,7 @@ import pytest
 
 pytest.importorskip("flwr")
 from edgefd.rounds.loop import run_rounds
-from edgefd.runs.execute import plans_of
+from edgefd.runs.execute import make_plans
 from edgefd.simulation.engine import open_transport
 from edgefd.wire import messages as wire
 from tests.support.flower_federation import Place, free_port, gone, place, processes
@@ -25,7 +25,7 @@ def simulated(here: Place) -> dict[int, str]:
     transport = open_transport(config, federation)
     with closing(transport.pool):
         transport.start()
-        results = list(run_rounds(config.method, config.method_config, transport, plans_of(config, federation)))
+        results = list(run_rounds(config.method, config.method_config, transport, make_plans(config, federation)))
     sent = {r.plan.round + 1: r.teacher for r in results if not r.plan.closing}
     assert set(sent) == set(range(1, ROUNDS + 1))
     return {

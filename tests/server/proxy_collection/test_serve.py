@@ -28,7 +28,7 @@ from edgefd.data.npz import read_npz
 from edgefd.federation.clients import Scale
 from edgefd.runs.export_bundle import export_config
 from edgefd.runs.prepare import prepare
-from edgefd.simulation.client_files import deal
+from edgefd.simulation.client_files import export_client_data
 from tests.support.device_links import opened
 from tests.support.federations import Dealt, coordinate, small
 from tests.support.fork_server import environment
@@ -97,7 +97,7 @@ def collector(folder: Path, port: str = "0") -> tuple[subprocess.Popen[str], str
 @pytest.mark.slow
 def test_from_private_samples_to_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     plain = changed(small(n_clients=2, rounds=1), source="public")  # no client has contributed anything yet
-    data = deal(prepare(plain), tmp_path / "data")
+    data = export_client_data(prepare(plain), tmp_path / "data")
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(changed(plain, source="contributed").to_dict()))
     certs.init(tmp_path / "certs", ["127.0.0.1"], 10)
     keys = [certs.add_device(tmp_path / "certs", f"device-{i}", i, 10) for i in range(2)]
