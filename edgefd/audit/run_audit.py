@@ -108,7 +108,7 @@ def steps(recording: Recording, wanted: AuditRequest) -> int:
     """How often `audit` ticks, if no signals are there yet."""
     if wanted.level == 0:
         return 1
-    models = len(recording.recorded) + REFERENCES + 8
+    models = len(recording.model_rounds) + REFERENCES + 8
     return models if wanted.level == 1 else models + wanted.shadows + 5
 
 

@@ -58,7 +58,7 @@ def test_what_travelled_is_what_is_recorded(recorded: Path) -> None:
     acceptance = np.load(recorded / KNOWLEDGE / "claims.npz")["claims"]
     for report in sent[0]:
         np.testing.assert_array_equal(report.knowledge.ids, np.flatnonzero(acceptance[report.client] > 0))
-    assert recording.recorded == [0, 1]
+    assert recording.model_rounds == [0, 1]
     assert set(parameters(recording, "final", 3)) == set(parameters(recording, "0001", 3))
 
 

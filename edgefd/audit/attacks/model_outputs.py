@@ -49,12 +49,12 @@ def answer_signals(recording: Recording, candidates: Candidates, population: Pop
     config, clients = recording.config, recording.federation.clients
     acceptance = np.stack([claims_on(config, recording.federation, data, candidates.x) for data in clients])
     tick("filters")
-    sent, out = [], {"rounds": np.array(recording.recorded), "claims": acceptance}
-    for round in recording.recorded:
+    sent, out = [], {"rounds": np.array(recording.model_rounds), "claims": acceptance}
+    for round in recording.model_rounds:
         asked = functools.partial(arrived, recording.config, recording.federation, round)
         learners = [recorded_learner(recording, f"{round:04d}", data.client) for data in clients]
         sent.append(np.stack([asked(data, learners[data.client], candidates.x) for data in clients]))
-        if round == recording.recorded[-1]:
+        if round == recording.model_rounds[-1]:
             out["sent_z"] = np.stack([asked(data, learners[data.client], population.x) for data in clients])
         tick(f"models of round {round}")
     finals = [recorded_learner(recording, FINAL, data.client) for data in clients]

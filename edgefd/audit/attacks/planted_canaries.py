@@ -42,9 +42,9 @@ def planted_signals(recording: Recording) -> Arrays:
     n = np.arange(len(y))
     out: Arrays = {"client": client, "member": member, "claims": found.acceptance[client, n]}
     out |= {"sent": of_own(found.sent, client, y), "final": of_own(found.final, client, y)}
-    last = f"{recording.recorded[-1]:04d}"
+    last = f"{recording.model_rounds[-1]:04d}"
     sent = [
-        arrived(config, federation, recording.recorded[-1], c, recorded_learner(recording, last, c.client), x)
+        arrived(config, federation, recording.model_rounds[-1], c, recorded_learner(recording, last, c.client), x)
         for c in federation.clients
     ]
     final = [softmax(recorded_learner(recording, FINAL, c.client).predict_logits(x)) for c in federation.clients]
