@@ -9,17 +9,16 @@ rename, so whatever happens during a save, the newer one is still whole.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import io
 import os
 import zipfile
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from edgefd.core import files
 from edgefd.core.arrays import Float32
 from edgefd.core.errors import RunError, UserError
 from edgefd.learners.graphs import State
@@ -85,24 +84,14 @@ def load_state(folder: Path, bundle: str) -> DeviceState | None:
     return max(found, key=lambda entry: entry[0])[1] if found else None
 
 
-@contextlib.contextmanager
-def exclusive_lock(folder: Path) -> Iterator[None]:
-    """Nobody else uses the folder meanwhile; the lock goes with the process, however it ends.
+def exclusive_lock(folder: Path) -> contextlib.AbstractContextManager[None]:
+    """Keep other devices out of the folder while the context lasts. The lock ends with the process.
 
     Raises:
-        UserError: if somebody does, or the folder cannot be written.
+        UserError: if another edgefd-client uses the folder, or the folder cannot be written.
     """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        file = (folder / "lock").open("w")
-    except OSError as error:
-        raise UserError(f"cannot keep state in {folder}: {error.strerror}") from error
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise UserError(f"another edgefd-client keeps its state in {folder}") from None
-        yield
+    in_use, unusable = f"another edgefd-client keeps its state in {folder}", f"cannot keep state in {folder}"
+    return files.exclusive_lock(folder / "lock", in_use, unusable)
 
 
 def _encoded(state: DeviceState, generation: int) -> bytes:

@@ -15,6 +15,7 @@ from edgefd.cli.report import compare, report
 from edgefd.cli.serve import collect, server
 from edgefd.cli.simulate import check, features, partition, simulate, sweep
 from edgefd.core.errors import RunError, Stopped, UserError
+from edgefd.core.log import configure_logging
 
 COMMANDS = (
     *(simulate, sweep, compare, report),
@@ -42,6 +43,7 @@ def main() -> None:
     Exit codes: 2 for bad input, 1 for a run that cannot continue, 130 for Ctrl-C.
     """
     try:
+        configure_logging()
         app()
     except UserError as error:
         errors.print(f"error: {error}", style="red", markup=False, highlight=False)

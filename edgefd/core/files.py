@@ -1,7 +1,8 @@
-"""Atomic writes and bounded reads of files."""
+"""Atomic writes, bounded reads and locks of files."""
 
 from __future__ import annotations
 
+import fcntl
 import io
 import os
 import stat
@@ -13,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from edgefd.core.errors import RunError
+from edgefd.core.errors import RunError, UserError
 
 
 def put(path: Path, blob: bytes) -> None:
@@ -75,3 +76,32 @@ def npz_bytes(arrays: Mapping[str, npt.NDArray[Any]]) -> bytes:
     file = io.BytesIO()
     np.savez_compressed(file, allow_pickle=False, **arrays)
     return file.getvalue()
+
+
+@contextmanager
+def exclusive_lock(path: Path, in_use: str, unusable: str) -> Iterator[None]:
+    """Hold an exclusive lock on a file while the context lasts. It ends with the process, however the process ends.
+
+    Args:
+        path: the lock file; it and its folder are created if they do not exist.
+        in_use: the error's text if another process holds the lock.
+        unusable: the beginning of the error's text if the file cannot be opened or locked.
+
+    Raises:
+        UserError: if another process holds the lock, or the file cannot be opened or locked.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    except OSError as error:
+        raise UserError(f"{unusable}: {error.strerror}") from error
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(in_use) from None
+        except OSError as error:
+            raise UserError(f"{unusable}: {error.strerror}") from error
+        yield
+    finally:
+        os.close(handle)

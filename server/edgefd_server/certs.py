@@ -1,11 +1,12 @@
-"""Certificates of a federation: a CA, the coordinator's, and one a device. A device is its certificate.
+"""Certificates of a federation: a CA, the coordinator's certificate, and one certificate for each device.
 
 ca.pem ca.key            the federation's own certificate authority; the key signs and need not be on the coordinator
-server.pem server.key    the coordinator's
-devices.json             the allow-list: which certificate or key is which client; read again whenever it changes
-devices/NAME/            what device NAME needs: ca.pem, device.pem, device.key; a Flower SuperNode: ca.pem, node.key
+server.pem server.key    certificate and key of the coordinator
+devices.json             the allow-list: the client of each certificate or key; read again whenever it changes
+devices/NAME/            files for device NAME: ca.pem, device.pem, device.key; for a Flower SuperNode: ca.pem, node.key
 
-A SuperNode proves who it is by a key of its own (P-384, OpenSSH), as Flower has it, and not by a certificate.
+A certificate identifies a device. A SuperNode authenticates with a key of its own (P-384, OpenSSH) and not with a
+certificate, because Flower requires it.
 """
 
 from __future__ import annotations
@@ -33,7 +34,9 @@ from edgefd.core.files import put
 DEVICES = "devices.json"
 CA_DAYS = 3650
 EARLIER = timedelta(days=1)
-"""a certificate is valid from so long before its making: a device's clock may be late"""
+"""time before its creation from which a certificate is valid: a device's clock may be late"""
+PLAINTEXT_WARNING = "connections are unencrypted and unauthenticated (no --certs)"
+"""warning of a coordinator that serves clients without certificates"""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
@@ -42,19 +45,20 @@ class Device:
     """An entry of the allow-list."""
 
     client: int
+    """number of the client in the federation"""
     sha256: str
-    """of the certificate; of a SuperNode's public key"""
+    """digest of the certificate, or of a SuperNode's public key"""
     expires: str
-    """"" = never, as a SuperNode's key"""
+    """end of validity in ISO format; "" = never, as for a SuperNode's key"""
     revoked: str = ""
-    """when; "" = it is not"""
+    """time of the revocation in ISO format; "" = not revoked"""
     node_key: str = ""
     """public key (PEM) of a SuperNode; "" = a device with a certificate"""
 
 
 @dataclass(frozen=True)
 class Identity:
-    """What a certificate says."""
+    """The device that a certificate names, the certificate's digest, and the end of its validity."""
 
     name: str
     sha256: str
@@ -62,7 +66,12 @@ class Identity:
 
 
 def init(folder: Path, hosts: Sequence[str], days: int) -> None:
-    """A new CA with the coordinator's certificate for those host names and addresses, and an empty allow-list.
+    """Create a CA, the coordinator's certificate for those host names and addresses, and an empty allow-list.
+
+    Args:
+        folder: to create.
+        hosts: names and addresses of the coordinator.
+        days: validity of the coordinator's certificate.
 
     Raises:
         UserError: if the folder exists, or cannot be written.
@@ -75,11 +84,11 @@ def init(folder: Path, hosts: Sequence[str], days: int) -> None:
         authority = _ca(key)
         _write_key(folder / "ca.key", key)
         put(folder / "ca.pem", _pem(authority))
-        own = ec.generate_private_key(ec.SECP256R1())
+        server_key = ec.generate_private_key(ec.SECP256R1())
         names = x509.SubjectAlternativeName([_host(host) for host in hosts])
         purpose = ExtendedKeyUsageOID.SERVER_AUTH
-        certificate = _signed(authority, key, own.public_key(), "coordinator", purpose, days, names)
-        _write_key(folder / "server.key", own)
+        certificate = _signed(authority, key, server_key.public_key(), "coordinator", purpose, days, names)
+        _write_key(folder / "server.key", server_key)
         put(folder / "server.pem", _pem(certificate))
         _write_devices(folder, {})
     except OSError as error:
@@ -87,60 +96,61 @@ def init(folder: Path, hosts: Sequence[str], days: int) -> None:
 
 
 def add_device(folder: Path, name: str, client: int, days: float) -> Path:
-    """A certificate for a device, entered in the allow-list: the folder to bring to the device.
+    """Create a certificate for a device, enter it in the allow-list, and return the folder to copy to the device.
 
     Raises:
         UserError: if the name or the client has a certificate or key that is not revoked.
     """
-    devices, out = _room_for(folder, name, client)
+    devices, out = _prepare_entry(folder, name, client)
     try:
         authority = x509.load_pem_x509_certificate((folder / "ca.pem").read_bytes())
         key = serialization.load_pem_private_key((folder / "ca.key").read_bytes(), None)
-        own = ec.generate_private_key(ec.SECP256R1())
+        device_key = ec.generate_private_key(ec.SECP256R1())
         purpose = ExtendedKeyUsageOID.CLIENT_AUTH
-        certificate = _signed(authority, key, own.public_key(), name, purpose, days)  # type: ignore[arg-type]
-        _write_key(out / "device.key", own)
+        certificate = _signed(authority, key, device_key.public_key(), name, purpose, days)  # type: ignore[arg-type]
+        _write_key(out / "device.key", device_key)
         put(out / "device.pem", _pem(certificate))
         put(out / "ca.pem", _pem(authority))
-        found = identity(_pem(certificate))
-        _write_devices(folder, devices | {name: Device(client, found.sha256, found.expires.isoformat())})
+        issued = identity(_pem(certificate))
+        _write_devices(folder, devices | {name: Device(client, issued.sha256, issued.expires.isoformat())})
     except (OSError, ValueError) as error:
-        raise UserError(f"cannot make a certificate in {folder}: {error}") from error
+        raise UserError(f"cannot create a certificate in {folder}: {error}") from error
     return out
 
 
 def add_node(folder: Path, name: str, client: int) -> Path:
-    """A key for a Flower SuperNode, entered in the allow-list: the folder to bring to its machine.
+    """Create a key for a Flower SuperNode, enter it in the allow-list, and return the folder to copy to its machine.
 
     Raises:
         UserError: if the name or the client has a certificate or key that is not revoked.
     """
-    devices, out = _room_for(folder, name, client)
-    own = ec.generate_private_key(ec.SECP384R1())
+    devices, out = _prepare_entry(folder, name, client)
+    node_key = ec.generate_private_key(ec.SECP384R1())
     form = serialization.PublicFormat.SubjectPublicKeyInfo
-    public = own.public_key().public_bytes(serialization.Encoding.PEM, form)  # as a SuperLink reports it
+    # A SuperLink reports keys in this form.
+    public = node_key.public_key().public_bytes(serialization.Encoding.PEM, form)
     try:
-        _write_key(out / "node.key", own, serialization.PrivateFormat.OpenSSH)
+        _write_key(out / "node.key", node_key, serialization.PrivateFormat.OpenSSH)
         put(out / "ca.pem", (folder / "ca.pem").read_bytes())
         entry = Device(client, hashlib.sha256(public).hexdigest(), "", node_key=public.decode())
         _write_devices(folder, devices | {name: entry})
     except OSError as error:
-        raise UserError(f"cannot make a key in {folder}: {error}") from error
+        raise UserError(f"cannot create a key in {folder}: {error}") from error
     return out
 
 
-def _room_for(folder: Path, name: str, client: int) -> tuple[dict[str, Device], Path]:
-    """The allow-list, in which there is room for that device, and an empty folder for what it needs."""
+def _prepare_entry(folder: Path, name: str, client: int) -> tuple[dict[str, Device], Path]:
+    """Return the allow-list, which has no valid entry of that name or client, and an empty folder for the device."""
     if not _NAME.fullmatch(name):
         raise UserError(f"device name {name!r} must be 1 to 64 letters, digits, dots, dashes or underscores")
     if client < 0:
-        raise UserError("--client is 0, 1, ...: which client of the federation the device is")
+        raise UserError(f"--client is {client}: it must be the number of the device's client, 0, 1, ...")
     devices = read_devices(folder)
     for other, device in devices.items():
         if not device.revoked and (other == name or device.client == client):
-            raise UserError(f"{other} is client {device.client} already: revoke it first")
+            raise UserError(f"{other} is already client {device.client}: revoke it first")
     out = folder / "devices" / name
-    shutil.rmtree(out, ignore_errors=True)  # of a revoked one
+    shutil.rmtree(out, ignore_errors=True)  # files of a revoked device
     try:
         out.mkdir(parents=True, mode=0o700)
     except OSError as error:
@@ -149,7 +159,7 @@ def _room_for(folder: Path, name: str, client: int) -> tuple[dict[str, Device], 
 
 
 def revoke(folder: Path, name: str) -> None:
-    """No call of that device is answered any more. A coordinator that runs notices by itself.
+    """Revoke a device: all its calls are refused from now on. A running coordinator notices the change by itself.
 
     Raises:
         UserError: if there is no such device.
@@ -158,18 +168,18 @@ def revoke(folder: Path, name: str) -> None:
     if name not in devices:
         raise UserError(f"there is no device {name!r}: there are {', '.join(devices) or 'none'}")
     now = datetime.now(UTC).isoformat(timespec="seconds")
-    changed = asdict(devices[name]) | {"revoked": devices[name].revoked or now}
+    revoked = asdict(devices[name]) | {"revoked": devices[name].revoked or now}
     try:
-        _write_devices(folder, devices | {name: Device(**changed)})
+        _write_devices(folder, devices | {name: Device(**revoked)})
     except OSError as error:
         raise UserError(f"cannot write {folder / DEVICES}: {error.strerror}") from error
 
 
 def read_devices(folder: Path) -> dict[str, Device]:
-    """The allow-list.
+    """Return the allow-list: the devices by name.
 
     Raises:
-        UserError: if there is none, or it is something else.
+        UserError: if there is none, or the file is not an allow-list.
     """
     path = folder / DEVICES
     try:
@@ -181,13 +191,13 @@ def read_devices(folder: Path) -> dict[str, Device]:
             for name, d in fields.items()
         }
     except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}; `edgefd certs init` makes one") from error
+        raise UserError(f"cannot read {path}: {error.strerror}; create it with `edgefd certs init`") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path} is not an allow-list: {type(error).__name__}: {error}") from error
 
 
 class AllowList:
-    """The allow-list of a coordinator that runs: read again when the file changes."""
+    """The allow-list of a running coordinator, which is read again when the file changes."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -195,26 +205,26 @@ class AllowList:
         self._devices: dict[str, Device] = {}
 
     def client_of(self, certificate: bytes) -> int:
-        """The client that a certificate (PEM, which TLS has found to be signed by the CA) stands for.
+        """Return the client of a certificate (PEM, of which TLS has checked that the CA signed it).
 
         Raises:
             PermissionError: if it is unknown, revoked, replaced or expired.
             UserError: if the allow-list cannot be read.
         """
-        found = identity(certificate)
-        device = self.current().get(found.name)
+        caller = identity(certificate)
+        device = self.current().get(caller.name)
         if device is None:
-            raise PermissionError(f"device {found.name!r} is unknown here")
+            raise PermissionError(f"device {caller.name!r} is not on the allow-list")
         if device.revoked:
-            raise PermissionError(f"the certificate of {found.name!r} was revoked")
-        if device.sha256 != found.sha256:
-            raise PermissionError(f"the certificate of {found.name!r} was replaced by another one")
-        if found.expires < datetime.now(UTC):
-            raise PermissionError(f"the certificate of {found.name!r} has expired")
+            raise PermissionError(f"the certificate of {caller.name!r} was revoked")
+        if device.sha256 != caller.sha256:
+            raise PermissionError(f"the certificate of {caller.name!r} was replaced by another one")
+        if caller.expires < datetime.now(UTC):
+            raise PermissionError(f"the certificate of {caller.name!r} has expired")
         return device.client
 
     def client_of_key(self, key: bytes) -> int:
-        """The client that a SuperNode's public key (PEM) stands for.
+        """Return the client of a SuperNode's public key (PEM).
 
         Raises:
             PermissionError: if it is unknown or revoked.
@@ -226,10 +236,10 @@ class AllowList:
                 if device.revoked:
                     raise PermissionError(f"the key of {name!r} was revoked")
                 return device.client
-        raise PermissionError("the SuperNode's key is unknown here")
+        raise PermissionError("the SuperNode's key is not on the allow-list")
 
     def node_keys(self) -> set[bytes]:
-        """Of the SuperNodes that may take part.
+        """Return the public keys of the SuperNodes that may take part.
 
         Raises:
             UserError: if the allow-list cannot be read.
@@ -238,23 +248,23 @@ class AllowList:
         return {device.node_key.encode() for device in devices if device.node_key and not device.revoked}
 
     def current(self) -> dict[str, Device]:
-        """The list as the file has it now.
+        """Return the devices by name, as they are in the file at present.
 
         Raises:
             UserError: if it cannot be read.
         """
         path = self._folder / DEVICES
         try:
-            found = os.stat(path)
+            status = os.stat(path)
         except OSError as error:
-            raise UserError(f"cannot read {path}: {error.strerror}; `edgefd certs init` makes one") from error
-        file = (found.st_ino, found.st_size, found.st_mtime_ns)
+            raise UserError(f"cannot read {path}: {error.strerror}; create it with `edgefd certs init`") from error
+        file = (status.st_ino, status.st_size, status.st_mtime_ns)
         if file != self._file:
             self._devices, self._file = read_devices(self._folder), file
         return self._devices
 
     def names(self) -> dict[int, str]:
-        """The device of each client, as the file has it now.
+        """Return the name of each client's device, as in the file at present.
 
         Raises:
             UserError: if it cannot be read.
@@ -264,12 +274,20 @@ class AllowList:
 
 @lru_cache(maxsize=4096)
 def identity(certificate: bytes) -> Identity:
-    """Name, digest and end of a PEM certificate."""
+    """Return the name, digest and end of validity of a PEM certificate."""
     parsed = x509.load_pem_x509_certificate(certificate)
     names = parsed.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
     der = parsed.public_bytes(serialization.Encoding.DER)
     name = str(names[0].value) if names else ""
     return Identity(name, hashlib.sha256(der).hexdigest(), parsed.not_valid_after_utc)
+
+
+def plaintext_error(address: str) -> UserError:
+    """Return the error of a coordinator that was told to listen beyond this machine without certificates."""
+    return UserError(
+        f"refusing to listen on {address} without TLS: "
+        "pass --certs DIR (create it with `edgefd certs init`) or --insecure"
+    )
 
 
 def _ca(key: ec.EllipticCurvePrivateKey) -> x509.Certificate:
@@ -295,7 +313,7 @@ def _signed(
     days: float,
     hosts: x509.SubjectAlternativeName | None = None,
 ) -> x509.Certificate:
-    """Valid until `days` from now."""
+    """Return a certificate that the authority signed, valid until `days` from now."""
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
     now = datetime.now(UTC)
     builder = (
@@ -341,7 +359,7 @@ def _write_key(
     key: ec.EllipticCurvePrivateKey,
     form: serialization.PrivateFormat = serialization.PrivateFormat.PKCS8,
 ) -> None:
-    """Readable by nobody else from its first byte on."""
+    """Write a private key to a file that only its owner can read from the first byte on."""
     blob = key.private_bytes(serialization.Encoding.PEM, form, serialization.NoEncryption())
     with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
         file.write(blob)

@@ -144,7 +144,7 @@ def test_a_federation_of_processes(tmp_path: Path) -> None:
         (["server", *settings, "--exchange", "exchange", "--out", "r2"], "exchange already"),
         (["server", *settings, "--exchange", "e2", "--out", "r"], "run folder r exists already"),
         (["server", *settings, "train.lr=0.1", "--exchange", "exchange", "--resume"], "is of another config"),
-        (["server", *settings, "--exchange", "exchange", "--out", "r2", "--resume"], "leave --out out"),
+        (["server", *settings, "--exchange", "exchange", "--out", "r2", "--resume"], "remove --out"),
         (["partition", *settings, "--out", "data"], "data exists already"),
         (["compare", "r"], "no test set"),
     ):

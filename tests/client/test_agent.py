@@ -316,9 +316,9 @@ def test_the_coordinator_does_not_wait_for_ever(made: Dealt, tmp_path: Path) -> 
     transport = made.open(tmp_path, timeout=0.3)
     put(report_file(tmp_path, 0, 0), b"?")
     (round_folder(tmp_path, 0) / "reports" / "1.bin").mkdir()
-    with pytest.raises(RunError, match=r"0 of 3 reports.*no report of client 2; refused that of client 0, 1"):
+    with pytest.raises(RunError, match=r"0 of 3 reports.*no report of client 2; refused the report of client 0, 1"):
         transport.exchange(plan(made), None)
-    with pytest.raises(UserError, match="exchange already"):
+    with pytest.raises(UserError, match="already holds an exchange"):
         check_new(tmp_path)
 
 

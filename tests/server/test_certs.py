@@ -1,3 +1,5 @@
+"""Certificates, the allow-list, and the commands of `edgefd certs`."""
+
 import stat
 from pathlib import Path
 
@@ -29,7 +31,7 @@ def test_keys_are_private_and_names_are_in_the_certificate(folder: Path) -> None
     x509.load_pem_x509_certificate((device / "device.pem").read_bytes()).verify_directly_issued_by(ca)
 
 
-def test_a_name_and_a_number_have_one_certificate(folder: Path) -> None:
+def test_a_name_and_a_client_have_one_valid_certificate(folder: Path) -> None:
     first = certs.add_device(folder, "a", 0, 30)
     pem = (first / "device.pem").read_bytes()
     allowed = certs.AllowList(folder)
@@ -40,10 +42,10 @@ def test_a_name_and_a_number_have_one_certificate(folder: Path) -> None:
     certs.revoke(folder, "a")
     with pytest.raises(PermissionError, match="revoked"):
         allowed.client_of(pem)
-    again = certs.add_device(folder, "a", 0, 30)
+    replacement = certs.add_device(folder, "a", 0, 30)
     with pytest.raises(PermissionError, match="replaced"):
         allowed.client_of(pem)
-    assert allowed.client_of((again / "device.pem").read_bytes()) == 0
+    assert allowed.client_of((replacement / "device.pem").read_bytes()) == 0
 
 
 def test_an_expired_certificate_is_refused_also_on_an_open_connection(folder: Path) -> None:
@@ -53,7 +55,7 @@ def test_an_expired_certificate_is_refused_also_on_an_open_connection(folder: Pa
 
 
 @pytest.mark.parametrize(
-    ("arguments", "says"),
+    ("arguments", "message"),
     [
         (["init", "c"], "exists already"),
         (["device", "../x", "--client", "0", "--certs", "c"], "letters"),
@@ -62,14 +64,16 @@ def test_an_expired_certificate_is_refused_also_on_an_open_connection(folder: Pa
         (["list", "--certs", "nowhere"], "certs init"),
     ],
 )
-def test_bad_input(folder: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], says: str) -> None:
+def test_bad_input_is_one_error(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], message: str
+) -> None:
     monkeypatch.chdir(folder.parent)
-    found = CliRunner().invoke(app, ["certs", *arguments])
-    assert isinstance(found.exception, UserError)
-    assert says in str(found.exception)
+    result = CliRunner().invoke(app, ["certs", *arguments])
+    assert isinstance(result.exception, UserError)
+    assert message in str(result.exception)
 
 
-def test_the_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_commands_create_revoke_and_list_devices(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     for command in (["init", "certs"], ["device", "a", "--client", "3"], ["revoke", "a"]):
         assert CliRunner().invoke(app, ["certs", *command]).exit_code == 0

@@ -1,7 +1,8 @@
-"""For tests: a coordinator that collects on a free port, and devices that contribute."""
+"""A coordinator that collects samples on a free port, and devices that contribute."""
 
 import hashlib
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +18,7 @@ from edgefd_server.proxy_collection.service import CollectLink, Collector, open_
 from edgefd_server.proxy_collection.store import Collection, Wanted
 
 from edgefd.wire.device_link import PROTOCOL
-from tests.support.device_links import FREE
+from tests.support.device_links import UNLIMITED
 from tests.support.federations import quiet
 
 SHAPE = (1, 4, 4)
@@ -25,17 +26,21 @@ WANTED = Wanted(n_clients=2, seed=3, dtype="float32", shape=SHAPE, low=-10.0, hi
 
 
 @dataclass(eq=False)
-class Open:
+class OpenCollector:
+    """An open collector and the parts behind it."""
+
     grpc_server: CollectLink
     collection: Collection
     metrics: LinkMetrics
     lines: list[dict[str, Any]] = field(default_factory=list)
+    """events of the log"""
 
     @property
     def address(self) -> str:
         return f"127.0.0.1:{self.grpc_server.port}"
 
     def refused(self, call: str, reason: str) -> float:
+        """Return how many calls were refused for that reason."""
         return self.metrics.registry.get_sample_value("edgefd_refused_total", {"call": call, "reason": reason}) or 0.0
 
 
@@ -45,28 +50,32 @@ def collecting(
     certs: Path | None = None,
     wanted: Wanted = WANTED,
     most: int = 1000,
-    rate: Rate = FREE,
+    rate: Rate = UNLIMITED,
     port: int = 0,
-) -> Iterator[Open]:
+    clock: Callable[[], float] = time.monotonic,
+) -> Iterator[OpenCollector]:
+    """Collect samples on a port of this machine while the context lasts; port 0 is any free one."""
     metrics, lines = make_metrics(), list[dict[str, Any]]()
 
     def log(event: str, **fields: Any) -> None:
         lines.append({"event": event, **fields})
 
     collection = Collection(folder, wanted, most, log)
-    with open_collector(Collector(collection, rate), ListenAddress(f"127.0.0.1:{port}", certs), metrics) as grpc_server:
-        yield Open(grpc_server, collection, metrics, lines)
+    with open_collector(
+        Collector(collection, rate, clock), ListenAddress(f"127.0.0.1:{port}", certs), metrics
+    ) as grpc_server:
+        yield OpenCollector(grpc_server, collection, metrics, lines)
 
 
-def private(folder: Path, client: int, n: int = 40, **changes: Any) -> Path:
-    """Private data of a device: two classes, every sample another."""
+def private_data(folder: Path, client: int, n: int = 40, **changes: Any) -> Path:
+    """Write private data of a device: two classes, all samples different."""
     x = np.random.default_rng(client).uniform(-5, 5, (n, *SHAPE)).astype(np.float32)
     path = folder / f"private{client}.npz"
     np.savez(path, **({"x": x, "y": np.arange(n) % 2} | changes))
     return path
 
 
-def gives(
+def contribute_samples(
     address: str,
     data: Path,
     state: Path,
@@ -75,13 +84,13 @@ def gives(
     say: Any = quiet,
     **settings: Any,
 ) -> None:
-    """`edgefd-client contribute`."""
-    usual = {"insecure": False, "fraction": 0.25, "seed": 0, "keep": False, "yes": True, "give_up": 30}
-    contribute(Asked(address, certs, client=client, data=data, state=state, **(usual | settings)), say)
+    """Run `edgefd-client contribute`."""
+    defaults = {"insecure": False, "fraction": 0.25, "seed": 0, "keep": False, "yes": True, "give_up": 30}
+    contribute(Asked(address, certs, client=client, data=data, state=state, **(defaults | settings)), say)
 
 
-def offer(x: np.ndarray, client: int | None = 0, **changes: Any) -> pb.ContributeRequest:
-    """All of x in one request."""
+def contribute_request(x: np.ndarray, client: int | None = 0, **changes: Any) -> pb.ContributeRequest:
+    """Return one request that contributes all of x."""
     fields = {"protocol": PROTOCOL, "client": client, "rows": len(x), "dtype": str(x.dtype), "shape": x.shape[1:]}
     fields |= {"sha256": hashlib.sha256(x.tobytes()).digest(), "samples": x.tobytes()}
     return pb.ContributeRequest(**(fields | changes))

@@ -1,7 +1,8 @@
-"""A server that kills itself before or after a named step of a round: `main` reads "STEP BEFORE-OR-AFTER NUMBER".
+"""A server that kills itself before or after a named step of a round.
 
-Each step is a call that the server makes once or more in a round, so each phase is hit on any machine. "before 6" is
-before the sixth call, "after 6" after the sixth that was not refused: a report handed in before the round is open is.
+The first argument of `main` is "STEP before|after NUMBER". Each step is a call that the server makes once or more in a
+round, so every phase is reached on any machine. "before 6" is before the sixth call. "after 6" is after the sixth call
+that was not refused; a report that is submitted before the round is open, for example, is refused.
 """
 
 import os
@@ -37,24 +38,25 @@ STEPS: dict[str, tuple[Any, str]] = {
 
 
 def main() -> None:
-    """The `edgefd` command; its first argument says where it ends, "" nowhere."""
-    if where := sys.argv.pop(1):
-        step, when, number = where.rsplit(" ", 2)
-        _die(*STEPS[step], when, int(number))
+    """Run the `edgefd` command. Its first argument is the crash point, "" for none."""
+    if crash_point := sys.argv.pop(1):
+        step, when, number = crash_point.rsplit(" ", 2)
+        _kill_at(*STEPS[step], when, int(number))
     cli.main()
 
 
-def _die(owner: Any, name: str, when: str, number: int) -> None:
-    act, times = getattr(owner, name), count(1)
+def _kill_at(owner: Any, name: str, when: str, number: int) -> None:
+    """Replace a function by one that kills this process before or after its call of that number."""
+    original, calls = getattr(owner, name), count(1)
 
-    def reached(here: str) -> None:
-        if here == when and next(times) == number:
+    def reach(point: str) -> None:
+        if point == when and next(calls) == number:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    def counted(*arguments: Any, **named: Any) -> Any:
-        reached("before")
-        found = act(*arguments, **named)
-        reached("after")
-        return found
+    def replacement(*args: Any, **kwargs: Any) -> Any:
+        reach("before")
+        result = original(*args, **kwargs)
+        reach("after")
+        return result
 
-    setattr(owner, name, counted)
+    setattr(owner, name, replacement)

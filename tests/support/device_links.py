@@ -1,8 +1,9 @@
-"""For tests: a device link on a free port, raw calls to it, and a wire that can be cut."""
+"""A device link on a free port, devices that send arbitrary requests to it, and a wire that can be cut."""
 
 import contextlib
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -11,6 +12,10 @@ from typing import Any
 
 import grpc
 import numpy as np
+from edgefd_client.agent import run_agent
+from edgefd_client.bundle_download import fetch_bundle
+from edgefd_client.grpc_link import GrpcLink, connect
+from edgefd_client.sources import NpzSource, client_data
 from edgefd_proto import edgefd_pb2 as pb
 from edgefd_proto.edgefd_pb2_grpc import DeviceLinkStub
 from edgefd_server.coordinator.round_coordinator import RoundCoordinator
@@ -23,18 +28,23 @@ from edgefd_server.monitoring.prometheus import LinkMetrics, make_metrics
 
 from edgefd.core.knowledge import Knowledge
 from edgefd.federation.plan import RoundPlan
+from edgefd.federation.report import Report
 from edgefd.federation.terms import FederationInfo, FederationTerms
 from edgefd.rounds.participation import FULL_PARTICIPATION, ParticipationConfig, plans
 from edgefd.rounds.validation import largest_report
 from edgefd.runs.prepare import terms_of
+from edgefd.wire import messages as wire
+from edgefd.wire.bundle_reader import read_bundle
 from edgefd.wire.device_link import PROTOCOL, REASON, terms_message
-from tests.support.federations import Dealt
+from tests.support.federations import Dealt, in_threads, quiet
 
-FREE = Rate(1e9, 1e9)
+UNLIMITED = Rate(1e9, 1e9)
 
 
 @dataclass(eq=False)
-class Opened:
+class OpenLink:
+    """An open device link and the parts behind it."""
+
     grpc_server: DeviceLink
     sessions: DeviceSessions
     coordinator: RoundCoordinator
@@ -42,16 +52,18 @@ class Opened:
     terms: FederationTerms
     plan: RoundPlan
     lines: list[dict[str, Any]] = field(default_factory=list)
+    """events of the log"""
 
     @property
     def address(self) -> str:
         return f"127.0.0.1:{self.grpc_server.port}"
 
     def refused(self, call: str, reason: str) -> float:
+        """Return how many calls were refused for that reason."""
         return self.metrics.registry.get_sample_value("edgefd_refused_total", {"call": call, "reason": reason}) or 0.0
 
     def begin(self) -> threading.Thread:
-        """Open round 0, and wait for it elsewhere."""
+        """Open round 0, and collect its reports in another thread."""
 
         def wait() -> None:
             with contextlib.suppress(Exception):
@@ -63,48 +75,73 @@ class Opened:
 
 
 def unlogged(event: str, **fields: Any) -> None:
-    """Keep no log."""
+    """Drop an event: a log for tests that need none."""
 
 
 def sessions_of(
-    made: Dealt,
-    rate: Rate = FREE,
+    federation: Dealt,
+    rate: Rate = UNLIMITED,
     timeout: float = 30.0,
     log: Log = unlogged,
     rules: ParticipationConfig = FULL_PARTICIPATION,
     run: str = "test",
+    clock: Callable[[], float] = time.monotonic,
 ) -> tuple[DeviceSessions, RoundPlan]:
-    p = made.prepared
-    plan = next(plans(p.config.seed, np.arange(len(p.federation.proxy)), p.config.train))
-    read = made.read()
-    bundle = load_bundle_files(made.bundle, read.manifest, read.digest)
-    info = FederationInfo(run, len(made.data), terms_of(p.config, p.federation))
+    """Return the sessions of a new coordinator of the federation, and the plan of round 0."""
+    prepared = federation.prepared
+    plan = next(plans(prepared.config.seed, np.arange(len(prepared.federation.proxy)), prepared.config.train))
+    read = federation.read()
+    bundle = load_bundle_files(federation.bundle, read.manifest, read.digest)
+    info = FederationInfo(run, len(federation.data), terms_of(prepared.config, prepared.federation))
     coordinator = RoundCoordinator(info, timeout, log, rules)
-    return DeviceSessions(coordinator, [bundle], largest_report(plan, p.federation.n_classes), rate), plan
+    return DeviceSessions(coordinator, [bundle], largest_report(plan, prepared.federation.n_classes), rate, clock), plan
 
 
 @contextmanager
-def opened(
-    made: Dealt,
+def open_device_link(
+    federation: Dealt,
     certs: Path | None = None,
     port: int = 0,
     timeout: float = 30.0,
-    rate: Rate = FREE,
+    rate: Rate = UNLIMITED,
     rules: ParticipationConfig = FULL_PARTICIPATION,
-) -> Iterator[Opened]:
+    run: str = "test",
+    clock: Callable[[], float] = time.monotonic,
+) -> Iterator[OpenLink]:
+    """Serve a federation's device link on a port of this machine while the context lasts; port 0 is any free one."""
     metrics, lines = make_metrics(), list[dict[str, Any]]()
 
     def log(event: str, **fields: Any) -> None:
         lines.append({"event": event, **fields})
 
-    sessions, plan = sessions_of(made, rate, timeout, log, rules)
+    sessions, plan = sessions_of(federation, rate, timeout, log, rules, run, clock)
     coordinator = sessions.coordinator
     with open_link(sessions, ListenAddress(f"127.0.0.1:{port}", certs), metrics) as grpc_server:
-        yield Opened(grpc_server, sessions, coordinator, metrics, coordinator.info.terms, plan, lines)
+        yield OpenLink(grpc_server, sessions, coordinator, metrics, coordinator.info.terms, plan, lines)
 
 
-class Raw:
-    """A device that sends what it likes."""
+@contextmanager
+def run_devices(federation: Dealt, folder: Path, addresses: list[str], keys: Path | None) -> Iterator[None]:
+    """Run one agent for each address in threads; each downloads its bundle. Their states are in the folder.
+
+    `keys` is the folder of certificates; None = plaintext.
+    """
+
+    def run_device(i: int) -> None:
+        with connect(addresses[i], keys and keys / "devices" / f"device-{i}", False) as channel:
+            link = GrpcLink(channel, None if keys else i, quiet)
+            link.join(None)
+            bundle = read_bundle(fetch_bundle(link, folder / f"state{i}"))
+            link.join(bundle.manifest.terms)
+            data = client_data(NpzSource(federation.data[link.client]), bundle, link.client)
+            run_agent(link, bundle, data, folder / f"state{i}", quiet)
+
+    with in_threads(run_device, range(len(addresses))):
+        yield
+
+
+class RawDevice:
+    """A device that sends arbitrary requests."""
 
     def __init__(self, address: str, certs: Path | None = None) -> None:
         if certs is None:
@@ -121,7 +158,7 @@ class Raw:
         )
         return reply
 
-    def task(self, session: bytes, after: int = -1, timeout: float = 10, told: bool = False) -> pb.TaskReply:
+    def next_task(self, session: bytes, after: int = -1, timeout: float = 10, told: bool = False) -> pb.TaskReply:
         request = pb.TaskRequest(session=session, after=after, told=told)
         reply: pb.TaskReply = self.stub.NextTask(request, timeout=timeout)
         return reply
@@ -138,21 +175,27 @@ class Raw:
 
 
 def refusal(act: Callable[[], object]) -> tuple[grpc.StatusCode, str, str]:
-    """Status, reason and line with which a call is refused."""
+    """Return status, reason and line of text with which a call is refused."""
     try:
         act()
     except grpc.RpcError as error:
         reason = dict(error.trailing_metadata() or ()).get(REASON, "")
         return error.code(), reason, error.details()
-    raise AssertionError("it was not refused")
+    raise AssertionError("the call was not refused")
 
 
-def some(n: int = 4, width: int = 10) -> Knowledge:
+def uniform_knowledge(n: int = 4, width: int = 10) -> Knowledge:
+    """Return uniform soft labels of the first n rows."""
     return Knowledge(np.arange(n), np.full((n, width), 1 / width, np.float32), np.ones(n, np.float32))
 
 
-class Wire:
-    """A TCP port in front of another one, which can be cut: `limit` bytes towards the device, or at once by `cut`."""
+def report(client: int = 0, round: int = 0, knowledge: Knowledge | None = None) -> bytes:
+    """Return a serialised report."""
+    return wire.encode_report(Report(client, round, knowledge or uniform_knowledge()), "float32")
+
+
+class CuttableWire:
+    """A TCP port that forwards to another one and can be cut, after `limit` bytes to the device or at once by `cut`."""
 
     def __init__(self, port: int) -> None:
         self.target, self.limit, self.cuts = port, 0, 0
@@ -160,17 +203,20 @@ class Wire:
         self.port: int = self._listener.getsockname()[1]
         self._open: list[socket.socket] = []
         self.up = True
+        """whether new connections are forwarded"""
         threading.Thread(target=self._accept, daemon=True).start()
 
     def cut(self) -> None:
+        """Close all connections."""
         self.cuts += 1
-        for end in self._open:
+        for connection in self._open:
             with contextlib.suppress(OSError):
-                end.shutdown(socket.SHUT_RDWR)
-            end.close()
+                connection.shutdown(socket.SHUT_RDWR)
+            connection.close()
         self._open.clear()
 
     def close(self) -> None:
+        """Close the port and all connections."""
         self._listener.close()
         self.cut()
 
@@ -193,15 +239,15 @@ class Wire:
             threading.Thread(target=self._copy, args=(device, server, False), daemon=True).start()
             threading.Thread(target=self._copy, args=(server, device, True), daemon=True).start()
 
-    def _copy(self, source: socket.socket, to: socket.socket, down: bool) -> None:
-        passed = 0
+    def _copy(self, source: socket.socket, target: socket.socket, down: bool) -> None:
+        forwarded = 0
         with contextlib.suppress(OSError):
             while data := source.recv(16 * 1024):
-                passed += len(data)
-                if down and self.limit and passed > self.limit:
+                forwarded += len(data)
+                if down and self.limit and forwarded > self.limit:
                     self.cut()
                     return
-                to.sendall(data)
-        for end in (source, to):
+                target.sendall(data)
+        for connection in (source, target):
             with contextlib.suppress(OSError):
-                end.shutdown(socket.SHUT_RDWR)
+                connection.shutdown(socket.SHUT_RDWR)

@@ -1,4 +1,4 @@
-"""For tests: a server and devices as processes, over real sockets and mTLS, that start fast and die when told."""
+"""A server and devices as processes, over real sockets and mTLS, that start fast and are killed when a test wants."""
 
 import contextlib
 import hashlib
@@ -34,26 +34,27 @@ PATIENCE = 90.0
 
 @dataclass(frozen=True, eq=False)
 class FederationFixture:
-    """What all runs of a federation share."""
+    """The config, data, bundle and certificates that all runs of a federation share."""
 
-    made: Dealt
+    data: Dealt
     config: Path
     certs: Path
 
 
-def ground(config: Config, folder: Path) -> FederationFixture:
-    made = dealt(config, folder / "federation")
+def federation_fixture(config: Config, folder: Path) -> FederationFixture:
+    """Export a config and create certificates for its devices."""
+    data = dealt(config, folder / "federation")
     path = folder / "config.yaml"
     path.write_text(yaml.safe_dump(config.to_dict()))
     certs.init(folder / "certs", ["127.0.0.1"], 10)
-    for i in range(len(made.data)):
+    for i in range(len(data.data)):
         certs.add_device(folder / "certs", f"device-{i}", i, 10)
-    return FederationFixture(made, path, folder / "certs")
+    return FederationFixture(data, path, folder / "certs")
 
 
 @dataclass(eq=False)
 class Program:
-    """A zygote and what it is to run; one run at a time."""
+    """A fork server and the command that it runs, one run at a time."""
 
     fork_server: ForkServer
     arguments: list[str]
@@ -61,27 +62,30 @@ class Program:
     pid: int | None = None
 
     def start(self, *first: str, point: int | None = None) -> None:
+        """Start a run, with the arguments `first` before the others. See `ForkServer.start` for `point`."""
         assert self.pid is None
         self.pid = self.fork_server.start([*first, *self.arguments], point)
 
     def kill(self, how: signal.Signals = signal.SIGKILL) -> int:
+        """Send a signal, wait until the run has ended, and return the exit code."""
         assert self.pid is not None
         with contextlib.suppress(ProcessLookupError):
             os.kill(self.pid, how)
         return self.ended()
 
     def ended(self) -> int:
-        """The exit code, when it has ended; one that does not end is killed."""
+        """Wait until the run has ended, and return its exit code. A run that does not end is killed."""
         assert self.pid is not None
         pid, self.pid = self.pid, None
-        until(lambda: gone(pid), f"{self.log}: the process does not end", lambda: os.kill(pid, signal.SIGKILL))
+        until(lambda: gone(pid), f"{self.log}: the process did not end", lambda: os.kill(pid, signal.SIGKILL))
         return self.fork_server.ended()
 
-    def over(self) -> bool:
-        """Whether it has ended, or never began."""
+    def finished(self) -> bool:
+        """Return whether no run is in progress."""
         return self.pid is None or gone(self.pid)
 
-    def said(self) -> str:
+    def output(self) -> str:
+        """Return the text on stderr of all runs."""
         return self.log.read_text()
 
 
@@ -89,7 +93,7 @@ class Program:
 class Fleet:
     """One run of a federation: a server and its devices."""
 
-    ground: FederationFixture
+    federation: FederationFixture
     folder: Path
     out: Path
     port: int
@@ -97,38 +101,38 @@ class Fleet:
     devices: list[Program]
 
     def metrics(self) -> list[dict[str, Any]]:
-        """Of the rounds that are done."""
+        """Return the metrics of the completed rounds."""
         path = self.out / "metrics.jsonl"
         text = path.read_text() if path.exists() else ""
         return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
 
     def lines(self, event: str | None = None) -> list[dict[str, Any]]:
-        """Of the log, of one kind or all."""
+        """Return the events of the log, of one kind or all."""
         path = self.out / "link.jsonl"
         text = path.read_text() if path.exists() else ""
-        found = [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
-        return [line for line in found if event in (None, line["event"])]
+        lines = [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
+        return [line for line in lines if event in (None, line["event"])]
 
     def wait(self, condition: Callable[[], bool]) -> None:
-        """Until something is so."""
-        until(condition, self.server.said() + "".join(d.said() for d in self.devices))
+        """Wait until the condition holds."""
+        until(condition, self.server.output() + "".join(d.output() for d in self.devices))
 
     def start(self, *devices: int) -> None:
-        """The server and, once it listens, those devices."""
+        """Start the server and, once it listens, those devices."""
         self.server.start("")
-        self.wait(lambda: listens(self.port) or self.server.over())
+        self.wait(lambda: listens(self.port) or self.server.finished())
         for i in devices:
             self.devices[i].start()
 
     def completed(self, *devices: int) -> None:
-        """The server and those devices end well, and the run is complete."""
-        assert self.server.ended() == 0, self.server.said()
+        """Wait for the server and those devices, and check that they succeeded and that the run is complete."""
+        assert self.server.ended() == 0, self.server.output()
         for i in devices:
-            assert self.devices[i].ended() == 0, self.devices[i].said()
+            assert self.devices[i].ended() == 0, self.devices[i].output()
         assert json.loads((self.out / "summary.json").read_text())["complete"]
 
     def result(self) -> tuple[bytes, list[dict[str, Any]], list[str]]:
-        """What must not depend on who was killed when: last teacher, metrics, devices' models and last reports."""
+        """Return what must not depend on kills: last teacher, metrics, and digests of devices' models and reports."""
         saved = load_checkpoint(self.out)
         assert saved is not None
         assert saved.teacher is not None
@@ -136,7 +140,7 @@ class Fleet:
         return wire.encode(saved.teacher, "float32"), lines, [self._state(i) for i in range(len(self.devices))]
 
     def _state(self, i: int) -> str:
-        saved = load_state(self.folder / f"state{i}", self.ground.made.read().digest)
+        saved = load_state(self.folder / f"state{i}", self.federation.data.read().digest)
         assert saved is not None
         digest = hashlib.sha256(saved.report)
         for name in sorted(saved.learner):
@@ -146,45 +150,58 @@ class Fleet:
 
 @contextmanager
 def fleet(
-    ground: FederationFixture,
+    federation: FederationFixture,
     folder: Path,
     *settings: str,
     out: Path | None = None,
     give_up: int = 60,
     twin: int | None = None,
 ) -> Iterator[Fleet]:
-    """Nothing is started yet; all that is started has ended when the context is over.
+    """Prepare a run without starting it. When the context ends, every process that was started has ended.
 
     Args:
-        ground: the federation.
-        folder: for all that is written.
-        settings: of the server's config.
-        out: the run folder, if it is to be elsewhere.
-        give_up: of the devices.
-        twin: a client of which there is one more device, the last, with the same certificate.
+        federation: its shared files.
+        folder: for all files that are written.
+        settings: changes of the server's config.
+        out: the run folder; None = in `folder`.
+        give_up: seconds after which devices give up the coordinator.
+        twin: a client that gets a second device, the last one, with the same certificate.
     """
     folder.mkdir()
     port, out = free_port(), out or folder / "run"
-    listen = ["--listen", f"127.0.0.1:{port}", "--certs", str(ground.certs), "--bundle", str(ground.made.bundle)]
-    command = ["server", str(ground.config), *settings, *listen, "--timeout", "60", "--out", str(out), "--resume"]
+    listen = [
+        "--listen",
+        f"127.0.0.1:{port}",
+        "--certs",
+        str(federation.certs),
+        "--bundle",
+        str(federation.data.bundle),
+    ]
+    command = ["server", str(federation.config), *settings, *listen, "--timeout", "60", "--out", str(out), "--resume"]
     with ExitStack() as stack:
         server = _program(stack, SERVER, ("proto", "server", "client"), command, folder / "server.log")
-        clients = [*range(len(ground.made.data)), *([] if twin is None else [twin])]
+        clients = [*range(len(federation.data.data)), *([] if twin is None else [twin])]
         devices = []
         for i, client in enumerate(clients):
-            command = [*device(ground, port, client), "--give-up", str(give_up), "--state", str(folder / f"state{i}")]
+            command = [
+                *device(federation, port, client),
+                "--give-up",
+                str(give_up),
+                "--state",
+                str(folder / f"state{i}"),
+            ]
             devices.append(_program(stack, DEVICE, ("proto", "client"), command, folder / f"device{i}.log"))
         try:
-            yield Fleet(ground, folder, out, port, server, devices)
+            yield Fleet(federation, folder, out, port, server, devices)
         finally:
             for program in (server, *devices):
                 if program.pid is not None:
                     program.kill()
 
 
-def device(ground: FederationFixture, port: int, client: int) -> list[str]:
-    """A device's command."""
-    keys, data = ground.certs / "devices" / f"device-{client}", ground.made.data[client]
+def device(federation: FederationFixture, port: int, client: int) -> list[str]:
+    """Return the command of a device."""
+    keys, data = federation.certs / "devices" / f"device-{client}", federation.data.data[client]
     return ["run", "--server", f"127.0.0.1:{port}", "--certs", str(keys), "--data", str(data)]
 
 
@@ -194,6 +211,7 @@ def _program(stack: ExitStack, imports: str, parts: tuple[str, ...], command: li
 
 
 def until(condition: Callable[[], bool], what: str, otherwise: Callable[[], None] = lambda: None) -> None:
+    """Wait until the condition holds. After `PATIENCE` seconds, call `otherwise` and fail with the text `what`."""
     end = time.monotonic() + PATIENCE
     while not condition():
         if time.monotonic() > end:
@@ -203,7 +221,7 @@ def until(condition: Callable[[], bool], what: str, otherwise: Callable[[], None
 
 
 def gone(pid: int) -> bool:
-    """Whether a process is no more: its zygote has seen its end, or will."""
+    """Return whether a process has ended."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
     except (FileNotFoundError, ProcessLookupError):
@@ -211,6 +229,7 @@ def gone(pid: int) -> bool:
 
 
 def listens(port: int) -> bool:
+    """Return whether a port of this machine accepts connections."""
     with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=5):
         return True
     return False

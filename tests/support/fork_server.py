@@ -1,7 +1,8 @@
-"""Processes that start fast, and die when a test says so.
+"""Processes that start fast and are killed at points that a test chooses.
 
-A zygote has imported all that a program needs, and forks once for each run of it. A run is killed from outside after a
-while, or kills itself before or after its n-th durable write: so every phase is hit, however fast the machine is.
+A fork server has imported all modules that a program needs, and forks once for each run of it. A run is killed from
+outside after some time, or kills itself before or after its n-th durable write, so that every phase is reached on any
+machine.
 """
 
 import contextlib
@@ -24,7 +25,7 @@ import json, os, signal, sys
 
 replace, writes = os.replace, 0
 
-def watched(source, target):
+def counted_replace(source, target):
     global writes
     if 2 * writes == point:
         os.kill(os.getpid(), signal.SIGKILL)
@@ -38,7 +39,7 @@ for line in sys.stdin:
     pid = os.fork()
     if pid == 0:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        os.replace = watched
+        os.replace = counted_replace
         sys.argv = ["program", *arguments]
         try:
             main()
@@ -54,19 +55,19 @@ for line in sys.stdin:
 
 
 def environment(*parts: str) -> dict[str, str]:
-    """With these source folders of the repository to import from; one thread for each process."""
+    """Return an environment that imports from these folders of the repository, with one thread for each process."""
     path = os.pathsep.join(str(ROOT / part) for part in ("", *parts))
     return {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
 
 
 class ForkServer:
-    """Use `fork_server`."""
+    """A process that forks to run a program. Use `fork_server`."""
 
     def __init__(self, process: subprocess.Popen[str]) -> None:
         self.process = process
 
     def start(self, arguments: Sequence[str], point: int | None = None) -> int:
-        """The pid of a run; with `point` 2n or 2n + 1 it dies before or after its write number n."""
+        """Start a run and return its pid. With `point` 2n or 2n + 1 it dies before or after its write number n."""
         assert self.process.stdin is not None
         assert self.process.stdout is not None
         self.process.stdin.write(json.dumps([list(arguments), point]) + "\n")
@@ -74,12 +75,12 @@ class ForkServer:
         return int(self.process.stdout.readline())
 
     def ended(self) -> int:
-        """The exit code of the run that was started, when it has ended."""
+        """Wait until the started run has ended, and return its exit code."""
         assert self.process.stdout is not None
         return int(self.process.stdout.readline())
 
     def killed(self, arguments: Sequence[str], seconds: float) -> int:
-        """The exit code of a run that is killed after so many seconds, if it has not ended by itself."""
+        """Run, kill after so many seconds if the run has not ended by itself, and return the exit code."""
         pid = self.start(arguments)
         time.sleep(seconds)
         with contextlib.suppress(ProcessLookupError):
@@ -88,13 +89,11 @@ class ForkServer:
 
 
 @contextmanager
-def fork_server(imports: str, where: dict[str, str], log: IO[bytes]) -> Iterator[ForkServer]:
-    """A zygote while the context lasts. `imports` must define `main`, which reads sys.argv."""
+def fork_server(imports: str, env: dict[str, str], log: IO[bytes]) -> Iterator[ForkServer]:
+    """Keep a fork server while the context lasts. `imports` must define `main`, which reads sys.argv."""
     program = _PROGRAM.replace("{imports}", imports)
     pipe = subprocess.PIPE
-    process = subprocess.Popen(
-        [sys.executable, "-c", program], stdin=pipe, stdout=pipe, stderr=log, text=True, env=where
-    )
+    process = subprocess.Popen([sys.executable, "-c", program], stdin=pipe, stdout=pipe, stderr=log, text=True, env=env)
     try:
         yield ForkServer(process)
     finally:
@@ -102,9 +101,9 @@ def fork_server(imports: str, where: dict[str, str], log: IO[bytes]) -> Iterator
         process.wait(10)
 
 
-def fresh(command: Sequence[str], seconds: float, where: dict[str, str], log: IO[bytes]) -> int:
-    """The exit code of a new interpreter (`python -m ...`) that is killed after so many seconds."""
-    process = subprocess.Popen([sys.executable, "-m", *command], env=where, stdout=subprocess.DEVNULL, stderr=log)
+def fresh(command: Sequence[str], seconds: float, env: dict[str, str], log: IO[bytes]) -> int:
+    """Run a new interpreter (`python -m ...`), kill it after so many seconds, and return its exit code."""
+    process = subprocess.Popen([sys.executable, "-m", *command], env=env, stdout=subprocess.DEVNULL, stderr=log)
     try:
         return process.wait(seconds)
     except subprocess.TimeoutExpired:

@@ -1,19 +1,16 @@
-"""What a coordinator must not lose: which run it is, the metrics of the rounds that are done, the last teacher.
+"""A coordinator's checkpoint: the run's id, the metrics of the completed rounds, and the last teacher.
 
-One file, checkpoint.bin, in the exchange folder, or in the run folder of a run over the device link. It is written
-after every round and before anything of the next one goes out: so whatever devices have seen follows from it. File:
-magic, sha256 of the rest, a line of JSON, the bytes of the teacher and of what the server knows of all rows, where the
-choice of rows depends on that.
+The checkpoint is one file, checkpoint.bin. It lies in the exchange folder, or in the run folder of a run over the
+device link. It is written after every round, before anything of the next round is sent, so that everything that
+devices have seen follows from it. The file holds a magic number, the sha256 of the rest, a line of JSON and the bytes
+of the teacher. Where the selection of rows depends on the server's labels of all rows, their bytes follow.
 """
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from edgefd.config.schema import Config
+from edgefd.core import files
 from edgefd.core.errors import RunError, UserError
 from edgefd.core.files import get, put
 from edgefd.core.knowledge import Knowledge
@@ -29,43 +27,44 @@ from edgefd.wire import messages as wire
 
 CHECKPOINT, LOCK = "checkpoint.bin", ".lock"
 _MAGIC = b"EDGEFD-COORDINATOR\x01"
-_LARGEST = 2**30
+_MAX_BYTES = 2**30
 
 
 @dataclass(frozen=True, eq=False)
 class Checkpoint:
-    """A coordinator between two rounds."""
+    """State of a coordinator between two rounds."""
 
     run: str
-    """the run's id, which devices' states bear too"""
+    """id of the run, which the devices' states hold too"""
     config: str
     """digest of the config"""
     out: str
-    """the run folder"""
+    """path of the run folder"""
     metrics: tuple[dict[str, Any], ...] = ()
-    """of the rounds that are done, from 0 on"""
+    """metrics of the completed rounds, from round 0 on"""
     teacher: Knowledge | None = None
+    """soft labels of the last completed round; None before the first"""
     selection_state: SelectionState | None = None
-    """what the choice of rows depends on, where it does"""
+    """state that the selection of rows depends on; None for selections without a state"""
 
     @property
     def next_round(self) -> int:
-        """The round that is to be done, or was being done."""
+        """Number of the first round that is not completed."""
         return len(self.metrics)
 
 
 def config_digest(config: Config) -> str:
-    """Of all that changes a run; how many processes work on it does not."""
+    """Return a digest of all settings that change a run. The number of worker processes changes nothing."""
     settings = config.to_dict()
     del settings["run"]["workers"]
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
 
 
 def save_checkpoint(home: Path, saved: Checkpoint) -> None:
-    """On disk when this returns.
+    """Write the checkpoint in the folder `home`; it is on the disk when the function returns.
 
     Raises:
-        RunError: if it cannot be written (a full disk); the one before is intact.
+        RunError: if it cannot be written (a full disk); the previous checkpoint stays intact.
     """
     teacher = b"" if saved.teacher is None else wire.encode(saved.teacher, "float32")
     head: dict[str, Any] = {"run": saved.run, "config": saved.config, "out": saved.out, "metrics": saved.metrics}
@@ -81,47 +80,34 @@ def save_checkpoint(home: Path, saved: Checkpoint) -> None:
 
 
 def load_checkpoint(home: Path) -> Checkpoint | None:
-    """The checkpoint of a run; None if there is none.
+    """Return the checkpoint in the folder `home`; None if there is none.
 
     Raises:
-        UserError: if it is damaged or something else.
+        UserError: if the file is damaged or is not a checkpoint.
     """
     path = home / CHECKPOINT
     try:
-        blob = get(path, _LARGEST)
-        return None if blob is None else _decoded(blob)
+        blob = get(path, _MAX_BYTES)
+        return None if blob is None else _decode(blob)
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from error
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path} is not a coordinator's checkpoint: {error}") from error
 
 
-@contextmanager
-def exclusive_lock(home: Path) -> Iterator[None]:
-    """Keep any other coordinator from the folder; a process that is killed lets go.
+def exclusive_lock(home: Path) -> AbstractContextManager[None]:
+    """Keep other coordinators out of the folder while the context lasts. The lock ends with the process.
 
     Raises:
-        UserError: if one is at work there, or the folder cannot be written.
+        UserError: if another coordinator uses the folder, or the folder cannot be written.
     """
-    try:
-        home.mkdir(parents=True, exist_ok=True)
-        handle = os.open(home / LOCK, os.O_RDWR | os.O_CREAT, 0o600)
-    except OSError as error:
-        raise UserError(f"cannot write {home}: {error.strerror}") from error
-    try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(f"another server is at work in {home}") from None
-        yield
-    finally:
-        os.close(handle)
+    return files.exclusive_lock(home / LOCK, f"another server is at work in {home}", f"cannot write {home}")
 
 
-def _decoded(blob: bytes) -> Checkpoint:
+def _decode(blob: bytes) -> Checkpoint:
     start = len(_MAGIC) + 32
     if blob[: len(_MAGIC)] != _MAGIC:
-        raise ValueError("it begins with something else")
+        raise ValueError("its first bytes are not those of a checkpoint")
     body = blob[start:]
     if hashlib.sha256(body).digest() != blob[len(_MAGIC) : start]:
         raise ValueError("its checksum is wrong")

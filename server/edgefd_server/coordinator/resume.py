@@ -1,4 +1,4 @@
-"""A run that can be killed at any moment and go on, over any transport that tells its clients how it ended."""
+"""Runs that resume after the coordinator was killed at any moment, over any transport that announces the run's end."""
 
 from __future__ import annotations
 
@@ -27,80 +27,93 @@ from edgefd_server.coordinator.checkpoint import Checkpoint, config_digest, load
 class Announced(Transport, Protocol):
     """A transport that tells its clients how the run ended."""
 
-    def finish(self, how: str) -> None:
-        """`edgefd.wire.exchange_folder.COMPLETE`, or why it stopped."""
+    def finish(self, outcome: str) -> None:
+        """Announce the end: `edgefd.wire.exchange_folder.COMPLETE`, or the reason why the run stopped."""
         ...
 
 
 def check_deployable(config: Config) -> None:
-    """Whether the config holds nothing that only a simulation can do.
+    """Check that the config has no setting that only a simulation supports.
 
     Raises:
-        UserError: if it does.
+        UserError: if it has one.
     """
     if config.attack.name != "none":
-        raise UserError("attack is for simulations: devices are what they are; leave the section out")
+        raise UserError("attack is for simulations: real devices cannot be told to attack; remove the section")
     check_devices_can(config.method, config.method_config)
     check_one_head(config)
     check_defence(config.defence)
     if config.coordinator.dropout:
-        raise UserError("coordinator.dropout is for simulations: devices drop out by themselves; leave it out")
+        raise UserError("coordinator.dropout is for simulations: real devices drop out by themselves; remove it")
 
 
 def create_checkpoint(config: Config, home: Path, out: Path) -> Checkpoint:
-    """A first checkpoint in `home`, before clients see anything, of a run with the run folder `out`."""
+    """Write the first checkpoint of a run with run folder `out` in `home`, before anything is sent to clients."""
     saved = Checkpoint(secrets.token_hex(6), config_digest(config), str(out.resolve()))
     save_checkpoint(home, saved)
     return saved
 
 
 def load_for_resume(config: Config, home: Path) -> Checkpoint:
-    """The checkpoint in `home`.
+    """Return the checkpoint in `home`, of a run with this config.
 
     Raises:
-        UserError: if it is of another config.
+        UserError: if there is none, or it is of another config.
     """
     saved = load_checkpoint(home)
     if saved is None:
-        raise UserError(f"the checkpoint in {home} was taken away")
+        raise UserError(f"the checkpoint in {home} was removed")
     if saved.config != config_digest(config):
-        raise UserError(f"the run in {home} is of another config: {saved.out}/config.yaml")
+        raise UserError(f"the run in {home} is of another config: resume it with {saved.out}/config.yaml")
     return saved
 
 
 def completed_rounds(saved: Checkpoint) -> list[RoundMetrics]:
-    """The rounds before a checkpoint."""
-    return [RoundMetrics(**m) for m in saved.metrics]
+    """Return the metrics of the rounds that a checkpoint completes."""
+    return [RoundMetrics(**fields) for fields in saved.metrics]
 
 
-def lines(rounds: Iterator[RoundMetrics]) -> Iterator[RoundMetrics]:
-    """Print a line a round."""
+def print_rounds(rounds: Iterator[RoundMetrics]) -> Iterator[RoundMetrics]:
+    """Print one line for each round."""
     for m in rounds:
         accuracy = "" if m.heldout_accuracy_mean is None else f"held-out accuracy {m.heldout_accuracy_mean:.3f}, "
         teacher = "" if m.teacher_accuracy is None else f"teacher's {m.teacher_accuracy:.3f}, "
-        kept = "closing" if m.closing else f"kept {m.kept_fraction:.3f}"
-        print(f"round {m.round}: {accuracy}{teacher}{kept}, {m.seconds:.2f} s", flush=True)
+        accepted = "closing" if m.closing else f"kept {m.kept_fraction:.3f}"
+        print(f"round {m.round}: {accuracy}{teacher}{accepted}, {m.seconds:.2f} s", flush=True)
         yield m
 
 
 def coordinate(
-    prepared: PreparedRun, transport: Announced, home: Path, out: Path, saved: Checkpoint, watch: ProgressHook = lines
+    prepared: PreparedRun,
+    transport: Announced,
+    home: Path,
+    out: Path,
+    saved: Checkpoint,
+    progress: ProgressHook = print_rounds,
 ) -> dict[str, Any]:
-    """The rounds after `saved`, which is in `home`, into the run folder `out`; clients are told the end. The summary.
+    """Run the rounds after a checkpoint, announce the end to the clients, and return the run's summary.
+
+    Args:
+        prepared: the config and its data.
+        transport: carries the rounds.
+        home: folder of the checkpoint.
+        out: the run folder.
+        saved: the checkpoint in `home`.
+        progress: passes on the metrics of each round.
 
     Raises:
-        RunError: if a round does not get its reports, or the disk is full. The clients are told.
+        RunError: if a round does not get its reports, or the disk is full. The clients receive the reason.
     """
     try:
         config, federation = prepared.config, prepared.federation
         summary = execute_run(
             prepared,
             out,
-            watch,
+            progress,
             lambda: _rounds(transport, config, federation, home, out, saved),
             completed_rounds(saved),
         )
-    except BaseException as error:  # whatever ends it, Ctrl-C too, the devices must not wait for ever
+    except BaseException as error:  # also Ctrl-C: the devices must not wait for ever
         transport.finish(str(error) or "it was interrupted")
         raise
     transport.finish(COMPLETE)
@@ -110,18 +123,22 @@ def coordinate(
 def _rounds(
     transport: Transport, config: Config, federation: Federation, home: Path, out: Path, saved: Checkpoint
 ) -> Iterator[RoundMetrics]:
-    """The rounds that are not done yet, each with its checkpoint before anything of the next goes out."""
+    """Run the remaining rounds; the checkpoint of each is written before anything of the next one is sent."""
     began = time.perf_counter()
-    todo = make_plans(config, federation, saved.next_round)
+    plans = make_plans(config, federation, saved.next_round)
     method, server = config.method, make_server_state(config, federation)
     for result in run_rounds(
-        method, config.method_config, transport, todo, saved.teacher, server, saved.selection_state
+        method, config.method_config, transport, plans, saved.teacher, server, saved.selection_state
     ):
         if config.run.record_knowledge:
             record_messages(out / KNOWLEDGE, config, result)
         metrics = measure(result, federation, time.perf_counter() - began, method.message)
-        done = (*saved.metrics, metrics.to_dict())
-        saved = replace(saved, metrics=done, teacher=result.teacher, selection_state=result.selection_state)
+        saved = replace(
+            saved,
+            metrics=(*saved.metrics, metrics.to_dict()),
+            teacher=result.teacher,
+            selection_state=result.selection_state,
+        )
         save_checkpoint(home, saved)
         yield metrics
         began = time.perf_counter()

@@ -1,13 +1,15 @@
-"""`RoundCoordinator`: a run's rounds for clients who come by themselves. Whoever carries their messages is a door before it.
+"""`RoundCoordinator`: collects the reports of one round at a time, from clients that open the connection themselves.
 
-The coordinator's thread opens a round, waits until its rules (`edgefd.rounds.participation`) say that it is over, and goes on. Doors
-(gRPC: `device_link`) ask from threads of their own what there is to do and hand in reports. No network and no session
-here; a report is measured before it is parsed, and everything in it is checked before it counts.
+The coordinator's thread opens a round, waits until the rules (`edgefd.rounds.participation`) say that it is over, and
+opens the next one. Front ends (gRPC: `edgefd_server.grpc_link.device_service`) fetch tasks and submit reports from
+their own threads. This module knows no network and no session. The size of a report is checked before it is parsed,
+and all of its content is checked before it counts.
 """
 
 from __future__ import annotations
 
 import hashlib
+import logging
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -31,11 +33,18 @@ if TYPE_CHECKING:  # Ray needs no metrics
 
 SHUTDOWN_GRACE = 20.0
 """seconds that clients have to learn that the run is over: more than a device waits between two calls"""
-_LONGEST_WAIT = 3600.0  # beyond some years, Python does not wait at all
+_LONGEST_WAIT = 3600.0  # Python does not wait at all for a timeout of some years
+
+logger = logging.getLogger(__name__)
 
 
 class Refused(Exception):
-    """Why what a client sent is not taken: a word for programs (docs/reference/wire-format.md), a line for people."""
+    """A refused message of a client, with a reason code (docs/reference/wire-format.md) and a line of text.
+
+    Args:
+        reason: the code, for programs.
+        line: the explanation, for people.
+    """
 
     def __init__(self, reason: str, line: str) -> None:
         super().__init__(line)
@@ -44,28 +53,29 @@ class Refused(Exception):
 
 @dataclass(frozen=True, eq=False)
 class OpenRound:
-    """What a round asks for."""
+    """An open round: its plan, its teacher and the clients that it asks."""
 
     plan: RoundPlan
     teacher: bytes | None
     """a serialised Knowledge; None in round 0"""
     asked: Sequence[int]
-    """the clients that are asked, ascending"""
+    """the clients that are asked for a report, ascending"""
     began: float
-    """of the desk's clock"""
+    """time of the opening, by the coordinator's clock, in seconds"""
 
 
 @dataclass(eq=False)
 class RoundInbox:
-    """A round and what has come in for it."""
+    """A round and the reports that were accepted for it."""
 
     opened: OpenRound
     reports: dict[int, Report] = field(default_factory=dict)
     late: dict[int, Report] = field(default_factory=dict)
-    """came after it was closed"""
+    """reports that came after the round was closed, by client"""
     digests: dict[int, bytes] = field(default_factory=dict)
-    """of all reports that were taken"""
+    """sha256 of every accepted report, by client"""
     closed: bool = False
+    """whether the round is over"""
 
     @property
     def round(self) -> int:
@@ -74,15 +84,15 @@ class RoundInbox:
 
 
 class RoundCoordinator:
-    """A transport (`edgefd.rounds.loop.Transport`), and what its doors need. Doors may call from any thread.
+    """A transport (`edgefd.rounds.loop.Transport`) whose front ends may call it from any thread.
 
     Args:
-        notice: which run this is.
+        info: the run, its number of clients and its terms.
         timeout: seconds that a round may take.
-        log: of what happens; where it cannot write, the run ends.
-        rules: when a round may end without everybody.
-        expected: clients that may be on their way, of a run that goes on: they are told of its end as well.
-        clock: in seconds.
+        log: writes the events of the run; if it cannot write, the run ends.
+        rules: conditions under which a round may end before all its clients have reported.
+        expected: clients that may reconnect to a resumed run: `finish` waits for them as well.
+        clock: returns the time in seconds.
     """
 
     def __init__(
@@ -98,86 +108,91 @@ class RoundCoordinator:
         self._log, self._clock = log, clock
         self._changed = threading.Condition()
         self._watchers: list[Callable[[], None]] = []
-        self._now: RoundInbox | None = None
-        self._before: RoundInbox | None = None
+        self._current: RoundInbox | None = None
+        self._previous: RoundInbox | None = None
         self._ended: str | None = None
         self._failure: RunError | None = None
-        self._there, self._told = set(expected), set[int]()
+        self._connected, self._end_acknowledged = set(expected), set[int]()
 
-    # what the coordinator does
+    # for the coordinator's thread
 
     def exchange(self, plan: RoundPlan, teacher: Knowledge | None) -> Exchange:
-        """See `edgefd.rounds.loop.Transport`. A report that fails a check is refused with its reason; the round waits on.
+        """Run one round. See `edgefd.rounds.loop.Transport`.
+
+        A report that fails a check is refused with the reason, and the round continues to wait.
 
         Raises:
-            RunError: if clients have not answered in time, or the log cannot be written.
+            RunError: if too few clients have reported in time, or the log cannot be written.
         """
         data = None if teacher is None else wire.encode(teacher, self.info.terms.codec)
-        asked = self.open(plan, data).asked
-        return count_exchange(self.collect(), teacher, data, len(asked))
+        cohort = self.open(plan, data).asked
+        return count_exchange(self.collect(), teacher, data, len(cohort))
 
     def open(self, plan: RoundPlan, teacher: bytes | None) -> OpenRound:
-        """Begin a round."""
-        asked = range(self.info.n_clients) if plan.clients is None else plan.clients
-        opened = OpenRound(plan, teacher, asked, self._clock())
+        """Open a round and wake the front ends."""
+        cohort = range(self.info.n_clients) if plan.clients is None else plan.clients
+        opened = OpenRound(plan, teacher, cohort, self._clock())
         with self._changed:
-            self._before, self._now = self._now, RoundInbox(opened)
+            self._previous, self._current = self._current, RoundInbox(opened)
         sent = {"teacher_bytes": len(teacher), "teacher_sha256": hashlib.sha256(teacher).hexdigest()} if teacher else {}
-        self.note("round", round=plan.round, closing=plan.closing, asked=len(asked), **sent)
+        self.note("round", round=plan.round, closing=plan.closing, asked=len(cohort), **sent)
         self._announce()
         return opened
 
     def collect(self) -> list[Report]:
-        """Wait until the open round is over, and close it: its reports, and late ones as the rules say.
+        """Wait until the open round is over, close it, and return its reports, with late ones if the rules use them.
 
         Raises:
-            RunError: if clients have not answered in time, or the log cannot be written.
+            RunError: if too few clients have reported in time, or the log cannot be written.
         """
         with self._changed:
-            now = self._now
-            assert now is not None
+            current = self._current
+            assert current is not None
             while True:
                 if self._failure is not None:
                     raise self._failure
-                seconds = self._clock() - now.opened.began
-                if quorum_reached(self.rules, len(now.opened.asked), len(now.reports), seconds):
+                seconds = self._clock() - current.opened.began
+                if quorum_reached(self.rules, len(current.opened.asked), len(current.reports), seconds):
                     break
                 if seconds >= self.timeout:
-                    raise RunError(self._too_few(now))
+                    raise RunError(self._missing_reports(current))
                 deadline = self.rules.deadline_s or 0.0
                 until = min(self.timeout, deadline) if seconds < deadline else self.timeout
                 self._changed.wait(min(until - seconds, _LONGEST_WAIT))
-            now.closed = True
-            late = () if self._before is None or now.opened.plan.closing else self._before.late.values()
-            reports = add_stale_reports(self.rules, list(now.reports.values()), late)
+            current.closed = True
+            late = () if self._previous is None or current.opened.plan.closing else self._previous.late.values()
+            reports = add_stale_reports(self.rules, list(current.reports.values()), late)
         self._announce()
         return reports
 
-    def finish(self, how: str) -> None:
-        """Tell the clients that the run is over: `edgefd.wire.exchange_folder.COMPLETE`, or why it stopped. Waits until they know.
+    def finish(self, outcome: str) -> None:
+        """Announce the end of the run, and wait at most `SHUTDOWN_GRACE` seconds until all connected clients know it.
+
+        Args:
+            outcome: `edgefd.wire.exchange_folder.COMPLETE`, or the reason why the run stopped.
 
         Raises:
             RunError: if the run is complete, but its log could not be written.
         """
-        self.end("" if how == COMPLETE else how)
+        self.end("" if outcome == COMPLETE else outcome)
         until = self._clock() + SHUTDOWN_GRACE
         with self._changed:
-            while not self._there <= self._told and (left := until - self._clock()) > 0:
+            while not self._connected <= self._end_acknowledged and (left := until - self._clock()) > 0:
                 self._changed.wait(left)
-            missed = sorted(self._there - self._told)
+            missed = sorted(self._connected - self._end_acknowledged)
         if missed:
             self.note("not_told", clients=missed)
-        if self._failure is not None and how == COMPLETE:
+        if self._failure is not None and outcome == COMPLETE:
             raise self._failure
 
     def end(self, reason: str) -> None:
-        """The run is over; "" = complete."""
+        """End the run and wake the front ends. The reason "" means that the run is complete."""
         with self._changed:
             self._ended = reason
         self.note("end", reason=reason)
         self._announce()
 
-    # what doors do
+    # for front ends
 
     def watch(self, wake: Callable[[], None]) -> None:
         """Call `wake` whenever a round is opened or closed and when the run ends, in the coordinator's thread."""
@@ -185,109 +200,114 @@ class RoundCoordinator:
 
     @property
     def ended(self) -> str | None:
-        """None while the run goes on; then why it stopped, "" if it is complete."""
+        """Reason why the run ended, "" if it is complete; None while it is running."""
         return self._ended
 
     @property
     def round(self) -> OpenRound | None:
-        """The open round; None between two."""
+        """The open round; None between two rounds."""
         with self._changed:
-            return None if self._now is None or self._now.closed or self._ended is not None else self._now.opened
+            current = self._current
+            return None if current is None or current.closed or self._ended is not None else current.opened
 
-    def task(self, client: int, after: int) -> OpenRound | None:
-        """The open round, if it asks that client and is later than `after`."""
+    def next_task(self, client: int, after: int) -> OpenRound | None:
+        """Return the open round, if it asks that client and is later than round `after`."""
         opened = self.round
         return opened if opened is not None and client in opened.asked and opened.plan.round > after else None
 
     def missing(self) -> list[int]:
-        """Clients that the open round asks and that have not answered."""
+        """Return the clients that the open round asks and whose reports have not come."""
         with self._changed:
-            return [] if self._now is None else [c for c in self._now.opened.asked if c not in self._now.reports]
+            current = self._current
+            return [] if current is None else [c for c in current.opened.asked if c not in current.reports]
 
     def submit(self, client: int, round: int, data: bytes) -> bool:
-        """Take a serialised Report, if it is good; whether it was there already.
+        """Accept a valid serialised Report, and return whether the same report had been accepted before.
 
-        A report for the round before counts in the open one, or is refused, as the rules say.
+        A report for the previous round counts in the open one or is refused, according to the rules.
 
         Args:
-            client: whose it is, as its door found out.
-            round: that it answers.
-            data: its bytes.
+            client: the sender, as identified by the front end.
+            round: the round that the report is for.
+            data: the serialised report.
 
         Raises:
-            Refused: "early": no round is open yet, as after a restart: the client must hand it in again in a moment;
-                "round": that round is over or has not asked the client, who goes on with the next task;
-                "conflict": there are other bytes of the client for it; "size", "malformed", "client" and "content":
-                it is no honest answer.
+            Refused: "early": no round is open yet, as after a restart, and the client must submit again soon;
+                "round": that round is over or has not asked the client, which continues with the next task;
+                "conflict": another report of the client for that round was accepted before; "size", "malformed",
+                "client" and "content": the report is not a valid answer.
         """
         digest = hashlib.sha256(data).digest()
         with self._changed:
-            gathered = self._gathered(client, round)
-            if (known := gathered.digests.get(client)) is not None:
-                if known != digest:
+            inbox = self._inbox(client, round)
+            if (accepted := inbox.digests.get(client)) is not None:
+                if accepted != digest:
                     raise Refused(
                         "conflict",
-                        f"round {round} has another report of client {client} already: "
-                        "either two devices use that number, or this one lost its state",
+                        f"round {round} already has a different report of client {client}: "
+                        "either two devices use that number, or this device lost its state",
                     )
                 return True
-            in_time = gathered is self._now and not gathered.closed and self._ended is None
-            if not (in_time or self._late(gathered)):
+            in_time = inbox is self._current and not inbox.closed and self._ended is None
+            if not (in_time or self._counts_late(inbox)):
                 raise Refused("round", f"round {round} was closed without this report")
-            report = _checked(data, gathered.opened.plan, client, self.info.terms)
-            (gathered.reports if in_time else gathered.late)[client] = report
-            gathered.digests[client] = digest
+            report = _decode_checked(data, inbox.opened.plan, client, self.info.terms)
+            (inbox.reports if in_time else inbox.late)[client] = report
+            inbox.digests[client] = digest
             self._changed.notify_all()
         self.note("report" if in_time else "late", client=client, round=round, bytes=len(data))
         return False
 
-    def arrived(self, client: int) -> None:
-        """A client is there, and will want to know of the end."""
+    def connected(self, client: int) -> None:
+        """Record that a client has connected: `finish` waits until it knows that the run is over."""
         with self._changed:
-            self._there.add(client)
+            self._connected.add(client)
 
-    def told(self, client: int) -> None:
-        """A client knows that the run is over."""
+    def end_acknowledged(self, client: int) -> None:
+        """Record that a client knows that the run is over."""
         with self._changed:
-            self._told.add(client)
+            self._end_acknowledged.add(client)
             self._changed.notify_all()
 
     def note(self, event: str, **fields: object) -> None:
-        """Write a line of the log. If that fails, the run ends with the reason."""
+        """Write an event to the log. If that fails, the run ends with the reason."""
+        logger.debug("%s %s", event, fields)
         try:
             self._log(event, **fields)
         except RunError as error:
             self.fail(error)
 
     def fail(self, error: RunError) -> None:
-        """Nothing can help the run any more: it ends with the reason."""
+        """End the run with an error from which it cannot recover."""
         with self._changed:
             self._failure = self._failure or error
             self._changed.notify_all()
 
-    def _gathered(self, client: int, round: int) -> RoundInbox:
-        found = next((g for g in (self._now, self._before) if g is not None and g.round == round), None)
-        if self._now is None and self._ended is None:
-            raise Refused("early", "no round is open yet: hand the report in again in a moment")
-        if found is None:
+    def _inbox(self, client: int, round: int) -> RoundInbox:
+        """Return the inbox of the current or previous round with that number, which must have asked the client."""
+        inboxes = (self._current, self._previous)
+        inbox = next((each for each in inboxes if each is not None and each.round == round), None)
+        if self._current is None and self._ended is None:
+            raise Refused("early", "no round is open yet: submit the report again soon")
+        if inbox is None:
             raise Refused("round", f"round {round} is not open")
-        if client not in found.opened.asked:
+        if client not in inbox.opened.asked:
             raise Refused("round", f"round {round} does not ask client {client}")
-        return found
+        return inbox
 
-    def _late(self, gathered: RoundInbox) -> bool:
-        """Whether a report that now comes for that round can still count in the one after it."""
-        if self.rules.stale_reports == "drop" or gathered.opened.plan.closing or self._ended is not None:
+    def _counts_late(self, inbox: RoundInbox) -> bool:
+        """Return whether a report that comes now for that round can still count in the round after it."""
+        if self.rules.stale_reports == "drop" or inbox.opened.plan.closing or self._ended is not None:
             return False
-        now = self._now
-        assert now is not None
-        return gathered is now or not (now.closed or now.opened.plan.closing)
+        current = self._current
+        assert current is not None
+        return inbox is current or not (current.closed or current.opened.plan.closing)
 
-    def _too_few(self, now: RoundInbox) -> str:
-        silent = ", ".join(str(c) for c in now.opened.asked if c not in now.reports)
+    def _missing_reports(self, inbox: RoundInbox) -> str:
+        clients = ", ".join(str(c) for c in inbox.opened.asked if c not in inbox.reports)
         return (
-            f"round {now.round}: {len(now.reports)} of {len(now.opened.asked)} reports after {self.timeout:g} s: "
-            f"no report of client {silent} (link.jsonl says what was refused)"
+            f"round {inbox.round}: {len(inbox.reports)} of {len(inbox.opened.asked)} reports after "
+            f"{self.timeout:g} s: no report of client {clients} (link.jsonl lists the refused reports)"
         )
 
     def _announce(self) -> None:
@@ -295,16 +315,16 @@ class RoundCoordinator:
             wake()
 
 
-def _checked(data: bytes, plan: RoundPlan, client: int, terms: FederationTerms) -> Report:
+def _decode_checked(data: bytes, plan: RoundPlan, client: int, terms: FederationTerms) -> Report:
     method, limit = get_method(terms.method), largest_report(plan, terms.n_classes)
-    if len(data) > limit and method.message is not MessageKind.PARAMETERS:  # those come from simulated clients only
-        raise Refused("size", f"the report has {len(data)} bytes; at most {limit} are read here")
+    if len(data) > limit and method.message is not MessageKind.PARAMETERS:  # only simulated clients send parameters
+        raise Refused("size", f"the report has {len(data)} bytes; the limit is {limit}")
     try:
         report = wire.decode_report(data)
     except ValueError as error:
         raise Refused("malformed", str(error)) from error
     if report.client != client:
-        raise Refused("client", f"the report is of client {report.client}, the device is client {client}")
+        raise Refused("client", f"the report is of client {report.client}, but the device is client {client}")
     try:
         check_report(method, report, plan, (client,), terms.n_classes)
     except ValueError as error:

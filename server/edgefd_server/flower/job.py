@@ -28,7 +28,7 @@ from edgefd_server.certs import AllowList
 from edgefd_server.coordinator.checkpoint import load_checkpoint
 from edgefd_server.flower.grid_driver import GridDriver, Nodes, run_driver
 from edgefd_server.grpc_link.device_service import ListenAddress
-from edgefd_server.serve.coordinator import serve_desk
+from edgefd_server.serve.coordinator import serve_coordinator
 from edgefd_server.serve.options import ServeOptions
 
 CONFIG = "config.yaml"
@@ -114,7 +114,7 @@ def _coordinate(grid: Nodes, job: Job) -> dict[str, Any]:
         raise UserError(f"the checkpoint in {job.folder} was taken away")
     allowed = None if job.certs is None else AllowList(Path(job.certs))
     prepared = prepare(config, trains=False)
-    return serve_desk(
+    return serve_coordinator(
         prepared,
         job.serving,
         Path(job.folder),

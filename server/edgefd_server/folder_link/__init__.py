@@ -1,1 +1,1 @@
-"""Exchange-folder front end for devices."""
+"""Rounds through an exchange folder that devices see."""

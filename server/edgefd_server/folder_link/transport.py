@@ -1,10 +1,14 @@
-"""`FolderTransport`: rounds through a folder (`edgefd.wire.exchange_folder`) that devices also see; every report is checked."""
+"""`FolderTransport`: rounds through an exchange folder (`edgefd.wire.exchange_folder`) that devices see too.
+
+Every report is checked.
+"""
 
 from __future__ import annotations
 
+import logging
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -34,101 +38,118 @@ from edgefd.wire.exchange_folder import (
     round_folder,
 )
 
+logger = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True, eq=False)
 class FolderTransport:
-    """A transport (`edgefd.rounds.loop.Transport`). Use `open_folder`."""
+    """A transport (`edgefd.rounds.loop.Transport`) through an exchange folder. Use `open_folder`."""
 
     folder: Path
+    """the exchange folder"""
     info: FederationInfo
+    """the run, its number of clients and its terms"""
     timeout: float
     """seconds that a round may take"""
     rules: ParticipationConfig = field(default_factory=ParticipationConfig)
-    """when a round may end without everybody"""
+    """conditions under which a round may end before all its clients have reported"""
     poll: float = 0.05
-    """seconds between two looks at the folder"""
+    """seconds between two readings of the folder"""
+    clock: Callable[[], float] = time.monotonic
+    """returns the time in seconds"""
+    sleep: Callable[[float], None] = time.sleep
+    """waits for so many seconds"""
 
     def exchange(self, plan: RoundPlan, teacher: Knowledge | None) -> Exchange:
-        """See `edgefd.rounds.loop.Transport`. A report that fails a check is refused with its reason; the round waits on.
+        """Run one round. See `edgefd.rounds.loop.Transport`.
 
-        A round that is in the folder already, of a coordinator that was killed, goes on: its deadline begins anew.
+        A report that fails a check is refused with the reason, and the round continues to wait. A round that is already
+        in the folder, left by a coordinator that was killed, continues, and its deadline starts again.
 
         Raises:
-            RunError: if clients have not answered in time, or the folder cannot be used.
+            RunError: if too few clients have reported in time, or the folder cannot be used.
         """
         try:
             return self._exchange(plan, teacher)
         except OSError as error:
             raise RunError(f"round {plan.round}: cannot use {self.folder}: {error.strerror}") from error
 
-    def finish(self, how: str) -> None:
-        """Tell the devices that the run is over: `edgefd.wire.exchange_folder.COMPLETE`, or why it stopped."""
+    def finish(self, outcome: str) -> None:
+        """Announce the end of the run to the devices.
+
+        Args:
+            outcome: `edgefd.wire.exchange_folder.COMPLETE`, or the reason why the run stopped.
+
+        Raises:
+            RunError: if it cannot be written.
+        """
         try:
-            put(self.folder / DONE, how.encode())
+            put(self.folder / DONE, outcome.encode())
         except OSError as error:
             raise RunError(f"cannot tell the devices that the run is over: {error.strerror}") from error
 
     def _exchange(self, plan: RoundPlan, teacher: Knowledge | None) -> Exchange:
-        here = round_folder(self.folder, plan.round)
-        (here / "reports").mkdir(parents=True, exist_ok=True)
+        folder = round_folder(self.folder, plan.round)
+        (folder / "reports").mkdir(parents=True, exist_ok=True)
         data = None if teacher is None else wire.encode(teacher, self.info.terms.codec)
-        asked = self._everyone() if plan.clients is None else plan.clients
+        cohort = self._all_clients() if plan.clients is None else plan.clients
         if data is not None:
-            _put_once(here / TEACHER, data)
-        if len(asked) < self.info.n_clients:
-            _put_once(here / ASKED, encode_clients(asked))
-        _put_once(here / PLAN, wire.encode_plan(plan))
-        reports = self._collect(plan, asked)
-        put(here / COUNTED, encode_clients(r.client for r in reports))
+            _put_once(folder / TEACHER, data)
+        if len(cohort) < self.info.n_clients:
+            _put_once(folder / ASKED, encode_clients(cohort))
+        _put_once(folder / PLAN, wire.encode_plan(plan))
+        reports = self._collect(plan, cohort)
+        put(folder / COUNTED, encode_clients(r.client for r in reports))
         reports = add_stale_reports(self.rules, reports, self._late(plan))
-        return count_exchange(reports, teacher, data, len(asked))
+        return count_exchange(reports, teacher, data, len(cohort))
 
-    def _everyone(self) -> range:
+    def _all_clients(self) -> range:
         return range(self.info.n_clients)
 
-    def _collect(self, plan: RoundPlan, asked: Sequence[int]) -> list[Report]:
-        found: dict[int, Report] = {}
-        refused: dict[int, tuple[int, ...]] = {}  # which file it was: another one is looked at again
-        began = time.monotonic()
+    def _collect(self, plan: RoundPlan, cohort: Sequence[int]) -> list[Report]:
+        """Read reports until the round is over, and return them."""
+        reports: dict[int, Report] = {}
+        refused: dict[int, tuple[int, ...]] = {}  # identity of each client's refused file: a new file is read again
+        began = self.clock()
         while True:
-            for client in asked:
+            for client in cohort:
                 path = report_file(self.folder, plan.round, client)
-                if client in found or (seen := _identity(path)) is None or seen == refused.get(client):
+                if client in reports or (identity := _identity(path)) is None or identity == refused.get(client):
                     continue
                 try:
-                    found[client] = self._read(path, plan, client)
+                    reports[client] = self._read(path, plan, client)
                     path.with_suffix(".refused").unlink(missing_ok=True)
                 except ValueError as error:
-                    refused[client] = seen
-                    put(path.with_suffix(".refused"), f"{error}\n".encode())
-            seconds = time.monotonic() - began
-            if quorum_reached(self.rules, len(asked), len(found), seconds):
-                return list(found.values())
+                    refused[client] = identity
+                    _refuse(path, error)
+            seconds = self.clock() - began
+            if quorum_reached(self.rules, len(cohort), len(reports), seconds):
+                return list(reports.values())
             if seconds > self.timeout:
-                raise RunError(self._missing(plan, asked, found, refused))
-            time.sleep(self.poll)
+                raise RunError(self._missing_reports(plan, cohort, reports, refused))
+            self.sleep(self.poll)
 
     def _late(self, plan: RoundPlan) -> list[Report]:
-        """Reports of the round before that came when it was closed; those that fail a check are left where they are."""
+        """Return valid reports of the previous round that came after it was closed. The others stay in the folder."""
         if plan.round == 0 or plan.closing or self.rules.stale_reports == "drop":
             return []
-        before, here = replace(plan, round=plan.round - 1), round_folder(self.folder, plan.round - 1)
-        asked, in_time = self._clients(here / ASKED), self._clients(here / COUNTED)
+        previous, folder = replace(plan, round=plan.round - 1), round_folder(self.folder, plan.round - 1)
+        cohort, in_time = self._clients(folder / ASKED), self._clients(folder / COUNTED)
         late = []
-        for client in (c for c in asked if c not in in_time):
-            path = report_file(self.folder, before.round, client)
+        for client in (c for c in cohort if c not in in_time):
+            path = report_file(self.folder, previous.round, client)
             if _identity(path) is None:
                 continue
             try:
-                late.append(self._read(path, before, client))
+                late.append(self._read(path, previous, client))
             except ValueError as error:
-                put(path.with_suffix(".refused"), f"{error}\n".encode())
+                _refuse(path, error)
         return late
 
     def _clients(self, path: Path) -> Sequence[int]:
         try:
             blob = get(path, MAX_TEXT)
-            return self._everyone() if blob is None else decode_clients(blob)
+            return self._all_clients() if blob is None else decode_clients(blob)
         except ValueError as error:
             raise RunError(f"cannot read {path}: {error}") from error
 
@@ -139,19 +160,19 @@ class FolderTransport:
         except OSError as error:
             raise ValueError(f"the report cannot be read: {error.strerror}") from error
         if data is None:
-            raise ValueError("the report was taken away")
+            raise ValueError("the report was removed")
         report = wire.decode_report(data)
         check_report(get_method(self.info.terms.method), report, plan, (client,), n_classes)
         return report
 
-    def _missing(
-        self, plan: RoundPlan, asked: Sequence[int], found: dict[int, Report], refused: dict[int, tuple[int, ...]]
+    def _missing_reports(
+        self, plan: RoundPlan, cohort: Sequence[int], reports: dict[int, Report], refused: dict[int, tuple[int, ...]]
     ) -> str:
-        silent = [str(c) for c in asked if c not in found and c not in refused]
-        bad = [str(c) for c in sorted(refused) if c not in found]
-        parts = [f"no report of client {', '.join(silent)}"] * bool(silent)
-        parts += [f"refused that of client {', '.join(bad)} (see reports/*.refused)"] * bool(bad)
-        return f"round {plan.round}: {len(found)} of {len(asked)} reports after {self.timeout:g} s: " + (
+        missing = [str(c) for c in cohort if c not in reports and c not in refused]
+        invalid = [str(c) for c in sorted(refused) if c not in reports]
+        parts = [f"no report of client {', '.join(missing)}"] * bool(missing)
+        parts += [f"refused the report of client {', '.join(invalid)} (see reports/*.refused)"] * bool(invalid)
+        return f"round {plan.round}: {len(reports)} of {len(cohort)} reports after {self.timeout:g} s: " + (
             "; ".join(parts)
         )
 
@@ -159,7 +180,13 @@ class FolderTransport:
 def open_folder(
     folder: Path, info: FederationInfo, timeout: float, rules: ParticipationConfig | None = None
 ) -> FolderTransport:
-    """The exchange in `folder`, announced to the devices; one that a coordinator left is open again.
+    """Open the exchange in a folder to the devices. An exchange that another coordinator left there is reopened.
+
+    Args:
+        folder: the exchange folder.
+        info: the run, its number of clients and its terms.
+        timeout: seconds that a round may take.
+        rules: conditions under which a round may end before all its clients have reported; None = it may not.
 
     Raises:
         UserError: if the folder cannot be written.
@@ -175,30 +202,39 @@ def open_folder(
 
 
 def check_new(folder: Path) -> None:
-    """Whether a new exchange may be made there.
+    """Check that a folder holds no exchange.
 
     Raises:
-        UserError: if the folder holds one already.
+        UserError: if it does.
     """
     if any((folder / name).exists() for name in (FEDERATION, "rounds", "checkpoint.bin")):
-        raise UserError(f"{folder} holds an exchange already: choose another folder, remove it, or go on with --resume")
+        raise UserError(
+            f"{folder} already holds an exchange: choose another folder, remove it, or continue it with --resume"
+        )
 
 
 def _put_once(path: Path, blob: bytes) -> None:
-    """Write what may be there already, of a coordinator that was killed: then it must be the same."""
+    """Write a file that a killed coordinator may have written before; its content must then be the same."""
     try:
-        there = get(path, len(blob))
+        present = get(path, len(blob))
     except ValueError as error:
-        raise RunError(f"{path} holds something else than this run would write: {error}") from error
-    if there is not None and there != blob:
-        raise RunError(f"{path} holds something else than this run would write")
-    if there is None:
+        raise RunError(f"{path} differs from the file that this run would write: {error}") from error
+    if present is not None and present != blob:
+        raise RunError(f"{path} differs from the file that this run would write")
+    if present is None:
         put(path, blob)
 
 
+def _refuse(path: Path, error: ValueError) -> None:
+    """Write the reason for which a report is refused in a file next to it."""
+    logger.debug("refused %s: %s", path, error)
+    put(path.with_suffix(".refused"), f"{error}\n".encode())
+
+
 def _identity(path: Path) -> tuple[int, ...] | None:
+    """Return values that change when a file is replaced; None if it does not exist."""
     try:
-        found = os.stat(path)
+        status = os.stat(path)
     except FileNotFoundError:
         return None
-    return found.st_ino, found.st_size, found.st_mtime_ns
+    return status.st_ino, status.st_size, status.st_mtime_ns

@@ -1,4 +1,4 @@
-"""The device link over gRPC: a run's door (`edgefd_server.grpc_link.server`) with a `DeviceSessions` behind it."""
+"""The device link of a run over gRPC: a `GrpcServer` that answers calls with `DeviceSessions`."""
 
 from __future__ import annotations
 
@@ -19,89 +19,96 @@ from edgefd_server.monitoring.prometheus import LinkMetrics
 
 __all__ = ["DeviceLink", "ListenAddress", "open_link"]
 
-_MARGIN = 2.0  # a poll is answered so long before the device's own deadline
+_MARGIN = 2.0  # seconds before the device's own deadline at which a poll is answered
 _IDLE = pb.TaskReply(idle=pb.Idle()).SerializeToString()
 
 
 @dataclass(frozen=True, eq=False)
 class _Poll:
-    """A call that waits for a task later than `after`."""
+    """A call of NextTask that waits."""
 
     after: int
+    """the round after which a task is wanted"""
     woken: asyncio.Future[None]
+    """done when the call must be answered"""
 
 
 class DeviceLink(GrpcServer):
-    """A door to a `RoundCoordinator`. Use `open_link`."""
+    """The gRPC front end of a `RoundCoordinator`. Use `open_link`."""
 
     def __init__(self, sessions: DeviceSessions, allowed: AllowList | None, metrics: LinkMetrics) -> None:
         super().__init__(allowed, metrics, sessions.coordinator.note, sessions.seen)
-        self._reception, self._desk = sessions, sessions.coordinator
+        self._sessions, self._coordinator = sessions, sessions.coordinator
         self._polls: dict[int, _Poll] = {}
-        """the call of each client that waits for a task"""
-        self._desk.watch(self._news)
+        """the waiting call of each client that has one"""
+        self._coordinator.watch(self._run_changed)
 
     # for the coordinator's thread
 
-    def _news(self) -> None:
-        if (opened := self._desk.round) is not None:
+    def _run_changed(self) -> None:
+        if (opened := self._coordinator.round) is not None:
             self._metrics.round.set(opened.plan.round)
         self._loop.call_soon_threadsafe(self._wake)
 
-    # in the loop
+    @property
+    def waiting(self) -> set[int]:
+        """Clients whose call of NextTask waits for a task. Any thread may read it."""
+        return set(self._polls)
+
+    # in the event loop
 
     def _wake(self) -> None:
-        """Answer the polls of those for whom there is something to do."""
-        over = self._desk.ended is not None
+        """Wake the polls of the clients that have a task, or all polls when the run has ended."""
+        ended = self._coordinator.ended is not None
         for client, poll in self._polls.items():
-            if not poll.woken.done() and (over or self._desk.task(client, poll.after) is not None):
+            if not poll.woken.done() and (ended or self._coordinator.next_task(client, poll.after) is not None):
                 poll.woken.set_result(None)
 
-    # calls: the request comes as bytes, because it is measured before it is parsed
+    # calls: the request comes as bytes, because its size is checked before it is parsed
 
     async def join(self, request: bytes, context: Context) -> bytes:
-        """`DeviceLink.Join`."""
+        """Answer `DeviceLink.Join`."""
 
         async def act() -> bytes:
-            reply = self._reception.join(self._who(context), request)
-            self._desk.note("join", client=reply.client, peer=context.peer())
+            reply = self._sessions.join(self._certified(context), request)
+            self._coordinator.note("join", client=reply.client, peer=context.peer())
             return reply.SerializeToString()
 
-        return await self._answered("Join", request, context, act)
+        return await self._answer("Join", request, context, act)
 
     async def next_task(self, request: bytes, context: Context) -> bytes:
-        """`DeviceLink.NextTask`: held until there is something to do."""
+        """Answer `DeviceLink.NextTask` when there is a task, the run ends, or the device's deadline is near."""
 
         async def act() -> bytes:
-            client, after = self._reception.asks(self._who(context), request)
-            if (task := self._reception.task(client, after)) is None:
+            client, after = self._sessions.task_request(self._certified(context), request)
+            if (task := self._sessions.next_task(client, after)) is None:
                 await self._wait(client, after, context)
-                self._who(context)  # it may have been revoked meanwhile
-                task = self._reception.task(client, after)
+                self._certified(context)  # the certificate may have been revoked meanwhile
+                task = self._sessions.next_task(client, after)
             return _IDLE if task is None else task
 
-        return await self._answered("NextTask", request, context, act)
+        return await self._answer("NextTask", request, context, act)
 
     async def submit(self, request: bytes, context: Context) -> bytes:
-        """`DeviceLink.SubmitReport`."""
+        """Answer `DeviceLink.SubmitReport`."""
 
         async def act() -> bytes:
-            _, round, known = self._reception.submit(self._who(context), request)
+            _, round, known = self._sessions.submit(self._certified(context), request)
             if not known:
                 self._metrics.accepted.inc()
-                if (opened := self._desk.round) is not None and opened.plan.round == round:
+                if (opened := self._coordinator.round) is not None and opened.plan.round == round:
                     self._metrics.report_seconds.observe(time.monotonic() - opened.began)
             return pb.SubmitReply(known=known).SerializeToString()
 
-        return await self._answered("SubmitReport", request, context, act)
+        return await self._answer("SubmitReport", request, context, act)
 
     async def get_bundle(self, request: bytes, context: Context) -> AsyncIterator[bytes]:
-        """`DeviceLink.GetBundle`."""
+        """Answer `DeviceLink.GetBundle`."""
 
         async def act() -> tuple[Path, int]:
-            return self._reception.file(self._who(context), request)
+            return self._sessions.file(self._certified(context), request)
 
-        path, offset = await self._answered("GetBundle", request, context, act)
+        path, offset = await self._answer("GetBundle", request, context, act)
         with path.open("rb") as file:
             file.seek(offset)
             while piece := file.read(CHUNK):
@@ -109,21 +116,21 @@ class DeviceLink(GrpcServer):
                 yield pb.BundleChunk(data=piece).SerializeToString()
 
     async def contribute(self, request: bytes, context: Context) -> bytes:
-        """`DeviceLink.ContributeProxy`: too late."""
+        """Refuse `DeviceLink.ContributeProxy`: a run takes no samples."""
 
         async def act() -> bytes:
-            self._reception.contribute(self._who(context))
+            self._sessions.contribute(self._certified(context))
 
-        return await self._answered("ContributeProxy", request, context, act)
+        return await self._answer("ContributeProxy", request, context, act)
 
     async def _wait(self, client: int, after: int, context: Context) -> None:
-        """Until something happens, or it is time to answer. A second poll of the same client ends the first."""
+        """Wait until the poll is woken or must be answered. A second poll of the same client ends the first."""
         if (older := self._polls.get(client)) is not None and not older.woken.done():
             older.woken.set_result(None)
         poll = self._polls[client] = _Poll(after, self._loop.create_future())
-        left = context.time_remaining()
+        remaining = context.time_remaining()
         try:
-            async with asyncio.timeout(HOLD if left is None else max(min(HOLD, left - _MARGIN), 0)):
+            async with asyncio.timeout(HOLD if remaining is None else max(min(HOLD, remaining - _MARGIN), 0)):
                 await poll.woken
         except TimeoutError:
             pass
@@ -137,12 +144,12 @@ def open_link(sessions: DeviceSessions, listen: ListenAddress, metrics: LinkMetr
     """Listen to devices while the context lasts.
 
     Args:
-        sessions: behind the link.
-        listen: where, and with which certificates.
-        metrics: to count in.
+        sessions: answer the calls.
+        listen: the address, and the folder of certificates.
+        metrics: count calls and bytes.
 
     Raises:
-        UserError: if the port is taken, certificates are missing, or it would be plaintext beyond this machine.
+        UserError: if the port is taken, certificates are missing, or it would serve plaintext beyond this machine.
     """
     credentials = credentials_of(listen)
     link = DeviceLink(sessions, None if listen.certs is None else AllowList(listen.certs), metrics)

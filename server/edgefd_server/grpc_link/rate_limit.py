@@ -1,4 +1,4 @@
-"""Limit how often each peer may call."""
+"""Limit how often each client may call."""
 
 from __future__ import annotations
 
@@ -11,35 +11,37 @@ from edgefd_server.grpc_link.refusals import Code, Refusal
 
 @dataclass(frozen=True)
 class Rate:
-    """A bucket of `burst` calls that fills up with `per_second`."""
+    """A token bucket: `burst` calls at once, refilled by `per_second` calls a second."""
 
     per_second: float = 50.0
+    """calls that a client may make per second in the long run"""
     burst: float = 100.0
+    """calls that a client may make at once"""
 
 
 DEFAULT_RATE = Rate()
 
 
 class Limiter:
-    """A bucket for each client. Used from one thread."""
+    """Rate limits of all clients, with one token bucket for each. Used from one thread."""
 
     def __init__(self, rate: Rate, clock: Callable[[], float] = time.monotonic) -> None:
         self.seen: dict[int, float] = {}
-        """when each client last called"""
+        """time of each client's last call, by the clock"""
         self._rate, self._clock = rate, clock
-        self._calls: dict[int, tuple[float, float]] = {}
+        self._buckets: dict[int, tuple[float, float]] = {}
 
     def pay(self, client: int) -> None:
-        """Take a call out of the client's bucket.
+        """Take one call out of the client's bucket.
 
         Raises:
-            Refusal: if there is none left.
+            Refusal: if the bucket is empty.
         """
         now = self._clock()
-        left, at = self._calls.get(client, (self._rate.burst, now))
-        left = min(self._rate.burst, left + (now - at) * self._rate.per_second)
-        self._calls[client] = (max(left - 1, 0.0), now)
-        if left < 1:
+        tokens, updated = self._buckets.get(client, (self._rate.burst, now))
+        tokens = min(self._rate.burst, tokens + (now - updated) * self._rate.per_second)
+        self._buckets[client] = (max(tokens - 1, 0.0), now)
+        if tokens < 1:
             line = f"client {client} calls more than {self._rate.per_second:g} times a second"
             raise Refusal(Code.RESOURCE_EXHAUSTED, "rate", line)
         self.seen[client] = now

@@ -1,4 +1,4 @@
-"""Refused calls: a gRPC status, a reason code, and a line of text."""
+"""`Refusal`: a refused call, with a gRPC status, a reason code and a line of text."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ _STATUS = {
     "content": Code.INVALID_ARGUMENT,
     "closed": Code.FAILED_PRECONDITION,
 }
-"""of what a desk or a collection refuses"""
+"""gRPC status of each reason for which a `RoundCoordinator` or a `Collection` refuses a message"""
 
 
 class Refusal(Exception):
-    """Why a call is refused: a gRPC status, a word for programs, a line for people."""
+    """A refused call, with a gRPC status, a reason code for programs and a line of text for people."""
 
     def __init__(self, status: grpc.StatusCode, reason: str, line: str) -> None:
         super().__init__(line)
@@ -29,5 +29,5 @@ class Refusal(Exception):
 
 
 def refusal_of(refused: Refused) -> Refusal:
-    """The same with its status."""
+    """Return the same refusal with its gRPC status."""
     return Refusal(_STATUS[refused.reason], refused.reason, str(refused))

@@ -12,22 +12,28 @@ from edgefd.wire.device_link import PROTOCOL
 from edgefd_server.grpc_link.refusals import Code, Refusal
 
 FRAME = 4 * 2**10
-"""bytes of a request beside the report in it"""
+"""bytes of a request in addition to the report in it"""
 
 AnyMessage = TypeVar("AnyMessage", bound=Message)
 
 
-def claimed(who: int | None, asked: pb.JoinRequest | pb.ContributeRequest, n_clients: int) -> int:
-    """Which client calls: as its certificate says, or where there are none as it says itself.
+def identify_client(certified: int | None, request: pb.JoinRequest | pb.ContributeRequest, n_clients: int) -> int:
+    """Return the calling client: the certificate's, or without certificates the one that the request names.
+
+    Args:
+        certified: the client of the device's certificate; None without certificates.
+        request: may name the client too.
+        n_clients: number of clients of the federation.
 
     Raises:
-        Refusal: if neither says it, they differ, or there is no such client.
+        Refusal: if neither names a client, they differ, or there is no such client.
     """
-    client = asked.client if asked.HasField("client") else who
+    client = request.client if request.HasField("client") else certified
     if client is None:
         raise Refusal(Code.INVALID_ARGUMENT, "client", "without a certificate a device must say which client it is")
-    if who is not None and client != who:
-        raise Refusal(Code.PERMISSION_DENIED, "client", f"the certificate is that of client {who}, not {client}")
+    if certified is not None and client != certified:
+        line = f"the certificate is that of client {certified}, not {client}"
+        raise Refusal(Code.PERMISSION_DENIED, "client", line)
     if client >= n_clients:
         line = f"there is no client {client}: the federation has 0 to {n_clients - 1}"
         raise Refusal(Code.INVALID_ARGUMENT, "client", line)
@@ -35,29 +41,29 @@ def claimed(who: int | None, asked: pb.JoinRequest | pb.ContributeRequest, n_cli
 
 
 def check_version(protocol: int) -> None:
-    """Whether device and coordinator speak the same version of the link.
+    """Check that device and coordinator use the same version of the link.
 
     Raises:
-        Refusal: if not.
+        Refusal: if they do not.
     """
     if protocol != PROTOCOL:
         raise Refusal(
             Code.FAILED_PRECONDITION,
             "protocol",
-            f"the device speaks version {protocol} of the link, the coordinator {PROTOCOL}: update the older",
+            f"the device speaks version {protocol} of the link, the coordinator {PROTOCOL}: update the older one",
         )
 
 
-def parsed(message: AnyMessage, request: bytes, limit: int) -> AnyMessage:
-    """The message, filled from a request that is no longer than `limit`; a longer one is not read.
+def parse_request(message: AnyMessage, data: bytes, limit: int) -> AnyMessage:
+    """Fill a message from the bytes of a request. A request longer than `limit` bytes is not parsed.
 
     Raises:
-        Refusal: if it is longer, or no such message.
+        Refusal: if it is longer, or not such a message.
     """
-    if len(request) > limit:
-        line = f"the request has {len(request)} bytes; at most {limit} are read here"
+    if len(data) > limit:
+        line = f"the request has {len(data)} bytes; the limit is {limit}"
         raise Refusal(Code.RESOURCE_EXHAUSTED, "size", line)
     try:
-        return wire.parsed(message, request)
+        return wire.parsed(message, data)
     except ValueError as error:
         raise Refusal(Code.INVALID_ARGUMENT, "malformed", str(error)) from error

@@ -1,13 +1,14 @@
-"""A gRPC door of the coordinator: one event loop in one thread serves all devices.
+"""`GrpcServer`: base of the coordinator's gRPC front ends. One event loop in one thread serves all devices.
 
-A device is its certificate. TLS refuses those that the federation's CA has not signed, that have expired, or that are
-missing; the allow-list says which client each of the others is, at every call. What is behind the door says what it
-answers; each refusal is counted, logged and sent.
+A certificate identifies a device. TLS refuses certificates that are missing, have expired, or were not signed by the
+federation's CA. The allow-list maps each of the others to a client, at every call. A subclass answers the calls; every
+refusal is counted, logged and sent.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Mapping
@@ -22,7 +23,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from edgefd.core.errors import UserError
 from edgefd.wire.device_link import REASON, is_loopback
-from edgefd_server.certs import AllowList
+from edgefd_server.certs import PLAINTEXT_WARNING, AllowList, plaintext_error
 from edgefd_server.grpc_link.refusals import Refusal
 from edgefd_server.grpc_link.requests import FRAME
 from edgefd_server.monitoring.event_log import Log
@@ -34,24 +35,29 @@ Context = aio.ServicerContext[Any, Any]
 Handlers: TypeAlias = "Mapping[str, grpc.RpcMethodHandler[Any, Any]]"  # grpc's own class takes no parameters
 Answer = TypeVar("Answer")
 
+logger = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True)
 class ListenAddress:
-    """Where to listen, and as whom. Without certificates nothing is encrypted and nobody is who he says he is."""
+    """An address to listen on. Without certificates, connections are unencrypted and unauthenticated."""
 
     address: str
+    """HOST:PORT"""
     certs: Path | None
+    """folder of certificates (`edgefd certs init`); None = plaintext"""
     insecure: bool = False
+    """whether plaintext is allowed beyond this machine"""
 
 
 class GrpcServer:
-    """What all doors do. Use `listening`.
+    """The common part of the gRPC front ends. Use `listening`.
 
     Args:
-        allowed: which certificate is which client; None: there are no certificates.
-        metrics: to count in.
-        note: writes a line of the log.
-        seen: when each client last called (`time.monotonic`).
+        allowed: maps certificates to clients; None without certificates.
+        metrics: count calls and bytes.
+        note: writes an event to the log.
+        seen: time of each client's last call (`time.monotonic`).
     """
 
     def __init__(self, allowed: AllowList | None, metrics: LinkMetrics, note: Log, seen: Mapping[int, float]) -> None:
@@ -63,29 +69,29 @@ class GrpcServer:
     # for the coordinator's thread
 
     def do(self, work: Coroutine[Any, Any, Answer]) -> Answer:
-        """The result of work in the loop."""
+        """Run a coroutine in the event loop and return its result."""
         future = asyncio.run_coroutine_threadsafe(work, self._loop)
         try:
             return future.result()
         finally:
-            future.cancel()  # if it was interrupted; else this does nothing
+            future.cancel()  # has an effect only if the wait was interrupted
 
-    # in the loop
+    # in the event loop
 
     def _online(self) -> int:
         return sum(time.monotonic() - seen < ONLINE for seen in list(self._seen.values()))
 
-    async def _answered(
+    async def _answer(
         self, call: str, request: bytes, context: Context, act: Callable[[], Awaitable[Answer]]
     ) -> Answer:
-        """What `act` returns; a refusal is counted, logged and sent."""
+        """Return the result of `act`. A refusal is counted, logged and sent."""
         began = time.monotonic()
         self._metrics.bytes.labels("up").inc(len(request))
         try:
             answer = await act()
         except Refusal as refusal:
             self._metrics.refused.labels(call, refusal.reason).inc()
-            line, device = str(refusal), _name(context)
+            line, device = str(refusal), _device_name(context)
             self._note("refused", call=call, reason=refusal.reason, line=line, device=device, peer=context.peer())
             await context.abort(refusal.status, line, ((REASON, refusal.reason),))
             raise AssertionError("abort raises") from refusal
@@ -95,53 +101,53 @@ class GrpcServer:
             self._metrics.bytes.labels("down").inc(len(answer))
         return answer
 
-    def _who(self, context: Context) -> int | None:
-        """The client that the caller's certificate stands for."""
+    def _certified(self, context: Context) -> int | None:
+        """Return the client of the caller's certificate; None without certificates."""
         if self._allowed is None:
             return None
-        found = list(context.auth_context().get("x509_pem_cert", ()))
-        if not found:
-            raise Refusal(grpc.StatusCode.UNAUTHENTICATED, "certificate", "a certificate is needed here")
+        certificates = list(context.auth_context().get("x509_pem_cert", ()))
+        if not certificates:
+            raise Refusal(grpc.StatusCode.UNAUTHENTICATED, "certificate", "this coordinator requires a certificate")
         try:
-            return self._allowed.client_of(bytes(found[0]))
+            return self._allowed.client_of(bytes(certificates[0]))
         except PermissionError as error:
             raise Refusal(grpc.StatusCode.PERMISSION_DENIED, "certificate", str(error)) from error
         except UserError as error:
             raise Refusal(grpc.StatusCode.UNAVAILABLE, "allow-list", str(error)) from error
 
 
-def _name(context: Context) -> str:
-    """What the caller's certificate calls it; "" without one."""
-    found = list(context.auth_context().get("x509_common_name", ()))
-    return bytes(found[0]).decode(errors="replace") if found else ""
+def _device_name(context: Context) -> str:
+    """Return the common name in the caller's certificate; "" without one."""
+    names = list(context.auth_context().get("x509_common_name", ()))
+    return bytes(names[0]).decode(errors="replace") if names else ""
 
 
 class Calls(Protocol):
-    """The calls of `DeviceLink`, each of a serialised request."""
+    """The calls of the service `DeviceLink`, each with a serialised request."""
 
     async def join(self, request: bytes, context: Context) -> bytes:
-        """`DeviceLink.Join`."""
+        """Answer `DeviceLink.Join`."""
         ...
 
     async def next_task(self, request: bytes, context: Context) -> bytes:
-        """`DeviceLink.NextTask`."""
+        """Answer `DeviceLink.NextTask`."""
         ...
 
     async def submit(self, request: bytes, context: Context) -> bytes:
-        """`DeviceLink.SubmitReport`."""
+        """Answer `DeviceLink.SubmitReport`."""
         ...
 
     async def contribute(self, request: bytes, context: Context) -> bytes:
-        """`DeviceLink.ContributeProxy`."""
+        """Answer `DeviceLink.ContributeProxy`."""
         ...
 
     def get_bundle(self, request: bytes, context: Context) -> AsyncIterator[bytes]:
-        """`DeviceLink.GetBundle`."""
+        """Answer `DeviceLink.GetBundle`."""
         ...
 
 
 def handlers_of(link: Calls) -> Handlers:
-    """Which of a door's functions answers which call."""
+    """Return the gRPC handlers of a front end's functions, by the name of the call."""
     return {
         "Join": grpc.unary_unary_rpc_method_handler(link.join),
         "NextTask": grpc.unary_unary_rpc_method_handler(link.next_task),
@@ -162,11 +168,11 @@ def listening(
     """Listen to devices while the context lasts.
 
     Args:
-        grpc_server: it.
-        handlers: of its calls.
-        largest: bytes that no honest request exceeds, beside `FRAME`.
-        listen: where.
-        credentials: what `credentials_of` made of it.
+        grpc_server: the front end.
+        handlers: answer its calls.
+        largest: bytes that no honest request exceeds, in addition to `FRAME`.
+        listen: the address.
+        credentials: the result of `credentials_of(listen)`.
 
     Raises:
         UserError: if the port is taken.
@@ -190,21 +196,27 @@ async def _start(
 ) -> aio.Server:
     server = aio.server(options=_options(largest))
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, dict(handlers)),))
-    state = health.aio.HealthServicer()
-    health_pb2_grpc.add_HealthServicer_to_server(state, server)
+    health_service = health.aio.HealthServicer()
+    health_pb2_grpc.add_HealthServicer_to_server(health_service, server)
     for service in (SERVICE, ""):
-        await state.set(service, health_pb2.HealthCheckResponse.SERVING)
+        await health_service.set(service, health_pb2.HealthCheckResponse.SERVING)
     try:
         add = server.add_insecure_port
         grpc_server.port = add(address) if credentials is None else server.add_secure_port(address, credentials)
     except RuntimeError as error:
-        raise UserError(f"cannot listen on {address}: is the port taken, or the host another machine's?") from error
+        raise UserError(
+            f"cannot listen on {address}: is the port taken, or the host that of another machine?"
+        ) from error
     await server.start()
     return server
 
 
 def _options(largest: int) -> list[tuple[str, int]]:
-    """Beyond twice the largest request gRPC itself hangs up; up to there the refusal is ours, and counted."""
+    """Return the options of the gRPC server.
+
+    gRPC itself ends calls whose request exceeds twice the largest one. Smaller requests that are too large are refused
+    by edgefd, which counts them.
+    """
     return [
         ("grpc.max_receive_message_length", 2 * (largest + FRAME)),
         ("grpc.max_metadata_size", 16 * 2**10),
@@ -218,21 +230,31 @@ def _options(largest: int) -> list[tuple[str, int]]:
 
 
 def credentials_of(listen: ListenAddress) -> grpc.ServerCredentials | None:
-    """TLS that asks every device for a certificate of the CA; None: plaintext.
+    """Return TLS credentials that require a certificate of the CA from every device; None for plaintext.
 
     Raises:
-        UserError: if certificates are missing, or it would be plaintext beyond this machine.
+        UserError: if certificates are missing, or connections beyond this machine would be plaintext.
     """
     if listen.certs is None:
         if not (listen.insecure or is_loopback(listen.address)):
-            raise UserError(
-                f"without --certs everybody can read and answer what passes at {listen.address}: "
-                "give --certs DIR (`edgefd certs init` makes one), or --insecure to have it so"
-            )
+            raise plaintext_error(listen.address)
         return None
     AllowList(listen.certs).current()
     try:
         key, certificate, ca = ((listen.certs / n).read_bytes() for n in ("server.key", "server.pem", "ca.pem"))
     except OSError as error:
-        raise UserError(f"cannot read {error.filename}: {error.strerror}; `edgefd certs init` makes it") from error
+        raise UserError(
+            f"cannot read {error.filename}: {error.strerror}; create it with `edgefd certs init`"
+        ) from error
     return grpc.ssl_server_credentials([(key, certificate)], ca, require_client_auth=True)
+
+
+def warn_if_plaintext(listen: ListenAddress, consequence: str = "") -> None:
+    """Log a warning if connections to that address are plaintext.
+
+    Args:
+        listen: the address.
+        consequence: what this means for the data that are sent, where it means more than for a run.
+    """
+    if listen.certs is None:
+        logger.warning("%s%s", PLAINTEXT_WARNING, consequence and f": {consequence}")

@@ -1,6 +1,6 @@
-"""`DeviceSessions`: what the coordinator answers to the calls of devices. No network here: see `device_link`.
+"""`DeviceSessions`: the coordinator's answers to the calls of devices, without the network (`device_service` has it).
 
-It believes nothing: a request is measured before it is parsed, and who calls is found out before anything is done.
+No request is trusted: its size is checked before it is parsed, and the caller is identified before anything is done.
 """
 
 from __future__ import annotations
@@ -21,20 +21,28 @@ from edgefd_server.coordinator.round_coordinator import OpenRound, Refused, Roun
 from edgefd_server.grpc_link.bundle_files import BundleFiles
 from edgefd_server.grpc_link.rate_limit import DEFAULT_RATE, Limiter, Rate
 from edgefd_server.grpc_link.refusals import Code, Refusal, refusal_of
-from edgefd_server.grpc_link.requests import FRAME, check_version, claimed, parsed
+from edgefd_server.grpc_link.requests import FRAME, check_version, identify_client, parse_request
 
 
 @dataclass(frozen=True)
 class _Session:
     client: int
     agreed: bool
-    """the device holds a bundle of this federation"""
+    """whether the device holds a bundle of this federation"""
 
 
 class DeviceSessions:
-    """The sessions of a run's devices, before its desk. Used from one thread.
+    """The sessions of a run's devices, in front of its `RoundCoordinator`. Used from one thread.
 
-    `who` is the client that a device's certificate stands for; None where there are no certificates.
+    The argument `certified` of its functions is the client of the calling device's certificate; None without
+    certificates.
+
+    Args:
+        coordinator: of the run.
+        bundles: bundle folders that devices may download: client i gets bundle i modulo their number.
+        largest: bytes that no honest report exceeds while no round is open.
+        rate: limit on the calls of each client.
+        clock: returns the time in seconds.
     """
 
     def __init__(
@@ -48,36 +56,36 @@ class DeviceSessions:
         self.coordinator, self.bundles, self.largest = coordinator, bundles, largest
         self._limiter = Limiter(rate, clock)
         self._task: tuple[OpenRound, bytes] | None = None
-        """of the open round, serialised once for all devices"""
+        """task of the open round, serialised once for all devices"""
         self._boot = secrets.token_bytes(8)
         self._sessions: dict[bytes, _Session] = {}
         self._token: dict[int, bytes] = {}
 
     @property
     def seen(self) -> dict[int, float]:
-        """When each client last called."""
+        """Time of each client's last call, by the clock."""
         return self._limiter.seen
 
     def joined(self) -> set[int]:
-        """Clients that hold a session."""
+        """Return the clients that hold a session."""
         return set(self._token)
 
-    def join(self, who: int | None, request: bytes) -> pb.JoinReply:
-        """`DeviceLink.Join`: compare versions and terms; a new session, which ends the client's older one."""
-        if who is not None:
-            self._limiter.pay(who)
-        asked = parsed(pb.JoinRequest(), request, FRAME)
-        client = claimed(who, asked, self.coordinator.info.n_clients)
-        if who is None:
+    def join(self, certified: int | None, request: bytes) -> pb.JoinReply:
+        """Answer `DeviceLink.Join`: check version and terms, and open a session, which ends the client's older one."""
+        if certified is not None:
+            self._limiter.pay(certified)
+        message = parse_request(pb.JoinRequest(), request, FRAME)
+        client = identify_client(certified, message, self.coordinator.info.n_clients)
+        if certified is None:
             self._limiter.pay(client)
-        check_version(asked.protocol)
-        agreed = asked.HasField("terms")
+        check_version(message.protocol)
+        agreed = message.HasField("terms")
         if agreed:
-            self._compare(asked.terms)
+            self._check_terms(message.terms)
         token = self._boot + secrets.token_bytes(16)
         self._sessions.pop(self._token.get(client, b""), None)
         self._sessions[token], self._token[client] = _Session(client, agreed), token
-        self.coordinator.arrived(client)
+        self.coordinator.connected(client)
         return pb.JoinReply(
             run=self.coordinator.info.run,
             client=client,
@@ -87,30 +95,33 @@ class DeviceSessions:
             session=token,
         )
 
-    def file(self, who: int | None, request: bytes) -> tuple[Path, int]:
-        """`DeviceLink.GetBundle`: the file asked for, and where to begin."""
-        asked = parsed(pb.BundleRequest(), request, FRAME)
-        bundle = self._bundle(self._session(who, asked.session).client)
-        size = bundle.sizes.get(asked.file)  # the request is compared with names, it is never a path
+    def file(self, certified: int | None, request: bytes) -> tuple[Path, int]:
+        """Answer `DeviceLink.GetBundle`: the path of the requested file, and the offset of the first byte to send."""
+        message = parse_request(pb.BundleRequest(), request, FRAME)
+        bundle = self._bundle(self._session(certified, message.session).client)
+        size = bundle.sizes.get(message.file)  # the requested name is compared with names; it is never used as a path
         if size is None:
-            raise Refusal(Code.NOT_FOUND, "file", f"the bundle has no file {asked.file!r}")
-        if asked.offset > size:
-            raise Refusal(Code.OUT_OF_RANGE, "file", f"{asked.file} has {size} bytes, not {asked.offset}")
-        return bundle.folder / asked.file, asked.offset
+            raise Refusal(Code.NOT_FOUND, "file", f"the bundle has no file {message.file!r}")
+        if message.offset > size:
+            raise Refusal(Code.OUT_OF_RANGE, "file", f"{message.file} has {size} bytes, not {message.offset}")
+        return bundle.folder / message.file, message.offset
 
-    def asks(self, who: int | None, request: bytes) -> tuple[int, int]:
-        """`DeviceLink.NextTask`: which client asks, and after which round. One that has had the end says so."""
-        asked = parsed(pb.TaskRequest(), request, FRAME)
-        client = self._agreed(who, asked.session)
-        if asked.told and self.coordinator.ended is not None:
-            self.coordinator.told(client)
-        return client, asked.after
+    def task_request(self, certified: int | None, request: bytes) -> tuple[int, int]:
+        """Parse a call of `DeviceLink.NextTask`: return the client, and the round after which it asks for a task.
 
-    def task(self, client: int, after: int) -> bytes | None:
-        """What there is to do after that round, a serialised TaskReply; None: nothing yet."""
+        A client that has received the end of the run acknowledges it in this request.
+        """
+        message = parse_request(pb.TaskRequest(), request, FRAME)
+        client = self._agreed(certified, message.session)
+        if message.told and self.coordinator.ended is not None:
+            self.coordinator.end_acknowledged(client)
+        return client, message.after
+
+    def next_task(self, client: int, after: int) -> bytes | None:
+        """Return the client's task after that round, or the run's end, as a TaskReply; None if there is none yet."""
         if (ended := self.coordinator.ended) is not None:
             return pb.TaskReply(end=pb.End(reason=ended)).SerializeToString()
-        opened = self.coordinator.task(client, after)
+        opened = self.coordinator.next_task(client, after)
         if opened is None:
             return None
         if self._task is None or self._task[0] is not opened:
@@ -118,31 +129,31 @@ class DeviceSessions:
             self._task = opened, pb.TaskReply(task=task).SerializeToString()
         return self._task[1]
 
-    def submit(self, who: int | None, request: bytes) -> tuple[int, int, bool]:
-        """`DeviceLink.SubmitReport`: hand in the report: whose it is, for which round, whether it was there already."""
-        asked = parsed(pb.SubmitRequest(), request, FRAME + self.limit)
-        client = self._agreed(who, asked.session)
+    def submit(self, certified: int | None, request: bytes) -> tuple[int, int, bool]:
+        """Answer `DeviceLink.SubmitReport`: return client, round and whether the report had been accepted before."""
+        message = parse_request(pb.SubmitRequest(), request, FRAME + self.limit)
+        client = self._agreed(certified, message.session)
         info = self.coordinator.info
-        if asked.run != info.run:
-            raise Refusal(Code.FAILED_PRECONDITION, "run", f"this is run {info.run}, not {asked.run!r}")
+        if message.run != info.run:
+            raise Refusal(Code.FAILED_PRECONDITION, "run", f"this is run {info.run}, not {message.run!r}")
         try:
-            return client, asked.round, self.coordinator.submit(client, asked.round, asked.report)
+            return client, message.round, self.coordinator.submit(client, message.round, message.report)
         except Refused as refused:
             raise refusal_of(refused) from refused
 
-    def contribute(self, who: int | None) -> NoReturn:
-        """`DeviceLink.ContributeProxy`: not in a run."""
-        if who is not None:
-            self._limiter.pay(who)
-        raise refusal_of(Refused("closed", "no samples are collected here any more: the run has its proxy set"))
+    def contribute(self, certified: int | None) -> NoReturn:
+        """Refuse `DeviceLink.ContributeProxy`: a run takes no samples."""
+        if certified is not None:
+            self._limiter.pay(certified)
+        raise refusal_of(Refused("closed", "this coordinator no longer collects samples: the run has its proxy set"))
 
     @property
     def limit(self) -> int:
-        """Bytes that no honest report exceeds now."""
+        """Bytes that no honest report exceeds at present."""
         opened = self.coordinator.round
         return self.largest if opened is None else largest_report(opened.plan, self.coordinator.info.terms.n_classes)
 
-    def _compare(self, message: pb.Terms) -> None:
+    def _check_terms(self, message: pb.Terms) -> None:
         try:
             different = self.coordinator.info.terms.differences(read_terms(message))
         except ValueError as error:
@@ -152,28 +163,28 @@ class DeviceSessions:
                 Code.FAILED_PRECONDITION,
                 "terms",
                 f"the bundle is not of this federation ({', '.join(different)} differ): "
-                "fetch it from this coordinator, or export it from the config that it runs",
+                "download it from this coordinator, or export it from the coordinator's config",
             )
 
-    def _agreed(self, who: int | None, token: bytes) -> int:
-        session = self._session(who, token)
+    def _agreed(self, certified: int | None, token: bytes) -> int:
+        session = self._session(certified, token)
         if not session.agreed:
             raise Refusal(Code.FAILED_PRECONDITION, "session", "join with the terms of the bundle first")
         return session.client
 
-    def _session(self, who: int | None, token: bytes) -> _Session:
+    def _session(self, certified: int | None, token: bytes) -> _Session:
         session = self._sessions.get(token)
-        if who is not None:
-            self._limiter.pay(who)
+        if certified is not None:
+            self._limiter.pay(certified)
         if session is None and token.startswith(self._boot):
-            line = "another connection has joined as this client since: two devices use one certificate or number"
+            line = "a newer connection has joined as this client: two devices use one certificate or number"
             raise Refusal(Code.ABORTED, "superseded", line)
         if session is None:
             raise Refusal(Code.FAILED_PRECONDITION, "session", "the coordinator does not know this session: join again")
-        if who is not None and session.client != who:
-            line = f"the session is that of client {session.client}, the certificate that of client {who}"
+        if certified is not None and session.client != certified:
+            line = f"the session is that of client {session.client}, the certificate that of client {certified}"
             raise Refusal(Code.PERMISSION_DENIED, "client", line)
-        if who is None:
+        if certified is None:
             self._limiter.pay(session.client)
         return session
 

@@ -1,9 +1,11 @@
-"""Collecting a proxy set from devices, before there is a bundle or a run; it can be killed at any moment and go on."""
+"""Collect a proxy set from devices, before the bundle and the run exist.
+
+The process may be killed at any moment and started again.
+"""
 
 from __future__ import annotations
 
 import math
-import sys
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +20,7 @@ from edgefd.data.npz import read_npz
 from edgefd.runs.load_data import load_raw, partition_function
 from edgefd_server.coordinator.checkpoint import exclusive_lock
 from edgefd_server.coordinator.resume import check_deployable
-from edgefd_server.grpc_link.server import ListenAddress
+from edgefd_server.grpc_link.server import ListenAddress, warn_if_plaintext
 from edgefd_server.monitoring.event_log import json_log
 from edgefd_server.monitoring.prometheus import make_metrics, metrics_server
 from edgefd_server.proxy_collection.service import Collector, open_collector
@@ -27,63 +29,68 @@ from edgefd_server.proxy_collection.store import PROXY, Collection, Wanted, open
 
 @dataclass(frozen=True)
 class Collecting:
-    """How samples are collected, beside the config."""
+    """Options for collecting samples, in addition to the config."""
 
     listen: ListenAddress
+    """address that devices call"""
     most: int = 10_000
     """samples that one client may contribute"""
     deadline: float = math.inf
-    """seconds after which not everybody is waited for"""
+    """seconds after which `least` clients are enough"""
     least: int | None = None
-    """clients that must have contributed by then; None = all"""
+    """clients that must have contributed by the deadline; None = all"""
     metrics_port: int | None = None
-    """where to serve Prometheus metrics on this machine, if anywhere"""
+    """port on this machine that serves Prometheus metrics; None = no metrics"""
 
 
 @dataclass(frozen=True)
 class Collected:
-    """What has come of it."""
+    """A collected proxy set."""
 
     path: Path
+    """proxy.npz"""
     samples: int
+    """number of samples in it"""
     clients: int
+    """number of clients that contributed"""
 
 
-def collect(config: Config, how: Collecting, folder: Path) -> Collected:
-    """Take contributions of the config's clients into `folder`, and make its proxy.npz of them.
+def collect(config: Config, options: Collecting, folder: Path) -> Collected:
+    """Collect contributions of the config's clients in a folder, and make its proxy.npz from them.
 
-    What is in the folder already counts; if proxy.npz is, that is all.
+    Contributions that are already in the folder count. If the folder already has its proxy.npz, nothing is collected.
 
     Raises:
-        UserError: if the config knows no such proxy set, the folder is another's, or it cannot listen there.
-        RunError: if too few have contributed in time, or something cannot be written.
+        UserError: if the config has no such proxy set, the folder belongs to another config, or the port cannot be
+            opened.
+        RunError: if too few clients have contributed in time, or something cannot be written.
         Stopped: on Ctrl-C.
     """
     wanted = wanted_of(config)
-    least = wanted.n_clients if how.least is None else how.least
+    least = wanted.n_clients if options.least is None else options.least
     if not 1 <= least <= wanted.n_clients:
         raise UserError(f"--least must be from 1 to {wanted.n_clients}, the clients of the config, not {least}")
     with exclusive_lock(folder):
         open_folder(folder, wanted)
         if not (folder / PROXY).exists():
-            _receive(folder, wanted, how, least)
+            _receive(folder, wanted, options, least)
         arrays = read_npz(folder / PROXY, ("x", CONTRIBUTORS))
         return Collected(folder / PROXY, len(arrays["x"]), int(arrays[CONTRIBUTORS]))
 
 
 def wanted_of(config: Config) -> Wanted:
-    """What the config's clients may contribute: samples as its data set has them, that are not far off.
+    """Return the requirements on contributed samples: the dtype, shape and approximate range of the config's data set.
 
-    Values may lie beyond those of the training samples by as much as those differ among themselves.
+    Values may lie beyond those of the training samples, on each side by at most the width of their range.
 
     Raises:
-        UserError: if the config's proxy set cannot be contributed by devices.
+        UserError: if devices cannot contribute the config's proxy set.
     """
     check_deployable(config)
     if not config.method.uses_proxy:
         raise UserError(f"method {config.method_name} has no proxy set: there is nothing to collect")
     if config.data.extractor is not None:
-        raise UserError("data.extractor: devices contribute raw samples, a proxy file holds features: leave it out")
+        raise UserError("data.extractor: devices contribute raw samples, but a proxy file holds features: remove it")
     dataset = load_raw(config)
     x = dataset.x_train
     low, high = float(x.min()), float(x.max())
@@ -92,24 +99,21 @@ def wanted_of(config: Config) -> Wanted:
     return Wanted(n_clients, config.seed, str(np.dtype(x.dtype)), x.shape[1:], 2 * low - high, 2 * high - low)
 
 
-def _receive(folder: Path, wanted: Wanted, how: Collecting, least: int) -> None:
+def _receive(folder: Path, wanted: Wanted, options: Collecting, least: int) -> None:
+    """Wait for the contributions and write the proxy set."""
     metrics = make_metrics()
-    collection = Collection(folder, wanted, how.most, json_log(folder / "link.jsonl"))
+    collection = Collection(folder, wanted, options.most, json_log(folder / "link.jsonl"))
     with ExitStack() as front_ends:
-        front_ends.enter_context(metrics_server(metrics, how.metrics_port))
-        grpc_server = front_ends.enter_context(open_collector(Collector(collection), how.listen, metrics))
-        if how.listen.certs is None:
-            print(
-                "warning: without --certs raw samples travel unencrypted, from whoever says he is a client",
-                file=sys.stderr,
-            )
-        there = len(collection.contributors)
-        has = f", {there} of them contributed already" if there else ""
-        print(f"waiting for samples of {wanted.n_clients} clients on port {grpc_server.port}{has}", flush=True)
+        front_ends.enter_context(metrics_server(metrics, options.metrics_port))
+        grpc_server = front_ends.enter_context(open_collector(Collector(collection), options.listen, metrics))
+        warn_if_plaintext(options.listen, "raw samples are sent in plaintext, and any sender can pose as a client")
+        resumed = len(collection.contributors)
+        suffix = f", {resumed} of them contributed already" if resumed else ""
+        print(f"waiting for samples of {wanted.n_clients} clients on port {grpc_server.port}{suffix}", flush=True)
         try:
-            collection.wait(least, how.deadline)
+            collection.wait(least, options.deadline)
             collection.linger()
         except KeyboardInterrupt as error:
-            come = f"{len(collection.contributors)} of {wanted.n_clients} clients have contributed"
-            raise Stopped(f"{come}, which is kept in {folder}: the same command goes on") from error
+            status = f"{len(collection.contributors)} of {wanted.n_clients} clients have contributed"
+            raise Stopped(f"{status}; their samples are in {folder}: run the same command to continue") from error
         collection.finish()

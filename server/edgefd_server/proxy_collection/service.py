@@ -1,11 +1,13 @@
-"""The door of a coordinator that collects samples for a proxy set: of the device link's calls it answers one.
+"""The gRPC front end of a coordinator that collects samples for a proxy set.
 
-It believes nothing: a request is measured before it is parsed, and who calls is found out before anything is done.
+Of the calls of the device link, it answers only ContributeProxy. No request is trusted: its size is checked before it
+is parsed, and the caller is identified before anything is done.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from typing import NoReturn
 
@@ -14,85 +16,96 @@ from edgefd_proto import edgefd_pb2 as pb
 from edgefd.wire.device_link import rows_a_piece
 from edgefd_server.certs import AllowList
 from edgefd_server.coordinator.round_coordinator import Refused
-from edgefd_server.grpc_link.rate_limit import Limiter, Rate
+from edgefd_server.grpc_link.rate_limit import DEFAULT_RATE, Limiter, Rate
 from edgefd_server.grpc_link.refusals import refusal_of
-from edgefd_server.grpc_link.requests import FRAME, check_version, claimed, parsed
+from edgefd_server.grpc_link.requests import FRAME, check_version, identify_client, parse_request
 from edgefd_server.grpc_link.server import Context, GrpcServer, ListenAddress, credentials_of, handlers_of, listening
 from edgefd_server.monitoring.prometheus import LinkMetrics
 from edgefd_server.proxy_collection.store import Collection, Offer
 
-_RATE = Rate()
-
 
 class Collector:
-    """What it answers. No network here. Used from one thread."""
+    """Answers to the calls of devices, without the network. Used from one thread.
 
-    def __init__(self, collection: Collection, rate: Rate = _RATE) -> None:
-        self.collection, self.limiter = collection, Limiter(rate)
+    The argument `certified` of its functions is the client of the calling device's certificate; None without
+    certificates.
+
+    Args:
+        collection: takes the samples.
+        rate: limit on the calls of each client.
+        clock: returns the time in seconds.
+    """
+
+    def __init__(
+        self, collection: Collection, rate: Rate = DEFAULT_RATE, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self.collection, self.limiter = collection, Limiter(rate, clock)
         row = collection.wanted.row
         self.largest = rows_a_piece(row) * row
-        """bytes of samples in a request"""
+        """bytes of samples that a request may hold"""
 
-    def contribute(self, who: int | None, request: bytes) -> pb.ContributeReply:
-        """`DeviceLink.ContributeProxy`. `who` is the client that the certificate stands for; None without any."""
-        if who is not None:
-            self.limiter.pay(who)
-        asked = parsed(pb.ContributeRequest(), request, FRAME + self.largest)
-        client = claimed(who, asked, self.collection.wanted.n_clients)
-        if who is None:
+    def contribute(self, certified: int | None, request: bytes) -> pb.ContributeReply:
+        """Answer `DeviceLink.ContributeProxy`."""
+        if certified is not None:
+            self.limiter.pay(certified)
+        message = parse_request(pb.ContributeRequest(), request, FRAME + self.largest)
+        client = identify_client(certified, message, self.collection.wanted.n_clients)
+        if certified is None:
             self.limiter.pay(client)
-        check_version(asked.protocol)
-        offer = Offer(asked.rows, asked.dtype, tuple(asked.shape), asked.sha256)
+        check_version(message.protocol)
+        offer = Offer(message.rows, message.dtype, tuple(message.shape), message.sha256)
         try:
-            have, known = self.collection.take(client, offer, asked.offset, asked.samples)
+            have, known = self.collection.take(client, offer, message.offset, message.samples)
         except Refused as refused:
             raise refusal_of(refused) from refused
         return pb.ContributeReply(have=have, known=known)
 
-    def early(self, who: int | None) -> NoReturn:
-        """All other calls: the device comes again by itself, and the run will have begun."""
-        if who is not None:
-            self.limiter.pay(who)
-        raise refusal_of(Refused("early", "the run has not begun: samples for its proxy set are being collected"))
+    def early(self, certified: int | None) -> NoReturn:
+        """Refuse any other call: the device tries again by itself until the run has begun."""
+        if certified is not None:
+            self.limiter.pay(certified)
+        raise refusal_of(
+            Refused("early", "the run has not begun: this coordinator is still collecting samples for its proxy set")
+        )
 
 
 class CollectLink(GrpcServer):
-    """A door to a `Collection`. Use `open_collector`."""
+    """The gRPC front end of a `Collection`. Use `open_collector`."""
 
     def __init__(self, collector: Collector, allowed: AllowList | None, metrics: LinkMetrics) -> None:
         super().__init__(allowed, metrics, collector.collection.note, collector.limiter.seen)
         self._collector = collector
 
     async def contribute(self, request: bytes, context: Context) -> bytes:
-        """`DeviceLink.ContributeProxy`."""
+        """Answer `DeviceLink.ContributeProxy`."""
 
         async def act() -> bytes:
-            reply = self._collector.contribute(self._who(context), request)
+            reply = self._collector.contribute(self._certified(context), request)
             self._metrics.contributions.set(len(self._collector.collection.contributors))
             return reply.SerializeToString()
 
-        return await self._answered("ContributeProxy", request, context, act)
+        return await self._answer("ContributeProxy", request, context, act)
 
     async def _early(self, call: str, request: bytes, context: Context) -> bytes:
         async def act() -> bytes:
-            self._collector.early(self._who(context))
+            self._collector.early(self._certified(context))
 
-        return await self._answered(call, request, context, act)
+        return await self._answer(call, request, context, act)
 
     async def join(self, request: bytes, context: Context) -> bytes:
-        """`DeviceLink.Join`."""
+        """Refuse `DeviceLink.Join`: the run has not begun."""
         return await self._early("Join", request, context)
 
     async def next_task(self, request: bytes, context: Context) -> bytes:
-        """`DeviceLink.NextTask`."""
+        """Refuse `DeviceLink.NextTask`: the run has not begun."""
         return await self._early("NextTask", request, context)
 
     async def submit(self, request: bytes, context: Context) -> bytes:
-        """`DeviceLink.SubmitReport`."""
+        """Refuse `DeviceLink.SubmitReport`: the run has not begun."""
         return await self._early("SubmitReport", request, context)
 
     async def get_bundle(self, request: bytes, context: Context) -> AsyncIterator[bytes]:
-        """`DeviceLink.GetBundle`."""
+        """Refuse `DeviceLink.GetBundle`: the run has not begun."""
         yield await self._early("GetBundle", request, context)
 
 
@@ -101,12 +114,12 @@ def open_collector(collector: Collector, listen: ListenAddress, metrics: LinkMet
     """Listen to devices while the context lasts.
 
     Args:
-        collector: behind the link.
-        listen: where, and with which certificates.
-        metrics: to count in.
+        collector: answers the calls.
+        listen: the address, and the folder of certificates.
+        metrics: count calls and bytes.
 
     Raises:
-        UserError: if the port is taken, certificates are missing, or it would be plaintext beyond this machine.
+        UserError: if the port is taken, certificates are missing, or it would serve plaintext beyond this machine.
     """
     credentials = credentials_of(listen)
     link = CollectLink(collector, None if listen.certs is None else AllowList(listen.certs), metrics)

@@ -1,17 +1,18 @@
 """`Collection`: the raw samples that devices contribute for a proxy set, in a folder.
 
-    collection.json     what is collected; the folder serves no other config
-    clients/003.npz     what client 3 contributed, once all of it is there
-    proxy.npz           the proxy set, when it is over
+    collection.json     the requirements on the samples; the folder serves no other config
+    clients/003.npz     the samples of client 3, once all of them have come
+    proxy.npz           the proxy set, once the collection is over
 
-The first two say who contributed what, the last does not. Files appear by a rename: a collector that is killed has all
-that it confirmed, and a device that was sending begins again.
+The first two show which client contributed which samples; the last one does not. Files appear by a rename: after a
+kill, a collector still has everything that it confirmed, and a device that was sending begins again.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import math
 import threading
 import time
@@ -37,56 +38,65 @@ _LONGEST_WAIT = 3600.0
 
 Samples = npt.NDArray[Any]
 
+logger = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True)
 class Wanted:
-    """What contributions must be like."""
+    """The requirements on contributed samples."""
 
     n_clients: int
+    """number of clients that may contribute"""
     seed: int
-    """of the order in the proxy set"""
+    """seed of the order of the samples in the proxy set"""
     dtype: str
     """uint8 or float32"""
     shape: tuple[int, ...]
-    """of one sample"""
+    """shape of one sample"""
     low: float
+    """smallest accepted value"""
     high: float
-    """every number is from `low` to `high`: one that is far off would change the scale of everybody's samples"""
+    """largest accepted value: an extreme value would change the scale of all clients' samples"""
 
     @property
     def row(self) -> int:
-        """Bytes of a sample."""
+        """Bytes of one sample."""
         return np.dtype(self.dtype).itemsize * math.prod(self.shape)
 
 
 @dataclass(frozen=True)
 class Offer:
-    """What a device says of its contribution."""
+    """A device's description of its contribution."""
 
     rows: int
+    """number of samples"""
     dtype: str
     shape: tuple[int, ...]
+    """shape of one sample"""
     sha256: bytes
+    """digest of all samples"""
 
 
 @dataclass(frozen=True)
-class _Kept:
+class _Contribution:
     rows: int
     sha256: bytes
 
 
 class Collection:
-    """What has come, and what is still coming. `take` is called by a door, in its thread; all else by the coordinator.
+    """The complete and the partial contributions of all clients.
+
+    The front end calls `take` in its own thread. The coordinator calls all other functions.
 
     Args:
-        folder: of the files, with no other collector at work in it.
-        wanted: what is collected.
+        folder: of the files; no other collector may use it.
+        wanted: the requirements on the samples.
         most: samples that one client may contribute.
-        log: of what happens; where it cannot write, collecting ends.
-        clock: in seconds.
+        log: writes the events; if it cannot write, the collection ends.
+        clock: returns the time in seconds.
 
     Raises:
-        UserError: if the folder is of another config, or something in it is damaged.
+        UserError: if the folder belongs to another config, or a file in it is damaged.
     """
 
     def __init__(
@@ -95,53 +105,63 @@ class Collection:
         self.folder, self.wanted, self.most = folder, wanted, most
         self._log, self._clock, self._began = log, clock, clock()
         self._changed = threading.Condition()
-        self._kept = {i: _kept(x) for i in range(wanted.n_clients) if (x := self._read(i)) is not None}
-        self._coming: dict[int, tuple[bytes, bytearray]] = {}
-        self._told = set[int]()
+        self._complete = {i: _contribution(x) for i in range(wanted.n_clients) if (x := self._read(i)) is not None}
+        self._partial: dict[int, tuple[bytes, bytearray]] = {}
+        self._acknowledged = set[int]()
         self._closed = False
         self._failure: RunError | None = None
 
-    # what a door does
+    # for the front end
 
     def take(self, client: int, offer: Offer, offset: int, samples: bytes) -> tuple[int, bool]:
-        """How many of the client's samples are there now, and whether all were before.
+        """Accept samples of a client.
 
-        Samples that do not begin where the last ones ended are passed over: the device goes on from what is returned.
+        Samples that do not begin where the previous ones ended are ignored: the device continues from the returned
+        number.
+
+        Args:
+            client: the sender.
+            offer: the device's description of its whole contribution.
+            offset: number of the first of these samples.
+            samples: bytes of the samples.
+
+        Returns:
+            The number of the client's samples received so far, and whether all had been received before.
 
         Raises:
-            Refused: "content": they are not what is wanted, or not what was offered; "conflict": the client has
-                contributed others; "closed": it is over; "early": they cannot be written now.
+            Refused: "content": the samples do not meet the requirements or the offer; "conflict": the client has
+                contributed other samples; "closed": the collection is over; "early": they cannot be written now.
         """
-        # All of it at once: what is confirmed must be in the proxy set, also if the deadline passes meanwhile.
+        # One lock for all of it: confirmed samples must be in the proxy set, even if the deadline passes meanwhile.
         with self._changed:
-            if (kept := self._kept.get(client)) is not None:
-                if kept.sha256 != offer.sha256:
-                    raise Refused("conflict", f"client {client} has contributed {kept.rows} other samples already")
-                self._told.add(client)
+            if (complete := self._complete.get(client)) is not None:
+                if complete.sha256 != offer.sha256:
+                    raise Refused("conflict", f"client {client} has contributed {complete.rows} other samples already")
+                self._acknowledged.add(client)
                 self._changed.notify_all()
-                return kept.rows, True
+                return complete.rows, True
             if self._closed:
-                raise Refused("closed", "no samples are collected here any more: the proxy set is made")
+                raise Refused("closed", "this coordinator no longer collects samples: the proxy set is complete")
             self._check(offer)
-            coming = self._more(client, offer, offset, samples)
-            if (have := len(coming) // self.wanted.row) >= offer.rows:
-                del self._coming[client]
-                self._keep(client, offer, bytes(coming))
+            received = self._append(client, offer, offset, samples)
+            if (have := len(received) // self.wanted.row) >= offer.rows:
+                del self._partial[client]
+                self._save(client, offer, bytes(received))
             return have, False
 
-    def _more(self, client: int, offer: Offer, offset: int, samples: bytes) -> bytearray:
-        """All that has come of the offer, with these samples."""
+    def _append(self, client: int, offer: Offer, offset: int, samples: bytes) -> bytearray:
+        """Append samples to those received of the offer, and return all of them."""
         row = self.wanted.row
-        digest, coming = self._coming.get(client, (b"", bytearray()))
+        digest, received = self._partial.get(client, (b"", bytearray()))
         if digest != offer.sha256:
-            self._coming[client] = offer.sha256, (coming := bytearray())
+            self._partial[client] = offer.sha256, (received := bytearray())
         if len(samples) % row:
             raise Refused("content", f"{len(samples)} bytes are not whole samples of {row} bytes each")
-        if offset * row == len(coming):
-            if len(coming) + len(samples) > offer.rows * row:
+        if offset * row == len(received):
+            if len(received) + len(samples) > offer.rows * row:
                 raise Refused("content", f"there are more than the {offer.rows} samples that were offered")
-            coming += samples
-        return coming
+            received += samples
+        return received
 
     def _check(self, offer: Offer) -> None:
         wanted = self.wanted
@@ -156,10 +176,10 @@ class Collection:
         if len(offer.sha256) != 32:
             raise Refused("content", f"a sha256 has 32 bytes, not {len(offer.sha256)}")
 
-    def _keep(self, client: int, offer: Offer, data: bytes) -> None:
+    def _save(self, client: int, offer: Offer, data: bytes) -> None:
         wanted = self.wanted
         if hashlib.sha256(data).digest() != offer.sha256:
-            raise Refused("content", "the samples are not those that were offered: they have another sha256")
+            raise Refused("content", "the samples differ from those that were offered: they have another sha256")
         x = np.frombuffer(data, np.dtype(wanted.dtype).newbyteorder("<")).reshape(-1, *wanted.shape)
         if not np.isfinite(x).all():
             raise Refused("content", "the samples hold NaN or infinite values")
@@ -170,66 +190,74 @@ class Collection:
             put(path, npz_bytes({"x": x}))
         except OSError as error:
             self._fail(RunError(f"cannot write {path}: {error.strerror}"))
-            raise Refused("early", "the samples cannot be kept now: come again") from error
-        self._kept[client] = _Kept(len(x), offer.sha256)
-        self._told.add(client)
+            raise Refused("early", "the samples cannot be stored now: try again later") from error
+        self._complete[client] = _Contribution(len(x), offer.sha256)
+        self._acknowledged.add(client)
         self._changed.notify_all()
         self.note("contribution", client=client, samples=len(x), bytes=len(data))
 
-    # what the coordinator does
+    # for the coordinator
 
     @property
     def contributors(self) -> dict[int, int]:
-        """How many samples are there, by client."""
+        """Number of samples of each client whose contribution is complete."""
         with self._changed:
-            return {client: self._kept[client].rows for client in sorted(self._kept)}
+            return {client: self._complete[client].rows for client in sorted(self._complete)}
 
     def wait(self, least: int, deadline: float) -> None:
-        """Until every client has contributed, or after `deadline` seconds `least` have; then no more are taken.
+        """Wait until all clients have contributed, or at least `least` of them after `deadline` seconds, and close.
 
         Raises:
-            RunError: if there are fewer by then, or something cannot be written.
+            RunError: if fewer have contributed by then, or something cannot be written.
         """
         with self._changed:
-            while self._failure is None and len(self._kept) < self.wanted.n_clients:
-                left = self._began + deadline - self._clock()
-                if left <= 0:
+            while self._failure is None and len(self._complete) < self.wanted.n_clients:
+                remaining = self._began + deadline - self._clock()
+                if remaining <= 0:
                     break
-                self._changed.wait(min(left, _LONGEST_WAIT))
+                self._changed.wait(min(remaining, _LONGEST_WAIT))
             if self._failure is not None:
                 raise self._failure
-            if len(self._kept) < least:
-                silent = ", ".join(str(i) for i in range(self.wanted.n_clients) if i not in self._kept)
+            if len(self._complete) < least:
+                n_clients = self.wanted.n_clients
+                missing = ", ".join(str(i) for i in range(n_clients) if i not in self._complete)
                 raise RunError(
-                    f"{len(self._kept)} of {self.wanted.n_clients} clients contributed within {deadline:g} s, {least} "
-                    f"are needed: nothing of client {silent} (link.jsonl says what was refused)"
+                    f"{len(self._complete)} of {n_clients} clients contributed within {deadline:g} s, {least} are "
+                    f"needed: nothing of client {missing} (link.jsonl lists the refused samples)"
                 )
             self._closed = True
 
     def linger(self) -> None:
-        """Let devices that were not answered because a collector died learn that their samples are there."""
+        """Wait at most `SHUTDOWN_GRACE` seconds for devices whose answer was lost when an earlier collector was killed.
+
+        When they call again, they learn that their samples have been received.
+        """
+        until = self._began + SHUTDOWN_GRACE
         with self._changed:
-            while not set(self._kept) <= self._told and (left := self._began + SHUTDOWN_GRACE - self._clock()) > 0:
-                self._changed.wait(left)
+            while not set(self._complete) <= self._acknowledged and (remaining := until - self._clock()) > 0:
+                self._changed.wait(remaining)
 
     def finish(self) -> Path:
-        """Write the proxy set: everybody's samples, in an order by the seed that says nothing of whose they are.
+        """Write the proxy set and return its path.
+
+        It holds the samples of all clients. The seed determines their order, which does not reveal their owners.
 
         Raises:
             RunError: if it cannot be written.
         """
-        found = [x for i in range(self.wanted.n_clients) if (x := self._read(i)) is not None]
-        x = np.concatenate(found)
+        contributions = [x for i in range(self.wanted.n_clients) if (x := self._read(i)) is not None]
+        x = np.concatenate(contributions)
         order = make_rng(self.wanted.seed, Purpose.PROXY).permutation(len(x))
         path = self.folder / PROXY
         try:
-            put(path, npz_bytes({"x": x[order], CONTRIBUTORS: np.array(len(found))}))
+            put(path, npz_bytes({"x": x[order], CONTRIBUTORS: np.array(len(contributions))}))
         except OSError as error:
             raise RunError(f"cannot write {path}: {error.strerror}") from error
         return path
 
     def note(self, event: str, **fields: object) -> None:
-        """Write a line of the log. If that fails, collecting ends with the reason."""
+        """Write an event to the log. If that fails, the collection ends with the reason."""
+        logger.debug("%s %s", event, fields)
         try:
             self._log(event, **fields)
         except RunError as error:
@@ -244,7 +272,7 @@ class Collection:
         return self.folder / CLIENTS / f"{client:03d}.npz"
 
     def _read(self, client: int) -> Samples | None:
-        """What a client has contributed."""
+        """Return the samples that a client has contributed; None if its contribution is not complete."""
         path = self._path(client)
         if not path.exists():
             return None
@@ -255,22 +283,22 @@ class Collection:
 
 
 def open_folder(folder: Path, wanted: Wanted) -> None:
-    """Say in the folder what it is for, or see that it is for that.
+    """Write the requirements on the samples into a folder, or check that the folder has the same ones.
 
     Raises:
-        UserError: if it is for something else, or cannot be written.
+        UserError: if the folder has other ones, or cannot be written.
     """
     path, text = folder / COLLECTION, (json.dumps(asdict(wanted), indent=2) + "\n").encode()
     try:
-        found = get(path, MAX_TEXT)
-        if found is None:
+        present = get(path, MAX_TEXT)
+        if present is None:
             put(path, text)
         (folder / CLIENTS).mkdir(mode=0o700, exist_ok=True)
     except (OSError, ValueError) as error:
         raise UserError(f"cannot collect in {folder}: {error}") from error
-    if found not in (None, text):
-        raise UserError(f"{folder} collects for another config ({path.name} says what): choose another folder")
+    if present not in (None, text):
+        raise UserError(f"{folder} collects for another config (see {path.name} in it): choose another folder")
 
 
-def _kept(x: Samples) -> _Kept:
-    return _Kept(len(x), hashlib.sha256(np.ascontiguousarray(x).tobytes()).digest())
+def _contribution(x: Samples) -> _Contribution:
+    return _Contribution(len(x), hashlib.sha256(np.ascontiguousarray(x).tobytes()).digest())

@@ -1,1 +1,1 @@
-"""Serve a whole run: gRPC or folder."""
+"""Serve a whole run to devices, over gRPC or through a folder."""

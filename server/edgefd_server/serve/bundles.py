@@ -13,20 +13,25 @@ from edgefd_server.grpc_link.bundle_files import BundleFiles, load_bundle_files
 
 
 def check_bundles(config: Config, bundles: Sequence[Path], terms: FederationTerms) -> list[BundleFiles]:
-    """The bundles, if they are those that the config's clients need.
+    """Check that the bundles are those of the config's models, and return their files.
+
+    Args:
+        config: of the run.
+        bundles: one folder for each of the config's models, in order.
+        terms: of the run.
 
     Raises:
-        UserError: if not.
+        UserError: if a bundle is missing or does not belong to the config.
     """
     models = [model.name for model in config.model]
     if len(bundles) != len(models):
         raise UserError(f"--bundle must be given once for each model of the config, in order: {', '.join(models)}")
-    found = []
+    files = []
     for folder, model in zip(bundles, models, strict=True):
         read = read_bundle(folder)
         if read.manifest.model != model:
-            raise UserError(f"{folder} is a bundle of {read.manifest.model}, the config's model here is {model}")
+            raise UserError(f"{folder} is a bundle of {read.manifest.model}, but the config's model is {model}")
         if different := terms.differences(read.manifest.terms):
             raise UserError(f"{folder} is not of this config ({', '.join(different)} differ): export it again")
-        found.append(load_bundle_files(folder, read.manifest, read.digest))
-    return found
+        files.append(load_bundle_files(folder, read.manifest, read.digest))
+    return files

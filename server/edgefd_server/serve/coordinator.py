@@ -1,8 +1,7 @@
-"""Run a coordinator with its front ends."""
+"""Run a coordinator with its front ends, its metrics and its status page."""
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
@@ -18,9 +17,10 @@ from edgefd.runs.execute import saved_rounds_message
 from edgefd.runs.prepare import PreparedRun, terms_of
 from edgefd_server.certs import AllowList
 from edgefd_server.coordinator.checkpoint import Checkpoint
-from edgefd_server.coordinator.resume import completed_rounds, coordinate, lines
+from edgefd_server.coordinator.resume import completed_rounds, coordinate, print_rounds
 from edgefd_server.coordinator.round_coordinator import RoundCoordinator
 from edgefd_server.grpc_link.device_service import open_link
+from edgefd_server.grpc_link.server import warn_if_plaintext
 from edgefd_server.grpc_link.sessions import DeviceSessions
 from edgefd_server.monitoring.event_log import json_log, tee_log
 from edgefd_server.monitoring.fleet import CoordinatorFleet
@@ -32,69 +32,66 @@ from edgefd_server.serve.options import ServeOptions
 from edgefd_server.serve.run_folder import remove_if_refused
 
 FrontEnd = Callable[[RoundCoordinator, LinkMetrics, dict[int, float]], AbstractContextManager[None]]
-"""opens another way to the desk; it enters in the dict when it has last seen each client (`time.monotonic`)"""
+"""opens another front end of the coordinator, which keeps the time of each client's last call (`time.monotonic`) in the
+dict"""
 
 
-def serve_desk(
+def serve_coordinator(
     prepared: PreparedRun,
-    serving: ServeOptions,
+    options: ServeOptions,
     folder: Path,
     saved: Checkpoint,
     resuming: bool,
     front_end: FrontEnd | None = None,
 ) -> dict[str, Any]:
-    """Coordinate, with the device link open if `serving` listens, and another door if there is one: the summary.
+    """Coordinate a run over the device link and another front end, where there are any, and return the summary.
 
     Args:
         prepared: the config and its data.
-        serving: how.
-        folder: of the run, with the checkpoint in it; the caller keeps others from it.
+        options: for serving the run; they say whether the device link is open.
+        folder: the run folder, which holds the checkpoint and is locked by the caller.
         saved: that checkpoint.
-        resuming: whether clients have seen something of the run.
-        front_end: Flower's.
+        resuming: whether clients may have received something of the run before.
+        front_end: the front end of Flower, if there is one.
 
     Raises:
-        UserError: if it cannot listen there; of a new run, no folder is left.
-        RunError: if a round does not get its reports in time. The clients are told.
-        Stopped: on Ctrl-C, whenever it comes.
+        UserError: if a port cannot be opened; the folder of a new run is then removed.
+        RunError: if a round does not get its reports in time. The clients receive the reason.
+        Stopped: on Ctrl-C, at any time.
     """
     config, federation = prepared.config, prepared.federation
     n_clients = len(federation.clients)
     info = FederationInfo(saved.run, n_clients, terms_of(config, federation))
-    listens = serving.listen
-    expected = range(n_clients) if resuming and listens is not None else ()  # they may be on their way back
-    names = dict if serving.certs is None else AllowList(serving.certs).names
+    listen = options.listen
+    expected = range(n_clients) if resuming and listen is not None else ()  # they may be about to reconnect
+    names = dict if options.certs is None else AllowList(options.certs).names
     nodes: dict[int, float] = {}
     fleet = CoordinatorFleet(config, n_clients, lambda: nodes | ({} if sessions is None else sessions.seen), names)
     log = tee_log(json_log(folder / "link.jsonl"), fleet.note)
-    coordinator = RoundCoordinator(info, serving.timeout, log, config.coordinator, expected)
-    sessions = None if listens is None else _reception(prepared, serving, coordinator)
+    coordinator = RoundCoordinator(info, options.timeout, log, config.coordinator, expected)
+    sessions = None if listen is None else _device_sessions(prepared, options, coordinator)
     metrics, board = make_metrics(), StatusBoard(about(prepared), fleet.snapshot)
     try:
         with ExitStack() as front_ends:
             front_ends.enter_context(remove_if_refused(folder, resuming or front_end is not None))
-            front_ends.enter_context(metrics_server(metrics, serving.metrics_port))
-            front_ends.enter_context(status_server(board, serving.status))
+            front_ends.enter_context(metrics_server(metrics, options.metrics_port))
+            front_ends.enter_context(status_server(board, options.status))
             where = ""
-            if listens is not None and sessions is not None:
-                where = f" on port {front_ends.enter_context(open_link(sessions, listens, metrics)).port}"
-                if listens.certs is None:
-                    print(
-                        "warning: without --certs nothing is encrypted and devices are who they say they are",
-                        file=sys.stderr,
-                    )
+            if listen is not None and sessions is not None:
+                where = f" on port {front_ends.enter_context(open_link(sessions, listen, metrics)).port}"
+                warn_if_plaintext(listen)
             if front_end is not None:
                 front_ends.enter_context(front_end(coordinator, metrics, nodes))
             where += f", from round {saved.next_round}" if saved.metrics else ""
             print(f"waiting for {n_clients} clients{where}", flush=True)
             board.begin(folder.name, completed_rounds(saved))
-            return coordinate(prepared, coordinator, folder, folder, saved, board.watching(lines))
-    except KeyboardInterrupt as stop:  # before or between what a run does, which says as much itself
+            return coordinate(prepared, coordinator, folder, folder, saved, board.watching(print_rounds))
+    except KeyboardInterrupt as stop:  # outside the rounds; within them, `coordinate` raises Stopped itself
         raise Stopped(saved_rounds_message(len(saved.metrics), folder)) from stop
 
 
-def _reception(prepared: PreparedRun, serving: ServeOptions, coordinator: RoundCoordinator) -> DeviceSessions:
+def _device_sessions(prepared: PreparedRun, options: ServeOptions, coordinator: RoundCoordinator) -> DeviceSessions:
     config, federation = prepared.config, prepared.federation
-    offered = check_bundles(config, serving.bundles, coordinator.info.terms)
-    everything = RoundPlan(config.seed, 0, np.arange(len(federation.proxy)), config.train)
-    return DeviceSessions(coordinator, offered, largest_report(everything, federation.n_classes))
+    bundles = check_bundles(config, options.bundles, coordinator.info.terms)
+    all_rows = RoundPlan(config.seed, 0, np.arange(len(federation.proxy)), config.train)
+    return DeviceSessions(coordinator, bundles, largest_report(all_rows, federation.n_classes))

@@ -1,4 +1,4 @@
-"""A whole run through an exchange folder, into a run folder; it can be killed at any moment and go on."""
+"""Serve a whole run through an exchange folder. The process may be killed at any moment and resumed."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from edgefd_server.coordinator.resume import (
     completed_rounds,
     coordinate,
     create_checkpoint,
-    lines,
     load_for_resume,
+    print_rounds,
 )
 from edgefd_server.folder_link.transport import check_new, open_folder
 from edgefd_server.monitoring.fleet import FolderFleet
@@ -33,14 +33,19 @@ def serve(
     resume: bool = False,
     status: str | None = None,
 ) -> tuple[Path, dict[str, Any]]:
-    """Coordinate the config's clients, who are devices that see the folder `exchange`: the run folder and its summary.
+    """Coordinate the config's clients through an exchange folder, and return the run folder and the summary.
 
-    With `resume`, go on where the checkpoint in `exchange` is; without a checkpoint, begin. `status` is the [HOST:]PORT
-    of the status page, if there is one.
+    Args:
+        config: of the run.
+        exchange: the folder that the devices see.
+        timeout: seconds that a round may take.
+        out: the run folder; None = a new one in runs.
+        resume: continue from the checkpoint in `exchange`; if there is none, begin a new run.
+        status: [HOST:]PORT of the status page; None = no page.
 
     Raises:
-        UserError: if the config cannot be run by devices, or the exchange is another run's.
-        RunError: if a round does not get its reports in `timeout` seconds. The devices are told.
+        UserError: if devices cannot run the config, or the exchange folder belongs to another run.
+        RunError: if a round does not get its reports in `timeout` seconds. The devices receive the reason.
     """
     check_deployable(config)
     prepared = prepare(config)
@@ -49,7 +54,7 @@ def serve(
         check_new(exchange)
     board = StatusBoard(about(prepared), FolderFleet(config, len(prepared.federation.clients), exchange).snapshot)
     with status_server(board, status):
-        if not resuming:  # what is refused leaves nothing behind
+        if not resuming:  # after the status page is open: a refused run leaves no folder
             out = run_folder(config, out, or_empty=resume)
         with exclusive_lock(exchange):
             if resuming or out is None:
@@ -63,7 +68,7 @@ def serve(
 
 def _check_out(exchange: Path, saved: Checkpoint, out: Path | None) -> None:
     if out is not None and out.resolve() != Path(saved.out):
-        raise UserError(f"the run in {exchange} has the run folder {saved.out}: leave --out out")
+        raise UserError(f"the run in {exchange} has the run folder {saved.out}: remove --out")
 
 
 def _serve(
@@ -76,4 +81,4 @@ def _serve(
     print(f"waiting for {info.n_clients} clients in {exchange}{where}", flush=True)
     out = Path(saved.out)
     board.begin(out.name, completed_rounds(saved))
-    return coordinate(prepared, transport, exchange, out, saved, board.watching(lines))
+    return coordinate(prepared, transport, exchange, out, saved, board.watching(print_rounds))

@@ -11,17 +11,17 @@ from edgefd_server.grpc_link.device_service import ListenAddress
 
 @dataclass(frozen=True)
 class ServeOptions:
-    """How a run is served, beside its config."""
+    """Options for serving a run, in addition to its config."""
 
     listen: ListenAddress | None
-    """where devices call; None = nowhere, there is another door"""
+    """address of the device link; None = no device link, because the run has another front end"""
     bundles: Sequence[Path]
-    """one for each of the config's models, in order: client i gets the i-th in turn"""
+    """bundle folders, one for each of the config's models, in order: client i gets bundle i modulo their number"""
     metrics_port: int | None = None
-    """where to serve Prometheus metrics on this machine, if anywhere"""
+    """port on this machine that serves Prometheus metrics; None = no metrics"""
     timeout: float = 600.0
     """seconds that a round may take"""
     status: str | None = None
-    """[HOST:]PORT of the status page, if there is one"""
+    """[HOST:]PORT of the status page; None = no page"""
     certs: Path | None = None
-    """folder of the allow-list, if clients prove who they are"""
+    """folder of certificates with the allow-list; None = clients are not authenticated"""

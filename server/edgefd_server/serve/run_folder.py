@@ -13,19 +13,24 @@ from edgefd_server.coordinator.checkpoint import CHECKPOINT, LOCK
 
 
 def new_folder(config: Config, out: Path | None, resume: bool) -> Path:
-    """Of a run that begins.
+    """Create and return the run folder of a new run.
+
+    Args:
+        config: of the run.
+        out: the folder; None = a new one in runs.
+        resume: whether the folder may exist if it holds nothing but hidden files.
 
     Raises:
-        UserError: if it is another run's.
+        UserError: if the folder holds another run.
     """
     if out is not None and not resume and (out / CHECKPOINT).exists():
-        raise UserError(f"{out} holds a run already: choose another folder, remove it, or go on with --resume")
+        raise UserError(f"{out} already holds a run: choose another folder, remove it, or continue it with --resume")
     return run_folder(config, out, or_empty=resume)
 
 
 @contextmanager
 def remove_if_refused(folder: Path, resuming: bool) -> Iterator[None]:
-    """A new run that cannot listen, or show what it does, leaves no run folder."""
+    """Remove the run folder of a new run that cannot open its ports, such as that of the status page."""
     try:
         yield
     except UserError:

@@ -1,4 +1,4 @@
-"""Kill -9 of the server at any moment: with --resume the run ends as if nothing had happened."""
+"""Kill -9 of a server with an exchange folder at any moment: the resumed run has the results of an undisturbed one."""
 
 import hashlib
 import json
@@ -21,13 +21,13 @@ from tests.support.fork_server import ForkServer, environment, fork_server, fres
 
 CLIENTS, ROUNDS = 3, 60
 FRESH, TIMED, POINTS = 2, 6, 16
-"""kills: of new interpreters and of forks whenever it comes, and at each of so many points in the order of writes"""
+"""kills of new interpreters and of forks at random times, and kills at this number of points in the order of writes"""
 IMPORTS = """
 import torch
 import edgefd_server.serve.folder
 from edgefd.cli.main import main
 """
-WHERE = environment("proto", "server", "client")
+ENV = environment("proto", "server", "client")
 
 
 @pytest.fixture
@@ -38,35 +38,42 @@ def federation(tmp_path: Path) -> tuple[Dealt, Path]:
     return dealt(config, tmp_path / "federation"), path
 
 
-def devices(made: Dealt, folder: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """The clients, each a process of its own that lives through everything."""
+def devices(data: Dealt, folder: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """Start the clients, each as a process that survives all kills of the server."""
     for client in range(CLIENTS):
-        where = ["--bundle", str(made.bundle), "--data", str(made.data[client]), "--state", str(folder / f"s{client}")]
-        command = [sys.executable, "-m", "edgefd_client", "run", *where, "--exchange", str(folder / "exchange")]
+        options = [
+            "--bundle",
+            str(data.bundle),
+            "--data",
+            str(data.data[client]),
+            "--state",
+            str(folder / f"s{client}"),
+        ]
+        command = [sys.executable, "-m", "edgefd_client", "run", *options, "--exchange", str(folder / "exchange")]
         with (folder / f"client{client}.log").open("wb") as log:
-            yield subprocess.Popen([*command, "--client", str(client)], env=WHERE, stdout=log, stderr=subprocess.STDOUT)
+            yield subprocess.Popen([*command, "--client", str(client)], env=ENV, stdout=log, stderr=subprocess.STDOUT)
 
 
-def run(made: Dealt, config: Path, folder: Path, kill: bool) -> list[str]:
-    """How each kill found the run: its phases."""
+def run(data: Dealt, config: Path, folder: Path, kill: bool) -> list[str]:
+    """Run the federation, with or without kills, and return the phase of the run at each kill."""
     folder.mkdir()
     exchange, log = folder / "exchange", folder / "servers.log"
     server = ["server", str(config), "--exchange", str(exchange), "--timeout", "60", "--out", str(folder / "run")]
     server += ["--resume"]
     phases: list[str] = []
     seen: dict[Path, str] = {}
-    with log.open("wb") as errors, fork_server(IMPORTS, WHERE, errors) as servers:
-        clients = list(devices(made, folder))
+    with log.open("wb") as errors, fork_server(IMPORTS, ENV, errors) as servers:
+        clients = list(devices(data, folder))
         try:
             for code in kills(server, servers, errors) if kill else ():
                 assert code == -signal.SIGKILL, f"{code}: {log.read_text()}"
                 phases.append(phase(exchange))
-                look(exchange, seen)
+                check_unchanged(exchange, seen)
             servers.start(server)
             assert servers.ended() == 0, log.read_text()
             for client, process in enumerate(clients):
                 assert process.wait(30) == 0, (folder / f"client{client}.log").read_text()
-            look(exchange, seen)
+            check_unchanged(exchange, seen)
         finally:
             for process in clients:
                 if process.poll() is None:
@@ -76,10 +83,10 @@ def run(made: Dealt, config: Path, folder: Path, kill: bool) -> list[str]:
 
 
 def kills(server: list[str], servers: ForkServer, errors: IO[bytes]) -> Iterator[int]:
-    """How each server ended that was to be killed."""
+    """Start and kill servers, and return the exit code of each."""
     rng = random.Random(5)
     for _ in range(FRESH):
-        yield fresh(["edgefd", *server], rng.uniform(0.5, 1.5), WHERE, errors)
+        yield fresh(["edgefd", *server], rng.uniform(0.5, 1.5), ENV, errors)
     for point in range(POINTS):
         servers.start(server, point)
         yield servers.ended()
@@ -88,19 +95,19 @@ def kills(server: list[str], servers: ForkServer, errors: IO[bytes]) -> Iterator
 
 
 def phase(exchange: Path) -> str:
-    """Where a killed server left the exchange."""
+    """Return the phase in which a killed server left the exchange."""
     saved = load_checkpoint(exchange)
     if saved is None:
         return "before the first checkpoint"
-    here = exchange / "rounds" / f"{saved.next_round:04d}"
-    for name, what in (("counted.json", "collected"), ("plan.bin", "open"), ("teacher.bin", "teacher out")):
-        if (here / name).exists():
-            return what
+    folder = exchange / "rounds" / f"{saved.next_round:04d}"
+    for name, meaning in (("counted.json", "collected"), ("plan.bin", "open"), ("teacher.bin", "teacher out")):
+        if (folder / name).exists():
+            return meaning
     return "between rounds"
 
 
-def look(exchange: Path, seen: dict[Path, str]) -> None:
-    """Everything that devices read or wrote is what it was when it was first seen."""
+def check_unchanged(exchange: Path, seen: dict[Path, str]) -> None:
+    """Check that no file that devices read or wrote has changed since it was first seen."""
     for name in ("teacher.bin", "plan.bin", "reports/[0-9]*.bin"):
         for path in exchange.glob(f"rounds/*/{name}"):
             digest = hashlib.sha256(path.read_bytes()).hexdigest()
@@ -108,6 +115,7 @@ def look(exchange: Path, seen: dict[Path, str]) -> None:
 
 
 def result(folder: Path) -> tuple[bytes, list[dict[str, object]], dict[str, bytes]]:
+    """Return the last teacher, the metrics and the exchanged files of a run."""
     saved = load_checkpoint(folder / "exchange")
     assert saved is not None
     assert saved.teacher is not None
@@ -123,18 +131,20 @@ def result(folder: Path) -> tuple[bytes, list[dict[str, object]], dict[str, byte
 
 
 @pytest.mark.slow
-def test_kill_9_of_the_server_at_any_point_changes_nothing(federation: tuple[Dealt, Path], tmp_path: Path) -> None:
-    made, config = federation
-    run(made, config, tmp_path / "calm", kill=False)
-    phases = run(made, config, tmp_path / "killed", kill=True)
+def test_kill_9_of_the_folder_server_at_any_point_changes_no_result(
+    federation: tuple[Dealt, Path], tmp_path: Path
+) -> None:
+    data, config = federation
+    run(data, config, tmp_path / "undisturbed", kill=False)
+    phases = run(data, config, tmp_path / "killed", kill=True)
     counts = {p: phases.count(p) for p in sorted(set(phases))}
     print(f"{len(phases)} kills: {counts}")
     assert set(counts) >= {"between rounds", "teacher out", "open", "collected"}
-    killed, calm = result(tmp_path / "killed"), result(tmp_path / "calm")
-    assert killed[0] == calm[0]
+    killed, undisturbed = result(tmp_path / "killed"), result(tmp_path / "undisturbed")
+    assert killed[0] == undisturbed[0]
     assert [line["round"] for line in killed[1]] == list(range(ROUNDS + 1))
-    assert killed[1] == calm[1]
-    assert killed[2] == calm[2]
+    assert killed[1] == undisturbed[1]
+    assert killed[2] == undisturbed[2]
     assert not list((tmp_path / "killed").rglob("*.refused"))
     assert (tmp_path / "killed" / "exchange" / DONE).read_text() == COMPLETE
     summary = json.loads((tmp_path / "killed" / "run" / "summary.json").read_text())

@@ -1,4 +1,4 @@
-"""The device link as processes: whoever dies, in whatever phase of a round, the run ends as a calm one."""
+"""The device link as processes: a run whose processes are killed in any phase has the results of an undisturbed one."""
 
 import os
 import re
@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.federation_fixture import FederationFixture, Fleet, fleet, ground
+from tests.support.federation_fixture import FederationFixture, Fleet, federation_fixture, fleet
 from tests.support.federations import small
 
 pytestmark = pytest.mark.slow
@@ -31,115 +31,117 @@ ENDING = ("summary before 1", "end before 1", "end after 1")
 
 @pytest.fixture(scope="module")
 def five(tmp_path_factory: pytest.TempPathFactory) -> FederationFixture:
-    return ground(small(CLIENTS, ROUNDS), tmp_path_factory.mktemp("five"))
+    return federation_fixture(small(CLIENTS, ROUNDS), tmp_path_factory.mktemp("five"))
 
 
 @pytest.fixture(scope="module")
-def calm(five: FederationFixture, tmp_path_factory: pytest.TempPathFactory) -> Fleet:
-    with fleet(five, tmp_path_factory.mktemp("calm") / "fleet") as run:
+def undisturbed(five: FederationFixture, tmp_path_factory: pytest.TempPathFactory) -> Fleet:
+    with fleet(five, tmp_path_factory.mktemp("undisturbed") / "fleet") as run:
         run.start(*ALL)
         run.completed(*ALL)
     assert {event["event"] for event in run.lines()} == {"join", "round", "report", "end"}
     return run
 
 
-def test_kill_9_of_the_server_in_every_phase_changes_nothing(
-    five: FederationFixture, calm: Fleet, tmp_path: Path
+def test_kill_9_of_the_grpc_server_in_every_phase_changes_no_result(
+    five: FederationFixture, undisturbed: Fleet, tmp_path: Path
 ) -> None:
     with fleet(five, tmp_path / "killed") as run:
-        for where in BEGINNING:
-            run.server.start(where)
-            assert run.server.ended() == KILLED, (where, run.server.said())
+        for crash_point in BEGINNING:
+            run.server.start(crash_point)
+            assert run.server.ended() == KILLED, (crash_point, run.server.output())
         for device in run.devices:
             device.start()
         rounds = []
-        for where in (*PHASES, *ENDING):
-            run.server.start(where)
-            assert run.server.ended() == KILLED, (where, run.server.said())
+        for crash_point in (*PHASES, *ENDING):
+            run.server.start(crash_point)
+            assert run.server.ended() == KILLED, (crash_point, run.server.output())
             rounds.append(len(run.metrics()))
         run.server.start("")
         run.completed(*ALL)
         print(f"{len(BEGINNING) + len(rounds)} kills; rounds done after each: {rounds}")
-        assert run.result() == calm.result()
+        assert run.result() == undisturbed.result()
         refused = {line["reason"] for line in run.lines("refused")}
-        assert refused <= {"session", "early", "round"}  # of a server that was restarted
+        assert refused <= {"session", "early", "round"}  # refusals of a restarted server
 
 
-def test_kill_9_of_two_devices_of_five_in_a_round_that_waits_for_them(
-    five: FederationFixture, calm: Fleet, tmp_path: Path
+def test_a_round_of_five_waits_for_two_devices_that_were_killed(
+    five: FederationFixture, undisturbed: Fleet, tmp_path: Path
 ) -> None:
     with fleet(five, tmp_path / "fleet") as run:
         run.start(0, 2, 4)
         for i, point in ((1, 6), (3, 7)):  # before and after round 2 is saved: its write number 3
             run.devices[i].start(point=point)
         for i in (1, 3):
-            assert run.devices[i].ended() == KILLED, run.devices[i].said()
+            assert run.devices[i].ended() == KILLED, run.devices[i].output()
         assert len(run.metrics()) == 2
         for i in (1, 3):
             run.devices[i].start()
         run.completed(*ALL)
-        assert run.result() == calm.result()
+        assert run.result() == undisturbed.result()
 
 
-def test_kill_9_of_two_devices_of_five_in_a_round_that_needs_three(five: FederationFixture, tmp_path: Path) -> None:
+def test_a_round_that_needs_three_of_five_ends_without_two_devices_that_were_killed(
+    five: FederationFixture, tmp_path: Path
+) -> None:
     rules = ("coordinator.min_reports=3", "coordinator.deadline_s=0.5")
     with fleet(five, tmp_path / "fleet", *rules) as run:
         run.start(0, 2, 4)
         for i, point in ((1, 6), (3, 7)):
             run.devices[i].start(point=point)
         for i in (1, 3):
-            assert run.devices[i].ended() == KILLED, run.devices[i].said()
+            assert run.devices[i].ended() == KILLED, run.devices[i].output()
         run.completed(0, 2, 4)
-        found = answered(run)
-        assert len(found) == ROUNDS
-        assert found[-1] == {0, 2, 4}
-        assert all(len(clients) >= 3 for clients in found)
+        clients_of_rounds = responding_clients(run)
+        assert len(clients_of_rounds) == ROUNDS
+        assert clients_of_rounds[-1] == {0, 2, 4}
+        assert all(len(clients) >= 3 for clients in clients_of_rounds)
 
 
-def answered(run: Fleet) -> list[set[int]]:
-    """Whose reports counted in each round but the closing one."""
-    kept = [line["kept_per_client"] for line in run.metrics() if not line["closing"]]
-    return [{i for i, share in enumerate(shares) if share is not None} for shares in kept]
+def responding_clients(run: Fleet) -> list[set[int]]:
+    """Return the clients whose reports counted in each round, without the closing round."""
+    fractions = [line["kept_per_client"] for line in run.metrics() if not line["closing"]]
+    return [{i for i, fraction in enumerate(of_round) if fraction is not None} for of_round in fractions]
 
 
-def test_devices_join_late_leave_and_return(five: FederationFixture, tmp_path: Path) -> None:
-    """A round needs three, so each change shows before the next is made. Device 4 never comes."""
+def test_devices_may_join_late_leave_and_return(five: FederationFixture, tmp_path: Path) -> None:
+    """A round needs three devices, so each change takes effect before the next one. Device 4 never joins."""
     rules = ("coordinator.min_reports=3", "coordinator.deadline_s=0.2", "coordinator.stale_reports=use")
     with fleet(five, tmp_path / "fleet", *rules) as run:
         run.start(0, 1, 2)
-        run.wait(lambda: len(answered(run)) >= 2)
+        run.wait(lambda: len(responding_clients(run)) >= 2)
         assert run.devices[0].kill(signal.SIGTERM) == 0
         run.devices[3].start()
-        run.wait(lambda: answered(run)[-1] == {1, 2, 3})
+        run.wait(lambda: responding_clients(run)[-1] == {1, 2, 3})
         assert run.devices[1].kill(signal.SIGTERM) == 0
         run.devices[0].start()
         run.completed(0, 2, 3)
-        found = answered(run)
-        assert found[0] == {0, 1, 2}
-        assert {1, 2, 3} in found
-        assert found[-1] == {0, 2, 3}
-        assert "round 2" not in run.devices[3].said()  # it went on from the newest teacher
+        clients_of_rounds = responding_clients(run)
+        assert clients_of_rounds[0] == {0, 1, 2}
+        assert {1, 2, 3} in clients_of_rounds
+        assert clients_of_rounds[-1] == {0, 2, 3}
+        assert "round 2" not in run.devices[3].output()  # it began with the newest teacher
 
 
-def test_of_two_devices_with_one_certificate_the_newer_goes_on(
-    five: FederationFixture, calm: Fleet, tmp_path: Path
+def test_of_two_devices_with_one_certificate_the_newer_one_continues(
+    five: FederationFixture, undisturbed: Fleet, tmp_path: Path
 ) -> None:
     with fleet(five, tmp_path / "fleet", twin=0) as run:
         run.start(0, 2, 3, 4)
         run.wait(lambda: any(line["client"] == 0 for line in run.lines("report")))
-        run.devices[CLIENTS].start()  # round 0 waits for client 1; the twin's report has the same bytes, and is known
+        run.devices[CLIENTS].start()  # round 0 waits for client 1; the twin's report has the same bytes and counts once
         assert run.devices[0].ended() == 1
-        assert "two devices use one certificate" in run.devices[0].said()
+        assert "two devices use one certificate" in run.devices[0].output()
         run.devices[1].start()
         run.completed(1, 2, 3, 4, CLIENTS)
-        found, expected = run.result(), calm.result()
-        assert found[:2] == expected[:2]
-        assert found[2][CLIENTS] == expected[2][0]
+        result, expected = run.result(), undisturbed.result()
+        assert result[:2] == expected[:2]
+        assert result[2][CLIENTS] == expected[2][0]
         assert not [line for line in run.lines("refused") if line["reason"] != "superseded"]
 
 
-def test_devices_give_up_a_server_that_is_gone_and_go_on_when_it_is_back(
-    five: FederationFixture, calm: Fleet, tmp_path: Path
+def test_devices_give_up_a_killed_server_and_continue_when_it_runs_again(
+    five: FederationFixture, undisturbed: Fleet, tmp_path: Path
 ) -> None:
     with fleet(five, tmp_path / "fleet", give_up=5) as run:
         run.start(*ALL)
@@ -147,14 +149,14 @@ def test_devices_give_up_a_server_that_is_gone_and_go_on_when_it_is_back(
         run.server.kill()
         for device in run.devices:
             assert device.ended() == 1
-            assert re.search(r"error: the coordinator has not answered for \d+ s .*the state is kept", device.said())
+            assert re.search(r"error: the coordinator has not answered for \d+ s .*the state is kept", device.output())
         run.start(*ALL)
         run.completed(*ALL)
-        assert run.result() == calm.result()
+        assert run.result() == undisturbed.result()
 
 
-def test_a_server_that_is_told_to_stop_tells_its_devices_and_goes_on_later(
-    five: FederationFixture, calm: Fleet, tmp_path: Path
+def test_a_server_stopped_by_sigterm_informs_its_devices_and_can_be_resumed(
+    five: FederationFixture, undisturbed: Fleet, tmp_path: Path
 ) -> None:
     with fleet(five, tmp_path / "fleet") as run:
         run.start(*ALL)
@@ -162,15 +164,15 @@ def test_a_server_that_is_told_to_stop_tells_its_devices_and_goes_on_later(
         assert run.server.kill(signal.SIGTERM) == 130
         for device in run.devices:
             assert device.ended() == 1
-            assert "error: the coordinator stopped: the rounds done so far" in device.said()
+            assert "error: the coordinator stopped: the rounds done so far" in device.output()
         run.start(*ALL)
         run.completed(*ALL)
-        assert run.result() == calm.result()
+        assert run.result() == undisturbed.result()
 
 
 @contextmanager
 def tmpfs(folder: Path) -> Iterator[None]:
-    """A disk of 512 KiB."""
+    """Mount a disk of 512 KiB while the context lasts."""
     folder.mkdir()
     command = ["mount", "-t", "tmpfs", "-o", "size=512k", "tmpfs", str(folder)]
     if os.geteuid() != 0 or subprocess.run(command, capture_output=True, timeout=10).returncode != 0:
@@ -182,7 +184,7 @@ def tmpfs(folder: Path) -> Iterator[None]:
 
 
 def fill(folder: Path) -> Path:
-    """Leave no room on the disk."""
+    """Fill the disk of a folder, and return the file that does."""
     filler = folder / "filler"
     with filler.open("wb", buffering=0) as file:
         for size in (4096, 1):
@@ -194,38 +196,41 @@ def fill(folder: Path) -> Path:
     return filler
 
 
-def stopped_and_resumed(run: Fleet, calm: Fleet, again: Path | None, says: str) -> None:
+def check_stopped_and_resumed(run: Fleet, undisturbed: Fleet, filler: Path | None, reason: str) -> None:
+    """Check that the run stops with an error, and that it can be resumed once the filler is removed."""
     assert run.server.ended() == 1
-    errors = [line for line in run.server.said().splitlines() if line]
+    errors = [line for line in run.server.output().splitlines() if line]
     assert errors[0].startswith("error: cannot write ")
-    assert says in " ".join(errors)
-    assert "Traceback" not in run.server.said()
+    assert reason in " ".join(errors)
+    assert "Traceback" not in run.server.output()
     for device in run.devices:
         assert device.ended() == 1
-        assert "error: the coordinator stopped: cannot write " in device.said()
-    if again is not None:
-        again.unlink()
-    done = len(run.metrics())
+        assert "error: the coordinator stopped: cannot write " in device.output()
+    if filler is not None:
+        filler.unlink()
+    completed = len(run.metrics())
     run.start(*ALL)
     run.completed(*ALL)
-    assert 1 <= done <= ROUNDS
-    assert run.result() == calm.result()
+    assert 1 <= completed <= ROUNDS
+    assert run.result() == undisturbed.result()
 
 
-def test_a_full_disk_stops_the_run_with_a_line_and_it_goes_on_later(
-    five: FederationFixture, calm: Fleet, tmp_path: Path
+def test_a_full_disk_stops_the_run_with_one_line_and_it_can_be_resumed(
+    five: FederationFixture, undisturbed: Fleet, tmp_path: Path
 ) -> None:
     with tmpfs(tmp_path / "disk"), fleet(five, tmp_path / "fleet", out=tmp_path / "disk" / "run") as run:
         run.start(*ALL)
         run.wait(lambda: len(run.metrics()) >= 2)
-        stopped_and_resumed(run, calm, fill(tmp_path / "disk"), "No space left on device")
+        check_stopped_and_resumed(run, undisturbed, fill(tmp_path / "disk"), "No space left on device")
 
 
-def test_so_does_a_limit_on_the_size_of_files(five: FederationFixture, calm: Fleet, tmp_path: Path) -> None:
+def test_a_limit_on_the_size_of_files_stops_the_run_with_one_line_and_it_can_be_resumed(
+    five: FederationFixture, undisturbed: Fleet, tmp_path: Path
+) -> None:
     with fleet(five, tmp_path / "fleet") as run:
         run.start(*ALL)
         run.wait(lambda: len(run.metrics()) >= 2)
         assert run.server.pid is not None
         size = (run.out / "checkpoint.bin").stat().st_size
         resource.prlimit(run.server.pid, resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
-        stopped_and_resumed(run, calm, None, "File too large")
+        check_stopped_and_resumed(run, undisturbed, None, "File too large")

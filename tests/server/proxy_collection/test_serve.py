@@ -1,4 +1,4 @@
-"""`edgefd collect`, export and a run of the devices that contributed, as users run them."""
+"""`edgefd collect`, the export of its proxy set, and a run of the devices that contributed, as users run them."""
 
 import math
 import os
@@ -29,20 +29,20 @@ from edgefd.federation.clients import Scale
 from edgefd.runs.export_bundle import export_config
 from edgefd.runs.prepare import prepare
 from edgefd.simulation.client_files import export_client_data
-from tests.support.device_links import opened
+from tests.support.device_links import open_device_link
 from tests.support.federations import Dealt, coordinate, small
 from tests.support.fork_server import environment
 from tests.support.waiting import until
 
-WHERE = environment("proto", "server", "client")
+ENV = environment("proto", "server", "client")
 
 
-def changed(config: Config, **proxy: object) -> Config:
+def with_proxy(config: Config, **proxy: object) -> Config:
     return parse_config(config.to_dict() | {"proxy": proxy})
 
 
 @pytest.mark.parametrize(
-    ("options", "says"),
+    ("options", "message"),
     [
         (["--least", "1"], "--least goes with it"),
         (["--deadline", "0"], "--deadline must be above 0"),
@@ -51,17 +51,19 @@ def changed(config: Config, **proxy: object) -> Config:
         (["--certs", "nowhere"], "certs init"),
     ],
 )
-def test_bad_input_is_one_line(tmp_path: Path, options: list[str], says: str) -> None:
+def test_bad_input_is_one_error(tmp_path: Path, options: list[str], message: str) -> None:
     config = tmp_path / "c.yaml"
     config.write_text("data: {name: mnist_mini, limit: 600}\n")
     command = ["collect", str(config), "--listen", "127.0.0.1:0", "--out", str(tmp_path / "out"), *options]
-    found = CliRunner().invoke(app, command)
-    assert isinstance(found.exception, UserError)
-    assert says in str(found.exception)
+    result = CliRunner().invoke(app, command)
+    assert isinstance(result.exception, UserError)
+    assert message in str(result.exception)
 
 
-def test_it_says_what_is_kept_when_it_is_stopped_and_ends_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    config, how = small(n_clients=2), Collecting(ListenAddress("127.0.0.1:0", None))
+def test_a_stopped_collection_says_how_to_continue_and_a_finished_one_ends_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    config, options = small(n_clients=2), Collecting(ListenAddress("127.0.0.1:0", None))
 
     def stopped(collection: Collection, least: int, deadline: float) -> None:
         assert (least, deadline) == (2, math.inf)
@@ -69,86 +71,89 @@ def test_it_says_what_is_kept_when_it_is_stopped_and_ends_once(tmp_path: Path, m
 
     monkeypatch.setattr(Collection, "wait", stopped)
     with pytest.raises(
-        Stopped, match=r"0 of 2 clients have contributed, which is kept in .*: the same command goes on"
+        Stopped, match=r"0 of 2 clients have contributed; their samples are in .*: run the same command to continue"
     ):
-        collect(config, how, tmp_path)
+        collect(config, options, tmp_path)
+    warning = "connections are unencrypted and unauthenticated (no --certs): raw samples are sent in plaintext"
+    assert warning in caplog.text
     assert (tmp_path / "clients").stat().st_mode & 0o077 == 0
     np.savez(tmp_path / PROXY, x=np.zeros((5, 1, 28, 28), np.uint8), contributors=2)
-    found = collect(config, how, tmp_path)  # nobody is waited for any more
-    assert (found.samples, found.clients) == (5, 2)
+    collected = collect(config, options, tmp_path)  # it waits for no client
+    assert (collected.samples, collected.clients) == (5, 2)
 
 
 def collector(folder: Path, port: str = "0") -> tuple[subprocess.Popen[str], str]:
-    """`edgefd collect`, and the port that it listens on."""
+    """Start `edgefd collect`, and return the process and its port."""
     command = [sys.executable, "-m", "edgefd", "collect", str(folder / "config.yaml"), "--listen", f"127.0.0.1:{port}"]
     command += ["--certs", str(folder / "certs"), "--out", str(folder / "collected")]
     with (folder / "collect.log").open("wb") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, text=True, env=WHERE)
+        process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, text=True, env=ENV)
 
     def listens() -> str:
-        said = (folder / "collect.log").read_text()
-        assert process.poll() is None, said
-        found = re.search(r"on port (\d+)", said)
-        return found[1] if found else ""
+        output = (folder / "collect.log").read_text()
+        assert process.poll() is None, output
+        match = re.search(r"on port (\d+)", output)
+        return match[1] if match else ""
 
     return process, until(listens)
 
 
 @pytest.mark.slow
-def test_from_private_samples_to_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    plain = changed(small(n_clients=2, rounds=1), source="public")  # no client has contributed anything yet
+def test_contributed_samples_become_the_proxy_set_of_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    plain = with_proxy(small(n_clients=2, rounds=1), source="public")  # no client has contributed any sample yet
     data = export_client_data(prepare(plain), tmp_path / "data")
-    (tmp_path / "config.yaml").write_text(yaml.safe_dump(changed(plain, source="contributed").to_dict()))
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(with_proxy(plain, source="contributed").to_dict()))
     certs.init(tmp_path / "certs", ["127.0.0.1"], 10)
     keys = [certs.add_device(tmp_path / "certs", f"device-{i}", i, 10) for i in range(2)]
 
-    def give(i: int, port: str) -> str:
+    def contribute(i: int, port: str) -> str:
         command = ["contribute", "--server", f"127.0.0.1:{port}", "--certs", str(keys[i]), "--data", str(data[i])]
         main([*command, "--state", str(tmp_path / f"state{i}"), "--fraction", "0.1", "--give-up", "60", "--yes"])
         return capsys.readouterr().out
 
     first, port = collector(tmp_path)
-    assert "the coordinator has them" in give(0, port)
+    assert "the coordinator has them" in contribute(0, port)
     os.kill(first.pid, signal.SIGKILL)
     first.wait(10)
     second, port = collector(tmp_path)
-    assert "the coordinator had them already" in give(0, port)
-    assert "the coordinator has them" in give(1, port)
+    assert "the coordinator had them already" in contribute(0, port)
+    assert "the coordinator has them" in contribute(1, port)
     assert second.wait(60) == 0
-    given = [load_contribution(tmp_path / f"state{i}") for i in range(2)]
-    sent = sum(len(g.rows) for g in given if g is not None)
-    said = (tmp_path / "collect.log").read_text()
-    assert "1 of them contributed already" in said
-    assert f"{sent} raw private samples of 2 clients are in " in said
+    contributions = [load_contribution(tmp_path / f"state{i}") for i in range(2)]
+    sent = sum(len(c.rows) for c in contributions if c is not None)
+    output = (tmp_path / "collect.log").read_text()
+    assert "1 of them contributed already" in output
+    assert f"{sent} raw private samples of 2 clients are in " in output
 
-    config = changed(plain, source="contributed", path=str(tmp_path / "collected" / "proxy.npz"))
-    made = Dealt(prepare(config), tmp_path / "bundle", tuple(data))
-    assert made.prepared.federation.raw_samples_disclosed == len(made.prepared.federation.proxy) == sent
-    export_config(config, None, made.bundle)
-    with opened(made, tmp_path / "certs") as link:
+    config = with_proxy(plain, source="contributed", path=str(tmp_path / "collected" / "proxy.npz"))
+    federation = Dealt(prepare(config), tmp_path / "bundle", tuple(data))
+    assert federation.prepared.federation.raw_samples_disclosed == len(federation.prepared.federation.proxy) == sent
+    export_config(config, None, federation.bundle)
+    with open_device_link(federation, tmp_path / "certs") as link:
         devices = [device(link.address, keys[i], data[i], tmp_path / f"state{i}") for i in range(2)]
         try:
-            assert len(coordinate(made, link.coordinator)) == 2
+            assert len(coordinate(federation, link.coordinator)) == 2
             outputs = [d.communicate(timeout=60) for d in devices]
         finally:
             for d in devices:
                 d.kill()
     for i, (out, err) in enumerate(outputs):
-        record, whole = given[i], read_npz(data[i], ("x",))["x"]
+        record, whole = contributions[i], read_npz(data[i], ("x",))["x"]
         assert record is not None
         assert (devices[i].returncode, err) == (0, "")
         assert f"{len(record.rows)} proxy rows are own ones" in out
         assert f"client {i}: {len(whole) - len(record.rows)} samples" in out
-        saved = load_state(tmp_path / f"state{i}", made.read().digest)
-        ids, _ = own_rows(Scale(*made.read().manifest.scale)(whole[record.rows]), made.read().proxy)
+        saved = load_state(tmp_path / f"state{i}", federation.read().digest)
+        ids, _ = own_rows(Scale(*federation.read().manifest.scale)(whole[record.rows]), federation.read().proxy)
         assert saved is not None
-        assert (saved.acceptance[ids] == 1).all()  # own rows are in-distribution, and surely so
+        assert (saved.acceptance[ids] == 1).all()  # own rows are in-distribution with full weight
         assert (saved.acceptance[np.setdiff1d(np.arange(sent), ids)] < 1).all()
 
 
 def device(address: str, keys: Path, data: Path, state: Path) -> subprocess.Popen[str]:
+    """Start `edgefd-client run`."""
     command = ["run", "--server", address, "--certs", str(keys), "--data", str(data), "--state", str(state)]
     pipe = subprocess.PIPE
     return subprocess.Popen(
-        [sys.executable, "-m", "edgefd_client", *command], stdout=pipe, stderr=pipe, text=True, env=WHERE
+        [sys.executable, "-m", "edgefd_client", *command], stdout=pipe, stderr=pipe, text=True, env=ENV
     )

@@ -1,4 +1,4 @@
-"""Raw samples that devices contribute for a proxy set, over real gRPC: what is taken, what is refused, what lasts."""
+"""Raw samples that devices contribute for a proxy set, over real gRPC: accepted and refused samples, and restarts."""
 
 import json
 import math
@@ -20,8 +20,8 @@ from edgefd.config.load import parse_config
 from edgefd.core.errors import RunError, UserError
 from edgefd.data.npz import read_npz
 from edgefd.wire.device_link import PIECE
-from tests.support.collecting import SHAPE, WANTED, collecting, gives, offer, private
-from tests.support.device_links import Raw, refusal, unlogged
+from tests.support.collecting import SHAPE, WANTED, collecting, contribute_request, contribute_samples, private_data
+from tests.support.device_links import RawDevice, refusal, unlogged
 
 Code = grpc.StatusCode
 X = np.random.default_rng(9).uniform(-5, 5, (6, *SHAPE)).astype(np.float32)
@@ -37,78 +37,90 @@ def keys(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def proxy_of(collection: Collection, least: int = 2) -> dict[str, np.ndarray]:
+    """Finish the collection, and return the arrays of its proxy set."""
     collection.wait(least, 0.0)
     return read_npz(collection.finish(), ("x", "contributors"))
 
 
 def rows(x: np.ndarray) -> set[bytes]:
+    """Return the bytes of each row."""
     return {row.tobytes() for row in x}
 
 
-def test_two_devices_contribute_and_a_new_collector_goes_on(keys: Path, tmp_path: Path) -> None:
-    said: list[str] = []
-    data, states = [private(tmp_path, i) for i in range(2)], [tmp_path / f"state{i}" for i in range(2)]
+def test_two_devices_contribute_and_a_new_collector_continues(keys: Path, tmp_path: Path) -> None:
+    messages: list[str] = []
+    data, states = [private_data(tmp_path, i) for i in range(2)], [tmp_path / f"state{i}" for i in range(2)]
     devices = [keys / "devices" / f"device-{i}" for i in range(2)]
     with collecting(tmp_path / "c", keys) as first:
-        gives(first.address, data[0], states[0], devices[0], say=said.append)
+        contribute_samples(first.address, data[0], states[0], devices[0], say=messages.append)
         assert first.collection.contributors == {0: 10}
         assert first.lines == [{"event": "contribution", "client": 0, "samples": 10, "bytes": 640}]
     with collecting(tmp_path / "c", keys) as second:
         assert second.collection.contributors == {0: 10}
-        gives(second.address, data[0], states[0], devices[0], say=said.append)
-        gives(second.address, data[1], states[1], devices[1], say=said.append)
+        contribute_samples(second.address, data[0], states[0], devices[0], say=messages.append)
+        contribute_samples(second.address, data[1], states[1], devices[1], say=messages.append)
         assert second.metrics.registry.get_sample_value("edgefd_contributions") == 2
-        found = proxy_of(second.collection)
-    assert set(found) == {"x", "contributors"}  # no label, nothing that says whose a row is
-    assert found["contributors"] == 2
-    given = []
+        proxy = proxy_of(second.collection)
+    assert set(proxy) == {"x", "contributors"}  # neither labels nor owners of rows
+    assert proxy["contributors"] == 2
+    contributions = []
     for i in range(2):
         record, whole = load_contribution(states[i]), read_npz(data[i], ("x", "y"))
         assert record is not None
         assert np.bincount(whole["y"][record.rows]).tolist() == [5, 5]
-        given.append(whole["x"][record.rows])
-    assert rows(found["x"]) == rows(np.concatenate(given))
-    assert len(found["x"]) == 20
-    mine = np.array([row.tobytes() in rows(given[0]) for row in found["x"]])
-    assert 0 < np.count_nonzero(mine[:10]) < 10  # they are mixed
-    assert "sending 10 of 40 RAW private samples, without labels, to the coordinator" in said[0]
-    assert said[1::2] == ["the coordinator has them", "the coordinator had them already", "the coordinator has them"]
+        contributions.append(whole["x"][record.rows])
+    assert rows(proxy["x"]) == rows(np.concatenate(contributions))
+    assert len(proxy["x"]) == 20
+    first_client = np.array([row.tobytes() in rows(contributions[0]) for row in proxy["x"]])
+    assert 0 < np.count_nonzero(first_client[:10]) < 10  # the clients' rows are mixed
+    assert "sending 10 of 40 RAW private samples, without labels, to the coordinator" in messages[0]
+    assert messages[1::2] == [
+        "the coordinator has them",
+        "the coordinator had them already",
+        "the coordinator has them",
+    ]
 
 
 def test_nothing_is_sent_without_yes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with collecting(tmp_path / "c") as there:
-        command = ["contribute", "--server", there.address, "--data", str(private(tmp_path, 0)), "--client", "0"]
-        command += ["--state", str(tmp_path / "s"), "--fraction", "0.25"]
+    with collecting(tmp_path / "c") as collector:
+        command = ["contribute", "--server", collector.address, "--data", str(private_data(tmp_path, 0))]
+        command += ["--client", "0", "--state", str(tmp_path / "s"), "--fraction", "0.25"]
         with pytest.raises(SystemExit) as stop:
             main(command)
         assert stop.value.code == 2
         err = capsys.readouterr().err
         assert err.count("\n") == 1
-        for says in ("10 of 40 RAW", there.address, "every client", "nobody can take them back", "--yes sends them"):
-            assert says in err
-        assert there.metrics.registry.get_sample_value("edgefd_bytes_total", {"direction": "up"}) in (None, 0)
+        for part in (
+            "10 of 40 RAW",
+            collector.address,
+            "every client",
+            "nobody can take them back",
+            "--yes sends them",
+        ):
+            assert part in err
+        assert collector.metrics.registry.get_sample_value("edgefd_bytes_total", {"direction": "up"}) in (None, 0)
         assert not (tmp_path / "s").exists()
         main([*command, "--yes"])
-        assert there.collection.contributors == {0: 10}
+        assert collector.collection.contributors == {0: 10}
         record = json.loads((tmp_path / "s" / RECORD).read_text())
         assert (len(record["rows"]), record["keep"]) == (10, False)
 
 
-def test_a_device_gives_its_samples_once(tmp_path: Path) -> None:
-    data, state = private(tmp_path, 0), tmp_path / "s"
-    with collecting(tmp_path / "c") as there:
-        gives(there.address, data, state, client=0)
-        for changed in ({"fraction": 0.5}, {"seed": 1}, {"keep": True}):
+def test_a_device_contributes_only_once(tmp_path: Path) -> None:
+    data, state = private_data(tmp_path, 0), tmp_path / "s"
+    with collecting(tmp_path / "c") as collector:
+        contribute_samples(collector.address, data, state, client=0)
+        for settings in ({"fraction": 0.5}, {"seed": 1}, {"keep": True}):
             with pytest.raises(UserError, match="has offered 10 other samples already"):
-                gives(there.address, data, state, client=0, **changed)
+                contribute_samples(collector.address, data, state, client=0, **settings)
         with pytest.raises(RunError, match="client 0 has contributed 10 other samples already"):
-            gives(there.address, data, tmp_path / "elsewhere", client=0, seed=1)
-        assert not (tmp_path / "elsewhere" / RECORD).exists()  # it was refused before a sample left
-        assert there.collection.contributors == {0: 10}
+            contribute_samples(collector.address, data, tmp_path / "elsewhere", client=0, seed=1)
+        assert not (tmp_path / "elsewhere" / RECORD).exists()  # it was refused before a sample was sent
+        assert collector.collection.contributors == {0: 10}
 
 
 @pytest.mark.parametrize(
-    ("settings", "says"),
+    ("settings", "message"),
     [
         ({"fraction": 1.0}, "--fraction is the share"),
         ({"fraction": 0.98}, "would leave 0 private ones"),
@@ -119,173 +131,217 @@ def test_a_device_gives_its_samples_once(tmp_path: Path) -> None:
         ({"data": Path("x.csv")}, "from an .npz"),
     ],
 )
-def test_what_cannot_be_given(tmp_path: Path, settings: dict[str, Any], says: str) -> None:
-    usual = {"data": private(tmp_path, 0), "client": 0}
-    with pytest.raises(UserError, match=says):
-        gives("127.0.0.1:1", state=tmp_path / "s", **(usual | settings))
+def test_bad_options_are_one_error(tmp_path: Path, settings: dict[str, Any], message: str) -> None:
+    defaults = {"data": private_data(tmp_path, 0), "client": 0}
+    with pytest.raises(UserError, match=message):
+        contribute_samples("127.0.0.1:1", state=tmp_path / "s", **(defaults | settings))
 
 
-BAD = [
-    ("shape", offer(X[..., :2]), Code.INVALID_ARGUMENT, "content", "samples are float32 of shape [1, 4, 4]"),
-    ("kind", offer(X.astype(np.uint8)), Code.INVALID_ARGUMENT, "content", "not uint8"),
-    ("NaN", offer(X * np.float32(np.nan)), Code.INVALID_ARGUMENT, "content", "NaN or infinite"),
-    ("far off", offer(X * np.float32(9)), Code.INVALID_ARGUMENT, "content", "must be from -10 to 10"),
-    ("too many", offer(np.repeat(X, 4, 0)), Code.INVALID_ARGUMENT, "content", "may contribute 1 to 20 samples, not 24"),
-    ("none", offer(X[:0]), Code.INVALID_ARGUMENT, "content", "not 0"),
-    ("more than offered", offer(X, rows=5), Code.INVALID_ARGUMENT, "content", "more than the 5 samples"),
-    ("half a sample", offer(X, samples=b"123"), Code.INVALID_ARGUMENT, "content", "3 bytes are not whole samples"),
-    ("others than offered", offer(X, sha256=bytes(32)), Code.INVALID_ARGUMENT, "content", "another sha256"),
-    ("no sha256", offer(X, sha256=b"1"), Code.INVALID_ARGUMENT, "content", "32 bytes, not 1"),
-    ("version", offer(X, protocol=2), Code.FAILED_PRECONDITION, "protocol", "speaks version 2"),
-    ("somebody else", offer(X, client=1), Code.PERMISSION_DENIED, "client", "the certificate is that of client 0"),
-    ("oversize", offer(X, samples=bytes(PIECE + 8192)), Code.RESOURCE_EXHAUSTED, "size", "at most"),
+BAD_REQUESTS = [
+    (
+        "shape",
+        contribute_request(X[..., :2]),
+        Code.INVALID_ARGUMENT,
+        "content",
+        "samples are float32 of shape [1, 4, 4]",
+    ),
+    ("kind", contribute_request(X.astype(np.uint8)), Code.INVALID_ARGUMENT, "content", "not uint8"),
+    ("NaN", contribute_request(X * np.float32(np.nan)), Code.INVALID_ARGUMENT, "content", "NaN or infinite"),
+    ("far off", contribute_request(X * np.float32(9)), Code.INVALID_ARGUMENT, "content", "must be from -10 to 10"),
+    (
+        "too many",
+        contribute_request(np.repeat(X, 4, 0)),
+        Code.INVALID_ARGUMENT,
+        "content",
+        "may contribute 1 to 20 samples, not 24",
+    ),
+    ("none", contribute_request(X[:0]), Code.INVALID_ARGUMENT, "content", "not 0"),
+    ("more than offered", contribute_request(X, rows=5), Code.INVALID_ARGUMENT, "content", "more than the 5 samples"),
+    (
+        "half a sample",
+        contribute_request(X, samples=b"123"),
+        Code.INVALID_ARGUMENT,
+        "content",
+        "3 bytes are not whole samples",
+    ),
+    (
+        "other samples than offered",
+        contribute_request(X, sha256=bytes(32)),
+        Code.INVALID_ARGUMENT,
+        "content",
+        "another sha256",
+    ),
+    ("no sha256", contribute_request(X, sha256=b"1"), Code.INVALID_ARGUMENT, "content", "32 bytes, not 1"),
+    ("version", contribute_request(X, protocol=2), Code.FAILED_PRECONDITION, "protocol", "speaks version 2"),
+    (
+        "another client",
+        contribute_request(X, client=1),
+        Code.PERMISSION_DENIED,
+        "client",
+        "the certificate is that of client 0",
+    ),
+    ("oversize", contribute_request(X, samples=bytes(PIECE + 8192)), Code.RESOURCE_EXHAUSTED, "size", "the limit is"),
 ]
 
 
-@pytest.mark.parametrize(("request_", "status", "reason", "line"), [b[1:] for b in BAD], ids=[b[0] for b in BAD])
-def test_what_is_not_wanted_is_refused_and_counted(
+@pytest.mark.parametrize(
+    ("request_", "status", "reason", "line"),
+    [case[1:] for case in BAD_REQUESTS],
+    ids=[case[0] for case in BAD_REQUESTS],
+)
+def test_a_bad_request_is_refused_and_counted(
     keys: Path, tmp_path: Path, request_: Any, status: Code, reason: str, line: str
 ) -> None:
-    with collecting(tmp_path, keys, most=20) as there:
-        device = Raw(there.address, keys / "devices" / "device-0")
-        found = refusal(lambda: device.stub.ContributeProxy(request_, timeout=10))
-        assert found[:2] == (status, reason)
-        assert line in found[2]
-        assert there.refused("ContributeProxy", reason) == 1
-        assert there.collection.contributors == {}
-        assert device.stub.ContributeProxy(offer(X), timeout=10).have == len(X)  # a good one is taken
+    with collecting(tmp_path, keys, most=20) as collector:
+        device = RawDevice(collector.address, keys / "devices" / "device-0")
+        answer = refusal(lambda: device.stub.ContributeProxy(request_, timeout=10))
+        assert answer[:2] == (status, reason)
+        assert line in answer[2]
+        assert collector.refused("ContributeProxy", reason) == 1
+        assert collector.collection.contributors == {}
+        assert device.stub.ContributeProxy(contribute_request(X), timeout=10).have == len(X)  # a valid one is accepted
 
 
-def test_without_certificates_a_device_must_say_who_it_is(tmp_path: Path) -> None:
-    with collecting(tmp_path) as there:
-        device = Raw(there.address)
+def test_without_certificates_a_device_must_name_its_client(tmp_path: Path) -> None:
+    with collecting(tmp_path) as collector:
+        device = RawDevice(collector.address)
         for client, line in ((None, "must say which client"), (2, "there is no client 2")):
-            found = refusal(lambda c=client: device.stub.ContributeProxy(offer(X, client=c), timeout=10))
-            assert found[:2] == (Code.INVALID_ARGUMENT, "client")
-            assert line in found[2]
+            answer = refusal(lambda c=client: device.stub.ContributeProxy(contribute_request(X, client=c), timeout=10))
+            assert answer[:2] == (Code.INVALID_ARGUMENT, "client")
+            assert line in answer[2]
         broken = refusal(
             lambda: device.channel.unary_unary("/edgefd.v1.DeviceLink/ContributeProxy")(b"\xff\xff", timeout=10)
         )
         assert broken[:2] == (Code.INVALID_ARGUMENT, "malformed")
 
 
-def test_strangers_get_nowhere(keys: Path, tmp_path: Path) -> None:
+def test_devices_without_a_certificate_of_the_federation_are_refused(keys: Path, tmp_path: Path) -> None:
     certs.init(tmp_path / "foreign", ["127.0.0.1"], 10)
     foreign = certs.add_device(tmp_path / "foreign", "device-0", 0, 10)
     (foreign / "ca.pem").write_bytes((keys / "ca.pem").read_bytes())
-    with collecting(tmp_path / "c", keys) as there:
-        for device in (Raw(there.address), Raw(there.address, foreign)):
-            assert refusal(lambda d=device: d.stub.ContributeProxy(offer(X), timeout=10))[0] is Code.UNAVAILABLE
-        assert not there.lines
-        assert there.collection.contributors == {}
+    with collecting(tmp_path / "c", keys) as collector:
+        for device in (RawDevice(collector.address), RawDevice(collector.address, foreign)):
+            assert (
+                refusal(lambda d=device: d.stub.ContributeProxy(contribute_request(X), timeout=10))[0]
+                is Code.UNAVAILABLE
+            )
+        assert not collector.lines
+        assert collector.collection.contributors == {}
 
 
-def test_who_calls_too_often_must_wait(tmp_path: Path) -> None:
-    with collecting(tmp_path, rate=Rate(5, 3)) as there:
-        device = Raw(there.address)
-        calls = [refusal(lambda: device.stub.ContributeProxy(offer(X[:0]), timeout=10))[1] for _ in range(6)]
-        assert calls == ["content"] * 3 + ["rate"] * 3
-        assert device.stub.ContributeProxy(offer(X, client=1), timeout=10).have == len(X)
+def test_a_device_that_calls_too_often_is_refused(tmp_path: Path) -> None:
+    with collecting(tmp_path, rate=Rate(per_second=5, burst=3), clock=lambda: 0.0) as collector:
+        device = RawDevice(collector.address)
+        empty = contribute_request(X[:0])
+        reasons = [refusal(lambda: device.stub.ContributeProxy(empty, timeout=10))[1] for _ in range(6)]
+        assert reasons == ["content"] * 3 + ["rate"] * 3
+        assert device.stub.ContributeProxy(contribute_request(X, client=1), timeout=10).have == len(X)
 
 
 def test_samples_come_in_pieces_and_begin_again_after_a_restart(tmp_path: Path) -> None:
     x = np.random.default_rng(0).uniform(-5, 5, (10_000, *SHAPE)).astype(np.float32)
-    device = offer(x, samples=b"")
-    with collecting(tmp_path, most=20_000) as there:
-        stub = Raw(there.address).stub
+    device = contribute_request(x, samples=b"")
+    with collecting(tmp_path, most=20_000) as collector:
+        stub = RawDevice(collector.address).stub
         assert stub.ContributeProxy(device, timeout=10).have == 0
-        piece = offer(x, samples=x[:4000].tobytes())
+        piece = contribute_request(x, samples=x[:4000].tobytes())
         assert stub.ContributeProxy(piece, timeout=10).have == 4000
         assert stub.ContributeProxy(piece, timeout=10).have == 4000  # its reply was lost
         assert stub.ContributeProxy(device, timeout=10).have == 4000
-        ahead = offer(x, offset=8000, samples=x[8000:].tobytes())
+        ahead = contribute_request(x, offset=8000, samples=x[8000:].tobytes())
         assert stub.ContributeProxy(ahead, timeout=10).have == 4000
-    with collecting(tmp_path, most=20_000) as there:
-        data = private(tmp_path, 0, x=np.tile(x, (2, 1, 1, 1)), y=np.zeros(20_000))
-        gives(there.address, data, tmp_path / "s", client=0, fraction=0.5)
-        assert there.collection.contributors == {0: 10_000}
+    with collecting(tmp_path, most=20_000) as collector:
+        data = private_data(tmp_path, 0, x=np.tile(x, (2, 1, 1, 1)), y=np.zeros(20_000))
+        contribute_samples(collector.address, data, tmp_path / "s", client=0, fraction=0.5)
+        assert collector.collection.contributors == {0: 10_000}
         read = read_npz(tmp_path / "clients" / "000.npz", ("x",))["x"]
         record = load_contribution(tmp_path / "s")
         assert record is not None
         assert np.array_equal(read, read_npz(data, ("x",))["x"][record.rows])
 
 
-def test_a_deadline_with_enough_and_with_too_few(tmp_path: Path) -> None:
-    with collecting(tmp_path) as there:
-        device = Raw(there.address)
+def test_at_the_deadline_enough_clients_close_the_collection_and_too_few_end_it(tmp_path: Path) -> None:
+    with collecting(tmp_path) as collector:
+        device = RawDevice(collector.address)
         with pytest.raises(
             RunError, match=r"0 of 2 clients contributed within 0 s, 1 are needed: nothing of client 0, 1"
         ):
-            there.collection.wait(1, 0.0)
-        device.stub.ContributeProxy(offer(X), timeout=10)
+            collector.collection.wait(1, 0.0)
+        device.stub.ContributeProxy(contribute_request(X), timeout=10)
         with pytest.raises(RunError, match="nothing of client 1"):
-            there.collection.wait(2, 0.0)
-        there.collection.wait(1, 0.0)
-        late = refusal(lambda: device.stub.ContributeProxy(offer(X, client=1), timeout=10))
+            collector.collection.wait(2, 0.0)
+        collector.collection.wait(1, 0.0)
+        late = refusal(lambda: device.stub.ContributeProxy(contribute_request(X, client=1), timeout=10))
         assert late[:2] == (Code.FAILED_PRECONDITION, "closed")
-        assert device.stub.ContributeProxy(offer(X), timeout=10).known
-        assert proxy_of(there.collection, 1)["contributors"] == 1
+        assert device.stub.ContributeProxy(contribute_request(X), timeout=10).known
+        assert proxy_of(collector.collection, 1)["contributors"] == 1
 
 
-def test_all_are_waited_for(tmp_path: Path) -> None:
-    with collecting(tmp_path) as there:
-        waiting = threading.Thread(target=lambda: there.collection.wait(2, math.inf), daemon=True)
+def test_without_a_deadline_the_collection_waits_for_all_clients(tmp_path: Path) -> None:
+    with collecting(tmp_path) as collector:
+        waiting = threading.Thread(target=lambda: collector.collection.wait(2, math.inf), daemon=True)
         waiting.start()
-        device = Raw(there.address)
-        device.stub.ContributeProxy(offer(X), timeout=10)
+        device = RawDevice(collector.address)
+        device.stub.ContributeProxy(contribute_request(X), timeout=10)
         assert waiting.is_alive()
-        device.stub.ContributeProxy(offer(X, client=1), timeout=10)
-        waiting.join(10)
+        device.stub.ContributeProxy(contribute_request(X, client=1), timeout=10)
+        waiting.join(20)
         assert not waiting.is_alive()
 
 
-def test_a_collector_that_was_killed_waits_for_who_was_not_answered(tmp_path: Path) -> None:
-    with collecting(tmp_path) as there:
+def test_a_restarted_collector_waits_for_clients_whose_answer_was_lost(tmp_path: Path) -> None:
+    with collecting(tmp_path) as collector:
         for client in (0, 1):
-            Raw(there.address).stub.ContributeProxy(offer(X, client=client), timeout=10)
-        there.collection.linger()  # both were answered: at once
-    with collecting(tmp_path) as again:
-        again.collection.wait(2, math.inf)
-        waiting = threading.Thread(target=again.collection.linger, daemon=True)
+            RawDevice(collector.address).stub.ContributeProxy(contribute_request(X, client=client), timeout=10)
+        collector.collection.linger()  # both were answered, so it returns at once
+    with collecting(tmp_path) as restarted:
+        restarted.collection.wait(2, math.inf)
+        waiting = threading.Thread(target=restarted.collection.linger, daemon=True)
         waiting.start()
         for client in (0, 1):
             assert waiting.is_alive()
-            assert Raw(again.address).stub.ContributeProxy(offer(X, client=client), timeout=10).known
-        waiting.join(5)
+            assert (
+                RawDevice(restarted.address)
+                .stub.ContributeProxy(contribute_request(X, client=client), timeout=10)
+                .known
+            )
+        waiting.join(20)
         assert not waiting.is_alive()
 
 
-def test_a_full_disk_ends_it_and_the_device_comes_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_ends_the_collection_and_the_device_can_try_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def full(handle: int) -> None:
         raise OSError(28, "No space left on device")
 
-    with collecting(tmp_path) as there:
-        device = Raw(there.address)
+    with collecting(tmp_path) as collector:
+        device = RawDevice(collector.address)
         with monkeypatch.context() as patched:
             patched.setattr("edgefd.core.files.os.fsync", full)
-            found = refusal(lambda: device.stub.ContributeProxy(offer(X), timeout=10))
-            assert found[:2] == (Code.UNAVAILABLE, "early")
+            answer = refusal(lambda: device.stub.ContributeProxy(contribute_request(X), timeout=10))
+            assert answer[:2] == (Code.UNAVAILABLE, "early")
         with pytest.raises(RunError, match=r"cannot write .*000\.npz: No space left"):
-            there.collection.wait(2, math.inf)
-    with collecting(tmp_path) as there:
-        assert there.collection.contributors == {}
-        assert Raw(there.address).stub.ContributeProxy(offer(X), timeout=10).have == len(X)
+            collector.collection.wait(2, math.inf)
+    with collecting(tmp_path) as collector:
+        assert collector.collection.contributors == {}
+        assert RawDevice(collector.address).stub.ContributeProxy(contribute_request(X), timeout=10).have == len(X)
 
 
-def test_the_order_is_the_seeds_and_not_the_arrivals(tmp_path: Path) -> None:
-    found = []
+def test_the_seed_determines_the_order_of_the_proxy_set_and_arrival_does_not(tmp_path: Path) -> None:
+    proxy_sets = []
     for name, order in (("a", (0, 1)), ("b", (1, 0))):
         (tmp_path / name).mkdir()
         collection = Collection(tmp_path / name, WANTED, 100, unlogged)
         for client in order:
-            request = offer(X + client, client=client)
-            what = Offer(request.rows, request.dtype, tuple(request.shape), request.sha256)
-            assert collection.take(client, what, 0, request.samples) == (len(X), False)
-        found.append((collection.finish()).read_bytes())
-    assert found[0] == found[1]
+            request = contribute_request(X + client, client=client)
+            offer = Offer(request.rows, request.dtype, tuple(request.shape), request.sha256)
+            assert collection.take(client, offer, 0, request.samples) == (len(X), False)
+        proxy_sets.append(collection.finish().read_bytes())
+    assert proxy_sets[0] == proxy_sets[1]
 
 
-def test_a_folder_is_of_one_config(tmp_path: Path) -> None:
+def test_a_folder_belongs_to_one_config(tmp_path: Path) -> None:
     open_folder(tmp_path, WANTED)
     open_folder(tmp_path, WANTED)
     other = parse_config({"data": {"name": "mnist_mini"}, "partition": {"name": "iid", "n_clients": 3}})
@@ -293,10 +349,10 @@ def test_a_folder_is_of_one_config(tmp_path: Path) -> None:
         open_folder(tmp_path, wanted_of(other))
     wanted = wanted_of(other)
     assert (wanted.n_clients, wanted.dtype, wanted.shape) == (3, "uint8", (1, 28, 28))
-    for section, says in (
+    for section, message in (
         ({"method": {"name": "indlearn"}}, "no proxy set"),
         ({"data": {"name": "cifar10", "extractor": "efficientnet_lite0"}}, "devices contribute raw samples"),
     ):
-        with pytest.raises(UserError, match=says):
+        with pytest.raises(UserError, match=message):
             wanted_of(parse_config(section))
     assert PROXY not in {path.name for path in tmp_path.iterdir()}

@@ -1,5 +1,6 @@
-"""`edgefd server --listen` and `make federation`, as a user runs them."""
+"""`edgefd server` as users run it: bad input, resuming, Ctrl-C."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,7 @@ from edgefd_server.coordinator.checkpoint import CHECKPOINT, LOCK, exclusive_loc
 from edgefd_server.coordinator.resume import create_checkpoint
 from typer.testing import CliRunner
 
-from edgefd.cli.main import app
+from edgefd.cli.main import app, main
 from edgefd.config.load import load_config
 from edgefd.core.errors import Stopped, UserError
 from tests.support.federations import Dealt, dealt, small
@@ -18,22 +19,25 @@ SETTINGS += ["baselines=[]", "train.rounds=2", "train.local_steps=2", "train.aug
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Dealt:
-    return dealt(small(), tmp_path_factory.mktemp("made"))
+def federation(tmp_path_factory: pytest.TempPathFactory) -> Dealt:
+    return dealt(small(), tmp_path_factory.mktemp("federation"))
 
 
 @pytest.mark.parametrize(
-    ("options", "says"),
+    ("options", "message"),
     [
         ([], "give --listen HOST:PORT, --flower HOST:PORT or both, or --exchange DIR"),
         (["--listen", "127.0.0.1:0", "--exchange", "x"], "or both, or --exchange DIR"),
         (["--exchange", "x", "--certs", "c"], "go with --listen"),
         (["--flower", "127.0.0.1:0", "--exchange", "x"], "or both, or --exchange DIR"),
         (["--flower", "127.0.0.1:0", "--bundle", "BUNDLE"], "--bundle goes with --listen: SuperNodes have their own"),
-        (["--flower", "0.0.0.0:0"], "--insecure to have it so"),
+        (["--flower", "0.0.0.0:0"], "--insecure"),
         (["--flower", "127.0.0.1:0", "attack.name=random", "attack.fraction=0.4"], "attack is for simulations"),
         (["--listen", "127.0.0.1:0"], "--bundle must be given once for each model of the config, in order: mlp"),
-        (["--listen", "0.0.0.0:0", "--bundle", "BUNDLE"], "--insecure to have it so"),
+        (
+            ["--listen", "0.0.0.0:0", "--bundle", "BUNDLE"],
+            "without TLS: pass --certs DIR (create it with `edgefd certs init`) or",
+        ),
         (["--listen", "127.0.0.1:0", "--bundle", "BUNDLE", "--certs", "nowhere"], "certs init"),
         (["--listen", "127.0.0.1:0", "--bundle", "BUNDLE", "codec.name=uint8"], "codec differ"),
         (["--listen", "127.0.0.1:0", "--bundle", "BUNDLE", "model.name=cnn"], "is a bundle of mlp"),
@@ -45,46 +49,46 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Dealt:
         (["--listen", "127.0.0.1:0", "--bundle", "BUNDLE", "coordinator.min_reports=4"], "a round asks 3 of 3"),
     ],
 )
-def test_bad_input_leaves_no_run(
-    made: Dealt, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: list[str], says: str
+def test_bad_input_is_one_error_and_leaves_no_folder(
+    federation: Dealt, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: list[str], message: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    given = [str(made.bundle) if o == "BUNDLE" else o for o in options]
-    command = ["server", str(ROOT / "simulations/quickstart.yaml"), *SETTINGS, *given, "--out", "run"]
-    found = CliRunner().invoke(app, command)
-    assert isinstance(found.exception, UserError)
-    assert says in str(found.exception)
+    arguments = [str(federation.bundle) if o == "BUNDLE" else o for o in options]
+    command = ["server", str(ROOT / "simulations/quickstart.yaml"), *SETTINGS, *arguments, "--out", "run"]
+    result = CliRunner().invoke(app, command)
+    assert isinstance(result.exception, UserError)
+    assert message in str(result.exception)
     assert not list(tmp_path.iterdir())
 
 
 SERVED = ["server", str(ROOT / "simulations/quickstart.yaml"), *SETTINGS, "--listen", "127.0.0.1:0"]
 
 
-def left(made: Dealt, out: Path) -> None:
-    """A run of the config above, as a server leaves it that was killed before its first round."""
+def leave_run(out: Path) -> None:
+    """Write a run of the config above, as a server leaves it that was killed before its first round."""
     config = load_config(ROOT / "simulations/quickstart.yaml", SETTINGS)
     out.mkdir()
     create_checkpoint(config, out, out)
 
 
 @pytest.mark.parametrize(
-    ("options", "says"),
+    ("options", "message"),
     [
-        (["--resume"], "--resume over --listen needs --out"),
-        (["--out", "run"], "run holds a run already: choose another folder, remove it, or go on with --resume"),
+        (["--resume"], "--resume with --listen needs --out"),
+        (["--out", "run"], "run already holds a run: choose another folder, remove it, or continue it with --resume"),
         (["--out", "run", "--resume", "train.lr=0.5"], "the run in run is of another config"),
         (["--out", "run", "--resume", "--listen", "192.0.2.1:1", "--insecure"], "cannot listen on 192.0.2.1:1"),
     ],
 )
-def test_what_cannot_go_on_stays_as_it_is(
-    made: Dealt, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: list[str], says: str
+def test_a_run_that_cannot_be_resumed_stays_unchanged(
+    federation: Dealt, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: list[str], message: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    left(made, Path("run"))
+    leave_run(Path("run"))
     before = load_checkpoint(Path("run"))
-    found = CliRunner().invoke(app, [*SERVED, "--bundle", str(made.bundle), *options])
-    assert isinstance(found.exception, UserError)
-    assert says in str(found.exception)
+    result = CliRunner().invoke(app, [*SERVED, "--bundle", str(federation.bundle), *options])
+    assert isinstance(result.exception, UserError)
+    assert message in str(result.exception)
     after = load_checkpoint(Path("run"))
     assert before is not None
     assert after is not None
@@ -92,22 +96,36 @@ def test_what_cannot_go_on_stays_as_it_is(
     assert {path.name for path in Path("run").iterdir()} <= {CHECKPOINT, LOCK}
 
 
-def test_only_one_server_goes_on_with_a_run(made: Dealt, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_one_server_at_a_time_resumes_a_run(
+    federation: Dealt, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
-    left(made, Path("run"))
+    leave_run(Path("run"))
     with exclusive_lock(Path("run")):
-        found = CliRunner().invoke(app, [*SERVED, "--bundle", str(made.bundle), "--out", "run", "--resume"])
-    assert "another server is at work in run" in str(found.exception)
+        result = CliRunner().invoke(app, [*SERVED, "--bundle", str(federation.bundle), "--out", "run", "--resume"])
+    assert "another server is at work in run" in str(result.exception)
 
 
-def test_ctrl_c_before_the_first_round_says_that_nothing_was_done(
-    made: Dealt, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_plaintext_server_warns_and_ctrl_c_before_the_first_round_reports_that_none_was_done(
+    federation: Dealt, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("edgefd_server.serve.coordinator.coordinate", interrupted)
-    found = CliRunner().invoke(app, [*SERVED, "--bundle", str(made.bundle), "--out", "run"])
-    assert isinstance(found.exception, Stopped)
-    assert str(found.exception) == "not one round was done"
+    result = CliRunner().invoke(app, [*SERVED, "--bundle", str(federation.bundle), "--out", "run"])
+    assert isinstance(result.exception, Stopped)
+    assert str(result.exception) == "not one round was done"
+    assert re.search(r"^waiting for 3 clients on port \d+$", result.stdout, re.MULTILINE)
+    assert [(record.levelname, record.message) for record in caplog.records] == [
+        ("WARNING", "connections are unencrypted and unauthenticated (no --certs)")
+    ]
+
+
+def test_an_unknown_log_level_is_one_error(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("EDGEFD_LOG", "loud")
+    with pytest.raises(SystemExit) as stop:
+        main()
+    assert stop.value.code == 2
+    assert capsys.readouterr().err == "error: EDGEFD_LOG is 'loud': set it to one of debug, info, warning\n"

@@ -1,0 +1,132 @@
+"""Calls of devices that the coordinator refuses, with status, reason and text, and counts."""
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import grpc
+import numpy as np
+import pytest
+from edgefd_proto import edgefd_pb2 as pb
+from edgefd_server.grpc_link.rate_limit import Rate
+
+from tests.support.device_links import RawDevice, open_device_link, refusal, report, uniform_knowledge
+from tests.support.federations import Dealt
+
+Code = grpc.StatusCode
+
+
+def raw_report(**changes: Any) -> bytes:
+    """Return a report of client 0 with these fields of its knowledge changed."""
+    fields = {"id_gaps": [1, 1], "width": 10, "codec": 1, "values": np.full(20, 0.1, np.float32).tobytes()} | changes
+    return pb.Report(client=0, round=0, knowledge=pb.Knowledge(**fields)).SerializeToString()
+
+
+BAD_REPORTS = [
+    ("another device's number", report(client=1), Code.PERMISSION_DENIED, "client", "of client 1"),
+    ("another round inside", report(round=1), Code.INVALID_ARGUMENT, "content", "for round 1"),
+    (
+        "NaN",
+        raw_report(values=np.full(20, np.nan, np.float32).tobytes()),
+        Code.INVALID_ARGUMENT,
+        "malformed",
+        "must be finite",
+    ),
+    ("rows twice", raw_report(id_gaps=[1, 0]), Code.INVALID_ARGUMENT, "malformed", "unique"),
+    ("rows that do not exist", raw_report(id_gaps=[1, 10**6]), Code.INVALID_ARGUMENT, "content", "row 1000001"),
+    ("other classes", report(knowledge=uniform_knowledge(width=3)), Code.INVALID_ARGUMENT, "content", "3 values per row"),
+    ("half", raw_report(values=b"123"), Code.INVALID_ARGUMENT, "malformed", "3 bytes where 80"),
+    ("no message", b"\xff\xff\xff", Code.INVALID_ARGUMENT, "malformed", "not an edgefd.v1.Report"),
+    ("oversize", bytes(120_000), Code.RESOURCE_EXHAUSTED, "size", "the limit is"),
+]
+
+
+@pytest.mark.parametrize(
+    ("blob", "status", "reason", "line"), [case[1:] for case in BAD_REPORTS], ids=[case[0] for case in BAD_REPORTS]
+)
+def test_a_bad_report_is_refused_and_counted(
+    federation: Dealt, keys: Path, blob: bytes, status: Code, reason: str, line: str
+) -> None:
+    with open_device_link(federation, keys) as link:
+        link.begin()
+        device = RawDevice(link.address, keys / "devices" / "device-0")
+        session = device.join(None, link.terms).session
+        device.next_task(session)
+        answer = refusal(lambda: device.submit(session, blob))
+        assert answer[:2] == (status, reason)
+        assert line in answer[2]
+        assert link.refused("SubmitReport", reason) == 1
+        refusals = [event for event in link.lines if event["event"] == "refused"]
+        assert refusals[0]["device"] == "device-0"
+        assert not device.submit(session, report()).known  # the round continues, and a valid report is accepted
+        assert link.coordinator.missing() == [1, 2]
+
+
+def test_grpc_itself_refuses_a_request_far_beyond_the_limit(federation: Dealt) -> None:
+    with open_device_link(federation) as link:
+        device = RawDevice(link.address)
+        session = device.join(0, link.terms).session
+        assert refusal(lambda: device.submit(session, bytes(10**6)))[0] is Code.RESOURCE_EXHAUSTED
+
+
+def test_a_repeated_report_counts_once_and_a_different_one_is_refused(federation: Dealt) -> None:
+    with open_device_link(federation) as link:
+        device = RawDevice(link.address)
+        session = device.join(0, link.terms).session
+        early = refusal(lambda: device.submit(session, report()))
+        assert early[:2] == (Code.UNAVAILABLE, "early")
+        link.begin()
+        device.next_task(session)
+        assert not device.submit(session, report()).known
+        assert device.submit(session, report()).known
+        assert link.metrics.registry.get_sample_value("edgefd_reports_accepted_total") == 1
+        other = refusal(lambda: device.submit(session, report(knowledge=uniform_knowledge(2))))
+        assert other[:2] == (Code.ALREADY_EXISTS, "conflict")
+        late = refusal(lambda: device.submit(session, report(round=7), round=7))
+        assert late[:2] == (Code.FAILED_PRECONDITION, "round")
+        foreign = refusal(lambda: device.submit(session, report(), run="another"))
+        assert foreign[:2] == (Code.FAILED_PRECONDITION, "run")
+
+
+@pytest.mark.parametrize(
+    ("send", "status", "reason", "line"),
+    [
+        (lambda d, t: d.join(0, t, protocol=2), Code.FAILED_PRECONDITION, "protocol", "speaks version 2"),
+        (
+            lambda d, t: d.join(0, dataclasses.replace(t, proxy_sha256="0" * 64)),
+            Code.FAILED_PRECONDITION,
+            "terms",
+            "proxy_sha256 differ",
+        ),
+        (lambda d, t: d.join(3, t), Code.INVALID_ARGUMENT, "client", "0 to 2"),
+        (lambda d, t: d.join(None, t), Code.INVALID_ARGUMENT, "client", "must say which client"),
+        (lambda d, _: d.next_task(d.join(0, None).session), Code.FAILED_PRECONDITION, "session", "terms"),
+        (lambda d, _: d.next_task(b"guess"), Code.FAILED_PRECONDITION, "session", "join again"),
+        (lambda d, t: d.file(d.join(0, t).session, "../certs/ca.key"), Code.NOT_FOUND, "file", "no file"),
+        (lambda d, t: d.file(d.join(0, t).session, "init.npz", 10**9), Code.OUT_OF_RANGE, "file", "bytes"),
+    ],
+)
+def test_a_call_that_does_not_fit_the_federation_is_refused_and_counted(
+    federation: Dealt, send: Callable[[RawDevice, Any], object], status: Code, reason: str, line: str
+) -> None:
+    with open_device_link(federation) as link:
+        link.begin()
+        answer = refusal(lambda: send(RawDevice(link.address), link.terms))
+        assert answer[:2] == (status, reason)
+        assert line in answer[2]
+        counted = sum(link.refused(call, reason) for call in ("Join", "NextTask", "GetBundle"))
+        assert counted == 1
+
+
+def test_a_device_that_calls_too_often_is_refused_until_its_bucket_refills(federation: Dealt) -> None:
+    now = [0.0]
+    with open_device_link(federation, rate=Rate(per_second=5, burst=3), clock=lambda: now[0]) as link:
+        link.begin()
+        device, other = RawDevice(link.address), RawDevice(link.address)
+        session, other_session = device.join(0, link.terms).session, other.join(1, link.terms).session
+        reasons = [refusal(lambda: device.submit(session, b"?"))[1] for _ in range(10)]
+        assert reasons == ["malformed"] * 2 + ["rate"] * 8  # joining took the first of three calls
+        assert other.next_task(other_session).HasField("task")  # other clients are not limited
+        now[0] += 0.2
+        assert device.next_task(session).HasField("task")
