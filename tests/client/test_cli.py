@@ -65,7 +65,7 @@ def test_a_newer_schema_is_refused(bundle: Path) -> None:
 
 def test_an_older_schema_is_refused(bundle: Path) -> None:
     edit(bundle, lambda m: m.update(schema=1))
-    with pytest.raises(UserError, match="export it again"):
+    with pytest.raises(UserError, match="export the bundle again"):
         read_bundle(bundle)
 
 
