@@ -84,7 +84,7 @@ def test_nothing_is_sent_without_yes(tmp_path: Path, capsys: pytest.CaptureFixtu
         assert stop.value.code == 2
         err = capsys.readouterr().err
         assert err.count("\n") == 1
-        for says in ("10 of 40 RAW", there.address, "every client", "nobody can take them back", "--yes sends them"):
+        for says in ("10 of 40 RAW", there.address, "every client", "nobody can take them back", "--yes to send them"):
             assert says in err
         assert there.metrics.registry.get_sample_value("edgefd_bytes_total", {"direction": "up"}) in (None, 0)
         assert not (tmp_path / "s").exists()
@@ -114,7 +114,7 @@ def test_a_device_gives_its_samples_once(tmp_path: Path) -> None:
         ({"fraction": 0.98}, "would leave 0 private ones"),
         ({"seed": -1}, "--seed must be 0 or more"),
         ({"client": None}, "--client must be given"),
-        ({"client": -1}, "--client is 0, 1"),
+        ({"client": -1}, "--client must be 0, 1"),
         ({"give_up": 0}, "--give-up"),
         ({"data": Path("x.csv")}, "from an .npz"),
     ],
