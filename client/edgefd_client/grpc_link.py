@@ -67,8 +67,8 @@ def connect(address: str, certs: Path | None, insecure: bool) -> grpc.Channel:
     if certs is None:
         if not (insecure or is_loopback(address)):
             raise UserError(
-                f"refusing to connect to {address} without TLS: pass --certs DIR (create it with `edgefd certs device`) "
-                "or --insecure"
+                f"refusing to connect to {address} without TLS: pass --certs DIR "
+                "(create it with `edgefd certs device`) or --insecure"
             )
         return grpc.insecure_channel(address, options)
     try:
