@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import yaml
 from edgefd_client.cli import main
-from edgefd_client.contribution import load_contribution, own_rows
+from edgefd_client.contribution import contributed_proxy_rows, load_contribution
 from edgefd_client.state import load_state
 from edgefd_server import certs
 from edgefd_server.grpc_link.server import ListenAddress
@@ -141,10 +141,10 @@ def test_contributed_samples_become_the_proxy_set_of_a_run(tmp_path: Path, capsy
         record, whole = contributions[i], read_npz(data[i], ("x",))["x"]
         assert record is not None
         assert (devices[i].returncode, err) == (0, "")
-        assert f"{len(record.rows)} proxy rows are own ones" in out
+        assert f"{len(record.rows)} rows of the proxy set are its own" in out
         assert f"client {i}: {len(whole) - len(record.rows)} samples" in out
         saved = load_state(tmp_path / f"state{i}", federation.read().digest)
-        ids, _ = own_rows(Scale(*federation.read().manifest.scale)(whole[record.rows]), federation.read().proxy)
+        ids, _ = contributed_proxy_rows(Scale(*federation.read().manifest.scale)(whole[record.rows]), federation.read().proxy)
         assert saved is not None
         assert (saved.acceptance[ids] == 1).all()  # own rows are in-distribution with full weight
         assert (saved.acceptance[np.setdiff1d(np.arange(sent), ids)] < 1).all()
