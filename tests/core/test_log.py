@@ -1,0 +1,108 @@
+"""Log messages on stderr, with their level, for a terminal and for journald."""
+
+import logging
+import re
+from collections.abc import Iterator
+
+import pytest
+
+from edgefd.core.errors import UserError
+from edgefd.core.log import LEVELS, PACKAGES, configure_logging
+
+SERVER = logging.getLogger("edgefd_server.serve.coordinator")
+
+
+@pytest.fixture(autouse=True)
+def restored_loggers(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.delenv("EDGEFD_LOG", raising=False)
+    monkeypatch.delenv("JOURNAL_STREAM", raising=False)
+    loggers = [logging.getLogger(name) for name in PACKAGES]
+    before = [(logger, logger.level, list(logger.handlers)) for logger in loggers]
+    yield
+    for logger, level, handlers in before:
+        logger.setLevel(level)
+        logger.handlers[:] = handlers
+
+
+def test_a_line_on_a_terminal_has_time_level_and_message(capsys: pytest.CaptureFixture[str]) -> None:
+    configure_logging()
+    SERVER.warning("connection is unencrypted")
+    written = capsys.readouterr()
+    assert re.fullmatch(r"\d\d:\d\d:\d\d warning connection is unencrypted\n", written.err)
+    assert written.out == ""
+
+
+@pytest.mark.parametrize(
+    ("level", "prefix"),
+    [(logging.DEBUG, "<7>"), (logging.INFO, "<6>"), (logging.WARNING, "<4>"), (logging.ERROR, "<3>"), (50, "<2>")],
+)
+def test_a_line_for_journald_has_a_priority_and_no_time(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], level: int, prefix: str
+) -> None:
+    monkeypatch.setenv("JOURNAL_STREAM", "8:12345")
+    configure_logging(verbose=True)
+    SERVER.log(level, "round %d", 3)
+    assert capsys.readouterr().err == f"{prefix}round 3\n"
+
+
+def test_every_line_of_a_traceback_has_the_priority_for_journald(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("JOURNAL_STREAM", "8:12345")
+    configure_logging()
+    try:
+        raise ValueError("first\nsecond")
+    except ValueError:
+        SERVER.exception("failed")
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == "<3>failed"
+    assert lines[-1] == "<3>second"
+    assert all(line.startswith("<3>") for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("variable", "verbose", "lowest"),
+    [
+        (None, False, "info"),
+        (None, True, "debug"),
+        ("", False, "info"),
+        ("debug", False, "debug"),
+        ("info", True, "info"),
+        ("warning", True, "warning"),
+    ],
+)
+def test_the_environment_variable_sets_the_level_before_verbose_does(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    variable: str | None,
+    verbose: bool,
+    lowest: str,
+) -> None:
+    if variable is not None:
+        monkeypatch.setenv("EDGEFD_LOG", variable)
+    configure_logging(verbose)
+    for name, level in LEVELS.items():
+        SERVER.log(level, name)
+    names = list(LEVELS)
+    assert [line.split()[-1] for line in capsys.readouterr().err.splitlines()] == names[names.index(lowest) :]
+
+
+def test_an_unknown_level_is_refused_with_the_valid_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EDGEFD_LOG", "loud")
+    with pytest.raises(UserError, match="EDGEFD_LOG is 'loud': set it to one of debug, info, warning"):
+        configure_logging()
+
+
+def test_a_second_call_writes_each_message_once(capsys: pytest.CaptureFixture[str]) -> None:
+    configure_logging()
+    configure_logging()
+    for package in PACKAGES:
+        logging.getLogger(f"{package}.part").warning("from %s", package)
+    assert [line.split()[-1] for line in capsys.readouterr().err.splitlines()] == list(PACKAGES)
+
+
+def test_loggers_of_other_libraries_are_left_alone() -> None:
+    root, other = list(logging.getLogger().handlers), list(logging.getLogger("flwr").handlers)
+    configure_logging()
+    assert logging.getLogger().handlers == root
+    assert logging.getLogger("flwr").handlers == other
