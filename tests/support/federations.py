@@ -56,7 +56,7 @@ def small(
             "partition": {"name": "weak", "n_clients": n_clients},
             "model": {"name": "mlp"},
             "method": {"name": method, **({"n_clusters": 4} if method == "edgefd" else {})},
-            "train": {"rounds": rounds, "local_steps": 2, "shift": 1, **train},
+            "train": {"rounds": rounds, "local_steps": 2, "augment_shift": 1, **train},
             "run": {"learner": "onnx", "workers": 0},
             **(sections or {}),
         }
