@@ -17,23 +17,23 @@ OUT = Path(__file__).parent / "out" / "bench.json"
 
 def main() -> None:
     """Measure whole rounds, then the filter if MNIST is available."""
-    found: list[Ratio] = []
+    results: list[Ratio] = []
     if problem := density.missing_data():
         print(f"skipping the filter: {problem}", flush=True)
     for case in rounds.CASES:
         ratios, medians = rounds.compare(case, turns=7)
-        found += ratios
+        results += ratios
         print(f"{case.name}: " + ", ".join(f"{name} {s:.3f} s" for name, s in medians.items()), flush=True)
-    found += [flower_ray.compare(case) for case in flower_ray.CASES]
+    results += [flower_ray.compare(case) for case in flower_ray.CASES]
     if not problem:
         for n in (1000, 2000, 4000):
-            found += density.compare(n)
+            results += density.compare(n)
         for k in (10, 50):
-            found += density.against_sklearn(4000, k)
-    for r in found:
+            results += density.against_sklearn(4000, k)
+    for r in results:
         print(f"{r.case:55} {r.against:18} {r.ratio:7.2f}  [{r.low:.2f}, {r.high:.2f}]")
     OUT.parent.mkdir(exist_ok=True)
-    OUT.write_text(json.dumps([r.to_dict() for r in found], indent=2) + "\n")
+    OUT.write_text(json.dumps([r.to_dict() for r in results], indent=2) + "\n")
     print(f"written: {OUT}")
 
 

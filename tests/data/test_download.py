@@ -76,7 +76,9 @@ def test_a_folder_that_cannot_be_created_is_reported_in_one_line(server: str, tm
         download(server + "whole", tmp_path / "taken" / "f", md5=MD5, max_bytes=10**7)
 
 
-def test_fetch_dataset_tries_the_next_mirror_and_downloads_only_missing_or_wrong_files(server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fetch_dataset_tries_the_next_mirror_and_downloads_only_missing_or_wrong_files(
+    server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     remote = {"mnist": (Remote("a", MD5, 10**7), Remote("b", MD5, 10**7))}
     folder = fetch_dataset("mnist", {"mnist": (server + "missing/", server)}, remote)

@@ -136,8 +136,7 @@ def run_command(recording: Recording) -> str:
 def reports(recording: Recording, round: int) -> list[Report]:
     """Return the reports of a round, decoded from the transmitted bytes, without those of clients that dropped out."""
     paths = [
-        report_file(recording.folder / KNOWLEDGE, round, client)
-        for client in range(len(recording.federation.clients))
+        report_file(recording.folder / KNOWLEDGE, round, client) for client in range(len(recording.federation.clients))
     ]
     return [_decode(path, wire.decode_report) for path in paths if path.is_file()]
 

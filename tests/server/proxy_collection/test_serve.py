@@ -144,7 +144,9 @@ def test_contributed_samples_become_the_proxy_set_of_a_run(tmp_path: Path, capsy
         assert f"{len(record.rows)} rows of the proxy set are its own" in out
         assert f"client {i}: {len(whole) - len(record.rows)} samples" in out
         saved = load_state(tmp_path / f"state{i}", federation.read().digest)
-        ids, _ = contributed_proxy_rows(Scale(*federation.read().manifest.scale)(whole[record.rows]), federation.read().proxy)
+        ids, _ = contributed_proxy_rows(
+            Scale(*federation.read().manifest.scale)(whole[record.rows]), federation.read().proxy
+        )
         assert saved is not None
         assert (saved.acceptance[ids] == 1).all()  # own rows are in-distribution with full weight
         assert (saved.acceptance[np.setdiff1d(np.arange(sent), ids)] < 1).all()
