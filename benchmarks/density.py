@@ -18,7 +18,7 @@ from threadpoolctl import threadpool_limits
 
 from benchmarks.pairing import Ratio, ratio, take_turns
 from edgefd.core.arrays import Float32
-from edgefd.data.datasets import find_dataset, how_to_get, load_dataset
+from edgefd.data.datasets import find_dataset, download_hint, load_dataset
 from edgefd.federation.clients import scale_of
 from edgefd.filters.kmeans import kmeans, squared_distances
 from edgefd.filters.kmeans_dre import KMeansDRE
@@ -29,7 +29,7 @@ SCORED = 5000
 
 def missing_data() -> str | None:
     """Return that the data set is missing and how to get it, or None if it is there."""
-    return None if find_dataset(DATASET) else f"{DATASET} is missing: {how_to_get(DATASET)}"
+    return None if find_dataset(DATASET) else f"{DATASET} is missing: {download_hint(DATASET)}"
 
 
 def images(n: int) -> tuple[Float32, Float32, Float32]:
