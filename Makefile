@@ -4,12 +4,16 @@ VENV := .venv
 BIN := $(VENV)/bin
 TORCH := torch==2.13.0
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
+# A worker gets its next test when it has finished one: some tests take two minutes. Most tests start processes of their
+# own, so raise JOBS only on a machine with more than 4 cores.
+JOBS ?= 2
+PYTEST := $(BIN)/python -m pytest -q -n $(JOBS) --dist load --maxschedchunk 1 $(if $(CI),--durations=25)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo federation test lint types unit arm64 browser golden bench ablation proto clean
+.PHONY: help demo federation test test-system test-all lint types unit arm64 browser hooks golden bench ablation proto clean
 
 help: ## this list
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
 
 demo: $(VENV)/.sim ## EdgeFD on strong non-IID MNIST beside other methods, about a minute after set-up
 	$(BIN)/edgefd simulate simulations/quickstart.yaml
@@ -17,7 +21,14 @@ demo: $(VENV)/.sim ## EdgeFD on strong non-IID MNIST beside other methods, about
 federation: $(VENV)/.federation ## a coordinator and 5 device processes over mTLS, beside the simulation, a few minutes
 	$(BIN)/python simulations/federation.py
 
-test: $(VENV)/.dev lint types unit ## lint, types and all tests
+test: lint types unit ## lint, types and the fast tests, under 6 minutes on 2 cores; installs nothing outside .venv
+
+# What the tests need beyond .venv is installed by make arm64 and make browser.
+test-system: $(VENV)/.dev arm64 browser ## arm64, Docker, network faults, browser, Flower, packages and all slow tests
+	$(PYTEST) -m "slow or system"
+
+test-all: lint types arm64 browser ## all of these, in one run of pytest, as CI does
+	$(PYTEST) -m ""
 
 lint: $(VENV)/.dev ## ruff
 	$(BIN)/ruff check .
@@ -27,16 +38,18 @@ lint: $(VENV)/.dev ## ruff
 types: $(VENV)/.dev ## mypy, strict
 	$(BIN)/mypy
 
-# Without root or off Debian the set-up says so, and the tests that need it are skipped; not so in CI.
+unit: $(VENV)/.dev ## the fast tests
+	$(PYTEST)
+
+# Without root or off Debian, these two say so, and the tests that need them are skipped; in CI they fail.
 arm64: $(VENV)/.dev ## set up what the arm64 and Docker tests run in: qemu and small Debian roots, cached
 	@$(BIN)/python -m tests.support.debian_roots || [ -z "$$CI" ]
 
 browser: $(VENV)/.dev ## install the headless Chromium that the tests of pages need
 	@$(BIN)/python -m tests.support.browser || [ -z "$$CI" ]
 
-# A worker is given its next test when it has done one: some take two minutes.
-unit: $(VENV)/.dev arm64 browser ## all tests, the slow ones too
-	$(BIN)/python -m pytest -m "" -q -n 2 --dist load --maxschedchunk 1
+hooks: $(VENV)/.dev ## run ruff and mypy before each commit of this checkout (pre-commit)
+	$(BIN)/pre-commit install
 
 golden: $(VENV)/.dev ## write the golden metrics anew; read the difference before you commit it
 	$(BIN)/python -m tests.golden
@@ -44,7 +57,7 @@ golden: $(VENV)/.dev ## write the golden metrics anew; read the difference befor
 bench: $(VENV)/.bench ## ratios against other engines and estimators, under 10 minutes on a quiet machine
 	$(BIN)/python -m benchmarks
 
-ablation: $(VENV)/.sim ## the table in docs/methods/edgefd.md, about 20 minutes
+ablation: $(VENV)/.sim ## the tables in docs/results/filter-ablation.md, about 20 minutes
 	$(BIN)/python simulations/filter_ablation.py
 
 proto: $(VENV)/.dev ## generate the Python code of proto/edgefd_proto/edgefd.proto

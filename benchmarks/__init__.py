@@ -1,1 +1,1 @@
-"""Side-by-side measurements: paired, interleaved, as ratios. `make bench` runs them all."""
+"""Benchmarks: paired, interleaved measurements that are reported as ratios. `make bench` runs all of them."""

@@ -1,6 +1,8 @@
-"""KMeansDRE against a vectorised, Cholesky-solved KuLSIF and against scikit-learn's KMeans, on real images.
+"""Benchmark of KMeansDRE against a vectorised, Cholesky-solved KuLSIF, and of k-means against scikit-learn's KMeans.
 
-Run: python -m benchmarks.density [n ...]      (one thread; memory in fresh processes; needs MNIST in EDGEFD_DATA)
+Run: python -m benchmarks.density [n ...]
+The data are MNIST images (EDGEFD_DATA must contain MNIST). All timings use one thread, and memory is measured in new
+processes.
 """
 
 from __future__ import annotations
@@ -16,24 +18,30 @@ from threadpoolctl import threadpool_limits
 
 from benchmarks.pairing import Ratio, ratio, take_turns
 from edgefd.core.arrays import Float32
-from edgefd.data.datasets import load_dataset
+from edgefd.data.datasets import find_dataset, download_hint, load_dataset
 from edgefd.federation.clients import scale_of
 from edgefd.filters.kmeans import kmeans, squared_distances
 from edgefd.filters.kmeans_dre import KMeansDRE
 
+DATASET = "mnist"  # mnist_mini has too few images
 SCORED = 5000
 
 
+def missing_data() -> str | None:
+    """Return that the data set is missing and how to get it, or None if it is there."""
+    return None if find_dataset(DATASET) else f"{DATASET} is missing: {download_hint(DATASET)}"
+
+
 def images(n: int) -> tuple[Float32, Float32, Float32]:
-    """Private rows [n], auxiliary rows [n] and `SCORED` rows to score, of MNIST: mnist_mini has too few."""
-    data = load_dataset("mnist")
+    """Return private rows [n], auxiliary rows [n] and `SCORED` rows to score, of MNIST."""
+    data = load_dataset(DATASET)
     x = scale_of(data.x_train)(data.x_train).reshape(len(data.x_train), -1)
     order = np.random.default_rng(0).permutation(len(x))
     return x[order[:n]], x[order[n : 2 * n]], x[order[-SCORED:]]
 
 
 class KuLSIF:
-    """Kernel unconstrained least-squares importance fitting (Kanamori et al. 2012), as cheap as it can be made.
+    """Kernel unconstrained least-squares importance fitting (Kanamori et al. 2012), implemented as cheaply as possible.
 
         a = -(1 / (n m lambda)) (K11 / n + lambda I)^-1 K12 1
         r(x) = sum_i a_i k(x, u_i) + (1 / (m lambda)) sum_j k(x, y_j)
@@ -44,7 +52,7 @@ class KuLSIF:
     """
 
     def fit(self, private: Float32, auxiliary: Float32) -> KuLSIF:
-        """Solve for the auxiliary samples' coefficients."""
+        """Solve for the coefficients of the auxiliary samples."""
         n, m = len(auxiliary), len(private)
         self.private, self.auxiliary = private, auxiliary
         some = auxiliary[:200]
@@ -59,9 +67,9 @@ class KuLSIF:
         return self
 
     def score(self, x: Float32) -> Float32:
-        """r(x)."""
-        known = self._kernel(x, self.private).sum(1) / (len(self.private) * self.lam)
-        out: Float32 = self._kernel(x, self.auxiliary) @ self.coefficients.astype(np.float32) + known
+        """Return r(x)."""
+        private_term = self._kernel(x, self.private).sum(1) / (len(self.private) * self.lam)
+        out: Float32 = self._kernel(x, self.auxiliary) @ self.coefficients.astype(np.float32) + private_term
         return out
 
     def _kernel(self, a: Float32, b: Float32) -> Float32:
@@ -72,10 +80,10 @@ class KuLSIF:
 
 
 def compare(n: int, turns: int = 5) -> list[Ratio]:
-    """Time of fitting and scoring, and extra memory."""
+    """Return the ratios of the times of fitting and scoring, and of the extra memory."""
     private, auxiliary, scored = images(n)
     ours, theirs = KMeansDRE(10).fit(private, reference=auxiliary), KuLSIF().fit(private, auxiliary)
-    found = []
+    ratios = []
     with threadpool_limits(1):
         fit = take_turns(
             {
@@ -86,29 +94,29 @@ def compare(n: int, turns: int = 5) -> list[Ratio]:
             turns,
         )
         score = take_turns({"ours": lambda: ours.score_samples(scored), "kulsif": lambda: theirs.score(scored)}, turns)
-    found.append(ratio(f"KMeansDRE k=10 fit, n={n}", "KuLSIF", fit["kulsif"], fit["ours"]))
-    found.append(ratio(f"KMeansDRE k=10 fit with reference, n={n}", "KuLSIF", fit["kulsif"], fit["ratio"]))
-    found.append(ratio(f"KMeansDRE k=10 score {SCORED} rows, n={n}", "KuLSIF", score["kulsif"], score["ours"]))
+    ratios.append(ratio(f"KMeansDRE k=10 fit, n={n}", "KuLSIF", fit["kulsif"], fit["ours"]))
+    ratios.append(ratio(f"KMeansDRE k=10 fit with reference, n={n}", "KuLSIF", fit["kulsif"], fit["ratio"]))
+    ratios.append(ratio(f"KMeansDRE k=10 score {SCORED} rows, n={n}", "KuLSIF", score["kulsif"], score["ours"]))
     memory = extra_memory("kulsif", n) / max(extra_memory("ours", n), 1)
-    found.append(Ratio(f"KMeansDRE k=10 extra memory, n={n}", "KuLSIF", memory, memory, memory))
-    return found
+    ratios.append(Ratio(f"KMeansDRE k=10 extra memory, n={n}", "KuLSIF", memory, memory, memory))
+    return ratios
 
 
 def against_sklearn(n: int, k: int, turns: int = 5) -> list[Ratio]:
-    """Time and inertia of one k-means++ start, over the same seeds."""
+    """Return the ratios of time and inertia of one k-means++ start, over the same seeds."""
     x = images(n)[0]
     ours, theirs, inertia = [], [], []
     with threadpool_limits(1):
         for seed in range(turns):
             results: dict[str, float] = {}
 
-            def we(seed: int = seed, results: dict[str, float] = results) -> None:
+            def run_ours(seed: int = seed, results: dict[str, float] = results) -> None:
                 results["ours"] = kmeans(x, k, np.random.default_rng(seed))[1]
 
-            def they(seed: int = seed, results: dict[str, float] = results) -> None:
+            def run_sklearn(seed: int = seed, results: dict[str, float] = results) -> None:
                 results["theirs"] = KMeans(k, n_init=1, random_state=seed, max_iter=100).fit(x).inertia_
 
-            seconds = take_turns({"ours": we, "theirs": they}, 1, warm_up=1)
+            seconds = take_turns({"ours": run_ours, "theirs": run_sklearn}, 1, warm_up=1)
             ours += seconds["ours"]
             theirs += seconds["theirs"]
             inertia.append(results["theirs"] / results["ours"])
@@ -120,7 +128,7 @@ def against_sklearn(n: int, k: int, turns: int = 5) -> list[Ratio]:
 
 
 def extra_memory(which: str, n: int) -> int:
-    """Peak bytes above what the data takes, in a fresh process."""
+    """Return the peak memory in bytes beyond that of the data, measured in a new process."""
     command = [sys.executable, "-m", "benchmarks.density", "--memory", which, str(n)]
     done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=300)
     return int(json.loads(done.stdout))
@@ -128,15 +136,15 @@ def extra_memory(which: str, n: int) -> int:
 
 def _measure_memory(which: str, n: int) -> int:
     private, auxiliary, scored = images(n)
-    tiny = private[:20]  # everything is imported and every library has made its buffers before the base is taken
+    tiny = private[:20]  # import everything and let every library allocate its buffers before the baseline is taken
     KMeansDRE(2).fit(tiny, reference=tiny).score_samples(tiny)
     KuLSIF().fit(tiny, tiny).score(tiny)
-    base = _reset_peak()
+    baseline = _reset_peak()
     if which == "ours":
         KMeansDRE(10).fit(private, reference=auxiliary).score_samples(scored)
     else:
         KuLSIF().fit(private, auxiliary).score(scored)
-    return _peak() - base
+    return _peak() - baseline
 
 
 def _reset_peak() -> int:
@@ -151,6 +159,9 @@ def _peak() -> int:
 
 
 if __name__ == "__main__":
+    if problem := missing_data():
+        print(f"error: {problem}", file=sys.stderr)
+        sys.exit(2)
     if sys.argv[1:2] == ["--memory"]:
         print(_measure_memory(sys.argv[2], int(sys.argv[3])))
     else:

@@ -1,8 +1,10 @@
-"""One training step in ONNX Runtime against torch on the same model, and the footprint of a device.
+"""Benchmark of a training step in ONNX Runtime against torch on the same model, and of the footprint of a device.
 
-python benchmarks/edge_step.py --model cnn --optimizer adam     # ms a step, 1 thread, batch 64, interleaved
-python benchmarks/edge_step.py --footprint BUNDLE               # in a process of its own, without torch
-python benchmarks/edge_step.py --stock flower --model cnn       # the same with torch, or torch and Flower: mlp or cnn
+python benchmarks/edge_step.py --model cnn --optimizer adam   # ms per step, one thread, batches of 64, interleaved
+python benchmarks/edge_step.py --footprint BUNDLE             # time and memory of a device, without torch
+python benchmarks/edge_step.py --stock flower --model cnn     # the same with torch and Flower
+
+`--stock torch` measures torch without Flower. `--stock` supports the models mlp and cnn.
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ REPEATS, STEPS, LR = 25, 5, 0.001
 
 
 def compare(name: str, optimizer: str) -> None:
-    """Print milliseconds a step, minimum and median of interleaved repetitions, and ONNX Runtime's ratio to each."""
+    """Print each contender's milliseconds per step (minimum, median; interleaved), and ONNX Runtime's ratio to it."""
     import torch
 
     from edgefd.data.datasets import load_dataset
@@ -58,17 +60,17 @@ def compare(name: str, optimizer: str) -> None:
             run()
             if repeat >= 2:
                 times[key].append((time.process_time() - began) / STEPS * 1000)
-    for key, found in times.items():
-        each = np.array(times["onnxruntime"]) / np.array(found)
+    for key, milliseconds in times.items():
+        each = np.array(times["onnxruntime"]) / np.array(milliseconds)
         low, middle, high = np.quantile(each, [0.25, 0.5, 0.75])
         print(
-            f"{name:9} {optimizer:4} {key:22} min {min(found):6.2f} median {np.median(found):6.2f} ms,"
+            f"{name:9} {optimizer:4} {key:22} min {min(milliseconds):6.2f} median {np.median(milliseconds):6.2f} ms,"
             f" ratio {middle:.2f} [{low:.2f}, {high:.2f}]"
         )
 
 
 def plain_torch(name: str, optimizer: str, batch: Batch, order: torch.memory_format) -> Callable[[], None]:
-    """`STEPS` steps of the same model the usual way: torch's own pooling, loss, autograd and fused optimizer."""
+    """Return a function that runs `STEPS` steps with torch's own pooling, loss, autograd and fused optimizer."""
     import torch
     import torch.nn.functional as F
 
@@ -85,45 +87,46 @@ def plain_torch(name: str, optimizer: str, batch: Batch, order: torch.memory_for
     x = x.contiguous(memory_format=order)
 
     def run() -> None:
-        fast, models.pool_relu = models.pool_relu, lambda x: F.relu(F.max_pool2d(x, 2))
+        original, models.pool_relu = models.pool_relu, lambda x: F.relu(F.max_pool2d(x, 2))
         for _ in range(STEPS):
-            each = F.cross_entropy(model(x), targets, reduction="none")
-            loss = (each * weights).sum() / weights.sum()
+            losses = F.cross_entropy(model(x), targets, reduction="none")
+            loss = (losses * weights).sum() / weights.sum()
             step.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             step.step()
-        models.pool_relu = fast
+        models.pool_relu = original
 
     return run
 
 
 def footprint(bundle: Path) -> None:
-    """Three rounds' training and prediction on 2,000 private and 1,000 proxy samples: seconds and peak memory."""
+    """Print start time and peak memory of three rounds' training and prediction (2,000 private, 1,000 proxy rows)."""
     began = time.perf_counter()
     from edgefd.learners.batches import Batch, draw, labelled, mixed, passes, softmax
     from edgefd.learners.onnx_learner import OnnxLearner, Sessions
     from edgefd.wire.bundle_reader import read_bundle
 
-    read = read_bundle(bundle)
-    learner = OnnxLearner(Sessions(read.graphs), read.init)
+    content = read_bundle(bundle)
+    manifest = content.manifest
+    learner = OnnxLearner(Sessions(content.graphs), content.init)
     rng = np.random.default_rng(0)
-    x = rng.standard_normal((2000, *read.manifest.shape), np.float32)
-    private = labelled(x, rng.integers(0, read.manifest.n_classes, 2000), read.manifest.n_classes)
-    proxy = rng.standard_normal((1000, *read.manifest.shape), np.float32)
-    learner.train(draw(private, 1, read.manifest.batch, rng), 0.001)
+    x = rng.standard_normal((2000, *manifest.shape), np.float32)
+    private = labelled(x, rng.integers(0, manifest.n_classes, 2000), manifest.n_classes)
+    proxy = rng.standard_normal((1000, *manifest.shape), np.float32)
+    learner.train(draw(private, 1, manifest.batch, rng), 0.001)
     print(f"start to the end of the first step: {time.perf_counter() - began:.2f} s")
     for _ in range(3):
         teacher = Batch(proxy, softmax(learner.predict_logits(proxy)), np.ones(1000, np.float32))
-        size = read.manifest.batch - 16
+        size = manifest.batch - 16
         learner.train(mixed(passes(teacher, 1, size, rng), draw(private, -(-1000 // size), 16, rng)), 0.001)
-        learner.train(draw(private, 32, read.manifest.batch, rng), 0.001)
+        learner.train(draw(private, 32, manifest.batch, rng), 0.001)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     assert "torch" not in sys.modules
     print(f"peak memory: {peak:.0f} MB")
 
 
 def stock(name: str, flower: bool) -> None:
-    """The same three rounds as stock software has them: torch, and Flower's client library beside it if asked."""
+    """Print the same figures for three rounds in torch, with Flower's client library imported too if `flower`."""
     began = time.perf_counter()
     import torch
     import torch.nn.functional as F
@@ -145,16 +148,16 @@ def stock(name: str, flower: bool) -> None:
     x, y, proxy = torch.randn(2000, *SHAPE), torch.randint(0, CLASSES, (2000,)), torch.randn(1000, *SHAPE)
 
     def train(rows: torch.Tensor, targets: torch.Tensor) -> None:
-        for some, wanted in zip(rows.split(BATCH), targets.split(BATCH), strict=True):
+        for x_batch, y_batch in zip(rows.split(BATCH), targets.split(BATCH), strict=True):
             optimizer.zero_grad()
-            F.cross_entropy(model(some), wanted).backward()  # type: ignore[no-untyped-call]
+            F.cross_entropy(model(x_batch), y_batch).backward()  # type: ignore[no-untyped-call]
             optimizer.step()
 
     train(x[:BATCH], y[:BATCH])
     print(f"start to the end of the first step: {time.perf_counter() - began:.2f} s")
     for _ in range(3):
         with torch.no_grad():
-            teacher = torch.cat([model(some).softmax(1) for some in proxy.split(256)])
+            teacher = torch.cat([model(x_batch).softmax(1) for x_batch in proxy.split(256)])
         train(proxy, teacher)
         train(x, y)
     print(f"peak memory: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f} MB")

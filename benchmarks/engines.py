@@ -1,4 +1,4 @@
-"""Engines that do the workload: edgefd's, a naive loop as in most example code, and pfl (PyPI `pfl`)."""
+"""Engines that run the workload: edgefd, a naive loop as in most example code, and pfl (PyPI `pfl`)."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ from edgefd.simulation.engine import open_transport
 
 
 class Engine(Protocol):
-    """Does one round when asked."""
+    """An engine that runs rounds one at a time."""
 
     def round(self) -> None:
-        """One round."""
+        """Run one round."""
         ...
 
     def close(self) -> None:
-        """Leave nothing running."""
+        """End all processes of the engine."""
         ...
 
 
 class Ours:
-    """edgefd's in-process engine."""
+    """The in-process engine of edgefd."""
 
     def __init__(self, case: Case, workers: int) -> None:
         chosen = config(case, workers)
@@ -41,16 +41,16 @@ class Ours:
         self._rounds = run_rounds(chosen.method, chosen.method_config, self._transport, todo)
 
     def round(self) -> None:
-        """See `Engine`."""
+        """Implement `Engine`."""
         next(self._rounds)
 
     def close(self) -> None:
-        """See `Engine`."""
+        """Implement `Engine`."""
         self._transport.pool.close()
 
 
 class PlainCNN(nn.Module):
-    """edgefd's `cnn`, written the usual way: rectifier before pooling, default memory layout."""
+    """The `cnn` of edgefd, written the usual way: ReLU before pooling, default memory layout."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -58,7 +58,7 @@ class PlainCNN(nn.Module):
         self.fc1, self.fc2 = nn.Linear(320, 50), nn.Linear(50, 10)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits."""
+        """Return the logits."""
         x = F.max_pool2d(F.relu(self.conv1(x)), 2)
         x = F.max_pool2d(F.relu(self.conv2(x)), 2)
         out: Tensor = self.fc2(F.relu(self.fc1(x.flatten(1))))
@@ -66,7 +66,7 @@ class PlainCNN(nn.Module):
 
 
 def plain_model(case: Case) -> nn.Module:
-    """The case's model as example code has it."""
+    """Build the model of a case as example code does."""
     if case.model == "mlp":
         layers = [nn.Linear(784, 128), nn.ReLU(), nn.Linear(128, 128), nn.ReLU(), nn.Linear(128, 10)]
         return nn.Sequential(nn.Flatten(), *layers)
@@ -74,7 +74,7 @@ def plain_model(case: Case) -> nn.Module:
 
 
 class Naive:
-    """One client after another, each with its own model, optimizer and DataLoaders, at `threads` torch threads."""
+    """Clients that run in turn with `threads` torch threads, each with its own model, optimizer and DataLoaders."""
 
     def __init__(self, case: Case, threads: int) -> None:
         self._threads = threads
@@ -87,14 +87,14 @@ class Naive:
         self._loaders = [DataLoader(d, BATCH, shuffle=True) for d in private]
 
     def round(self) -> None:
-        """See `Engine`."""
+        """Implement `Engine`."""
         torch.set_num_threads(self._threads)
-        answers = [self._client(*c) for c in zip(self._models, self._optimizers, self._loaders, strict=True)]
-        self._teacher = torch.stack(answers).mean(0)
+        predictions = [self._client(*c) for c in zip(self._models, self._optimizers, self._loaders, strict=True)]
+        self._teacher = torch.stack(predictions).mean(0)
         torch.set_num_threads(1)
 
     def close(self) -> None:
-        """See `Engine`."""
+        """Implement `Engine`."""
 
     def _client(self, model: nn.Module, optimizer: torch.optim.Optimizer, private: DataLoader[Any]) -> Tensor:
         shared = TensorDataset(self._proxy, self._teacher)
@@ -110,7 +110,7 @@ class Naive:
 
 
 class Pfl:
-    """pfl's simulated backend and PyTorchModel, one process: its user loop, weight swapping and statistics."""
+    """The simulated backend and PyTorchModel of pfl in one process: its user loop, weight swapping and statistics."""
 
     def __init__(self, case: Case) -> None:
         os.environ.setdefault("PFL_PYTORCH_DEVICE", "cpu")
@@ -120,8 +120,8 @@ class Pfl:
         self._federation = PflFederation(case, plain_model(case))
 
     def round(self) -> None:
-        """See `Engine`."""
+        """Implement `Engine`."""
         asyncio.run(self._federation.round())
 
     def close(self) -> None:
-        """See `Engine`."""
+        """Implement `Engine`."""

@@ -1,9 +1,9 @@
-"""The workload as a Flower app on Ray, written the way Flower's examples are: no code of edgefd's rounds or engine.
+"""The workload as a Flower app on Ray, written like Flower's examples, without code of edgefd's rounds or engine.
 
-`main` prints a JSON list of seconds a round; `benchmarks.flower_ray` runs it in a process of its own.
+`main` prints a JSON list of the seconds of each round; `benchmarks.flower_ray` runs it in its own process.
 
-Each message makes the client's model, loads its parameters and momentum from `context.state`, trains with DataLoaders,
-and answers with soft labels; the server averages. Two Ray processes with one core each.
+For each message, the client builds its model, loads the parameters and momentum from `context.state`, trains with
+DataLoaders, and replies with soft labels. The server averages them. Two Ray processes with one core each are used.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ def _data(model: str, clients: int, rows: int) -> Any:
 
 @client.train()
 def train(message: Message, context: Context) -> Message:
-    """One round of one client."""
+    """Run one round of one client."""
     case = Case(*json.loads(message.content["case"]["case"]))  # type: ignore[index,call-overload,arg-type]
     fed = _data(case.model, case.clients, case.rows)
-    own = fed.clients[int(context.node_config["partition-id"])]
+    client_data = fed.clients[int(context.node_config["partition-id"])]
     model = plain_model(case)
     optimizer = torch.optim.SGD(model.parameters(), LR, MOMENTUM)
     if "model" in context.state:
@@ -49,7 +49,7 @@ def train(message: Message, context: Context) -> Message:
             optimizer.state[parameter] = {"momentum_buffer": buffer}
     proxy, teacher = torch.from_numpy(fed.proxy.x), message.content["teacher"]["teacher"].numpy()  # type: ignore[index,union-attr]
     shared = TensorDataset(proxy, torch.from_numpy(teacher.copy()))
-    private = TensorDataset(torch.from_numpy(own.x), torch.from_numpy(own.y))
+    private = TensorDataset(torch.from_numpy(client_data.x), torch.from_numpy(client_data.y))
     for data in (shared, private):
         for x, target in DataLoader(data, BATCH, shuffle=True):
             optimizer.zero_grad()
@@ -65,7 +65,7 @@ def train(message: Message, context: Context) -> Message:
 
 
 def server(case: Case, rounds: int, seconds: list[float]) -> ServerApp:
-    """A ServerApp that notes how long each round took."""
+    """Create a ServerApp that appends the duration of each round to `seconds`."""
     app = ServerApp()
 
     @app.main()
@@ -79,8 +79,8 @@ def server(case: Case, rounds: int, seconds: list[float]) -> ServerApp:
                 "teacher": ArrayRecord({"teacher": Array(teacher)}),
                 "case": ConfigRecord({"case": json.dumps([case.model, case.clients, case.rows])}),
             }
-            out = [Message(RecordDict(dict(content)), dst_node_id=n, message_type="train") for n in nodes]
-            replies = list(grid.send_and_receive(out))
+            messages = [Message(RecordDict(dict(content)), dst_node_id=n, message_type="train") for n in nodes]
+            replies = list(grid.send_and_receive(messages))
             answers = [r.content["answer"]["answer"].numpy() for r in replies]  # type: ignore[index,union-attr]
             if len(answers) != case.clients:
                 raise RuntimeError(f"{len(answers)} of {case.clients} clients answered")
@@ -91,7 +91,7 @@ def server(case: Case, rounds: int, seconds: list[float]) -> ServerApp:
 
 
 def main(model: str, clients: int, rows: int, rounds: int) -> None:
-    """Run, then print the seconds."""
+    """Run the rounds, then print their seconds."""
     seconds: list[float] = []
     run_simulation(
         server(Case(model, clients, rows), rounds, seconds),

@@ -1,8 +1,8 @@
-"""Seconds of a whole round: edgefd's engine with two workers against the same work as a Flower app on Ray.
+"""Benchmark of a whole round: edgefd's engine with two workers against the same workload as a Flower app on Ray.
 
 Run: python -m benchmarks.flower_ray [turns]
 
-Turn by turn: a fresh Flower run, then as many rounds of ours in a fresh process.
+Each turn is a new Flower run, followed by the same number of edgefd's rounds in a new process.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ _QUIET = {"FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1", "RAY_
 
 
 def compare(case: Case, turns: int = 3) -> Ratio:
-    """Flower on Ray over ours."""
+    """Return the ratio of a round of Flower on Ray to a round of edgefd."""
     seconds: dict[str, list[float]] = {"edgefd": [], "Flower on Ray": []}
     for _ in range(turns):
-        seconds["Flower on Ray"].append(_warm("from benchmarks.flower_peer import main", case))
-        seconds["edgefd"].append(_warm("from benchmarks.flower_ray import ours as main", case))
+        seconds["Flower on Ray"].append(_warm_round_seconds("from benchmarks.flower_peer import main", case))
+        seconds["edgefd"].append(_warm_round_seconds("from benchmarks.flower_ray import ours as main", case))
     medians = ", ".join(f"{engine} {np.median(s):.3f} s" for engine, s in seconds.items())
     print(f"{case.name}: {medians}", flush=True)
     return ratio(f"round, {case.name}", "Flower on Ray", seconds["Flower on Ray"], seconds["edgefd"])
 
 
 def ours(model: str, clients: int, rows: int, rounds: int) -> None:
-    """Print the seconds of rounds of ours."""
+    """Print a JSON list of the seconds of edgefd's rounds."""
     from benchmarks.engines import Ours
 
     engine = Ours(Case(model, clients, rows), workers=2)
@@ -50,8 +50,8 @@ def ours(model: str, clients: int, rows: int, rounds: int) -> None:
     print(json.dumps(seconds))
 
 
-def _warm(importing: str, case: Case) -> float:
-    """Median seconds of a round once warm."""
+def _warm_round_seconds(importing: str, case: Case) -> float:
+    """Return the median seconds of a round after the warm-up rounds."""
     call = f"main({case.model!r}, {case.clients}, {case.rows}, {ROUNDS})"
     done = subprocess.run(
         [sys.executable, "-c", f"{importing}; {call}"],
@@ -65,6 +65,6 @@ def _warm(importing: str, case: Case) -> float:
 
 
 if __name__ == "__main__":
-    for one in CASES:
-        found = compare(one, int(sys.argv[1]) if sys.argv[1:] else 3)
-        print(f"  Flower on Ray takes {found.ratio:.2f} times as long  [{found.low:.2f}, {found.high:.2f}]")
+    for benchmark_case in CASES:
+        result = compare(benchmark_case, int(sys.argv[1]) if sys.argv[1:] else 3)
+        print(f"  Flower on Ray takes {result.ratio:.2f} times as long  [{result.low:.2f}, {result.high:.2f}]")

@@ -1,11 +1,11 @@
-"""Many devices on one coordinator: seconds a round, reports accepted, memory and descriptors of the coordinator.
+"""Benchmark of many devices on one coordinator: seconds per round, accepted reports, memory and descriptors.
 
 Run: python -m benchmarks.load [--devices 1000] [--rounds 5] [--rows 1000] [--classes 10] [--flower]
 
-Everything is on 127.0.0.1, with mTLS and a certificate a device: the coordinator in one process, the devices (which
-have no model, `benchmarks.load_devices`) in two others. A round is over when every report has been checked and
-averaged. All devices answer for all rows at once, which real ones, busy training, never do. `--flower` moves as many
-replies of the same size through a Flower SuperLink (`benchmarks.load_flower`) and prints both.
+All processes run on 127.0.0.1, with mTLS and one certificate per device: the coordinator in one process, the devices
+(`benchmarks.load_devices`, without models) in two others. A round is over when every report has been checked and
+averaged. All devices answer for all rows at the same time; real devices never do, because they train first. `--flower`
+sends as many replies of the same size through a Flower SuperLink (`benchmarks.load_flower`) and prints both results.
 """
 
 from __future__ import annotations
@@ -30,36 +30,36 @@ GENERATORS = 2
 
 @dataclass(frozen=True)
 class Round:
-    """What the coordinator's process said after a round."""
+    """The figures that the coordinator's process printed after a round."""
 
     seconds: float
     reports: int
     up: int
     """bytes of knowledge in the reports"""
     down: int
-    """bytes of knowledge in the teacher that every device got"""
+    """bytes of knowledge in the teachers that the devices got, summed over devices"""
     processor: float
-    """seconds computed since the process began"""
+    """processor seconds since the process began"""
     memory: float
-    """MB held"""
+    """memory in MB"""
     peak: float
-    """MB held at most so far"""
+    """peak memory so far in MB"""
     descriptors: int
-    """open files and sockets"""
+    """number of open files and sockets"""
 
 
 @dataclass(frozen=True)
 class Load:
-    """A run, without its closing round, in which reports hold no rows."""
+    """The figures of a run, without its closing round, in which the reports hold no rows."""
 
     devices: int
     rounds: Sequence[Round]
     accepted: int
-    """reports, of all rounds and the closing one"""
+    """accepted reports of all rounds, including the closing round"""
 
 
 def certificates(folder: Path, devices: int) -> Path:
-    """A federation's certificates."""
+    """Create the certificates of a federation, and return their folder."""
     init(folder, ["127.0.0.1"], 30)
     for client in range(devices):
         add_device(folder, f"d{client}", client, 30)
@@ -67,10 +67,10 @@ def certificates(folder: Path, devices: int) -> Path:
 
 
 def measure(devices: int, rounds: int, rows: int, classes: int, limit: float = 1800.0) -> Load:
-    """Run it.
+    """Run a coordinator and its devices, and return the figures.
 
     Raises:
-        RuntimeError: if a process fails; with what it said.
+        RuntimeError: if a process fails; the message holds its output.
         subprocess.TimeoutExpired: after `limit` seconds.
     """
     with tempfile.TemporaryDirectory(prefix="edgefd-load-") as name, ExitStack() as started:
@@ -97,17 +97,17 @@ def measure(devices: int, rounds: int, rows: int, classes: int, limit: float = 1
             )
             for i, p in enumerate(parts)
         ]
-        said, _ = coordinator.communicate(timeout=limit)
+        output, _ = coordinator.communicate(timeout=limit)
         for process, log in ((coordinator, "coordinator"), *((f, f"fleet{i}") for i, f in enumerate(fleets))):
             if process.wait(60):
                 raise RuntimeError(f"{log} failed: {(work / log).read_text()[-2000:]}")
-    lines = [json.loads(line) for line in said.splitlines()]
-    found = [Round(**{k: v for k, v in line.items() if k != "round"}) for line in lines[:-2]]
-    return Load(devices, found, int(lines[-1]["accepted"]))
+    lines = [json.loads(line) for line in output.splitlines()]
+    completed = [Round(**{k: v for k, v in line.items() if k != "round"}) for line in lines[:-2]]
+    return Load(devices, completed, int(lines[-1]["accepted"]))
 
 
 def _start(started: ExitStack, log: Path, module: str, *arguments: str) -> subprocess.Popen[str]:
-    """A process that is ended with the stack; what it complains of goes to `log`."""
+    """Start a process that is ended with the stack. Its standard error goes to `log`."""
     file = started.enter_context(log.open("w"))
     command = [sys.executable, "-m", f"benchmarks.{module}", *arguments]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=file, text=True)
@@ -117,17 +117,17 @@ def _start(started: ExitStack, log: Path, module: str, *arguments: str) -> subpr
 
 
 def show(load: Load) -> None:
-    """The figures."""
+    """Print the figures."""
     seconds = [r.seconds for r in load.rounds]
     expected = load.devices * (len(load.rounds) + 1)
     last = load.rounds[-1]
-    print(f"{load.devices} devices, {last.up / load.devices / 1000:.1f} kB of knowledge a report")
+    print(f"{load.devices} devices, {last.up / load.devices / 1000:.1f} kB of knowledge per report")
     print(f"  first round, devices joining in it: {seconds[0]:.2f} s")
     if rest := seconds[1:]:
         print(f"  other {len(rest)} rounds: {min(rest):.2f} to {max(rest):.2f} s, median {np.median(rest):.2f} s")
         processor = (last.processor - load.rounds[0].processor) / len(rest)
-        print(f"  coordinator's processor time: {processor:.2f} s a round")
-    print(f"  reports accepted: {load.accepted} of {expected}, the closing round's too")
+        print(f"  coordinator's processor time: {processor:.2f} s per round")
+    print(f"  reports accepted: {load.accepted} of {expected}, including the closing round's")
     print(f"  coordinator: {last.peak:.0f} MB at most, {last.descriptors} descriptors")
     if len(load.rounds) > 20:
         early = load.rounds[19]
@@ -138,12 +138,12 @@ def show(load: Load) -> None:
 
 
 def show_flower(flower: load_flower.FlowerLoad, ours: Load) -> None:
-    """The same of Flower, and how many times as long a round takes there."""
-    median, own = np.median(flower.seconds[1:]), np.median([r.seconds for r in ours.rounds[1:]])
+    """Print the same figures of Flower, and the ratio of the durations of a round."""
+    median, ours_median = np.median(flower.seconds[1:]), np.median([r.seconds for r in ours.rounds[1:]])
     print(f"Flower SuperLink, {ours.devices} nodes that answer at once, replies of the same size")
     print(f"  first round: {flower.seconds[0]:.2f} s")
-    print(f"  other {len(flower.seconds) - 1} rounds: median {median:.2f} s, {median / own:.1f} times as long")
-    print(f"  SuperLink's processor time: {flower.processor:.2f} s a round")
+    print(f"  other {len(flower.seconds) - 1} rounds: median {median:.2f} s, {median / ours_median:.1f} times as long")
+    print(f"  SuperLink's processor time: {flower.processor:.2f} s per round")
     print(f"  replies: {flower.replies} of {ours.devices * len(flower.seconds)}")
     print(f"  SuperLink {flower.superlink:.0f} MB at most, its ServerApp {flower.serverapp:.0f} MB")
 
@@ -155,10 +155,10 @@ def main() -> None:
     options.add_argument("--rounds", type=int, default=5)
     options.add_argument("--rows", type=int, default=1000)
     options.add_argument("--classes", type=int, default=10)
-    options.add_argument("--flower", action="store_true", help="the same exchange through a Flower SuperLink as well")
+    options.add_argument("--flower", action="store_true", help="run the same exchange through a Flower SuperLink too")
     chosen = options.parse_args()
     if chosen.rounds < 2 or chosen.devices < 1:
-        options.error("--rounds is at least 2, the first is shown apart; --devices at least 1")
+        options.error("--rounds must be at least 2 (the first round is shown separately), --devices at least 1")
     load = measure(chosen.devices, chosen.rounds, chosen.rows, chosen.classes)
     show(load)
     if chosen.flower:

@@ -1,6 +1,6 @@
-"""The coordinator of `benchmarks.load`, in a process of its own: the real link, desk, log and aggregation.
+"""The coordinator of `benchmarks.load` in its own process, with the real link, coordinator, log and aggregation.
 
-Prints a JSON line with its port, one after each round with what the process holds then, and one at the end.
+It prints a JSON line with its port, one after each round with the resources of the process, and one at the end.
 """
 
 from __future__ import annotations
@@ -32,23 +32,23 @@ from edgefd.wire.exchange_folder import COMPLETE
 TIMEOUT = 900.0
 
 
-def held() -> dict[str, float]:
-    """Processor time of this process (s), its memory now and at its most (MB), and its open descriptors."""
+def resources() -> dict[str, float]:
+    """Return the processor time of this process (s), its current and peak memory (MB), and its open descriptors."""
     status = Path("/proc/self/status").read_text()
-    now, most = (int(re.search(rf"{name}:\s+(\d+)", status)[1]) / 1024 for name in ("VmRSS", "VmHWM"))  # type: ignore[index]
+    memory, peak = (int(re.search(rf"{name}:\s+(\d+)", status)[1]) / 1024 for name in ("VmRSS", "VmHWM"))  # type: ignore[index]
     return {
         "processor": time.process_time(),
-        "memory": now,
-        "peak": most,
+        "memory": memory,
+        "peak": peak,
         "descriptors": len(os.listdir("/proc/self/fd")),
     }
 
 
 def coordinate(devices: int, rounds: int, rows: int, classes: int, certs: Path, log: Path) -> None:
-    """A whole run; a line for each round."""
+    """Coordinate a whole run, and print a line for each round."""
     method = get_method("edgefd")
     todo = list(plans(0, np.arange(rows), Training(rounds=rounds)))
-    # No bundle is fetched: the devices of a load run say that they have it.
+    # No bundle is downloaded: the devices of a load run report that they have it.
     bundle = BundleFiles(Path("no-bundle"), "0" * 64, {})
     coordinator = RoundCoordinator(FederationInfo("load", devices, terms_for(classes)), TIMEOUT, json_log(log))
     sessions = DeviceSessions(coordinator, [bundle], largest_report(todo[0], classes))
@@ -58,7 +58,12 @@ def coordinate(devices: int, rounds: int, rows: int, classes: int, certs: Path, 
         began = time.perf_counter()
         for result in run_rounds(method, config_of(method, {}), coordinator, todo):
             seconds = time.perf_counter() - began
-            line = {"round": result.plan.round, "seconds": seconds, "reports": len(result.exchange.reports), **held()}
+            line = {
+                "round": result.plan.round,
+                "seconds": seconds,
+                "reports": len(result.exchange.reports),
+                **resources(),
+            }
             line["up"], line["down"] = result.exchange.bytes_up, result.exchange.bytes_down
             print(json.dumps(line), flush=True)
             began = time.perf_counter()
@@ -68,7 +73,7 @@ def coordinate(devices: int, rounds: int, rows: int, classes: int, certs: Path, 
 
 
 def main() -> None:
-    """`benchmarks.load` starts this."""
+    """Run the coordinator that `benchmarks.load` requests."""
     options = argparse.ArgumentParser(description=__doc__)
     for name in ("devices", "rounds", "rows", "classes"):
         options.add_argument(f"--{name}", type=int, required=True)

@@ -1,6 +1,6 @@
-"""Many devices in one process, for `benchmarks.load`: each has its own certificate and connection, none a model.
+"""Many devices in one process, for `benchmarks.load`. Each has its own certificate and connection, but no model.
 
-A device joins, waits for a task, submits a ready report that answers for every row, until it is told the end.
+A device joins, then waits for tasks and answers each with a prepared report about every row, until the run ends.
 """
 
 from __future__ import annotations
@@ -27,22 +27,22 @@ _JOIN, _TASK, _SUBMIT = 300.0, 150.0, 300.0  # seconds
 
 
 def terms_for(classes: int) -> FederationTerms:
-    """What coordinator and devices of a load run agree on."""
+    """Return the terms that the coordinator and the devices of a load run agree on."""
     return FederationTerms("edgefd", {}, CODEC, 0, classes, "")
 
 
-def answer(client: int, rows: int, classes: int) -> pb.Report:
-    """A report of that size; the round is filled in later."""
+def prepared_report(client: int, rows: int, classes: int) -> pb.Report:
+    """Create a report of this size. The round is set later."""
     values = np.random.default_rng(client).dirichlet(np.ones(classes), rows).astype(np.float32)
     knowledge = Knowledge(np.arange(rows), values, np.full(rows, 0.5, np.float32))
     return pb.Report(client=client, knowledge=pb.Knowledge.FromString(wire.encode(knowledge, CODEC)))
 
 
 async def device(address: str, certs: Path, client: int, rows: int, classes: int) -> None:
-    """One device, from its first call to the end of the run."""
+    """Run one device, from its first call to the end of the run."""
     folder = certs / "devices" / f"d{client}"
     ca, key, pem = ((folder / name).read_bytes() for name in ("ca.pem", "device.key", "device.pem"))
-    report = answer(client, rows, classes)
+    report = prepared_report(client, rows, classes)
     async with aio.secure_channel(address, grpc.ssl_channel_credentials(ca, key, pem)) as channel:
         stub: Any = DeviceLinkStub(channel)  # type: ignore[no-untyped-call]
         request = pb.JoinRequest(protocol=PROTOCOL, terms=terms_message(terms_for(classes)))
@@ -53,9 +53,9 @@ async def device(address: str, certs: Path, client: int, rows: int, classes: int
                 pb.TaskRequest(session=joined.session, after=after), timeout=_TASK
             )
             if reply.HasField("end"):
-                heard = pb.TaskRequest(session=joined.session, after=after, told=True)
-                with suppress(grpc.RpcError):  # the coordinator is free to go
-                    await stub.NextTask(heard, timeout=_TASK)
+                acknowledgement = pb.TaskRequest(session=joined.session, after=after, told=True)
+                with suppress(grpc.RpcError):  # the coordinator may have ended already
+                    await stub.NextTask(acknowledgement, timeout=_TASK)
                 return
             if not reply.HasField("task"):
                 continue
@@ -70,14 +70,14 @@ async def device(address: str, certs: Path, client: int, rows: int, classes: int
 
 
 async def fleet(address: str, certs: Path, clients: range, rows: int, classes: int) -> None:
-    """All of them, until each has learnt that the run is over. The first failure ends it."""
+    """Run all devices until each has received the end of the run. The first failure ends all of them."""
     async with asyncio.TaskGroup() as group:
         for client in clients:
             group.create_task(device(address, certs, client, rows, classes))
 
 
 def main() -> None:
-    """`benchmarks.load` starts this."""
+    """Run the devices that `benchmarks.load` requests."""
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument("--address", required=True)
     options.add_argument("--certs", type=Path, required=True)

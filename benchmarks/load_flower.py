@@ -1,11 +1,13 @@
-"""The exchange of `benchmarks.load` through a Flower SuperLink: as many replies of the same size a round.
+"""The exchange of `benchmarks.load` through a Flower SuperLink, with as many replies of the same size in each round.
 
-A stock `flower-superlink --insecure` with its in-memory store on 127.0.0.1, an app (`benchmarks.load_flower_app`) that
-`flwr run` submits, and nodes: threads in two processes that talk to the SuperLink by flwr's own SuperNode client
+It uses an unmodified `flower-superlink --insecure` with its in-memory store on 127.0.0.1, an app
+(`benchmarks.load_flower_app`) that `flwr run` submits, and nodes. The nodes are threads in two processes that call the
+SuperLink with flwr's own SuperNode client
 (`flwr.supernode.fleet_http_connection`: RegisterNode, ActivateNode, heartbeats, PullMessages, PullObject,
-ConfirmMessageReceived, PushMessages, PushObject) and answer with ready bytes. Nodes look for messages every 3 s, as
-stock SuperNodes do, the ServerApp for replies every second. Left out, in Flower's favour: the new `flwr-clientapp`
-process that a stock SuperNode starts for each message, TLS, and the checks and the average of the reports.
+ConfirmMessageReceived, PushMessages, PushObject) and answer with prepared bytes. Nodes poll for messages every 3 s, as
+unmodified SuperNodes do, and the ServerApp polls for replies every second. In Flower's favour, these parts are left
+out: the new `flwr-clientapp` process that a SuperNode starts for each message, TLS, and the checks and the average of
+the reports.
 """
 
 from __future__ import annotations
@@ -30,7 +32,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-POLL = 3.0  # seconds, flwr's own
+POLL = 3.0  # seconds, the value of flwr
 GENERATORS = 2
 ENVIRONMENT = {"FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1", "FLWR_LOG_LEVEL": "WARNING"}
 APP = """
@@ -42,7 +44,7 @@ name = "load"
 version = "0.1.0"
 description = "replies of a given size"
 license = "Apache-2.0"
-dependencies = ["flwr>=1.41"]
+dependencies = ["flwr>=1.42"]
 [tool.hatch.build.targets.wheel]
 packages = ["."]
 [tool.flwr.app]
@@ -67,25 +69,25 @@ insecure = true
 
 @dataclass(frozen=True)
 class FlowerLoad:
-    """A run."""
+    """The figures of a run."""
 
     seconds: list[float]
-    """of each round"""
+    """duration of each round"""
     replies: int
-    """good ones, of all rounds"""
+    """replies without an error, of all rounds"""
     superlink: float
-    """MB at most"""
+    """peak memory of the SuperLink in MB"""
     serverapp: float
-    """MB at most"""
+    """peak memory of the ServerApp in MB"""
     processor: float
-    """seconds of the SuperLink's processor time a round, without the first"""
+    """processor seconds of the SuperLink per round, without the first round"""
 
 
 def measure(devices: int, rounds: int, up: int, down: int, limit: float = 900.0) -> FlowerLoad:
-    """Run it: replies of `up` bytes to messages of `down` bytes.
+    """Run the rounds with replies of `up` bytes to messages of `down` bytes, and return the figures.
 
     Raises:
-        RuntimeError: if a process fails, or rounds are missing after `limit` seconds; with what it said.
+        RuntimeError: if a process fails, or rounds are missing after `limit` seconds; the message holds its output.
     """
     with tempfile.TemporaryDirectory(prefix="edgefd-load-") as name, ExitStack() as started:
         work, port = Path(name), _free_port()
@@ -96,7 +98,7 @@ def measure(devices: int, rounds: int, up: int, down: int, limit: float = 900.0)
             started, [*command, "--host", "127.0.0.1", "--port", str(port)], work / "superlink.log", environment
         )
         _wait_for_health(superlink, port, work / "superlink.log")
-        # First the run, which waits for its nodes: a SuperLink that so many nodes poll answers nobody else in time.
+        # Submit the run before the nodes start: a SuperLink that so many nodes poll does not answer `flwr run` in time.
         run = [_tool("flwr"), "run", str(work / "app"), "load"]
         done = subprocess.run(run, env=environment, capture_output=True, text=True, timeout=120)
         if done.returncode:
@@ -116,16 +118,16 @@ def measure(devices: int, rounds: int, up: int, down: int, limit: float = 900.0)
             done_rounds = len(out.read_text().splitlines()) if out.exists() else 0
             marks += [_processor(superlink.pid)] * (done_rounds - len(marks))
             if superlink.poll() is not None or time.monotonic() > deadline:
-                said = (work / "superlink.log").read_text().splitlines()[-1:]
+                last_line = (work / "superlink.log").read_text().splitlines()[-1:]
                 raise RuntimeError(
-                    f"{len(marks)} of {rounds} rounds after {limit:g} s; the SuperLink's last word: {said}"
+                    f"{len(marks)} of {rounds} rounds after {limit:g} s; the SuperLink's last line: {last_line}"
                 )
             time.sleep(0.1)
         memory = _peak(superlink.pid)
         lines = [json.loads(line) for line in out.read_text().splitlines()]
     replies = sum(devices - line["failed"] for line in lines)
     if sum(line["bytes"] for line in lines) != replies * up:
-        raise RuntimeError("replies of another size than asked for")
+        raise RuntimeError("the replies have another size than requested")
     seconds, serverapp = [line["seconds"] for line in lines], max(line["peak"] for line in lines)
     return FlowerLoad(seconds, replies, memory, serverapp, (marks[-1] - marks[0]) / max(rounds - 1, 1))
 
@@ -143,7 +145,7 @@ def _write_app(work: Path, devices: int, rounds: int, down: int, port: int) -> N
 
 
 def _start(started: ExitStack, command: list[str], log: Path, environment: dict[str, str]) -> subprocess.Popen[bytes]:
-    """In a session of its own, which is ended with the stack: a SuperLink starts processes too."""
+    """Start a process in a new session, which is ended with the stack: a SuperLink starts processes too."""
     file = started.enter_context(log.open("wb"))
     process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, env=environment, start_new_session=True)
     started.callback(_end, process)
@@ -161,8 +163,8 @@ def _tool(name: str) -> str:
 
 
 def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as found:
-        return int(found.getsockname()[1])
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return int(listener.getsockname()[1])
 
 
 def _wait_for_health(superlink: subprocess.Popen[bytes], port: int, log: Path) -> None:
@@ -175,18 +177,18 @@ def _wait_for_health(superlink: subprocess.Popen[bytes], port: int, log: Path) -
 
 
 def _peak(pid: int) -> float:
-    found = re.search(r"VmHWM:\s+(\d+)", Path(f"/proc/{pid}/status").read_text())
-    return int(found[1]) / 1024 if found else 0.0
+    match = re.search(r"VmHWM:\s+(\d+)", Path(f"/proc/{pid}/status").read_text())
+    return int(match[1]) / 1024 if match else 0.0
 
 
 def _processor(pid: int) -> float:
-    """Seconds that a process has computed."""
+    """Return the processor seconds of a process."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def node(address: str, size: int) -> None:
-    """A node that answers every message with `size` bytes, for ever."""
+    """Answer every message with `size` bytes, until the process is killed."""
     from flwr.app import ConfigRecord, Message, RecordDict
     from flwr.supercore.inflatable.inflatable_object import (
         get_all_nested_objects,
@@ -202,10 +204,10 @@ def node(address: str, size: int) -> None:
     with http_request_response(address, insecure=True) as (me, receive, send, _, _, pull, push, confirm):
         number = 0
         while True:
-            if (got := receive()) is None:
+            if (received := receive()) is None:
                 time.sleep(POLL)
                 continue
-            head, tree = got
+            head, tree = received
             run = head.metadata.run_id
             message = pull_and_inflate_object_from_tree(
                 tree, partial(pull, run), partial(confirm, run), return_type=Message
@@ -216,16 +218,16 @@ def node(address: str, size: int) -> None:
             reply = Message(RecordDict({"load": ConfigRecord({"body": body})}), reply_to=message)
             reply.metadata.__dict__["_message_id"] = reply.object_id
             with no_object_id_recompute():
-                wanted, session = send(reply, get_object_tree(reply), 0.0)
+                missing, session = send(reply, get_object_tree(reply), 0.0)
                 objects = get_all_nested_objects(reply)
                 push_object_contents_from_iterable(
-                    ((o, objects[o].deflate()) for o in objects if o in wanted),
+                    ((o, objects[o].deflate()) for o in objects if o in missing),
                     push_object_fn=partial(push, run, session),
                 )
 
 
 def main() -> None:
-    """`measure` starts this: nodes in threads, until it is killed."""
+    """Run nodes in threads until the process is killed. `measure` starts this process."""
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument("--address", required=True)
     options.add_argument("--count", type=int, required=True)
@@ -236,7 +238,7 @@ def main() -> None:
     TaskIdentity.run_id, TaskIdentity.node_id, TaskIdentity.task_id = 1, 1, 1  # Message() asks for one
     for _ in range(chosen.count):
         threading.Thread(target=node, args=(chosen.address, chosen.size), daemon=True).start()
-        time.sleep(random.uniform(0, 0.04))  # not all at once, and polls spread over time
+        time.sleep(random.uniform(0, 0.04))  # spread the starts and the polls over time
     while True:
         time.sleep(60)
 

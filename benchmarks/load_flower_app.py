@@ -1,7 +1,7 @@
-"""The ServerApp of `benchmarks.load_flower`: each round a message to every node, and all replies, by Grid alone.
+"""ServerApp of `benchmarks.load_flower`: in each round it sends a message to every node and receives all replies.
 
-It is copied into an app of its own, so it imports nothing of edgefd. Messages are a ConfigRecord with bytes, like
-edgefd's own over Flower: that is the fewest objects a message can have.
+It uses the Grid only. It is copied into a separate app, so it imports nothing of edgefd. A message is a ConfigRecord
+with bytes, like the messages of edgefd over Flower, because no message can have fewer objects.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.serverapp import Grid, ServerApp
 
 app = ServerApp()
-POLL = 1.0  # seconds; each look asks for every reply that is missing, and that is work for the SuperLink
+POLL = 1.0  # seconds; each poll requests every missing reply, which costs the SuperLink time
 
 
 def peak() -> float:
-    """MB that this process held at most."""
-    found = re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())
-    return int(found[1]) / 1024 if found else 0.0
+    """Return the peak memory of this process in MB."""
+    match = re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())
+    return int(match[1]) / 1024 if match else 0.0
 
 
 @app.main()
 def main(grid: Grid, context: Context) -> None:
-    """All rounds; a line of JSON for each."""
+    """Run all rounds, and write a line of JSON for each round."""
     settings = context.run_config
     devices, rounds, down = (int(settings[name]) for name in ("devices", "rounds", "down"))
     out = Path(str(settings["out"]))
@@ -34,7 +34,7 @@ def main(grid: Grid, context: Context) -> None:
         time.sleep(0.5)
     for number in range(rounds):
         began = time.perf_counter()
-        # Flower stores equal content once; rounds of a real run differ.
+        # Flower stores equal content only once, and the rounds of a real run differ.
         body = number.to_bytes(4, "big") + bytes(down - 4)
         messages = [
             Message(RecordDict({"load": ConfigRecord({"body": body})}), dst_node_id=node, message_type="query.round")

@@ -1,7 +1,9 @@
-"""Every model's size, work and training step, the steps interleaved with those of cnn: python -m benchmarks.models.
+"""Benchmark of every model: its size, its operations, and its training step, interleaved with steps of the cnn.
 
-Images are MNIST's, windows are noise of the watch data's shape; 1 thread, batches of 64, Adam. A ratio is the smallest
-processor time of a model's step over that of cnn's: it travels between machines better than milliseconds do.
+Run: python -m benchmarks.models
+Images are MNIST's; windows are noise with the shape of the watch data. One thread, batches of 64, Adam. A ratio is the
+smallest processor time of a model's step divided by that of the cnn's step: it depends less on the machine than
+milliseconds do.
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ REPEATS, STEPS, WARM_UP = 15, 3, 2
 
 
 def samples(name: str) -> Float32:
-    """A batch of what the model is for."""
+    """Return a batch of the samples that the model is made for."""
     if name == "cnn1d":
         return np.random.default_rng(0).standard_normal((BATCH, 6, 100)).astype(np.float32)
     images: Float32 = (load_dataset("mnist_mini").x_train[:BATCH].astype(np.float32) - 33) / 78
@@ -34,7 +36,7 @@ def samples(name: str) -> Float32:
 
 
 def learners(name: str, shape: Shape) -> dict[str, Learner]:
-    """The model in torch and in ONNX Runtime."""
+    """Return a learner of the model in torch and one in ONNX Runtime."""
     model = build_model(name, shape, CLASSES, 0)
     graphs = export_graphs(model, OPTIMIZER, BATCH, shape, CLASSES)
     onnx = OnnxLearner(Sessions(graphs), initial_arrays(model, OPTIMIZER))
@@ -42,7 +44,7 @@ def learners(name: str, shape: Shape) -> dict[str, Learner]:
 
 
 def size(name: str, shape: Shape) -> tuple[int, float]:
-    """Parameters, and millions of floating-point operations (two for a multiply-add) of one sample's forward pass."""
+    """Return the number of parameters, and the MFLOP of one sample's forward pass (two operations per multiply-add)."""
     model = build_model(name, shape, CLASSES, 0)
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         model(torch.zeros(1, *shape))
@@ -50,12 +52,12 @@ def size(name: str, shape: Shape) -> tuple[int, float]:
 
 
 def step_times() -> dict[tuple[str, str], float]:
-    """Milliseconds of processor time a step, the smallest of interleaved repetitions, by model and runtime."""
+    """Return the milliseconds of processor time per step (minimum of interleaved repetitions), by model and runtime."""
     contenders = {}
     for name in MODELS:
         x = samples(name)
         batches = [labelled(x, np.arange(BATCH) % CLASSES, CLASSES)] * STEPS
-        contenders |= {(name, kind): (one, batches) for kind, one in learners(name, x.shape[1:]).items()}
+        contenders |= {(name, kind): (learner, batches) for kind, learner in learners(name, x.shape[1:]).items()}
     best = dict.fromkeys(contenders, np.inf)
     for repeat in range(WARM_UP + REPEATS):
         for key, (learner, batches) in contenders.items():
@@ -73,10 +75,10 @@ def main() -> None:
     print("| model | parameters | MFLOP | torch step / cnn's | ONNX step / cnn's | ONNX / torch |")
     print("| --- | --- | --- | --- | --- | --- |")
     for name in MODELS:
-        parameters, work = size(name, samples(name).shape[1:])
+        parameters, mflop = size(name, samples(name).shape[1:])
         torch_ms, onnx_ms = best[name, "torch"], best[name, "onnx"]
         ratios = (torch_ms / best["cnn", "torch"], onnx_ms / best["cnn", "onnx"], onnx_ms / torch_ms)
-        print(f"| `{name}` | {parameters:,} | {work:.2f} | {' | '.join(f'{r:.2f}' for r in ratios)} |", flush=True)
+        print(f"| `{name}` | {parameters:,} | {mflop:.2f} | {' | '.join(f'{r:.2f}' for r in ratios)} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ TRAINING = NNTrainHyperParams(local_num_epochs=1, local_learning_rate=LR, local_
 
 
 class Distillation(FederatedAlgorithm):  # type: ignore[misc]
-    """Each user's own parameters are swapped into the one model, as pfl does with stateful users."""
+    """An algorithm that loads each user's parameters into the one model, as pfl does with stateful users."""
 
     def __init__(self, proxy: torch.Tensor) -> None:
         super().__init__()
@@ -35,7 +35,7 @@ class Distillation(FederatedAlgorithm):  # type: ignore[misc]
         self.parameters: dict[str, Any] = {}
 
     def simulate_one_user(self, model: Any, user_dataset: Any, central_context: Any) -> tuple[Any, Metrics]:
-        """Distil, train, predict."""
+        """Distil, train and predict for one user."""
         user = user_dataset.user_id
         if user in self.parameters:
             model.set_parameters(self.parameters[user])
@@ -45,20 +45,20 @@ class Distillation(FederatedAlgorithm):  # type: ignore[misc]
         self.parameters[user] = model.get_parameters(self.parameters.get(user))
         module = model.pytorch_model
         with torch.no_grad():
-            answer = torch.cat([module(x).softmax(1) for x in self.proxy.split(256)])
-        return MappedVectorStatistics({"soft labels": answer}), Metrics()
+            predictions = torch.cat([module(x).softmax(1) for x in self.proxy.split(256)])
+        return MappedVectorStatistics({"soft labels": predictions}), Metrics()
 
     def get_next_central_contexts(self, *args: Any, **kwargs: Any) -> Any:
-        """Rounds are asked for from outside."""
+        """Raise: the caller starts the rounds."""
         raise NotImplementedError
 
     def process_aggregated_statistics(self, *args: Any, **kwargs: Any) -> Any:
-        """Rounds are processed outside."""
+        """Raise: the caller processes the results of the rounds."""
         raise NotImplementedError
 
 
 class PflFederation:
-    """All users of a case."""
+    """A federation with all users of a case."""
 
     def __init__(self, case: Case, module: nn.Module) -> None:
         fed = federation(case)
@@ -85,7 +85,7 @@ class PflFederation:
         )
 
     async def round(self) -> None:
-        """One round."""
+        """Run one round."""
         total, _ = await self._backend.async_gather_results(self._model, self._algorithm, central_context=self._context)
         self._algorithm.teacher = total["soft labels"] / self._context.cohort_size
 

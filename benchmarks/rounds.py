@@ -1,6 +1,7 @@
-"""Seconds of a whole federated distillation round: edgefd against a naive loop and against pfl, taking turns.
+"""Benchmark of a whole federated distillation round: edgefd against a naive loop and against pfl, in alternation.
 
-Run: python -m benchmarks.rounds [turns]       (needs `pip install 'pfl[pytorch]'`, as make bench does)
+Run: python -m benchmarks.rounds [turns]
+Needs `pip install 'pfl[pytorch]'`, which `make bench` runs.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ AGAINST = {"naive, 1 thread": TWO, "naive, 2 threads": TWO, "pfl, 1 process": ON
 
 
 def compare(case: Case, turns: int) -> tuple[list[Ratio], dict[str, float]]:
-    """Ratios of the case, and everybody's median seconds a round."""
+    """Return the ratios of a case, and the median seconds per round of every engine."""
     make: dict[str, Callable[[], Engine]] = {
         TWO: lambda: Ours(case, workers=2),
         ONE: lambda: Ours(case, workers=0),
@@ -28,19 +29,21 @@ def compare(case: Case, turns: int) -> tuple[list[Ratio], dict[str, float]]:
         "naive, 2 threads": lambda: Naive(case, threads=2),
         "pfl, 1 process": lambda: Pfl(case),
     }
-    engines = {name: engine() for name, engine in make.items()}  # ours first: workers fork before torch has threads
+    engines = {
+        name: engine() for name, engine in make.items()
+    }  # edgefd first: its workers must fork before torch has threads
     try:
         seconds = take_turns({name: engine.round for name, engine in engines.items()}, turns, warm_up=2)
     finally:
         for engine in engines.values():
             engine.close()
-    ratios = [ratio(f"round, {case.name}", them, seconds[them], seconds[us]) for them, us in AGAINST.items()]
+    ratios = [ratio(f"round, {case.name}", other, seconds[other], seconds[ours]) for other, ours in AGAINST.items()]
     return ratios, {name: float(np.median(s)) for name, s in seconds.items()}
 
 
 if __name__ == "__main__":
-    for one in CASES:
-        found, medians = compare(one, int(sys.argv[1]) if sys.argv[1:] else 7)
-        print(f"{one.name}: " + ", ".join(f"{name} {s:.3f} s" for name, s in medians.items()))
-        for line in found:
+    for case in CASES:
+        ratios, medians = compare(case, int(sys.argv[1]) if sys.argv[1:] else 7)
+        print(f"{case.name}: " + ", ".join(f"{name} {s:.3f} s" for name, s in medians.items()))
+        for line in ratios:
             print(f"  {line.against:20} takes {line.ratio:6.2f} times as long  [{line.low:.2f}, {line.high:.2f}]")

@@ -1,4 +1,4 @@
-"""How cost grows: seconds a round against the number of clients and against proxy rows; memory; share of the GEMM peak.
+"""Benchmark of scaling: seconds per round by clients and by proxy rows, memory, and share of the GEMM peak.
 
 Run: python -m benchmarks.scaling
 """
@@ -21,7 +21,7 @@ FLOPS_A_ROW = 2 * (24 * 24 * 25 * 10 + 8 * 8 * 250 * 20 + 320 * 50 + 500)  # cnn
 
 
 def seconds_a_round(case: Case, workers: int, rounds: int) -> float:
-    """Median over some rounds after the first two."""
+    """Return the median seconds of a round, without the first two rounds."""
     engine = Ours(case, workers)
     try:
         times = []
@@ -35,14 +35,17 @@ def seconds_a_round(case: Case, workers: int, rounds: int) -> float:
 
 
 def peak_memory(case: Case, workers: int) -> int:
-    """Peak bytes of a fresh process and its workers, shared pages once: proportional set size, sampled each round."""
+    """Return the peak memory in bytes of a new process and its workers, sampled each round.
+
+    It is the proportional set size, which counts shared pages once.
+    """
     command = [sys.executable, "-m", "benchmarks.scaling", "--memory", case.model, str(case.clients), str(case.rows)]
     done = subprocess.run([*command, str(workers)], capture_output=True, text=True, check=True, timeout=600)
     return int(json.loads(done.stdout))
 
 
 def gemm_peak() -> float:
-    """Multiply-adds a second of one thread on a large product, times two."""
+    """Return the floating-point operations per second of one thread on a large product (two per multiply-add)."""
     torch.set_num_threads(1)
     a = torch.rand(1536, 1536)
     times = []
@@ -73,15 +76,15 @@ def _pss(pid: int) -> int:
 
 
 def main() -> None:
-    """Print all of it."""
+    """Print all figures."""
     print("clients (cnn, 64 rows, 64 proxy rows, 2 workers):")
     for n in CLIENTS:
         s = seconds_a_round(Case("cnn", n, 64), 2, 3 if n >= 1000 else 7)
-        print(f"  {n:5} clients: {s:8.3f} s a round, {1000 * s / n:7.2f} ms a client")
+        print(f"  {n:5} clients: {s:8.3f} s per round, {1000 * s / n:7.2f} ms per client")
     print("proxy rows (cnn, 10 clients x 320, 2 workers):")
     for p in PROXY:
         s = seconds_a_round(Case("cnn", 10, 320, p), 2, 4)
-        print(f"  {p:5} proxy rows: {s:8.3f} s a round, {1e6 * s / (10 * (p + 320)):7.1f} us a trained row")
+        print(f"  {p:5} proxy rows: {s:8.3f} s per round, {1e6 * s / (10 * (p + 320)):7.1f} us per trained row")
     for n in (10, 1000):
         print(f"memory of {n} clients (cnn, 64 rows, 2 workers): {peak_memory(Case('cnn', n, 64), 2) / 2**20:.0f} MiB")
     case = Case("cnn", 10, 320)

@@ -1,7 +1,8 @@
-"""The work that every engine does in a benchmark: one whole round of federated distillation.
+"""The workload of every engine in a benchmark: one whole round of federated distillation.
 
-Each client: one epoch over the P proxy rows with soft targets, one epoch over its n private rows, both in batches of 64
-with SGD and momentum, then its soft labels for all P proxy rows. The server: their mean. MNIST images, no augmentation.
+Each client trains one epoch on the P proxy rows with soft targets and one epoch on its n private rows, both in batches
+of 64 with SGD and momentum, and then predicts soft labels for all P proxy rows. The server averages them. The data are
+MNIST images without augmentation.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ BATCH, LR, MOMENTUM = 64, 0.01, 0.9
 
 @dataclass(frozen=True)
 class Case:
-    """A model, how many clients, and private rows each; as many proxy rows unless said otherwise."""
+    """A model, a number of clients, and the private rows of each client. `proxy` = None: as many proxy rows."""
 
     model: str
     clients: int
@@ -29,25 +30,25 @@ class Case:
 
     @property
     def name(self) -> str:
-        """For tables."""
+        """Name of the case in tables."""
         return f"{self.model} {self.clients} x {self.rows}"
 
     @property
     def proxy_rows(self) -> int:
-        """P."""
+        """Number of proxy rows, P."""
         return self.proxy or self.rows
 
 
 def federation(case: Case) -> Federation:
-    """Clients with rows of mnist_mini, drawn with replacement where they are more than it has."""
+    """Create clients and a proxy set with rows of mnist_mini, drawn with replacement."""
     mini = load_dataset("mnist_mini")
     rng = np.random.default_rng(0)
     scale = scale_of(mini.x_train)
     x, y = scale(mini.x_train), mini.y_train
     clients = []
     for i in range(case.clients):
-        own = rng.integers(len(x), size=case.rows)
-        clients.append(ClientData(i, x[own], y[own], x[own[:8]], y[own[:8]], np.empty(0, np.int64)))
+        rows = rng.integers(len(x), size=case.rows)
+        clients.append(ClientData(i, x[rows], y[rows], x[rows[:8]], y[rows[:8]], np.empty(0, np.int64)))
     shared = rng.integers(len(x), size=case.proxy_rows)
     return Federation(
         clients=tuple(clients),
@@ -63,7 +64,7 @@ def federation(case: Case) -> Federation:
 
 
 def config(case: Case, workers: int) -> Config:
-    """The same work as an edgefd run."""
+    """Return the configuration of an edgefd run with the same workload."""
     return parse_config(
         {
             "model": {"name": case.model},

@@ -1,4 +1,4 @@
-"""The `edgefd` command, or `python -m edgefd`: where its packages are missing, it says which extra has them."""
+"""Start the `edgefd` command, also as `python -m edgefd`; name the extra to install if packages are missing."""
 
 import sys
 
@@ -6,15 +6,15 @@ from edgefd.core.errors import UserError, require
 
 
 def main() -> None:
-    """Entry point. See `edgefd.cli.main.main`."""
+    """Check the packages that every command needs, then run `edgefd.cli.main.main`."""
     try:
         require("sim", "torch", "scipy", "pydantic", "typer", "rich")
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
-    from edgefd.cli.main import main as command
+    from edgefd.cli.main import main as run_command
 
-    command()
+    run_command()
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
-"""EdgeFD's filter with other density estimators, under strong non-IID: what they claim, what they give, what they cost.
+"""Compare density estimators in EdgeFD's filter under strong non-IID: answers, accuracies and processor time.
 
 Run: python simulations/estimators.py [--seeds 0 1 2] [--out estimators.md] [KEY=VALUE ...]
-Each row is the mean of whole runs of simulations/quickstart.yaml, which only the estimator and KEY=VALUE change.
+Each row of the table is the mean over the seeds of whole runs of simulations/quickstart.yaml, with only the estimator
+and the settings KEY=VALUE changed.
 """
 
 from __future__ import annotations
@@ -22,15 +23,23 @@ from edgefd.runs.prepare import prepare
 from edgefd.simulation.engine import open_transport, simulate
 
 BASE = Path(__file__).parent / "quickstart.yaml"
-MEASURED = ("wrong claims", "claimed", "teacher covers", "teacher", "clients", "worst", "s a client")
-HEADER = f"| estimator | {' | '.join(MEASURED)} |\n|{' --- |' * (len(MEASURED) + 1)}\n"
+METRICS = (
+    "out-of-class fraction",
+    "answers per row",
+    "teacher coverage",
+    "teacher accuracy",
+    "client accuracy",
+    "worst client",
+    "s per client",
+)
+HEADER = f"| estimator | {' | '.join(METRICS)} |\n|{' --- |' * (len(METRICS) + 1)}\n"
 
 
 def main() -> None:
-    """One row an estimator, written as soon as it is known."""
-    known = get_args(get_type_hints(Config)["estimator"])
+    """Measure each estimator, and write its row as soon as it is complete."""
+    estimators = get_args(get_type_hints(Config)["estimator"])
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    arguments.add_argument("--estimators", nargs="+", choices=known, default=known)
+    arguments.add_argument("--estimators", nargs="+", choices=estimators, default=estimators)
     arguments.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     arguments.add_argument("--out", type=Path, default=Path("estimators.md"))
     arguments.add_argument("overrides", nargs="*", metavar="KEY=VALUE")
@@ -38,15 +47,15 @@ def main() -> None:
     chosen.out.write_text(HEADER)
     print(HEADER, end="", flush=True)
     for name in chosen.estimators:
-        runs = np.array([measured(name, seed, chosen.overrides) for seed in chosen.seeds])
-        line = f"| {name} | {' | '.join(f'{number:.3f}' for number in runs.mean(0))} |\n"
+        runs = np.array([measure(name, seed, chosen.overrides) for seed in chosen.seeds])
+        line = f"| {name} | {' | '.join(f'{value:.3f}' for value in runs.mean(0))} |\n"
         with chosen.out.open("a") as file:
             file.write(line)
         print(line, end="", flush=True)
 
 
-def measured(estimator: str, seed: int, overrides: Sequence[str]) -> list[float]:
-    """One run, in the order of `MEASURED`."""
+def measure(estimator: str, seed: int, overrides: Sequence[str]) -> list[float]:
+    """Run one configuration, and return its metrics in the order of `METRICS`."""
     settings = [f"method.estimator={estimator}", f"seed={seed}", "baselines=[]", "run.evaluate_every=1000", *overrides]
     prepared = prepare(load_config(BASE, settings))
     config, federation = prepared.config, prepared.federation
@@ -55,10 +64,10 @@ def measured(estimator: str, seed: int, overrides: Sequence[str]) -> list[float]
         client_filter(config.method, config.method_config, data, federation.proxy, seed)
     seconds = (time.process_time() - began) / 3
     *_, last, final = simulate(open_transport(config, federation))
-    found = asdict(last) | {k: v for k, v in asdict(final).items() if k.startswith("accuracy")}
-    answers = found["kept_fraction"] * len(federation.clients)
+    metrics = asdict(last) | {k: v for k, v in asdict(final).items() if k.startswith("accuracy")}
+    answers_per_row = metrics["kept_fraction"] * len(federation.clients)
     keys = ("teacher_coverage", "teacher_accuracy", "accuracy_mean", "accuracy_worst")
-    return [found["wrong_claims"], answers, *(found[key] for key in keys), seconds]
+    return [metrics["wrong_claims"], answers_per_row, *(metrics[key] for key in keys), seconds]
 
 
 if __name__ == "__main__":

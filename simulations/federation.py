@@ -1,10 +1,10 @@
-"""A whole federation on this machine: a coordinator and device processes over mTLS, beside the simulation of it.
+"""Run a whole federation on this machine, and compare it with its simulation.
 
 Run: make federation, or python simulations/federation.py [--data mnist_mini] [--clients 5] [--rounds 10] [--out DIR]
-Makes certificates, exports the bundle, deals the data out, starts everything on 127.0.0.1, and stops what it started.
-Prints the accuracy of the devices' models on the test set beside that of `edgefd simulate`, what a round costs beyond
-the slowest device's own work, and the coordinator's memory. Uses MNIST where it is at hand (some minutes), or else
-mnist_mini (one minute).
+The script creates certificates, exports the bundle, splits the data, starts a coordinator and the devices as processes
+on 127.0.0.1 (mTLS), and ends them. It prints the accuracy of the devices' models on the test set and that of
+`edgefd simulate`, the time of a round beyond the slowest device's own work, and the coordinator's memory. It uses MNIST
+if it is available (some minutes), otherwise mnist_mini (one minute).
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ LIMIT = 1800.0
 
 
 def main() -> None:
-    """Run both and compare."""
+    """Run the federation and the simulation, and compare them."""
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--data", default="mnist" if find_dataset("mnist") else "mnist_mini")
     options.add_argument("--clients", type=int, default=5)
     options.add_argument("--rounds", type=int, default=10)
-    options.add_argument("--out", type=Path, help="keep the run folder there (default: runs/federation-TIME)")
+    options.add_argument("--out", type=Path, help="path of the run folder (default: runs/federation-TIME)")
     chosen = options.parse_args()
     out = chosen.out or Path("runs") / time.strftime("federation-%Y%m%d-%H%M%S")
     run = [str(CONFIG), "baselines=[]", f"data.name={chosen.data}", "partition.name=shards"]
@@ -51,17 +51,17 @@ def main() -> None:
         call(*EDGEFD, "simulate", *run, "run.learner=onnx", "--out", str(work / "simulated"))
         simulated = json.loads((work / "simulated" / "summary.json").read_text())["accuracy_per_client"]
         costs = overheads(out, work, chosen.clients)
-    print(f"accuracy on the test set  devices     {np.mean(devices):.4f}  {numbers(devices)}")
-    print(f"                          simulation  {np.mean(simulated):.4f}  {numbers(simulated)}")
-    print(f"round time beyond the slowest device's own work: mean {np.mean(costs):.3f} s, most {max(costs):.3f} s")
-    print(f"coordinator: {memory:.0f} MB at most, torch {'loaded' if torch else 'not loaded'}")
+    print(f"accuracy on the test set  devices     {np.mean(devices):.4f}  {formatted(devices)}")
+    print(f"                          simulation  {np.mean(simulated):.4f}  {formatted(simulated)}")
+    print(f"round time beyond the slowest device's own work: mean {np.mean(costs):.3f} s, maximum {max(costs):.3f} s")
+    print(f"coordinator: peak memory {memory:.0f} MB, torch {'loaded' if torch else 'not loaded'}")
     print(f"run folder: {out}")
     if not np.allclose(devices, simulated, atol=1e-12):
-        sys.exit("error: devices and simulation differ")
+        sys.exit("error: the accuracies of the devices and of the simulation differ")
 
 
 def prepare_all(run: Sequence[str], clients: int, work: Path) -> None:
-    """Certificates, bundle, data."""
+    """Create the certificates, export the bundle, and split the data."""
     call(*EDGEFD, "certs", "init", str(work / "certs"))
     for i in range(clients):
         call(*EDGEFD, "certs", "device", f"device-{i}", "--client", str(i), "--certs", str(work / "certs"))
@@ -70,7 +70,11 @@ def prepare_all(run: Sequence[str], clients: int, work: Path) -> None:
 
 
 def federate(run: Sequence[str], clients: int, work: Path, out: Path) -> tuple[float, bool]:
-    """Coordinator and devices, each a process: the coordinator's peak memory in MB, and whether it loaded torch."""
+    """Run the coordinator and each device as a process.
+
+    Returns:
+        The coordinator's peak memory in MB, and whether it loaded torch.
+    """
     with ExitStack() as started:
         serve = [*EDGEFD, "server", *run, "--listen", "127.0.0.1:0", "--certs", str(work / "certs")]
         serve += ["--bundle", str(work / "bundle"), "--out", str(out)]
@@ -82,15 +86,15 @@ def federate(run: Sequence[str], clients: int, work: Path, out: Path) -> tuple[f
             join += ["--data", str(work / f"data/client-{i:03d}.npz"), "--state", str(work / f"state-{i}")]
             devices.append(started.enter_context(process(join, work / f"device-{i}.log")))
         memory, torch = 0.0, False
-        deadline, shown = time.monotonic() + LIMIT, 0
+        deadline, printed = time.monotonic() + LIMIT, 0
         while server.poll() is None and time.monotonic() < deadline:
             memory, torch = max(memory, peak_memory(server.pid)), torch or loads_torch(server.pid)
-            shown = show(work / "server.log", shown)
+            printed = print_new(work / "server.log", printed)
             for i, device in enumerate(devices):
                 if device.poll():
                     sys.exit(f"error: device {i} failed: {(work / f'device-{i}.log').read_text()[-300:]}")
             time.sleep(0.2)
-        show(work / "server.log", shown)
+        print_new(work / "server.log", printed)
         if server.poll() != 0:
             sys.exit("error: the coordinator did not complete the run")
         for device in devices:
@@ -100,7 +104,7 @@ def federate(run: Sequence[str], clients: int, work: Path, out: Path) -> tuple[f
 
 @contextmanager
 def process(command: Sequence[str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """A process that is ended with the context, however that ends."""
+    """Run a process that is ended with the context, also after an exception."""
     with log.open("wb") as file:
         started = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT)
     try:
@@ -116,66 +120,68 @@ def process(command: Sequence[str], log: Path) -> Iterator[subprocess.Popen[byte
 
 
 def wait_for_port(server: subprocess.Popen[bytes], log: Path) -> int:
-    """The port that the coordinator says it listens on."""
-    while not (found := re.search(r"clients on port (\d+)", log.read_text())):
+    """Wait until the coordinator prints the port on which it listens, and return the port."""
+    while not (match := re.search(r"clients on port (\d+)", log.read_text())):
         if server.poll() is not None:
             sys.exit(f"error: the coordinator ended: {log.read_text()}")
         time.sleep(0.05)
-    return int(found[1])
+    return int(match[1])
 
 
 def peak_memory(pid: int) -> float:
-    """MB; 0 if the process has ended, or where there is no /proc."""
+    """Return the peak memory of a process in MB; 0 if it has ended, or on a system without /proc."""
     try:
-        found = re.search(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())
+        match = re.search(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())
     except OSError:
         return 0.0
-    return int(found[1]) / 1024 if found else 0.0
+    return int(match[1]) / 1024 if match else 0.0
 
 
 def loads_torch(pid: int) -> bool:
-    """Whether a library of torch is mapped."""
+    """Return whether a process has loaded a library of torch."""
     try:
         return "libtorch" in Path(f"/proc/{pid}/maps").read_text()
     except OSError:
         return False
 
 
-def show(log: Path, seen: int) -> int:
-    """Print what is new in a log; how long it is now."""
+def print_new(log: Path, printed: int) -> int:
+    """Print a log without its first `printed` characters, and return its length."""
     text = log.read_text()
-    print(text[seen:], end="", flush=True)
+    print(text[printed:], end="", flush=True)
     return len(text)
 
 
 def accuracies(run: Sequence[str], clients: int, work: Path) -> list[float]:
-    """Of each device's final model on the test set, by `edgefd-client infer`."""
+    """Return the accuracy of each device's final model on the test set, by `edgefd-client infer`."""
     dataset = prepare(load_config(Path(run[0]), list(run[1:])), trains=False).dataset
     np.save(work / "x.npy", dataset.x_test)
-    found = []
+    results = []
     for i in range(clients):
         bundle = next((work / f"state-{i}").glob("bundle-*"))
         infer = ["--bundle", str(bundle), "--state", str(work / f"state-{i}"), "--input", str(work / "x.npy")]
         call(*DEVICE, "infer", *infer, "--out", str(work / "logits.npy"))
-        found.append(float((np.load(work / "logits.npy").argmax(1) == dataset.y_test).mean()))
-    return found
+        results.append(float((np.load(work / "logits.npy").argmax(1) == dataset.y_test).mean()))
+    return results
 
 
 def overheads(out: Path, work: Path, clients: int) -> list[float]:
-    """Seconds of each round beyond the slowest device's own work; not of round 0, in which devices start."""
+    """Return the seconds of each round beyond the slowest device's own work, except for round 0, in which they start."""
     logs = [(work / f"device-{i}.log").read_text() for i in range(clients)]
-    own = [{int(r): float(s) for r, s in re.findall(r"^round (\d+): .* ([\d.]+) s$", log, re.M)} for log in logs]
+    device_seconds = [
+        {int(r): float(s) for r, s in re.findall(r"^round (\d+): .* ([\d.]+) s$", log, re.M)} for log in logs
+    ]
     rounds = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
-    return [r["seconds"] - max(seconds[r["round"]] for seconds in own) for r in rounds if r["round"] > 0]
+    return [r["seconds"] - max(seconds[r["round"]] for seconds in device_seconds) for r in rounds if r["round"] > 0]
 
 
-def numbers(values: Sequence[float]) -> str:
-    """In one line."""
+def formatted(values: Sequence[float]) -> str:
+    """Format values with four decimals, separated by spaces."""
     return " ".join(f"{value:.4f}" for value in values)
 
 
 def call(*command: str) -> None:
-    """Run a command to its end, quietly."""
+    """Run a command to its end without printing its output. On an error, print its message and exit."""
     done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT)
     if done.returncode:
         sys.exit(f"error: {' '.join(command[2:5])}: {done.stderr.strip()}")

@@ -1,4 +1,4 @@
-"""Fixtures of tests in more than one folder."""
+"""Fixtures that tests in several folders use."""
 
 import ast
 import os
@@ -15,73 +15,89 @@ import pytest
 from tests.support.browser import Browser, browser, missing
 from tests.support.debian_roots import Roots, roots
 
+SET_UP = {"debian", "chromium", "networks"}  # fixtures that need more than .venv
+
+
+@pytest.hookimpl(tryfirst=True)  # before pytest selects by markers
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the tests that use such a fixture as `system`."""
+    for item in items:
+        if SET_UP & set(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.system)
+
 
 @pytest.fixture(scope="session", autouse=True)
-def ctrl_c_is_heard() -> None:
-    """What a shell starts in the background is deaf to Ctrl-C, and so is what that starts; a user's process is not.
+def restore_sigint() -> None:
+    """Restore the default handler of SIGINT (Ctrl-C), so that the processes that tests start react to it.
 
-    Not by `preexec_fn`: Popen then forks with Python between fork and exec, and where gRPC runs in this process, one in
-    70 of the new ones died of SIGABRT there ("Bad file descriptor"). A handler is not inherited, so this does it.
+    A process that a shell starts in the background ignores SIGINT, and so do the processes that it starts; a process of
+    a user does not. A handler is not inherited, but an ignored signal is, so setting a handler here is enough.
+
+    `preexec_fn` is not an alternative: Popen would then run Python between fork and exec. With gRPC in this process,
+    one in 70 of the new processes died of SIGABRT there ("Bad file descriptor").
     """
     if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session", autouse=True)
-def one_header_at_a_time() -> Iterator[None]:
-    """Agents in threads read arrays at the same time, as devices, which are processes, do not.
+def serialise_literal_eval() -> Iterator[None]:
+    """Let only one thread at a time parse the header of a numpy array.
 
-    numpy parses an array's header with `ast`, whose depth counter CPython 3.11 shares between threads: now and then
-    `SystemError: AST constructor recursion depth mismatch`.
+    Tests run agents in threads, which read arrays at the same time. Real devices are processes and do not.
+    numpy parses the header of an array with `ast`, and CPython 3.11 shares the depth counter of `ast` between threads.
+    This sometimes causes `SystemError: AST constructor recursion depth mismatch`.
     """
-    parse, lock = ast.literal_eval, threading.Lock()
+    literal_eval, lock = ast.literal_eval, threading.Lock()
 
-    def parse_alone(source: Any) -> Any:
+    def locked_literal_eval(source: Any) -> Any:
         with lock:
-            return parse(source)
+            return literal_eval(source)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ast, "literal_eval", parse_alone)
+        patch.setattr(ast, "literal_eval", locked_literal_eval)
         yield
 
 
 @pytest.fixture(scope="session")
 def debian() -> Roots:
-    """What `make arm64` sets up; a machine that has not is skipped, but not in CI."""
-    found = roots()
-    if parts := found.missing():
-        _cannot(f"not set up (make arm64, as root on Debian): {', '.join(parts)}")
-    return found
+    """Return the Debian roots that `make arm64` creates. Without them, skip the test, or fail it in CI."""
+    debian_roots = roots()
+    if parts := debian_roots.missing():
+        _skip_or_fail(f"not set up (make arm64, as root on Debian): {', '.join(parts)}")
+    return debian_roots
 
 
 @pytest.fixture
 def chromium(tmp_path: Path) -> Iterator[Browser]:
-    """What `make browser` installs; a machine that has not is skipped, but not in CI."""
+    """Return the browser that `make browser` installs. Without it, skip the test, or fail it in CI."""
     if tools := missing():
-        _cannot(f"not installed (make browser, as root on Debian): {', '.join(tools)}")
+        _skip_or_fail(f"not installed (make browser, as root on Debian): {', '.join(tools)}")
     with browser(tmp_path / "profile") as opened:
         yield opened
 
 
 @pytest.fixture(scope="session")
 def networks() -> None:
-    """Networks of one's own: root, ip(8), namespaces and tun devices; a machine without is skipped, but not in CI."""
-    if reason := _no_networks():
-        _cannot(reason)
+    """Require network namespaces: root, ip(8) and tun devices. Without them, skip the test, or fail it in CI."""
+    if reason := _reason_without_networks():
+        _skip_or_fail(reason)
 
 
-def _cannot(reason: str) -> None:
+def _skip_or_fail(reason: str) -> None:
+    """Skip the test; in CI, fail it instead, because CI must run all tests."""
     if os.environ.get("CI"):
         pytest.fail(reason)
     pytest.skip(reason)
 
 
-def _no_networks() -> str:
+def _reason_without_networks() -> str:
+    """Return why this machine cannot create network namespaces; "" if it can."""
     if os.geteuid() != 0 or shutil.which("ip") is None or not Path("/dev/net/tun").exists():
         return "needs root on Linux, ip(8) (make arm64 installs it) and /dev/net/tun"
     name = f"edgefd-{os.getpid()}"
     done = subprocess.run(["ip", "netns", "add", name], capture_output=True, text=True, timeout=10)
     if done.returncode:
-        return f"cannot make a network namespace: {done.stderr.strip()}"
+        return f"cannot create a network namespace: {done.stderr.strip()}"
     subprocess.run(["ip", "netns", "delete", name], check=True, timeout=10)
     return ""

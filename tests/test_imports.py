@@ -1,101 +1,169 @@
-"""Who may import whom."""
+"""The architecture: rooms import only rooms below them, no files import each other, and devices need no torch.
+
+A room is a folder (or a file) directly below `edgefd/`, `server/edgefd_server/` or `client/edgefd_client/`. Imports
+inside functions, imports for type checking and `importlib.import_module("...")` count like all others.
+"""
 
 import ast
+import functools
+import json
+import os
 import subprocess
 import sys
+from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parents[1]
-LIGHT = [  # what a device needs: numpy, and protobuf for the wire
-    "edgefd",
-    "edgefd.core.knowledge",
-    "edgefd.federation.method",
-    "edgefd.rounds.client",
-    "edgefd.learners.batches",
-    "edgefd.wire.messages",
-    "edgefd.rounds.validation",
-    "edgefd.wire.exchange_folder",
-    "edgefd.wire.device_link",
-    "edgefd.federation.terms",
-    "edgefd.__main__",
-    "edgefd.filters.kmeans_dre",
-    "edgefd.filters.acceptance",
-    "edgefd.filters.density_ratio",
-    "edgefd.data.features",
-    "edgefd.defences.apply",
-    *(f"edgefd.methods.{p.stem}" for p in sorted((ROOT / "edgefd/methods").glob("[a-z]*.py"))),
-]
-FLOWER = ("edgefd_client.client_app", "edgefd.simulation.ray_client")  # the modules of the client that are Flower's
-CLIENT = [
+SOURCES = {
+    "edgefd": ROOT / "edgefd",
+    "edgefd_server": ROOT / "server" / "edgefd_server",
+    "edgefd_client": ROOT / "client" / "edgefd_client",
+}
+ROOMS = [  # from the lowest to the highest; docs/architecture.md draws them
+    *("edgefd", "edgefd.core", "edgefd.filters", "edgefd.learners", "edgefd.selection", "edgefd.federation"),
+    *("edgefd.wire", "edgefd.data", "edgefd.rounds", "edgefd.defences", "edgefd.poisoning", "edgefd.methods"),
+    *("edgefd.export", "edgefd.config", "edgefd.runs", "edgefd.report", "edgefd.simulation", "edgefd.audit"),
     "edgefd_client",
-    *(f"edgefd_client.{p.stem}" for p in sorted((ROOT / "client/edgefd_client").glob("[a-z]*.py"))),
+    *("edgefd_server", "edgefd_server.certs", "edgefd_server.monitoring", "edgefd_server.coordinator"),
+    *("edgefd_server.grpc_link", "edgefd_server.folder_link", "edgefd_server.proxy_collection"),
+    *("edgefd_server.serve", "edgefd_server.flower"),
+    *("edgefd.cli", "edgefd.__main__"),
 ]
-HEAVY = "torch sklearn scipy flwr pydantic typer rich"
+DEVICE_ROOMS = (
+    *("edgefd.core", "edgefd.filters", "edgefd.learners", "edgefd.selection", "edgefd.federation", "edgefd.wire"),
+    *("edgefd.data", "edgefd.rounds", "edgefd.defences", "edgefd.methods", "edgefd_client"),
+)
+EXCEPTIONS = {  # the only files of these rooms that need another package, and which one
+    **dict.fromkeys((f"edgefd.learners.{name}" for name in ("models", "max_pool_relu", "step_recorder")), "torch"),
+    **{"edgefd.learners.torch_learner": "torch", "edgefd.data.efficientnet": "torch"},
+    **{"edgefd.data.download": "rich", "edgefd_client.client_app": "flwr"},
+}
+NOT_ON_A_DEVICE = ("torch", "flwr", "sklearn", "scipy", "pydantic", "typer", "rich")
+NOT_AT_A_COORDINATOR = ("torch", "sklearn", "scipy", "flwr", "onnxruntime")
+LONGEST_FILE = 400
 
-PROGRAM = """
-import importlib, sys
+IMPORT_WITHOUT = """
+import importlib, json, sys
 
 class Refuse:
     def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in sys.argv[2].split():
+        if name.partition(".")[0] in refused:
             raise ImportError(f"{name} must not be imported here")
 
+modules, refused = json.loads(sys.argv[1])
 sys.meta_path.insert(0, Refuse())
-importlib.import_module(sys.argv[1])
+failures = {}
+for module in modules:
+    try:
+        importlib.import_module(module)
+    except ImportError as error:
+        failures[module] = str(error)
+print(json.dumps(failures))
 """
 
 
-@pytest.mark.parametrize("module", [m for m in LIGHT + CLIENT if m not in FLOWER])
-def test_the_core_imports_without_heavy_packages(module: str) -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", PROGRAM, module, HEAVY],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        env={"PYTHONPATH": f"{ROOT}:{ROOT / 'client'}:{ROOT / 'proto'}"},
-    )
+def files() -> dict[str, Path]:
+    """Path of each module of the three packages."""
+    modules = {}
+    for package, folder in SOURCES.items():
+        for path in sorted(folder.rglob("*.py")):
+            parts = [package, *path.relative_to(folder).with_suffix("").parts]
+            modules[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return modules
+
+
+FILES = files()
+
+
+def names_imported(path: Path) -> Iterator[str]:
+    """Every dotted name that the file imports, wherever in it the import stands."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith("import_module"):
+            yield from (argument.value for argument in node.args[:1] if isinstance(argument, ast.Constant))
+
+
+def module_of(name: str) -> str | None:
+    """The module of ours that an imported name is, or is defined in."""
+    if name in FILES:
+        return name
+    parent = name.rpartition(".")[0]
+    return parent if parent in FILES else None
+
+
+@functools.cache
+def targets(module: str) -> set[str]:
+    """Modules of ours that a module imports."""
+    return {t for name in names_imported(FILES[module]) if (t := module_of(name)) is not None and t != module}
+
+
+def room(module: str) -> str:
+    """The room of a module; the client is one room."""
+    package, *rest = module.split(".")
+    return package if package == "edgefd_client" or not rest else f"{package}.{rest[0]}"
+
+
+def import_without(packages: tuple[str, ...], modules: list[str]) -> dict[str, str]:
+    """Import modules in a new process that refuses some packages: the modules that failed, with the reason."""
+    path = os.pathsep.join(map(str, (ROOT, ROOT / "server", ROOT / "client", ROOT / "proto")))
+    command = [sys.executable, "-c", IMPORT_WITHOUT, json.dumps([modules, packages])]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, env={"PYTHONPATH": path})
     assert done.returncode == 0, done.stderr
+    failures: dict[str, str] = json.loads(done.stdout)
+    return failures
+
+
+def test_every_room_is_listed_and_there_are_at_most_20_in_edgefd() -> None:
+    rooms = {room(module) for module in FILES}
+    assert rooms == set(ROOMS)
+    assert len({r for r in rooms if r.startswith("edgefd.")}) <= 20
+
+
+def test_a_file_imports_only_rooms_below_its_own() -> None:
+    height = {name: i for i, name in enumerate(ROOMS)}
+    upward = [f"{m} imports {t}" for m in FILES for t in targets(m) if height[room(t)] > height[room(m)]]
+    assert not upward
+
+
+def test_no_files_import_each_other_in_a_circle() -> None:
+    try:
+        TopologicalSorter({module: targets(module) for module in FILES}).prepare()
+    except CycleError as error:
+        pytest.fail(" -> ".join(error.args[1]))
+
+
+def test_only_the_command_line_imports_server_and_client() -> None:
+    inside = [m for m in FILES if m.startswith("edgefd.") and room(m) != "edgefd.cli"]
+    assert [
+        f"{m} imports {t}" for m in inside for t in targets(m) if t.startswith(("edgefd_server", "edgefd_client"))
+    ] == []
+
+
+def test_a_device_imports_its_rooms_without_the_packages_that_it_does_not_have() -> None:
+    modules = [module for module in FILES if room(module) in DEVICE_ROOMS]
+    failures = import_without(NOT_ON_A_DEVICE, modules)
+    assert {module: reason.split()[0] for module, reason in failures.items()} == EXCEPTIONS
+
+
+def test_a_coordinator_imports_its_rooms_without_torch_scikit_learn_and_flower() -> None:
+    modules = [m for m in FILES if m.startswith("edgefd_server") and room(m) != "edgefd_server.flower"]
+    assert import_without(NOT_AT_A_COORDINATOR, modules) == {}
 
 
 def test_a_device_behind_flower_needs_no_torch() -> None:
     pytest.importorskip("flwr")
-    done = subprocess.run(
-        [
-            sys.executable,
-            "-c",
-            PROGRAM + "import edgefd_client.flower_node",
-            "edgefd_client.client_app",
-            "torch sklearn scipy",
-        ],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        env={"PYTHONPATH": f"{ROOT}:{ROOT / 'client'}:{ROOT / 'proto'}"},
+    assert (
+        import_without(("torch", "sklearn", "scipy"), ["edgefd_client.client_app", "edgefd_client.flower_node"]) == {}
     )
-    assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize(
-    "module", ["edgefd_server.serve.grpc", "edgefd_server.serve.folder", "edgefd_server.proxy_collection.serve"]
-)
-def test_a_coordinator_needs_no_torch(module: str) -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", PROGRAM, module, "torch sklearn scipy flwr onnxruntime"],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        env={"PYTHONPATH": f"{ROOT}:{ROOT / 'server'}:{ROOT / 'client'}:{ROOT / 'proto'}"},
-    )
-    assert done.returncode == 0, done.stderr
-
-
-def test_the_method_package_imports_neither_server_nor_client() -> None:
-    for path in (ROOT / "edgefd").rglob("*.py"):
-        for node in ast.parse(path.read_text()).body:  # inside a function they may be imported, when needed
-            names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
-            if isinstance(node, ast.ImportFrom) and node.module:
-                names.append(node.module)
-            top = {n.partition(".")[0] for n in names}
-            assert not top & {"edgefd_server", "edgefd_client"}, path
+def test_no_file_is_too_long() -> None:
+    lengths = {name: len(path.read_text(encoding="utf-8").splitlines()) for name, path in FILES.items()}
+    assert {name: n for name, n in lengths.items() if n > LONGEST_FILE} == {}

@@ -1,1 +1,1 @@
-"""The device: trains a bundle's model with ONNX Runtime, needing neither torch nor Flower; and the Flower ClientApp."""
+"""The device: trains the model of a bundle with ONNX Runtime, without torch or Flower; and the Flower ClientApp."""

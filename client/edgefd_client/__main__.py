@@ -1,4 +1,4 @@
-"""`python -m edgefd_client` is `edgefd-client`."""
+"""Entry point of `python -m edgefd_client`, which is the command `edgefd-client`."""
 
 from edgefd_client.cli import main
 

@@ -1,7 +1,7 @@
-"""The device's loop: take a task, do the core's `client_round`, save, and only then submit.
+"""The loop of a device: receive a task, run `client_round`, save the state, and only then submit the report.
 
-One save after each round holds everything, the report too. So whenever the device dies, it either has not finished the
-round, and does it again from the state before it, or has, and submits the very bytes that it saved.
+One save after each round holds the whole state, including the report. After a crash at any moment the device therefore
+either repeats the unfinished round from the last saved state, or submits the saved report again, byte for byte.
 """
 
 from __future__ import annotations
@@ -32,66 +32,69 @@ from edgefd_client.link import Link, Task
 from edgefd_client.state import DeviceState, exclusive_lock, load_state, save_state
 
 
-def run_agent(link: Link, bundle: Bundle, data: ClientData, folder: Path, say: Callable[[str], None]) -> None:
+def run_agent(link: Link, bundle: Bundle, data: ClientData, folder: Path, log: Callable[[str], None]) -> None:
     """Take part in a run until it is over.
 
     Args:
-        link: to the coordinator.
-        bundle: what to train.
+        link: connection to the coordinator.
+        bundle: bundle of this client.
         data: private data, scaled.
-        folder: of the durable state.
-        say: takes a line for each round.
+        folder: folder of the durable state.
+        log: receives one line at the start and one line per round.
 
     Raises:
-        UserError: if the state in `folder` is of another run, client or bundle.
-        RunError: if a round cannot be done or saved; the state saved before is intact.
+        UserError: if the state in `folder` belongs to another run, client or bundle.
+        RunError: if a round cannot be run or saved; the state saved before is intact.
     """
     with exclusive_lock(folder):
-        device = _Device(bundle, *method_of(bundle), _proxy(bundle), data, folder, say)
+        device = _Device(bundle, *method_of(bundle), _proxy(bundle), data, folder, log)
         saved = device.resume(link.run)
-        state = device.state(saved)
-        answers = int((saved.acceptance > 0).sum())
-        say(f"client {data.client}: {len(data.x)} samples, {len(data.x_heldout)} held out, answers for {answers} rows")
-        after = saved.round - 1  # the saved round's report may not have been submitted
+        state = device.client_state(saved)
+        n_accepted = int((saved.acceptance > 0).sum())
+        sizes = f"{len(data.x)} samples, {len(data.x_heldout)} held out"
+        log(f"client {data.client}: {sizes}, {n_accepted} proxy rows accepted")
+        after = saved.round - 1  # the report of the saved round may not have been submitted
         while (task := link.next_task(after)) is not None:
-            saved = device.done(task, state, saved)
+            saved = device.finished(task, state, saved)
             link.submit(saved.report, saved.round)
             after = saved.round
 
 
 def one_round(
-    run: str, task: Task, bundle: Bundle, data: ClientData, folder: Path, say: Callable[[str], None]
+    run: str, task: Task, bundle: Bundle, data: ClientData, folder: Path, log: Callable[[str], None]
 ) -> bytes:
-    """One turn of that loop, for a process that lives no longer: the report to submit.
+    """Run one round in a process that ends afterwards, and return the report to submit.
 
     Args:
-        run: the federation's run.
-        task: what to do; a round that is done already is answered again with the same bytes.
-        bundle: what to train.
+        run: identifier of the federation's run.
+        task: round to run; if it is finished already, the saved report is returned again, byte for byte.
+        bundle: bundle of this client.
         data: private data, scaled.
-        folder: of the durable state.
-        say: takes a line for the round.
+        folder: folder of the durable state.
+        log: receives one line for the round.
 
     Raises:
-        UserError: if the state in `folder` is of another run, client or bundle.
-        RunError: if the round cannot be done or saved; the state saved before is intact.
+        UserError: if the state in `folder` belongs to another run, client or bundle.
+        RunError: if the round cannot be run or saved; the state saved before is intact.
     """
     with exclusive_lock(folder):
-        device = _Device(bundle, *method_of(bundle), _proxy(bundle), data, folder, say)
+        device = _Device(bundle, *method_of(bundle), _proxy(bundle), data, folder, log)
         saved = device.resume(run)
-        return device.done(task, device.state(saved), saved).report
+        return device.finished(task, device.client_state(saved), saved).report
 
 
 def method_of(bundle: Bundle) -> tuple[Method, Any]:
-    """The bundle's method, with its defence, and its config.
+    """Return the method of a bundle, with its defence applied, and the config of the method.
 
     Raises:
-        UserError: for a method that edgefd does not ship: its name would import whatever it says; or for a defence that
-            is none, or would be none here.
+        UserError: for a method from outside edgefd, because its name would import code; or for a defence that does not
+            exist, or that would not protect a device.
     """
     terms = bundle.manifest.terms
     if ":" in terms.method:
-        raise UserError(f"the bundle asks for method {terms.method!r}: a device runs the methods of edgefd only")
+        raise UserError(
+            f"the bundle names method {terms.method!r}, but a device runs only methods of edgefd: export another one"
+        )
     method, defence = get_method(terms.method), defence_of(terms.defence)
     check_devices_can(defence)
     check_method(defence, method)
@@ -100,7 +103,7 @@ def method_of(bundle: Bundle) -> tuple[Method, Any]:
 
 @dataclass(frozen=True, eq=False)
 class _Device:
-    """What does not change between rounds."""
+    """Everything of a device that does not change between rounds."""
 
     bundle: Bundle
     method: Method
@@ -108,17 +111,17 @@ class _Device:
     proxy: ProxySet
     data: ClientData
     folder: Path
-    say: Callable[[str], None]
+    log: Callable[[str], None]
 
     def resume(self, run: str) -> DeviceState:
-        """The saved state, or a first one; saved with the claims of these data."""
+        """Load the saved state, or create the first one. Recompute and save the acceptance weights for new data."""
         bundle, client = self.bundle, self.data.client
         saved = load_state(self.folder, bundle.digest)
         digest = _digest(bundle, self.data)
         if saved is not None and (saved.run, saved.client) != (run, client):
             raise UserError(
-                f"{self.folder} is of client {saved.client} in run {saved.run}, this is client {client} in run {run}: "
-                "give another --state folder"
+                f"{self.folder} holds the state of client {saved.client} in run {saved.run}, but this is client "
+                f"{client} in run {run}: give another --state folder"
             )
         if saved is not None and saved.acceptance_of == digest and saved.acceptance.shape == (len(self.proxy),):
             return saved
@@ -129,20 +132,22 @@ class _Device:
         save_state(self.folder, saved)
         return saved
 
-    def state(self, saved: DeviceState) -> ClientState:
-        """The client as it was saved."""
+    def client_state(self, saved: DeviceState) -> ClientState:
+        """Build the client from the saved state."""
         learner = OnnxLearner(Sessions(self.bundle.graphs), saved.learner)
         return ClientState(self.data, learner, self.bundle.manifest.n_classes, saved.acceptance)
 
-    def done(self, task: Task, state: ClientState, saved: DeviceState) -> DeviceState:
-        """What is saved once the task is done; it may be already."""
+    def finished(self, task: Task, state: ClientState, saved: DeviceState) -> DeviceState:
+        """Return the saved state after the task; run the task unless it is finished already."""
         if task.plan.round < saved.round:
-            raise RunError(f"the coordinator is at round {task.plan.round}, this device at {saved.round}")
-        return saved if task.plan.round == saved.round else self._do(task, state, saved)
+            raise RunError(
+                f"the coordinator is at round {task.plan.round}, but this device has finished round {saved.round}"
+            )
+        return saved if task.plan.round == saved.round else self._run_round(task, state, saved)
 
-    def _do(self, task: Task, state: ClientState, saved: DeviceState) -> DeviceState:
-        """One round, and the save that makes it count."""
-        began = time.perf_counter()
+    def _run_round(self, task: Task, state: ClientState, saved: DeviceState) -> DeviceState:
+        """Run one round and save the state after it. The round counts only when it is saved."""
+        started = time.perf_counter()
         plan = task.plan
         try:
             check_task(self.method, task, self.bundle)
@@ -152,22 +157,22 @@ class _Device:
             raise RunError(f"round {plan.round}: {error}") from error
         saved = replace(saved, round=plan.round, learner=state.learner.state(), report=encoded)
         save_state(self.folder, saved)
-        self.say(f"round {plan.round}: {_outcome(report, plan)}, {time.perf_counter() - began:.2f} s")
+        self.log(f"round {plan.round}: {_outcome(report, plan)}, {time.perf_counter() - started:.2f} s")
         return saved
 
 
 def _outcome(report: Report, plan: RoundPlan) -> str:
     accuracy = report.metrics.get("heldout_accuracy")
     measured = "" if accuracy is None else f"held-out accuracy {accuracy:.3f}, "
-    return measured + ("closing" if plan.closing else f"answered for {len(report.knowledge)} of {len(plan.ids)} rows")
+    return measured + ("closing" if plan.closing else f"sent {len(report.knowledge)} of {len(plan.ids)} queried rows")
 
 
 def _proxy(bundle: Bundle) -> ProxySet:
-    return ProxySet(bundle.proxy, np.full(len(bundle.proxy), -1))  # a device is not told who gave a row
+    return ProxySet(bundle.proxy, np.full(len(bundle.proxy), -1))  # a device does not learn who contributed a row
 
 
 def _digest(bundle: Bundle, data: ClientData) -> str:
-    """Of all that the claims depend on."""
+    """Return the sha256 of everything that the acceptance weights depend on."""
     digest = hashlib.sha256(f"{bundle.digest} {data.client}".encode())
     for array in (data.x, data.y, data.x_heldout, data.y_heldout, data.contributed):
         digest.update(f" {array.dtype.str} {array.shape} ".encode())
@@ -176,23 +181,26 @@ def _digest(bundle: Bundle, data: ClientData) -> str:
 
 
 def check_task(method: Method, task: Task, bundle: Bundle) -> None:
-    """Whether a task is one that this bundle's device can and should do.
+    """Check that a device with this bundle can and should run a task.
 
     Raises:
-        ValueError: with the reason.
+        ValueError: if not; the message is the reason.
     """
     manifest, plan = bundle.manifest, task.plan
     check_plan(plan, len(bundle.proxy))
     if task.teacher is not None:
         check_teacher(method, task.teacher, len(bundle.proxy), manifest.n_classes)
     if (task.teacher is None) != (plan.round == 0):
-        raise ValueError("there is a teacher in every round but the first")
-    asked, has = plan.training, (manifest.terms.seed, manifest.optimizer)
-    if (plan.seed, asked.optimizer) != has:
+        raise ValueError("every round but the first must have a teacher, and the first must have none")
+    training, seed = plan.training, manifest.terms.seed
+    if (plan.seed, training.optimizer) != (seed, manifest.optimizer):
         raise ValueError(
-            f"the plan is for seed {plan.seed} and {asked.optimizer}, the bundle for {has[0]} and {has[1]}"
+            f"the plan has seed {plan.seed} and optimizer {training.optimizer}, "
+            f"but the bundle has seed {seed} and optimizer {manifest.optimizer}"
         )
-    if asked.batch_size > manifest.batch:
-        raise ValueError(f"the plan asks for batches of {asked.batch_size}, the bundle's graph takes {manifest.batch}")
-    if asked.augment_shift and len(manifest.shape) != 3:
-        raise ValueError(f"the plan shifts images; samples have shape {list(manifest.shape)}")
+    if training.batch_size > manifest.batch:
+        raise ValueError(
+            f"the plan has batches of {training.batch_size} rows, but the graph of the bundle takes {manifest.batch}"
+        )
+    if training.augment_shift and len(manifest.shape) != 3:
+        raise ValueError(f"the plan shifts images, but the samples have shape {list(manifest.shape)}, not three axes")

@@ -1,4 +1,4 @@
-"""Fetching a bundle over the device link: whatever comes is believed only if it has the digest that Join announced."""
+"""Download of a bundle over the device link. Files are accepted only if they have the digest from the Join reply."""
 
 from __future__ import annotations
 
@@ -15,35 +15,36 @@ from edgefd_client.grpc_link import GrpcLink
 
 
 def fetch_bundle(link: GrpcLink, folder: Path) -> Path:
-    """The bundle's folder, in `folder`; a download that was cut off goes on where it was, also by another process.
+    """Download the bundle into `folder` and return its folder. A download resumes after an interruption or a restart.
 
     Raises:
-        RunError: if a file is not what the manifest, or the manifest not what Join, says; or it cannot be written.
+        RunError: if the manifest differs from the digest in the Join reply, a file differs from the manifest, or a file
+            cannot be written.
     """
     digest = link.manifest_sha256
     if len(digest) != 64 or not set(digest) <= set("0123456789abcdef"):
-        raise RunError(f"the coordinator names a bundle of sha256 {digest[:80]!r}")
+        raise RunError(f"the coordinator names a bundle by {digest[:80]!r}, which is not a sha256")
     out = folder / f"bundle-{digest[:16]}"
-    part = out.with_name(f"{out.name}.part")
+    partial = out.with_name(f"{out.name}.part")
     if out.exists():
         return out
     try:
-        part.mkdir(parents=True, exist_ok=True)
-        _fetch(link, part / MANIFEST, None, digest)
-        for name, record in parse_manifest((part / MANIFEST).read_bytes()).files.items():
-            _fetch(link, part / name, record.bytes, record.sha256)
-        os.rename(part, out)
+        partial.mkdir(parents=True, exist_ok=True)
+        _download(link, partial / MANIFEST, None, digest)
+        for name, record in parse_manifest((partial / MANIFEST).read_bytes()).files.items():
+            _download(link, partial / name, record.bytes, record.sha256)
+        os.rename(partial, out)
     except OSError as error:
-        raise RunError(f"cannot write the bundle to {part}: {error.strerror}") from error
+        raise RunError(f"cannot write the bundle to {partial}: {error.strerror}") from error
     return out
 
 
-def _fetch(link: GrpcLink, path: Path, size: int | None, sha256: str) -> None:
-    """One file, whose size may be known."""
+def _download(link: GrpcLink, path: Path, size: int | None, sha256: str) -> None:
+    """Download one file. `size` is None if it is not known."""
     limit = MAX_MANIFEST if size is None else min(size, MAX_FILE)
 
-    def act() -> None:
-        """Returns when it is whole, or larger than it may be; raises when it is cut off without having got on."""
+    def receive() -> None:
+        """Append to the file until it is complete or too large. Raise if an attempt ends without any new byte."""
         with path.open("ab") as file:
             while size is None or file.tell() < size:
                 before = file.tell()
@@ -57,11 +58,11 @@ def _fetch(link: GrpcLink, path: Path, size: int | None, sha256: str) -> None:
                     if file.tell() == before:
                         raise
 
-    link.retried(act)
+    link.retry(receive)
     with path.open("rb") as file:
         os.fsync(file.fileno())
     if hashlib.sha256(path.read_bytes()).hexdigest() != sha256:
         path.unlink()
         raise RunError(
-            f"{path.name} of the coordinator is not the file that it announced; start again to fetch it anew"
+            f"{path.name} of the coordinator is not the file that it announced: start again to download it again"
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import signal
 import sys
 from pathlib import Path
@@ -10,48 +11,53 @@ from pathlib import Path
 import numpy as np
 
 from edgefd.core.errors import RunError, UserError, require
+from edgefd.core.log import configure_logging
 from edgefd.federation.clients import ClientData
 from edgefd.wire.bundle_reader import Bundle, read_bundle
 from edgefd.wire.exchange_folder import FEDERATION
 from edgefd_client.contribution import load_contribution
 from edgefd_client.doctor import machine, require_64_bit, selftest
 from edgefd_client.options import settings
-from edgefd_client.sources import client_data, prepared, source_of
+from edgefd_client.sources import client_data, model_input, source_of
 from edgefd_client.state import exclusive_lock, load_state
 
+_LOG = logging.getLogger(__name__)
+
 RUN: dict[str, tuple[type, str]] = {
-    "bundle": (Path, "what `edgefd export` wrote (default with --server: fetched into the state folder)"),
+    "bundle": (Path, "bundle of `edgefd export` (default with --server: downloaded into the state folder)"),
     "data": (Path, "private data: .npz with x and y, .csv, or a folder of images by label"),
-    "state": (Path, "folder of what must not be lost; this device's own"),
-    "exchange": (Path, "the coordinator's exchange folder"),
+    "state": (Path, "folder of the durable state; only for this device"),
+    "exchange": (Path, "exchange folder of the coordinator"),
     "server": (str, "HOST:PORT of the coordinator, instead of --exchange"),
-    "certs": (Path, "with --server: ca.pem, device.pem and device.key, as `edgefd certs device` made them"),
-    "insecure": (bool, "with --server: plaintext, also to another machine"),
-    "give-up": (int, "with --server: end after so many seconds without an answer (3600); the state is kept"),
-    "client": (int, "which client of the federation this is: 0, 1, ... (with --certs, the certificate says so)"),
+    "certs": (Path, "with --server: folder with ca.pem, device.pem and device.key, created by `edgefd certs device`"),
+    "insecure": (bool, "with --server: allow a connection to another machine without TLS"),
+    "give-up": (int, "with --server: stop after N seconds without an answer (3600); the state is kept"),
+    "client": (int, "number of this client in the federation: 0, 1, ... (with --certs, the certificate determines it)"),
 }
 METAVARS = {Path: "PATH", int: "N", str: "HOST:PORT"}
 OPTIONAL = ("bundle", "exchange", "server", "certs", "insecure", "give-up", "client")
 
 
-def infer(bundle: Bundle, state: Path | None, source: Path, out: Path | None) -> None:
-    """Classify raw samples with the trained model, or with the bundle's first parameters when there is no state."""
+def infer(bundle: Bundle, state: Path | None, input_file: Path, out: Path | None) -> None:
+    """Classify raw samples with the trained model, or with the first parameters of the bundle if no state is given."""
     from edgefd.learners.onnx_learner import OnnxLearner, Sessions
 
     try:
-        x = np.load(source, allow_pickle=False)
+        x = np.load(input_file, allow_pickle=False)
     except (OSError, ValueError) as error:
-        raise UserError(f"cannot read {source}: {error}") from error
+        raise UserError(f"cannot read {input_file}: {error}") from error
     shape = bundle.manifest.sample_shape
     if not isinstance(x, np.ndarray) or x.shape[1:] != shape or x.dtype.kind not in "uif" or not np.isfinite(x).all():
-        raise UserError(f"{source} must hold finite samples of shape {list(shape)}, one a row")
+        raise UserError(f"{input_file} must hold an array [n, ...] of finite samples of shape {list(shape)}")
     learner = OnnxLearner(Sessions(bundle.graphs), bundle.init)
     if state is not None:
         saved = load_state(state, bundle.digest)
         if saved is None:
-            raise UserError(f"{state} holds no whole state of this bundle")
+            raise UserError(
+                f"{state} holds no complete state of this bundle: give the --state folder of `edgefd-client run`"
+            )
         learner.load_state(saved.learner)
-    logits = learner.predict_logits(prepared(x, bundle))
+    logits = learner.predict_logits(model_input(x, bundle))
     if out is not None:
         np.save(out, logits, allow_pickle=False)
     else:
@@ -69,38 +75,40 @@ def run(
     give_up: int | None,
     client: int | None,
 ) -> None:
-    """Take part in a federation until it is over, a line a round."""
-    signal.signal(signal.SIGTERM, _end)
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # also where a script started it in the background
+    """Take part in a federation until its run is complete, and print one line per round."""
+    signal.signal(signal.SIGTERM, _exit_cleanly)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell script ignores SIGINT in background processes
     if client is not None and client < 0:
-        raise UserError("--client is 0, 1, ...: which client of the federation this is")
+        raise UserError(f"--client must be 0, 1, ...: the number of this client in the federation, not {client}")
     if client is None and certs is None:
-        raise UserError("--client must be given: which client of the federation this is")
+        raise UserError("--client must be given: the number of this client in the federation, 0, 1, ...")
     if (exchange is None) == (server is None):
         raise UserError("give either --server HOST:PORT or --exchange DIR")
     if exchange is None:
         assert server is not None
         if give_up is not None and give_up < 1:
-            raise UserError("--give-up must be at least 1 second")
+            raise UserError(f"--give-up must be at least 1 second, not {give_up}")
         _run_over_grpc(bundle, data, state, server, certs, bool(insecure), give_up, client)
     else:
         if bundle is None or client is None or certs is not None or insecure or give_up is not None:
-            raise UserError("--exchange needs --bundle and --client, and knows no --certs, --insecure or --give-up")
+            raise UserError(
+                "--exchange needs --bundle and --client, and cannot be combined with --certs, --insecure or --give-up"
+            )
         _run_over_folder(bundle, data, state, exchange, client)
-    _say("the run is complete")
+    _print_line("the run is complete")
 
 
 def _run_over_folder(bundle: Path, data: Path, state: Path, exchange: Path, client: int) -> None:
     from edgefd_client.agent import method_of, run_agent
     from edgefd_client.folder_link import join
 
-    read = read_bundle(bundle)
-    method_of(read)  # what is wrong with bundle or data shows before there is a coordinator
-    private = _private(data, read, client, state)
+    verified = read_bundle(bundle)
+    method_of(verified)  # report errors in bundle or data before the coordinator is there
+    private = _private_data(data, verified, client, state)
     if not (exchange / FEDERATION).exists():
-        _say(f"waiting for the coordinator to open {exchange}")
-    link = join(exchange, client, read.manifest.terms)
-    run_agent(link, read, private, state, _say)
+        _LOG.info("waiting for the coordinator to open %s", exchange)
+    link = join(exchange, client, verified.manifest.terms)
+    run_agent(link, verified, private, state, _print_line)
 
 
 def _run_over_grpc(
@@ -118,60 +126,62 @@ def _run_over_grpc(
     from edgefd_client.bundle_download import fetch_bundle
     from edgefd_client.grpc_link import GIVE_UP, GrpcLink, connect
 
-    read = None if bundle is None else read_bundle(bundle)
+    verified = None if bundle is None else read_bundle(bundle)
     with connect(server, certs, insecure) as channel:
         if certs is None:
-            print("warning: without --certs nothing is encrypted and nobody proves who he is", file=sys.stderr)
-        link = GrpcLink(channel, client, _say, GIVE_UP if give_up is None else give_up)
-        link.join(None if read is None else read.manifest.terms)
-        if read is None:
+            _LOG.warning("the connection is unencrypted and unauthenticated: pass --certs to use TLS")
+        link = GrpcLink(channel, client, _LOG.warning, GIVE_UP if give_up is None else give_up)
+        link.join(None if verified is None else verified.manifest.terms)
+        if verified is None:
             with exclusive_lock(state):
-                read = read_bundle(fetch_bundle(link, state))
-        if read.digest != link.manifest_sha256:
-            raise UserError("the bundle is not the coordinator's: leave --bundle out to fetch that")
-        method_of(read)
-        private = _private(data, read, link.client, state)
+                verified = read_bundle(fetch_bundle(link, state))
+        if verified.digest != link.manifest_sha256:
+            raise UserError("the bundle differs from the coordinator's: leave --bundle out to fetch it")
+        method_of(verified)
+        private = _private_data(data, verified, link.client, state)
         if bundle is None:
-            link.join(read.manifest.terms)
-        run_agent(link, read, private, state, _say)
+            link.join(verified.manifest.terms)
+        run_agent(link, verified, private, state, _print_line)
 
 
-def _private(data: Path, bundle: Bundle, client: int, state: Path) -> ClientData:
-    given = load_contribution(state)
-    private = client_data(source_of(data, bundle.manifest), bundle, client, given)
-    if given is not None:
-        _say(f"{len(private.contributed)} proxy rows are own ones: this device has offered {len(given.rows)} samples")
+def _private_data(data: Path, bundle: Bundle, client: int, state: Path) -> ClientData:
+    contribution = load_contribution(state)
+    private = client_data(source_of(data, bundle.manifest), bundle, client, contribution)
+    if contribution is not None:
+        n_offered, n_used = len(contribution.rows), len(private.contributed)
+        _print_line(f"this device offered {n_offered} samples; {n_used} rows of the proxy set are its own")
     return private
 
 
 def _contribute(args: argparse.Namespace) -> None:
-    from edgefd_client.contribute import Asked, contribute
+    from edgefd_client.contribute import ContributeOptions, contribute
 
-    asked = {name: getattr(args, name) for name in Asked.__dataclass_fields__}
-    contribute(Asked(**asked), _say)
+    options = {name: getattr(args, name) for name in ContributeOptions.__dataclass_fields__}
+    contribute(ContributeOptions(**options), _print_line)
 
 
-def _say(line: str) -> None:
+def _print_line(line: str) -> None:
     print(line, flush=True)
 
 
-def _end(signum: int, frame: object) -> None:
-    """SIGTERM is how a service is stopped: all that counts is saved already."""
+def _exit_cleanly(signum: int, frame: object) -> None:
+    """Exit with code 0 on SIGTERM, with which services are stopped. The state is already saved."""
     sys.exit(0)
 
 
 def doctor(bundle: Path | None, state: Path) -> None:
-    """Print what is known of this machine, and test it on the bundle."""
-    for what, value in machine(state).items():
-        print(f"{what:10} {value}")
+    """Print facts about this machine. If a bundle is given, test one training step of it."""
+    for name, value in machine(state).items():
+        print(f"{name:10} {value}")
     if bundle is not None:
-        print(f"self-test  one step within {selftest(read_bundle(bundle)):.1e} of the expected one")
+        print(f"self-test  largest deviation after one training step: {selftest(read_bundle(bundle)):.1e}")
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Entry point: bad input is one line on stderr and exit code 2, a failure exit code 1."""
+    """Run the command. Bad input ends it with exit code 2, a failure with 1; both print one line on stderr."""
     args = _parser().parse_args(arguments)
     try:
+        configure_logging()
         require_64_bit()
         require("client", "onnxruntime")
         if args.command == "infer":
@@ -190,51 +200,70 @@ def main(arguments: list[str] | None = None) -> None:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)
     except KeyboardInterrupt:
-        print("stopped; the same command goes on from there", file=sys.stderr)
+        print("stopped; run the same command again to resume", file=sys.stderr)
         sys.exit(130)
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="edgefd-client", description="A device of a federation, without torch.")
+    parser = argparse.ArgumentParser(prog="edgefd-client", description="Run a device of a federation, without torch.")
     commands = parser.add_subparsers(dest="command", required=True)
-    one = commands.add_parser("infer", help="classify samples", description="Classify samples with the trained model.")
-    one.add_argument("--bundle", type=Path, required=True, metavar="DIR")
-    one.add_argument("--state", type=Path, metavar="DIR", help="the trained state (default: the bundle's first one)")
-    one.add_argument("--input", type=Path, required=True, metavar="X.npy", help="raw samples")
-    one.add_argument("--out", type=Path, metavar="LOGITS.npy", help="write logits instead of printing labels")
-    three = commands.add_parser("run", help="take part in a federation", description="Take part in a federation.")
-    for name, (kind, what) in RUN.items():
+    infer_parser = commands.add_parser(
+        "infer", help="classify samples", description="Classify samples with the trained model."
+    )
+    infer_parser.add_argument("--bundle", type=Path, required=True, metavar="DIR")
+    infer_parser.add_argument(
+        "--state",
+        type=Path,
+        metavar="DIR",
+        help="folder of the trained state (default: the first parameters of the bundle)",
+    )
+    infer_parser.add_argument("--input", type=Path, required=True, metavar="X.npy", help="raw samples")
+    infer_parser.add_argument("--out", type=Path, metavar="LOGITS.npy", help="write logits instead of printing labels")
+    run_parser = commands.add_parser("run", help="take part in a federation", description="Take part in a federation.")
+    for name, (kind, text) in RUN.items():
         if kind is bool:
-            three.add_argument(f"--{name}", action="store_true", default=None, help=what)
+            run_parser.add_argument(f"--{name}", action="store_true", default=None, help=text)
         else:
-            three.add_argument(f"--{name}", type=kind, metavar=METAVARS[kind], help=what)
-    three.add_argument("--config", type=Path, metavar="FILE.yaml", help="these options; the command line wins")
+            run_parser.add_argument(f"--{name}", type=kind, metavar=METAVARS[kind], help=text)
+    run_parser.add_argument(
+        "--config", type=Path, metavar="FILE.yaml", help="file with these options; the command line overrides it"
+    )
     _contribute_options(
         commands.add_parser(
             "contribute",
-            help="give RAW private samples for the proxy set",
+            help="contribute RAW private samples to the proxy set",
             description="Send a fraction of the RAW private samples to a coordinator that collects them for the proxy "
-            "set, which every client gets. Labels are never sent.",
+            "set. Every client receives the proxy set. Labels are never sent.",
         )
     )
-    two = commands.add_parser("doctor", help="check this machine", description="What to know before trusting a board.")
-    two.add_argument("--bundle", type=Path, metavar="DIR", help="also test one training step of this bundle")
-    two.add_argument("--state", type=Path, default=Path("."), metavar="DIR", help="where state will be kept")
+    doctor_parser = commands.add_parser(
+        "doctor",
+        help="check this machine",
+        description="Check this device: architecture, memory, disk, clock, versions, self-test.",
+    )
+    doctor_parser.add_argument("--bundle", type=Path, metavar="DIR", help="also test one training step of this bundle")
+    doctor_parser.add_argument(
+        "--state", type=Path, default=Path("."), metavar="DIR", help="folder in which the state will be kept"
+    )
     return parser
 
 
 def _contribute_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--server", required=True, metavar="HOST:PORT", help=RUN["server"][1].partition(",")[0])
     for name in ("certs", "insecure", "client"):
-        kind, what = RUN[name]
+        kind, text = RUN[name]
         if kind is bool:
-            parser.add_argument(f"--{name}", action="store_true", help=what)
+            parser.add_argument(f"--{name}", action="store_true", help=text)
         else:
-            parser.add_argument(f"--{name}", type=kind, metavar=METAVARS[kind], help=what)
+            parser.add_argument(f"--{name}", type=kind, metavar=METAVARS[kind], help=text)
     parser.add_argument("--data", type=Path, required=True, metavar="PATH", help="private data: .npz with x and y")
     parser.add_argument("--state", type=Path, required=True, metavar="PATH", help=f"{RUN['state'][1]}, as for `run`")
-    parser.add_argument("--fraction", type=float, required=True, metavar="A", help="of the samples of each class")
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the choice (0)")
-    parser.add_argument("--keep", action="store_true", help="train on the samples that were given as well")
+    parser.add_argument(
+        "--fraction", type=float, required=True, metavar="A", help="share of the samples of each class, in (0, 1)"
+    )
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the choice of samples (0)")
+    parser.add_argument("--keep", action="store_true", help="also train on the contributed samples")
     parser.add_argument("--give-up", type=int, default=3600, metavar="N", help=RUN["give-up"][1].partition(": ")[2])
-    parser.add_argument("--yes", action="store_true", help="send them; without it, it is only said what would be sent")
+    parser.add_argument(
+        "--yes", action="store_true", help="send the samples; without it, the command only prints what it would send"
+    )

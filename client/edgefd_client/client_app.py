@@ -1,7 +1,7 @@
-"""The Flower ClientApp: a client of a simulation, or a device with its own data behind a stock `flower-supernode`.
+"""The Flower ClientApp: a client of a simulation, or a device with its own data behind a standard `flower-supernode`.
 
-Flower's simulation numbers its nodes (`partition-id`, `num-partitions`); a device says in `--node-config` where its
-bundle, data and state are: see `edgefd_client.flower_node`.
+Flower's simulation numbers its nodes (`partition-id`, `num-partitions`). A device gives the paths of its bundle, data
+and state in `--node-config`: see `edgefd_client.flower_node`.
 """
 
 from __future__ import annotations
@@ -14,19 +14,19 @@ app = ClientApp()
 
 @app.query("round")
 def round(message: Message, context: Context) -> Message:
-    """One round of one client. A failure is answered with its reason, which Flower itself would hide."""
+    """Run one round of one client. The reply to a failure contains its reason, which Flower itself would hide."""
     body = message.content["edgefd"]
     assert isinstance(body, ConfigRecord)
     try:
-        answer = _answer(body, context)
-    except Exception as error:  # the server counts it, or raises it again
+        reply = _reply(body, context)
+    except Exception as error:  # the server counts the failure, or raises it
         kind = "" if isinstance(error, (RuntimeError, ValueError)) else f"{type(error).__name__}: "
-        answer = {"failure": f"{_name(context)}{kind}{error}"}
-    return Message(content=RecordDict({"edgefd": ConfigRecord({**answer})}), reply_to=message)
+        reply = {"failure": f"{_client(context)}{kind}{error}"}
+    return Message(content=RecordDict({"edgefd": ConfigRecord({**reply})}), reply_to=message)
 
 
-def _answer(body: ConfigRecord, context: Context) -> dict[str, int | bytes | str]:
-    if "num-partitions" in context.node_config:  # only there is torch needed
+def _reply(body: ConfigRecord, context: Context) -> dict[str, int | bytes | str]:
+    if "num-partitions" in context.node_config:  # only a simulation needs torch
         from edgefd.simulation.ray_client import simulated_round
 
         return simulated_round(body, context)
@@ -35,6 +35,6 @@ def _answer(body: ConfigRecord, context: Context) -> dict[str, int | bytes | str
     return node_round(body, context.node_config)
 
 
-def _name(context: Context) -> str:
+def _client(context: Context) -> str:
     client = context.node_config.get("partition-id")
     return "" if client is None else f"client {client} failed: "

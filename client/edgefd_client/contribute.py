@@ -1,8 +1,8 @@
-"""Giving raw private samples for the proxy set, before a run: nothing is sent unless the user says `--yes`."""
+"""Contribution of raw private samples to the proxy set before a run. Nothing is sent without `--yes`."""
 
 from __future__ import annotations
 
-import sys
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,92 +21,130 @@ from edgefd_client.grpc_link import GrpcLink, connect
 from edgefd_client.sources import NpzSource
 from edgefd_client.state import exclusive_lock
 
+_LOG = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True)
-class Asked:
-    """What the user asked for."""
+class ContributeOptions:
+    """Options of `edgefd-client contribute`."""
 
     server: str
+    """HOST:PORT of the coordinator"""
     certs: Path | None
+    """folder with ca.pem, device.pem and device.key; None = no TLS"""
     insecure: bool
+    """allow a connection to another machine without TLS"""
     client: int | None
+    """number of this client; None if its certificate determines it"""
     data: Path
+    """npz with the private data"""
     state: Path
+    """folder of the durable state"""
     fraction: float
+    """share of the samples of each class to contribute, in (0, 1)"""
     seed: int
+    """seed of the choice of samples"""
     keep: bool
+    """also train on the contributed samples"""
     yes: bool
+    """consent of the user: the samples are sent only if this is True"""
     give_up: int
+    """seconds without an answer after which the command stops"""
 
 
-def contribute(asked: Asked, say: Callable[[str], None]) -> None:
+def contribute(options: ContributeOptions, log: Callable[[str], None]) -> None:
     """Send a fraction of the private samples to a coordinator that collects them.
 
+    Args:
+        options: options of the command.
+        log: receives the lines that the command prints.
+
     Raises:
-        UserError: if the user has not said yes, or asks for what cannot be; nothing was sent.
+        UserError: if the user has not given consent with --yes, or an option is not valid; nothing was sent.
         RunError: if the coordinator refuses, or the record cannot be written.
     """
-    if not 0 < asked.fraction < 1:
-        raise UserError(f"--fraction is the share of the samples that is given away: in (0, 1), not {asked.fraction:g}")
-    if asked.seed < 0:
-        raise UserError(f"--seed must be 0 or more, not {asked.seed}")
-    if asked.give_up < 1:
-        raise UserError("--give-up must be at least 1 second")
-    if asked.client is None and asked.certs is None:
-        raise UserError("--client must be given: which client of the federation this is")
-    if asked.client is not None and asked.client < 0:
-        raise UserError("--client is 0, 1, ...: which client of the federation this is")
-    x, y = raw_data(asked.data)
-    given = choose(x, y, asked.fraction, asked.seed, asked.keep)
-    what = f"{len(given.rows)} of {len(x)} RAW private samples, without labels,"
-    whom = f"to the coordinator at {asked.server}, and from there to every client of the federation"
-    if not asked.yes:
-        raise UserError(f"this would send {what} {whom}; nobody can take them back. Nothing was sent: --yes sends them")
-    with exclusive_lock(asked.state), connect(asked.server, asked.certs, asked.insecure) as channel:
-        before = load_contribution(asked.state)
-        if before is not None and not before.equals(given):
+    _check(options)
+    x, y = raw_data(options.data)
+    contribution = choose(x, y, options.fraction, options.seed, options.keep)
+    samples = f"{len(contribution.rows)} of {len(x)} RAW private samples, without labels,"
+    recipients = f"to the coordinator at {options.server}, and from there to every client of the federation"
+    if not options.yes:
+        raise UserError(
+            f"this would send {samples} {recipients}; nobody can take them back. "
+            "Nothing was sent: pass --yes to send them"
+        )
+    with exclusive_lock(options.state), connect(options.server, options.certs, options.insecure) as channel:
+        before = load_contribution(options.state)
+        if before is not None and not before.equals(contribution):
             raise UserError(
-                f"{asked.state / RECORD}: this device has offered {len(before.rows)} other samples already, or with "
-                "another --keep; give the --data, --fraction, --seed and --keep of then to send those again"
+                f"{options.state / RECORD}: this device has offered {len(before.rows)} other samples already, or with "
+                "another --keep; repeat the former --data, --fraction, --seed and --keep to send those again"
             )
-        if asked.certs is None:
-            print("warning: without --certs nothing is encrypted and nobody proves who he is", file=sys.stderr)
-        say(f"sending {what} {whom}")
-        known = send(GrpcLink(channel, asked.client, say, asked.give_up), x[given.rows], given, asked)
-    say("the coordinator had them already" if known else "the coordinator has them")
+        if options.certs is None:
+            _LOG.warning("the connection is unencrypted and unauthenticated: pass --certs to use TLS")
+        log(f"sending {samples} {recipients}")
+        link = GrpcLink(channel, options.client, _LOG.warning, options.give_up)
+        known = send(link, x[contribution.rows], contribution, options)
+    log("the coordinator had them already" if known else "the coordinator has them")
+
+
+def _check(options: ContributeOptions) -> None:
+    if not 0 < options.fraction < 1:
+        raise UserError(
+            f"--fraction is the share of the samples to contribute: it must be in (0, 1), not {options.fraction:g}"
+        )
+    if options.seed < 0:
+        raise UserError(f"--seed must be 0 or more, not {options.seed}")
+    if options.give_up < 1:
+        raise UserError(f"--give-up must be at least 1 second, not {options.give_up}")
+    if options.client is None and options.certs is None:
+        raise UserError("--client must be given: the number of this client in the federation, 0, 1, ...")
+    if options.client is not None and options.client < 0:
+        raise UserError(
+            f"--client must be 0, 1, ...: the number of this client in the federation, not {options.client}"
+        )
 
 
 def raw_data(path: Path) -> tuple[npt.NDArray[Any], Int64]:
-    """Samples, uint8 or float32, and labels, to choose by.
+    """Read samples (uint8 or float32) and the labels by which they are chosen.
 
     Raises:
-        UserError: if it is no npz of such.
+        UserError: if the file is not an npz with valid x and y.
     """
     if path.suffix != ".npz":
-        raise UserError(f"{path}: samples are contributed from an .npz with x and y")
+        raise UserError(f"{path}: samples can be contributed only from an .npz with x and y")
     x, y = NpzSource(path).load()
     x = finite_samples(x, str(path))
     return x, whole_labels(y, len(x), str(path))
 
 
-def send(link: GrpcLink, x: npt.NDArray[Any], given: Contribution, asked: Asked) -> bool:
-    """Hand over the samples x; whether they were there already. The first call, which may be refused, holds none."""
-    row = x[0].nbytes
+def send(link: GrpcLink, x: npt.NDArray[Any], contribution: Contribution, options: ContributeOptions) -> bool:
+    """Send the samples x. The first call, which the coordinator may refuse, contains no sample.
+
+    Returns:
+        True if the coordinator had all samples already.
+
+    Raises:
+        RunError: if the coordinator refuses, or the record cannot be written.
+    """
+    n_bytes = x[0].nbytes
     request = pb.ContributeRequest(
         protocol=PROTOCOL,
-        client=asked.client,
+        client=options.client,
         rows=len(x),
         dtype=str(x.dtype),
         shape=x.shape[1:],
-        sha256=bytes.fromhex(given.sha256),
+        sha256=bytes.fromhex(contribution.sha256),
     )
     reply = link.contribute(request)
-    save_contribution(asked.state, given)
+    save_contribution(options.state, contribution)
     raw = np.ascontiguousarray(x)
     while reply.have < len(x):
         request.offset = reply.have
-        request.samples = raw[reply.have : reply.have + rows_a_piece(row)].tobytes()
+        request.samples = raw[reply.have : reply.have + rows_a_piece(n_bytes)].tobytes()
         reply = link.contribute(request)
     if reply.have > len(x):
-        raise RunError(f"the coordinator says that it has {reply.have} samples of {len(x)}")
+        raise RunError(
+            f"unexpected reply from the coordinator: it has {reply.have} samples, but only {len(x)} were offered"
+        )
     return reply.known

@@ -1,7 +1,7 @@
-"""Which private samples a device has given for the proxy set: the record in its state folder, and what follows from it.
+"""Record of the private samples that a device has contributed to the proxy set, in its state folder.
 
-The record says which rows and their sha256, no sample and no label. It is written before the first sample leaves, and
-tells a run which rows of the proxy set are this device's own.
+The record contains the row numbers and their sha256, but no sample and no label. It is written before the first sample
+is sent. A run uses it to find the rows of the proxy set that this device contributed.
 """
 
 from __future__ import annotations
@@ -23,55 +23,58 @@ from edgefd.data.splits import stratified
 from edgefd.wire.exchange_folder import MAX_TEXT
 
 RECORD = "contributed.json"
+"""name of the record in the state folder"""
 
 
 @dataclass(frozen=True, eq=False)
 class Contribution:
-    """What was given."""
+    """Samples that a device has contributed."""
 
     rows: Int64
-    """which of the device's samples, in the order in which they were sent"""
+    """row numbers of the contributed samples in the device's data, in the order of sending"""
     sha256: str
-    """of those samples, one after the other"""
+    """sha256 of these samples, one after the other"""
     keep: bool
-    """the device trains on them all the same"""
+    """True if the device also trains on these samples"""
 
     def equals(self, other: Contribution) -> bool:
-        """Whether it is the same."""
+        """Return whether both contributions are the same."""
         return (self.sha256, self.keep) == (other.sha256, other.keep) and np.array_equal(self.rows, other.rows)
 
 
 def choose(x: npt.NDArray[Any], y: Int64, fraction: float, seed: int, keep: bool) -> Contribution:
-    """A fraction of the samples of each class, at least one sample in all, the same for the same data and seed.
+    """Choose a fraction of the samples of each class, at least one sample in total, reproducibly by data and seed.
 
     Args:
         x: raw samples [n, ...].
-        y: their labels [n], to choose by.
-        fraction: in (0, 1).
-        seed: of the choice and its order.
-        keep: the device trains on them all the same.
+        y: labels [n], by which the samples are chosen.
+        fraction: share of the samples of each class, in (0, 1).
+        seed: seed of the choice and of its order.
+        keep: True if the device also trains on the chosen samples.
 
     Raises:
-        UserError: if it leaves fewer than two private samples, one to train on and one held out.
+        UserError: if fewer than two private samples remain, one to train on and one held out.
     """
     rows, rest = stratified(np.arange(len(y)), y, fraction, make_rng(seed, Purpose.PROXY))
     if len(rest) < (1 if keep else 2):
-        raise UserError(f"of {len(y)} samples that would leave {len(rest)} private ones: give a smaller --fraction")
+        raise UserError(
+            f"--fraction would leave {len(rest)} private ones of {len(y)} samples: give a smaller --fraction"
+        )
     return Contribution(rows, samples_sha256(x[rows]), keep)
 
 
 def samples_sha256(x: npt.NDArray[Any]) -> str:
-    """Of raw samples, row after row."""
+    """Return the sha256 of raw samples, row after row."""
     return hashlib.sha256(np.ascontiguousarray(x).tobytes()).hexdigest()
 
 
-def save_contribution(folder: Path, given: Contribution) -> None:
-    """On disk when this returns.
+def save_contribution(folder: Path, contribution: Contribution) -> None:
+    """Write the record. It is on disk when this function returns.
 
     Raises:
         RunError: if it cannot be written.
     """
-    fields = {"sha256": given.sha256, "keep": given.keep, "rows": given.rows.tolist()}
+    fields = {"sha256": contribution.sha256, "keep": contribution.keep, "rows": contribution.rows.tolist()}
     try:
         put(folder / RECORD, (json.dumps(fields) + "\n").encode())
     except OSError as error:
@@ -79,7 +82,7 @@ def save_contribution(folder: Path, given: Contribution) -> None:
 
 
 def load_contribution(folder: Path) -> Contribution | None:
-    """What the device of that state folder has given, or may have; None: nothing.
+    """Read the record in a state folder; None if the device has contributed nothing. The samples may not all be sent.
 
     Raises:
         UserError: if the record is damaged.
@@ -92,38 +95,39 @@ def load_contribution(folder: Path) -> Contribution | None:
         fields = json.loads(blob)
         rows = np.array([int(row) for row in fields["rows"]], np.int64)
         if not len(rows) or len(np.unique(rows)) < len(rows) or rows.min() < 0:
-            raise ValueError("rows must be numbers from 0, each once")
+            raise ValueError("rows must be distinct numbers, 0 or more")
         return Contribution(rows, str(fields["sha256"]), bool(fields["keep"]))
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from error
     except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path} is not what `edgefd-client contribute` wrote: {error}") from error
+        raise UserError(f"{path} is not a record of `edgefd-client contribute`: {error}") from error
 
 
-def check_source(given: Contribution, x: npt.NDArray[Any]) -> None:
-    """Whether the rows of these raw samples are those that were given.
+def check_source(contribution: Contribution, x: npt.NDArray[Any]) -> None:
+    """Check that raw samples contain the contributed samples in the recorded rows.
 
     Raises:
         UserError: if not.
     """
-    if given.rows.max() >= len(x) or samples_sha256(x[given.rows]) != given.sha256:
+    rows = contribution.rows
+    if rows.max() >= len(x) or samples_sha256(x[rows]) != contribution.sha256:
         raise UserError(
-            f"the data do not hold the {len(given.rows)} samples that this device contributed where they were "
-            f"({RECORD} in the state folder): give the data that `edgefd-client contribute` had"
+            f"the data do not hold the {len(rows)} contributed samples in the rows that {RECORD} in the state folder "
+            "names: give the data that `edgefd-client contribute` used"
         )
 
 
-def own_rows(given: Float32, proxy: Float32) -> tuple[Int64, npt.NDArray[np.bool_]]:
-    """Which rows of the proxy set are equal to given ones, to the bit, and which given ones are among them.
+def contributed_proxy_rows(offered: Float32, proxy: Float32) -> tuple[Int64, npt.NDArray[np.bool_]]:
+    """Find the rows of the proxy set that are equal to an offered sample, to the bit.
 
     Args:
-        given: scaled samples [n, ...] that the device has offered.
-        proxy: [P, ...], scaled likewise.
+        offered: scaled samples [n, ...] that the device has offered.
+        proxy: proxy samples [P, ...] in the same scale.
 
     Returns:
-        ids int64, ascending; bool [n].
+        ids of these proxy rows, int64, ascending; bool [n], True for each offered sample that is in the proxy set.
     """
-    offered = {row.tobytes() for row in np.ascontiguousarray(given)}
-    ids = [i for i, row in enumerate(np.ascontiguousarray(proxy)) if row.tobytes() in offered]
-    found = {proxy[i].tobytes() for i in ids}
-    return np.array(ids, np.int64), np.array([row.tobytes() in found for row in given])
+    offered_bytes = {row.tobytes() for row in np.ascontiguousarray(offered)}
+    ids = [i for i, row in enumerate(np.ascontiguousarray(proxy)) if row.tobytes() in offered_bytes]
+    used_bytes = {proxy[i].tobytes() for i in ids}
+    return np.array(ids, np.int64), np.array([row.tobytes() in used_bytes for row in offered])

@@ -1,4 +1,4 @@
-"""What an operator wants to know before trusting a board."""
+"""Checks of a device for `edgefd-client doctor`: facts about the machine, and a self-test of one training step."""
 
 from __future__ import annotations
 
@@ -17,21 +17,22 @@ from edgefd.learners.batches import Batch
 from edgefd.wire.bundle_reader import Bundle
 
 TOLERANCE = 1e-4
-_BUILT = datetime(2026, 1, 1, tzinfo=UTC)  # a clock before this is not set
+"""largest accepted deviation of the self-test, relative to the largest value of each tensor"""
+_EARLIEST = datetime(2026, 1, 1, tzinfo=UTC)  # a clock that shows an earlier time is not set
 
 
 def require_64_bit() -> None:
-    """ONNX Runtime has no 32-bit ARM build.
+    """Check that Python is 64-bit: ONNX Runtime has no 32-bit ARM build.
 
     Raises:
         UserError: on a 32-bit Python.
     """
     if sys.maxsize <= 2**32:
-        raise UserError(f"this Python is 32-bit ({platform.machine()}): install a 64-bit system")
+        raise UserError(f"this Python is 32-bit ({platform.machine()}): install a 64-bit operating system")
 
 
 def machine(folder: Path) -> dict[str, str]:
-    """Facts about this machine. `folder` is where state will be kept."""
+    """Return facts about this machine. `folder` is the folder in which the state will be kept."""
     import onnxruntime
 
     now = datetime.now(UTC)
@@ -40,17 +41,20 @@ def machine(folder: Path) -> dict[str, str]:
         "machine": f"{platform.system()} {platform.machine()}, {sys.maxsize.bit_length() + 1}-bit",
         "memory": f"{os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE') / 2**20:.0f} MB",
         "free disk": f"{shutil.disk_usage(existing).free / 2**20:.0f} MB",
-        "clock": f"{now.isoformat(timespec='seconds')}" + ("" if now > _BUILT else " NOT SET"),
+        "clock": f"{now.isoformat(timespec='seconds')}" + ("" if now > _EARLIEST else " NOT SET"),
         "versions": f"edgefd {__version__}, python {platform.python_version()}, numpy {np.__version__}, "
         f"onnxruntime {onnxruntime.__version__}",
     }
 
 
 def selftest(bundle: Bundle) -> float:
-    """One training step against the values in the bundle: the largest difference, relative to its tensor.
+    """Compare one training step with the expected values in the bundle.
+
+    Returns:
+        the largest deviation, relative to the largest value of its tensor.
 
     Raises:
-        RunError: if this machine computes something else.
+        RunError: if the deviation exceeds `TOLERANCE`.
     """
     from edgefd.learners.onnx_learner import OnnxLearner, Sessions
 
@@ -60,11 +64,14 @@ def selftest(bundle: Bundle) -> float:
     targets = expected["targets"]
     batch = Batch(bundle.proxy[: len(targets)], targets, np.ones(len(targets), np.float32))
     learner.train([batch], float(expected["lr"]))
-    worst = 0.0
+    deviation = 0.0
     for name, value in learner.state().items():
-        want = expected[f"expected/{name}"]
-        scale = max(float(np.abs(want).max()), 1e-12)
-        worst = max(worst, float(np.abs(value - want).max()) / scale)
-    if not worst <= TOLERANCE:
-        raise RunError(f"one training step differs from the expected one by {worst:.1e}: do not use this machine")
-    return worst
+        target = expected[f"expected/{name}"]
+        scale = max(float(np.abs(target).max()), 1e-12)
+        deviation = max(deviation, float(np.abs(value - target).max()) / scale)
+    if not deviation <= TOLERANCE:
+        raise RunError(
+            f"the largest deviation after one training step is {deviation:.1e}, more than {TOLERANCE:.0e}: "
+            "do not use this machine"
+        )
+    return deviation

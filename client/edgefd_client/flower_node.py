@@ -1,6 +1,6 @@
-"""A round of a device behind a stock Flower SuperNode, which starts a new process for each message.
+"""One round of a device behind a standard Flower SuperNode, which starts a new process for each message.
 
-So everything that lasts is in files, and a process does what `edgefd-client run` does in one turn of its loop.
+The whole state is therefore in files, and a process does the same as `edgefd-client run` does in one pass of its loop.
 """
 
 from __future__ import annotations
@@ -21,53 +21,61 @@ from edgefd_client.link import Task
 from edgefd_client.sources import client_data, source_of
 
 SETTINGS = ("bundle", "data", "state")
+"""names in --node-config that must be given; each is a path"""
 
 
 def node_round(body: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, int | bytes | str]:
-    """The answer to a coordinator's message: this client's number, and its report if it was asked for one.
+    """Run a round and return the reply to the coordinator: the client's number, and its report if it was sampled.
 
     Args:
-        body: of the message: run, terms, plan; teacher after round 0; `client` where the coordinator knows by the key
-            which client this node is; `asked` where not everybody is asked.
-        settings: the SuperNode's `--node-config`: paths `bundle`, `data` and `state`, and `client`, which may be left
-            out where the coordinator knows.
+        body: content of the message: run, terms and plan; the teacher after round 0; `client` if the coordinator knows
+            the client by its key; `asked`, the sampled clients, if not all clients were sampled.
+        settings: `--node-config` of the SuperNode: the paths `bundle`, `data` and `state`, and `client`, which may be
+            left out if the coordinator knows the client.
 
     Raises:
-        UserError: if something about bundle, data, state or settings is not as it must be.
-        RunError: if the round cannot be done or saved; the state saved before is intact.
+        UserError: if the bundle, data, state or settings are not valid.
+        RunError: if the round cannot be run or saved; the state saved before is intact.
     """
     if missing := [name for name in SETTINGS if name not in settings]:
         raise UserError(f"--node-config must give {', '.join(missing)}, such as {missing[0]}='\"PATH\"'")
-    client = which_client(body.get("client"), settings.get("client"))
+    client = client_number(body.get("client"), settings.get("client"))
     if "asked" in body and client not in body["asked"]:
         return {"client": client}
     bundle_path, data, state = (Path(str(settings[name])) for name in SETTINGS)
     bundle = read_bundle(bundle_path)
-    _compare(body["terms"], bundle)
+    _check_terms(body["terms"], bundle)
     private = client_data(source_of(data, bundle.manifest), bundle, client, load_contribution(state))
-    report = one_round(str(body["run"]), _task(body), bundle, private, state, _say)
+    report = one_round(str(body["run"]), _task(body), bundle, private, state, _print_line)
     return {"client": client, "report": report}
 
 
-def which_client(told: Any, own: Any) -> int:
-    """Which client this node is: as the coordinator says, who knows its key, or as its own settings do.
+def client_number(assigned: Any, configured: Any) -> int:
+    """Return the number of this node's client, from the coordinator, which knows the node's key, or from the settings.
+
+    Args:
+        assigned: number from the coordinator; None if it does not know the node's key.
+        configured: number from `--node-config`; None if it is left out.
 
     Raises:
-        UserError: if neither says it, or they differ.
+        UserError: if both numbers are missing, or they differ, or the number is not valid.
     """
-    if told is None and own is None:
-        raise UserError("--node-config must give client: which client of the federation this is, 0, 1, ...")
-    client = own if told is None else told
-    if type(client) is not int or client < 0 or own not in (None, client):
-        raise UserError(f"--node-config says client {own}, the coordinator {'nothing' if told is None else told}")
+    if assigned is None and configured is None:
+        raise UserError("--node-config must give client, the number of this client in the federation: 0, 1, ...")
+    client = configured if assigned is None else assigned
+    if type(client) is not int or client < 0 or configured not in (None, client):
+        raise UserError(
+            f"--node-config gives client {configured}, but the coordinator gives "
+            f"{'no number' if assigned is None else f'client {assigned}'}: correct the client in --node-config"
+        )
     return client
 
 
-def _compare(terms: bytes, bundle: Bundle) -> None:
+def _check_terms(terms: bytes, bundle: Bundle) -> None:
     try:
         different = read_terms(wire.parsed(pb.Terms(), terms)).differences(bundle.manifest.terms)
     except ValueError as error:
-        raise RunError(f"cannot read what the coordinator sent: {error}") from error
+        raise RunError(f"cannot read the message of the coordinator: {error}") from error
     if different:
         raise UserError(
             f"the bundle is not of this federation ({', '.join(different)} differ): export it from the config that the "
@@ -80,8 +88,8 @@ def _task(body: Mapping[str, Any]) -> Task:
         teacher = wire.decode(body["teacher"]) if "teacher" in body else None
         return Task(wire.decode_plan(body["plan"]), teacher)
     except ValueError as error:
-        raise RunError(f"cannot read what the coordinator sent: {error}") from error
+        raise RunError(f"cannot read the message of the coordinator: {error}") from error
 
 
-def _say(line: str) -> None:
+def _print_line(line: str) -> None:
     print(line, flush=True)

@@ -1,4 +1,4 @@
-"""`FolderLink`: a link (`edgefd_client.link.Link`) through a folder that the coordinator also sees."""
+"""`FolderLink`: a link (`edgefd_client.link.Link`) through a folder that the coordinator shares."""
 
 from __future__ import annotations
 
@@ -26,11 +26,12 @@ from edgefd.wire.exchange_folder import (
 from edgefd_client.link import Task
 
 MAX_MESSAGE = 256 * 2**20
+"""largest file in bytes that a device reads"""
 
 
 @dataclass(frozen=True)
 class FolderLink:
-    """Use `join`."""
+    """Connection to a coordinator through an exchange folder. Create it with `join`."""
 
     folder: Path
     client: int
@@ -38,73 +39,73 @@ class FolderLink:
     poll: float
 
     def next_task(self, after: int) -> Task | None:
-        """See `edgefd_client.link.Link`."""
+        """Wait for the next round, see `edgefd_client.link.Link`."""
         while True:
-            over = _text(self.folder / DONE)
-            if over == COMPLETE:
+            outcome = _text(self.folder / DONE)
+            if outcome == COMPLETE:
                 return None
-            if over is not None:
-                raise RunError(f"the coordinator stopped: {over}")
-            self._not_refused(after)
-            newest = self._newest()
-            if newest > after and self._asked(newest) and (task := self._task(newest)) is not None:
+            if outcome is not None:
+                raise RunError(f"the coordinator stopped: {outcome}")
+            self._check_not_refused(after)
+            newest = self._newest_round()
+            if newest > after and self._sampled(newest) and (task := self._task(newest)) is not None:
                 return task
             time.sleep(self.poll)
 
     def submit(self, report: bytes, round: int) -> None:
-        """See `edgefd_client.link.Link`."""
+        """Write a report, see `edgefd_client.link.Link`."""
         path = report_file(self.folder, round, self.client)
-        there = _bytes(path)
-        if there is None:
+        present = _bytes(path)
+        if present is None:
             put(path, report)
-        elif there != report:
+        elif present != report:
             raise RunError(
-                f"round {round} has another report of client {self.client} already: "
-                "either two devices use that number, or this one lost its state"
+                f"round {round} already has another report of client {self.client}: "
+                "either two devices use this client number, or this device lost its state"
             )
 
-    def _newest(self) -> int:
+    def _newest_round(self) -> int:
         names = (path.parent.name for path in self.folder.glob(f"rounds/*/{PLAN}"))
         return max((int(name) for name in names if name.isdigit()), default=-1)
 
-    def _asked(self, round: int) -> bool:
+    def _sampled(self, round: int) -> bool:
         blob = _bytes(round_folder(self.folder, round) / ASKED)
         try:
             return blob is None or self.client in decode_clients(blob)
         except ValueError as error:
-            raise RunError(f"round {round}: cannot read who is asked: {error}") from error
+            raise RunError(f"round {round}: cannot read the list of sampled clients: {error}") from error
 
     def _task(self, round: int) -> Task | None:
-        """None where the teacher has not come yet, as on a copied folder."""
-        here = round_folder(self.folder, round)
-        plan, teacher = _bytes(here / PLAN), _bytes(here / TEACHER)
+        """Read the task of a round; None if the teacher is still missing, which happens while a folder is copied."""
+        files = round_folder(self.folder, round)
+        plan, teacher = _bytes(files / PLAN), _bytes(files / TEACHER)
         if plan is None or (teacher is None and round > 0):
             return None
         try:
             task = Task(wire.decode_plan(plan), None if teacher is None else wire.decode(teacher))
         except ValueError as error:
-            raise RunError(f"round {round}: cannot read what the coordinator sent: {error}") from error
+            raise RunError(f"round {round}: cannot read the message of the coordinator: {error}") from error
         if task.plan.round != round:
-            raise RunError(f"round {round} holds a plan of round {task.plan.round}")
+            raise RunError(f"the folder of round {round} holds a plan of round {task.plan.round}")
         return task
 
-    def _not_refused(self, round: int) -> None:
+    def _check_not_refused(self, round: int) -> None:
         path = report_file(self.folder, round, self.client).with_suffix(".refused")
         if round >= 0 and (reason := _text(path)) is not None:
             raise RunError(f"the coordinator refused the report of round {round}: {reason}")
 
 
 def join(folder: Path, client: int, terms: FederationTerms, poll: float = 0.05) -> FolderLink:
-    """Wait for the coordinator's federation.json; the link, if this device belongs to that federation.
+    """Wait for the coordinator's federation.json and return a link to this federation.
 
     Args:
-        folder: that the coordinator also sees.
-        client: which client of the federation this device is.
-        terms: of the device's bundle.
-        poll: seconds between two looks at the folder.
+        folder: exchange folder that the coordinator shares.
+        client: number of this device's client.
+        terms: terms of the device's bundle.
+        poll: seconds between two reads of the folder.
 
     Raises:
-        UserError: if the device was set up for another federation.
+        UserError: if the client number or the bundle does not belong to this federation.
     """
     while (blob := _bytes(folder / FEDERATION)) is None:
         time.sleep(poll)

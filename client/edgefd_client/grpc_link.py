@@ -1,6 +1,6 @@
 """`GrpcLink`: a link (`edgefd_client.link.Link`) over gRPC. It needs grpcio and protobuf.
 
-Whatever the network does, a call is made again until it is answered: with the same bytes, so it counts once.
+A call that gets no answer is repeated until it gets one. The repeated call has the same bytes, so it counts once.
 """
 
 from __future__ import annotations
@@ -23,225 +23,237 @@ from edgefd.wire.device_link import HOLD, PROTOCOL, REASON, is_loopback, read_te
 from edgefd_client.link import Task
 
 MAX_MESSAGE = 256 * 2**20
-SHORT, LONG = 20.0, 120.0
-"""seconds that a call may take: one that moves little, one that moves much"""
-FIRST_PAUSE, LAST_PAUSE = 0.2, 15.0
+"""largest message in bytes that a device receives"""
+SHORT_TIMEOUT, LONG_TIMEOUT = 20.0, 120.0
+"""seconds that a call with little data and a call with much data may take"""
+FIRST_PAUSE, MAX_PAUSE = 0.2, 15.0
+"""seconds between the first two attempts, and the limit up to which this pause doubles"""
 GIVE_UP = 3600
-"""seconds without an answer after which a device takes its coordinator for gone, if it is not told otherwise"""
-_AGAIN = {
+"""seconds without an answer after which a device stops; default of --give-up"""
+_RETRIED_CODES = {
     grpc.StatusCode.UNAVAILABLE,
     grpc.StatusCode.DEADLINE_EXCEEDED,
     grpc.StatusCode.CANCELLED,
     grpc.StatusCode.INTERNAL,
     grpc.StatusCode.UNKNOWN,
 }
-"""without a reason of the coordinator's, these are the network's, or a coordinator's that stops"""
-_WAIT = {"rate", "allow-list", "early"}
-"""the coordinator's reasons that pass by themselves"""
+"""statuses that, without a reason of the coordinator, come from the network or from a coordinator that is stopping"""
+_TEMPORARY_REASONS = {"rate", "allow-list", "early"}
+"""reasons of the coordinator for which the same call can succeed later"""
 
-Answer = TypeVar("Answer")
+Result = TypeVar("Result")
 
 
 def connect(address: str, certs: Path | None, insecure: bool) -> grpc.Channel:
-    """A channel to HOST:PORT. Nothing is sent yet.
+    """Open a channel to HOST:PORT. Nothing is sent yet.
 
     Args:
-        address: of the coordinator.
-        certs: folder of ca.pem, device.pem and device.key; None: plaintext.
-        insecure: plaintext may leave this machine.
+        address: HOST:PORT of the coordinator.
+        certs: folder with ca.pem, device.pem and device.key; None = no TLS.
+        insecure: allow a connection to another machine without TLS.
 
     Raises:
-        UserError: if certificates are missing, or it would be plaintext beyond this machine.
+        UserError: if certificates are missing, or a connection to another machine without TLS is not allowed.
     """
     options = [
         ("grpc.max_receive_message_length", MAX_MESSAGE),
         ("grpc.keepalive_time_ms", 20_000),
         ("grpc.keepalive_timeout_ms", 10_000),
         ("grpc.initial_reconnect_backoff_ms", 200),
-        # Not how long it waits, but how long an attempt may take: TLS over a network that loses packets needs its time.
+        # Despite its name, this limits the time of one attempt. TLS is slow on lossy links.
         ("grpc.min_reconnect_backoff_ms", 20_000),
         ("grpc.max_reconnect_backoff_ms", 10_000),
     ]
     if certs is None:
         if not (insecure or is_loopback(address)):
             raise UserError(
-                f"without --certs everybody can read and answer what passes to {address}: give --certs DIR, "
-                "the folder that `edgefd certs device` made, or --insecure to have it so"
+                f"refusing to connect to {address} without TLS: pass --certs DIR "
+                "(create it with `edgefd certs device`) or --insecure"
             )
         return grpc.insecure_channel(address, options)
     try:
         ca, key, certificate = ((certs / name).read_bytes() for name in ("ca.pem", "device.key", "device.pem"))
     except OSError as error:
         raise UserError(
-            f"cannot read {error.filename}: {error.strerror}; --certs is the folder that `edgefd certs device` made"
+            f"cannot read {error.filename}: {error.strerror}; --certs must be a folder created by `edgefd certs device`"
         ) from error
     return grpc.secure_channel(address, grpc.ssl_channel_credentials(ca, key, certificate), options)
 
 
 class GrpcLink:
-    """A device's session with its coordinator. Use `join`."""
+    """Session of a device with its coordinator. Call `join` first."""
 
     def __init__(
-        self, channel: grpc.Channel, client: int | None, say: Callable[[str], None], give_up: float = GIVE_UP
+        self, channel: grpc.Channel, client: int | None, log: Callable[[str], None], give_up: float = GIVE_UP
     ) -> None:
+        """Prepare a session on a channel. Nothing is sent yet.
+
+        Args:
+            channel: channel of `connect`.
+            client: number of this client; None if its certificate determines it.
+            log: receives a line when the device waits for the coordinator, or a report arrives too late.
+            give_up: seconds without an answer after which a call raises `RunError`.
+        """
         self._stub = DeviceLinkStub(channel)  # type: ignore[no-untyped-call]
-        self._say = say
+        self._log = log
         self._client = client
         self._give_up = give_up
-        self._heard = 0.0
-        """when the coordinator last answered, or was first called since"""
-        self._last: tuple[bytes, int] | None = None
-        """the report that was handed over last, and its round"""
-        self._owed = False
-        """whether the coordinator may have lost it"""
+        self._last_contact = 0.0
+        """time of the last answer of the coordinator, or of the first attempt of the present call if that is later"""
+        self._last_report: tuple[bytes, int] | None = None
+        """the last report that was sent, and its round"""
+        self._report_may_be_lost = False
+        """True if the coordinator may have lost the last report"""
         self._terms: FederationTerms | None = None
         self._reply = pb.JoinReply()
 
     @property
     def run(self) -> str:
-        """See `edgefd_client.link.Link`."""
+        """Identifier of the run, see `edgefd_client.link.Link`."""
         return self._reply.run
 
     @property
     def client(self) -> int:
-        """Which client this device is."""
+        """Number of this device's client."""
         return self._reply.client
 
     @property
     def manifest_sha256(self) -> str:
-        """Of the bundle that this client must have."""
+        """sha256 of the manifest of the bundle that this client must have."""
         return self._reply.manifest_sha256
 
     def join(self, terms: FederationTerms | None) -> None:
-        """Open a session; also again, when the coordinator has forgotten it.
+        """Open a session, or open it again if the coordinator has forgotten it.
 
         Args:
-            terms: of the device's bundle; None: it has none yet, and may only fetch it.
+            terms: terms of the device's bundle; None = no bundle yet, and the session may only download one.
 
         Raises:
-            UserError: if the device was set up for another federation.
-            RunError: if it is refused, or the coordinator now runs another run.
+            UserError: if the bundle belongs to another federation.
+            RunError: if the coordinator refuses the device, or now serves another run.
         """
         self._terms = terms
-        self._again(self._join)
+        self.retry(self._join)
 
     def next_task(self, after: int) -> Task | None:
-        """See `edgefd_client.link.Link`. A coordinator that was killed meanwhile gets the last report once more."""
+        """Wait for the next round, see `edgefd_client.link.Link`. Repeat the last report to a restarted server."""
 
-        def act() -> pb.TaskReply:
-            if self._owed and self._last is not None:
-                self._hand_over(*self._last)
+        def call() -> pb.TaskReply:
+            if self._report_may_be_lost and self._last_report is not None:
+                self._send_report(*self._last_report)
             request = pb.TaskRequest(session=self._reply.session, after=after)
-            reply: pb.TaskReply = self._stub.NextTask(request, timeout=HOLD + LONG)
+            reply: pb.TaskReply = self._stub.NextTask(request, timeout=HOLD + LONG_TIMEOUT)
             return reply
 
         while True:
-            reply = self._again(act)
+            reply = self.retry(call)
             match reply.WhichOneof("what"):
                 case "task":
                     return _task(reply.task, after)
                 case "end":
-                    self._confirm(after)
+                    self._acknowledge_end(after)
                     if reply.end.reason:
                         raise RunError(f"the coordinator stopped: {' '.join(reply.end.reason.split())}")
                     return None
                 case None:
-                    raise RunError("the coordinator answered with neither a task, nor nothing, nor the end")
+                    raise RunError("unexpected reply from the coordinator: expected task, idle or end")
 
-    def _confirm(self, after: int) -> None:
-        """Say that the end has come. A coordinator that does not hear it only stays for a while; the device is done."""
+    def _acknowledge_end(self, after: int) -> None:
+        """Acknowledge the end of the run. If this fails, the coordinator waits longer; the device needs no answer."""
+        end_acknowledged = pb.TaskRequest(session=self._reply.session, after=after, told=True)
         with suppress(grpc.RpcError):
-            self._stub.NextTask(pb.TaskRequest(session=self._reply.session, after=after, told=True), timeout=SHORT)
+            self._stub.NextTask(end_acknowledged, timeout=SHORT_TIMEOUT)
 
     def submit(self, report: bytes, round: int) -> None:
-        """See `edgefd_client.link.Link`. A round that has ended without this report is passed over."""
-        self._again(lambda: self._hand_over(report, round))
-        self._last = report, round
+        """Send a report, see `edgefd_client.link.Link`. Drop a report that is refused because its round has ended."""
+        self.retry(lambda: self._send_report(report, round))
+        self._last_report = report, round
 
-    def _hand_over(self, report: bytes, round: int) -> None:
+    def _send_report(self, report: bytes, round: int) -> None:
         request = pb.SubmitRequest(session=self._reply.session, run=self.run, round=round, report=report)
         try:
-            self._stub.SubmitReport(request, timeout=LONG)
+            self._stub.SubmitReport(request, timeout=LONG_TIMEOUT)
         except grpc.RpcError as error:
             if _reason(error) != "round":
                 raise
-            if (report, round) != self._last:
-                self._say(f"round {round}: the report came too late")
-        self._owed = False
+            if (report, round) != self._last_report:
+                self._log(f"round {round}: the report arrived too late")
+        self._report_may_be_lost = False
 
     def contribute(self, request: pb.ContributeRequest) -> pb.ContributeReply:
-        """Offer samples for the proxy set, or send some of those that were offered. It needs no session.
-
-        Raises:
-            RunError: if it is refused.
-        """
-
-        def act() -> pb.ContributeReply:
-            reply: pb.ContributeReply = self._stub.ContributeProxy(request, timeout=LONG)
-            return reply
-
-        return self._again(act)
-
-    def pieces(self, file: str, offset: int) -> Iterator[bytes]:
-        """The bundle's file from that byte on.
-
-        Raises:
-            grpc.RpcError: if it is cut off; go on from what has come, by `retried`.
-        """
-        request = pb.BundleRequest(session=self._reply.session, file=file, offset=offset)
-        for chunk in self._stub.GetBundle(request, timeout=LONG):
-            self._heard = time.monotonic()
-            yield chunk.data
-
-    def retried(self, act: Callable[[], Answer]) -> Answer:
-        """What `act` returns, once no call in it is cut off or must wait.
+        """Offer samples for the proxy set, or send some of the offered samples. This needs no session.
 
         Raises:
             RunError: if the coordinator refuses.
         """
-        return self._again(act)
+
+        def call() -> pb.ContributeReply:
+            reply: pb.ContributeReply = self._stub.ContributeProxy(request, timeout=LONG_TIMEOUT)
+            return reply
+
+        return self.retry(call)
+
+    def pieces(self, file: str, offset: int) -> Iterator[bytes]:
+        """Yield the content of a file of the bundle from the given offset on.
+
+        Raises:
+            grpc.RpcError: if the download is interrupted; continue from the received bytes within `retry`.
+        """
+        request = pb.BundleRequest(session=self._reply.session, file=file, offset=offset)
+        for chunk in self._stub.GetBundle(request, timeout=LONG_TIMEOUT):
+            self._last_contact = time.monotonic()
+            yield chunk.data
 
     def _join(self) -> None:
         request = pb.JoinRequest(protocol=PROTOCOL, client=self._client)
         if self._terms is not None:
             request.terms.CopyFrom(terms_message(self._terms))
-        reply: pb.JoinReply = self._stub.Join(request, timeout=SHORT)
+        reply: pb.JoinReply = self._stub.Join(request, timeout=SHORT_TIMEOUT)
         try:
             terms = read_terms(reply.terms)
         except ValueError as error:
-            raise RunError(f"cannot read what the coordinator sent: {error}") from error
+            raise RunError(f"cannot read the message of the coordinator: {error}") from error
         if self._terms is not None and (different := terms.differences(self._terms)):
-            raise UserError(_elsewhere(different))
+            raise UserError(
+                f"the bundle is not of this federation ({', '.join(different)} differ): "
+                "leave --bundle out to fetch it from the coordinator"
+            )
         if self._reply.run not in ("", reply.run):
-            raise RunError(f"the coordinator is at run {reply.run} now, this device at {self._reply.run}")
-        self._reply, self._owed = reply, True
+            raise RunError(f"the coordinator is at run {reply.run} now, but this device is in run {self._reply.run}")
+        self._reply, self._report_may_be_lost = reply, True
 
-    def _again(self, act: Callable[[], Answer]) -> Answer:
-        pause, told, self._heard = FIRST_PAUSE, "", time.monotonic()
+    def retry(self, call: Callable[[], Result]) -> Result:
+        """Repeat `call` until it is neither interrupted nor told to wait, and return its result.
+
+        Raises:
+            UserError, RunError: if the coordinator refuses.
+            RunError: if the coordinator has not answered for `give_up` seconds.
+        """
+        pause, logged, self._last_contact = FIRST_PAUSE, "", time.monotonic()
         while True:
             try:
-                return act()
+                return call()
             except grpc.RpcError as error:
                 reason = _reason(error)
                 if reason == "session" and self._reply.session:
-                    self._reply.session = b""  # if joining anew does not help, that is the coordinator's last word
-                    self._again(self._join)
+                    self._reply.session = b""  # a second refusal after joining again is final
+                    self.retry(self._join)
                     continue
-                if not (reason in _WAIT or (not reason and error.code() in _AGAIN)):
-                    raise _refused(error, reason) from error
+                if not (reason in _TEMPORARY_REASONS or (not reason and error.code() in _RETRIED_CODES)):
+                    raise _refusal(error, reason) from error
                 line = " ".join((error.details() or error.code().name).split())
             if reason:
-                self._heard = time.monotonic()
-            elif (gone := time.monotonic() - self._heard) > self._give_up:
+                self._last_contact = time.monotonic()
+            elif (silence := time.monotonic() - self._last_contact) > self._give_up:
                 raise RunError(
-                    f"the coordinator has not answered for {gone:.0f} s ({line}): the state is kept, and the same "
-                    "command goes on from there; --give-up SECONDS says how long to wait"
+                    f"the coordinator has not answered for {silence:.0f} s ({line}): the state is kept; run the same "
+                    "command again to resume, or pass --give-up SECONDS to wait longer"
                 )
-            if line != told:
-                self._say(f"waiting for the coordinator: {line}")
-                told = line
-            time.sleep(pause * random.uniform(0.5, 1.0))  # so that a fleet does not come back all at once
-            pause = min(2 * pause, LAST_PAUSE)
+            if line != logged:
+                self._log(f"waiting for the coordinator: {line}")
+                logged = line
+            time.sleep(pause * random.uniform(0.5, 1.0))  # the devices of a fleet must not all call at once
+            pause = min(2 * pause, MAX_PAUSE)
 
 
 def _task(message: pb.Task, after: int) -> Task:
@@ -249,26 +261,19 @@ def _task(message: pb.Task, after: int) -> Task:
         teacher = wire.decode(message.teacher) if message.HasField("teacher") else None
         task = Task(wire.decode_plan(message.plan), teacher)
     except ValueError as error:
-        raise RunError(f"cannot read what the coordinator sent: {error}") from error
+        raise RunError(f"cannot read the message of the coordinator: {error}") from error
     if task.plan.round <= after:
         raise RunError(f"the coordinator sent round {task.plan.round} after round {after}")
     return task
 
 
 def _reason(error: grpc.RpcError) -> str:
-    """The coordinator's word for a refusal; "" where it was not the coordinator who answered."""
+    """Return the reason that the coordinator gives for a refusal; "" if the error is not from the coordinator."""
     metadata: Iterable[Any] = error.trailing_metadata() or ()
     return next((str(value) for key, value in metadata if key == REASON), "")
 
 
-def _refused(error: grpc.RpcError, reason: str) -> Exception:
+def _refusal(error: grpc.RpcError, reason: str) -> Exception:
     line = " ".join((error.details() or "").split())
     kind = UserError if reason in ("terms", "protocol", "client") else RunError
     return kind(f"the coordinator refused: {line} ({error.code().name})")
-
-
-def _elsewhere(different: list[str]) -> str:
-    return (
-        f"the bundle is not of this federation ({', '.join(different)} differ): "
-        "leave --bundle out to fetch it from the coordinator"
-    )

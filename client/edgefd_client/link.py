@@ -1,4 +1,4 @@
-"""`Link`: how a device reaches its coordinator: by a folder, by gRPC."""
+"""`Link`: the connection of a device to its coordinator, through a folder or over gRPC."""
 
 from __future__ import annotations
 
@@ -11,32 +11,33 @@ from edgefd.federation.plan import RoundPlan
 
 @dataclass(frozen=True, eq=False)
 class Task:
-    """What the coordinator asks for. `teacher` is the last round's, None in the first."""
+    """A round that the coordinator assigns to a device."""
 
     plan: RoundPlan
     teacher: Knowledge | None
+    """teacher of the last round; None in round 0"""
 
 
 class Link(Protocol):
-    """A device's way to its coordinator, for one client in one run."""
+    """Connection of a device to its coordinator, for one client in one run."""
 
     @property
     def run(self) -> str:
-        """Which run this is: a device's state belongs to one."""
+        """Identifier of the run. The saved state of a device belongs to one run."""
         ...
 
     def next_task(self, after: int) -> Task | None:
-        """The task of the newest round, once that is later than `after` and asks this client; None: the run is over.
+        """Wait for a round that is later than `after` and samples this client. Return None when the run is complete.
 
         Raises:
-            RunError: if the coordinator gave up, or refused this client's report; or for a task that cannot be read.
+            RunError: if the coordinator stopped or refused this client's report, or the task cannot be read.
         """
         ...
 
     def submit(self, report: bytes, round: int) -> None:
-        """Hand over the report (`edgefd.wire.messages.encode_report`) of a round. Doing it again with the same bytes is fine.
+        """Send the report of a round (`edgefd.wire.messages.encode_report`). The same bytes may be sent again.
 
         Raises:
-            RunError: if the round has another report of this client already.
+            RunError: if the round already has a different report of this client.
         """
         ...

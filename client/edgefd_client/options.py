@@ -1,18 +1,17 @@
-"""Options of a command from its line and from a YAML file with the same names."""
+"""Options of a command, from the command line and from a YAML file with the same names."""
 
 from __future__ import annotations
 
 import argparse
-import difflib
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from edgefd.core.errors import UserError
+from edgefd.core.errors import UserError, hint
 
-_KINDS = {
+_TYPES = {
     int: (int, "a whole number"),
     bool: (bool, "true or false"),
     str: (str, "text"),
@@ -26,19 +25,19 @@ def settings(
     file: Path | None,
     optional: Collection[str] = (),
 ) -> dict[str, Any]:
-    """The value of each option: from the command line, or else from the file; None for an optional one in neither.
+    """Return the value of each option: from the command line, else from the file; None for an optional one in neither.
 
-    Options are named as on the command line; in what is found, a name has an underscore for a dash.
+    Options have the names of the command line. In the result, an underscore replaces each dash of a name.
 
     Raises:
-        UserError: for an option that neither gives, a key that is no option, or a value of the wrong kind.
+        UserError: if a required option is in neither, a key is not an option, or a value has the wrong type.
     """
-    found = {} if file is None else read_options(options, file)
-    found |= {name: value for name in options if (value := getattr(args, _python(name))) is not None}
-    found |= {name: None for name in optional if name not in found}
-    if missing := [f"--{name}" for name in options if name not in found]:
+    values = {} if file is None else read_options(options, file)
+    values |= {name: value for name in options if (value := getattr(args, _python(name))) is not None}
+    values |= {name: None for name in optional if name not in values}
+    if missing := [f"--{name}" for name in options if name not in values]:
         raise UserError(f"{', '.join(missing)} must be given, on the command line or in --config FILE.yaml")
-    return {_python(name): value for name, value in found.items()}
+    return {_python(name): value for name, value in values.items()}
 
 
 def _python(name: str) -> str:
@@ -46,7 +45,7 @@ def _python(name: str) -> str:
 
 
 def read_options(options: Mapping[str, tuple[type, str]], file: Path) -> dict[str, Any]:
-    """What a YAML file says. Paths in it are as on the command line, relative to the working directory."""
+    """Read options from a YAML file. Its paths are relative to the working directory, as on the command line."""
     try:
         raw = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
     except OSError as error:
@@ -60,11 +59,9 @@ def read_options(options: Mapping[str, tuple[type, str]], file: Path) -> dict[st
 
 def _value(key: object, value: object, options: Mapping[str, tuple[type, str]], file: Path) -> Any:
     if key not in options:
-        near = difflib.get_close_matches(str(key), list(options), 1, cutoff=0.5)
-        hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(options)}"
-        raise UserError(f"{file}: unknown key {key!r}, {hint}")
+        raise UserError(f"{file}: unknown key {key!r}, {hint(str(key), options)}")
     kind = options[str(key)][0]
-    wanted, called = _KINDS[kind]
-    if type(value) is not wanted:
-        raise UserError(f"{file}: {key} must be {called}, not {value!r}")
+    yaml_type, description = _TYPES[kind]
+    if type(value) is not yaml_type:
+        raise UserError(f"{file}: {key} must be {description}, not {value!r}")
     return kind(value)

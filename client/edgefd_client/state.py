@@ -1,9 +1,10 @@
-"""What a device must not lose: model and optimizer, claims, the last finished round and its report.
+"""Durable state of a device: model, optimizer, acceptance weights, the last finished round and its report.
 
-One file, so that all of it is from the same moment, and two generations of it.
+One file holds the whole state, so that all of it is from the same moment. The folder keeps two generations of this
+file.
 
-File: magic, version, sha256 of the rest, then an npz. Each save replaces the older of two generations by an atomic
-rename, so whatever happens during a save, the newer one is still whole.
+A file consists of a magic number, a version, the sha256 of the rest, and an npz. Each save replaces the older
+generation by an atomic rename. Whatever happens during a save, the newer generation is still complete.
 """
 
 from __future__ import annotations
@@ -30,84 +31,87 @@ _NAMES = ("state.a", "state.b")
 
 @dataclass(frozen=True, eq=False)
 class DeviceState:
-    """A device between rounds."""
+    """State of a device between rounds."""
 
     bundle: str
-    """digest of the bundle's manifest: state of another bundle is foreign"""
+    """digest of the bundle's manifest; a state of another bundle is not used"""
     run: str
-    """the federation's run"""
+    """identifier of the federation's run"""
     client: int
+    """number of this device's client"""
     round: int
     """last finished round, -1 = none"""
     learner: State
+    """parameters and optimizer state"""
     acceptance: Float32
+    """acceptance weight of each proxy row, float32 [P]"""
     acceptance_of: str
-    """digest of what the claims depend on: private data and bundle"""
+    """digest of the private data and the bundle, on which the acceptance weights depend"""
     report: bytes
-    """of the last finished round, as it is submitted: however often that happens, with the same bytes"""
+    """serialised report of the last finished round; each submission sends these bytes"""
 
 
 def save_state(folder: Path, state: DeviceState) -> None:
-    """On disk when this returns.
+    """Save the state. It is on disk when this function returns.
 
     Raises:
-        RunError: if it cannot be written (a full disk); what was saved before is intact.
+        RunError: if it cannot be written, for example to a full disk; the state saved before is intact.
     """
-    part = folder / "state.part"
+    partial = folder / "state.part"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        found = [_read(folder / name) for name in _NAMES]
-        ages = [-1 if entry is None else entry[0] for entry in found]
-        target = folder / _NAMES[ages.index(min(ages))]
-        with part.open("wb") as file:
-            file.write(_encoded(state, max(ages) + 1))
+        saved = [_read(folder / name) for name in _NAMES]
+        generations = [-1 if entry is None else entry[0] for entry in saved]
+        target = folder / _NAMES[generations.index(min(generations))]
+        with partial.open("wb") as file:
+            file.write(_encoded(state, max(generations) + 1))
             file.flush()
             os.fsync(file.fileno())
-        os.replace(part, target)
+        os.replace(partial, target)
         _sync_folder(folder)
     except OSError as error:
         with contextlib.suppress(OSError):
-            part.unlink()
+            partial.unlink()
         raise RunError(f"cannot save state in {folder}: {error.strerror}; the state saved before is intact") from error
 
 
 def load_state(folder: Path, bundle: str) -> DeviceState | None:
-    """The newest whole state of that bundle, or None where nothing was ever saved. A torn file is passed over.
+    """Return the newest complete state of a bundle, or None if no state was ever saved. Incomplete files are skipped.
 
     Raises:
-        UserError: if there are files, and none is a whole state of that bundle: to start anew is for the user to say.
+        UserError: if there are files, but none is a complete state of that bundle: only the user may start afresh.
     """
     present = [name for name in _NAMES if (folder / name).exists()]
-    found = [entry for name in present if (entry := _read(folder / name)) is not None and entry[1].bundle == bundle]
-    if present and not found:
-        raise UserError(f"{folder} holds no whole state of this bundle: give another --state folder, or remove it")
-    return max(found, key=lambda entry: entry[0])[1] if found else None
+    usable = [entry for name in present if (entry := _read(folder / name)) is not None and entry[1].bundle == bundle]
+    if present and not usable:
+        raise UserError(f"{folder} holds no complete state of this bundle: give another --state folder, or remove it")
+    return max(usable, key=lambda entry: entry[0])[1] if usable else None
 
 
 def exclusive_lock(folder: Path) -> contextlib.AbstractContextManager[None]:
-    """Keep other devices out of the folder while the context lasts. The lock ends with the process.
+    """Lock the folder against other processes while the context lasts. The lock ends with the process.
 
     Raises:
         UserError: if another edgefd-client uses the folder, or the folder cannot be written.
     """
-    in_use, unusable = f"another edgefd-client keeps its state in {folder}", f"cannot keep state in {folder}"
-    return files.exclusive_lock(folder / "lock", in_use, unusable)
+    in_use = f"another edgefd-client uses the state in {folder}: stop it, or give another --state folder"
+    return files.exclusive_lock(folder / "lock", in_use, f"cannot keep state in {folder}")
 
 
 def _encoded(state: DeviceState, generation: int) -> bytes:
     file = io.BytesIO()
     arrays = {f"learner/{name}": value for name, value in state.learner.items()}
-    head: dict[str, int | str] = {"generation": generation, "round": state.round, "client": state.client}
-    head |= {"bundle": state.bundle, "run": state.run, "claims_of": state.acceptance_of}
-    plain = {name: np.array(value) for name, value in head.items()}
+    fields: dict[str, int | str] = {"generation": generation, "round": state.round, "client": state.client}
+    fields |= {"bundle": state.bundle, "run": state.run, "claims_of": state.acceptance_of}
+    scalars = {name: np.array(value) for name, value in fields.items()}
     report = np.frombuffer(state.report, np.uint8)
-    np.savez(file, allow_pickle=False, report=report, **{"claims": state.acceptance}, **plain, **arrays)
+    np.savez(file, allow_pickle=False, report=report, **{"claims": state.acceptance}, **scalars, **arrays)
     body = file.getvalue()
     return _MAGIC + _VERSION + hashlib.sha256(body).digest() + body
 
 
 def _read(path: Path) -> tuple[int, DeviceState] | None:
-    """Generation and state; None for a file that is missing, torn, foreign or of another version."""
+    """Return generation and state; None if the file is missing, incomplete, of another kind or of another version."""
     try:
         blob = path.read_bytes()
     except OSError:
@@ -137,8 +141,8 @@ def _read(path: Path) -> tuple[int, DeviceState] | None:
 
 
 def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
+    descriptor = os.open(folder, os.O_RDONLY)
     try:
-        os.fsync(handle)
+        os.fsync(descriptor)
     finally:
-        os.close(handle)
+        os.close(descriptor)

@@ -5,7 +5,6 @@ audit.json's schema is described in docs/guides/audit.md.
 
 from __future__ import annotations
 
-import difflib
 import json
 import shlex
 import sys
@@ -30,7 +29,7 @@ from edgefd.audit.recording.read import Recording, open_recording, run_command
 from edgefd.audit.recording.signal_store import Arrays, part
 from edgefd.audit.report.findings import Limit, controls, finding, largest_found
 from edgefd.audit.report.page import page
-from edgefd.core.errors import RunError, UserError, require
+from edgefd.core.errors import RunError, UserError, hint, require
 from edgefd.core.files import npz_bytes, put
 from edgefd.core.json_files import write_json
 from edgefd.defences.apply import claim, covered
@@ -91,9 +90,7 @@ def parse_request(
         (a, ADVERSARIES, "adversary") for a in adversaries
     ]:
         if word not in valid:
-            near = difflib.get_close_matches(word, valid, 1)
-            hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(valid)}"
-            raise UserError(f"unknown {what} {word!r}: {hint}")
+            raise UserError(f"unknown {what} {word!r}: {hint(word, valid)}")
     every = tuple(name for names in LEVELS[: level + 1] for name in names)
     if late := [name for name in attacks if name not in every]:
         needed = next(i for i, names in enumerate(LEVELS) if late[0] in names)
@@ -111,7 +108,7 @@ def steps(recording: Recording, wanted: AuditRequest) -> int:
     """How often `audit` ticks, if no signals are there yet."""
     if wanted.level == 0:
         return 1
-    models = len(recording.recorded) + REFERENCES + 8
+    models = len(recording.model_rounds) + REFERENCES + 8
     return models if wanted.level == 1 else models + wanted.shadows + 5
 
 

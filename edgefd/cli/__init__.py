@@ -1,1 +1,1 @@
-"""The `edgefd` command line: one file for each group of commands."""
+"""The `edgefd` command line: one file for each group of commands, registered in `main`."""

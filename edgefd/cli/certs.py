@@ -1,4 +1,4 @@
-"""`edgefd certs`: certificates of a federation's coordinator and devices. See `edgefd_server.certs`."""
+"""Command group `edgefd certs`: the certificates of a federation's coordinator and devices (`edgefd_server.certs`)."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ import typer
 
 from edgefd.core.errors import require
 
-app = typer.Typer(no_args_is_help=True, help="Certificates of a federation's coordinator and devices.")
+app = typer.Typer(no_args_is_help=True, help="Manage the certificates of a federation's coordinator and devices.")
 
-Folder = Annotated[Path, typer.Option("--certs", metavar="DIR", help="the folder that `init` made")]
-Name = Annotated[str, typer.Argument(metavar="NAME", help="of the device")]
-Days = Annotated[int, typer.Option("--days", min=1, help="how long it is valid")]
+Folder = Annotated[Path, typer.Option("--certs", metavar="DIR", help="the folder that `edgefd certs init` created")]
+Name = Annotated[str, typer.Argument(metavar="NAME", help="the name of the device")]
+Client = Annotated[int, typer.Option("--client", metavar="N", help="the number of the device's client, from 0")]
+Days = Annotated[int, typer.Option("--days", min=1, help="the validity of the certificate, in days")]
 
 
 @app.command()
@@ -22,11 +23,11 @@ def init(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="a new folder")],
     host: Annotated[
         list[str] | None,
-        typer.Option("--host", help="name or address by which devices reach the coordinator (repeat for more)"),
+        typer.Option("--host", help="a host name or address of the coordinator, as devices call it (repeatable)"),
     ] = None,
     days: Days = 825,
 ) -> None:
-    """Make a certificate authority, the coordinator's certificate and an empty allow-list.
+    """Create a certificate authority, the coordinator's certificate and an empty allow-list.
 
     Example: edgefd certs init certs --host fleet.example.org --host 192.0.2.7
     """
@@ -36,17 +37,17 @@ def init(
     hosts = list(dict.fromkeys(["localhost", "127.0.0.1", socket.gethostname(), *(host or [])]))
     certs.init(folder, hosts, days)
     print(f"{folder}: a certificate authority, and a certificate for {', '.join(hosts)}")
-    print("ca.key signs new devices: keep it safe; the coordinator does not need it")
+    print("ca.key signs the certificates of new devices: keep it secret; the coordinator does not need it")
 
 
 @app.command()
 def device(
     name: Name,
-    client: Annotated[int, typer.Option("--client", metavar="N", help="which client of the federation it is")],
+    client: Client,
     folder: Folder = Path("certs"),
     days: Days = 825,
 ) -> None:
-    """Make a device's certificate and enter it in the allow-list; a coordinator that runs notices.
+    """Create a device's certificate and add it to the allow-list. A running coordinator applies the change.
 
     Example: edgefd certs device camera-3 --client 3
     """
@@ -54,16 +55,16 @@ def device(
     from edgefd_server import certs
 
     out = certs.add_device(folder, name, client, days)
-    print(f"{out}: bring it to the device, for `edgefd-client run --certs`, and remove it here")
+    print(f"{out}: move this folder to the device, for `edgefd-client run --certs`, and delete it here")
 
 
 @app.command()
 def node(
     name: Name,
-    client: Annotated[int, typer.Option("--client", metavar="N", help="which client of the federation it is")],
+    client: Client,
     folder: Folder = Path("certs"),
 ) -> None:
-    """Make the key of a Flower SuperNode and enter it in the allow-list; a coordinator that runs notices.
+    """Create the key of a Flower SuperNode and add it to the allow-list. A running coordinator applies the change.
 
     Example: edgefd certs node gateway-1 --client 4
     """
@@ -71,12 +72,15 @@ def node(
     from edgefd_server import certs
 
     out = certs.add_node(folder, name, client)
-    print(f"{out}: bring it to the device, for `flower-supernode --auth-supernode-private-key`, and remove it here")
+    print(
+        f"{out}: move this folder to the device, for `flower-supernode --auth-supernode-private-key`, "
+        "and delete it here"
+    )
 
 
 @app.command()
 def revoke(name: Name, folder: Folder = Path("certs")) -> None:
-    """Shut a device out; a coordinator that runs notices.
+    """Revoke the certificate or key of a device. A running coordinator applies the change.
 
     Example: edgefd certs revoke camera-3
     """

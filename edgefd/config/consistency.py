@@ -1,4 +1,4 @@
-"""Rules of a config that involve more than one section."""
+"""Rules of a config that involve more than one section, and ranges of its settings."""
 
 from __future__ import annotations
 
@@ -14,7 +14,21 @@ from edgefd.wire.codecs import CODECS
 
 
 def check_consistency(config: Config) -> None:
-    """What no section can tell alone, and ranges."""
+    """Check the ranges of settings and the rules that involve more than one section.
+
+    Raises:
+        UserError: for the first rule that the config breaks.
+    """
+    _check_ranges(config)
+    _check_proxy(config)
+    _check_exchange(config)
+    _check_defence(config)
+    for name in (config.method_name, *config.baselines):
+        _check_method(config, name)
+
+
+def _check_ranges(config: Config) -> None:
+    """Check that each setting is in its range."""
     if not 0 <= config.seed < 2**64:
         raise UserError(f"seed must be at least 0 and below 2**64, not {config.seed}")
     if not 0 < config.proxy.alpha < 1:
@@ -30,15 +44,6 @@ def check_consistency(config: Config) -> None:
     people = config.data.test_people
     if people is not None and (not people or list(people) != sorted(set(people))):
         raise UserError(f"data.test_people must be people in ascending order, each once, not {list(people)}")
-    collected = config.proxy.path is not None and config.proxy.source == "contributed"
-    if collected and config.proxy.keep:
-        raise UserError(
-            "proxy.keep: with proxy.path devices have said so themselves (`edgefd-client contribute --keep`)"
-        )
-    if isinstance(config.partition, FromFile) and config.proxy.source == "public" and config.proxy.path is None:
-        raise UserError(
-            "partition file names rows of the whole training set: give proxy.path, or proxy.source=contributed"
-        )
     if config.codec.name not in CODECS:
         raise UserError(f"codec.name: unknown codec {config.codec.name!r}: {hint(config.codec.name, CODECS)}")
     if getattr(config.partition, "n_clients", 1) < 1:
@@ -52,44 +57,76 @@ def check_consistency(config: Config) -> None:
     for name in ("evaluate_every", "record_every"):
         if getattr(config.run, name) < 1:
             raise UserError(f"run.{name} must be at least 1")
+
+
+def _check_proxy(config: Config) -> None:
+    """Check the settings that depend on the origin of the proxy samples."""
+    collected = config.proxy.path is not None and config.proxy.source == "contributed"
+    if collected and config.proxy.keep:
+        raise UserError(
+            "proxy.keep cannot be combined with proxy.path: devices choose it with `edgefd-client contribute --keep`"
+        )
+    if isinstance(config.partition, FromFile) and config.proxy.source == "public" and config.proxy.path is None:
+        raise UserError(
+            "partition file names rows of the whole training set: set proxy.path, or use proxy.source=contributed"
+        )
     if collected and config.run.record_knowledge:
-        raise UserError("run.record_knowledge: whose the rows of proxy.path are is not known; leave proxy.path out")
+        raise UserError(
+            "run.record_knowledge needs the owner of every proxy row, which a proxy.path file does not record: "
+            "remove proxy.path"
+        )
+
+
+def _check_exchange(config: Config) -> None:
+    """Check that sections about exchanged knowledge have a method that exchanges some."""
     exchanges = get_method(config.method_name).exchanges
     if config.run.record_knowledge and not exchanges:
-        raise UserError(f"run.record_knowledge: with method {config.method_name} nothing is exchanged, so leave it out")
+        raise UserError(f"run.record_knowledge: method {config.method_name} exchanges nothing to record: remove it")
     if config.attack.name != "none" and not exchanges:
-        raise UserError(f"attack: with method {config.method_name} clients send nothing that could be poisoned")
+        raise UserError(
+            f"attack: clients of method {config.method_name} send nothing that could be poisoned: remove the section"
+        )
     if config.distillation.loss == "mixed" and config.proxy.source == "public":
         raise UserError(
-            "distillation.loss=mixed needs labels of proxy rows, and of a public proxy set no client knows any: "
+            "distillation.loss=mixed needs labels of proxy rows, but clients know no labels of a public proxy set: "
             "use proxy.source=contributed, or another loss"
         )
     if config.defence != NoDefence() and not exchanges:
-        raise UserError(f"defence: with method {config.method_name} clients send nothing that could be defended")
+        raise UserError(
+            f"defence: clients of method {config.method_name} send nothing that could be defended: remove the section"
+        )
+
+
+def _check_defence(config: Config) -> None:
+    """Check that a defence can run with the training, the selection and the models of the config."""
     learners = {str(model.learner or config.run.learner) for model in config.model}
     check_private(config.defence, config.train, config.proxy.source == "contributed", learners)
     if isinstance(config.defence, Private):
         if config.selection.name == "ddk":
-            raise UserError(f"selection ddk: clients would report their lag without the noise of {config.defence.name}")
+            raise UserError(
+                "selection ddk: clients would report their class divergence without the noise of defence "
+                f"{config.defence.name}: use another selection"
+            )
         if any(model.heads == 2 for model in config.model):
-            raise UserError(f"model.heads=2 does not go with defence {config.defence.name}: use heads=1")
-    for name in (config.method_name, *config.baselines):
-        _check_method(config, name)
+            raise UserError(f"model.heads=2 cannot be combined with defence {config.defence.name}: use heads=1")
 
 
 def _check_method(config: Config, name: str) -> None:
-    """Whether a method goes with the rest of the config."""
+    """Check that a method can run with the rest of the config."""
     method = get_method(name)
     if config.aggregator != Aggregator() and not method.averages_labels:
-        raise UserError(f"aggregator: method {name} has an aggregate of its own; leave the section out")
+        raise UserError(f"aggregator: method {name} has its own aggregation rule: remove the section")
     if config.attack.name != "none" and not method.message.of_proxy_rows:
-        raise UserError(f"attack: attackers lie about soft labels of proxy rows; method {name} sends something else")
+        raise UserError(
+            f"attack: attackers change soft labels of proxy rows, but method {name} sends other messages: "
+            "remove the section"
+        )
     if method.exchanges:
         check_method(config.defence, method)
     if CODECS[config.codec.name].unit and not method.message.of_proxy_rows:
         raise UserError(
-            f"codec.name: {config.codec.name} carries numbers from 0 to 1, method {name} sends others: "
-            "float16 or float32"
+            f"codec.name: {config.codec.name} carries numbers from 0 to 1, but method {name} sends others: "
+            "use float16 or float32"
         )
     if method.exchanges or name == config.method_name:
         _check_rows(config, method)
@@ -97,43 +134,49 @@ def _check_method(config: Config, name: str) -> None:
             _check_heads(config, method)
     models = {model.name for model in config.model}
     if method.message is MessageKind.PARAMETERS and len(models) > 1:
-        raise UserError(f"model: method {name} averages parameters, so all clients need the same model")
+        raise UserError(
+            f"model: method {name} averages parameters, so all clients need the same model: list one model only"
+        )
 
 
 def check_one_head(config: Config) -> None:
-    """Whether devices can run the config's models.
+    """Check that devices can run the config's models: a bundle holds models of one head only.
 
     Raises:
-        UserError: if not.
+        UserError: if a model has two heads.
     """
     if any(model.heads == 2 for model in config.model):
-        raise UserError("model.heads=2 runs in simulations: a device's bundle has a model of one head; leave it out")
+        raise UserError("model.heads=2 runs in simulations only: a device's bundle has a model of one head; remove it")
 
 
 def _check_heads(config: Config, method: Method) -> None:
-    """Whether models with two heads can learn what the config asks for."""
-    if not method.learns_rows or method.server_model:
+    """Check that models with two heads can train with this method, distillation and recording."""
+    if not method.distils_proxy_rows or method.server_model:
         raise UserError(
-            "model.heads=2: the second head learns a teacher's soft labels of proxy rows, and with method "
-            f"{method.name} there are none for clients alone: use heads=1"
+            "model.heads=2: the second head learns a teacher's soft labels of proxy rows, which method "
+            f"{method.name} does not send to clients alone: use heads=1"
         )
     if needs_logits(config.distillation):
-        raise UserError("model.heads=2 has a loss of its own: leave distillation.loss and temperature out, or heads")
+        raise UserError(
+            "model.heads=2 has its own loss: remove distillation.loss and distillation.temperature, or use heads=1"
+        )
     if config.run.record_knowledge:
-        raise UserError("model.heads=2: an audit knows models of one head: leave run.record_knowledge out, or heads")
+        raise UserError(
+            "model.heads=2: an audit supports models of one head only: remove run.record_knowledge, or use heads=1"
+        )
 
 
 def _check_rows(config: Config, method: Method) -> None:
-    """Whether a method's rows can be chosen, and learned in another way, as the config says."""
-    asks = config.selection.name in SERVER_RULES
-    if asks and not method.asks_by_sample:
+    """Check that the config's selection and distillation apply to the messages of a method."""
+    queries = config.selection.name in SERVER_RULES
+    if queries and not method.answers_queries:
         raise UserError(
             f"selection: the server cannot choose rows for method {method.name}, whose messages are not soft labels of "
-            f"the proxy rows it is asked about: leave {config.selection.name} out"
+            f"the queried proxy rows: remove {config.selection.name}"
         )
-    learns = config.distillation != Distillation() or not (asks or config.selection == Selection())
-    if learns and not method.learns_rows:
+    changes_training = config.distillation != Distillation() or not (queries or config.selection == Selection())
+    if changes_training and not method.distils_proxy_rows:
         raise UserError(
-            f"method {method.name} learns something else than the soft labels of proxy rows: leave the sections "
-            "selection and distillation out"
+            f"method {method.name} learns something else than the soft labels of proxy rows: remove the sections "
+            "selection and distillation"
         )

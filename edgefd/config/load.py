@@ -1,4 +1,4 @@
-"""Read a config from YAML or plain dictionaries."""
+"""Read a config from a YAML file or from plain dictionaries."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from edgefd.config.consistency import check_consistency
-from edgefd.config.overrides import read_override, renames, set_key
+from edgefd.config.overrides import read_override, selects_variant, set_key
 from edgefd.config.schema import PARTITIONS, SECTIONS, CodecChoice, Config, Data, Model, Proxy, Run
 from edgefd.core.errors import UserError, hint
 from edgefd.defences.apply import DEFENCES
@@ -27,22 +27,22 @@ from edgefd.selection.settings import Selection
 
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
-    """The config in a YAML file, with `section.key=value` overrides.
+    """Return the config of a YAML file, with `section.key=value` overrides.
 
     Raises:
-        UserError: for anything wrong with it: the key, what is wrong and what is valid.
+        UserError: for the first error; the message names the key, the error and the valid values.
     """
     raw = read_yaml(path)
-    for override in sorted(overrides, key=lambda o: renames(o.partition("=")[0]), reverse=True):
+    for override in sorted(overrides, key=lambda o: selects_variant(o.partition("=")[0]), reverse=True):
         set_key(raw, *read_override(override))
     return parse_config(raw)
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """The sections of a YAML file.
+    """Return the sections of a YAML file.
 
     Raises:
-        UserError: if it cannot be read or holds anything else.
+        UserError: if the file cannot be read or does not hold sections.
     """
     try:
         text = path.read_text(encoding="utf-8")
@@ -58,8 +58,12 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 def parse_config(raw: Mapping[str, Any]) -> Config:
-    """The config from plain dictionaries."""
-    _known("", raw, SECTIONS)
+    """Return the config that plain dictionaries describe.
+
+    Raises:
+        UserError: for the first error; the message names the key, the error and the valid values.
+    """
+    _check_keys("", raw, SECTIONS)
     _check_plain("", raw)
     method_section = _section(raw, "method")
     name = str(method_section.pop("name", "edgefd"))
@@ -87,7 +91,7 @@ def parse_config(raw: Mapping[str, Any]) -> Config:
 
 
 def _one_of(section: str, kinds: Mapping[str, type], raw: Mapping[str, Any], default: str) -> Any:
-    """A section whose name says of which kind it is."""
+    """Return a section whose `name` selects one of several dataclasses."""
     values = _section(raw, section)
     name = str(values.get("name", default))
     if name not in kinds:
@@ -127,7 +131,7 @@ def _section(raw: Mapping[str, Any], name: str) -> dict[str, Any]:
 
 
 def _check_plain(where: str, value: object) -> None:
-    """Whether YAML gave nothing but text, numbers, lists and sections: it also knows dates, sets and bytes."""
+    """Check that YAML gave only text, numbers, lists and sections, and no dates, sets or bytes."""
     if isinstance(value, Mapping):
         for key, inner in value.items():
             if not isinstance(key, str):
@@ -141,8 +145,8 @@ def _check_plain(where: str, value: object) -> None:
 
 
 def _parse(section: str, kind: Any, values: Mapping[str, Any]) -> Any:
-    """One section as its dataclass."""
-    _known(section, values, [f.name for f in dataclasses.fields(kind)])
+    """Return one section as an instance of its dataclass."""
+    _check_keys(section, values, [f.name for f in dataclasses.fields(kind)])
     try:
         parsed = TypeAdapter(kind).validate_python(dict(values))
     except ValidationError as error:
@@ -157,7 +161,7 @@ def _parse(section: str, kind: Any, values: Mapping[str, Any]) -> Any:
     return parsed
 
 
-def _known(section: str, values: Mapping[str, Any], valid: Sequence[str]) -> None:
+def _check_keys(section: str, values: Mapping[str, Any], valid: Sequence[str]) -> None:
     for key in values:
         if key not in valid:
             where = f"{section}.{key}" if section else str(key)

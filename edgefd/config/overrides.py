@@ -1,4 +1,4 @@
-"""`section.key=value` overrides of a config."""
+"""Overrides of a config: `section.key=value`."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from edgefd.core.errors import UserError
 from edgefd.defences.apply import DEFENCES
 
 
-def renames(path: str) -> bool:
-    """Whether that key chooses another method, partition and so on: such keys are set first, then their settings."""
+def selects_variant(path: str) -> bool:
+    """Return whether a key selects another method, partition and so on: such keys are set before all others."""
     return path.endswith(".name")
 
 
 def read_override(override: str) -> tuple[str, Any]:
-    """Key and value of one `section.key=value`; values are YAML.
+    """Return the key and the value of `section.key=value`; the value is parsed as YAML.
 
     Raises:
-        UserError: if it is none.
+        UserError: if the override has another form, or its value is not valid YAML.
     """
     path, equals, text = override.partition("=")
     if not equals or not all(path.split(".")):
@@ -35,7 +35,11 @@ def read_override(override: str) -> tuple[str, Any]:
 def set_key(raw: dict[str, Any], path: str, value: Any) -> None:
     """Set `section.key` in plain dictionaries.
 
-    Settings that a new method or partition does not have go with the old one's name; all others stay.
+    Another method clears the whole section. Another partition or defence keeps the settings that it also has and
+    removes the others.
+
+    Raises:
+        UserError: if a part of the path is not a section.
     """
     *sections, key = path.split(".")
     node = raw
@@ -45,10 +49,10 @@ def set_key(raw: dict[str, Any], path: str, value: Any) -> None:
             raise UserError(f"{path}: {section} is not a section")
         node = child
     if path == "method.name" and node.get("name", "edgefd") != value:
-        node.clear()  # two methods' settings of one name need not mean the same
+        node.clear()  # settings of the same name can have another meaning in another method
     kinds = {"partition.name": PARTITIONS, "defence.name": DEFENCES}.get(path, {})
     if isinstance(value, str) and value in kinds:
-        known = {f.name for f in dataclasses.fields(kinds[value])}
-        for other in [k for k in node if k not in known]:
+        valid = {f.name for f in dataclasses.fields(kinds[value])}
+        for other in [k for k in node if k not in valid]:
             del node[other]
     node[key] = value

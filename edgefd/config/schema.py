@@ -1,4 +1,7 @@
-"""A run's configuration: YAML sections → frozen dataclasses, checked by pydantic; an unknown key is an error."""
+"""The configuration of a run: one frozen dataclass for each YAML section, checked by pydantic.
+
+An unknown key is an error.
+"""
 
 from __future__ import annotations
 
@@ -20,85 +23,98 @@ from edgefd.selection.settings import Selection
 
 @dataclass(frozen=True)
 class Data:
-    """Which data set."""
+    """Data set of a run, and its preprocessing."""
 
     name: str = "mnist_mini"
-    """mnist_mini, mnist, fashion_mnist, cifar10, digits, watch, or the path of an npz"""
+    """name of the data set: mnist_mini, mnist, fashion_mnist, cifar10, digits, watch, or the path of an npz file"""
     limit: int | None = None
-    """keep only so many training samples, equally many of each class (None = all)"""
+    """number of training samples to keep, the same number of each class (at least 1; None = all)"""
     test_people: tuple[int, ...] | None = None
-    """watch only: numbers of the people who are the test; all others are clients (None = 8 and 9)"""
+    """numbers of the people who form the test set, ascending; all others train; for data.name=watch only
+    (None = 8 and 9)"""
     heldout: float = 0.1
-    """share of each client's private rows that are kept from training, for the filter's threshold and for evaluation"""
+    """fraction of each client's private rows held out from training, in (0, 1): they set the threshold of the filter
+    and serve for evaluation"""
     extractor: str | None = None
-    """frozen network whose features take the samples' place: efficientnet_lite0 or _lite2, or the path of an .onnx"""
+    """frozen network whose features replace the samples: efficientnet_lite0, efficientnet_lite2, or the path of an
+    .onnx file (None = the samples themselves)"""
     extractor_size: int | None = None
-    """pixels a side that an EfficientNet sees (None = 192)"""
+    """width and height in pixels of an EfficientNet's input, from 32 to 512 (None = 192)"""
 
 
 @dataclass(frozen=True)
 class Strong:
-    """One class a client."""
+    """Partition with one class for each client."""
 
     name: Literal["strong"] = "strong"
     n_clients: int = 10
+    """number of clients, at least 1"""
 
 
 @dataclass(frozen=True)
 class Weak:
-    """Half of class i and half of class i + 1."""
+    """Partition in which client i holds half of class i and half of class i + 1."""
 
     name: Literal["weak"] = "weak"
     n_clients: int = 10
+    """number of clients, at least 1"""
 
 
 @dataclass(frozen=True)
 class Iid:
-    """Equal random shares."""
+    """Partition into equal random parts."""
 
     name: Literal["iid"] = "iid"
     n_clients: int = 10
+    """number of clients, at least 1"""
 
 
 @dataclass(frozen=True)
 class Dirichlet:
-    """Each class is dealt out in shares drawn from Dirichlet(alpha): the smaller alpha, the fewer classes a client."""
+    """Partition of each class in proportions drawn from Dirichlet(alpha)."""
 
     name: Literal["dirichlet"] = "dirichlet"
     n_clients: int = 10
+    """number of clients, at least 1"""
     alpha: float = 0.5
+    """concentration, above 0: a smaller value gives each client fewer classes"""
 
 
 @dataclass(frozen=True)
 class Shards:
-    """Sorted by label, cut into shards, so many shards a client."""
+    """Partition of the samples, sorted by label, into shards of equal size."""
 
     name: Literal["shards"] = "shards"
     n_clients: int = 10
+    """number of clients, at least 1"""
     classes_per_client: int = 2
+    """number of shards that each client receives, at least 1"""
 
 
 @dataclass(frozen=True)
 class QuantitySkew:
-    """IID, but sizes are drawn from Dirichlet(alpha)."""
+    """Partition into IID parts whose sizes are drawn from Dirichlet(alpha)."""
 
     name: Literal["quantity_skew"] = "quantity_skew"
     n_clients: int = 10
+    """number of clients, at least 1"""
     alpha: float = 0.5
+    """concentration, above 0: a smaller value gives more unequal sizes"""
 
 
 @dataclass(frozen=True)
 class ByGroup:
-    """One client for each group of the data set (such as each person)."""
+    """Partition with one client for each group of the data set, such as each person."""
 
     name: Literal["by_group"] = "by_group"
 
 
 @dataclass(frozen=True)
 class FromFile:
-    """A user's own index lists: a .json list of lists, or an npz of client_0, client_1, ..."""
+    """Partition from index lists in a file."""
 
     path: str
+    """path of a .json list of lists, or of an npz file with the arrays client_0, client_1, ..."""
     name: Literal["file"] = "file"
 
 
@@ -117,72 +133,80 @@ PARTITIONS: dict[str, type] = {
 
 @dataclass(frozen=True)
 class Proxy:
-    """Where the shared samples come from."""
+    """Source of the proxy samples that all clients share."""
 
     source: Literal["contributed", "public"] = "contributed"
-    """contributed: a fraction of every client's private data; public: a part held out before the data is dealt out"""
+    """contributed: a fraction of every client's private samples; public: a part of the training set, taken before the
+    data is split among the clients"""
     alpha: float = 0.1
-    """that fraction, in (0, 1)"""
+    """fraction of the samples that become proxy samples, in (0, 1)"""
     keep: bool = False
-    """contributed rows also stay in the private set"""
+    """whether contributed samples also remain in their client's private data"""
     path: str | None = None
-    """an npz to use instead: public `x`, and `y` if claims are to be measured; or contributed, from `edgefd collect`"""
+    """npz file of proxy samples that replaces the fraction: public samples `x`, with `y` if the accepted rows are to be
+    measured; or contributed samples from `edgefd collect` (None = no file)"""
 
 
 @dataclass(frozen=True)
 class Model:
-    """A client's model."""
+    """Model of one or more clients."""
 
     name: str = "cnn"
-    """a model of edgefd, or one's own as "package.module:Factory", called with (shape of a sample, classes)"""
+    """a model of edgefd, or your own as "package.module:Factory", called with (shape of a sample, classes)"""
     learner: Literal["torch", "onnx"] | None = None
-    """what trains it (None = what run.learner says)"""
+    """library that trains the model (None = the value of run.learner)"""
     heads: Literal[1, 2] = 1
-    """2: one for private labels, one for the teacher (DHO), mixed to predict; for simulations only"""
+    """number of output heads; 2 = one for private labels and one for the teacher (DHO), mixed for predictions;
+    2 works in simulations only"""
 
 
 @dataclass(frozen=True)
 class CodecChoice:
-    """How knowledge travels."""
+    """Encoding of knowledge in messages."""
 
     name: str = "float16"
+    """number format of the transmitted values, such as float16, float32 or uint8"""
 
 
 @dataclass(frozen=True)
 class Run:
-    """How the run is done: nothing here changes results, but for the low bits of `learner`."""
+    """Execution of a run. Nothing here changes results, except that `learner` changes their low bits."""
 
     workers: int | Literal["auto"] = "auto"
-    """worker processes; auto = one for each core this process may use, 0 = none: one client after another"""
+    """number of worker processes; auto = one for each core that this process may use; 0 = none, so that clients run
+    one after another"""
     evaluate_every: int = 1
-    """measure accuracy every so many rounds (the last is always measured)"""
+    """number of rounds between measurements of accuracy, at least 1; the last round is always measured"""
     learner: Literal["torch", "onnx"] = "torch"
-    """onnx: clients train by the exported graph in ONNX Runtime, as devices do"""
+    """library that trains models: torch, or onnx = the exported graph in ONNX Runtime, as devices do"""
     record_knowledge: bool = False
-    """keep what each party sees in RUN/knowledge, for `edgefd audit`: reports, teachers, claims, models (a coordinator
-    sees reports and teachers)"""
+    """whether RUN/knowledge records what each party receives, for `edgefd audit`: reports, teachers, acceptance
+    weights, models (a coordinator records reports and teachers only)"""
     record_every: int = 10
-    """with record_knowledge: keep the clients' models every so many rounds; those of the last are always kept"""
+    """number of rounds between recorded client models, at least 1, with record_knowledge; the models of the last round
+    are always recorded"""
 
     @property
     def n_workers(self) -> int:
-        """Worker processes, counted."""
+        """Number of worker processes, with auto resolved."""
         return cores() if self.workers == "auto" else self.workers
 
 
 @dataclass(frozen=True)
 class Config:
-    """A whole run."""
+    """Configuration of a whole run."""
 
     method_name: str
+    """name of a method of edgefd, or the path of your own, such as package.module:METHOD"""
     method_config: Any
-    """of the method's own Config class"""
+    """settings of the method, an instance of its Config class"""
     seed: int = 0
+    """seed of everything random in the run, at least 0 and below 2**64"""
     data: Data = field(default_factory=Data)
     partition: Partition = field(default_factory=Strong)
     proxy: Proxy = field(default_factory=Proxy)
     model: tuple[Model, ...] = (Model(),)
-    """dealt out to the clients in turn"""
+    """models of the clients, assigned round-robin by client number"""
     train: Training = field(default_factory=Training)
     codec: CodecChoice = field(default_factory=CodecChoice)
     run: Run = field(default_factory=Run)
@@ -193,11 +217,11 @@ class Config:
     selection: Selection = field(default_factory=Selection)
     distillation: Distillation = field(default_factory=Distillation)
     baselines: tuple[str, ...] = ()
-    """other methods to run on the same split, with their default settings"""
+    """other methods to run on the same split, each with its default settings"""
 
     @property
     def method(self) -> Method:
-        """The method's functions, with the aggregator and the defence of this config."""
+        """Method of this config, with its aggregator and its defence applied."""
         method = defended(get_method(self.method_name), self.defence)
         if self.aggregator == Aggregator():
             return method
@@ -205,24 +229,28 @@ class Config:
         return dataclasses.replace(method, aggregate=lambda uploads, _: rule(uploads))
 
     def model_of(self, client: int) -> Model:
-        """A client's model: they are dealt out in turn."""
+        """Return the model of a client: models are assigned round-robin."""
         return self.model[client % len(self.model)]
 
     def for_method(self, name: str) -> Config:
-        """The same run with another method, at its defaults; a reference that exchanges nothing runs undisturbed."""
+        """Return this config with another method at its default settings.
+
+        A reference method that exchanges nothing gets no attack, defence, selection, distillation, participation rules
+        or recording, and models of one head.
+        """
         method = get_method(name)
         config = dataclasses.replace(self, method_name=name, method_config=method.config(), baselines=())
         if method.exchanges:
             return config
-        silent = dataclasses.replace(self.run, record_knowledge=False)
+        unrecorded = dataclasses.replace(self.run, record_knowledge=False)
         models = tuple(dataclasses.replace(model, heads=1) for model in self.model)
         config = dataclasses.replace(config, model=models, selection=Selection(), distillation=Distillation())
         return dataclasses.replace(
-            config, attack=Attack(), defence=NoDefence(), coordinator=ParticipationConfig(), run=silent
+            config, attack=Attack(), defence=NoDefence(), coordinator=ParticipationConfig(), run=unrecorded
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """As it would stand in YAML, every default written out."""
+        """Return the sections of the config as plain YAML values, with every default."""
         out = dataclasses.asdict(self)
         method = {"name": out.pop("method_name"), **out.pop("method_config")}
         if people := out["data"]["test_people"]:

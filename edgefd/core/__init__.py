@@ -1,1 +1,1 @@
-"""Arrays, knowledge, seeding, errors, files, host and processes: used by every other package."""
+"""Arrays, knowledge, random generators, errors, files and processes, used by every other package."""

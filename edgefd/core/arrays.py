@@ -1,4 +1,4 @@
-"""Array types with one meaning everywhere."""
+"""Names of the numpy array types that annotations use."""
 
 from __future__ import annotations
 

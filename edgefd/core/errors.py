@@ -1,4 +1,4 @@
-"""Errors that a command reports in one line."""
+"""Errors that a command reports in one line, and helpers for their text."""
 
 import difflib
 from collections.abc import Iterable
@@ -6,33 +6,45 @@ from importlib.util import find_spec
 
 
 class UserError(ValueError):
-    """Bad input: one line that says what is wrong and what to do."""
+    """Bad input, described in one line: what is wrong, and what to do."""
 
 
 class RunError(RuntimeError):
-    """A run that cannot go on, and why."""
+    """Reason why a run cannot continue."""
 
 
 class Stopped(Exception):
-    """Ctrl-C, and what is kept. Not a KeyboardInterrupt, which command-line libraries take for themselves."""
+    """Interruption by Ctrl-C, with a message that names what was saved.
+
+    It is not a KeyboardInterrupt, because command-line libraries handle that one themselves.
+    """
 
 
-def hint(word: str, valid: Iterable[str]) -> str:
-    """What a word that is not valid was perhaps meant to be, or what there is.
+def hint(word: str, valid: Iterable[str], otherwise: str = "") -> str:
+    """Return the valid word that an unknown word resembles, or the list of all valid words.
+
+    Args:
+        word: the unknown word.
+        valid: the words to choose from.
+        otherwise: a choice that is not a single word, named at the end of the list.
 
     >>> hint("edgfd", ["edgefd", "fedmd"]), hint("x", ["edgefd", "fedmd"])
     ("did you mean 'edgefd'?", 'there are edgefd, fedmd')
+    >>> hint("x", ["mnist"], otherwise="the path of an npz")
+    'there are mnist, or the path of an npz'
     """
     words = list(valid)
     near = difflib.get_close_matches(word, words, 1, cutoff=0.5)
-    return f"did you mean {near[0]!r}?" if near else f"there are {', '.join(words) or 'none'}"
+    if near:
+        return f"did you mean {near[0]!r}?"
+    return f"there are {', '.join(words) or 'none'}" + (f", or {otherwise}" if otherwise else "")
 
 
 def require(extra: str, *packages: str) -> None:
-    """Whether the packages of an extra are installed.
+    """Check that the packages of an extra are installed.
 
     Raises:
-        UserError: if one is not; it says what to install.
+        UserError: if one is missing; the message names the extra to install.
     """
     missing = [name for name in packages if find_spec(name) is None]
     if missing:

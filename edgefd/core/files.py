@@ -18,7 +18,7 @@ from edgefd.core.errors import RunError, UserError
 
 
 def put(path: Path, blob: bytes) -> None:
-    """Write a file, whole or not at all, on disk when this returns."""
+    """Write a file completely or not at all. It is on disk when this returns."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.part")
     try:
@@ -27,7 +27,7 @@ def put(path: Path, blob: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
     except OSError:
-        part.unlink(missing_ok=True)  # on a full disk it takes what room there is
+        part.unlink(missing_ok=True)  # on a full disk, the partial file occupies the last free space
         raise
     os.replace(part, path)
     folder = os.open(path.parent, os.O_RDONLY)
@@ -38,15 +38,15 @@ def put(path: Path, blob: bytes) -> None:
 
 
 def get(path: Path, limit: int) -> bytes | None:
-    """A file's bytes; None if it is not there.
+    """Return the bytes of a file, or None if it does not exist.
 
     Raises:
-        ValueError: if it is no plain file, or larger than `limit`: it is then not read.
+        ValueError: if it is not a plain file, or larger than `limit`. No more than `limit` + 1 bytes are read.
     """
     try:
-        with open(path, "rb", opener=_without_waiting) as file:
-            found = os.fstat(file.fileno())
-            if not stat.S_ISREG(found.st_mode):
+        with open(path, "rb", opener=_open_without_blocking) as file:
+            status = os.fstat(file.fileno())
+            if not stat.S_ISREG(status.st_mode):
                 raise ValueError(f"{path.name} is not a plain file")
             blob = file.read(limit + 1)
     except FileNotFoundError:
@@ -58,13 +58,13 @@ def get(path: Path, limit: int) -> bytes | None:
     return blob
 
 
-def _without_waiting(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_NONBLOCK)  # a pipe with no writer would block for ever
+def _open_without_blocking(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK)  # opening a pipe without a writer would block forever
 
 
 @contextmanager
 def writing(path: Path) -> Iterator[Path]:
-    """Turn an error of the disk, such as a full one, into a `RunError` of one line that names `path`."""
+    """Convert an error of the disk, such as a full disk, into a `RunError` of one line that names `path`."""
     try:
         yield path
     except OSError as error:
@@ -72,7 +72,7 @@ def writing(path: Path) -> Iterator[Path]:
 
 
 def npz_bytes(arrays: Mapping[str, npt.NDArray[Any]]) -> bytes:
-    """Return the arrays as the bytes of a compressed npz file. Python objects are refused."""
+    """Return the arrays as the bytes of a compressed npz file. Arrays of Python objects are refused."""
     file = io.BytesIO()
     np.savez_compressed(file, allow_pickle=False, **arrays)
     return file.getvalue()

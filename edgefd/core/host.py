@@ -1,8 +1,8 @@
-"""How many cores there are to use."""
+"""Properties of the machine that a process runs on."""
 
 import os
 
 
 def cores() -> int:
-    """Cores that this process may use; where the system cannot tell (macOS), all that the machine has."""
+    """Return the number of cores that this process may use, or all cores if the system cannot tell (macOS)."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

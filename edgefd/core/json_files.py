@@ -1,4 +1,4 @@
-"""Write JSON and JSON lines so that a reader never sees half a file."""
+"""Writing of JSON and JSON lines, so that a reader never sees a partial file."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def write_json_lines(path: Path, values: Sequence[Any]) -> None:
-    """Write a .jsonl file atomically, one value a line."""
+    """Write a .jsonl file atomically, one value per line."""
     with writing(path):
         put(path, "".join(json.dumps(value) + "\n" for value in values).encode())
 
 
 def append_json_line(path: Path, value: Any) -> None:
-    """One more line of a .jsonl file, on disk before this returns, so that a killed run still reads."""
+    """Append one line to a .jsonl file. It is on disk when this returns, so the lines of a killed run can be read."""
     with writing(path), path.open("a", encoding="utf-8") as file:
         file.write(json.dumps(value) + "\n")
         file.flush()

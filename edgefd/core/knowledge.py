@@ -1,4 +1,4 @@
-"""`Knowledge`: the only thing that clients and server exchange."""
+"""`Knowledge`: the data that clients and server exchange."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from edgefd.core.arrays import Float32, Int64
 
 @dataclass(frozen=True, eq=False)
 class Knowledge:
-    """Rows of soft labels, keyed by proxy sample (or by class, or by nothing but row 0 for parameters).
+    """Rows of soft labels with one id each: a proxy sample, a class, or 0 for the single row of model parameters.
 
     Args:
-        ids: int64 [n], unique, ascending, not negative.
+        ids: int64 [n], unique, ascending, non-negative.
         values: float32 [n, d], finite. Usually d = number of classes and each row a probability vector.
-        weights: float32 [n], in (0, 1]: how sure the sender is of each row.
+        weights: float32 [n], in (0, 1]: the confidence of the sender in each row.
 
     Raises:
-        ValueError: if any of that does not hold, so nothing malformed goes further.
+        ValueError: if one of these conditions does not hold, so malformed knowledge is never used.
 
     >>> k = Knowledge(np.array([2, 5]), np.array([[1, 0], [0.5, 0.5]], np.float32), np.ones(2, np.float32))
     >>> len(k), k.width
@@ -43,11 +43,11 @@ class Knowledge:
 
     @property
     def width(self) -> int:
-        """d, the number of values a row."""
+        """Number of values per row, d."""
         return int(self.values.shape[1])
 
     def equals(self, other: Knowledge) -> bool:
-        """Whether both hold the same bits."""
+        """Return whether both objects hold the same bits."""
         return (
             np.array_equal(self.ids, other.ids)
             and np.array_equal(self.values, other.values)
@@ -56,17 +56,17 @@ class Knowledge:
 
 
 def empty(width: int) -> Knowledge:
-    """No rows, of `width` values each: what a client that may answer for nothing sends."""
+    """Return knowledge without rows, of `width` values per row, as sent by a client that accepts no row."""
     return Knowledge(np.empty(0, np.int64), np.empty((0, width), np.float32), np.empty(0, np.float32))
 
 
 def weighted_mean(uploads: Iterable[Knowledge]) -> Knowledge:
-    """For every row that anybody sent, the weighted mean of what was sent.
+    """Return the weighted mean of the uploads for every row that at least one client sent.
 
-    z[i] = sum_c w_c[i] z_c[i] / sum_c w_c[i], over the clients c that sent row i. Rows that nobody sent are absent; the
-    others all have weight 1: how sure a client is decides between clients, not how much is learned from a row. Uploads
-    are added one at a time, in float64, so the cost is O(rows sent) and the [clients, rows, classes] product is never
-    built.
+    z[i] = sum_c w_c[i] z_c[i] / sum_c w_c[i], over the clients c that sent row i. Rows that no client sent are absent.
+    All other rows have weight 1, because the confidence of a client matters only relative to other clients. It does
+    not decide how much is learned from a row. Uploads are added one at a time, in float64, so the cost is O(rows sent)
+    and the array [clients, rows, classes] is never built.
 
     Raises:
         ValueError: without uploads, or if they differ in width.
@@ -94,7 +94,7 @@ def weighted_mean(uploads: Iterable[Knowledge]) -> Knowledge:
 
 
 def _frozen(array: npt.NDArray[np.generic], dtype: type) -> npt.NDArray[np.generic]:
-    """A read-only array of `dtype`; copies only where it must."""
+    """Return a read-only view of `dtype`. The array is copied only if necessary."""
     out: npt.NDArray[np.generic] = np.ascontiguousarray(array, dtype=dtype).view()
     out.flags.writeable = False
     return out

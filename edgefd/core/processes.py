@@ -1,4 +1,4 @@
-"""Processes that are started for a run: what they report, and ending them with all that they have started."""
+"""Reading the reports of the processes that a run starts, and ending them with all of their descendants."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ FLOWER_QUIET = {
     "FLWR_DISABLE_UPDATE_CHECK": "1",
     "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
 }
-"""environment of Flower's processes: nothing is reported home, nothing looked up, nothing installed"""
+"""environment of Flower's processes: disables telemetry, the search for updates and the installation of packages"""
 
 
 def reported(process: subprocess.Popen[bytes], path: Path, seen: int = 0) -> Iterator[dict[str, Any] | None]:
-    """Each whole line of JSON in `path` as it is written, None while there is none, until the process has ended.
+    """Yield the lines of JSON that a process writes, and None whenever there is no new line, until the process ends.
 
     Args:
-        process: whose end is the end.
-        path: of the lines; it need not exist yet.
-        seen: lines that are passed over.
+        process: the process that writes the file.
+        path: the file of JSON lines; it need not exist yet. A line that is not complete yet is not yielded.
+        seen: number of lines to skip at the start.
     """
     while True:
         ended = process.poll() is not None
-        whole = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
-        fresh = [line for line in whole[seen:] if line.endswith("\n")]
+        lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
+        fresh = [line for line in lines[seen:] if line.endswith("\n")]
         seen += len(fresh)
         yield from (json.loads(line) for line in fresh)
         if ended:
@@ -40,18 +40,19 @@ def reported(process: subprocess.Popen[bytes], path: Path, seen: int = 0) -> Ite
 
 
 def last_line(log: Path) -> str:
-    """What a process said last."""
+    """Return the last line of the log of a process."""
     lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines() if log.exists() else []
-    return lines[-1] if lines else "it said nothing"
+    return lines[-1] if lines else "no output"
 
 
 def end(process: subprocess.Popen[bytes], patience: float = 10.0, others: Iterable[int] = ()) -> None:
-    """Ask the process to end, then kill whatever is left of its family: processes may outlive their parent.
+    """Terminate the process, then kill the members of its family that still run: they may outlive their parent.
 
     Args:
-        process: to end.
-        patience: seconds that it has to end by itself, and then the others to be gone.
-        others: of its family, where it may be dead already: a family is known by its living members.
+        process: the process to end.
+        patience: seconds to wait for the process to end, and then again for the rest of the family.
+        others: ids of further members of the family. They are needed if the process may have ended already, because
+            a family is found through its living members.
     """
     family = family_of({process.pid, *others})
     process.terminate()
@@ -68,22 +69,24 @@ def end(process: subprocess.Popen[bytes], patience: float = 10.0, others: Iterab
 
 
 def alive(pid: int) -> bool:
-    """Whether that process runs; one that has ended and waits for its parent does not."""
+    """Return whether the process runs. A process that has ended but waits for its parent (a zombie) does not run."""
     return pid in family_of({pid})
 
 
-def family_of(known: set[int]) -> set[int]:
-    """Of those processes, their descendants and the members of their sessions: the ones that are alive.
+def family_of(roots: set[int]) -> set[int]:
+    """Return the living ones of these processes, of their descendants and of the members of their sessions.
 
-    Linux and macOS both have this ps.
+    It uses options of `ps` that exist on Linux and macOS.
     """
     listed = subprocess.run(["ps", "-A", "-o", "pid=,ppid=,sess=,stat="], capture_output=True, text=True, check=True)
     rows = [line.split() for line in listed.stdout.splitlines()]
     alive = {int(pid): {int(parent), int(session)} for pid, parent, session, stat in rows if not stat.startswith("Z")}
-    found: set[int] = set()
-    while fresh := {pid for pid, of in alive.items() if pid not in found and (pid in known or of & (known | found))}:
-        found |= fresh
-    return found
+    family: set[int] = set()
+    while fresh := {
+        pid for pid, links in alive.items() if pid not in family and (pid in roots or links & (roots | family))
+    }:
+        family |= fresh
+    return family
 
 
 def _kill(pid: int) -> None:

@@ -1,4 +1,4 @@
-"""Randomness keyed by what it is for, so that results do not depend on who computes what, or in which order."""
+"""Random generators keyed by purpose, so that results do not depend on which process draws, or in which order."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 
 
 class Purpose(IntEnum):
-    """What a stream of random numbers is for. The numbers are part of every result: never renumber them."""
+    """Purpose of a stream of random numbers. The numbers are part of every result: never renumber them."""
 
     PARTITION = 1
     PROXY = 2
@@ -28,11 +28,31 @@ class Purpose(IntEnum):
     DEFENCE = 61
 
 
+class AuditStream(IntEnum):
+    """First key after `Purpose.AUDIT`: the part of an audit that draws. Never renumber them either."""
+
+    DISCLOSURE_CONTROLS = 0
+    TEST_SET_HALVES = 1
+    CANDIDATES = 2
+    REFERENCE_MODELS = 3
+    ADVERSARY_TRAINING = 4
+    FILTER_CANARIES = 5
+    INTERVALS = 6
+    STUDENT_MODELS = 7
+    SHADOW_MEMBERSHIP = 8
+    RERUN_SEED = 9
+    SHADOW_CONTROLS = 10
+    INSERTION_GROUPS = 11
+    PLANTED_CANARIES = 12
+    EXTRACTION_CONTROL = 13
+    INVERSION_DECODER = 15
+
+
 def make_rng(seed: int, purpose: Purpose, *keys: int) -> np.random.Generator:
-    """The generator for (seed, purpose, keys), for example (seed, DISTIL, round, client).
+    """Return the generator for (seed, purpose, keys), for example (seed, DISTIL, round, client).
 
     >>> a, b = make_rng(0, Purpose.TRAIN, 3, 1), make_rng(0, Purpose.TRAIN, 3, 1)
     >>> bool(a.random() == b.random())
     True
     """
-    return np.random.default_rng([seed, int(purpose), *keys])
+    return np.random.default_rng([seed, int(purpose), *(int(key) for key in keys)])

@@ -1,19 +1,21 @@
-"""Build a settings dataclass from plain values, with checks that need no third-party package."""
+"""Parsing of plain values into a settings dataclass, without any third-party package."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from edgefd.core.errors import UserError
 
-if TYPE_CHECKING:
-    pass
 
+def settings_of(owner: str, kind: type, settings: Mapping[str, Any]) -> Any:
+    """Build a settings dataclass from plain values.
 
-def settings_of(whose: str, kind: type, settings: Mapping[str, Any]) -> Any:
-    """A dataclass whose fields are of type bool, int, float, str or Literal, from plain values; `whose` is for errors.
+    Args:
+        owner: the subject of error messages, such as "method edgefd".
+        kind: a dataclass with fields of type bool, int, float, str or Literal.
+        settings: values by field name.
 
     Raises:
         UserError: for an unknown setting, or a value of another type or out of range.
@@ -21,13 +23,13 @@ def settings_of(whose: str, kind: type, settings: Mapping[str, Any]) -> Any:
     kinds = get_type_hints(kind)
     for name, value in settings.items():
         if name not in kinds:
-            raise UserError(f"{whose} has no setting {name!r}")
+            raise UserError(f"{owner} has no setting {name!r}")
         if not _is_a(value, kinds[name]):
-            raise UserError(f"{whose}: {name} cannot be {value!r}")
+            raise UserError(f"{owner}: {name} cannot be {value!r}")
     try:
         return kind(**settings)
     except (ValueError, TypeError) as error:
-        raise UserError(f"{whose}: {error}") from error
+        raise UserError(f"{owner}: {error}") from error
 
 
 def _is_a(value: Any, kind: Any) -> bool:

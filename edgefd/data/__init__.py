@@ -1,1 +1,1 @@
-"""Data sets, how they are dealt out to clients, and the proxy set that clients share."""
+"""Data sets, their partition among clients, and the proxy set that all clients share."""

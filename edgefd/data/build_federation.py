@@ -1,4 +1,4 @@
-"""From a data set to a federation: who holds what, and what everybody shares."""
+"""Build a federation from a data set: the private data of each client, and the proxy set that all share."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from edgefd.data.splits import split, stratified
 from edgefd.federation.clients import ClientData, Federation, ProxySet, Scale, scale_of
 
 CONTRIBUTORS = "contributors"
-"""in an npz of proxy samples: how many devices gave them; without it, they are public"""
+"""array of a proxy npz file with the number of contributing devices; a file without it holds public samples"""
 
 Partition = Callable[[Int64, Int64 | None, np.random.Generator], list[Int64]]
 
@@ -36,20 +36,20 @@ def build_federation(
     seed: int,
     scale: Scale | None = None,
 ) -> Federation:
-    """Deal the training set out to clients and make the proxy set.
+    """Split the training set among clients and build the proxy set.
 
     Args:
-        dataset: with its training and test part.
-        partition: (labels, groups, rng) → one index array a client.
+        dataset: the data set with its training and test samples.
+        partition: function (labels, groups, rng) → one index array for each client.
         proxy_source: "contributed": a fraction `alpha` of every client's samples; "public": a fraction `alpha` of the
-            training set, held out before it is dealt out; or either kind of samples in `proxy_path`.
-        alpha: that fraction, in (0, 1).
-        keep: contributed samples stay in the private set as well, to train on; none is ever held out.
-        proxy_path: npz with `x` and, only to measure with, `y`; contributed is what devices gave before (`edgefd
-            collect`): nobody is told whose a row is, and it was never part of this data set.
-        heldout: share of each client's private rows kept from training.
-        seed: of everything random here.
-        scale: of all samples; None means that of the proxy set. `RAW` leaves them as they are.
+            training set, taken before it is split among the clients; or samples of either kind in `proxy_path`.
+        alpha: fraction of the samples that become proxy samples, in (0, 1).
+        keep: whether contributed samples also remain in the private set, to train on; none is ever held out.
+        proxy_path: npz file with `x` and, for measurements only, `y`. Contributed samples come from devices
+            (`edgefd collect`): the owner of a row is not recorded, and the samples were never part of this data set.
+        heldout: fraction of each client's private rows that is held out from training.
+        seed: seed of everything random in this function.
+        scale: scale of all samples; None means the scale of the proxy set. `RAW` leaves the samples unchanged.
 
     Raises:
         UserError: if a client is left with fewer than two samples, or `alpha` or `heldout` is not in (0, 1).
@@ -58,19 +58,20 @@ def build_federation(
         raise UserError(f"data.heldout must be in (0, 1), not {heldout}")
     y, group = dataset.y_train, dataset.group_train
     rng = make_rng(seed, Purpose.PROXY)
-    everyone = np.arange(len(y))
+    remaining = np.arange(len(y))
     shared = np.empty(0, np.int64)
     if proxy_source == "public" and proxy_path is None:
-        shared, everyone = stratified(everyone, y, alpha, rng)
-    dealt = partition(y[everyone], None if group is None else group[everyone], make_rng(seed, Purpose.PARTITION))
-    parts = [everyone[rows] for rows in dealt]
+        shared, remaining = stratified(remaining, y, alpha, rng)
+    remaining_group = None if group is None else group[remaining]
+    index_arrays = partition(y[remaining], remaining_group, make_rng(seed, Purpose.PARTITION))
+    parts = [remaining[rows] for rows in index_arrays]
     owner, private = np.full(len(shared), -1), parts
     if proxy_source == "contributed" and proxy_path is None:
-        shared, owner, private = contributed(parts, y, alpha, keep, rng)
+        shared, owner, private = contribute_samples(parts, y, alpha, keep, rng)
     x: npt.NDArray[Any] = dataset.x_train[shared]
     labels: Int64 | None = y[shared]
     if proxy_path is not None:
-        x, labels = proxy_file(proxy_path, dataset, proxy_source)
+        x, labels = load_proxy_file(proxy_path, dataset, proxy_source)
         owner = np.full(len(x), -1)
     scale = scale or scale_of(x)
     proxy = ProxySet(scale(x), owner)
@@ -90,34 +91,34 @@ def build_federation(
     )
 
 
-def contributed(
+def contribute_samples(
     parts: Sequence[Int64], y: Int64, alpha: float, keep: bool, rng: np.random.Generator
 ) -> tuple[Int64, Int64, list[Int64]]:
-    """Every client gives a fraction `alpha` of its samples, of each of its classes, at least one in all.
+    """Take a fraction `alpha` of each client's samples, of each of its classes, at least one in all.
 
     Returns:
-        the shared sample indices in random order (so that an id tells nothing about owner or class), their owners, and
-        what stays private with each client.
+        the indices of the contributed samples in random order (so that an id reveals neither owner nor class), their
+        owners, and the private indices of each client.
     """
     pairs = [stratified(rows, y, alpha, rng) for rows in parts]
-    shared = np.concatenate([given for given, _ in pairs])
-    owner = np.repeat(np.arange(len(parts)), [len(given) for given, _ in pairs])
+    shared = np.concatenate([chosen for chosen, _ in pairs])
+    owner = np.repeat(np.arange(len(parts)), [len(chosen) for chosen, _ in pairs])
     order = rng.permutation(len(shared))
     private = [rows if keep else rest for rows, (_, rest) in zip(parts, pairs, strict=True)]
     return shared[order], owner[order], private
 
 
-def proxy_file(path: Path, dataset: Dataset, source: str) -> tuple[npt.NDArray[Any], Int64 | None]:
-    """Raw proxy samples from an npz with `x`, read as those of a data set are, and, only to measure with, maybe `y`.
+def load_proxy_file(path: Path, dataset: Dataset, source: str) -> tuple[npt.NDArray[Any], Int64 | None]:
+    """Load raw proxy samples from an npz file with `x` and, optionally and for measurements only, `y`.
 
     Raises:
-        UserError: if the samples are not of the data set's kind, `y` is out of range, or `source` is not where they are
-            from: what devices contributed must not be counted as public.
+        UserError: if the samples do not match the data set, `y` is out of range, or `source` is not the origin of the
+            samples: contributed samples must not be counted as public.
     """
     arrays = read_npz(path, ("x",))
     if (CONTRIBUTORS in arrays) != (source == "contributed"):
         kind, other = ("raw private", "contributed") if CONTRIBUTORS in arrays else ("public", "public")
-        raise UserError(f"{path} holds {kind} samples, as far as it says: set proxy.source={other}")
+        raise UserError(f"{path} is marked as {kind} samples: set proxy.source={other}")
     x = finite_samples(channels_first(arrays["x"]), str(path))
     if x.dtype != dataset.x_train.dtype or x.shape[1:] != dataset.x_train.shape[1:]:
         raise UserError(
@@ -137,8 +138,8 @@ def _client(
 ) -> ClientData:
     if len(rows) < 2 or np.isin(rows, shared).all():
         raise UserError(
-            f"client {client} is left with {len(rows)} private samples; it needs 2 or more, one to train on and one "
-            "held out that it did not contribute: use fewer clients, more data, or a smaller proxy.alpha"
+            f"client {client} has {len(rows)} private samples, but needs 2 or more, one to train on and one held out "
+            "that it did not contribute: use fewer clients, more data, or a smaller proxy.alpha"
         )
     train, held = split(rows, heldout, seed, client, shared)
     contributed = np.flatnonzero(proxy.owner == client)

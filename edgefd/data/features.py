@@ -1,7 +1,8 @@
-"""Features of a frozen network in place of images: computed once by ONNX Runtime, kept in the cache.
+"""Features of a frozen network that replace images: computed once by ONNX Runtime, then cached.
 
-For photographs, distances between pixels say little; distances between features of a network that has seen many
-photographs say more. The extractor is an ONNX graph from raw images to features, so a device can run it as well.
+For photographs, distances between pixels carry little information; distances between features of a network that was
+trained on many photographs carry more. The extractor is an ONNX graph from raw images to features, so devices can run
+it too.
 """
 
 from __future__ import annotations
@@ -22,43 +23,50 @@ from edgefd.core.errors import UserError, require
 from edgefd.core.host import cores
 from edgefd.data.datasets import Dataset, cache_folder, digest
 
-Show = Callable[[Sequence[npt.NDArray[Any]]], Iterator[npt.NDArray[Any]]]
+ProgressHook = Callable[[Sequence[npt.NDArray[Any]]], Iterator[npt.NDArray[Any]]]
+"""wrapper of the blocks of rows, which reports the progress; it passes all blocks on"""
 
 EFFICIENTNETS = ("efficientnet_lite0", "efficientnet_lite2")
-SIZE = 192  # pixels a side that images are enlarged to for them, unless told otherwise
-_ROWS = 32  # images run at once: their activations stay small
+SIZE = 192  # default width and height in pixels that images are resized to for an EfficientNet
+_ROWS = 32  # images in one call of the network, so that the activations stay small
 
 
-def featured(dataset: Dataset, extractor: str, size: int | None = None) -> Dataset:
-    """The data set with an extractor's features, float32 [n, d], in place of its images.
+def with_features(dataset: Dataset, extractor: str, size: int | None = None) -> Dataset:
+    """Return the data set with an extractor's features, float32 [n, d], in place of its images.
 
     Args:
-        dataset: of images [n, C, H, W] or whatever else the extractor takes.
+        dataset: data set of images [n, C, H, W], or of other samples that the extractor accepts.
         extractor: efficientnet_lite0 or efficientnet_lite2, or the path of an ONNX graph with one input, float32 raw
             samples [n, ...], and one output, [n, d].
-        size: pixels a side for an EfficientNet (None = 192); a graph of one's own has its size in it.
+        size: width and height in pixels for an EfficientNet (None = 192); an ONNX graph defines its own size.
 
     Raises:
-        UserError: if there is no such extractor, it does not take these samples, or the cache cannot be written.
+        UserError: if there is no such extractor, it does not accept these samples, or the cache cannot be written.
     """
     graph = extractor_graph(extractor, dataset.x_train.shape[1:], size)
-    show = _progress(dataset.name)
-    x_train, x_test = (kept_features(graph, x, show) for x in (dataset.x_train, dataset.x_test))
-    what = f"features of {extractor if extractor in EFFICIENTNETS else Path(extractor).name}"
-    out = replace(dataset, x_train=x_train, x_test=x_test, source=f"{dataset.source}, {what}")
-    return replace(out, sha256=digest(out))
+    progress = _progress_bar(dataset.name)
+    x_train, x_test = (cached_features(graph, x, progress) for x in (dataset.x_train, dataset.x_test))
+    description = f"features of {extractor if extractor in EFFICIENTNETS else Path(extractor).name}"
+    result = replace(dataset, x_train=x_train, x_test=x_test, source=f"{dataset.source}, {description}")
+    return replace(result, sha256=digest(result))
 
 
 def extractor_graph(extractor: str, shape: tuple[int, ...], size: int | None = None) -> bytes:
-    """The extractor as a serialised ONNX graph; an EfficientNet's is exported once and kept in the cache."""
+    """Return the extractor as a serialised ONNX graph; the graph of an EfficientNet is exported once and cached.
+
+    Raises:
+        UserError: if there is no such extractor, or `size` is set for an ONNX graph, which defines its own size.
+    """
     require("features", "onnxruntime")
     if extractor in EFFICIENTNETS:
         return _efficientnet(extractor, shape, SIZE if size is None else size)
     if not extractor.endswith(".onnx"):
-        known = " and ".join(EFFICIENTNETS)
-        raise UserError(f"data.extractor: unknown extractor {extractor!r}: there are {known}, or a path to .onnx")
+        names = " and ".join(EFFICIENTNETS)
+        raise UserError(f"data.extractor: unknown extractor {extractor!r}: there are {names}, or a path to .onnx")
     if size is not None:
-        raise UserError("data.extractor_size goes with an EfficientNet: an .onnx has its size in it")
+        raise UserError(
+            "data.extractor_size is for an EfficientNet only, an .onnx file defines its own size: remove it"
+        )
     try:
         return Path(extractor).read_bytes()
     except OSError as error:
@@ -68,19 +76,19 @@ def extractor_graph(extractor: str, shape: tuple[int, ...], size: int | None = N
 def _efficientnet(name: str, shape: tuple[int, ...], size: int) -> bytes:
     if len(shape) != 3 or shape[0] not in (1, 3):
         raise UserError(f"{name} takes images of 1 or 3 channels, not samples of shape {list(shape)}")
-    kept = cache_folder("extractors") / f"{name}-{'x'.join(map(str, shape))}-{size}.onnx"
-    if not kept.exists():
+    cached = cache_folder("extractors") / f"{name}-{'x'.join(map(str, shape))}-{size}.onnx"
+    if not cached.exists():
         from edgefd.data.efficientnet import export_efficientnet
 
-        _keep(kept, export_efficientnet(name, shape, size))
-    return kept.read_bytes()
+        _write_cache(cached, export_efficientnet(name, shape, size))
+    return cached.read_bytes()
 
 
-def extract(graph: bytes, x: npt.NDArray[Any], show: Show = iter) -> Float32:
-    """Features, float32 [n, d], of raw samples x [n, ...], a block of rows at a time; `show` sees the blocks pass.
+def extract(graph: bytes, x: npt.NDArray[Any], progress: ProgressHook = iter) -> Float32:
+    """Return the features, float32 [n, d], of raw samples x [n, ...], computed in blocks of rows.
 
     Raises:
-        UserError: if the graph cannot run, does not take such samples, or gives anything but a finite row for each.
+        UserError: if the graph cannot run, rejects such samples, or does not give one finite row for each sample.
     """
     import onnxruntime as ort
 
@@ -91,52 +99,52 @@ def extract(graph: bytes, x: npt.NDArray[Any], show: Show = iter) -> Float32:
         session = ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
         name = session.get_inputs()[0].name
         blocks = [x[i : i + _ROWS] for i in range(0, len(x), _ROWS)]
-        parts = [np.asarray(session.run(None, {name: block.astype(np.float32)})[0]) for block in show(blocks)]
-    except Exception as error:  # ONNX Runtime's own have no common class of their own
+        parts = [np.asarray(session.run(None, {name: block.astype(np.float32)})[0]) for block in progress(blocks)]
+    except Exception as error:  # the errors of ONNX Runtime have no common base class
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"the extractor does not run on samples of shape {list(x.shape[1:])}: {reason}") from error
     if any(part.ndim != 2 or len(part) != len(block) for part, block in zip(parts, blocks, strict=True)):
-        raise UserError(f"the extractor must give one row of features a sample, not {list(parts[0].shape)}")
+        raise UserError(f"the extractor must give one row of features for each sample, not {list(parts[0].shape)}")
     out: Float32 = np.concatenate(parts).astype(np.float32)
     if not np.isfinite(out).all():
         raise UserError("the extractor gave features that are not finite")
     return out
 
 
-def kept_features(graph: bytes, x: npt.NDArray[Any], show: Show = iter) -> Float32:
-    """`extract` from the cache, or computed and put there. The key is all that they depend on."""
+def cached_features(graph: bytes, x: npt.NDArray[Any], progress: ProgressHook = iter) -> Float32:
+    """Return features from the cache, or compute and cache them. The cache key covers all their inputs."""
     key = hashlib.sha256(f"{x.dtype.str} {x.shape} ".encode())
     key.update(np.ascontiguousarray(x).data)
     key.update(graph)
-    kept = cache_folder("features") / f"{key.hexdigest()[:32]}.npy"
-    if kept.exists():
-        return _read(kept, len(x))
-    features = extract(graph, x, show)
-    _keep(kept, features)
+    cached = cache_folder("features") / f"{key.hexdigest()[:32]}.npy"
+    if cached.exists():
+        return _read_cache(cached, len(x))
+    features = extract(graph, x, progress)
+    _write_cache(cached, features)
     return features
 
 
-def _progress(title: str) -> Show:
-    """A bar on stderr: it may take minutes."""
+def _progress_bar(title: str) -> ProgressHook:
+    """Return a progress bar on stderr: the computation can take minutes."""
     from rich.console import Console
     from rich.progress import track
 
     return lambda blocks: iter(track(blocks, f"features of {title}", console=Console(stderr=True)))
 
 
-def _read(path: Path, n: int) -> Float32:
+def _read_cache(path: Path, n: int) -> Float32:
     try:
         features = np.load(path, allow_pickle=False)
     except (OSError, ValueError) as error:
-        raise UserError(f"cannot read {path}: remove it, it will be made again ({error})") from error
+        raise UserError(f"cannot read {path} ({error}): remove it, and it will be computed again") from error
     if features.dtype != np.float32 or features.ndim != 2 or len(features) != n:
-        raise UserError(f"{path} does not hold the features of {n} samples: remove it, it will be made again")
+        raise UserError(f"{path} does not hold the features of {n} samples: remove it, and it will be computed again")
     out: Float32 = features
     return out
 
 
-def _keep(path: Path, content: bytes | Float32) -> None:
-    """Write a file of the cache, whole or not at all."""
+def _write_cache(path: Path, content: bytes | Float32) -> None:
+    """Write a file of the cache atomically."""
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -147,7 +155,9 @@ def _keep(path: Path, content: bytes | Float32) -> None:
                 np.save(file, content, allow_pickle=False)
         os.replace(part, path)
     except OSError as error:
-        raise UserError(f"cannot keep {path.name} in {path.parent}: {error.strerror}; set XDG_CACHE_HOME") from error
+        raise UserError(
+            f"cannot write {path.name} to {path.parent}: {error.strerror}; set XDG_CACHE_HOME to another folder"
+        ) from error
     finally:
         with suppress(OSError):
             part.unlink()

@@ -1,4 +1,4 @@
-"""Readers of original file formats: IDX (the MNISTs), CIFAR's tar, JPEG copies, recordings cut into windows."""
+"""Readers of original file formats: IDX (MNIST, Fashion-MNIST), CIFAR's tar, JPEG copies, windows of recordings."""
 
 from __future__ import annotations
 
@@ -43,31 +43,31 @@ CIFAR10_MD5 = "c58f30108f718f92721af3b95e74349a"
 
 
 def idx_files(folder: Path, md5: Mapping[str, str]) -> Arrays:
-    """The four IDX files of MNIST or Fashion-MNIST in `folder`, plain or .gz.
+    """Read the four IDX files of MNIST or Fashion-MNIST in `folder`, plain or .gz.
 
     Raises:
-        UserError: if one is missing, torn, or not the original.
+        UserError: if a file is missing, damaged, or not the original.
     """
-    out = {key: _idx(folder, file, md5[file]) for key, file in IDX_FILES.items()}
+    out = {key: _read_idx(folder, file, md5[file]) for key, file in IDX_FILES.items()}
     return out | {key: out[key][:, None] for key in ("x_train", "x_test")}
 
 
 def cifar10_tar(path: Path, md5: str = CIFAR10_MD5) -> Arrays:
-    """The original cifar-10-python.tar.gz.
+    """Read the original cifar-10-python.tar.gz.
 
     Its members are pickles: the archive's md5 is checked first, and only numpy arrays and plain containers are loaded.
 
     Raises:
-        UserError: if it is not the original.
+        UserError: if the archive is not the original.
     """
-    found = hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest()
-    if found != md5:
-        raise UserError(f"{path} is not the original: its md5 is {found}, not {md5}; download it again")
+    actual = hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest()
+    if actual != md5:
+        raise UserError(f"{path} is not the original: its md5 is {actual}, not {md5}; download it again")
     batches = [f"cifar-10-batches-py/{name}" for name in (*(f"data_batch_{i}" for i in range(1, 6)), "test_batch")]
     with tarfile.open(path) as tar:
-        read = [_plain_pickle(tar, name) for name in batches]
-    images = [np.asarray(b[b"data"], np.uint8).reshape(-1, 3, 32, 32) for b in read]
-    labels = [np.asarray(b[b"labels"], np.int64) for b in read]
+        members = [_plain_pickle(tar, name) for name in batches]
+    images = [np.asarray(b[b"data"], np.uint8).reshape(-1, 3, 32, 32) for b in members]
+    labels = [np.asarray(b[b"labels"], np.int64) for b in members]
     return {
         "x_train": np.concatenate(images[:-1]),
         "y_train": np.concatenate(labels[:-1]),
@@ -77,15 +77,15 @@ def cifar10_tar(path: Path, md5: str = CIFAR10_MD5) -> Arrays:
 
 
 def decode_jpegs(packed: Arrays) -> Arrays:
-    """Images from concatenated JPEG files with their offsets: `jpeg_train`, `offsets_train`, `y_train`, and for test.
+    """Decode concatenated JPEG files with their offsets: `jpeg_train`, `offsets_train`, `y_train`, and those for test.
 
     Raises:
-        UserError: without Pillow, or if an image cannot be decoded.
+        UserError: if Pillow is not installed, or an image cannot be decoded.
     """
     try:
         from PIL import Image
     except ImportError:
-        raise UserError("this copy of CIFAR-10 is JPEG: pip install pillow to read it") from None
+        raise UserError("this copy of CIFAR-10 holds JPEG images: pip install pillow to read it") from None
 
     def images(part: str) -> npt.NDArray[np.uint8]:
         data, ends = packed[f"jpeg_{part}"], packed[f"offsets_{part}"]
@@ -93,7 +93,7 @@ def decode_jpegs(packed: Arrays) -> Arrays:
         try:
             decoded = np.stack([np.asarray(Image.open(io.BytesIO(f)).convert("RGB")) for f in files])
         except (OSError, ValueError) as error:
-            raise UserError(f"this JPEG copy of CIFAR-10 is torn: {error}") from error
+            raise UserError(f"this JPEG copy of CIFAR-10 is damaged: {error}") from error
         return np.ascontiguousarray(decoded.transpose(0, 3, 1, 2))
 
     labels = {f"y_{part}": packed[f"y_{part}"].astype(np.int64) for part in ("train", "test")}
@@ -101,14 +101,14 @@ def decode_jpegs(packed: Arrays) -> Arrays:
 
 
 def windows(recordings: Arrays, length: int, step: int, test_subjects: Sequence[int]) -> Arrays:
-    """Windows [n, channels, length] cut every `step` steps from each recording, split by person before cutting.
+    """Cut windows [n, channels, length] from recordings, one every `step` steps, split by person before cutting.
 
-    Overlapping windows of one recording never stand on both sides. Each channel is standardised with the training
-    people's mean and standard deviation. `recordings`: x float32 [steps, channels] of all of them one after another,
-    lengths, y and subject of each.
+    Overlapping windows of one recording are therefore never in both the training and the test set. Each channel is
+    standardised with the mean and standard deviation of the training people. `recordings` holds x float32
+    [steps, channels], all recordings concatenated, and lengths, y and subject, one entry for each recording.
 
     Raises:
-        UserError: if these do not fit together, or the test or the training people have not one window.
+        UserError: if the arrays do not fit together, or the test people or the training people have no window.
     """
     lengths, y, subject = (recordings[key].astype(np.int64) for key in ("lengths", "y", "subject"))
     if not (
@@ -118,18 +118,20 @@ def windows(recordings: Arrays, length: int, step: int, test_subjects: Sequence[
         and (lengths > 0).all()
         and lengths.sum() == len(recordings["x"])
     ):
-        raise UserError("recordings need x [steps, channels] as long as all lengths together, and a y and subject each")
+        raise UserError(
+            "recordings need x [steps, channels] with as many steps as the sum of lengths, and one y and subject each"
+        )
     x = np.split(recordings["x"], np.cumsum(lengths)[:-1])
     test = np.isin(subject, test_subjects)
-    for people, which in (("test", test), ("training", ~test)):
-        if not (lengths[which] >= length).any():
-            raise UserError(f"no recording of the {people} people is as long as a window of {length} steps")
-    known = np.concatenate([r for r, t in zip(x, test, strict=True) if not t])
-    mean, std = known.mean(0), known.std(0)
+    for part, selected in (("test", test), ("training", ~test)):
+        if not (lengths[selected] >= length).any():
+            raise UserError(f"no recording of the {part} people is as long as a window of {length} steps")
+    training = np.concatenate([r for r, t in zip(x, test, strict=True) if not t])
+    mean, std = training.mean(0), training.std(0)
 
-    def cut(which: npt.NDArray[np.bool_]) -> tuple[npt.NDArray[Any], ...]:
+    def cut(selected: npt.NDArray[np.bool_]) -> tuple[npt.NDArray[Any], ...]:
         pieces, labels, people = [], [], []
-        for i in np.flatnonzero(which):
+        for i in np.flatnonzero(selected):
             starts = range(0, len(x[i]) - length + 1, step)
             pieces += [((x[i][s : s + length] - mean) / std).T for s in starts]
             labels += [y[i]] * len(starts)
@@ -142,10 +144,10 @@ def windows(recordings: Arrays, length: int, step: int, test_subjects: Sequence[
 
 
 def convert_seglearn(pickled: Path, out: Path) -> None:
-    """Write watch.npz from seglearn's watch_dataset.npy, a pickle of which only arrays and plain containers are loaded.
+    """Convert seglearn's watch_dataset.npy to watch.npz; only arrays and plain containers of the pickle are loaded.
 
     Raises:
-        UserError: if it is not that file.
+        UserError: if `pickled` is not that file.
     """
     try:
         with pickled.open("rb") as file:
@@ -168,18 +170,18 @@ def convert_seglearn(pickled: Path, out: Path) -> None:
     )
 
 
-def _idx(folder: Path, file: str, md5: str) -> npt.NDArray[np.uint8]:
+def _read_idx(folder: Path, file: str, md5: str) -> npt.NDArray[np.uint8]:
     plain, packed = folder / file, folder / f"{file}.gz"
     try:
         data = plain.read_bytes() if plain.exists() else gzip.decompress(packed.read_bytes())
     except FileNotFoundError:
         raise UserError(f"{folder} lacks {file} (or {file}.gz): download the data set again") from None
     except (OSError, EOFError, zlib.error) as error:
-        raise UserError(f"{packed} is torn: {error}; download it again") from error
-    found = hashlib.md5(data, usedforsecurity=False).hexdigest()
-    if found != md5:
+        raise UserError(f"{packed} is damaged: {error}; download it again") from error
+    actual = hashlib.md5(data, usedforsecurity=False).hexdigest()
+    if actual != md5:
         raise UserError(
-            f"{file} in {folder} is not the original: its md5 is {found}, not {md5}; delete it and download it again"
+            f"{file} in {folder} is not the original: its md5 is {actual}, not {md5}; delete it and download it again"
         )
     shape = [int.from_bytes(data[4 + 4 * i : 8 + 4 * i], "big") for i in range(data[3])]
     return np.frombuffer(data, np.uint8, offset=4 + 4 * data[3]).reshape(shape).copy()
@@ -193,7 +195,7 @@ def _plain_pickle(tar: tarfile.TarFile, name: str) -> dict[bytes, Any]:
 
 
 class _ArraysOnly(pickle.Unpickler):
-    """Loads numpy arrays and plain containers, and refuses everything else."""
+    """Unpickler that loads numpy arrays and plain containers and refuses everything else."""
 
     _ALLOWED = frozenset({"_reconstruct", "ndarray", "dtype"})
 

@@ -16,14 +16,14 @@ from edgefd.core.errors import UserError
 
 
 def read_npz(path: Path, keys: Sequence[str]) -> dict[str, npt.NDArray[Any]]:
-    """Those arrays of an npz, without ever unpickling.
+    """Return all arrays of an npz file that must hold `keys`; nothing is ever unpickled.
 
     Raises:
-        UserError: if it is not a whole npz, lacks a key or holds Python objects.
+        UserError: if the file is not a whole npz file, lacks a key or holds Python objects.
     """
     try:
         with path.open("rb") as file:
-            if not zipfile.is_zipfile(file):  # numpy would take any other file for a pickle, and say so
+            if not zipfile.is_zipfile(file):  # numpy would report any other file as a pickle
                 raise UserError(f"cannot read {path}: it is not a whole npz file")
             file.seek(0)
             with np.load(file, allow_pickle=False) as z:
@@ -43,7 +43,7 @@ def read_npz(path: Path, keys: Sequence[str]) -> dict[str, npt.NDArray[Any]]:
 
 
 def channels_first(x: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """Images as [n, C, H, W]: grey ones get their channel, colours at the end move to the front."""
+    """Return images as [n, C, H, W]: grey images get a channel axis, a last channel axis moves to the front."""
     if x.ndim == 3 and x.dtype == np.uint8:
         return x[:, None]
     if x.ndim == 4 and x.shape[3] in (1, 3) and x.shape[1] not in (1, 3):
@@ -52,16 +52,16 @@ def channels_first(x: npt.NDArray[Any]) -> npt.NDArray[Any]:
 
 
 def whole_labels(y: npt.NDArray[Any], n: int, source: str) -> Int64:
-    """`y` as int64 [n].
+    """Return `y` as int64 [n].
 
     Raises:
-        UserError: if it is not `n` whole numbers from 0; `source` says where it is from.
+        UserError: if `y` is not `n` whole numbers from 0; the message begins with `source`.
     """
     if y.ndim != 1 or len(y) != n:
         raise UserError(f"{source}: {n} samples need {n} labels, not an array of shape {list(y.shape)}")
     if y.dtype.kind not in "iuf":
         raise UserError(f"{source}: labels must be whole numbers from 0, not {y.dtype}")
-    with np.errstate(invalid="ignore"):  # NaN, infinite and too large ones are not equal to what they become
+    with np.errstate(invalid="ignore"):  # NaN, infinite and too large values differ from their integer
         whole = y.astype(np.int64)
     if (whole != y).any() or whole.min() < 0:
         raise UserError(f"{source}: labels must be whole numbers from 0")
@@ -69,10 +69,10 @@ def whole_labels(y: npt.NDArray[Any], n: int, source: str) -> Int64:
 
 
 def finite_samples(x: npt.NDArray[Any], source: str) -> npt.NDArray[Any]:
-    """`x` as uint8 or float32.
+    """Return `x` as uint8 or float32.
 
     Raises:
-        UserError: if it is not rows of finite numbers; `source` says where it is from.
+        UserError: if `x` is not rows of finite numbers; the message begins with `source`.
     """
     if x.dtype != np.uint8 and not np.issubdtype(x.dtype, np.floating):
         raise UserError(f"{source}: samples must be uint8 or floating point, not {x.dtype}")
@@ -80,8 +80,8 @@ def finite_samples(x: npt.NDArray[Any], source: str) -> npt.NDArray[Any]:
         raise UserError(f"{source}: x must be rows of samples, at least one, not of shape {list(x.shape)}")
     if x.dtype == np.uint8:
         return x
-    with np.errstate(over="ignore"):  # what is too large becomes infinite
+    with np.errstate(over="ignore"):  # too large values become infinite
         x = x.astype(np.float32)
     if not np.isfinite(x).all():
-        raise UserError(f"{source}: the samples hold NaN or infinite values, or some too large for float32")
+        raise UserError(f"{source}: the samples hold NaN or infinite values, or values too large for float32")
     return x

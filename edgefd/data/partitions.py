@@ -1,4 +1,4 @@
-"""How training samples are dealt out to clients: labels → one sorted index array a client, disjoint, none empty."""
+"""Partitions of the training samples: labels → one sorted index array for each client, disjoint, none empty."""
 
 from __future__ import annotations
 
@@ -12,47 +12,47 @@ from edgefd.core.arrays import Int64
 from edgefd.core.errors import UserError
 from edgefd.data.npz import read_npz
 
-_DRAWS = 100  # of Dirichlet proportions, until every client has enough
+_DRAWS = 100  # largest number of draws of Dirichlet proportions, until every client has enough samples
 
 
 def strong(y: Int64, n_clients: int, rng: np.random.Generator) -> list[Int64]:
-    """Client i holds class i and nothing else. With fewer clients than classes, the last classes belong to nobody.
+    """Give client i class i and nothing else. With fewer clients than classes, the last classes are unused.
 
     Raises:
-        UserError: with more clients than classes.
+        UserError: if there are more clients than classes.
     """
-    classes = _enough_classes(y, n_clients, "strong")
+    classes = _checked_classes(y, n_clients, "strong")
     return [np.flatnonzero(y == c) for c in classes[:n_clients]]
 
 
 def weak(y: Int64, n_clients: int, rng: np.random.Generator) -> list[Int64]:
-    """Client i holds a random half of class i and the other half of class i + 1 (mod C).
+    """Give client i a random half of class i and the other half of class i + 1 (mod C).
 
-    With fewer clients than classes, some halves belong to nobody.
+    With fewer clients than classes, some halves are unused.
 
     Raises:
-        UserError: with more clients than classes.
+        UserError: if there are more clients than classes.
     """
-    classes = _enough_classes(y, n_clients, "weak")
+    classes = _checked_classes(y, n_clients, "weak")
     halves = [np.array_split(rng.permutation(np.flatnonzero(y == c)), 2) for c in classes]
     pairs = [(halves[i][1], halves[(i + 1) % len(classes)][0]) for i in range(n_clients)]
     return _sorted([np.concatenate(pair) for pair in pairs])
 
 
 def iid(y: Int64, n_clients: int, rng: np.random.Generator) -> list[Int64]:
-    """Equal random shares."""
-    _enough_samples(len(y), n_clients)
+    """Split the samples into equal random parts."""
+    _check_sample_count(len(y), n_clients)
     return _sorted(np.array_split(rng.permutation(len(y)), n_clients))
 
 
 def dirichlet(y: Int64, n_clients: int, alpha: float, rng: np.random.Generator, min_size: int = 10) -> list[Int64]:
-    """Each class is dealt out in proportions drawn from Dirichlet(alpha), until every client has `min_size` samples.
+    """Split each class in proportions drawn from Dirichlet(alpha); draw until every client has `min_size` samples.
 
     Raises:
-        UserError: if no draw of 100 gives every client that many.
+        UserError: if none of 100 draws gives every client that many.
     """
-    _positive(alpha)
-    _enough_samples(len(y), n_clients)
+    _check_alpha(alpha)
+    _check_sample_count(len(y), n_clients)
     for _ in range(_DRAWS):
         parts = _by_proportions(y, rng.dirichlet(np.full(n_clients, alpha), len(np.unique(y))), rng)
         if min(len(p) for p in parts) >= max(min_size, 1):
@@ -64,31 +64,31 @@ def dirichlet(y: Int64, n_clients: int, alpha: float, rng: np.random.Generator, 
 
 
 def shards(y: Int64, n_clients: int, classes_per_client: int, rng: np.random.Generator) -> list[Int64]:
-    """Sorted by label, cut into n_clients * classes_per_client equal shards, so many dealt to each client."""
+    """Sort by label and cut into equal shards; give `classes_per_client` random shards to each client."""
     n = n_clients * classes_per_client
-    _enough_samples(len(y), n)
+    _check_sample_count(len(y), n)
     order = rng.permutation(len(y))
     pieces = np.array_split(order[np.argsort(y[order], kind="stable")], n)
-    deal = rng.permutation(n).reshape(n_clients, classes_per_client)
-    return _sorted([np.concatenate([pieces[i] for i in hand]) for hand in deal])
+    assignment = rng.permutation(n).reshape(n_clients, classes_per_client)
+    return _sorted([np.concatenate([pieces[i] for i in chosen]) for chosen in assignment])
 
 
 def quantity_skew(y: Int64, n_clients: int, alpha: float, rng: np.random.Generator, min_size: int = 10) -> list[Int64]:
-    """Random shares whose sizes are drawn from Dirichlet(alpha); every client gets `min_size` samples first.
+    """Split the samples at random into parts of sizes drawn from Dirichlet(alpha), after `min_size` samples for each.
 
     Raises:
-        UserError: with fewer than n_clients * min_size samples.
+        UserError: if there are fewer than n_clients * min_size samples.
     """
-    _positive(alpha)
+    _check_alpha(alpha)
     min_size = max(min_size, 1)
-    _enough_samples(len(y), n_clients * min_size)
+    _check_sample_count(len(y), n_clients * min_size)
     spare = len(y) - n_clients * min_size
     ends = np.cumsum(rng.dirichlet(np.full(n_clients, alpha))) * spare + min_size * np.arange(1, n_clients + 1)
     return _sorted(np.split(rng.permutation(len(y)), np.rint(ends[:-1]).astype(int)))
 
 
 def by_group(group: Int64 | None) -> list[Int64]:
-    """One client a group (such as a person), in order of group.
+    """Give each group (such as a person) its own client, in order of group.
 
     Raises:
         UserError: if the data set has no groups.
@@ -99,13 +99,13 @@ def by_group(group: Int64 | None) -> list[Int64]:
 
 
 def from_file(path: Path, n: int) -> list[Int64]:
-    """Index lists of a user: a .json list of lists, or an npz of client_0, client_1, ...
+    """Read index lists from a .json list of lists, or from an npz file with client_0, client_1, ...
 
-    Indices count the `n` samples that are dealt out: where a public proxy set was first drawn from the training set,
-    those that remain.
+    An index refers to the `n` samples that are split: if a public proxy set was taken from the training set first, to
+    the remaining samples.
 
     Raises:
-        UserError: if it cannot be read, or an index is out of 0..n-1 or stands twice, or a list is empty.
+        UserError: if the file cannot be read, an index is not in 0..n-1 or occurs twice, or a list is empty.
     """
     try:
         parts = _read_lists(path)
@@ -115,49 +115,49 @@ def from_file(path: Path, n: int) -> list[Int64]:
         raise UserError(f"cannot read partition file {path}: {error}") from error
     if not parts or not all(p.ndim == 1 and len(p) for p in parts):
         raise UserError(f"partition file {path} must hold at least one index for each client")
-    every = np.concatenate(parts)
-    if every.dtype.kind not in "iu" or every.min() < 0 or every.max() >= n:
+    indices = np.concatenate(parts)
+    if indices.dtype.kind not in "iu" or indices.min() < 0 or indices.max() >= n:
         raise UserError(f"partition file {path} must hold whole numbers from 0 to {n - 1}")
-    if len(np.unique(every)) < len(every):
+    if len(np.unique(indices)) < len(indices):
         raise UserError(f"partition file {path} gives a sample to more than one client, or twice to one")
     return _sorted([p.astype(np.int64) for p in parts])
 
 
 def class_table(y: Int64, parts: Sequence[Int64], n_classes: int) -> Int64:
-    """How many samples of each class each client holds: int64 [clients, classes]."""
+    """Count the samples of each class that each client holds: int64 [clients, classes]."""
     return np.stack([np.bincount(y[p], minlength=n_classes) for p in parts]).astype(np.int64)
 
 
-def _by_proportions(y: Int64, shares: np.ndarray, rng: np.random.Generator) -> list[Int64]:
-    """Class c dealt out in the proportions `shares[c]`."""
-    dealt = []
-    for c, share in zip(np.unique(y), shares, strict=True):
+def _by_proportions(y: Int64, proportions: np.ndarray, rng: np.random.Generator) -> list[Int64]:
+    """Split each class c in the proportions `proportions[c]`."""
+    parts_by_class = []
+    for c, share in zip(np.unique(y), proportions, strict=True):
         rows = rng.permutation(np.flatnonzero(y == c))
-        dealt.append(np.split(rows, np.rint(np.cumsum(share)[:-1] * len(rows)).astype(int)))
-    return [np.concatenate(pieces) for pieces in zip(*dealt, strict=True)]
+        parts_by_class.append(np.split(rows, np.rint(np.cumsum(share)[:-1] * len(rows)).astype(int)))
+    return [np.concatenate(pieces) for pieces in zip(*parts_by_class, strict=True)]
 
 
 def _sorted(parts: Sequence[Int64]) -> list[Int64]:
     return [np.sort(p) for p in parts]
 
 
-def _enough_classes(y: Int64, n_clients: int, name: str) -> Int64:
+def _checked_classes(y: Int64, n_clients: int, name: str) -> Int64:
     classes = np.unique(y)
-    _enough_samples(len(y), n_clients)
+    _check_sample_count(len(y), n_clients)
     if n_clients > len(classes):
         raise UserError(
-            f"partition {name} gives each client a class of its own: {n_clients} clients are more than "
-            f"{len(classes)} classes; lower partition.n_clients or choose dirichlet or shards"
+            f"partition {name} gives each client its own class, but {n_clients} clients are more than "
+            f"{len(classes)} classes: lower partition.n_clients or use dirichlet or shards"
         )
     return classes
 
 
-def _positive(alpha: float) -> None:
+def _check_alpha(alpha: float) -> None:
     if not 0 < alpha < np.inf:  # also true for NaN
         raise UserError(f"partition.alpha must be above 0, not {alpha}")
 
 
-def _enough_samples(n: int, needed: int) -> None:
+def _check_sample_count(n: int, needed: int) -> None:
     if needed < 1:
         raise UserError("a partition needs at least one client: raise partition.n_clients")
     if n < needed:

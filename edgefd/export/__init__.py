@@ -1,1 +1,1 @@
-"""From a torch module to what a device runs: ONNX graphs of the training step and of the logits, in a bundle."""
+"""Export of a torch module to a bundle for devices: ONNX graphs of the training step and of the logits."""

@@ -1,4 +1,4 @@
-"""Export a torch module as ONNX graphs, and its initial state as arrays."""
+"""Export of a torch module as ONNX graphs, and of its initial state as arrays."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from edgefd.export.operators import to_onnx
 from edgefd.export.step import constants_of, initial_state, trace_logits, trace_step
 from edgefd.learners.graphs import Graphs, State
 
-LEARNING_RATE = 0.01  # of the self-test's one step
-SECOND_MOMENT = 1e-6  # where it starts
+LEARNING_RATE = 0.01  # of the step of the self-test
+SECOND_MOMENT = 1e-6  # initial second moments of Adam in the self-test
 
 
 def export_graphs(model: nn.Module, optimizer: str, batch: int, shape: tuple[int, ...], n_classes: int) -> Graphs:
-    """The training step and the logits of a model.
+    """Export the training step and the logits of a model.
 
     Raises:
-        UserError: naming an operator or layer that a device cannot run.
+        UserError: for an operator or layer that a device cannot run, with its name.
     """
     return Graphs(
         step=to_onnx(trace_step(model, optimizer, batch, shape, n_classes)).SerializeToString(),
@@ -30,5 +30,5 @@ def export_graphs(model: nn.Module, optimizer: str, batch: int, shape: tuple[int
 
 
 def initial_arrays(model: nn.Module, optimizer: str) -> State:
-    """What a learner of this model starts from."""
+    """Return the initial state of a learner of this model."""
     return {name: tensor.numpy() for name, tensor in initial_state(model, optimizer).items()}

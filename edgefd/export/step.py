@@ -1,8 +1,8 @@
-"""The training step and the logits of a module as plain functions of their tensors, traced to torch's operators.
+"""The training step and the logits of a module as functions of tensors, traced to operators of torch.
 
-One step is the project's one training primitive (`edgefd.learners.batches`):
+One step computes the training loss of the project (`edgefd.learners.learner`)
     loss = sum_i w_i H(t_i, softmax(z_i)) / sum_i w_i,
-its gradient, and SGD with momentum 0.9 or Adam, as `edgefd.learners.torch_learner` does them.
+its gradient, and an update of SGD with momentum 0.9 or of Adam, as `edgefd.learners.torch_learner` does.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from edgefd.core.errors import UserError
 from edgefd.learners.torch_learner import BETAS, EPS, MOMENTUM
 
 _aten = torch.ops.aten
-_TRANSLATED = (  # by `edgefd.export.operators` as they are, faster than as their parts
+_NOT_DECOMPOSED = (  # `edgefd.export.operators` translates them whole, which is faster than their parts
     _aten.threshold_backward.default,
     _aten.convolution_backward.default,
     _aten.max_pool2d_with_indices_backward.default,
     _aten.avg_pool2d_backward.default,
     _aten.native_group_norm.default,
 )
-_ALSO = (
+_DECOMPOSED = (  # in addition to torch's core decompositions
     _aten.native_layer_norm,
     _aten.native_layer_norm_backward,
     _aten._log_softmax_backward_data,
@@ -54,24 +54,24 @@ _ALSO = (
 
 @dataclass(frozen=True, eq=False)
 class Traced:
-    """A graph of torch operators, with names for its inputs and outputs, in order.
-
-    `fixed` are inputs that never change: the module's buffers.
-    """
+    """A graph of torch operators with named inputs and outputs."""
 
     graph: fx.GraphModule
     inputs: tuple[str, ...]
+    """names of the inputs, in order"""
     outputs: tuple[str, ...]
+    """names of the outputs, in order"""
     fixed: dict[str, Tensor]
+    """inputs that never change, by name: the buffers of the module"""
 
 
 def parameters_of(model: nn.Module) -> dict[str, Tensor]:
-    """Its parameters by state name: `model/<name>`."""
+    """Return the parameters of a module by their names in the state: `model/<name>`."""
     return {f"model/{name}": p.detach() for name, p in model.named_parameters()}
 
 
 def initial_state(model: nn.Module, optimizer: str) -> dict[str, Tensor]:
-    """Parameters and the optimizer's zeros: what a step takes and gives back, in the graph's order."""
+    """Return the parameters and the zeros of the optimizer: the state that a step reads and writes, in order."""
     parameters = {name: tensor.contiguous().clone() for name, tensor in parameters_of(model).items()}
     names = [name.removeprefix("model/") for name in parameters]
     slots = ("exp_avg", "exp_avg_sq") if optimizer == "adam" else ("momentum_buffer",)
@@ -82,13 +82,13 @@ def initial_state(model: nn.Module, optimizer: str) -> dict[str, Tensor]:
 
 
 def constants_of(optimizer: str) -> dict[str, float]:
-    """Small numbers that a step takes as inputs, so that no graph optimizer takes them for zero."""
+    """Return small numbers that are inputs of a step, so that no graph optimizer treats them as zero."""
     return {"eps": EPS} if optimizer == "adam" else {}
 
 
 def trace_step(model: nn.Module, optimizer: str, batch: int, shape: Sequence[int], n_classes: int) -> Traced:
-    """One training step: (state, x, targets, weights, lr, constants) → (new state, loss)."""
-    model = _own_copy(model)
+    """Trace one training step: (state, x, targets, weights, lr, constants) → (new state, loss)."""
+    model = _copy_for_export(model)
     state = initial_state(model, optimizer)
     fixed = {f"buffer/{name}": b.detach().clone() for name, b in model.named_buffers()}
     n_parameters = len(list(model.parameters()))
@@ -118,8 +118,8 @@ def trace_step(model: nn.Module, optimizer: str, batch: int, shape: Sequence[int
 
 
 def trace_logits(model: nn.Module, shape: Sequence[int]) -> Traced:
-    """(parameters, x) → logits, for any number of rows."""
-    model = _own_copy(model)
+    """Trace the logits for any number of rows: (parameters, x) → logits."""
+    model = _copy_for_export(model)
     names = [name for name, _ in model.named_parameters()]
     fixed = {f"buffer/{name}": b.detach().clone() for name, b in model.named_buffers()}
     keys = [*names, *(name.removeprefix("buffer/") for name in fixed)]
@@ -130,33 +130,33 @@ def trace_logits(model: nn.Module, shape: Sequence[int]) -> Traced:
     fake = FakeTensorMode(shape_env=ShapeEnv())
     free = StatelessSymbolicContext([DimDynamic.DYNAMIC, *(DimDynamic.STATIC for _ in shape)])  # type: ignore[var-annotated]
     tensors = [*parameters_of(model).values(), *fixed.values()]
-    known = [fake.from_tensor(t.contiguous(), static_shapes=True) for t in tensors]
-    graph = _trace(logits, [*known, fake.from_tensor(torch.zeros(7, *shape), symbolic_context=free)])
+    fake_tensors = [fake.from_tensor(t.contiguous(), static_shapes=True) for t in tensors]
+    graph = _trace(logits, [*fake_tensors, fake.from_tensor(torch.zeros(7, *shape), symbolic_context=free)])
     return Traced(graph, (*(f"model/{n}" for n in names), *fixed, "x"), ("logits",), fixed)
 
 
-def _own_copy(model: nn.Module) -> nn.Module:
-    """A copy in training mode and in torch's default memory order.
+def _copy_for_export(model: nn.Module) -> nn.Module:
+    """Return a copy of the module in training mode and in torch's default memory order.
 
     Raises:
-        UserError: for layers whose output for a row depends on the other rows of its batch, or on chance.
+        UserError: for layers whose output for a row depends on the other rows of its batch, or is random.
     """
     for name, layer in model.named_modules():
         if isinstance(layer, nn.modules.batchnorm._BatchNorm):
             raise UserError(
-                f"layer {name!r} is {type(layer).__name__}, which mixes the rows of a batch: "
-                "short ones cannot be padded: use GroupNorm"
+                f"layer {name!r} is {type(layer).__name__}, which mixes the rows of a batch, "
+                "so a device could not pad a short batch: use GroupNorm"
             )
         if isinstance(layer, nn.modules.dropout._DropoutNd) and layer.p > 0:
-            raise UserError(f"layer {name!r} is {type(layer).__name__}: a training graph has no randomness: set p=0")
-    plain: nn.Module = copy.deepcopy(model).to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
-    return plain.train()
+            raise UserError(f"layer {name!r} is {type(layer).__name__}, but a training graph cannot be random: set p=0")
+    copied: nn.Module = copy.deepcopy(model).to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+    return copied.train()
 
 
 def _trace(function: Callable[..., list[Tensor]], arguments: list[Tensor]) -> fx.GraphModule:
-    table = {**core_aten_decompositions(), **get_decompositions(_ALSO)}
-    for kept in _TRANSLATED:
-        table.pop(kept, None)
+    table = {**core_aten_decompositions(), **get_decompositions(_DECOMPOSED)}
+    for operator in _NOT_DECOMPOSED:
+        table.pop(operator, None)
     tracer = make_fx(functionalize(function, remove="mutations"), decomposition_table=table)
     try:
         traced: fx.GraphModule = tracer(*arguments)
@@ -164,7 +164,7 @@ def _trace(function: Callable[..., list[Tensor]], arguments: list[Tensor]) -> fx
         raise
     except Exception as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise UserError(f"torch cannot trace this module's training step: {reason}") from error
+        raise UserError(f"torch cannot trace the training step of this module: {reason}") from error
     traced.graph.eliminate_dead_code()
     return traced
 
@@ -183,6 +183,6 @@ def _adam(state: list[Tensor], gradients: list[Tensor], lr: Tensor, eps: Tensor)
     rate, root = (lr.double() / c1).float(), torch.sqrt(c2).float()
     m = [first * a + (1 - first) * g for a, g in zip(state[n : 2 * n], gradients, strict=True)]
     v = [second * a + (1 - second) * (g * g) for a, g in zip(state[2 * n : 3 * n], gradients, strict=True)]
-    rate, eps = rate * root, eps * root  # the same as dividing sqrt(v) by root, with one pass less
+    rate, eps = rate * root, eps * root  # equal to dividing sqrt(v) by root, with one pass less
     new = [p - rate * (mi / (torch.sqrt(vi) + eps)) for p, mi, vi in zip(state[:n], m, v, strict=True)]
     return [*new, *m, *v, step]

@@ -1,4 +1,4 @@
-"""Whether exported graphs do what torch does: one step from a shared state on real data, and the logits."""
+"""Comparison of exported graphs with torch: the logits, and one training step from a common state on real data."""
 
 from __future__ import annotations
 
@@ -21,19 +21,21 @@ from edgefd.learners.batches import Batch, one_hot
 from edgefd.learners.graphs import Graphs, State
 from edgefd.learners.torch_learner import MOMENTUM, TorchLearner
 
-TOLERANCE = 1e-5  # of parameters after one step, relative to the largest of each tensor
+TOLERANCE = 1e-5  # of parameters after one step, relative to the largest value of each tensor
 LR = 0.003
-_WARM_UP = 8  # steps of torch before the shared state: Adam's first steps divide rounding noise by itself
+_WARM_UP = 8  # steps in torch before the comparison: the first steps of Adam divide rounding errors by themselves
 
 
 def verify(graphs: Graphs, model: nn.Module, optimizer: str, samples: Float32) -> dict[str, float]:
-    """Compare with torch; the errors found.
+    """Compare exported graphs with torch.
 
-    `step` and `loss` compare with torch in float32, `logits` likewise; `step_float64` and `torch_float64` are the
-    distances of both from torch in float64, on samples with noise: it has no ties that rounding could break.
+    Returns:
+        The differences by name. `step`, `loss` and `logits` compare the graphs with torch in float32. `step_float64`
+        and `torch_float64` compare the graphs, and torch in float32, with torch in float64, on samples with noise:
+        such samples have no equal numbers between which rounding could decide.
 
     Raises:
-        UserError: if they differ by more than `TOLERANCE`, unless torch itself is as far from float64.
+        UserError: if they differ by more than `TOLERANCE`, unless torch itself differs from float64 as much.
     """
     rng = np.random.default_rng(0)
     samples = _real_samples(samples)
@@ -60,7 +62,8 @@ def verify(graphs: Graphs, model: nn.Module, optimizer: str, samples: Float32) -
     for name in ("step", "step_float64"):
         if not errors[name] <= allowed:
             raise UserError(
-                f"the exported training step disagrees with torch: {name} {errors[name]:.1e}, allowed {allowed:.1e}"
+                f"the exported training step disagrees with torch: {name} is {errors[name]:.1e}, but at most "
+                f"{allowed:.1e} is allowed"
             )
     if not errors["logits"] <= 1e-4:
         raise UserError(f"the exported model disagrees with torch: logits differ by {errors['logits']:.1e}")
@@ -68,7 +71,7 @@ def verify(graphs: Graphs, model: nn.Module, optimizer: str, samples: Float32) -
 
 
 def run_step(graphs: Graphs, state: State, batch: Batch, lr: float) -> tuple[State, float]:
-    """One step of the exported graph: new state and loss."""
+    """Run one step of the exported graph. Return the new state and the loss."""
     missing = graphs.batch - len(batch)
     numbers = {"lr": lr, **graphs.constants}
     feed = {
@@ -83,13 +86,16 @@ def run_step(graphs: Graphs, state: State, batch: Batch, lr: float) -> tuple[Sta
 
 
 def distance(a: State, b: State) -> float:
-    """The largest difference of any parameter, relative to the largest of its tensor; NaN if anything is."""
+    """Return the largest difference of any parameter, relative to the largest value of its tensor.
+
+    The result is NaN if any value is NaN.
+    """
     names = [name for name in b if name.startswith("model/") and name in a]
     return float(np.max([np.abs(a[n] - b[n]).max() / max(float(np.abs(b[n]).max()), 1e-12) for n in names]))
 
 
 def _real_samples(samples: Float32) -> Float32:
-    """mnist_mini where the model takes such images, for their flat areas, with the model's own samples elsewhere."""
+    """Return images of mnist_mini, which have flat areas, if the model takes such images; else the given samples."""
     if samples.shape[1:] != (1, 28, 28):
         return samples
     x = load_dataset("mnist_mini").x_train[:2000].astype(np.float32)
@@ -104,22 +110,22 @@ def _batch(graphs: Graphs, samples: Float32, rng: np.random.Generator) -> Batch:
 
 
 def _float64_step(model: nn.Module, optimizer: str, shared: State, batch: Batch) -> State:
-    """The same step by torch's own optimizers and autograd, in float64: parameters."""
+    """Return the parameters after the same step with the optimizers and autograd of torch, in float64."""
     model = copy.deepcopy(model).double()
     model.load_state_dict(
         {k.removeprefix("model/"): torch.from_numpy(v) for k, v in shared.items() if k.startswith("model/")}
     )
     names, parameters = zip(*model.named_parameters(), strict=True)
-    settled = torch.optim.Adam(parameters, LR) if optimizer == "adam" else torch.optim.SGD(parameters, LR, MOMENTUM)
+    optim = torch.optim.Adam(parameters, LR) if optimizer == "adam" else torch.optim.SGD(parameters, LR, MOMENTUM)
     for name, p in zip(names, parameters, strict=True):
         slots = {k.split("/")[1]: v for k, v in shared.items() if k.startswith("optimizer/") and k.endswith(f"/{name}")}
-        settled.state[p] = {slot: torch.from_numpy(v.astype(np.float64)) for slot, v in slots.items()}
+        optim.state[p] = {slot: torch.from_numpy(v.astype(np.float64)) for slot, v in slots.items()}
         if optimizer == "adam":
-            settled.state[p]["step"] = torch.tensor(float(shared["optimizer/step"]))
+            optim.state[p]["step"] = torch.tensor(float(shared["optimizer/step"]))
     x, targets, weights = (torch.from_numpy(v.astype(np.float64)) for v in (batch.x, batch.targets, batch.weights))
     each = F.cross_entropy(model(x), targets, reduction="none")
     ((each * weights).sum() / weights.sum()).backward()  # type: ignore[no-untyped-call]
-    settled.step()
+    optim.step()
     return {f"model/{name}": p.detach().numpy() for name, p in zip(names, parameters, strict=True)}
 
 

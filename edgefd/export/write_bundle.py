@@ -1,4 +1,4 @@
-"""Writing a bundle: export, compare with torch, and only then put the folder in place."""
+"""Writing of a bundle: export the graphs, compare them with torch, and only then create the folder."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from torch import nn
 from edgefd.core.arrays import Float32
 from edgefd.core.errors import UserError
 from edgefd.core.files import npz_bytes
-from edgefd.export.graph import OPSET
+from edgefd.export.graph_builder import OPSET
 from edgefd.export.model_graphs import LEARNING_RATE, SECOND_MOMENT, export_graphs, initial_arrays
 from edgefd.export.verify import run_step, verify
 from edgefd.federation.terms import FederationTerms
@@ -37,19 +37,19 @@ def export_bundle(
     terms: FederationTerms,
     extractor: tuple[bytes, tuple[int, ...]] | None = None,
 ) -> Manifest:
-    """Write a bundle folder, whole or not at all.
+    """Write a bundle folder completely, or not at all.
 
     Args:
         out: the folder, which must not exist.
         model: the module, with the parameters that devices start from.
-        name: what the model is called.
-        optimizer: sgd or adam.
-        batch: rows of the graph's batch.
+        name: name of the model.
+        optimizer: "sgd" or "adam".
+        batch: number of rows that the training graph takes.
         proxy: float32 [P, ...], scaled.
         scale: (mean, std) with which raw samples are scaled.
-        heldout: share of private rows kept from training where the data do not say which.
-        terms: of the federation that the device will be in.
-        extractor: where the model takes features, the graph that makes them, and the shape of a raw sample.
+        heldout: share of private rows held out from training, if the data do not name the rows.
+        terms: terms of the federation that the device joins.
+        extractor: graph that computes features and the shape of a raw sample; None if the model takes samples.
 
     Raises:
         UserError: if the model cannot be exported, its graphs disagree with torch, or `out` cannot be written.
@@ -90,10 +90,11 @@ def export_bundle(
 
 
 def _selftest(graphs: Graphs, init: State, proxy: Float32) -> State:
-    """One step on the first proxy rows: what goes in, and `expected/<name>`, `expected/loss`.
+    """Return the inputs of one step on the first proxy rows, and its results `expected/<name>` and `expected/loss`.
 
-    `start/<name>` is where the step starts if not from `init`: Adam's second moments are a constant, as large as
-    gradients are. From zero its first step divides rounding noise by itself, and every kind of CPU rounds differently.
+    `start/<name>` replaces arrays of `init`: the second moments of Adam are a constant of the size of gradients. If
+    they were zero, the first step would divide rounding errors by themselves, and CPUs of different kinds round
+    differently.
     """
     rows = proxy[: graphs.batch]
     targets = one_hot(np.arange(len(rows)) % graphs.n_classes, graphs.n_classes)

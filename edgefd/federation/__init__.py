@@ -1,1 +1,1 @@
-"""The nouns of a federation: clients, proxy set, plans, reports, terms, `Method`."""
+"""Data types of a federation: clients, proxy set, round plans, reports, terms and `Method`."""

@@ -1,4 +1,4 @@
-"""Clients, proxy set and federation: the data that a run works on."""
+"""Data of a run: clients, proxy set and federation."""
 
 from __future__ import annotations
 
@@ -15,12 +15,18 @@ from edgefd.core.errors import UserError
 
 @dataclass(frozen=True, eq=False)
 class ClientData:
-    """One client's private data.
+    """Private data of one client.
 
-    `x` float32 [n, ...] and `y` int64 [n] to train on; `x_heldout`, `y_heldout` never trained on; `contributed`: int64 ids of
-    the proxy rows that the client contributed, ascending, and `contributed_y` int64 their labels, where the client has kept
-    them. `rows`, `heldout_rows`: which samples of the training set `x` and `x_heldout` are, where that is known; only a
-    simulation knows.
+    Args:
+        client: number of the client.
+        x: float32 [n, ...], samples to train on.
+        y: int64 [n], their labels.
+        x_heldout: float32 [m, ...], samples that are never trained on.
+        y_heldout: int64 [m], their labels.
+        contributed: int64, ascending ids of the proxy rows that the client contributed.
+        rows: int64 [n], indices of `x` in the training set; None outside simulations.
+        heldout_rows: int64 [m], indices of `x_heldout` in the training set; None outside simulations.
+        contributed_y: int64, labels of the contributed rows; None if the client has not kept them.
     """
 
     client: int
@@ -36,7 +42,7 @@ class ClientData:
 
 @dataclass(frozen=True, eq=False)
 class ProxySet:
-    """The shared samples: x float32 [P, ...]; row i has id i. `owner` int64 [P]: who contributed it, -1 = public."""
+    """Shared samples: `x` float32 [P, ...], row i has id i; `owner` int64 [P], contributing client or -1 = public."""
 
     x: Float32
     owner: Int64
@@ -46,19 +52,19 @@ class ProxySet:
 
     @property
     def sha256(self) -> str:
-        """Of the samples: clients with another proxy set must be refused, not averaged."""
+        """SHA-256 of the samples. A client with another proxy set must be refused, not averaged."""
         return hashlib.sha256(np.ascontiguousarray(self.x).tobytes()).hexdigest()
 
 
 @dataclass(frozen=True)
 class Scale:
-    """(x - mean) / std, with the mean and standard deviation of all numbers of the proxy set, which everybody holds."""
+    """Standardisation (x - mean) / std, with mean and standard deviation of all values of the shared proxy set."""
 
     mean: float
     std: float
 
     def __call__(self, x: npt.NDArray[Any]) -> Float32:
-        """Raw samples, uint8 or float32, as a model takes them: float32 of the same shape."""
+        """Convert raw samples, uint8 or float32, to the input of a model: float32 of the same shape."""
         out = x.astype(np.float32)
         out -= np.float32(self.mean)
         out /= np.float32(self.std)
@@ -69,18 +75,27 @@ RAW = Scale(0.0, 1.0)
 
 
 def scale_of(proxy: npt.NDArray[Any]) -> Scale:
-    """The scale of raw proxy samples. A constant proxy set is only centred."""
+    """Return the scale of raw proxy samples. A constant proxy set is only centred."""
     return Scale(float(proxy.mean(dtype=np.float64)), float(proxy.std(dtype=np.float64)) or 1.0)
 
 
 @dataclass(frozen=True, eq=False)
 class Federation:
-    """All clients, what they share, and what only a simulation knows.
+    """Data of all clients, the shared proxy set, and data that is available only in a simulation.
 
-    `proxy_labels` (int64 [P]; None for a public proxy set without) are for measurement, and for references that declare
-    it; no client sees them. `table` (int64 [clients, classes]) counts the samples each client was dealt, contributed
-    and held-out ones included. `kept`: contributed samples are among the private ones as well. `proxy_rows`: which
-    samples of the training set the proxy set is made of; None if they are from elsewhere.
+    Args:
+        clients: private data of each client.
+        proxy: the shared samples.
+        proxy_labels: int64 [P], used for measurement and by reference methods that declare it; no client sees them.
+            None for a public proxy set without labels.
+        x_test: float32 [t, ...], the test set.
+        y_test: int64 [t], its labels.
+        n_classes: number of classes.
+        scale: standardisation that was applied to all samples.
+        table: int64 [clients, classes], number of samples of each client, with contributed and held-out ones.
+        raw_samples_disclosed: number of raw private samples that clients have shared with others.
+        kept: whether clients also train on the samples that they contributed.
+        proxy_rows: indices of the proxy samples in the training set; None if they come from another source.
     """
 
     clients: tuple[ClientData, ...]
@@ -97,10 +112,10 @@ class Federation:
 
 
 def proxy_labels_of(federation: Federation) -> Int64:
-    """The labels of the proxy set, for those who cannot do without.
+    """Return the labels of the proxy set, for methods that require them.
 
     Raises:
-        UserError: if there are none.
+        UserError: if the proxy set has no labels.
     """
     if federation.proxy_labels is None:
         raise UserError("this method needs labels of the proxy set: add y to the npz of proxy.path")
@@ -108,7 +123,7 @@ def proxy_labels_of(federation: Federation) -> Int64:
 
 
 def merged(federation: Federation, *, private: bool) -> ClientData:
-    """One client that holds the labelled proxy set and, if `private`, everybody's private rows too.
+    """Return one client that holds the labelled proxy set and, if `private`, the private rows of all clients.
 
     Raises:
         UserError: if the proxy set has no labels.

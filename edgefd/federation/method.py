@@ -1,4 +1,4 @@
-"""`Method`: what makes one federated distillation method differ from another, as a few functions over arrays."""
+"""`Method`: a federated distillation method, defined by a few functions over arrays (hooks), and their defaults."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ T = TypeVar("T")
 
 
 class MessageKind(StrEnum):
-    """The meaning of a row of a method's messages."""
+    """Meaning of a row in the messages of a method."""
 
     PROXY_LABELS = "proxy labels"
-    """a proxy sample"""
+    """each row is a proxy sample"""
     MULTI_TEACHER = "multi-teacher"
-    """a proxy sample; the server sends several teachers, row i of teacher t has id t * P + i"""
+    """each row is a proxy sample; the server sends several teachers, and row i of teacher t has id t * P + i"""
     CLASS_LABELS = "class labels"
-    """a class"""
+    """each row is a class"""
     PARAMETERS = "parameters"
-    """row 0 holds all parameters of a model"""
+    """the only row, 0, holds all parameters of a model"""
 
     @property
     def of_proxy_rows(self) -> bool:
@@ -46,79 +46,88 @@ class MessageKind(StrEnum):
 
 @dataclass(frozen=True)
 class NoConfig:
-    """For methods without hyper-parameters."""
+    """Config of methods without hyper-parameters."""
 
 
 def accept_all(data: ClientData, proxy: ProxySet, config: Any, rng: np.random.Generator) -> Float32:
-    """Answer for every proxy row, fully sure."""
+    """Return weight 1 for every proxy row."""
     return np.ones(len(proxy), np.float32)
 
 
 def accept_none(data: ClientData, proxy: ProxySet, config: Any, rng: np.random.Generator) -> Float32:
-    """Answer for no proxy row."""
+    """Return weight 0 for every proxy row."""
     return np.zeros(len(proxy), np.float32)
 
 
 def soft_labels(logits: Float32, config: Any) -> Float32:
-    """What a client sends of its logits: softmax(z)."""
+    """Return the probabilities softmax(z) of the logits z."""
     return softmax(logits)
 
 
 def mean(uploads: Sequence[Knowledge], config: Any) -> Knowledge:
-    """The weighted mean of what was sent, row by row."""
+    """Return the weighted mean of the uploads, row by row."""
     return weighted_mean(uploads)
 
 
 def identity(value: T, *_: object) -> T:
-    """Return the first argument unchanged: the default of hooks that may change it."""
+    """Return the first argument unchanged, as the default of hooks that may change it."""
     return value
 
 
 def teacher_rows(teacher: Knowledge, data: ClientData, proxy: ProxySet, config: Any, rng: np.random.Generator) -> Batch:
-    """Learn the proxy rows that the teacher knows."""
+    """Return the proxy rows of the teacher, with its values as targets."""
     return Batch(proxy.x[teacher.ids], teacher.values, teacher.weights)
 
 
 def default_local_step(learner: Learner, batches: Iterable[Batch], lr: float, config: Any) -> float:
-    """Train on the batches; the mean loss."""
+    """Train on the batches and return the mean loss."""
     return learner.train(batches, lr)
 
 
 def no_extra_packages(config: Any) -> tuple[str, ...]:
-    """What a device has is enough."""
+    """Return no packages: those of a device suffice."""
     return ()
 
 
 @dataclass(frozen=True)
 class Method:
-    """A method is its functions; what it leaves out is plain averaging of soft labels (FedMD).
+    """A federated distillation method: a name, its hooks and its declared properties.
 
-    A round calls them in this order, with the method's own `config` last or next to last:
+    Every hook has a default. Together, the defaults are the plain average of soft labels on every proxy row (FedMD).
+    `config` is always an instance of the method's own Config class; [P] stands for the number of proxy rows.
 
-        client_filter(data, proxy, config, rng) -> float32 [P]   how surely the client answers for each proxy row,
-                                                                 0 = not at all; depends on data alone, computed once
-        extract(logits, config) -> float32 [n, d]                what is sent of the logits of the rows it answers for
-        aggregate(uploads, config) -> Knowledge                  at the server: the teacher; order of uploads is fixed
-        server_filter(teacher, config) -> Knowledge              at the server: what of it is sent out
-        lesson(teacher, data, proxy, config, rng) -> Lesson      at the client, next round: what it learns from that
+    Hooks that run once, before the first round:
 
-    and, once, `transform_federation(federation)`: reference methods that train one model on pooled data are federations of one.
+    * `transform_federation(federation) -> Federation`: changes the data of a simulation. Reference methods that train
+      one model on pooled data return a federation of one client.
+    * `client_filter(data, proxy, config, rng) -> float32 [P]`: the acceptance weights of a client, one for each proxy
+      row. With weight 0, the client does not answer for the row. They depend on the data alone.
 
-    Most methods are no more than that. What some need beside, each where it stands in a round:
+    Hooks of the client, in the order of a round:
 
-        receive(teacher, state, proxy, config) -> Knowledge      before `batch`: what the client makes of what it was
-                                                                 sent, with its model at hand: a teacher of its own
-        answer(state, proxy, plan, config) -> Knowledge          instead of `extract` of rows: another message
-        train(learner, batches, lr, config) -> float             in the steps on private data after evaluation
-        teach(reports, teacher, plan, server, config)            instead of `aggregate`, with the last teacher, and
-            -> Knowledge                                         labels or a model where the method declares them
+    * `personalise_teacher(teacher, state, proxy, config) -> Knowledge`: converts the teacher that was sent into a
+      teacher of this client. It may use the client's model.
+    * `distillation_targets(teacher, data, proxy, config, rng) -> Batch`: the rows to distil, with their targets.
+    * `train(learner, batches, lr, config) -> float`: trains on batches of private data after the evaluation and
+      returns the mean loss.
+    * `run_local_training(learner, private, steps, plan, rng) -> float`: replaces the drawing of these batches and
+      `train`. `private` is the whole private data. It belongs to defences.
+    * `extract(logits, config) -> float32 [n, d]`: converts the logits of the accepted rows into the values to send.
+    * `upload(state, proxy, plan, config) -> Knowledge`: replaces the default upload (`upload_accepted_rows`, which
+      calls `extract`) by another message.
+    * `privatise(knowledge, state, proxy, plan) -> Knowledge`: the last change before knowledge is sent. It belongs to
+      defences.
 
-    And two that are no method's own, but of a defence (`edgefd.defences`), which any method may be given:
+    Hooks of the server, in the order of a round:
 
-        practise(learner, own, steps, plan, rng) -> float        instead of drawing batches and `train`
-        release(knowledge, state, proxy, plan) -> Knowledge      the last thing before rows leave the client
+    * `aggregate(uploads, config) -> Knowledge`: the teacher. Uploads are sorted by client.
+    * `server_update(reports, teacher, plan, server, config) -> Knowledge`: replaces `aggregate` if a method needs the
+      last teacher, and labels or a model at the server, which the method must declare (`proxy_labels`, `server_model`).
+    * `server_filter(teacher, config) -> Knowledge`: the part of the teacher that is sent to clients.
 
-    A whole method, and what a server makes of two clients that disagree about proxy row 1:
+    A defence (`edgefd.defences`) can be combined with any method. It sets `run_local_training` and `privatise`.
+
+    A complete method, and the teacher that it makes of two clients that disagree about proxy row 1:
 
     >>> from dataclasses import dataclass
     >>> @dataclass(frozen=True)
@@ -138,7 +147,9 @@ class Method:
     """
 
     name: str
+    """name of the method, as in configs"""
     summary: str
+    """one line that describes the method in listings"""
     config: type = NoConfig
     client_filter: Callable[[ClientData, ProxySet, Any, np.random.Generator], Float32] = accept_all
     extract: Callable[[Float32, Any], Float32] = soft_labels
@@ -153,47 +164,48 @@ class Method:
     run_local_training: Callable[[Learner, Batch, int, RoundPlan, np.random.Generator], float] | None = None
     privatise: Callable[[Knowledge, ClientState, ProxySet, RoundPlan], Knowledge] = identity
     message: MessageKind = MessageKind.PROXY_LABELS
-    """what a row of its messages stands for"""
+    """meaning of a row of its messages"""
     local_training: Literal["configured", "warmup", "always"] = "configured"
-    """batches of private data after evaluation: those of `train.local_steps`. Where that is 0: none; as many as
-    distillation would make in round 0, so that clients have learned something before they are first heard; or in all"""
+    """training on private data after the evaluation, if `train.local_steps` is 0: "configured" = none; "warmup" = in
+    round 0, so that clients are trained before their first upload; "always" = in every round. "warmup" and "always"
+    train on as many batches as a distillation of all proxy rows has"""
     server_model: bool = False
-    """whether the server trains a model of its own, the config's first"""
+    """whether the server trains a model of its own (the first model of the config)"""
     proxy_labels: bool = False
-    """whether labels of proxy samples are used: such a method is not comparable with one that uses none"""
+    """whether it uses labels of proxy samples: such a method is not comparable with one that uses none"""
     packages: Callable[[Any], tuple[str, ...]] = no_extra_packages
-    """what a client needs, with that config, of packages that a device does not have"""
+    """function of the config: packages that a client needs and that a device does not have"""
 
     @property
     def uses_proxy(self) -> bool:
-        """Whether clients answer for proxy samples at all."""
+        """Whether clients answer for proxy samples."""
         return self.client_filter is not accept_none
 
     @property
     def exchanges(self) -> bool:
-        """Whether clients send anything at all."""
+        """Whether clients send any knowledge."""
         return self.uses_proxy or self.upload is not None
 
     @property
     def averages_labels(self) -> bool:
-        """Whether the server takes the mean of soft labels, for which a robust aggregator may stand in."""
+        """Whether the server averages soft labels, so that a robust aggregator can replace the mean."""
         return self.aggregate is mean and self.server_update is None and self.message is MessageKind.PROXY_LABELS
 
     @property
-    def asks_by_sample(self) -> bool:
-        """Whether clients answer for the proxy rows that a plan names, and the teacher is a label for each."""
+    def answers_queries(self) -> bool:
+        """Whether clients answer for the queried proxy rows, and the teacher has one label for each of them."""
         return self.uses_proxy and self.upload is None and self.message is MessageKind.PROXY_LABELS
 
     @property
-    def learns_rows(self) -> bool:
-        """Whether clients learn soft labels of proxy rows."""
+    def distils_proxy_rows(self) -> bool:
+        """Whether clients distil soft labels of proxy rows."""
         return self.uses_proxy and self.distillation_targets is teacher_rows and self.message.of_proxy_rows
 
 
 def upload_accepted_rows(
     method: Method, state: ClientState, proxy: ProxySet, plan: RoundPlan, config: Any
 ) -> Knowledge:
-    """What the method extracts of the logits of all rows that are asked for and claimed."""
+    """Return the values that the method extracts from the logits of all queried and accepted rows."""
     ids = plan.ids[state.acceptance[plan.ids] > 0]
     if not len(ids):
         return empty(state.n_classes)

@@ -1,4 +1,4 @@
-"""`Training` and `RoundPlan`: how long clients train, and the instructions for one round."""
+"""`Training`: the training protocol of a run; `RoundPlan`: the instructions for one round."""
 
 from __future__ import annotations
 
@@ -14,28 +14,28 @@ from edgefd.selection.settings import ALL_ROWS, Selection
 
 @dataclass(frozen=True)
 class Training:
-    """How long and how fast clients train. The `train` section of a config."""
+    """Duration and learning rate of the training of clients. The `train` section of a config."""
 
     rounds: int = 30
-    """number of rounds; the last one closes with a distillation on its own teacher"""
+    """number of rounds; after the last one, clients distil its teacher and are evaluated"""
     local_steps: int = 0
-    """batches of private data after the distillation of each round; `private_rows_per_batch` below do better, see the docs"""
+    """batches of private data after the distillation of each round; `private_rows_per_batch` gives better results"""
     distill_epochs: int = 1
-    """passes over the teacher's rows each round"""
+    """passes over the rows of the teacher in each round"""
     closing_epochs: int = 2
-    """passes over the last teacher's rows, at the end"""
+    """passes over the rows of the last teacher, in the closing round"""
     batch_size: int = 64
-    """rows of every batch (the last one of a pass may be shorter)"""
+    """rows per batch (the last batch of a pass may be smaller)"""
     private_rows_per_batch: int = 16
-    """of those, in distillation batches, private rows: they keep the client's own knowledge alive"""
+    """private rows in each distillation batch (part of `batch_size`): they preserve the client's own knowledge"""
     augment_shift: int = 0
-    """images are moved by up to so many pixels in every batch (0 = not at all)"""
+    """maximal random shift of the images of every batch, in pixels (0 = no shift)"""
     optimizer: Literal["sgd", "adam"] = "adam"
-    """sgd (momentum 0.9) or adam"""
+    """optimizer of the clients: sgd (with momentum 0.9) or adam"""
     lr: float = 0.003
     """learning rate of the first round"""
     final_lr: float = 0.00015
-    """learning rate of the last round; it falls along half a cosine in between"""
+    """learning rate of the last round; in between, it falls along half a cosine"""
 
     def __post_init__(self) -> None:
         if self.rounds < 1:
@@ -49,30 +49,33 @@ class Training:
             raise ValueError("lr must be above 0, and final_lr not negative")
 
     def lr_at(self, round: int) -> float:
-        """lr_r = final + (lr - final) (1 + cos(pi r / R)) / 2, in round r of R."""
+        """Return the learning rate of round r of R: final + (lr - final) (1 + cos(pi r / R)) / 2."""
         progress = min(round / max(self.rounds, 1), 1.0)
         return self.final_lr + (self.lr - self.final_lr) * (1 + float(np.cos(np.pi * progress))) / 2
 
 
 @dataclass(frozen=True, eq=False)
 class RoundPlan:
-    """What the server asks of the clients in one round."""
+    """Instructions of the server to the clients for one round."""
 
     seed: int
+    """seed of the run"""
     round: int
-    """0, 1, ... ; round `training.rounds` is the closing one: distil and evaluate, nothing more"""
+    """0, 1, ... ; in the closing round `training.rounds`, clients only distil and evaluate"""
     ids: Int64
-    """proxy rows that may be answered for, ascending"""
+    """queried proxy rows, ascending"""
     training: Training
+    """training protocol of the run"""
     evaluate: bool = True
+    """whether clients measure their accuracy in this round (they always do in the closing one)"""
     clients: tuple[int, ...] | None = None
-    """who is asked, ascending; None = everybody. It stays with the server: a device learns only whether it is asked"""
+    """sampled clients, ascending; None = all. It is not sent: a device learns only whether it is sampled itself"""
     selection: Selection = ALL_ROWS
-    """which rows are asked about, or learned"""
+    """rule that chooses the rows to query or to distil"""
     distillation: Distillation = PLAIN
-    """how the teacher's rows are learned"""
+    """loss of the distillation"""
 
     @property
     def closing(self) -> bool:
-        """Whether this is the closing distillation, to which clients answer with metrics alone."""
+        """Whether this is the closing round, in which clients distil and report only metrics."""
         return self.round >= self.training.rounds

@@ -10,18 +10,38 @@ from edgefd.core.knowledge import Knowledge
 
 @dataclass(frozen=True, eq=False)
 class Report:
-    """A client's answer: its knowledge and its metrics (such as the accuracy on its own held-out data)."""
+    """Knowledge and metrics that a client sends (such as the accuracy on its own held-out data)."""
 
     client: int
     round: int
     knowledge: Knowledge
     metrics: dict[str, float] = field(default_factory=dict)
+    knowledge_bytes: int = 0
+    """size of the serialised knowledge as it was received; 0 in a report that was not sent yet"""
 
 
 @dataclass(frozen=True, eq=False)
 class Exchange:
-    """What came back in a round, and the serialised bytes of knowledge that travelled."""
+    """Reports of a round, and the serialised bytes of knowledge that were sent."""
 
     reports: Sequence[Report]
     bytes_up: int
     bytes_down: int
+
+
+def count_exchange(
+    reports: Sequence[Report], teacher: Knowledge | None, teacher_bytes: bytes | None, n_sampled: int
+) -> Exchange:
+    """Return the received reports with the bytes of knowledge that were sent in both directions.
+
+    Knowledge without rows is not counted, neither of a report nor of the teacher: it need not be sent.
+
+    Args:
+        reports: received reports.
+        teacher: knowledge that was sent to the clients; None in the first round.
+        teacher_bytes: the same, serialised.
+        n_sampled: number of clients that it was sent to.
+    """
+    up = sum(report.knowledge_bytes for report in reports if len(report.knowledge))
+    down = len(teacher_bytes) * n_sampled if teacher and teacher_bytes else 0
+    return Exchange(reports, up, down)

@@ -11,7 +11,10 @@ from edgefd.learners.learner import Learner
 
 @dataclass(frozen=True, eq=False)
 class ClientState:
-    """A client between rounds. `learner` changes in place; `acceptance` is how surely it answers for each proxy row."""
+    """State of a client between rounds. The learner is trained in place.
+
+    `acceptance` float32 [P] holds the acceptance weight of each proxy row: 0 = the client does not answer for it.
+    """
 
     data: ClientData
     learner: Learner
@@ -21,11 +24,11 @@ class ClientState:
 
 @dataclass(frozen=True, eq=False)
 class Server:
-    """What a server has beside the reports, for methods that make use of it."""
+    """Data of the server in addition to the reports, for methods that use it."""
 
     proxy: ProxySet
     n_classes: int
     labels: Int64 | None = None
-    """int64 [P] of the proxy samples; None unless the method declares that it uses them"""
+    """labels of the proxy samples, int64 [P]; None unless the method declares that it uses them"""
     learner: Learner | None = None
-    """the server's own model; None unless the method declares one"""
+    """model of the server; None unless the method declares one"""

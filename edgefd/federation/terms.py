@@ -1,4 +1,4 @@
-"""`FederationTerms`: what coordinator and devices must agree on, or their answers must not be averaged."""
+"""`FederationTerms`: the settings in which coordinator and devices must agree before their reports are averaged."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class FederationTerms:
-    """Of a federation. A device has them from its bundle, the coordinator from its config."""
+    """Constants of a federation. A device reads them from its bundle, the coordinator from its config."""
 
     method: str
     method_config: dict[str, Any]
@@ -17,15 +17,15 @@ class FederationTerms:
     seed: int
     n_classes: int
     proxy_sha256: str
-    """of the scaled proxy samples"""
+    """SHA-256 of the scaled proxy samples"""
     defence: dict[str, Any] = field(default_factory=lambda: {"name": "none"})
-    """what clients do to their answers before they leave, with its settings"""
+    """defence that clients apply to their knowledge before they send it, with its settings"""
 
     def differences(self, other: FederationTerms) -> list[str]:
-        """Names of what differs.
+        """Return the names of the fields that differ.
 
-        >>> a = Terms("fedmd", {}, "float16", 0, 10, "")
-        >>> a.differences(Terms("fedmd", {}, "uint8", 0, 10, ""))
+        >>> a = FederationTerms("fedmd", {}, "float16", 0, 10, "")
+        >>> a.differences(FederationTerms("fedmd", {}, "uint8", 0, 10, ""))
         ['codec']
         """
         mine, theirs = asdict(self), asdict(other)
@@ -33,10 +33,10 @@ class FederationTerms:
 
 
 def parse_terms(fields: dict[str, Any]) -> FederationTerms:
-    """Terms from plain JSON.
+    """Parse the terms from plain JSON values.
 
     Raises:
-        KeyError, TypeError, ValueError: if something is missing or of another kind.
+        KeyError, TypeError, ValueError: if a field is missing or of another type.
     """
     return FederationTerms(
         method=str(fields["method"]),
@@ -45,14 +45,17 @@ def parse_terms(fields: dict[str, Any]) -> FederationTerms:
         seed=int(fields["seed"]),
         n_classes=int(fields["n_classes"]),
         proxy_sha256=str(fields["proxy_sha256"]),
-        **({"defence": dict(fields["defence"])} if "defence" in fields else {}),  # bundles from before there were any
+        **({"defence": dict(fields["defence"])} if "defence" in fields else {}),  # older bundles have no defence
     )
 
 
 @dataclass(frozen=True)
 class FederationInfo:
-    """federation.json."""
+    """Contents of federation.json: the run, its number of clients and its terms."""
 
     run: str
+    """name of the run"""
     n_clients: int
+    """number of clients of the federation"""
     terms: FederationTerms
+    """constants that coordinator and devices must share"""

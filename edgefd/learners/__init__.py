@@ -1,1 +1,1 @@
-"""Models and how they are trained: torch, ONNX Runtime, distillation losses."""
+"""Models, their training in torch and in ONNX Runtime, and the losses of distillation."""

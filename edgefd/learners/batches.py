@@ -1,8 +1,8 @@
-"""`Learner`: what the method needs of a model, whatever framework or runtime it runs on.
+"""Batches of training rows: softmax and one-hot targets, random batches, passes over all rows, shifted images.
 
-All training is one primitive, `train`: weighted soft cross-entropy over batches. The private phase sends one-hot
-targets, the distillation phase soft ones, and one exported graph serves both on a device. How batches are drawn is
-decided here, in numpy, once: so torch and ONNX Runtime see the same bytes in the same order.
+All training is one primitive, `Learner.train`: weighted soft cross-entropy over batches. Private training uses one-hot
+targets and distillation uses soft targets, so a device needs only one exported training graph for both. Batches are
+drawn here, in numpy. Therefore torch and ONNX Runtime see the same bytes in the same order.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from edgefd.core.arrays import Float32, Int64
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """Rows to learn from: x float32 [n, ...], targets float32 [n, C] probabilities, weights float32 [n] >= 0."""
+    """Training rows: x float32 [n, ...], targets float32 [n, C] probabilities, weights float32 [n] >= 0."""
 
     x: Float32
     targets: Float32
@@ -27,12 +27,12 @@ class Batch:
         return len(self.x)
 
     def rows(self, index: Int64) -> Batch:
-        """The rows of that index, copied."""
+        """Return a copy of the rows at the positions `index`."""
         return Batch(self.x[index], self.targets[index], self.weights[index])
 
 
 def softmax(logits: Float32) -> Float32:
-    """Probabilities by row, float32 [n, C]: exp(z), normalised.
+    """Return the probabilities of each row of logits, float32 [n, C]: exp(z), normalised.
 
     >>> softmax(np.array([[0.0, 0.0]], np.float32))
     array([[0.5, 0.5]], dtype=float32)
@@ -43,19 +43,19 @@ def softmax(logits: Float32) -> Float32:
 
 
 def one_hot(y: Int64, n_classes: int) -> Float32:
-    """Labels as probability rows, float32 [n, C]."""
+    """Return labels as one-hot probability rows, float32 [n, C]."""
     out = np.zeros((len(y), n_classes), np.float32)
     out[np.arange(len(y)), y] = 1
     return out
 
 
 def labelled(x: Float32, y: Int64, n_classes: int) -> Batch:
-    """A lesson from labelled rows, all of weight 1."""
+    """Return a batch of labelled rows, all with weight 1."""
     return Batch(x, one_hot(y, n_classes), np.ones(len(y), np.float32))
 
 
 def draw(batch: Batch, steps: int, batch_size: int, rng: np.random.Generator) -> Iterator[Batch]:
-    """`steps` batches; every row once before any row again, reshuffled after each pass."""
+    """Draw `steps` batches. Every row is used once before any row is used again; each pass has a new order."""
     order = np.empty(0, np.int64)
     size = min(batch_size, len(batch))
     for _ in range(steps):
@@ -66,7 +66,7 @@ def draw(batch: Batch, steps: int, batch_size: int, rng: np.random.Generator) ->
 
 
 def passes(batch: Batch, epochs: int, batch_size: int, rng: np.random.Generator) -> Iterator[Batch]:
-    """Batches of `epochs` passes over all rows, shuffled each time; the last batch of a pass may be short."""
+    """Yield the batches of `epochs` passes over all rows. Each pass has a new order; its last batch may be short."""
     for _ in range(epochs):
         order = rng.permutation(len(batch))
         for start in range(0, len(order), batch_size):
@@ -74,18 +74,18 @@ def passes(batch: Batch, epochs: int, batch_size: int, rng: np.random.Generator)
 
 
 def mixed(batches: Iterable[Batch], private: Iterator[Batch]) -> Iterator[Batch]:
-    """Each batch with the next private batch appended."""
+    """Append the next private batch to each batch."""
     for batch in batches:
-        own = next(private)
+        extra = next(private)
         yield Batch(
-            np.concatenate([batch.x, own.x]),
-            np.concatenate([batch.targets, own.targets]),
-            np.concatenate([batch.weights, own.weights]),
+            np.concatenate([batch.x, extra.x]),
+            np.concatenate([batch.targets, extra.targets]),
+            np.concatenate([batch.weights, extra.weights]),
         )
 
 
 def random_shift(batches: Iterable[Batch], pixels: int, rng: np.random.Generator) -> Iterator[Batch]:
-    """Each batch of images moved by up to `pixels` in either direction, one shift a row; border pixels are repeated."""
+    """Shift each image by up to `pixels` along both axes, with its own random shift. Border pixels are repeated."""
     for batch in batches:
         yield Batch(_shift(batch.x, pixels, rng), batch.targets, batch.weights)
 
@@ -99,5 +99,5 @@ def _shift(x: Float32, pixels: int, rng: np.random.Generator) -> Float32:
 
 
 def augment(batches: Iterator[Batch], max_shift: int, rng: np.random.Generator) -> Iterator[Batch]:
-    """Shift the images of each batch at random by up to `max_shift` pixels; 0 leaves the batches unchanged."""
+    """Shift the images of each batch at random by up to `max_shift` pixels. 0 leaves the batches unchanged."""
     return random_shift(batches, max_shift, rng) if max_shift else batches

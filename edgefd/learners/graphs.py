@@ -1,4 +1,4 @@
-"""A model as ONNX graphs, and the state that the graphs read and write."""
+"""`Graphs`: a model as ONNX graphs, and the state arrays that the graphs read and write."""
 
 from __future__ import annotations
 
@@ -9,21 +9,24 @@ import numpy as np
 
 @dataclass(frozen=True, eq=False)
 class Graphs:
-    """A model as ONNX graphs, and how to call them.
+    """The ONNX graphs of a model and the description of their inputs and outputs.
 
-    `step`: (state, x, targets, weights, lr, constants) → (new state as `new/<name>`, loss), for exactly `batch` rows;
-    `logits`: (the state's `model/...`, x) → logits, for any number of rows.
+    `step` maps (state, x, targets, weights, lr, constants) to (new state as `new/<name>`, loss), for exactly `batch`
+    rows. `logits` maps (the arrays `model/...` of the state, x) to logits, for any number of rows.
     """
 
     step: bytes
     logits: bytes
     state: tuple[str, ...]
-    """names of the state tensors, in order"""
+    """names of the state tensors, in the order of the graph's inputs"""
     constants: dict[str, float]
+    """values of the additional scalar inputs of `step`, by name"""
     batch: int
+    """number of rows that `step` takes"""
     n_classes: int
     shape: tuple[int, ...]
-    """of one sample"""
+    """shape of one sample"""
 
 
 State = dict[str, np.ndarray]
+"""Arrays of parameters (`model/...`) and of the optimizer (`optimizer/...`), by name."""

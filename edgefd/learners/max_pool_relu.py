@@ -1,7 +1,7 @@
-"""2 x 2 max-pooling with the rectifier behind it, in one pass over the memory.
+"""2 x 2 max-pooling followed by a rectifier, in one pass over the memory.
 
-In a small convolutional network torch's own pooling takes a fifth of a training step on one core: with few channels it
-does not vectorise, it keeps 8-byte indices, and its backward pass clears the whole plane first.
+In a small convolutional network, torch's own pooling takes a fifth of a training step on one core: with few channels it
+does not vectorise, it stores 8-byte indices, and its backward pass first clears the whole plane.
 """
 
 from __future__ import annotations
@@ -18,16 +18,17 @@ from torch import Tensor
 from edgefd.core.arrays import Float32
 
 Places = npt.NDArray[np.uint8]
-"""Which of its four a window's largest number is, row by row; `_CUT` where the rectifier cut it off."""
+"""The position of the largest of the four numbers of each window, row by row; `_CUT` where the rectifier gives 0."""
 
 _FIRST, _SECOND, _THIRD, _FOURTH, _CUT = (np.uint8(i) for i in range(5))  # bytes, so that the loops vectorise
 
 
 def pool_relu(x: Tensor) -> Tensor:
-    """relu(max_pool2d(x, 2)) of finite x, float32 [n, C, H, W]: the same to the bit, and so is its gradient.
+    """Return relu(max_pool2d(x, 2)) of finite x, float32 [n, C, H, W]. Values and gradients have the bits of torch.
 
-    Where numbers of a window tie, the first one row by row has the gradient, as in torch. The fast way is for plain
-    tensors in channels-last order; others (a trace for export, the default order) go through torch.
+    If several numbers of a window are the largest, the first of them, row by row, receives the gradient, as in torch.
+    The fast loops serve plain tensors in channels-last order. All other tensors (in a trace for export, or in the
+    default memory order) go through torch.
     """
     if type(x) is not Tensor or not _fits(x):
         return F.relu(F.max_pool2d(x, 2))
@@ -41,7 +42,7 @@ def _fits(x: Tensor) -> bool:
 
 
 class _PoolRelu(torch.autograd.Function):
-    """The two loops as torch operators, so that a tape (`edgefd.learners.step_recorder`) records them."""
+    """The two loops as torch operators, so that `edgefd.learners.step_recorder` can record them."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:

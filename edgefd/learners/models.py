@@ -1,11 +1,10 @@
-"""Small named torch models, written to be fast on a CPU core and exportable to a device.
+"""Small named torch models that are fast on one CPU core and can be exported to a device.
 
-Pooling comes before the rectifier: the result is the same to the bit and the rectifier has a quarter of the work.
+Pooling comes before the rectifier: the result has the same bits, and the rectifier has a quarter of the work.
 """
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import math
 from collections.abc import Callable
@@ -14,21 +13,22 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from edgefd.core.errors import UserError
+from edgefd.core.errors import UserError, hint
 from edgefd.learners.max_pool_relu import pool_relu
 
 Shape = tuple[int, ...]
+"""Shape of one sample."""
 
 
 class Linear(nn.Module):
-    """One linear layer on the flattened sample: for features, or for the smallest device."""
+    """One linear layer on the flattened sample, for features or for the smallest devices."""
 
     def __init__(self, shape: Shape, n_classes: int) -> None:
         super().__init__()
         self.fc = nn.Linear(math.prod(shape), n_classes)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits [n, C]."""
+        """Return the logits of samples, [n, C]."""
         out: Tensor = self.fc(x.flatten(1))
         return out
 
@@ -36,9 +36,9 @@ class Linear(nn.Module):
 class RandomFeatures(nn.Module):
     """One linear layer on features that are never trained: 7x7 convolutions of stride 2, max-pooling, a rectifier.
 
-    Each filter is drawn once, with mean zero, so that it answers to shapes and not to brightness, and length 1/2, with
-    which SGD is stable at usual rates. What is below the threshold counts as nothing. Only the last layer has a
-    backward pass.
+    Each filter is drawn once. Its mean is zero, so it responds to shapes and not to brightness. Its length is 1/2, so
+    SGD is stable at usual learning rates. Responses below the threshold count as 0. Only the last layer has a backward
+    pass.
     """
 
     filters: Tensor
@@ -57,7 +57,7 @@ class RandomFeatures(nn.Module):
         self.fc = nn.Linear(width * rows * columns, n_classes)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits [n, C]."""
+        """Return the logits of samples, [n, C]."""
         x = pool_relu(F.conv2d(x, self.filters, self.bias, stride=2))
         out: Tensor = self.fc(x.flatten(1))
         return out
@@ -73,16 +73,16 @@ class MLP(nn.Module):
         self.fc3 = nn.Linear(hidden, n_classes)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits [n, C]."""
+        """Return the logits of samples, [n, C]."""
         x = F.relu(self.fc1(x.flatten(1)))
         out: Tensor = self.fc3(F.relu(self.fc2(x)))
         return out
 
 
 class CNN(nn.Module):
-    """Two 5x5 convolutions with max-pooling, two linear layers.
+    """Two 5x5 convolutions with max-pooling, then two linear layers.
 
-    With width 10: the network of Selective-FD's MNIST demo (320-50-10 on 28x28), without its dropout.
+    With width 10, it is the network of the MNIST demo of Selective-FD (320-50-10 on 28x28), without its dropout.
     """
 
     def __init__(self, shape: Shape, n_classes: int, width: int = 10, hidden: int = 50) -> None:
@@ -90,12 +90,12 @@ class CNN(nn.Module):
         channels, height, pixels = shape
         self.conv1 = nn.Conv2d(channels, width, 5)
         self.conv2 = nn.Conv2d(width, 2 * width, 5)
-        flat = 2 * width * _after(height) * _after(pixels)
+        flat = 2 * width * _size_after_two_poolings(height) * _size_after_two_poolings(pixels)
         self.fc1 = nn.Linear(flat, hidden)
         self.fc2 = nn.Linear(hidden, n_classes)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits [n, C]."""
+        """Return the logits of samples, [n, C]."""
         x = pool_relu(self.conv1(x))
         x = pool_relu(self.conv2(x))
         out: Tensor = self.fc2(F.relu(self.fc1(x.flatten(1))))
@@ -103,9 +103,9 @@ class CNN(nn.Module):
 
 
 class EdgeCNN(nn.Module):
-    """A 5x5 convolution of stride 2, max-pooling, a 3x3 convolution, two linear layers: the cheap one for a device.
+    """A 5x5 convolution of stride 2, max-pooling, a 3x3 convolution, two linear layers: the cheap model for devices.
 
-    The stride leaves a quarter of the pixels to all that follows. Why this width: docs/guides/models.md.
+    The stride leaves a quarter of the pixels for all later layers. docs/guides/models.md explains the width.
     """
 
     def __init__(self, shape: Shape, n_classes: int, width: int = 24, hidden: int = 64) -> None:
@@ -118,14 +118,14 @@ class EdgeCNN(nn.Module):
         self.fc2 = nn.Linear(hidden, n_classes)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits [n, C]."""
+        """Return the logits of samples, [n, C]."""
         x = F.relu(self.conv2(pool_relu(self.conv1(x))))
         out: Tensor = self.fc2(F.relu(self.fc1(x.flatten(1))))
         return out
 
 
 class GroupNormCNN(nn.Module):
-    """Two 3x3 convolutions, each with group normalisation and max-pooling, and one linear layer."""
+    """Two 3x3 convolutions, each with group normalisation and max-pooling, then one linear layer."""
 
     def __init__(self, shape: Shape, n_classes: int, width: int = 16, groups: int = 4) -> None:
         super().__init__()
@@ -137,7 +137,7 @@ class GroupNormCNN(nn.Module):
         self.fc = nn.Linear(2 * width * (height // 4) * (pixels // 4), n_classes)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits [n, C]."""
+        """Return the logits of samples, [n, C]."""
         x = pool_relu(self.norm1(self.conv1(x)))
         x = pool_relu(self.norm2(self.conv2(x)))
         out: Tensor = self.fc(x.flatten(1))
@@ -145,10 +145,10 @@ class GroupNormCNN(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """relu(x + conv(relu(conv(x)))), with a convolution of x where size or width change.
+    """relu(x + conv(relu(conv(x)))), with a convolution of x if the size or the width changes.
 
-    The second convolution starts at zero, so that a new block passes x on. That stands in for normalisation, which
-    costs more than the convolutions here.
+    The second convolution starts at zero, so a new block returns relu(x). This replaces normalisation, which would cost
+    more than the convolutions here.
     """
 
     def __init__(self, channels: int, width: int, stride: int) -> None:
@@ -156,13 +156,13 @@ class ResidualBlock(nn.Module):
         self.conv1 = nn.Conv2d(channels, width, 3, stride=stride, padding=1)
         self.conv2 = nn.Conv2d(width, width, 3, padding=1)
         nn.init.zeros_(self.conv2.weight)
-        nn.init.zeros_(self.conv2.bias)  # type: ignore[arg-type]  # it has one
-        # 3x3, not 1x1: with two threads and an odd number of samples, the backward pass of torch 2.13 (oneDNN 3.12) for
-        # a 1x1 convolution of stride 2 writes past its memory
+        nn.init.zeros_(self.conv2.bias)  # type: ignore[arg-type]  # this convolution has a bias
+        # 3x3, not 1x1: with two threads and an odd number of samples, the backward pass of torch 2.13 (oneDNN 3.12) of
+        # a 1x1 convolution of stride 2 writes outside its memory
         self.shortcut = nn.Conv2d(channels, width, 3, stride=stride, padding=1) if stride > 1 else None
 
     def forward(self, x: Tensor) -> Tensor:
-        """[n, width, H / stride, W / stride], rounded up."""
+        """Return a tensor [n, width, H / stride, W / stride], with sizes rounded up."""
         y = self.conv2(F.relu(self.conv1(x)))
         return F.relu(y + (x if self.shortcut is None else self.shortcut(x)))
 
@@ -170,8 +170,9 @@ class ResidualBlock(nn.Module):
 class ResNet8(nn.Module):
     """A 3x3 convolution of stride 2, three residual blocks, one linear layer.
 
-    No normalisation: statistics of a batch are those of one client, and mean little to the others. The linear layer
-    sees every position: behind their mean a model learns many times more slowly, see docs/guides/models.md.
+    There is no normalisation: the statistics of a batch are those of one client, and mean little to other clients. The
+    linear layer takes every position: if it took the mean of all positions, the model would learn many times more
+    slowly (docs/guides/models.md).
     """
 
     def __init__(self, shape: Shape, n_classes: int, width: int = 8) -> None:
@@ -180,20 +181,21 @@ class ResNet8(nn.Module):
         self.block1 = ResidualBlock(width, width, 1)
         self.block2 = ResidualBlock(width, 2 * width, 2)
         self.block3 = ResidualBlock(2 * width, 4 * width, 2)
-        rows, columns = (_eighth(side) for side in shape[1:])
+        rows, columns = (_size_after_three_strides(side) for side in shape[1:])
         self.fc = nn.Linear(4 * width * rows * columns, n_classes)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits [n, C]."""
+        """Return the logits of samples, [n, C]."""
         x = self.block3(self.block2(self.block1(F.relu(self.conv(x)))))
         out: Tensor = self.fc(x.flatten(1))
         return out
 
 
 class DepthwiseNet(nn.Module):
-    """A 3x3 convolution of stride 2, three depthwise-separable ones, one linear layer.
+    """A 3x3 convolution of stride 2, three depthwise-separable convolutions, one linear layer.
 
-    Depthwise-separable: 3x3 in each channel for itself, then 1x1 across channels. Few parameters, few operations.
+    A depthwise-separable convolution is a 3x3 convolution in each channel, followed by a 1x1 convolution across
+    channels. It has few parameters and few operations.
     """
 
     def __init__(self, shape: Shape, n_classes: int, width: int = 16) -> None:
@@ -205,11 +207,11 @@ class DepthwiseNet(nn.Module):
         self.point2 = nn.Conv2d(2 * width, 4 * width, 1)
         self.depth3 = nn.Conv2d(4 * width, 4 * width, 3, stride=2, padding=1, groups=4 * width)
         self.point3 = nn.Conv2d(4 * width, 4 * width, 1)
-        rows, columns = (_eighth(side) for side in shape[1:])
+        rows, columns = (_size_after_three_strides(side) for side in shape[1:])
         self.fc = nn.Linear(4 * width * rows * columns, n_classes)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits [n, C]."""
+        """Return the logits of samples, [n, C]."""
         x = F.relu(self.conv(x))
         x = F.relu(self.point1(self.depth1(x)))
         x = F.relu(self.point2(self.depth2(x)))
@@ -219,10 +221,10 @@ class DepthwiseNet(nn.Module):
 
 
 class CNN1d(nn.Module):
-    """Three convolutions along time, each of stride 2, the mean of the last over time, one linear layer.
+    """Three convolutions along time, each of stride 2, the mean over time, one linear layer.
 
-    For windows [channels, steps] of sensors. They are convolutions of an image one row high, so that they train on a
-    device by the same graphs as those of images.
+    The samples are windows [channels, steps] of sensors. Each convolution treats a window as an image with one row, so
+    a device trains it with the same operators as it uses for images.
     """
 
     def __init__(self, shape: Shape, n_classes: int, width: int = 16) -> None:
@@ -234,14 +236,14 @@ class CNN1d(nn.Module):
         self.fc = nn.Linear(2 * width, n_classes)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits [n, C]."""
+        """Return the logits of samples, [n, C]."""
         x = F.relu(self.conv2(F.relu(self.conv1(x.unsqueeze(2)))))
         out: Tensor = self.fc(F.relu(self.conv3(x)).mean((2, 3)))
         return out
 
 
 def cnn_small(shape: Shape, n_classes: int) -> nn.Module:
-    """A CNN of 4 and 8 channels: about 7,000 parameters on 28x28."""
+    """Return a CNN of 4 and 8 channels, with about 7,000 parameters on 28x28."""
     return CNN(shape, n_classes, width=4, hidden=32)
 
 
@@ -260,39 +262,39 @@ MODELS: dict[str, Callable[[Shape, int], nn.Module]] = {
 
 
 FLAT = ("linear", "mlp")
-"""Models that take samples of any shape."""
+"""Names of the models that take samples of any shape."""
 
 
 def build_model(name: str, shape: Shape, n_classes: int, seed: int) -> nn.Module:
-    """A model for samples of `shape`, its weights drawn from `seed`; the global random state is left alone.
+    """Build a model for samples of `shape`. The global random state does not change.
 
     Args:
-        name: of `MODELS`, or "package.module:Factory", called with (shape, n_classes).
-        shape: of one sample.
+        name: a name in `MODELS`, or "package.module:Factory", which is called with (shape, n_classes).
+        shape: shape of one sample.
         n_classes: C.
-        seed: of the weights.
+        seed: seed of the initial weights.
 
     Raises:
-        UserError: as `check_model` does.
+        UserError: for an unknown model, or a model that does not take samples of this shape.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         if is_foreign(name):
-            return _foreign(name, shape, n_classes)
+            return _build_user_model(name, shape, n_classes)
         _check_named(name, shape)
         return MODELS[name](shape, n_classes)
 
 
 def is_foreign(name: str) -> bool:
-    """Whether the name is the path of somebody's own model."""
+    """Return whether the name is the import path of a user's own model."""
     return ":" in name
 
 
 def check_model(name: str, shape: Shape, n_classes: int) -> None:
-    """Whether there is such a model and it takes samples of that shape.
+    """Check that the model exists and takes samples of this shape.
 
     Raises:
-        UserError: if not.
+        UserError: if it does not.
     """
     if not is_foreign(name):
         _check_named(name, shape)
@@ -301,23 +303,20 @@ def check_model(name: str, shape: Shape, n_classes: int) -> None:
     try:
         with torch.inference_mode():
             logits = model(torch.zeros(2, *shape))
-    except Exception as error:  # whatever that module does
-        raise UserError(f"model {name!r} fails on samples of shape {list(shape)}: {_line(error)}") from error
+    except Exception as error:  # a user's module may raise anything
+        raise UserError(f"model {name!r} fails on samples of shape {list(shape)}: {_one_line(error)}") from error
     if not isinstance(logits, Tensor) or logits.shape != (2, n_classes):
-        got = list(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-        raise UserError(f"model {name!r} must give logits [n, {n_classes}]; for 2 samples it gave {got}")
+        result = list(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+        raise UserError(f"model {name!r} must return logits [n, {n_classes}], but for 2 samples it returned {result}")
 
 
 def _check_named(name: str, shape: Shape) -> None:
     if name not in MODELS:
-        near = difflib.get_close_matches(name, MODELS, 1)
-        raise UserError(
-            f"unknown model {name!r}: " + (f"did you mean {near[0]!r}?" if near else f"there are {', '.join(MODELS)}")
-        )
+        raise UserError(f"unknown model {name!r}: {hint(name, MODELS)}")
     if name == "cnn1d":
         if len(shape) != 2 or shape[1] < 16:
             raise UserError(
-                f"model 'cnn1d' needs windows of channels x 16 steps or more, not samples of shape {list(shape)}: use "
+                f"model 'cnn1d' needs windows [channels, 16 steps or more], not samples of shape {list(shape)}: use "
                 + ("cnn" if len(shape) == 3 else "mlp")
             )
     elif name not in FLAT and (len(shape) != 3 or min(shape[1:]) < 16):
@@ -327,30 +326,30 @@ def _check_named(name: str, shape: Shape) -> None:
         )
 
 
-def _foreign(path: str, shape: Shape, n_classes: int) -> nn.Module:
+def _build_user_model(path: str, shape: Shape, n_classes: int) -> nn.Module:
     module, _, attribute = path.partition(":")
     if not module or not attribute:
-        raise UserError(f"model {path!r} must look like package.module:Factory")
+        raise UserError(f"model {path!r} must have the form package.module:Factory")
     try:
-        made = getattr(importlib.import_module(module), attribute)(shape, n_classes)
-    except (Exception, SystemExit) as error:  # whatever that module does
-        raise UserError(f"cannot make model {path!r}: {_line(error)}") from error
-    if not isinstance(made, nn.Module):
-        raise UserError(f"model {path!r} must be a torch.nn.Module or a function that makes one, not {made!r:.60}")
-    if not any(p.requires_grad for p in made.parameters()):
-        raise UserError(f"model {path!r} has no parameters to train")
-    return made
+        model = getattr(importlib.import_module(module), attribute)(shape, n_classes)
+    except (Exception, SystemExit) as error:  # a user's module may raise anything
+        raise UserError(f"cannot build model {path!r}: {_one_line(error)}") from error
+    if not isinstance(model, nn.Module):
+        raise UserError(f"model {path!r} must return a torch.nn.Module, but it returned {model!r:.60}")
+    if not any(p.requires_grad for p in model.parameters()):
+        raise UserError(f"model {path!r} has no parameters to train: set requires_grad of at least one parameter")
+    return model
 
 
-def _line(error: BaseException) -> str:
+def _one_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 
-def _after(pixels: int) -> int:
-    """Pixels left along one axis after two 5-wide convolutions, each halved by pooling."""
+def _size_after_two_poolings(pixels: int) -> int:
+    """Return the size along one axis after two 5-wide convolutions, each followed by 2-wide pooling."""
     return ((pixels - 4) // 2 - 4) // 2
 
 
-def _eighth(pixels: int) -> int:
-    """Pixels left along one axis after three 3-wide convolutions of stride 2, padded by 1."""
+def _size_after_three_strides(pixels: int) -> int:
+    """Return the size along one axis after three 3-wide convolutions of stride 2 with padding 1."""
     return -(-pixels // 8)

@@ -1,4 +1,4 @@
-"""`OnnxLearner`: trains by running the exported training step in ONNX Runtime, on one thread."""
+"""`OnnxLearner`: training with the exported training step in ONNX Runtime, on one thread."""
 
 from __future__ import annotations
 
@@ -18,11 +18,14 @@ from edgefd.learners.batches import Batch
 from edgefd.learners.graphs import Graphs, State
 
 _PREDICT_ROWS = 256
-_LINE = 16
+_ALIGNMENT = 16  # numbers: arrays begin at multiples of 64 bytes
 
 
 class Sessions:
-    """ONNX Runtime sessions of a model's graphs, made where they are first used: they do not survive a fork."""
+    """ONNX Runtime sessions of the graphs of a model.
+
+    A session is created in the process that first uses it, because sessions do not survive a fork.
+    """
 
     def __init__(self, graphs: Graphs) -> None:
         self.graphs = graphs
@@ -32,27 +35,27 @@ class Sessions:
 
     @property
     def step(self) -> TrainingStep:
-        """The training step."""
-        self._leave_parent()
+        """The session of the training step."""
+        self._reset_after_fork()
         if self._step is None:
             self._step = TrainingStep(self.graphs)
         return self._step
 
     def logits(self, feed: dict[str, Any]) -> Float32:
-        """Logits, float32 [n, C]."""
-        self._leave_parent()
+        """Return the logits for the inputs of the graph, float32 [n, C]."""
+        self._reset_after_fork()
         if self._logits is None:
             self._logits = _open(self.graphs.logits)
         out: Float32 = self._logits.run(["logits"], feed)[0]
         return out
 
-    def _leave_parent(self) -> None:
+    def _reset_after_fork(self) -> None:
         if self._process != os.getpid():
             self._step, self._logits, self._process = None, None, os.getpid()
 
 
 class TrainingStep:
-    """The graph of one training step, over two copies of the state that take turns: no step allocates memory."""
+    """The graph of one training step. Two copies of the state alternate, so that no step allocates memory."""
 
     def __init__(self, graphs: Graphs) -> None:
         self._session = _open(graphs.step)
@@ -62,35 +65,37 @@ class TrainingStep:
         for name, value in graphs.constants.items():
             fixed[name][...] = value
         self._fixed = fixed  # the bindings hold addresses, not arrays
-        self._size = graphs.batch
+        self._batch_rows = graphs.batch
         self._rate, self._loss = fixed["lr"], np.zeros((), np.float32)
         self._rows = (fixed["x"], fixed["targets"], fixed["weights"])
-        self._now, self._next = (np.zeros(block_size(state), np.float32) for _ in range(2))
-        now, after = (views(block, state) for block in (self._now, self._next))
-        self._turn = self._binding({**fixed, **now}, after)
-        self._other = self._binding({**fixed, **after}, now)
+        self._current, self._next = (np.zeros(block_size(state), np.float32) for _ in range(2))
+        current, following = (views(block, state) for block in (self._current, self._next))
+        self._binding_now = self._binding({**fixed, **current}, following)
+        self._binding_next = self._binding({**fixed, **following}, current)
 
     def start(self, state: Float32, lr: float) -> None:
-        """Go on from a block of state, at this learning rate."""
+        """Start from a block of state, with this learning rate."""
         self._rate[...] = lr
-        np.copyto(self._now, state)
+        np.copyto(self._current, state)
 
     def run(self, batch: Batch) -> float:
-        """One step; its loss. Rows up to the graph's batch are filled with zeros of weight 0, which change nothing."""
-        if not 0 < len(batch) <= self._size:
-            raise UserError(f"a batch of {len(batch)} rows for a graph of {self._size}")
+        """Make one step and return its loss. Missing rows are filled with zeros of weight 0, which change nothing."""
+        if not 0 < len(batch) <= self._batch_rows:
+            raise UserError(
+                f"a batch of {len(batch)} rows does not fit the training graph: use 1 to {self._batch_rows} rows"
+            )
         for array, rows in zip(self._rows, (batch.x, batch.targets, batch.weights), strict=True):
             array[: len(batch)] = rows
             array[len(batch) :] = 0
-        self._session.run_with_iobinding(self._turn)
-        self._turn, self._other = self._other, self._turn
-        self._now, self._next = self._next, self._now
+        self._session.run_with_iobinding(self._binding_now)
+        self._binding_now, self._binding_next = self._binding_next, self._binding_now
+        self._current, self._next = self._next, self._current
         return float(self._loss)
 
     @property
     def state(self) -> Float32:
-        """The block of state after the steps so far; good until the next one."""
-        return self._now
+        """The block of state after the steps so far, valid until the next step."""
+        return self._current
 
     def _binding(self, inputs: State, outputs: State) -> Any:
         binding = self._session.io_binding()
@@ -102,12 +107,12 @@ class TrainingStep:
 
 
 class OnnxLearner:
-    """A model with its optimizer in ONNX Runtime. See `edgefd.learners.learner.Learner`.
+    """A model that is trained in ONNX Runtime. See `edgefd.learners.learner.Learner`.
 
     Args:
-        sessions: of its graphs; learners of the same model share them.
-        state: where to start.
-        allocate: makes the arrays that hold the state; a simulation passes shared memory.
+        sessions: the sessions of the graphs of the model; learners of the same model share them.
+        state: the initial state.
+        allocate: creates the block of memory that holds the state; a simulation passes shared memory.
     """
 
     def __init__(
@@ -123,10 +128,10 @@ class OnnxLearner:
         self.load_state(state)
 
     def train(self, batches: Iterable[Batch], lr: float) -> float:
-        """One step a batch; mean loss.
+        """Make one step per batch. Return the mean loss.
 
         Raises:
-            RunError: when loss or state stop being finite. The state is then what it was before the call.
+            RunError: if the loss or the state is not finite. The state then remains as it was before the call.
         """
         step = self._sessions.step
         step.start(self._block, lr)
@@ -134,12 +139,12 @@ class OnnxLearner:
         if not losses:
             return 0.0
         if not np.isfinite([*losses, step.state.sum()]).all():
-            raise RunError("a training step gave numbers that are not finite: try a smaller train.lr")
+            raise RunError("a training step gave numbers that are not finite: set a smaller train.lr")
         np.copyto(self._block, step.state)
         return sum(losses) / len(losses)
 
     def predict_logits(self, x: Float32) -> Float32:
-        """Logits, float32 [n, C]."""
+        """Return the logits of samples, float32 [n, C]."""
         graphs = self._sessions.graphs
         parameters = {name: v for name, v in self._state.items() if name.startswith("model/")}
         parts = [
@@ -149,31 +154,31 @@ class OnnxLearner:
         return np.concatenate(parts) if parts else np.empty((0, graphs.n_classes), np.float32)
 
     def state(self) -> State:
-        """Parameters as `model/...`, optimizer tensors as `optimizer/...`."""
+        """Return parameters as `model/...` and optimizer tensors as `optimizer/...`."""
         return {name: v.copy() for name, v in self._state.items()}
 
     def load_state(self, state: State) -> None:
-        """Continue from a `state()`.
+        """Restore a state that `state()` returned.
 
         Raises:
-            UserError: if it is not of this model, or not finite.
+            UserError: if the state does not belong to this model or is not finite.
         """
         for name in self._sessions.graphs.state:
             if name not in state or state[name].shape != self._state[name].shape:
-                raise UserError(f"the state holds no {name!r} of this model's shape")
+                raise UserError(f"the state has no array {name!r} of the right shape: use a state of the same model")
             if not np.isfinite(state[name]).all():
-                raise UserError(f"the state's {name!r} is not finite")
+                raise UserError(f"the array {name!r} of the state is not finite: use another state")
         for name, array in self._state.items():
             np.copyto(array, state[name])
 
 
 def block_size(shapes: dict[str, tuple[int, ...]]) -> int:
-    """Numbers in a block that holds arrays of those shapes, each from a multiple of 64 bytes on."""
+    """Return the size, in numbers, of a block that holds arrays of these shapes, aligned to 64 bytes."""
     return sum(_aligned(shape) for shape in shapes.values())
 
 
 def views(block: Float32, shapes: dict[str, tuple[int, ...]]) -> State:
-    """The arrays in such a block."""
+    """Return the arrays of these shapes as views of a block of `block_size` numbers."""
     arrays, start = {}, 0
     for name, shape in shapes.items():
         arrays[name] = block[start : start + math.prod(shape)].reshape(shape)
@@ -182,13 +187,13 @@ def views(block: Float32, shapes: dict[str, tuple[int, ...]]) -> State:
 
 
 def _aligned(shape: tuple[int, ...]) -> int:
-    return -(-math.prod(shape) // _LINE) * _LINE
+    return -(-math.prod(shape) // _ALIGNMENT) * _ALIGNMENT
 
 
 def _open(model: bytes) -> Any:
     options = ort.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
-    options.enable_mem_pattern = False  # as fast, and 15 MB less
+    options.enable_mem_pattern = False  # equally fast, and needs 15 MB less
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
     options.log_severity_level = 3
     return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])

@@ -1,4 +1,4 @@
-"""`TorchLearner`: the training step in torch. There is no other training loop in the project."""
+"""`TorchLearner`: the training step in torch. The project has no other training loop."""
 
 from __future__ import annotations
 
@@ -19,32 +19,33 @@ from edgefd.learners.batches import Batch
 from edgefd.learners.step_recorder import StepReplay, record
 
 RecordedSteps = dict[torch.Size, StepReplay]
-"""Training steps by the shape of their batch, shared by all learners of a model."""
+"""Recorded training steps by the shape of their batch, shared by all learners of a model."""
 
 MOMENTUM = 0.9
 BETAS = (0.9, 0.999)
 EPS = 1e-8
 
 _PREDICT_ROWS = 256  # larger batches fall out of cache
-_LINE = 16  # tensors begin at multiples of 64 bytes
+_ALIGNMENT = 16  # numbers: tensors begin at multiples of 64 bytes
 _SLOTS = {"sgd": ("momentum_buffer",), "adam": ("exp_avg", "exp_avg_sq")}
 
 
 def zeros(shape: tuple[int, ...]) -> Float32:
-    """Memory of this process."""
+    """Allocate zeros in the memory of this process."""
     return np.zeros(shape, np.float32)
 
 
 class TorchLearner:
-    """A torch module that trains by weighted soft cross-entropy. See `edgefd.learners.learner.Learner`.
+    """A torch module that is trained with weighted soft cross-entropy. See `edgefd.learners.learner.Learner`.
 
     Args:
-        model: the module; its tensors are moved.
+        model: the module; its tensors are moved into the block of memory.
         optimizer: "sgd" (momentum 0.9) or "adam".
-        allocate: makes the block of memory that holds parameters and optimizer state; a simulation passes shared
+        allocate: creates the block of memory that holds parameters and optimizer state; a simulation passes shared
             memory, so that forked processes see each other's changes.
-        tapes: where recorded steps are kept (`edgefd.learners.step_recorder`: the same bits in less time). None: every step goes through
-            autograd, as a module must whose forward pass looks at numbers or draws some outside torch.
+        recorded_steps: steps recorded by `edgefd.learners.step_recorder`, which have the same bits and take less time;
+            the learner adds new ones. None: every step goes through autograd. This is necessary if the forward pass
+            reads values of tensors or draws random numbers outside torch.
     """
 
     def __init__(
@@ -59,23 +60,23 @@ class TorchLearner:
         self._names = [name for name, _ in model.named_parameters()]
         self._parameters: list[Tensor] = list(model.parameters())
         self._recorded_steps = recorded_steps
-        held = [*self._parameters, *(b for b in model.buffers() if b.dtype == torch.float32)]
+        in_block = [*self._parameters, *(b for b in model.buffers() if b.dtype == torch.float32)]
         slots = _SLOTS[optimizer]
         steps = [torch.zeros(()) for _ in self._parameters]
-        block, placed = _placed([*held, *(self._parameters * len(slots)), *steps], allocate)
+        block, placed = _placed([*in_block, *(self._parameters * len(slots)), *steps], allocate)
         with torch.no_grad():
-            for tensor in held:
+            for tensor in in_block:
                 tensor.data = next(placed).copy_(tensor)
-        self._held = held
-        self._weights = block[: sum(_space(tensor) for tensor in held)]
+        self._in_block = in_block
+        self._weights = block[: sum(_space(tensor) for tensor in in_block)]
         self._slots = {slot: [next(placed) for _ in self._parameters] for slot in slots}
         self._steps = list(placed)
 
     def train(self, batches: Iterable[Batch], lr: float) -> float:
-        """One step a batch; mean loss.
+        """Make one step per batch. Return the mean loss.
 
         Raises:
-            RunError: when loss or weights have stopped being finite.
+            RunError: if the loss or the weights are not finite.
         """
         self.model.train()
         with torch.random.fork_rng(devices=[]), _denormals_are_zero():
@@ -86,26 +87,26 @@ class TorchLearner:
         mean = float(torch.stack(losses).mean())
         total = float(self._weights.sum())  # 30 times as fast as isfinite().all()
         if not (math.isfinite(mean) and math.isfinite(total)):
-            raise RunError("a training step gave numbers that are not finite: try a smaller train.lr")
+            raise RunError("a training step gave numbers that are not finite: set a smaller train.lr")
         return mean
 
     def step(self, gradients: list[Tensor], lr: float) -> None:
-        """One step of the optimizer with gradients made elsewhere, in the order of the module's parameters."""
+        """Make one optimizer step with given gradients, in the order of the parameters of the module."""
         self._update(gradients, lr)
 
     def predict_logits(self, x: Float32) -> Float32:
-        """Logits, float32 [n, C]."""
+        """Return the logits of samples, float32 [n, C]."""
         with torch.inference_mode():
             parts = [self.model(tensor_of(x[i : i + _PREDICT_ROWS])) for i in range(0, len(x), _PREDICT_ROWS)]
             out: Float32 = torch.cat(parts).numpy()
         return out
 
     def state(self) -> dict[str, np.ndarray]:
-        """Parameters and buffers as `model/...`, optimizer tensors as `optimizer/...`, in torch's default order."""
+        """Return parameters and buffers as `model/...` and optimizer tensors as `optimizer/...`, in C order."""
         return {name: np.array(tensor.numpy(), order="C") for name, tensor in self._tensors().items()}
 
     def load_state(self, state: dict[str, np.ndarray]) -> None:
-        """Continue from a `state()`, of any learner of this model."""
+        """Restore a state that `state()` of any learner of this model returned."""
         with torch.no_grad():
             for name, tensor in self._tensors().items():
                 tensor.copy_(torch.from_numpy(state[name]))
@@ -121,28 +122,28 @@ class TorchLearner:
     def _step(self, batch: Batch, lr: float) -> Tensor:
         data = (tensor_of(batch.x), torch.from_numpy(batch.targets), torch.from_numpy(batch.weights))
         if self._recorded_steps is None:
-            torch.manual_seed(zlib.crc32(batch.x.tobytes()))  # what dropout draws then depends on no other client
-            loss, *gradients = self._slopes(*data)
+            torch.manual_seed(zlib.crc32(batch.x.tobytes()))  # so dropout does not depend on other clients
+            loss, *gradients = self._loss_and_gradients(*data)
         else:
-            loss, *gradients = self._played(self._recorded_steps, *data)
+            loss, *gradients = self._replayed(self._recorded_steps, *data)
         self._update(gradients, lr)
         return loss
 
-    def _slopes(self, x: Tensor, targets: Tensor, weights: Tensor) -> list[Tensor]:
-        """The loss, and its derivative by each parameter."""
+    def _loss_and_gradients(self, x: Tensor, targets: Tensor, weights: Tensor) -> list[Tensor]:
+        """Return the loss and its gradient with respect to each parameter."""
         logits = self.model(x)
         with torch.no_grad():
-            loss, slope = _cross_entropy(logits, targets, weights)
-        by = torch.autograd.grad(logits, self._parameters, slope, allow_unused=True, materialize_grads=True)
-        return [loss, *by]
+            loss, by_logits = _cross_entropy(logits, targets, weights)
+        gradients = torch.autograd.grad(logits, self._parameters, by_logits, allow_unused=True, materialize_grads=True)
+        return [loss, *gradients]
 
-    def _played(self, recorded_steps: RecordedSteps, x: Tensor, targets: Tensor, weights: Tensor) -> list[Tensor]:
-        """The same from a tape; the first batch of a shape makes it."""
-        inputs = (*self._held, x, targets, weights)
-        if (play := recorded_steps.get(x.shape)) is not None:
+    def _replayed(self, recorded_steps: RecordedSteps, x: Tensor, targets: Tensor, weights: Tensor) -> list[Tensor]:
+        """Return the same from a recorded step. The first batch of each shape records it."""
+        inputs = (*self._in_block, x, targets, weights)
+        if (replay := recorded_steps.get(x.shape)) is not None:
             with torch.inference_mode():
-                return play(*inputs)
-        out, recorded_steps[x.shape] = record(lambda: self._slopes(x, targets, weights), inputs)
+                return replay(*inputs)
+        out, recorded_steps[x.shape] = record(lambda: self._loss_and_gradients(x, targets, weights), inputs)
         return out
 
     @torch.no_grad()
@@ -165,10 +166,10 @@ class TorchLearner:
 
 @contextmanager
 def _denormals_are_zero() -> Iterator[None]:
-    """Numbers below 1.2e-38 count as 0 in this thread (runs have one), where the processor can do that.
+    """Treat numbers below 1.2e-38 as 0 in this thread, if the processor supports it.
 
-    The momentum of units that have fallen silent decays to such numbers, a third of all after 500 steps on MNIST, and
-    they make Adam's step four times as slow. They are too small to move a weight.
+    Runs use one thread. The momentum of units that are no longer active decays to such numbers: a third of all after
+    500 steps on MNIST. They make a step of Adam four times as slow, and they are too small to change a weight.
     """
     torch.set_flush_denormal(True)
     try:
@@ -178,7 +179,10 @@ def _denormals_are_zero() -> Iterator[None]:
 
 
 def _cross_entropy(logits: Tensor, targets: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
-    """Weighted soft cross-entropy L and its derivative by the logits, w_i (softmax(z_i) - t_i) / sum_i w_i."""
+    """Return weighted soft cross-entropy and its gradient with respect to the logits.
+
+    The rows of the gradient are w_i (softmax(z_i) - t_i) / sum_i w_i.
+    """
     shares = weights / weights.sum().clamp(min=1e-8)
     log_p = torch.log_softmax(logits, 1)
     loss = -(log_p * targets).sum(1).dot(shares)
@@ -186,18 +190,18 @@ def _cross_entropy(logits: Tensor, targets: Tensor, weights: Tensor) -> tuple[Te
 
 
 def _placed(like: Sequence[Tensor], allocate: Callable[[tuple[int, ...]], Float32]) -> tuple[Tensor, Iterator[Tensor]]:
-    """One block of memory, and in it tensors of those shapes and memory orders, all zero."""
+    """Return one block of memory, and tensors in it with the shapes and memory orders of `like`, all zero."""
     sizes = [_space(tensor) for tensor in like]
     block = torch.from_numpy(allocate((sum(sizes),)))
     starts = np.cumsum([0, *sizes]).tolist()
-    return block, (block.as_strided(t.shape, t.stride(), at) for t, at in zip(like, starts, strict=False))
+    return block, (block.as_strided(t.shape, t.stride(), start) for t, start in zip(like, starts, strict=False))
 
 
 def _space(tensor: Tensor) -> int:
-    return -(-tensor.numel() // _LINE) * _LINE
+    return -(-tensor.numel() // _ALIGNMENT) * _ALIGNMENT
 
 
 def tensor_of(x: Float32) -> Tensor:
-    """Rows as models take them: images in channels_last order."""
+    """Return rows as a tensor in the memory order of the models: channels_last for images."""
     tensor = torch.from_numpy(np.ascontiguousarray(x))
     return tensor.contiguous(memory_format=torch.channels_last) if tensor.ndim == 4 else tensor

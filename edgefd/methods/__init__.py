@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import functools
 import importlib
 import pkgutil
@@ -10,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import is_dataclass
 from typing import Any
 
-from edgefd.core.errors import UserError
+from edgefd.core.errors import UserError, hint
 from edgefd.core.settings import settings_of
 from edgefd.federation.method import MessageKind, Method
 
@@ -31,9 +30,7 @@ def get_method(name: str) -> Method:
     if ":" in name:
         return _foreign(name)
     if name not in method_names():
-        near = difflib.get_close_matches(name, method_names(), 1)
-        hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(method_names())}"
-        raise UserError(f"unknown method {name!r}: {hint}")
+        raise UserError(f"unknown method {name!r}: {hint(name, method_names())}")
     found: Method = importlib.import_module(f"edgefd.methods.{name}").METHOD
     return found
 

@@ -1,1 +1,1 @@
-"""`edgefd report`: run folders as one HTML page that needs nothing else."""
+"""Pages, tables and plots of run folders; HTML and SVG parts that the audit page shares."""

@@ -1,4 +1,4 @@
-"""`edgefd report`: from run folders to a file."""
+"""Write the report of run folders to a file (`edgefd report`)."""
 
 from __future__ import annotations
 
@@ -12,18 +12,19 @@ from edgefd.report.settings import settings_in
 
 
 def write_report(paths: Sequence[Path], out: Path | None) -> Path:
-    """Report on the runs at or below those folders, in `out`, or else in report.html: in the folder if it is one alone.
+    """Write a report on the runs at or below `paths`, and return its path.
 
-    An older report is replaced, and nothing else ever.
+    The default of `out` is report.html, in the folder if `paths` is one folder, otherwise in the working directory. An
+    older report is replaced; any other existing file is refused.
 
     Raises:
-        UserError: if the runs cannot be read or set side by side, or the file cannot be written.
+        UserError: if the runs cannot be read or compared, or the file cannot be written.
     """
     text = page(settings_in(read_runs(paths)))
     path = out or (paths[0] if len(paths) == 1 else Path()) / "report.html"
     try:
         if path.exists() and not path.read_bytes().startswith(MARK.encode()):
-            raise UserError(f"{path} exists and is no report: choose another file with --out")
+            raise UserError(f"{path} exists and is not a report: choose another file with --out")
         path.write_text(text, encoding="utf-8")
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror}; choose another file with --out") from error

@@ -1,4 +1,4 @@
-"""Runs side by side: mean, standard deviation and 95 % interval over seeds, or over folds."""
+"""Compare runs: mean, standard deviation and 95 % interval over seeds or folds."""
 
 from __future__ import annotations
 
@@ -12,30 +12,31 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 from scipy import stats
 
 from edgefd.core.errors import UserError
+from edgefd.runs.read import find_run_folders, read_config, read_json
 
 
 @dataclass(frozen=True)
 class Group:
-    """Runs that differ in nothing but what is averaged over: the seed, unless asked otherwise."""
+    """Runs that differ only in the setting that is averaged over: the seed by default."""
 
     dataset: str
     scenario: str
     method: str
     settings: str
-    """settings that differ between the runs that are compared"""
+    """the settings that differ between the compared runs, with their values"""
     runs: int
     mean: float
     std: float | None
-    """over runs, with n - 1; None for one run"""
+    """standard deviation over runs, with n - 1 degrees of freedom; None for one run"""
     low: float | None
+    """lower end of the 95 % interval of the mean (Student's t); None for one run"""
     high: float | None
-    """95 % interval of the mean, Student's t; None for one run"""
+    """upper end of the 95 % interval of the mean (Student's t); None for one run"""
     worst: float
-    """mean over runs of the worst client"""
+    """mean over runs of the accuracy of the worst client"""
     bytes_up: float
     bytes_down: float
     bytes_once: float
@@ -45,53 +46,51 @@ class Group:
 
 
 def load_runs(paths: Sequence[Path]) -> list[dict[str, Any]]:
-    """The finished runs at or below those folders: their summaries with their resolved configs as `config`.
+    """Read the finished runs at or below `paths`: each summary, with the resolved config under `config`.
 
     Raises:
-        UserError: if a path is no folder of runs, or a run did not reach its end.
+        UserError: if a path holds no run, or a run did not reach its end or has no test set.
     """
-    folders = sorted({p.parent for path in paths for p in path.rglob("summary.json")})
-    for path in paths:
-        if not any(path in (f, *f.parents) for f in folders):
-            raise UserError(f"{path} holds no run (no summary.json at or below it)")
-    return [_load(folder) for folder in folders]
+    return [_load(folder) for folder in find_run_folders(paths, "summary.json")]
 
 
 def compare(runs: Sequence[dict[str, Any]], over: str = "seed") -> list[Group]:
-    """Groups of runs that differ in nothing but `over`, best first within each data set and scenario.
+    """Group the runs that differ only in `over`, best first within each data set and scenario.
 
-    `over`: the key of a setting to average over, such as data.test_people, where every value is a fold.
+    `over`: the key of the setting to average over, such as data.test_people, where every value is a fold.
 
     Raises:
         UserError: if there is no such setting, or a group has two runs of one value.
     """
-    found = [_group(members, varying_settings(runs, over)) for members in grouped(runs, over)]
-    return sorted(found, key=lambda g: (g.dataset, g.scenario, -g.mean))
+    groups = [_group(members, varying_settings(runs, over)) for members in group_runs(runs, over)]
+    return sorted(groups, key=lambda g: (g.dataset, g.scenario, -g.mean))
 
 
-def grouped(runs: Sequence[dict[str, Any]], over: str = "seed") -> list[list[dict[str, Any]]]:
-    """Runs (each with its `config`, `data_sha256`, method, dataset, scenario) by what they share: all but `over`.
+def group_runs(runs: Sequence[dict[str, Any]], over: str = "seed") -> list[list[dict[str, Any]]]:
+    """Group runs (each with `config`, `data_sha256`, method, dataset, scenario) that share everything except `over`.
 
     Raises:
         UserError: as `compare`.
     """
-    if not any(over in _flat(one["config"]) for one in runs):
+    if not any(over in _flatten(run["config"]) for run in runs):
         raise UserError(f"--over {over}: the runs have no such setting")
     groups: dict[str, list[dict[str, Any]]] = {}
-    for one in runs:
-        groups.setdefault(_identity(one, over), []).append(one)
+    for run in runs:
+        groups.setdefault(_identity(run, over), []).append(run)
     for members in groups.values():
-        if len({json.dumps(_flat(m["config"]).get(over)) for m in members}) < len(members):
+        if len({json.dumps(_flatten(run["config"]).get(over)) for run in members}) < len(members):
             first = members[0]
             raise UserError(
-                f"{first['method']} on {first['dataset']}, {first['scenario']}: one {over} was run twice, which tells "
-                "nothing of the spread; leave one of the runs out"
+                f"{first['method']} on {first['dataset']}, {first['scenario']}: one {over} was run twice, which says "
+                f"nothing about the spread over {over}: leave one of the two runs out"
             )
     return list(groups.values())
 
 
 def interval(values: Sequence[float]) -> tuple[float, float | None, float | None, float | None]:
-    """Mean, standard deviation, and the 95 % interval of the mean: mean ± t s / sqrt(n), with n - 1 degrees of freedom.
+    """Return mean, standard deviation and the 95 % interval of the mean.
+
+    The interval is mean ± t s / sqrt(n), with n - 1 degrees of freedom.
 
     >>> mean, std, low, high = interval([0.9, 0.92, 0.94])
     >>> round(mean, 3), round(std, 3), round(low, 3), round(high, 3)
@@ -105,36 +104,36 @@ def interval(values: Sequence[float]) -> tuple[float, float | None, float | None
     return mean, std, mean - half, mean + half
 
 
-def settings_of(config: dict[str, Any], varying: dict[str, str]) -> str:
-    """What a run has of the settings that vary, such as "rounds=30 alpha=0.1"."""
-    flat = _flat(config)
+def describe_settings(config: dict[str, Any], varying: dict[str, str]) -> str:
+    """Return the values of the varying settings in one run, such as "rounds=30 alpha=0.1"."""
+    flat = _flatten(config)
     return " ".join(f"{label}={flat[key]}" for key, label in varying.items() if key in flat)
 
 
 def varying_settings(runs: Sequence[dict[str, Any]], over: str = "seed") -> dict[str, str]:
-    """Settings that are not the same in all runs, but for those that a table shows in columns of their own.
+    """Return the settings that differ between runs, without those that a table shows in columns of their own.
 
-    Each with what it is called: its last part, where that says which setting is meant, as with train.rounds but not
-    with partition.alpha, since there is a proxy.alpha.
+    Each key maps to its label: its last part where that is unambiguous, as with train.rounds; the full key otherwise,
+    as with partition.alpha, because proxy.alpha exists too.
     """
-    flat = [_flat(one["config"]) for one in runs]
+    flat = [_flatten(run["config"]) for run in runs]
     keys = {key for f in flat for key in f}
-    last = Counter(key.rpartition(".")[2] for key in keys)
-    shown = sorted(keys - _NOT_RESULTS - {over, "data.name", "partition.name", "method.name"})
-    varying = [k for k in shown if _varies(k, flat)]
-    return {k: k if last[k.rpartition(".")[2]] > 1 else k.rpartition(".")[2] for k in varying}
+    last_part = Counter(key.rpartition(".")[2] for key in keys)
+    candidates = sorted(keys - _NOT_RESULTS - {over, "data.name", "partition.name", "method.name"})
+    varying = [k for k in candidates if _varies(k, flat)]
+    return {k: k if last_part[k.rpartition(".")[2]] > 1 else k.rpartition(".")[2] for k in varying}
 
 
 def _varies(key: str, flat: Sequence[dict[str, Any]]) -> bool:
-    """Whether runs differ in that setting; those of a method are its own, whatever another calls by the same name."""
+    """Whether runs differ in a setting; a method's settings are compared only between runs of that method."""
     values: dict[str, set[str]] = {}
     for f in flat:
         if key in f:
             values.setdefault(f["method.name"] if key.startswith("method.") else "", set()).add(json.dumps(f[key]))
-    return any(len(found) > 1 for found in values.values())
+    return any(len(distinct) > 1 for distinct in values.values())
 
 
-_NOT_RESULTS = {"baselines", "run.workers", "run.evaluate_every"}
+_NOT_RESULTS = {"baselines", "run.workers", "run.evaluate_every"}  # settings that do not change the results
 
 HEADER = (
     *("data set", "scenario", "method", "settings", "runs", "mean", "std", "95 %", "worst"),
@@ -143,7 +142,7 @@ HEADER = (
 
 
 def cells(group: Group) -> list[str]:
-    """A group as strings, under `HEADER`. Accuracies in per cent."""
+    """Return a group as the cells of a table row under `HEADER`, with accuracies in per cent."""
     bounds = "-" if group.low is None or group.high is None else f"{100 * group.low:.2f}..{100 * group.high:.2f}"
     return [
         group.dataset,
@@ -165,13 +164,13 @@ def cells(group: Group) -> list[str]:
 
 
 def to_markdown(groups: Sequence[Group]) -> str:
-    """A Markdown table."""
+    """Return the groups as a Markdown table."""
     rows = [HEADER, ["---"] * len(HEADER), *(cells(g) for g in groups)]
     return "".join(f"| {' | '.join(row)} |\n" for row in rows)
 
 
 def to_csv(groups: Sequence[Group]) -> str:
-    """Comma-separated values, with a header."""
+    """Return the groups as comma-separated values with a header."""
     out = io.StringIO()
     writer = csv.writer(out)
     writer.writerow(HEADER)
@@ -180,32 +179,31 @@ def to_csv(groups: Sequence[Group]) -> str:
 
 
 def _load(folder: Path) -> dict[str, Any]:
-    try:
-        summary: dict[str, Any] = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
-        summary["config"] = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise UserError(f"cannot read run {folder}: {error}") from error
+    summary, config = read_json(folder / "summary.json"), read_config(folder)
     if not summary.get("complete"):
         raise UserError(f"run {folder} did not reach its end: run it again, or leave it out")
     if summary["accuracy_mean"] is None:
-        raise UserError(f"run {folder} is of devices, which have no test set to be compared on: leave it out")
-    return summary
+        raise UserError(f"run {folder} is of real devices, which have no common test set to compare on: leave it out")
+    return summary | {"config": config}
 
 
-def _identity(one: dict[str, Any], over: str) -> str:
-    """What the runs of a group share: everything that changes results, but `over`, and the data if that chooses it."""
-    config = {k: v for k, v in _flat(one["config"]).items() if k not in _NOT_RESULTS | {over}}
-    return json.dumps([config, None if over.startswith("data.") else one["data_sha256"]], sort_keys=True)
+def _identity(run: dict[str, Any], over: str) -> str:
+    """Return what the runs of a group share: all settings that change results except `over`, and the data.
+
+    The data are left out where `over` is a setting that selects them.
+    """
+    config = {k: v for k, v in _flatten(run["config"]).items() if k not in _NOT_RESULTS | {over}}
+    return json.dumps([config, None if over.startswith("data.") else run["data_sha256"]], sort_keys=True)
 
 
-def _flat(config: dict[str, Any]) -> dict[str, Any]:
-    """Keys such as train.rounds. Of a fleet of several models, model.name is such as "cnn+mlp"."""
-    out: dict[str, Any] = {}
+def _flatten(config: dict[str, Any]) -> dict[str, Any]:
+    """Return the settings under keys such as train.rounds; for several models, model.name is such as "cnn+mlp"."""
+    flat: dict[str, Any] = {}
     for section, value in config.items():
-        several = section == "model" and isinstance(value, list)
-        plain = {k: _joined([one[k] for one in value]) for k in value[0]} if several else value
-        out |= {f"{section}.{k}": v for k, v in plain.items()} if isinstance(plain, dict) else {section: plain}
-    return out
+        several_models = section == "model" and isinstance(value, list)
+        plain = {k: _joined([model[k] for model in value]) for k in value[0]} if several_models else value
+        flat |= {f"{section}.{k}": v for k, v in plain.items()} if isinstance(plain, dict) else {section: plain}
+    return flat
 
 
 def _joined(values: list[Any]) -> Any:
@@ -214,16 +212,16 @@ def _joined(values: list[Any]) -> Any:
 
 def _group(members: list[dict[str, Any]], varying: dict[str, str]) -> Group:
     first = members[0]
-    mean, std, low, high = interval([m["accuracy_mean"] for m in members])
+    mean, std, low, high = interval([run["accuracy_mean"] for run in members])
 
     def average(key: str) -> float:
-        return float(np.mean([m[key] for m in members]))
+        return float(np.mean([run[key] for run in members]))
 
     return Group(
         dataset=first["dataset"],
         scenario=first["scenario"],
         method=first["method"],
-        settings=settings_of(first["config"], varying),
+        settings=describe_settings(first["config"], varying),
         runs=len(members),
         mean=mean,
         std=std,

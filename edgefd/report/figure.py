@@ -1,25 +1,20 @@
-"""A figure of the page: a plot with its caption, what it means, a legend, and the numbers behind it as a table."""
+"""A figure of the report: a plot with its caption, a note, a legend, and a table of the numbers behind it."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from html import escape
 
-from edgefd.report.svg import sample, svg
-
-
-@dataclass(frozen=True)
-class Table:
-    """Rows of text; the first cell of each row is its name."""
-
-    header: Sequence[str]
-    rows: Sequence[Sequence[str]]
+from edgefd.report.html import Table, escape, table_html
+from edgefd.report.svg import legend_sample, svg
 
 
 @dataclass(frozen=True)
 class Figure:
-    """`body` is the inside of an SVG of width x height; `note`: what the reader must know; `legend`: (style, text)."""
+    """A plot and what belongs to it.
+
+    `body` is the inside of an SVG of width x height, `note` explains the plot, and `legend` holds (style, text).
+    """
 
     title: str
     note: str
@@ -29,13 +24,13 @@ class Figure:
     table: Table
     legend: Sequence[tuple[int, str]] = ()
     shades: tuple[str, str] | None = None
-    """of a heat map: what its lightest and its darkest shade stand for"""
+    """for a heat map: what its lightest and its darkest shade stand for"""
     dots: bool = False
-    """whether its marks are not joined by lines"""
+    """whether no lines join the marks"""
 
 
 def percent(share: float | None) -> str:
-    """0.9341 → 93.4 %.
+    """Format a share as per cent; "-" where it is None.
 
     >>> percent(0.9341), percent(None)
     ('93.4 %', '-')
@@ -44,12 +39,12 @@ def percent(share: float | None) -> str:
 
 
 def tick_percent(share: float) -> str:
-    """For axes: 0.25 → 25 %."""
+    """Format a share for an axis: 0.25 becomes 25 %."""
     return f"{100 * share:.3g} %"
 
 
 def byte_text(n: float) -> str:
-    """1234567 → 1.23 MB.
+    """Format a number of bytes with three digits and a unit.
 
     >>> byte_text(0), byte_text(1234567), byte_text(99)
     ('0 B', '1.23 MB', '99 B')
@@ -61,7 +56,7 @@ def byte_text(n: float) -> str:
 
 
 def figure_html(figure: Figure, key: str) -> str:
-    """As HTML; `key` is unique on the page."""
+    """Render a figure as HTML; `key` is unique on the page."""
     description = f"{figure.note} {'; '.join(text for _, text in figure.legend)}".strip()
     return (
         f"<figure><figcaption>{escape(figure.title)}</figcaption>"
@@ -72,23 +67,9 @@ def figure_html(figure: Figure, key: str) -> str:
     )
 
 
-def table_html(table: Table, caption: str) -> str:
-    """As HTML, in a box that scrolls sideways."""
-    head = "".join(f'<th scope="col">{escape(cell)}</th>' for cell in table.header)
-    rows = "".join(
-        f'<tr><th scope="row">{escape(first)}</th>{"".join(f"<td>{escape(cell)}</td>" for cell in rest)}</tr>'
-        for first, *rest in table.rows
-    )
-    label = escape(caption, quote=True)
-    return (
-        f'<div class="scroll" role="region" aria-label="{label}" tabindex="0">'
-        f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>"
-    )
-
-
 def _legend(figure: Figure) -> str:
     items = "".join(
-        f"<li>{sample(style, not figure.dots)} <span>{escape(text)}</span></li>" for style, text in figure.legend
+        f"<li>{legend_sample(style, not figure.dots)} <span>{escape(text)}</span></li>" for style, text in figure.legend
     )
     if figure.shades:
         cells = "".join(f'<rect class="q{i}" x="{i * 12}" width="12" height="12"/>' for i in range(10))

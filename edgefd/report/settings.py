@@ -1,4 +1,4 @@
-"""Runs that differ in nothing but the seed, as one setting, and what is measured of it by round."""
+"""Settings (runs that differ only in the seed), and the mean and interval of what was measured in their runs."""
 
 from __future__ import annotations
 
@@ -7,25 +7,27 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from edgefd.report.compare import grouped, interval, settings_of, varying_settings
-from edgefd.report.read import RunRecord
+from edgefd.report.compare import describe_settings, group_runs, interval, varying_settings
+from edgefd.report.figure import percent
+from edgefd.report.plots import Curve
+from edgefd.runs.read import RunRecord
 from edgefd.runs.round_metrics import RoundMetrics
 
 
 @dataclass(frozen=True, eq=False)
 class Setting:
-    """Runs that are averaged. `style` is its colour, mark and dash in every plot."""
+    """Runs that are averaged. `style` is the colour, mark and dash of the setting in every plot."""
 
     name: str
     scenario: str
     style: int
     runs: tuple[RunRecord, ...]
-    """ascending by seed"""
+    """the runs, ascending by seed"""
 
 
 @dataclass(frozen=True)
 class Point:
-    """Mean over the runs of a setting, with its 95 % interval if there are several runs."""
+    """The mean over the runs of a setting, with its 95 % interval if there are several runs."""
 
     x: float
     mean: float
@@ -37,28 +39,30 @@ Value = Callable[[RoundMetrics], float | None]
 
 
 def settings_in(runs: Sequence[RunRecord]) -> list[Setting]:
-    """The settings, best final accuracy first within each scenario. An unfinished run is never averaged with others.
+    """Group runs into settings, best final accuracy first within each scenario.
+
+    An unfinished run is a setting of its own: it is never averaged with others.
 
     Raises:
         UserError: if two finished runs of one setting have the same seed.
     """
     by_id = {id(run): run for run in runs}
     varying = varying_settings([_row(run) for run in runs])
-    done = [_row(run) for run in runs if run.complete]
-    groups = [[by_id[m["id"]] for m in members] for members in (grouped(done) if done else [])]
+    finished = [_row(run) for run in runs if run.complete]
+    groups = [[by_id[row["id"]] for row in members] for members in (group_runs(finished) if finished else [])]
     groups += [[run] for run in runs if not run.complete]
-    found = []
+    settings = []
     for members in groups:
         members.sort(key=lambda run: int(run.config["seed"]))
-        label = f"{members[0].method} {settings_of(members[0].config, varying)}".strip()
-        found.append(Setting(label + _unfinished(members[0]), members[0].scenario, 0, tuple(members)))
-    found.sort(key=lambda s: (s.scenario, -(end.mean if (end := final(s)) else -1.0), s.name))
-    styles = {name: i for i, name in enumerate(dict.fromkeys(s.name for s in found))}
-    return [replace(s, style=styles[s.name]) for s in found]
+        label = f"{members[0].method} {describe_settings(members[0].config, varying)}".strip()
+        settings.append(Setting(label + _unfinished(members[0]), members[0].scenario, 0, tuple(members)))
+    settings.sort(key=lambda s: (s.scenario, -(end.mean if (end := final(s)) else -1.0), s.name))
+    styles = {name: i for i, name in enumerate(dict.fromkeys(s.name for s in settings))}
+    return [replace(s, style=styles[s.name]) for s in settings]
 
 
 def _row(run: RunRecord) -> dict[str, Any]:
-    """As `edgefd.report.compare` takes runs."""
+    """Return a run in the form that `edgefd.report.compare` takes."""
     return {
         "config": run.config,
         "data_sha256": run.summary.data_sha256 if run.summary else None,
@@ -74,7 +78,7 @@ def _unfinished(run: RunRecord) -> str:
 
 
 def by_round(setting: Setting, value: Value, closing: bool = True) -> list[Point]:
-    """Of every round in which all its runs have the value; without the closing one if that says nothing new."""
+    """Return the mean value of each round in which all runs of the setting have one; `closing`: the last round too."""
     columns = [
         {
             m.round: v
@@ -88,36 +92,56 @@ def by_round(setting: Setting, value: Value, closing: bool = True) -> list[Point
 
 
 def point(x: float, values: Sequence[float]) -> Point:
-    """Mean and interval of one value a run."""
+    """Return the mean and the interval of one value for each run."""
     mean, _, low, high = interval(values)
     return Point(x, mean, low, high)
 
 
+def point_text(p: Point | None) -> str:
+    """Format a point with its interval, such as 93.4 % (92.1 to 94.7)."""
+    if p is None or p.low is None or p.high is None:
+        return percent(p.mean if p else None)
+    return f"{percent(p.mean)} ({100 * p.low:.1f} to {100 * p.high:.1f})"
+
+
 def final(setting: Setting, value: Value = lambda m: m.accuracy_mean) -> Point | None:
-    """The value in the last round that has it."""
+    """Return the value in the last round that has it."""
     points = by_round(setting, value)
     return points[-1] if points else None
 
 
 def accuracy_by_bytes(setting: Setting) -> list[Point]:
-    """Accuracy when it was measured, against what had travelled until then: down of that round, and all before it."""
-    travelled = [_travelled(run) for run in setting.runs]
-    found = []
+    """Return accuracy against the bytes sent when it was measured: down of that round, and all of the rounds before."""
+    sent = [_bytes_until(run) for run in setting.runs]
+    points = []
     for p in by_round(setting, lambda m: m.accuracy_mean):
-        x, _, _, _ = interval([t[int(p.x)] for t in travelled])
-        found.append(Point(x, p.mean, p.low, p.high))
-    return found
+        x, _, _, _ = interval([by_number[int(p.x)] for by_number in sent])
+        points.append(Point(x, p.mean, p.low, p.high))
+    return points
 
 
-def _travelled(run: RunRecord) -> dict[int, int]:
-    total, found = 0, {}
+def _bytes_until(run: RunRecord) -> dict[int, int]:
+    total, by_number = 0, {}
     for m in run.rounds:
-        found[m.round] = total + m.bytes_down
+        by_number[m.round] = total + m.bytes_down
         total += m.bytes_down + m.bytes_up
-    return found
+    return by_number
 
 
 def mean_of(setting: Setting, value: Callable[[RunRecord], float | None]) -> Point | None:
-    """Over the runs of a setting, if all have the value."""
+    """Return the mean of a value over the runs of a setting; None unless all have it."""
     values = [v for run in setting.runs if (v := value(run)) is not None]
     return point(0, values) if len(values) == len(setting.runs) else None
+
+
+def curve(setting: Setting, points: Sequence[Point]) -> Curve:
+    """Return the curve of a setting through points, with the band of their intervals."""
+    band = tuple((p.x, p.low, p.high) for p in points if p.low is not None and p.high is not None)
+    return Curve(setting.name, setting.style, tuple((p.x, p.mean) for p in points), band)
+
+
+def absent_note(settings: Sequence[Setting], shown: Sequence[Setting]) -> str:
+    """Return a sentence that names the settings without a value; empty if all are shown."""
+    names_shown = {s.name for s in shown}
+    absent = [s.name for s in settings if s.name not in names_shown]
+    return f" Nothing to show for {', '.join(absent)}." if absent else ""

@@ -1,1 +1,1 @@
-"""The one round: client part, server part, loop, participation, validation."""
+"""One round for every transport: its client part, server part, loop, participation rules and validation."""

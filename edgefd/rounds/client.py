@@ -1,6 +1,7 @@
-"""The one round: what a client and the server do, whatever carries their messages.
+"""The part of a round that a client runs, independent of the transport of messages.
 
-The simulator, Flower and the devices all call `client_round` and `server_round`; `run_rounds` is the loop around them.
+The simulator, Flower and the devices all call `client_round`; `edgefd.rounds.server` holds the part of the server, and
+`edgefd.rounds.loop` the loop over rounds.
 """
 
 from __future__ import annotations
@@ -36,11 +37,14 @@ from edgefd.selection.subset import class_divergence, subset_rows
 
 Evaluate = Callable[[Learner], dict[str, float]]
 
+_BATCHES = 1
+"""last key of the generator that orders the batches of a distillation; it is part of every result"""
+
 
 def client_filter(method: Method, config: Any, data: ClientData, proxy: ProxySet, seed: int) -> Float32:
-    """How surely the client answers for each proxy row (float32 [P], 0 = not at all).
+    """Return the acceptance weight of each proxy row: float32 [P], 0 = the client does not answer for the row.
 
-    Run once, before the first round: it depends on nothing that changes.
+    It is called once, before the first round, because no input of it changes during a run.
     """
     return method.client_filter(data, proxy, config, make_rng(seed, Purpose.FILTER, data.client))
 
@@ -54,42 +58,42 @@ def client_round(
     teacher: Knowledge | None,
     evaluate: Evaluate | None = None,
 ) -> Report:
-    """Distil, evaluate, train, predict, filter, defend: one client's part of a round.
+    """Run the part of one client in a round: distil, evaluate, train, predict, filter, defend.
 
     Args:
-        method: what distinguishes this federation.
-        config: of the method's own Config class.
-        state: of this client; its learner is trained in place.
+        method: the method of the federation.
+        config: an instance of the method's own Config class.
+        state: state of this client; its learner is trained in place.
         proxy: the shared samples.
-        plan: of this round.
-        teacher: the last round's aggregate; None in the first round.
-        evaluate: more metrics of the learner where there is more to measure on (a simulation has the test set).
+        plan: the plan of this round.
+        teacher: the aggregate of the last round; None in the first round.
+        evaluate: function that returns further metrics of the learner (a simulation measures on the test set).
     """
     client = state.data.client
-    metrics = {} if teacher is None else _learn(method, config, state, proxy, plan, teacher)
+    metrics = {} if teacher is None else _distil_teacher(method, config, state, proxy, plan, teacher)
     if plan.evaluate or plan.closing:
         metrics["heldout_accuracy"] = accuracy(state.learner, state.data.x_heldout, state.data.y_heldout)
         metrics.update(evaluate(state.learner) if evaluate else {})
     if plan.closing:
         return Report(client, plan.round, empty(state.n_classes), metrics)
     if steps := _private_steps(method, plan, len(proxy)):
-        metrics["train_loss"] = _train(method, config, state, plan, steps)
-    answer = method.upload or functools.partial(upload_accepted_rows, method)
-    knowledge = answer(state, proxy, plan, config)
+        metrics["train_loss"] = _train_locally(method, config, state, plan, steps)
+    upload = method.upload or functools.partial(upload_accepted_rows, method)
+    knowledge = upload(state, proxy, plan, config)
     if len(knowledge):
         knowledge = method.privatise(knowledge, state, proxy, plan)
     return Report(client, plan.round, knowledge, metrics)
 
 
 def accuracy(learner: Learner, x: Float32, y: Int64) -> float:
-    """Share of rows whose largest logit is their label."""
+    """Return the share of rows whose largest logit is that of their label."""
     return float((learner.predict_logits(x).argmax(1) == y).mean())
 
 
-def _learn(
+def _distil_teacher(
     method: Method, config: Any, state: ClientState, proxy: ProxySet, plan: RoundPlan, teacher: Knowledge
 ) -> dict[str, float]:
-    """Learn the teacher's rows that the plan's selection leaves, as the plan says; metrics of it."""
+    """Distil the rows of the teacher that the selection rule of the plan chooses; return the metrics."""
 
     def batch_of(rows: Knowledge) -> Batch:
         rng = make_rng(plan.seed, Purpose.DISTIL, plan.round, state.data.client)
@@ -98,12 +102,14 @@ def _learn(
     rows = method.personalise_teacher(teacher, state, proxy, config)
     metrics: dict[str, float] = {}
     if len(rows) and plan.selection.name in ("ddk", *CLIENT_RULES):
-        own = softmax(state.learner.predict_logits(proxy.x[rows.ids]))
+        client_probs = softmax(state.learner.predict_logits(proxy.x[rows.ids]))
         if plan.selection.name == "ddk":
-            metrics = class_divergence(rows, own)
+            metrics = class_divergence(rows, client_probs)
         else:
-            rng, every = make_rng(plan.seed, Purpose.SUBSET, plan.round, state.data.client), rows
-            rows = subset_rows(plan.selection, rows, own, rng, lambda: _reference(state, batch_of(every), plan))
+            rng, all_rows = make_rng(plan.seed, Purpose.SUBSET, plan.round, state.data.client), rows
+            rows = subset_rows(
+                plan.selection, rows, client_probs, rng, lambda: _reference_probs(state, batch_of(all_rows), plan)
+            )
     batch = batch_of(rows)
     if len(batch):
         metrics["distil_loss"] = _distil(state, batch, plan)
@@ -111,7 +117,7 @@ def _learn(
 
 
 def _targets(settings: Distillation, teacher: Knowledge, state: ClientState) -> Knowledge:
-    """The teacher with other targets, where they depend on neither model nor moment."""
+    """Return the teacher with the targets of the loss, if they do not depend on the model or the training step."""
     data = state.data
     if settings.loss == "swing":
         return per_row_temperature(teacher, state.acceptance, settings.temperature)
@@ -120,30 +126,30 @@ def _targets(settings: Distillation, teacher: Knowledge, state: ClientState) -> 
     if data.contributed_y is None:
         raise RunError(
             f"distillation.loss=mixed needs the labels of the {len(data.contributed)} rows that client {data.client} "
-            "contributed: name them in its data, as owned_y, or use another loss"
+            "contributed: add them to its data, as owned_y, or use another loss"
         )
     return with_labels(teacher, data.contributed, data.contributed_y, settings.label_share)
 
 
-def _reference(state: ClientState, batch: Batch, plan: RoundPlan) -> Float32:
-    """Soft labels of the lesson's rows by this client, had it learned all of them; it goes on as it was."""
+def _reference_probs(state: ClientState, batch: Batch, plan: RoundPlan) -> Float32:
+    """Return soft labels of a reference model: this client's model after distilling all rows. Its state is restored."""
     before = state.learner.state()
     _distil(state, batch, plan)
-    said = softmax(state.learner.predict_logits(batch.x))
+    reference_probs = softmax(state.learner.predict_logits(batch.x))
     state.learner.load_state(before)
-    return said
+    return reference_probs
 
 
 def _distil(state: ClientState, batch: Batch, plan: RoundPlan) -> float:
     settings = plan.training
-    rng = make_rng(plan.seed, Purpose.DISTIL, plan.round, state.data.client, 1)
+    rng = make_rng(plan.seed, Purpose.DISTIL, plan.round, state.data.client, _BATCHES)
     epochs = settings.closing_epochs if plan.closing else settings.distill_epochs
     size = settings.batch_size - settings.private_rows_per_batch
     steps = epochs * -(-len(batch) // size)
     batches = passes(batch, epochs, size, rng)
     if settings.private_rows_per_batch:
-        own = labelled(state.data.x, state.data.y, state.n_classes)
-        batches = mixed(batches, draw(own, steps, settings.private_rows_per_batch, rng))
+        private = labelled(state.data.x, state.data.y, state.n_classes)
+        batches = mixed(batches, draw(private, steps, settings.private_rows_per_batch, rng))
     batches, lr = augment(batches, plan.training.augment_shift, rng), settings.lr_at(plan.round)
     n_private = min(settings.private_rows_per_batch, len(state.data.x))
     if isinstance(state.learner, DualHead):
@@ -155,18 +161,18 @@ def _distil(state: ClientState, batch: Batch, plan: RoundPlan) -> float:
 
 
 def _step_by_step(learner: Learner, batches: Iterable[Batch], lr: float, loss: Loss, n_private: int) -> float:
-    """Train with the targets that the loss makes of what the learner says of each batch; the mean loss of its rows.
+    """Train on targets that the loss computes from the learner's logits before each step; return the mean loss.
 
-    The last `n_private` rows of a batch are private ones, with their labels.
+    The last `n_private` rows of a batch are private rows and keep their labels. They do not count in the mean.
     """
-    found = []
+    mean_losses = []
     for batch in batches:
         n = len(batch) - n_private
         targets, losses = loss(learner.predict_logits(batch.x[:n]), batch.targets[:n])
         mixture = np.concatenate([targets.astype(np.float32), batch.targets[n:]])
         learner.train([Batch(batch.x, mixture, batch.weights)], lr)
-        found.append(float(losses.mean()))
-    return sum(found) / max(len(found), 1)
+        mean_losses.append(float(losses.mean()))
+    return sum(mean_losses) / max(len(mean_losses), 1)
 
 
 def _private_steps(method: Method, plan: RoundPlan, n_proxy: int) -> int:
@@ -180,10 +186,10 @@ def _private_steps(method: Method, plan: RoundPlan, n_proxy: int) -> int:
     return settings.distill_epochs * -(-n_proxy // (settings.batch_size - settings.private_rows_per_batch))
 
 
-def _train(method: Method, config: Any, state: ClientState, plan: RoundPlan, steps: int) -> float:
+def _train_locally(method: Method, config: Any, state: ClientState, plan: RoundPlan, steps: int) -> float:
     rng = make_rng(plan.seed, Purpose.TRAIN, plan.round, state.data.client)
-    own = labelled(state.data.x, state.data.y, state.n_classes)
+    private = labelled(state.data.x, state.data.y, state.n_classes)
     if method.run_local_training is not None:
-        return method.run_local_training(state.learner, own, steps, plan, rng)
-    batches = augment(draw(own, steps, plan.training.batch_size, rng), plan.training.augment_shift, rng)
+        return method.run_local_training(state.learner, private, steps, plan, rng)
+    batches = augment(draw(private, steps, plan.training.batch_size, rng), plan.training.augment_shift, rng)
     return method.train(state.learner, batches, plan.training.lr_at(plan.round), config)

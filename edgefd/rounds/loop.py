@@ -1,4 +1,4 @@
-"""The loop over rounds, and the transport that it needs."""
+"""The loop over rounds, and the interface of the transports that it uses."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ from edgefd.selection.query import SelectionState, is_stateful, query_rows, upda
 
 
 class Transport(Protocol):
-    """How plans reach clients and reports come back: in one process, by Flower, by gRPC, by files."""
+    """Connection of server and clients: within one process, by Flower, by gRPC or by files."""
 
     def exchange(self, plan: RoundPlan, teacher: Knowledge | None) -> Exchange:
-        """Send plan and teacher to the plan's clients; their reports, in any order."""
+        """Send plan and teacher to the clients of the plan and return their reports, in any order."""
         ...
 
 
 @dataclass(frozen=True, eq=False)
 class RoundResult:
-    """What the server holds after a round. After the closing one, the teacher is the last round's."""
+    """State of the server after a round. After the closing round, the teacher is that of the last round."""
 
     plan: RoundPlan
     exchange: Exchange
     teacher: Knowledge | None
     selection_state: SelectionState | None = None
-    """what the choice of rows depends on, where it does"""
+    """state of the selection rule; None if the rule has no state"""
 
 
 def run_rounds(
@@ -44,12 +44,22 @@ def run_rounds(
     server: Server | None = None,
     selection_state: SelectionState | None = None,
 ) -> Iterator[RoundResult]:
-    """The loop: each plan with the last round's teacher, then the next teacher.
+    """Run the rounds: exchange each plan and the last teacher for reports, then aggregate these to the next teacher.
 
-    `teacher` and `selection_state` are of the last round that was done, where a run goes on.
+    Args:
+        method: the method of the federation.
+        config: an instance of the method's own Config class.
+        transport: connection to the clients.
+        plans: the plans of the rounds that remain, without the choice of rows.
+        teacher: teacher of the last completed round, if a run is resumed.
+        server: data of the server, for methods that need it.
+        selection_state: state of the selection rule after the last completed round, if a run is resumed.
+
+    Yields:
+        The result of each round.
     """
     for plan in plans:
-        plan = with_rows(plan, teacher, selection_state)
+        plan = plan_with_query(plan, teacher, selection_state)
         exchange = transport.exchange(plan, teacher)
         if not plan.closing:
             teacher = server_round(method, config, exchange.reports, plan, teacher, server)
@@ -59,8 +69,8 @@ def run_rounds(
         yield RoundResult(plan, exchange, teacher, selection_state)
 
 
-def with_rows(plan: RoundPlan, teacher: Knowledge | None, selection_state: SelectionState | None) -> RoundPlan:
-    """The plan with the rows that its selection asks about; the closing one asks about none."""
+def plan_with_query(plan: RoundPlan, teacher: Knowledge | None, selection_state: SelectionState | None) -> RoundPlan:
+    """Return the plan with the rows that its selection rule queries. The closing plan is returned unchanged."""
     if plan.closing:
         return plan
     rng = make_rng(plan.seed, Purpose.QUERY, plan.round)

@@ -1,8 +1,9 @@
-"""Who is asked in a round, and when the coordinator goes on: the rules, without clocks or messages.
+"""Rules of participation: the clients that a round samples, and the end of a round. They use no clock and no messages.
 
-A round asks some clients (`sample_clients`). It is over when all of them have answered, or when `quorum_reached` of them have and the
-deadline has passed. What then comes in is late: it is dropped, or counts in the next round (`add_stale_reports`). A client that
-was not asked or did not answer learns from the newest teacher when it is back.
+A round samples some clients (`sample_clients`). It ends when all of them have reported, or when enough of them have
+(`quorum_reached`) and the deadline has passed. Reports that arrive later are stale: they are dropped, or used in the
+next round (`add_stale_reports`). A client that was not sampled or did not report distils the newest teacher in the next
+round in which it takes part.
 """
 
 from __future__ import annotations
@@ -20,18 +21,18 @@ from edgefd.federation.report import Report
 
 @dataclass(frozen=True)
 class ParticipationConfig:
-    """How rounds go on without everybody. The `coordinator` section of a config."""
+    """Rules for rounds in which not all clients take part. The `coordinator` section of a config."""
 
     fraction: float = 1.0
-    """share of the clients that a round asks, drawn anew for each; the closing round asks all"""
+    """share of the clients that a round samples, drawn anew for each round; the closing round samples all"""
     min_reports: int | None = None
-    """with so many reports a round may end (None: it needs all that it asked for)"""
+    """reports that are needed to close a round (None = those of all sampled clients)"""
     deadline_s: float | None = None
-    """but not before so many seconds have passed (None: as soon as they are there)"""
+    """seconds to wait before `min_reports` reports are enough to close a round (None = 0 seconds)"""
     stale_reports: Literal["drop", "use"] = "drop"
-    """reports that come after their round: lost, or used in the next one if their client has nothing newer"""
+    """late reports: drop them, or use them in the next round if the client has sent no newer one"""
     dropout: float = 0.0
-    """simulations only: a client that is asked stays silent with this probability"""
+    """simulations only: probability that a sampled client does not report"""
 
     def __post_init__(self) -> None:
         if not 0 < self.fraction <= 1:
@@ -44,45 +45,53 @@ class ParticipationConfig:
             raise ValueError("dropout must be at least 0 and below 1")
         for name in ("deadline_s", "dropout"):
             if getattr(self, name) and self.min_reports is None:
-                raise ValueError(f"{name} needs min_reports: without it, a round waits for everybody")
+                raise ValueError(f"{name} needs min_reports: without it, a round waits for all sampled clients")
         if self.stale_reports == "use" and self.min_reports is None:
-            raise ValueError("stale_reports needs min_reports: a round that waits for everybody has no late reports")
+            raise ValueError(
+                "stale_reports needs min_reports: a round that waits for all sampled clients has no late reports"
+            )
 
 
 FULL_PARTICIPATION = ParticipationConfig()
-"""a round asks all clients and waits for them"""
+"""a round samples all clients and waits for their reports"""
 
 
 def cohort_size(rules: ParticipationConfig, n_clients: int) -> int:
-    """How many clients a round asks: fraction * n, to the nearest whole number, at least 1."""
+    """Return the number of clients that a round samples: fraction * n, rounded, at least 1."""
     return max(1, round(rules.fraction * n_clients))
 
 
 def check_rules(rules: ParticipationConfig, n_clients: int) -> None:
-    """Whether a round asks enough clients.
+    """Check that a round samples at least `min_reports` clients.
 
     Raises:
-        UserError: if not.
+        UserError: if it samples fewer.
     """
-    n = cohort_size(rules, n_clients)
-    if rules.min_reports is not None and rules.min_reports > n:
-        raise UserError(f"coordinator.min_reports={rules.min_reports}, but a round asks {n} of {n_clients} clients")
+    n_sampled = cohort_size(rules, n_clients)
+    if rules.min_reports is not None and rules.min_reports > n_sampled:
+        raise UserError(
+            f"coordinator.min_reports={rules.min_reports}, but a round samples {n_sampled} of {n_clients} clients: "
+            "lower it, or raise coordinator.fraction"
+        )
 
 
 def check_supported_over_flower(rules: ParticipationConfig) -> None:
-    """Whether the rules can be played by clients who are real processes, as over Flower.
+    """Check that clients in other processes, as over Flower, can follow the rules.
 
     Raises:
-        UserError: if not: only the local engine makes clients silent.
+        UserError: if `dropout` is set: only the local engine can simulate it.
     """
     if rules.dropout:
-        raise UserError("coordinator.dropout is for the local engine: over Flower, leave it out")
+        raise UserError("coordinator.dropout works only with the local engine: remove it to run over Flower")
 
 
 def sample_clients(rules: ParticipationConfig, seed: int, round: int, n_clients: int) -> tuple[int, ...]:
-    """The clients that a round asks, ascending: drawn by (seed, round), so a coordinator that starts again agrees.
+    """Return the clients that a round samples, ascending.
 
-    >>> sample_clients(Coordinator(fraction=0.3), 0, 0, 10) == sample_clients(Coordinator(fraction=0.3), 0, 0, 10)
+    They are drawn by (seed, round), so a coordinator that is restarted samples the same clients.
+
+    >>> rules = ParticipationConfig(fraction=0.3)
+    >>> sample_clients(rules, 0, 0, 10) == sample_clients(rules, 0, 0, 10)
     True
     """
     if rules.fraction == 1:
@@ -100,23 +109,23 @@ def round_plans(
     evaluate_every: int = 1,
     first: int = 0,
 ) -> Iterator[RoundPlan]:
-    """`edgefd.rounds.participation.plans` from round `first` on, with who is asked; the closing round asks everybody."""
+    """Yield the plans from round `first` on, with the sampled clients; the closing round samples all clients."""
     for plan in plans(seed, ids, training, evaluate_every):
         if plan.round >= first:
-            who = range(n_clients) if plan.closing else sample_clients(rules, seed, plan.round, n_clients)
-            yield replace(plan, clients=tuple(who))
+            sampled = range(n_clients) if plan.closing else sample_clients(rules, seed, plan.round, n_clients)
+            yield replace(plan, clients=tuple(sampled))
 
 
 def min_required(rules: ParticipationConfig, cohort_size: int) -> int:
-    """Without how many reports a round cannot end."""
+    """Return the number of reports without which a round cannot end."""
     return cohort_size if rules.min_reports is None else min(rules.min_reports, cohort_size)
 
 
 def quorum_reached(rules: ParticipationConfig, cohort_size: int, n_reports: int, seconds: float) -> bool:
-    """Whether a round that has run for `seconds` and has `n_reports` ends now.
+    """Return whether a round that has run for `seconds` and has `n_reports` reports ends now.
 
-    >>> rules = Coordinator(min_reports=2, deadline_s=10)
-    >>> [quorum_reached(rules, 3, 3, 0.1), quorum_reached(rules, 3, 2, 9.9), quorum_reached(rules, 3, 2, 10), quorum_reached(rules, 3, 1, 99)]
+    >>> rules = ParticipationConfig(min_reports=2, deadline_s=10)
+    >>> [quorum_reached(rules, 3, n, s) for n, s in ((3, 0.1), (2, 9.9), (2, 10), (1, 99))]
     [True, False, True, False]
     """
     if n_reports >= cohort_size:
@@ -125,34 +134,35 @@ def quorum_reached(rules: ParticipationConfig, cohort_size: int, n_reports: int,
 
 
 def add_stale_reports(rules: ParticipationConfig, reports: Sequence[Report], late: Iterable[Report]) -> list[Report]:
-    """A round's reports and those that were late for the one before, of clients that have not answered this one."""
+    """Return the reports of a round and, if the rules use them, late reports of clients without a newer one."""
     if rules.stale_reports == "drop":
         return list(reports)
     fresh = {r.client for r in reports}
     return [*reports, *(r for r in late if r.client not in fresh)]
 
 
-def responding_clients(rules: ParticipationConfig, plan: RoundPlan, asked: Sequence[int]) -> list[int]:
-    """Which clients of a simulation answer: each is silent with probability `dropout`, drawn by (seed, round, client).
+def responding_clients(rules: ParticipationConfig, plan: RoundPlan, sampled: Sequence[int]) -> list[int]:
+    """Return the sampled clients of a simulation that report in this round.
 
-    In the closing round nobody is, so that every model is measured.
+    Each client drops out with probability `dropout`, drawn by (seed, round, client). In the closing round no client
+    drops out, so that every model is measured.
 
     Raises:
-        RunError: if fewer are left than the round needs.
+        RunError: if fewer clients report than the round needs.
     """
     if plan.closing or not rules.dropout:
-        return list(asked)
-    drawn = ((c, make_rng(plan.seed, Purpose.DROPOUT, plan.round, c).random()) for c in asked)
-    clients = [c for c, number in drawn if number >= rules.dropout]
-    if len(clients) < min_required(rules, len(asked)):
+        return list(sampled)
+    draws = ((c, make_rng(plan.seed, Purpose.DROPOUT, plan.round, c).random()) for c in sampled)
+    clients = [c for c, uniform in draws if uniform >= rules.dropout]
+    if len(clients) < min_required(rules, len(sampled)):
         raise RunError(
-            f"round {plan.round}: {len(clients)} of {len(asked)} clients answer, coordinator.min_reports is "
+            f"round {plan.round}: {len(clients)} of {len(sampled)} clients report, but coordinator.min_reports is "
             f"{rules.min_reports}: lower it, or coordinator.dropout"
         )
     return clients
 
 
 def plans(seed: int, ids: Int64, training: Training, evaluate_every: int = 1) -> Iterator[RoundPlan]:
-    """The plans of a run in which every client may answer for all of `ids` in every round, and the closing one."""
+    """Yield the plans of a run with all clients and all of `ids` in every round, then the closing plan."""
     for r in range(training.rounds + 1):
         yield RoundPlan(seed, r, ids, training, evaluate=r % evaluate_every == 0)

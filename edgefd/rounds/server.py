@@ -1,4 +1,4 @@
-"""The server's part of the round."""
+"""The part of a round that the server runs."""
 
 from __future__ import annotations
 
@@ -20,15 +20,24 @@ def server_round(
     teacher: Knowledge | None = None,
     server: Server | None = None,
 ) -> Knowledge:
-    """The teacher: aggregate the reports in order of client, then the server filter (EdgeFD has none).
+    """Aggregate the reports, sorted by client, and apply the server filter (EdgeFD has none); return the new teacher.
 
-    `teacher` is the last round's; `server` must be given for methods that teach with more than the reports.
+    Args:
+        method: the method of the federation.
+        config: an instance of the method's own Config class.
+        reports: reports of the round, in any order.
+        plan: the plan of the round.
+        teacher: the teacher of the last round; None in the first one.
+        server: data of the server; required if the method has a `server_update`.
+
+    Raises:
+        ValueError: if the method has a `server_update` and `server` is None.
     """
     ordered = sorted(reports, key=lambda r: r.client)
     if method.server_update is None:
-        made = method.aggregate([r.knowledge for r in ordered], config)
+        aggregated = method.aggregate([r.knowledge for r in ordered], config)
     elif server is None:
-        raise ValueError(f"method {method.name} teaches with what the server has, and was given none of it")
+        raise ValueError(f"method {method.name} needs data of the server: pass `server`")
     else:
-        made = method.server_update(ordered, teacher, plan, server, config)
-    return method.server_filter(made, config)
+        aggregated = method.server_update(ordered, teacher, plan, server, config)
+    return method.server_filter(aggregated, config)

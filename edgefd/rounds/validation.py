@@ -1,6 +1,7 @@
-"""What a receiver checks of a message beyond its form: that it belongs to this round, proxy set and classes.
+"""Checks of received messages: whether they fit the round, the proxy set and the classes.
 
-`edgefd.wire.messages` and `Knowledge` have already refused what is malformed. Everything here raises ValueError with the reason.
+`edgefd.wire.messages` and `Knowledge` have refused malformed messages before. All checks raise a ValueError with the
+reason.
 """
 
 from __future__ import annotations
@@ -14,52 +15,53 @@ from edgefd.federation.method import MessageKind, Method
 from edgefd.federation.plan import RoundPlan
 from edgefd.federation.report import Report
 
-_OVERHEAD = 64 * 2**10  # metrics and framing
+_OVERHEAD = 64 * 2**10  # bytes for metrics and framing
 
 
 def check_plan(plan: RoundPlan, n_proxy: int) -> None:
-    """Whether a plan asks for rows that exist: ids < P."""
+    """Check that a plan queries only existing rows: ids < P."""
     if len(plan.ids) and int(plan.ids[-1]) >= n_proxy:
-        raise ValueError(f"the plan asks for proxy row {plan.ids[-1]}; there are {n_proxy}")
+        raise ValueError(f"the plan queries proxy row {plan.ids[-1]}, but the proxy set has {n_proxy} rows")
 
 
 def check_teacher(method: Method, teacher: Knowledge, n_proxy: int, n_classes: int) -> None:
-    """Whether a teacher speaks of rows and classes that exist: width = C, ids < P, or < C where rows are classes.
+    """Check that a teacher has only existing rows and classes: width = C, and ids < P, or < C if rows are classes.
 
-    How many teachers there are where there are several is not known here: each is one of the P rows all the same.
+    The ids of several teachers are not checked, because their number is not known here: each id refers to one of the P
+    rows in any case.
     """
     if method.message is MessageKind.PARAMETERS:
         return
     if teacher.width != n_classes:
-        raise ValueError(f"the teacher has {teacher.width} values a row; there are {n_classes} classes")
-    what, count = ("class", n_classes) if method.message is MessageKind.CLASS_LABELS else ("proxy row", n_proxy)
+        raise ValueError(f"the teacher has {teacher.width} values per row, but there are {n_classes} classes")
+    subject, count = ("class", n_classes) if method.message is MessageKind.CLASS_LABELS else ("proxy row", n_proxy)
     if method.message is not MessageKind.MULTI_TEACHER and len(teacher) and int(teacher.ids[-1]) >= count:
-        raise ValueError(f"the teacher knows {what} {teacher.ids[-1]}; there are {count}")
+        raise ValueError(f"the teacher has {subject} {teacher.ids[-1]}, but there are only {count}")
 
 
 def check_report(method: Method, report: Report, plan: RoundPlan, clients: Container[int], n_classes: int) -> None:
-    """Whether a report answers the plan: its round, a client that may answer, rows that were asked for, width = C.
+    """Check that a report fits the plan: the round, an expected client, only queried rows, width = C.
 
-    Rows of classes and of parameters are not asked for by number: ids < C, or id 0 alone, of any width.
+    Rows of classes and of parameters are not queried. Instead, ids must be < C, or the only id is 0 with any width.
     """
     if report.client not in clients:
-        raise ValueError(f"client {report.client} is not who may answer here")
+        raise ValueError(f"unexpected report of client {report.client}")
     if report.round != plan.round:
-        raise ValueError(f"client {report.client} answered for round {report.round} in round {plan.round}")
+        raise ValueError(f"client {report.client} sent a report for round {report.round} in round {plan.round}")
     knowledge = report.knowledge
     if knowledge.width != n_classes and method.message is not MessageKind.PARAMETERS:
-        raise ValueError(f"the report has {knowledge.width} values a row; there are {n_classes} classes")
+        raise ValueError(f"the report has {knowledge.width} values per row, but there are {n_classes} classes")
     if plan.closing and len(knowledge):
-        raise ValueError("the closing round asks for metrics alone")
-    known = {MessageKind.CLASS_LABELS: np.arange(n_classes), MessageKind.PARAMETERS: np.arange(1)}.get(
+        raise ValueError("a report of the closing round must have metrics only, without rows")
+    allowed = {MessageKind.CLASS_LABELS: np.arange(n_classes), MessageKind.PARAMETERS: np.arange(1)}.get(
         method.message, plan.ids
     )
-    strange = knowledge.ids[~np.isin(knowledge.ids, known)]
-    if len(strange):
-        what = {MessageKind.CLASS_LABELS: "class", MessageKind.PARAMETERS: "model"}.get(method.message, "proxy row")
-        raise ValueError(f"the report answers for {what} {strange[0]}, which the plan does not ask for")
+    unexpected = knowledge.ids[~np.isin(knowledge.ids, allowed)]
+    if len(unexpected):
+        subject = {MessageKind.CLASS_LABELS: "class", MessageKind.PARAMETERS: "model"}.get(method.message, "proxy row")
+        raise ValueError(f"the report has {subject} {unexpected[0]}, which the plan does not query")
 
 
 def largest_report(plan: RoundPlan, n_classes: int) -> int:
-    """Bytes that no honest report of soft labels exceeds: every row, proxy sample or class, in the widest codec."""
+    """Return the largest possible size of an honest report of soft labels, in bytes: all rows in the widest codec."""
     return _OVERHEAD + max(len(plan.ids), n_classes) * (5 + 4 + 4 * n_classes)

@@ -1,4 +1,4 @@
-"""Calibration: does a model that says 0.8 hold in 8 of 10 cases? (Guo et al., arXiv 1706.04599)."""
+"""Calibration of a model: how often it is right at each confidence (Guo et al., arXiv 1706.04599)."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ BINS = 15
 
 @dataclass(frozen=True)
 class Reliability:
-    """Rows by their confidence, the largest probability p, in equally wide bins: bin b of B holds b/B < p <= (b+1)/B.
+    """Rows binned by confidence, the largest probability p: bin b of B holds the rows with b/B < p <= (b+1)/B.
 
-    Sums, so that those of many clients add up.
+    The fields hold sums, so the fields of several clients can be added.
     """
 
     count: list[int]
-    """rows in each bin"""
+    """number of rows in each bin"""
     confidence: list[float]
-    """sum of their confidences"""
+    """sum of the confidences in each bin"""
     correct: list[int]
-    """how many of them are right"""
+    """number of rows in each bin whose most probable class is the label"""
 
     def __post_init__(self) -> None:
         if not len(self.count) == len(self.confidence) == len(self.correct) == BINS:
@@ -32,13 +32,13 @@ class Reliability:
 
 
 def reliability(probabilities: Float32, y: Int64) -> Reliability:
-    """From probabilities float32 [n, C] and labels int64 [n]; the most probable class is what a row says.
+    """Return the bins of probabilities float32 [n, C] with labels int64 [n]; the prediction is the most probable class.
 
     >>> reliability(np.array([[0.9, 0.1], [0.05, 0.95]], np.float32), np.array([0, 0])).count[-2:]
     [1, 1]
     """
     confidence = probabilities.max(1).astype(np.float64)
-    confidence = np.nan_to_num(confidence)  # of a model that has diverged: it is sure of nothing
+    confidence = np.nan_to_num(confidence)  # a diverged model predicts NaN: its confidence counts as 0
     right = probabilities.argmax(1) == y
     bins = np.clip(np.ceil(confidence * BINS).astype(np.int64) - 1, 0, BINS - 1)
     return Reliability(
@@ -48,19 +48,19 @@ def reliability(probabilities: Float32, y: Int64) -> Reliability:
     )
 
 
-def ece(found: Reliability) -> float:
-    """Expected calibration error: sum_b n_b / n |correct_b / n_b - confidence_b / n_b|, over bins b of n_b rows.
+def ece(bins: Reliability) -> float:
+    """Return the expected calibration error, sum_b n_b / n |correct_b / n_b - confidence_b / n_b|; bin b has n_b rows.
 
-    >>> says = np.array([[0.9, 0.1], [0.9, 0.1]], np.float32)
-    >>> round(ece(reliability(says, np.array([0, 1]))), 3)  # 0.9 said, 0.5 right
+    >>> probs = np.array([[0.9, 0.1], [0.9, 0.1]], np.float32)
+    >>> round(ece(reliability(probs, np.array([0, 1]))), 3)  # confidence 0.9, accuracy 0.5
     0.4
     """
-    gaps = np.abs(np.array(found.correct) - np.array(found.confidence))
-    return float(gaps.sum()) / max(sum(found.count), 1)
+    gaps = np.abs(np.array(bins.correct) - np.array(bins.confidence))
+    return float(gaps.sum()) / max(sum(bins.count), 1)
 
 
 def pooled(parts: Iterable[Reliability]) -> Reliability:
-    """All rows of all parts."""
+    """Return the bins of all rows of all parts."""
     count, confidence, correct = np.zeros(BINS, np.int64), np.zeros(BINS), np.zeros(BINS, np.int64)
     for part in parts:
         count += part.count

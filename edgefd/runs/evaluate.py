@@ -1,7 +1,7 @@
-"""What a simulation measures of a client's model beyond what a device could: it has the test set, and the truth.
+"""Measurements of a client's model that only a simulation can make: they need the test set or the true labels.
 
-All numbers are floats by name, as a report's metrics are, so that they come by any transport of a simulation. Devices
-never run this.
+All results are floats by name, like the metrics of a report, so every transport of a simulation can carry them.
+Devices never run this code.
 """
 
 from __future__ import annotations
@@ -17,28 +17,29 @@ from edgefd.learners.learner import Learner
 from edgefd.runs.calibration import ece, reliability
 
 AGREEMENT_ROWS = 1000
-"""of the teacher at most so many rows are asked about, evenly spaced: ids are in random order, and more tells little"""
+"""largest number of the teacher's rows that `agreement` compares, evenly spaced: ids are in random order, and more rows
+add little precision"""
 
 
 def evaluate(learner: Learner, federation: Federation, teacher: Knowledge | None, closing: bool) -> dict[str, float]:
-    """Its `accuracy` and `ece` on the test set; `agreement` with the teacher, if there is one of proxy samples.
+    """Return a model's `accuracy` and `ece` on the test set, and its `agreement` with a teacher of proxy rows, if any.
 
-    In the closing round also, for each class c and each bin b of `edgefd.runs.calibration`, how many test rows are right:
-    correct/c, and bin_count/b, bin_confidence/b, bin_correct/b.
+    In the closing round, the result also holds the number of correct test rows of each class c as correct/c, and for
+    each bin b of `edgefd.runs.calibration` bin_count/b, bin_confidence/b and bin_correct/b.
     """
     logits = learner.predict_logits(federation.x_test)
-    right = logits.argmax(1) == federation.y_test
+    correct = logits.argmax(1) == federation.y_test
     bins = reliability(softmax(logits), federation.y_test)
-    found = {"accuracy": float(right.mean()), "ece": ece(bins)}
+    metrics = {"accuracy": float(correct.mean()), "ece": ece(bins)}
     if teacher is not None and len(teacher):
-        found["agreement"] = agreement(learner, teacher, federation.proxy)
+        metrics["agreement"] = agreement(learner, teacher, federation.proxy)
     if closing:
-        by_class = np.bincount(federation.y_test[right], minlength=federation.n_classes)
-        found |= _numbered("correct", by_class.tolist())
-        found |= _numbered("bin_count", bins.count)
-        found |= _numbered("bin_confidence", bins.confidence)
-        found |= _numbered("bin_correct", bins.correct)
-    return found
+        by_class = np.bincount(federation.y_test[correct], minlength=federation.n_classes)
+        metrics |= _numbered("correct", by_class.tolist())
+        metrics |= _numbered("bin_count", bins.count)
+        metrics |= _numbered("bin_confidence", bins.confidence)
+        metrics |= _numbered("bin_correct", bins.correct)
+    return metrics
 
 
 def _numbered(name: str, values: Sequence[float]) -> dict[str, float]:
@@ -46,7 +47,7 @@ def _numbered(name: str, values: Sequence[float]) -> dict[str, float]:
 
 
 def agreement(learner: Learner, teacher: Knowledge, proxy: ProxySet) -> float:
-    """Fidelity: share of the teacher's rows for which the model's largest logit is the teacher's largest value."""
+    """Return the fidelity: the fraction of the teacher's rows for which model and teacher predict the same class."""
     rows = np.linspace(0, len(teacher) - 1, min(len(teacher), AGREEMENT_ROWS)).astype(np.int64)
-    said = learner.predict_logits(proxy.x[teacher.ids[rows]]).argmax(1)
-    return float((said == teacher.values[rows].argmax(1)).mean())
+    predicted = learner.predict_logits(proxy.x[teacher.ids[rows]]).argmax(1)
+    return float((predicted == teacher.values[rows].argmax(1)).mean())

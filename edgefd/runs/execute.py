@@ -1,4 +1,4 @@
-"""A simulation with its run folder: metrics as they come, a summary at the end, nothing lost when it is stopped."""
+"""Execute a run and write its run folder: metrics after each round, a summary at the end or when it is stopped."""
 
 from __future__ import annotations
 
@@ -25,31 +25,35 @@ from edgefd.runs.round_metrics import RoundMetrics, measure
 from edgefd.runs.summary import partition_record, summarise
 
 ProgressHook = Callable[[Iterator[RoundMetrics]], Iterator[RoundMetrics]]
+"""wrapper of the iterator over rounds, which reports the progress of a run; it passes all metrics on"""
 
 
 def saved_rounds_message(rounds: int, folder: Path) -> str:
-    """What a run that was stopped says."""
+    """Return the message of a stopped run about its completed rounds."""
     return f"the rounds done so far ({rounds}) are in {folder}" if rounds else "not one round was done"
 
 
-def run(
+def execute_run(
     prepared: PreparedRun,
     folder: Path,
-    watch: ProgressHook,
-    rounds_of: Callable[[], Iterator[RoundMetrics]],
+    progress: ProgressHook,
+    rounds: Callable[[], Iterator[RoundMetrics]],
     done: Sequence[RoundMetrics] = (),
 ) -> dict[str, Any]:
-    """Simulate into `folder`, which exists and is empty; the summary.
+    """Run the rounds, write the run folder and return the summary.
 
-    Of a run that goes on, `done` are the rounds that are done, and `folder` is as it was left; `rounds_of` the others.
+    When the run is stopped or a client fails, the summary of the completed rounds is written with `complete` false.
 
-    `watch` sees the rounds pass and shows them. `rounds_of` opens a transport and runs the rounds over it.
-
-    When it is stopped or a client fails, the summary of the rounds that were done is written with `complete` false.
+    Args:
+        prepared: the config with its data and federation.
+        folder: the run folder. It exists; it is empty, or holds the files of a run that resumes.
+        progress: the hook that reports the progress.
+        rounds: opens a transport, runs the rounds over it and yields the metrics of each; without those in `done`.
+        done: metrics of the completed rounds of a run that resumes.
 
     Raises:
-        Stopped: on Ctrl-C; it says where the rounds done so far are, if any.
-        RunError: if a client fails or the folder cannot be written to; it says the same.
+        Stopped: on Ctrl-C; the message names the folder of the completed rounds, if there are any.
+        RunError: if a client fails or the folder cannot be written; the message names the folder too.
     """
     config, federation = prepared.config, prepared.federation
     write_config(folder, config)
@@ -57,55 +61,60 @@ def run(
     write_json(folder / "partition.json", partition_record(federation, config.run.record_knowledge))
     if done:
         write_json_lines(folder / "metrics.jsonl", [_line(folder, m) for m in done])
-    began = time.perf_counter() - sum(m.seconds for m in done)
-    rounds = list(done)
+    start = time.perf_counter() - sum(m.seconds for m in done)
+    completed = list(done)
     try:
-        for metrics in watch(rounds_of()):
+        for metrics in progress(rounds()):
             append_json_line(folder / "metrics.jsonl", _line(folder, metrics))
-            rounds.append(metrics)
+            completed.append(metrics)
     except (KeyboardInterrupt, RunError) as error:
-        if rounds and isinstance(error, KeyboardInterrupt):  # it may have come between the two lines above
-            write_json_lines(folder / "metrics.jsonl", [_line(folder, m) for m in rounds])
-        if rounds:
-            write_json(folder / "summary.json", summarise(prepared, rounds, time.perf_counter() - began))
+        if completed and isinstance(error, KeyboardInterrupt):  # the signal can arrive between the two lines above
+            write_json_lines(folder / "metrics.jsonl", [_line(folder, m) for m in completed])
+        if completed:
+            write_json(folder / "summary.json", summarise(prepared, completed, time.perf_counter() - start))
         if isinstance(error, KeyboardInterrupt):
-            raise Stopped(saved_rounds_message(len(rounds), folder)) from error
-        raise RunError(f"{error}; {saved_rounds_message(len(rounds), folder)}") from error
-    summary = summarise(prepared, rounds, time.perf_counter() - began)
+            raise Stopped(saved_rounds_message(len(completed), folder)) from error
+        raise RunError(f"{error}; {saved_rounds_message(len(completed), folder)}") from error
+    summary = summarise(prepared, completed, time.perf_counter() - start)
     write_json(folder / "summary.json", summary)
     return summary
 
 
 def _line(folder: Path, metrics: RoundMetrics) -> dict[str, Any]:
-    """The round's line in metrics.jsonl; its evaluation, if it has one, is written to evaluation.json."""
+    """Return a round's line of metrics.jsonl; write its evaluation, if it has one, to evaluation.json."""
     line = metrics.to_dict()
     if (evaluation := line.pop("evaluation")) is not None:
         write_json(folder / "evaluation.json", evaluation)
     return line
 
 
-def simulate_over(
+def simulate_rounds(
     transport: Transport,
     config: Config,
     federation: Federation,
-    began: float | None = None,
+    start: float | None = None,
     record: Callable[[RoundResult], None] | None = None,
 ) -> Iterator[RoundMetrics]:
-    """Run the rounds over any transport.
+    """Run the rounds of a config over any transport and yield the metrics of each.
 
-    `began` (of `time.perf_counter`) is when the first one did, if not now; `record` sees each as it ends.
+    Args:
+        transport: the transport, ready for the first round.
+        config: the config of the run.
+        federation: the federation with all data that only a simulation has.
+        start: time at which the first round began, in seconds of `time.perf_counter` (None = now).
+        record: called with the result of each round when the round ends.
     """
-    began = time.perf_counter() if began is None else began
-    method, todo = config.method, plans_of(config, federation)
-    for result in run_rounds(method, config.method_config, transport, todo, server=server_of(config, federation)):
+    start = time.perf_counter() if start is None else start
+    method, plans, server = config.method, make_plans(config, federation), make_server_state(config, federation)
+    for result in run_rounds(method, config.method_config, transport, plans, server=server):
         if record is not None:
             record(result)
-        yield measure(result, federation, time.perf_counter() - began, method.message)
-        began = time.perf_counter()
+        yield measure(result, federation, time.perf_counter() - start, method.message)
+        start = time.perf_counter()
 
 
-def server_of(config: Config, federation: Federation) -> Server:
-    """What the config's method needs at the server: labels and a model only where it declares them."""
+def make_server_state(config: Config, federation: Federation) -> Server:
+    """Return the server state for the config's method: proxy labels and a model only if the method declares them."""
     method = config.method
     labels = proxy_labels_of(federation) if method.proxy_labels else None
     learner = None
@@ -116,8 +125,8 @@ def server_of(config: Config, federation: Federation) -> Server:
     return Server(federation.proxy, federation.n_classes, labels, learner)
 
 
-def plans_of(config: Config, federation: Federation, first: int = 0) -> Iterator[RoundPlan]:
-    """The config's plans from round `first` on, with who is asked in each."""
+def make_plans(config: Config, federation: Federation, first: int = 0) -> Iterator[RoundPlan]:
+    """Return the round plans of a config from round `first` on, with the sampled clients of each."""
     ids = np.arange(len(federation.proxy))
     n_clients, every = len(federation.clients), config.run.evaluate_every
     for plan in round_plans(config.coordinator, n_clients, config.seed, ids, config.train, every, first):

@@ -1,4 +1,4 @@
-"""From a config to a bundle."""
+"""Export a bundle for devices from a config."""
 
 from __future__ import annotations
 
@@ -18,7 +18,11 @@ from edgefd.wire.bundle_manifest import Manifest
 
 
 def export_config(config: Config, model: str | None, out: Path) -> Manifest:
-    """Export the config's first model, or the named one, with the proxy set and scale of its federation."""
+    """Export the named model, or the config's first, with the proxy set and scale of its federation.
+
+    Raises:
+        UserError: if `out` exists, or devices cannot run the method, the models or the defence of the config.
+    """
     if out.exists():
         raise UserError(f"{out} exists already: choose another folder, or remove it")
     name = model or config.model[0].name

@@ -13,11 +13,13 @@ from edgefd.core.files import writing
 
 
 def run_folder(config: Config, out: Path | None, or_empty: bool = False) -> Path:
-    """Make the folder of a new run: `out`, or runs/<time>-<method>-<data>-<partition>-s<seed>.
+    """Create the folder of a new run: `out`, or runs/<time>-<method>-<data>-<partition>-s<seed>.
+
+    With `or_empty`, a folder that holds nothing but hidden files is accepted too: a server that was killed before its
+    first round leaves one.
 
     Raises:
-        UserError: if it exists already (nothing is ever overwritten), unless `or_empty` and there is nothing in it but
-            hidden files, as of a server that was killed before it began; or if it cannot be written.
+        UserError: if the folder exists already (no run is ever overwritten) or cannot be written.
     """
     data = Path(config.data.name).stem
     stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
@@ -35,7 +37,7 @@ def run_folder(config: Config, out: Path | None, or_empty: bool = False) -> Path
 
 
 def write_config(folder: Path, config: Config) -> None:
-    """The resolved config, every default written out."""
+    """Write config.yaml: the resolved config with every default."""
     text = yaml.safe_dump(config.to_dict(), sort_keys=False, allow_unicode=True)
     with writing(folder / "config.yaml") as path:
         path.write_text(text, encoding="utf-8")

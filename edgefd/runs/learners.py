@@ -21,16 +21,16 @@ if TYPE_CHECKING:
 
 
 def make_learner(config: Config, data: ClientData, n_classes: int, sessions: Callable[[Model], Sessions]) -> Learner:
-    """The client's own model; models are dealt out to the clients in turn.
+    """Build the learner of a client; models are assigned round-robin.
 
     Clients with the same model start from the same parameters, as devices start from those of their bundle.
-    `sessions` makes, once for each model, what runs its exported graphs.
+    `sessions` returns the ONNX Runtime sessions of a model, created once for each model.
     """
     return _learner(config, config.model_of(data.client), data.x.shape[1:], n_classes, sessions)
 
 
 def server_learner(config: Config, federation: Federation) -> Learner:
-    """The server's own model, for methods that have one: the config's first, which starts as the clients' do."""
+    """Build the server's learner, for methods that have one: the config's first model, with the clients' parameters."""
     torch.set_num_threads(1)
     shape = federation.proxy.x.shape[1:]
     return _learner(config, config.model[0], shape, federation.n_classes, model_sessions(config, federation))
@@ -39,11 +39,11 @@ def server_learner(config: Config, federation: Federation) -> Learner:
 def _learner(
     config: Config, choice: Model, shape: tuple[int, ...], n_classes: int, sessions: Callable[[Model], Sessions]
 ) -> Learner:
-    learner = _one_model(config, choice, shape, choice.heads * n_classes, sessions)
+    learner = _single_learner(config, choice, shape, choice.heads * n_classes, sessions)
     return learner if choice.heads == 1 else DualHead(learner)
 
 
-def _one_model(
+def _single_learner(
     config: Config, choice: Model, shape: tuple[int, ...], n_logits: int, sessions: Callable[[Model], Sessions]
 ) -> Learner:
     model = build_model(choice.name, shape, n_logits, config.seed)
@@ -58,17 +58,17 @@ def _one_model(
 
 @functools.cache
 def _recorded_steps(name: str, shape: tuple[int, ...], n_logits: int) -> RecordedSteps:
-    """Of a model, in this process."""
+    """Return the recorded training steps of a model, shared by all learners of this process."""
     return {}
 
 
 def model_sessions(config: Config, federation: Federation) -> Callable[[Model], Sessions]:
-    """From a model to what runs its exported graphs, exported once each."""
+    """Return a function from a model to the sessions of its exported graphs; each model is exported once."""
     return functools.cache(functools.partial(_sessions, config, federation))
 
 
 def _sessions(config: Config, federation: Federation, choice: Model) -> Sessions:
-    """Of a model's exported graphs; workers open them after the fork."""
+    """Export a model's graphs and return their sessions; workers open them after the fork."""
     from edgefd.export.model_graphs import export_graphs
     from edgefd.learners.onnx_learner import Sessions
 

@@ -1,4 +1,4 @@
-"""From a config to the federation that it describes."""
+"""Load the data set of a config and build the federation that it describes."""
 
 from __future__ import annotations
 
@@ -15,40 +15,44 @@ from edgefd.core.seeding import Purpose, make_rng
 from edgefd.data import partitions
 from edgefd.data.build_federation import build_federation
 from edgefd.data.datasets import Dataset, digest, load_dataset
-from edgefd.data.features import extractor_graph, featured
+from edgefd.data.features import extractor_graph, with_features
 from edgefd.federation.clients import Federation, Scale
 
 
 def load_data(config: Config) -> Dataset:
-    """The data set, cut to `data.limit`; with `data.extractor`, its features."""
+    """Return the data set, limited to `data.limit` samples; with `data.extractor`, its features."""
     dataset = load_raw(config)
     if config.data.extractor is None:
         return dataset
-    return featured(dataset, config.data.extractor, config.data.extractor_size)
+    return with_features(dataset, config.data.extractor, config.data.extractor_size)
 
 
 def load_raw(config: Config) -> Dataset:
-    """The data set, cut to `data.limit`, as it is before any extractor."""
+    """Return the data set, limited to `data.limit` samples, before any extractor."""
     dataset = load_dataset(config.data.name, test_people=config.data.test_people)
-    return dataset if config.data.limit is None else limited(dataset, config.data.limit)
+    return dataset if config.data.limit is None else limit_samples(dataset, config.data.limit)
 
 
 def extractor_of(config: Config) -> tuple[bytes, tuple[int, ...]] | None:
-    """The config's extractor as a graph, and the shape of a raw sample; None without one."""
+    """Return the config's extractor as an ONNX graph and the shape of a raw sample; None without an extractor."""
     if config.data.extractor is None:
         return None
     shape = load_raw(config).x_train.shape[1:]
     return extractor_graph(config.data.extractor, shape, config.data.extractor_size), shape
 
 
-def limited(dataset: Dataset, limit: int) -> Dataset:
-    """A class-balanced part of the training set: limit // C samples of each class, the same whatever a run's seed."""
+def limit_samples(dataset: Dataset, limit: int) -> Dataset:
+    """Return the data set with limit // C training samples of each class, the same samples for every seed of a run.
+
+    Raises:
+        UserError: if a class has fewer samples than that.
+    """
     each = limit // dataset.n_classes
     counts = np.bincount(dataset.y_train, minlength=dataset.n_classes)
     if each < 1 or counts.min() < each:
         raise UserError(
-            f"data.limit={limit} asks for {each} samples of each of {dataset.n_classes} classes; "
-            f"{dataset.name} has {counts.min()} to {counts.max()}"
+            f"data.limit={limit} means {each} samples of each of {dataset.n_classes} classes, but "
+            f"{dataset.name} has {counts.min()} to {counts.max()}: set another data.limit"
         )
     rng = make_rng(0, Purpose.LIMIT)
     rows = np.concatenate(
@@ -61,7 +65,7 @@ def limited(dataset: Dataset, limit: int) -> Dataset:
 
 
 def federate(config: Config, dataset: Dataset, scale: Scale | None = None) -> Federation:
-    """Clients, proxy set and test set; see `build_federation` for `scale`."""
+    """Build clients, proxy set and test set; `scale` is described at `build_federation`."""
     return build_federation(
         dataset,
         partition=partition_function(config),
@@ -76,7 +80,7 @@ def federate(config: Config, dataset: Dataset, scale: Scale | None = None) -> Fe
 
 
 def partition_function(config: Config) -> Callable[[Int64, Int64 | None, np.random.Generator], list[Int64]]:
-    """(labels, groups, rng) → one index array a client."""
+    """Return the config's partition as a function: (labels, groups, rng) → one index array for each client."""
     p = config.partition
 
     def split(y: Int64, group: Int64 | None, rng: np.random.Generator) -> list[Int64]:

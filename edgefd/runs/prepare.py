@@ -20,7 +20,7 @@ from edgefd.selection.settings import check_budget
 
 @dataclass(frozen=True, eq=False)
 class PreparedRun:
-    """A config with the data it asks for: everything that bad input can spoil has been looked at."""
+    """A config with its data set and federation, after all checks of the input."""
 
     config: Config
     dataset: Dataset
@@ -28,11 +28,14 @@ class PreparedRun:
 
 
 def prepare(config: Config, trains: bool = True) -> PreparedRun:
-    """Load the data and deal it out.
+    """Load the data, build the federation and check both against the config.
 
     Args:
-        config: of the run.
-        trains: whether this process trains; if not, models are not looked at, and torch is not loaded.
+        config: the config of the run.
+        trains: whether this process trains; if not, models are not checked, and torch is not loaded.
+
+    Raises:
+        UserError: if the data are missing or malformed, or do not fit the config.
     """
     dataset = load_data(config)
     if trains:
@@ -40,7 +43,7 @@ def prepare(config: Config, trains: bool = True) -> PreparedRun:
     federation = federate(config, dataset)
     attackers(config.attack, len(federation.clients), config.seed)
     if config.method.proxy_labels:
-        proxy_labels_of(federation)  # says so here, and not in the middle of a run, if there are none
+        proxy_labels_of(federation)  # raises here, not in the middle of a run, if there are none
     federation = config.method.transform_federation(federation)
     check_rules(config.coordinator, len(federation.clients))
     check_budget(config.selection, len(federation.proxy))
@@ -48,17 +51,17 @@ def prepare(config: Config, trains: bool = True) -> PreparedRun:
 
 
 def check_fits(config: Config, dataset: Dataset) -> None:
-    """Whether models and training suit the samples, and what they need is installed.
+    """Check that models and training fit the samples, and that the packages that they need are installed.
 
     Raises:
-        UserError: if not.
+        UserError: if a model or setting does not fit, or a package is missing.
     """
     from edgefd.learners.models import build_model, check_model
 
     shape = dataset.x_train.shape[1:]
     if config.train.augment_shift and len(shape) != 3:
         raise UserError(
-            f"train.augment_shift moves images; samples of {dataset.name} have shape {list(shape)}: set it to 0"
+            f"train.augment_shift shifts images, but samples of {dataset.name} have shape {list(shape)}: set it to 0"
         )
     for model in config.model:
         check_model(model.name, shape, dataset.n_classes)
@@ -71,7 +74,7 @@ def check_fits(config: Config, dataset: Dataset) -> None:
 
 
 def terms_of(config: Config, federation: Federation) -> FederationTerms:
-    """What devices of this federation must agree on with its coordinator."""
+    """Return the terms on which devices and coordinator of this federation must agree."""
     return FederationTerms(
         method=config.method_name,
         method_config=asdict(config.method_config),

@@ -1,13 +1,13 @@
-"""What each party of a simulation sees, kept in RUN/knowledge for `edgefd audit`.
+"""Record what each party of a simulation receives, in RUN/knowledge, for `edgefd audit`.
 
-    claims.npz                    float32 [clients, P]: how surely each client answers for each proxy row
-    rounds/0003/teacher.bin       edgefd.v1.Knowledge: what every client was sent in this round (none in round 0)
-    rounds/0003/reports/2.bin     edgefd.v1.Report: what client 2 sent
-    models/0003/2.npz             client 2's parameters after its answer, every `record_every` rounds and in the last
-    models/final/2.npz            and at the end, after the closing distillation: what a holder of its model has
+    claims.npz                    float32 [clients, P]: acceptance weight of each client for each proxy row
+    rounds/0003/teacher.bin       edgefd.v1.Knowledge: the teacher that every client received in this round (not in 0)
+    rounds/0003/reports/2.bin     edgefd.v1.Report: the report of client 2
+    models/0003/2.npz             parameters of client 2 after its report, every `record_every` rounds and in the last
+    models/final/2.npz            its parameters after the closing distillation: what a holder of its model has
 
-Teachers and reports are the bytes that travel, laid out as in an exchange folder (`edgefd.wire.exchange_folder`). A coordinator keeps
-those alone, and coordinator.json, which says that it has seen nothing else.
+Teachers and reports are the transmitted bytes, laid out as in an exchange folder (`edgefd.wire.exchange_folder`). A
+coordinator records teachers and reports only, and coordinator.json, which states that it received nothing else.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ FINAL = "final"
 
 
 def record_round(folder: Path, config: Config, clients: Sequence[ClientState], result: RoundResult) -> None:
-    """Write what was exchanged in a round, and the models where their turn has come.
+    """Write the messages of a round, and the clients' models in the rounds that record them.
 
     Raises:
-        RunError: if it cannot be written.
+        RunError: if a file cannot be written.
     """
     round = result.plan.round
     with writing(folder):
@@ -49,17 +49,17 @@ def record_round(folder: Path, config: Config, clients: Sequence[ClientState], r
 
 
 def record_messages(folder: Path, config: Config, result: RoundResult) -> None:
-    """Write what a coordinator sees of a round. A round that is done again after a crash is written again.
+    """Write the messages of a round that a coordinator received. A round repeated after a crash is written again.
 
     Raises:
-        RunError: if it cannot be written.
+        RunError: if a file cannot be written.
     """
     with writing(folder):
         if not (folder / COORDINATOR).exists():
             put(folder / COORDINATOR, b'{"recorded_by": "coordinator"}\n')
         counted = {report_file(folder, result.plan.round, report.client) for report in result.exchange.reports}
         for path in (round_folder(folder, result.plan.round) / "reports").glob("*.bin"):
-            if path not in counted:  # it was in time before a crash, and when the round was done again it was not
+            if path not in counted:  # it was in time before a crash, but not when the round was repeated
                 path.unlink()
         _put_messages(folder, config, result)
 
@@ -68,27 +68,27 @@ def _put_messages(folder: Path, config: Config, result: RoundResult) -> None:
     codec, round = config.codec.name, result.plan.round
     for report in result.exchange.reports:
         put(report_file(folder, round, report.client), wire.encode_report(report, codec))
-    if result.teacher is not None and not result.plan.closing:  # what the next round begins with
+    if result.teacher is not None and not result.plan.closing:  # the teacher of the next round
         put(round_folder(folder, round + 1) / TEACHER, wire.encode(result.teacher, codec))
 
 
 def model_file(folder: Path, name: str, client: int) -> Path:
-    """Where a client's parameters go; `name` is "final" or a round of four digits."""
+    """Return the path of a client's parameters; `name` is "final" or a round of four digits."""
     return folder / "models" / name / f"{client}.npz"
 
 
 def weights_of(client: ClientState) -> dict[str, np.ndarray]:
-    """Parameters and buffers of a client's model, without what the optimizer remembers: that never leaves."""
+    """Return the parameters and buffers of a client's model, without the optimizer's state, which is never sent."""
     return {k.removeprefix("model/"): v for k, v in client.learner.state().items() if k.startswith("model/")}
 
 
 def check_unrecorded(config: Config, where: str) -> None:
-    """Whether a run that cannot be recorded is not asked to be.
+    """Check that the config does not ask to record a run that cannot be recorded.
 
     Raises:
-        UserError: if it is.
+        UserError: if it does; `where` names the kind of run.
     """
     if config.run.record_knowledge:
         raise UserError(
-            f"run.record_knowledge: messages are recorded by local simulations and by edgefd server, not {where}"
+            f"run.record_knowledge is not supported {where}, only in local simulations and by edgefd server: remove it"
         )

@@ -1,4 +1,4 @@
-"""Summarise a run: summary.json and partition.json."""
+"""Summaries of a run: the contents of summary.json and partition.json."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ from edgefd.runs.round_metrics import RoundMetrics
 
 
 def partition_record(federation: Federation, members: bool = False) -> dict[str, Any]:
-    """How many samples of each class each client holds, and what it contributed; with `members`, also which."""
+    """Return partition.json: how many samples of each class each client holds and contributed.
+
+    With `members`, it also lists which samples these are.
+    """
     return {
         "clients": [
             {
@@ -31,31 +34,31 @@ def partition_record(federation: Federation, members: bool = False) -> dict[str,
 
 
 def members_of(data: ClientData) -> dict[str, list[int]]:
-    """Which samples of the training set the client trains on, which it holds out, which proxy rows it contributed."""
-    known = {"train_rows": data.rows, "heldout_rows": data.heldout_rows, "contributed_ids": data.contributed}
-    return {name: rows.tolist() for name, rows in known.items() if rows is not None}
+    """Return the rows of the training set that a client trains on and holds out, and its contributed proxy rows."""
+    rows_by_name = {"train_rows": data.rows, "heldout_rows": data.heldout_rows, "contributed_ids": data.contributed}
+    return {name: rows.tolist() for name, rows in rows_by_name.items() if rows is not None}
 
 
 def summarise(prepared: PreparedRun, rounds: list[RoundMetrics], seconds: float) -> dict[str, Any]:
-    """summary.json. Accuracy is of the final round, never of the best."""
+    """Return summary.json. Accuracies are those of the final round, never those of the best round."""
     config, federation = prepared.config, prepared.federation
     measured = [m for m in rounds if m.accuracy_mean is not None]
-    answered = [m for m in rounds if not m.closing]
-    held = [m for m in rounds if m.heldout_accuracy_mean is not None]
-    last, final = answered[-1], (measured[-1] if measured else None)
-    claimed = claim(config.defence)
+    exchanged = [m for m in rounds if not m.closing]
+    heldout = [m for m in rounds if m.heldout_accuracy_mean is not None]
+    last, final = exchanged[-1], (measured[-1] if measured else None)
+    privacy = claim(config.defence)
     return {
         "method": config.method_name,
         "dataset": prepared.dataset.name,
         "scenario": config.partition.name,
         "seed": config.seed,
-        "rounds": len(answered),
+        "rounds": len(exchanged),
         "complete": rounds[-1].closing,
         "n_clients": len(federation.clients),
         "accuracy_mean": final.accuracy_mean if final else None,
         "accuracy_worst": final.accuracy_worst if final else None,
         "accuracy_per_client": final.accuracy_per_client if final else None,
-        "heldout_accuracy_mean": held[-1].heldout_accuracy_mean if held else None,
+        "heldout_accuracy_mean": heldout[-1].heldout_accuracy_mean if heldout else None,
         "bytes_up": sum(m.bytes_up for m in rounds),
         "bytes_down": sum(m.bytes_down for m in rounds),
         "bytes_once": bytes_once(prepared),
@@ -70,8 +73,8 @@ def summarise(prepared: PreparedRun, rounds: list[RoundMetrics], seconds: float)
         "agreement_mean": final.agreement_mean if final else None,
         "proxy_labels_used": config.method.proxy_labels,
         "raw_samples_disclosed": federation.raw_samples_disclosed,
-        "epsilon_claimed": None if claimed is None else claimed[0],
-        "delta_claimed": None if claimed is None else claimed[1],
+        "epsilon_claimed": None if privacy is None else privacy[0],
+        "delta_claimed": None if privacy is None else privacy[1],
         "data_source": prepared.dataset.source,
         "data_samples": len(prepared.dataset.x_train) + len(prepared.dataset.x_test),
         "data_sha256": prepared.dataset.sha256,
@@ -79,7 +82,7 @@ def summarise(prepared: PreparedRun, rounds: list[RoundMetrics], seconds: float)
 
 
 def bytes_once(prepared: PreparedRun) -> int:
-    """Bytes of raw samples that travel before the first round: contributions up, the proxy set down to every client."""
+    """Return the bytes of raw samples sent before round 0: contributions up, the proxy set down to every client."""
     sample = int(prepared.dataset.x_train[0].nbytes)
     up = prepared.federation.raw_samples_disclosed * sample
     down = len(prepared.federation.clients) * len(prepared.federation.proxy) * sample

@@ -1,1 +1,1 @@
-"""Which proxy rows the server asks about, and which rows of the teacher a client learns: docs/guides/selection-and-losses.md."""
+"""Selection of the proxy rows that a server queries and that a client distils: docs/guides/selection-and-losses.md."""

@@ -1,7 +1,8 @@
-"""Which rows the server asks about: fewer rows, fewer bytes in both directions.
+"""Selection of the rows that the server queries: fewer rows, and fewer bytes in both directions.
 
-It knows what teachers have said so far and what clients report, never labels. A row that was never asked about comes
-before all others, so the first rounds go once through the proxy set. Formulas and sources: docs/guides/selection-and-losses.md.
+The rules use the teachers so far and the metrics of clients, never labels. A row that was never queried comes before
+all others, so the first rounds query each row of the proxy set once. Formulas and sources:
+docs/guides/selection-and-losses.md.
 """
 
 from __future__ import annotations
@@ -15,16 +16,18 @@ from edgefd.core.arrays import Float32, Float64, Int64
 from edgefd.core.knowledge import Knowledge
 from edgefd.selection.settings import SERVER_RULES, Selection, n_rows
 
-LAG = "class_kl/"
-"""Before a class's number: the metric in which a client says how far it is from the teacher there."""
-_FARTHEST = 20.0  # nats: what a report says beyond that is no divergence of soft labels
+CLASS_KL = "class_kl/"
+"""Prefix of the metrics in which a client reports its divergence from the teacher, followed by the class."""
+_MAX_DIVERGENCE = 20.0  # nats: a reported value above this is no divergence of soft labels
 
 
 @dataclass(frozen=True, eq=False)
 class SelectionState:
-    """What a server that chooses keeps: the newest label of every row that was ever asked about, and the clients' lag.
+    """State of a selection rule of the server between rounds.
 
-    A row that nobody answered has the uniform label. `lag` float32 [C] is the mean of what the last reports say.
+    `known` holds the newest label of every row that was ever queried. A row for which no client answered has the
+    uniform label. `lag` float32 [C] is the mean divergence of the clients from the teacher, by class, in the last
+    reports.
     """
 
     known: Knowledge
@@ -32,7 +35,7 @@ class SelectionState:
 
 
 def is_stateful(selection: Selection) -> bool:
-    """Whether the choice depends on earlier rounds."""
+    """Return whether the choice depends on earlier rounds."""
     return selection.name in ("pcoreset", "ddk")
 
 
@@ -43,22 +46,22 @@ def query_rows(
     selection_state: SelectionState | None,
     rng: np.random.Generator,
 ) -> Int64:
-    """The rows of a plan, int64 ascending: all of `ids` where it is not the server that chooses.
+    """Return the rows to query, int64 ascending: all of `ids` unless the rule is one of the server.
 
     Args:
         selection: the rule and its budget.
-        ids: the rows that may be asked about.
-        teacher: of the last round.
-        selection_state: of all rounds so far; None before the first answers.
-        rng: of this round.
+        ids: the rows to choose from.
+        teacher: the teacher of the last round.
+        selection_state: state after the rounds so far; None before the first reports.
+        rng: generator of this round.
     """
     if selection.name not in SERVER_RULES:
         return ids
     k, order = n_rows(selection.budget, len(ids)), rng.permutation(ids)
     if selection.name == "random" or selection_state is None:
         return np.sort(order[:k])
-    asked = np.isin(order, selection_state.known.ids)
-    new, seen = order[~asked][:k], order[asked]
+    queried = np.isin(order, selection_state.known.ids)
+    new, seen = order[~queried][:k], order[queried]
     points = selection_state.known.values[np.searchsorted(selection_state.known.ids, seen)]
     left = k - len(new)
     if selection.name == "pcoreset":
@@ -70,7 +73,7 @@ def query_rows(
 
 
 def k_centre(points: Float32, centres: Float32, k: int) -> Int64:
-    """k-centre greedy: k times argmax_x min_{s in S} |p(x) - p(s)|, S = `centres` and what is chosen already.
+    """Choose k rows by k-centre greedy: k times argmax_x min_{s in S} |p(x) - p(s)|, S = `centres` and the chosen rows.
 
     >>> line = np.array([[0.0], [1.0], [4.0], [10.0]], np.float32)
     >>> k_centre(line, line[:1], 2)
@@ -82,57 +85,60 @@ def k_centre(points: Float32, centres: Float32, k: int) -> Int64:
     chosen = np.empty(k, np.int64)
     for i in range(k):
         chosen[i] = nearest.argmax()
-        nearest[chosen[i]] = -1  # taken: no distance is less, so it stays
+        nearest[chosen[i]] = -1  # a chosen row is never chosen again, because no distance is below -1
         nearest = np.minimum(nearest, ((points - points[chosen[i]]) ** 2).sum(1))
     return chosen
 
 
 def groups(labels: Float32) -> Int64:
-    """The most likely class of each row, and C where all classes are alike: nobody answered."""
+    """Return the most likely class of each row, or C for a uniform row, for which no client answered."""
     return np.asarray(np.where(labels.max(1) > labels.min(1), labels.argmax(1), labels.shape[1]))
 
 
-def budget_shares(labels: Float32, lag: Float32, even: float) -> Float64:
-    """What part of the budget each class gets, float64 [C + 1]: (1 - even) lag_c / sum lag + even / N.
+def budget_shares(labels: Float32, lag: Float32, uniform_share: float) -> Float64:
+    """Return the share of the budget of each class, float64 [C + 1]: (1 - u) lag_c / sum lag + u / N.
 
-    N counts the classes of which there are rows; the last one is that of rows that nobody answered, without lag.
+    u is `uniform_share`, and N the number of classes that have rows. The last class holds the rows for which no client
+    answered; its lag is 0.
 
     >>> labels = np.array([[0.9, 0.1], [0.2, 0.8]], np.float32)
-    >>> shares(labels, np.array([3, 1], np.float32), 0.5)
+    >>> budget_shares(labels, np.array([3, 1], np.float32), 0.5)
     array([0.625, 0.375, 0.   ])
     """
-    there = np.bincount(groups(labels), minlength=labels.shape[1] + 1) > 0
-    behind = np.append(lag, 0).astype(np.float64) * there
-    alike = there / max(there.sum(), 1)
-    return np.asarray((1 - even) * behind / behind.sum() + even * alike if behind.sum() else alike)
+    present = np.bincount(groups(labels), minlength=labels.shape[1] + 1) > 0
+    lags = np.append(lag, 0).astype(np.float64) * present
+    uniform = present / max(present.sum(), 1)
+    if not lags.sum():
+        return np.asarray(uniform)
+    return np.asarray((1 - uniform_share) * lags / lags.sum() + uniform_share * uniform)
 
 
 def by_class(labels: Float32, share: Float64, k: int) -> Int64:
-    """The first rows of each class, as many as `apportion` gives it."""
+    """Return the first rows of each class, as many as `apportion` assigns to it."""
     group = groups(labels)
     each = apportion(share, np.bincount(group, minlength=len(share)), k)
     return np.concatenate([np.flatnonzero(group == c)[:n] for c, n in enumerate(each)])
 
 
 def apportion(share: Float64, available: Int64, k: int) -> Int64:
-    """Deal k rows out in proportion to `share`, none beyond what is `available` (D'Hondt's method).
+    """Assign k rows to the classes in proportion to `share`, at most `available` to each (D'Hondt's method).
 
-    >>> seats(np.array([0.625, 0.375]), np.array([9, 9]), 8), seats(np.array([0.9, 0.1]), np.array([2, 9]), 5)
+    >>> apportion(np.array([0.625, 0.375]), np.array([9, 9]), 8), apportion(np.array([0.9, 0.1]), np.array([2, 9]), 5)
     (array([5, 3]), array([2, 3]))
     """
-    given = np.zeros(len(share), np.int64)
-    worth = np.maximum(share, 1e-12)  # a class of share 0 gets what is left over
+    assigned = np.zeros(len(share), np.int64)
+    weight = np.maximum(share, 1e-12)  # a class of share 0 gets rows only if the others have none left
     for _ in range(k):
-        given[np.where(given < available, worth / (given + 1), -1.0).argmax()] += 1
-    return given
+        assigned[np.where(assigned < available, weight / (assigned + 1), -1.0).argmax()] += 1
+    return assigned
 
 
 def update_state(
-    selection_state: SelectionState | None, asked: Int64, teacher: Knowledge, metrics: Sequence[dict[str, float]]
+    selection_state: SelectionState | None, queried: Int64, teacher: Knowledge, metrics: Sequence[dict[str, float]]
 ) -> SelectionState:
-    """The memory after a round: rows asked about, what the teacher now says of them, and the metrics of the reports."""
+    """Return the state after a round, from its queried rows, its teacher and the metrics of its reports."""
     width = teacher.width
-    ids = np.union1d(asked, teacher.ids)
+    ids = np.union1d(queried, teacher.ids)
     values = np.full((len(ids), width), 1 / width, np.float32)
     values[np.searchsorted(ids, teacher.ids)] = teacher.values
     if selection_state is not None:
@@ -145,5 +151,5 @@ def update_state(
 
 
 def _mean_lag(metrics: Sequence[dict[str, float]], c: int) -> float:
-    said = [m[f"{LAG}{c}"] for m in metrics if f"{LAG}{c}" in m]
-    return float(np.clip(said, 0, _FARTHEST).mean()) if said else 0.0
+    lags = [m[f"{CLASS_KL}{c}"] for m in metrics if f"{CLASS_KL}{c}" in m]
+    return float(np.clip(lags, 0, _MAX_DIVERGENCE).mean()) if lags else 0.0

@@ -1,4 +1,4 @@
-"""What a config says about the choice of rows."""
+"""`Selection`: the settings of the choice of proxy rows."""
 
 from __future__ import annotations
 
@@ -7,23 +7,23 @@ from dataclasses import dataclass
 from edgefd.core.errors import UserError, hint
 
 SERVER_RULES = ("random", "pcoreset", "ddk")
-"""The server asks about fewer rows, so less travels in either direction."""
+"""Rules of the server: it queries fewer rows, so fewer bytes are sent in both directions."""
 CLIENT_RULES = ("rad", "llkd", "adaspec", "kd3")
-"""Everything is asked and sent as ever; each client learns only some of the teacher's rows."""
+"""Rules of the client: all rows are queried and sent, but each client distils only some rows of the teacher."""
 
 
 @dataclass(frozen=True)
 class Selection:
-    """Which rows are asked about or learned. The `selection` section of a config."""
+    """Choice of the rows to query or to distil. The `selection` section of a config."""
 
     name: str = "all"
-    """all; chosen by the server: random, pcoreset, ddk; chosen by each client: rad, llkd, adaspec, kd3"""
+    """all rows; or a rule of the server: random, pcoreset, ddk; or of each client: rad, llkd, adaspec, kd3"""
     budget: float = 1.0
-    """how many rows in each round: a share of them up to 1, above 1 a number of rows"""
+    """rows per round: a share of all rows up to 1, and a number of rows above 1"""
     assumed_teacher_error: float = 0.1
-    """rad: share of its rows that the teacher is supposed to get wrong"""
+    """rad: assumed share of rows on which the teacher is wrong"""
     uniform_share: float = 0.5
-    """ddk: share of the budget that goes to all classes alike, however far the clients lag behind in them"""
+    """ddk: share of the budget that is divided equally among the classes, whatever their divergence"""
 
     def __post_init__(self) -> None:
         names = ("all", *SERVER_RULES, *CLIENT_RULES)
@@ -34,7 +34,9 @@ class Selection:
         if self.name == "all" and self.budget != 1:
             raise ValueError(f"budget needs a name: {', '.join(names[1:])}")
         if self.budget == 1 and self.name not in ("all", "llkd"):
-            raise ValueError(f"{self.name} needs a budget below 1, or a number of rows above 1: 1 is all rows")
+            raise ValueError(
+                f"{self.name} needs a budget below 1, or a number of rows above 1: a budget of 1 is all rows"
+            )
         if not 0 <= self.assumed_teacher_error < 1:
             raise ValueError("assumed_teacher_error must be at least 0 and below 1")
         if not 0 <= self.uniform_share <= 1:
@@ -46,11 +48,11 @@ class Selection:
 
 
 ALL_ROWS = Selection()
-"""Every row is asked about and learned."""
+"""Selection of every row: all rows are queried and distilled."""
 
 
 def n_rows(budget: float, n: int) -> int:
-    """How many of n rows a budget is: at least 1 where there are any, and never more than there are.
+    """Return the number of rows that a budget allows out of n: at least 1 if n > 0, and at most n.
 
     >>> n_rows(0.25, 10), n_rows(4, 10), n_rows(4, 3), n_rows(0.01, 3)
     (2, 4, 3, 1)
@@ -59,12 +61,10 @@ def n_rows(budget: float, n: int) -> int:
 
 
 def check_budget(selection: Selection, n_proxy: int) -> None:
-    """Whether there are as many rows as the budget asks for.
+    """Check that the proxy set has as many rows as the budget needs.
 
     Raises:
-        UserError: if not.
+        UserError: if it has fewer.
     """
     if selection.budget > 1 and selection.budget > n_proxy:
-        raise UserError(
-            f"selection.budget asks for {int(selection.budget)} rows, the proxy set has {n_proxy}: lower it"
-        )
+        raise UserError(f"selection.budget is {int(selection.budget)} rows, but the proxy set has {n_proxy}: lower it")

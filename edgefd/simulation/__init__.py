@@ -1,1 +1,1 @@
-"""Simulation: a federation in one process, or in workers on one machine, with its run folder."""
+"""Simulation: engines that run a whole federation on one machine or on Ray, and sweeps over many runs."""

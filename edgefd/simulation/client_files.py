@@ -1,4 +1,4 @@
-"""Dealing a simulated federation out to real processes: each client's private data as a file."""
+"""Export the private data of each simulated client to a file, for real client processes."""
 
 from __future__ import annotations
 
@@ -12,12 +12,11 @@ from edgefd.runs.load_data import federate, load_raw
 from edgefd.runs.prepare import PreparedRun
 
 
-def deal(prepared: PreparedRun, out: Path) -> list[Path]:
-    """Write out/client-000.npz and so on: raw x, y, x_heldout, y_heldout, owned, the ids of contributed proxy rows.
+def export_client_data(prepared: PreparedRun, out: Path) -> list[Path]:
+    """Write out/client-000.npz and so on; return their paths.
 
-    Also owned_y, the labels of those, where clients know them.
-
-    Samples are as they were before any extractor, which is a device's own business.
+    Each file holds raw x, y, x_heldout, y_heldout; owned, the ids of the client's contributed proxy rows; and owned_y,
+    the labels of these rows, if the client knows them. The samples are raw, before any extractor: devices run it.
 
     Raises:
         UserError: if `out` exists, or cannot be written.

@@ -1,4 +1,4 @@
-"""What `edgefd simulate` shows: a progress bar while it runs, a table of all methods at the end."""
+"""Output of `edgefd simulate`: a progress bar during each run, and a table of all methods at the end."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from rich.table import Table
 from edgefd.config.schema import Config
 from edgefd.report.compare import HEADER, Group, cells
 from edgefd.rounds.participation import check_supported_over_flower
-from edgefd.runs.execute import run
+from edgefd.runs.execute import execute_run
 from edgefd.runs.folder import run_folder
 from edgefd.runs.prepare import PreparedRun, prepare
 from edgefd.runs.record import check_unrecorded
@@ -27,31 +27,36 @@ Engine = Literal["local", "ray"]
 
 
 def simulate_all(config: Config, out: Path | None, console: Console, engine: Engine = "local") -> list[dict[str, Any]]:
-    """Run the config's method in `out`, then each of `also` on the same split in `out`/also/<method>; print a table."""
+    """Run the config's method in `out`, then each of its baselines on the same split in `out`/also/<method>.
+
+    Print a table of all methods and return their summaries.
+
+    Raises:
+        UserError: for bad input of any of the methods, before the first run begins.
+    """
     if engine == "ray":
         check_supported_over_flower(config.coordinator)
-        check_unrecorded(config, "--engine ray")
+        check_unrecorded(config, "with --engine ray")
         check_ray()
-    todo = [prepare(config)] + [
-        prepare(config.for_method(name)) for name in config.baselines
-    ]  # bad input shows before work
+    runs = [prepare(config), *(prepare(config.for_method(name)) for name in config.baselines)]
     folder = run_folder(config, out)
-    _say_what(todo[0], console)
+    _print_data(runs[0], console)
     summaries = []
-    for prepared in todo:
+    for prepared in runs:
         name = prepared.config.method_name
-        place = folder if prepared is todo[0] else run_folder(prepared.config, folder / "also" / name)
-        summaries.append(_run_shown(prepared, place, console, engine))
+        method_folder = folder if prepared is runs[0] else run_folder(prepared.config, folder / "also" / name)
+        summaries.append(_run_with_progress(prepared, method_folder, console, engine))
     console.print(results_table(summaries))
     console.print(f"run folder: {folder}")
     return summaries
 
 
 def results_table(summaries: list[dict[str, Any]]) -> Table:
-    """Methods side by side.
+    """Return a table with one row for each method.
 
-    kept: share of proxy rows a client answers for; wrong: share of answers for classes the client does not have;
-    labels: whether labels of proxy samples are used.
+    kept: accepted fraction, the fraction of the proxy rows that a client sends soft labels for; wrong: out-of-class
+    fraction, the fraction of these rows whose class the client does not have; up, down, once: MB; s: seconds; labels:
+    whether the method uses labels of proxy samples.
     """
     first = summaries[0]
     title = f"{first['dataset']}, {first['scenario']}, {first['rounds']} rounds, seed {first['seed']}: final accuracy"
@@ -75,12 +80,12 @@ def results_table(summaries: list[dict[str, Any]]) -> Table:
 
 
 def comparison_tables(groups: Sequence[Group]) -> Iterator[Table]:
-    """A table for each data set and scenario; csv and markdown have more columns."""
-    shown = ("method", "mean", "std", "95 %", "worst", "up MB", "runs", "settings")
+    """Yield a table for each data set and scenario; the formats csv and markdown have more columns."""
+    columns = ("method", "mean", "std", "95 %", "worst", "up MB", "runs", "settings")
     for (dataset, scenario), members in groupby(groups, key=lambda g: (g.dataset, g.scenario)):
         table = Table(title=f"{dataset}, {scenario}: accuracy in per cent", box=SIMPLE, pad_edge=False)
         rows = [dict(zip(HEADER, cells(group), strict=True)) for group in members]
-        for name in shown:
+        for name in columns:
             widest = max(len(row[name]) for row in rows)
             table.add_column(
                 name,
@@ -88,11 +93,11 @@ def comparison_tables(groups: Sequence[Group]) -> Iterator[Table]:
                 min_width=None if name == "settings" else max(widest, len(name)),
             )
         for row in rows:
-            table.add_row(*(row[name] for name in shown))
+            table.add_row(*(row[name] for name in columns))
         yield table
 
 
-def _say_what(prepared: PreparedRun, console: Console) -> None:
+def _print_data(prepared: PreparedRun, console: Console) -> None:
     dataset, federation = prepared.dataset, prepared.federation
     console.print(
         f"{dataset.name} ({dataset.source}, {len(dataset.x_train)} + {len(dataset.x_test)} samples, "
@@ -102,8 +107,8 @@ def _say_what(prepared: PreparedRun, console: Console) -> None:
     )
 
 
-def _run_shown(prepared: PreparedRun, folder: Path, console: Console, engine: Engine) -> dict[str, Any]:
-    """Run with a live bar on a terminal, else with a plain line a round."""
+def _run_with_progress(prepared: PreparedRun, folder: Path, console: Console, engine: Engine) -> dict[str, Any]:
+    """Run with a progress bar on a terminal, otherwise with one plain line for each round."""
     name, total = prepared.config.method_name, prepared.config.train.rounds + 1
 
     def bar(rounds: Iterator[RoundMetrics]) -> Iterator[RoundMetrics]:
@@ -127,12 +132,12 @@ def _run_shown(prepared: PreparedRun, folder: Path, console: Console, engine: En
             return simulate_ray(config, len(federation.clients))
         return simulate(open_transport(config, federation), folder)
 
-    return run(prepared, folder, bar if console.is_terminal else lines, rounds)
+    return execute_run(prepared, folder, bar if console.is_terminal else lines, rounds)
 
 
 def _line(m: RoundMetrics, accuracy: float | None) -> str:
-    kept = "closing" if m.closing else f"kept {_fraction(m.kept_fraction)}"
-    return f"accuracy {_fraction(accuracy)}  {kept}  up {m.bytes_up / 1e6:.2f} MB  down {m.bytes_down / 1e6:.2f} MB"
+    phase = "closing" if m.closing else f"kept {_fraction(m.kept_fraction)}"
+    return f"accuracy {_fraction(accuracy)}  {phase}  up {m.bytes_up / 1e6:.2f} MB  down {m.bytes_down / 1e6:.2f} MB"
 
 
 def _fraction(value: float | None) -> str:

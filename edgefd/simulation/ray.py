@@ -1,8 +1,8 @@
 """The Ray engine: the same rounds through Flower's simulation engine, on this machine or on a Ray cluster.
 
-Flower and Ray run in a process of their own (`edgefd_server.flower.ray_run`), in a session of its own, which is ended with all
-that is in it. It writes a line of JSON for each round, which is read here: so the run folder is written by the same
-code as that of a local run.
+Flower and Ray run in a separate process (`edgefd_server.flower.ray_run`) with its own session; all processes of this
+session are ended at the end. The process writes a line of JSON for each round, which this module reads, so the same
+code writes the run folder as in a local run.
 """
 
 from __future__ import annotations
@@ -26,13 +26,14 @@ from edgefd.runs.round_metrics import RoundMetrics
 
 _QUIET = FLOWER_QUIET | {"RAY_USAGE_STATS_ENABLED": "0"}
 _START_SECONDS = 90.0
+"""longest time for Ray to start, in seconds"""
 
 
 def check_ray() -> None:
-    """Whether this engine can be used.
+    """Check that this engine can run.
 
     Raises:
-        UserError: if Flower or Ray is not installed, or the cluster of RAY_ADDRESS does not answer.
+        UserError: if Flower or Ray is not installed, or the cluster at RAY_ADDRESS does not answer.
     """
     require("ray", "flwr", "ray")
     if address := os.environ.get("RAY_ADDRESS"):
@@ -40,12 +41,12 @@ def check_ray() -> None:
 
 
 def simulate_ray(config: Config, n_clients: int) -> Iterator[RoundMetrics]:
-    """Run the rounds; the metrics of each as it ends.
+    """Run the rounds and yield the metrics of each.
 
     Raises:
         RunError: if a client or the engine fails.
     """
-    work = Path(tempfile.mkdtemp(prefix="edgefd-"))  # short: Ray puts sockets in it
+    work = Path(tempfile.mkdtemp(prefix="edgefd-"))  # a short path, because Ray creates sockets in it
     try:
         (work / "config.yaml").write_text(yaml.safe_dump(config.to_dict(), sort_keys=False), encoding="utf-8")
         with (work / "log").open("wb") as log:
@@ -69,23 +70,25 @@ def simulate_ray(config: Config, n_clients: int) -> Iterator[RoundMetrics]:
 def _check_reachable(address: str) -> None:
     host, _, port = address.rpartition(":")
     if not host or not port.isdigit():
-        raise UserError(f"RAY_ADDRESS={address}: must be host:port of the cluster's head node")
+        raise UserError(f"RAY_ADDRESS={address}: set it to host:port of the cluster's head node")
     try:
         socket.create_connection((host, int(port)), timeout=5).close()
-        join = "import ray; ray.init(log_to_driver=False, logging_level='error')"
+        program = "import ray; ray.init(log_to_driver=False, logging_level='error')"
         subprocess.run(
-            [sys.executable, "-c", join], env=os.environ | _QUIET, capture_output=True, check=True, timeout=20
+            [sys.executable, "-c", program], env=os.environ | _QUIET, capture_output=True, check=True, timeout=20
         )
     except (OSError, OverflowError) as error:
-        raise UserError(f"RAY_ADDRESS={address}: nothing answers there: {error}") from error
+        raise UserError(f"RAY_ADDRESS={address}: no answer: {error}; start the cluster or unset RAY_ADDRESS") from error
     except subprocess.SubprocessError as error:
-        raise UserError(f"RAY_ADDRESS={address}: what answers there is no Ray cluster of this version") from error
+        raise UserError(
+            f"RAY_ADDRESS={address}: the server there is no Ray cluster of this version; unset or correct RAY_ADDRESS"
+        ) from error
 
 
 def _rounds(process: subprocess.Popen[bytes], work: Path, family: set[int]) -> Iterator[RoundMetrics]:
-    """What the process reports, until it says that it is done.
+    """Yield the metrics that the process reports, until it reports its end.
 
-    `family` learns which processes are its own: Ray's may outlive the one that started them.
+    The ids of its descendants are added to `family`: processes of Ray can outlive the process that started them.
     """
     deadline = time.monotonic() + _START_SECONDS
     started, log = False, work / "log"

@@ -1,6 +1,6 @@
-"""A round of a client in Flower's simulation: one node is one client of the federation that the config describes.
+"""Rounds of a simulated client on Flower: each node is one client of the federation that the config describes.
 
-Ray gives a client to any of its processes, so all that lasts between rounds is in `context.state`.
+Ray runs a client in any of its processes, so all state between rounds is in `context.state`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from edgefd.federation.clients import Federation
 from edgefd.federation.state import ClientState
 from edgefd.runs.learners import make_learner, model_sessions
 from edgefd.runs.prepare import prepare
-from edgefd.simulation.engine import claims_for, report_of
+from edgefd.simulation.engine import client_acceptance, client_report
 from edgefd.wire import messages as wire
 
 if TYPE_CHECKING:
@@ -29,11 +29,14 @@ if TYPE_CHECKING:
 
 
 def simulated_round(body: Mapping[str, Any], context: Context) -> dict[str, int | bytes | str]:
-    """The answer to a coordinator's message: this client's number, and its report if it was asked for one.
+    """Run a client's round; return its number, and its encoded report if the client was sampled.
 
     Args:
-        body: of the message: config, plan; teacher after round 0; `asked` where not everybody is asked.
-        context: of this client; its state is kept there.
+        body: the coordinator's message: config, plan; teacher after round 0; `asked` if not all clients are sampled.
+        context: the context of this client, which stores its state.
+
+    Raises:
+        UserError: if the message holds no config.
     """
     client = int(context.node_config["partition-id"])
     if "asked" in body and client not in body["asked"]:
@@ -42,8 +45,8 @@ def simulated_round(body: Mapping[str, Any], context: Context) -> dict[str, int 
         raise UserError("a simulated client needs the config: submit the app with `config`, see docs/guides/flower.md")
     config, federation, sessions = _federation(str(body["config"]))
     state = _restore(config, federation, sessions, client, context)
-    known = wire.decode(body["teacher"]) if "teacher" in body else None
-    report = report_of(config, federation, state, wire.decode_plan(body["plan"]), known)
+    teacher = wire.decode(body["teacher"]) if "teacher" in body else None
+    report = client_report(config, federation, state, wire.decode_plan(body["plan"]), teacher)
     context.state["learner"] = _record(state.learner.state())
     context.state["claims"] = _record({"claims": state.acceptance})
     return {"client": client, "report": wire.encode_report(report, config.codec.name)}
@@ -51,8 +54,8 @@ def simulated_round(body: Mapping[str, Any], context: Context) -> dict[str, int 
 
 @lru_cache(maxsize=1)
 def _federation(text: str) -> tuple[Config, Federation, Callable[[Model], Sessions]]:
-    """Built once a process; the same everywhere, as all that is random in it is keyed by the seed."""
-    torch.set_num_threads(1)  # as the in-process engine does: more threads change bits
+    """Build the federation, once in each process; it is the same in all, because the seed keys all randomness."""
+    torch.set_num_threads(1)  # like the in-process engine: more threads change bits
     config = parse_config(yaml.safe_load(text))
     federation = prepare(config).federation
     return config, federation, model_sessions(config, federation)
@@ -61,11 +64,11 @@ def _federation(text: str) -> tuple[Config, Federation, Callable[[Model], Sessio
 def _restore(
     config: Config, federation: Federation, sessions: Callable[[Model], Sessions], client: int, context: Context
 ) -> ClientState:
-    """The client as its last round left it, or a new one."""
+    """Return the client's state after its last round, or a new state."""
     data = federation.clients[client]
     learner = make_learner(config, data, federation.n_classes, sessions)
     if "learner" not in context.state:
-        return ClientState(data, learner, federation.n_classes, claims_for(config, data, federation))
+        return ClientState(data, learner, federation.n_classes, client_acceptance(config, data, federation))
     learner.load_state(_arrays(context, "learner"))
     return ClientState(data, learner, federation.n_classes, _arrays(context, "claims")["claims"])
 

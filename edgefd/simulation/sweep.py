@@ -1,4 +1,4 @@
-"""Sweeps: a grid of runs, many side by side, resumable.
+"""Sweeps: a grid of runs, several at the same time, resumable.
 
 A sweep file holds `base`, the sections of an ordinary config, and `grid`, lists of values for any of its keys:
 
@@ -8,10 +8,10 @@ A sweep file holds `base`, the sections of an ordinary config, and `grid`, lists
       partition.name: [strong, weak, iid]
       seed: [0, 1, 2]
 
-Every combination is a run. What does not fit in a grid stands in `cases`, a list of {key: value}: each case goes with
-every combination of the grid, which may then be left out. A run's folder is named after what it is and a digest of its
-resolved config and its data, so a sweep that was stopped goes on where it was, and a run whose config or data changed
-is a new run.
+Every combination is a run. Settings that do not form a grid go into `cases`, a list of {key: value}: each case is
+combined with every combination of the grid, and the grid may then be omitted. The name of a run's folder consists of
+its main settings and a digest of its resolved config and its data. Therefore a stopped sweep resumes with the runs that
+are missing, and a run whose config or data changed is a new run.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ from pathlib import Path
 from typing import Any
 
 from edgefd.config.load import parse_config, read_yaml
-from edgefd.config.overrides import read_override, renames, set_key
+from edgefd.config.overrides import read_override, selects_variant, set_key
 from edgefd.config.schema import Config, Data, FromFile
 from edgefd.core.errors import RunError, Stopped, UserError
-from edgefd.runs.execute import run
+from edgefd.runs.execute import execute_run
 from edgefd.runs.load_data import load_data
 from edgefd.runs.prepare import check_fits, prepare
 from edgefd.runs.round_metrics import RoundMetrics
@@ -49,18 +49,19 @@ class Cell:
     """One run of a sweep."""
 
     name: str
+    """name of the run folder"""
     config: Config
 
 
 def load_sweep(path: Path, overrides: Sequence[str] = ()) -> list[Cell]:
-    """The runs of a sweep file, seeds innermost.
+    """Return the runs of a sweep file; the last key of the grid varies fastest.
 
     Args:
-        path: of the file.
+        path: the sweep file.
         overrides: `key=value`: other values for a key of the grid (`seed=[0, 1]`), or another setting in `base`.
 
     Raises:
-        UserError: for anything wrong with it or with the data it asks for, before any run starts.
+        UserError: for the first error in the file or its data, before any run starts.
     """
     raw = read_yaml(path)
     base, grid, cases = raw.get("base", {}), raw.get("grid", {} if "cases" in raw else None), raw.get("cases", [{}])
@@ -71,87 +72,90 @@ def load_sweep(path: Path, overrides: Sequence[str] = ()) -> list[Cell]:
     if not isinstance(cases, list) or not cases or not all(isinstance(case, dict) for case in cases):
         raise UserError(f"{path}: cases must be a list of settings, such as - {{train.rounds: 10, seed: 1}}")
     for override in overrides:
-        _change(base, grid, cases, *read_override(override))
+        _apply_override(base, grid, cases, *read_override(override))
     for key in itertools.chain(grid, *cases):
         if not isinstance(key, str):
             raise UserError(f"{path}: grid.{key} must be the name of a key, such as train.rounds")
     for key, values in grid.items():
         if not isinstance(values, list) or not values:
             raise UserError(f"{path}: grid.{key} must be a list of values")
-    chosen = [case | dict(zip(grid, c, strict=True)) for case in cases for c in itertools.product(*grid.values())]
-    configs = [_config(base, settings) for settings in chosen]
-    data = _checked_data(configs)
-    cells = [_cell(config, data[config.data]) for config in configs]
+    combinations = [case | dict(zip(grid, c, strict=True)) for case in cases for c in itertools.product(*grid.values())]
+    configs = [_config(base, settings) for settings in combinations]
+    digests = _check_data(configs)
+    cells = [_cell(config, digests[config.data]) for config in configs]
     if len({c.name for c in cells}) < len(cells):
         raise UserError(f"{path}: the grid has the same run twice")
     return cells
 
 
 def run_sweep(cells: list[Cell], out: Path, workers: int, on_done: Callable[[Cell, str], None]) -> list[Path]:
-    """Run what is not done yet, `workers` runs at a time; the folders of all that are done.
+    """Run all cells that are not complete, `workers` runs at a time, and return the folders of all.
 
-    `on_done(cell, outcome)` hears of each run as it ends; a run that fails does not stop the others.
+    `on_done(cell, outcome)` is called when a run ends; a run that fails does not stop the others.
 
     Raises:
-        RunError: at the end, if any failed; it names them.
+        RunError: at the end, if runs failed; the message names them.
         Stopped: on Ctrl-C.
     """
-    todo = [cell for cell in cells if not is_complete(out / cell.name)]
+    incomplete = [cell for cell in cells if not is_complete(out / cell.name)]
     for cell in cells:
-        if cell not in todo:
-            on_done(cell, "done before")
+        if cell not in incomplete:
+            on_done(cell, "complete already")
     failed = []
     try:
-        with closing(_run_all(todo, out, workers)) as ended:
-            for cell, problem in ended:
-                on_done(cell, problem or outcome(out / cell.name))
-                failed += [cell.name] if problem else []
+        with closing(_run_all(incomplete, out, workers)) as results:
+            for cell, error in results:
+                on_done(cell, error or outcome(out / cell.name))
+                failed += [cell.name] if error else []
     except KeyboardInterrupt as stop:
-        raise Stopped(f"finished runs are kept in {out}; the same command goes on") from stop
+        raise Stopped(f"finished runs are kept in {out}; repeat the command to resume") from stop
     if failed:
-        raise RunError(f"{len(failed)} of {len(cells)} runs failed: {', '.join(failed)}; the same command tries again")
+        raise RunError(
+            f"{len(failed)} of {len(cells)} runs failed: {', '.join(failed)}; repeat the command to retry them"
+        )
     return [out / cell.name for cell in cells]
 
 
 def is_complete(folder: Path) -> bool:
-    """Whether the run in that folder reached its end."""
+    """Return whether the folder holds a complete run."""
     summary = folder / "summary.json"
     return summary.exists() and bool(json.loads(summary.read_text(encoding="utf-8"))["complete"])
 
 
 def outcome(folder: Path) -> str:
-    """One line about a finished run."""
+    """Return one line about a finished run."""
     summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
     return f"accuracy {summary['accuracy_mean']:.4f} in {summary['seconds_total']:.0f} s"
 
 
-def _run_all(todo: list[Cell], out: Path, workers: int) -> Generator[tuple[Cell, str | None]]:
-    """Each cell with what went wrong, or None, as it ends. Left early, by Ctrl-C for one, it ends what is running."""
-    context = multiprocessing.get_context("spawn")  # a clean process each: no thread or lock is inherited
-    others = multiprocessing.active_children()
+def _run_all(cells: list[Cell], out: Path, workers: int) -> Generator[tuple[Cell, str | None]]:
+    """Yield each cell with its error, or None, when it ends. If closed early, for example by Ctrl-C, kill all runs."""
+    context = multiprocessing.get_context("spawn")  # a new process for each worker: no thread or lock is inherited
+    other_processes = multiprocessing.active_children()
     pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_follow_parent)
-    waiting, running = list(reversed(todo)), dict[Future[str | None], Cell]()
+    waiting, running = list(reversed(cells)), dict[Future[str | None], Cell]()
     try:
         while waiting or running:
             while waiting and len(running) < workers:
                 cell = waiting.pop()
-                with _ctrl_c_later():
+                with _ctrl_c_blocked():
                     running[pool.submit(_run_cell, cell, out / cell.name)] = cell
             for future in wait(running, return_when=FIRST_COMPLETED).done:
                 yield running.pop(future), future.result()
     except BrokenProcessPool as error:
-        raise RunError("a run's process died; the same command goes on where the sweep was") from error
+        raise RunError("a process of the sweep died; repeat the command to resume") from error
     finally:
         if running:
-            for process in set(multiprocessing.active_children()) - set(others):
+            for process in set(multiprocessing.active_children()) - set(other_processes):
                 process.kill()
         pool.shutdown(cancel_futures=True)
 
 
 def _follow_parent() -> None:
-    """Ctrl-C is the parent's to handle: the terminal sends it to every process of the command.
+    """Ignore Ctrl-C, which the parent handles, and end this process when the parent ends.
 
-    Where the parent is gone, however it went, the run would be nobody's, and in the way of the sweep begun again.
+    The terminal sends Ctrl-C to every process of the command. Without its parent, a run would conflict with a sweep
+    that is started again.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
@@ -159,14 +163,14 @@ def _follow_parent() -> None:
 
 def _end_with_parent() -> None:
     parent = multiprocessing.parent_process()
-    assert parent is not None, "for worker processes only"
+    assert parent is not None, "only worker processes have a parent"
     parent.join()
     os._exit(1)
 
 
 @contextmanager
-def _ctrl_c_later() -> Iterator[None]:
-    """Hold back Ctrl-C until the block ends; a process started in it inherits that, so that it cannot die half made."""
+def _ctrl_c_blocked() -> Iterator[None]:
+    """Block Ctrl-C until the context ends; a process started in it inherits this, so it cannot die during its start."""
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
@@ -175,60 +179,67 @@ def _ctrl_c_later() -> Iterator[None]:
 
 
 def _run_cell(cell: Cell, folder: Path) -> str | None:
-    """Run one cell in this process; what went wrong, in one line, if anything did."""
+    """Run one cell in this process; return its error in one line, or None."""
     try:
         prepared = prepare(cell.config)
-        if folder.exists():  # a run that was stopped
+        if folder.exists():  # the folder of a stopped run
             shutil.rmtree(folder)
         folder.mkdir(parents=True)
-        run(prepared, folder, _unseen, lambda: simulate(open_transport(prepared.config, prepared.federation), folder))
+        execute_run(
+            prepared,
+            folder,
+            _no_progress,
+            lambda: simulate(open_transport(prepared.config, prepared.federation), folder),
+        )
     except (UserError, RunError) as error:
         return f"failed: {error}"
-    except Exception as error:  # of one run; the others need not suffer
+    except Exception as error:  # an error of one run must not stop the others
         return f"failed: {type(error).__name__}: {' '.join(str(error).split())}"
     return None
 
 
-def _unseen(rounds: Iterator[RoundMetrics]) -> Iterator[RoundMetrics]:
+def _no_progress(rounds: Iterator[RoundMetrics]) -> Iterator[RoundMetrics]:
     return rounds
 
 
-def _change(base: dict[str, Any], grid: dict[str, Any], cases: list[dict[str, Any]], key: str, value: Any) -> None:
-    """One override: of the grid, if it has that key."""
+def _apply_override(
+    base: dict[str, Any], grid: dict[str, Any], cases: list[dict[str, Any]], key: str, value: Any
+) -> None:
+    """Apply one override to the grid, if the grid has the key, otherwise to base."""
     if key in grid:
         grid[key] = value if isinstance(value, list) else [value]
         return
     for axis in itertools.chain(grid, *cases):
         if f"{axis}.".startswith(f"{key}.") or f"{key}.".startswith(f"{axis}."):
-            how = f"override that: '{axis}=[...]'" if axis in grid else "change them in the file"
-            raise UserError(f"override {key}: the {'grid sets' if axis in grid else 'cases set'} {axis}, so {how}")
+            advice = f"override {axis} instead: '{axis}=[...]'" if axis in grid else "change them in the file"
+            raise UserError(f"override {key}: the {'grid sets' if axis in grid else 'cases set'} {axis}: {advice}")
     set_key(base, key, value)
 
 
-def _config(base: dict[str, Any], chosen: dict[str, Any]) -> Config:
-    """A run of the grid: in one process, since runs share the cores."""
+def _config(base: dict[str, Any], settings: dict[str, Any]) -> Config:
+    """Return the config of a run: serial and without baselines, because the runs share the cores."""
     raw = deepcopy(base)
-    for key, value in sorted(chosen.items(), key=lambda item: renames(item[0]), reverse=True):
+    for key, value in sorted(settings.items(), key=lambda item: selects_variant(item[0]), reverse=True):
         set_key(raw, key, deepcopy(value))
     config = parse_config(raw)
     return replace(config, run=replace(config.run, workers=0), baselines=())
 
 
-def _checked_data(configs: Sequence[Config]) -> dict[Data, str]:
-    """The sha256 of each data set asked for, once every config was held against its data."""
-    found = {}
+def _check_data(configs: Sequence[Config]) -> dict[Data, str]:
+    """Check every config against its data set; return the sha256 of each data set."""
+    digests = {}
     for data in dict.fromkeys(config.data for config in configs):
-        alike = [config for config in configs if config.data == data]
-        dataset = load_data(alike[0])
-        for config in alike:
+        same_data = [config for config in configs if config.data == data]
+        dataset = load_data(same_data[0])
+        for config in same_data:
             check_fits(config, dataset)
-        found[data] = dataset.sha256
-    return found
+        digests[data] = dataset.sha256
+    return digests
 
 
-def _cell(config: Config, data: str) -> Cell:
+def _cell(config: Config, data_sha256: str) -> Cell:
     paths = (config.proxy.path, config.partition.path if isinstance(config.partition, FromFile) else None)
-    identity = [config.to_dict(), data, *(None if path is None else _file_digest(Path(path)) for path in paths)]
+    identity = [config.to_dict(), data_sha256, *(None if path is None else _file_digest(Path(path)) for path in paths)]
     digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
     stem = Path(config.data.name).stem
     method = config.method_name.replace(":", ".")

@@ -1,7 +1,7 @@
-"""Where clients run: one after another in this process, or in forked workers, with the same bits as a result.
+"""Pools that run the work of clients: serially in this process, or in forked workers, with bit-identical results.
 
-Workers are forked once, with everything loaded, and live for the run. Data is inherited, not copied; parameters and
-optimizer state lie in shared memory, so any worker may take any client: the next one goes to whoever is free.
+Workers are forked once, with everything loaded, and live until the run ends. Data is inherited, not copied; parameters
+and optimizer state are in shared memory, so any worker can run any client: an idle worker takes the next one.
 """
 
 from __future__ import annotations
@@ -19,45 +19,46 @@ from edgefd.core.errors import RunError, UserError
 
 State = TypeVar("State")
 Result = TypeVar("Result")
-Work = Callable[..., Result]  # work(site, client, *arguments); a module-level function, so that it travels by name
+Work = Callable[..., Result]  # work(state, client, *arguments); a module-level function, because it is pickled by name
 
 
 class ClientError(RunError):
-    """A client's part of the run failed; the message names the client and holds the reason."""
+    """Failure of a client's work; the message names the client and the reason."""
 
 
 class Pool(Protocol):
-    """Runs work for clients by number."""
+    """Interface of a pool that runs work for clients by number."""
 
     def map(self, work: Work[Result], clients: Sequence[int], *arguments: Any) -> list[Result]:
-        """`work(site, client, *arguments)` for each client; results in the order of `clients`.
+        """Run `work(state, client, *arguments)` for each client; return the results in the order of `clients`.
 
         Raises:
-            ClientError: if a client's work raises, or the process that does it dies.
+            ClientError: if a client's work raises, or its process dies.
+            UserError: if a client's work raises one.
         """
         ...
 
     def close(self) -> None:
-        """Leave nothing running."""
+        """End all processes of the pool."""
         ...
 
 
 class SerialPool(Generic[State]):
-    """One client after another in this process."""
+    """Pool that runs one client after another in this process."""
 
-    def __init__(self, site: State) -> None:
-        self._site = site
+    def __init__(self, state: State) -> None:
+        self._state = state
 
     def map(self, work: Work[Result], clients: Sequence[int], *arguments: Any) -> list[Result]:
         """See `Pool`."""
-        return [self._one(work, client, arguments) for client in clients]
+        return [self._run(work, client, arguments) for client in clients]
 
     def close(self) -> None:
-        """Nothing is running."""
+        """Do nothing: the pool has no processes."""
 
-    def _one(self, work: Work[Result], client: int, arguments: tuple[Any, ...]) -> Result:
+    def _run(self, work: Work[Result], client: int, arguments: tuple[Any, ...]) -> Result:
         try:
-            return work(self._site, client, *arguments)
+            return work(self._state, client, *arguments)
         except UserError:
             raise
         except Exception as error:
@@ -65,37 +66,37 @@ class SerialPool(Generic[State]):
 
 
 class ForkPool(Generic[State]):
-    """`n` forked processes. Make it before the process starts threads of its own."""
+    """Pool of `n` forked processes. Create it before the process starts threads."""
 
-    def __init__(self, site: State, n: int) -> None:
+    def __init__(self, state: State, n: int) -> None:
         context = multiprocessing.get_context("fork")
         self._connections: list[Connection] = []
         self._processes: list[BaseProcess] = []
         for _ in range(n):
-            ours, theirs = context.Pipe()
-            self._connections.append(ours)
-            process = context.Process(target=_serve, args=(site, theirs, tuple(self._connections)), daemon=True)
+            parent_end, worker_end = context.Pipe()
+            self._connections.append(parent_end)
+            process = context.Process(target=_serve, args=(state, worker_end, tuple(self._connections)), daemon=True)
             process.start()
-            theirs.close()
+            worker_end.close()
             self._processes.append(process)
 
     def map(self, work: Work[Result], clients: Sequence[int], *arguments: Any) -> list[Result]:
         """See `Pool`."""
         results: dict[int, Result] = {}
-        todo = list(reversed(clients))
+        waiting = list(reversed(clients))
         busy: dict[Connection, int] = {}
         for connection in self._connections:
-            self._next(connection, work, todo, busy, arguments)
+            self._send_next(connection, work, waiting, busy, arguments)
         while busy:
             ready = wait(list(busy))
             for connection in [c for c in busy if c in ready]:
                 client = busy.pop(connection)
                 results[client] = self._receive(connection, client)
-                self._next(connection, work, todo, busy, arguments)
+                self._send_next(connection, work, waiting, busy, arguments)
         return [results[client] for client in clients]
 
     def close(self) -> None:
-        """End the workers: they stop when their pipe closes, and are killed if they do not."""
+        """End the workers: they stop when their pipe closes; after 5 s, they are killed."""
         for connection in self._connections:
             connection.close()
         for process in self._processes:
@@ -104,42 +105,42 @@ class ForkPool(Generic[State]):
                 process.kill()
                 process.join()
 
-    def _next(
+    def _send_next(
         self,
         connection: Connection,
         work: Work[Result],
-        todo: list[int],
+        waiting: list[int],
         busy: dict[Connection, int],
         arguments: tuple[Any, ...],
     ) -> None:
-        if todo:
-            client = todo.pop()
+        if waiting:
+            client = waiting.pop()
             busy[connection] = client
             try:
                 connection.send((work, client, arguments))
             except OSError as error:
-                raise self._death(connection, client) from error
+                raise self._death_error(connection, client) from error
 
     def _receive(self, connection: Connection, client: int) -> Any:
         try:
             outcome, value = connection.recv()
         except (EOFError, OSError) as error:
-            raise self._death(connection, client) from error
+            raise self._death_error(connection, client) from error
         if outcome == "done":
             return value
         raise UserError(value) if outcome == "user error" else ClientError(value)
 
-    def _death(self, connection: Connection, client: int) -> ClientError:
+    def _death_error(self, connection: Connection, client: int) -> ClientError:
         process = self._processes[self._connections.index(connection)]
         process.join(timeout=5)
         return ClientError(f"client {client} failed: its worker process died (exit code {process.exitcode})")
 
 
-def _serve(site: Any, connection: Connection, inherited: tuple[Connection, ...]) -> None:
-    """A worker's life: do work until the pipe closes."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle: it closes the pipes
+def _serve(state: Any, connection: Connection, inherited: tuple[Connection, ...]) -> None:
+    """Run work in a worker process until the pipe closes."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C: it closes the pipes
     for other in inherited:
-        other.close()  # else a pipe would stay open as long as any sibling lives
+        other.close()  # otherwise a pipe would stay open as long as any sibling lives
     torch.set_num_threads(1)
     while True:
         try:
@@ -147,12 +148,12 @@ def _serve(site: Any, connection: Connection, inherited: tuple[Connection, ...])
         except (EOFError, OSError):
             return
         try:
-            answer = ("done", work(site, client, *arguments))
+            outcome = ("done", work(state, client, *arguments))
         except UserError as error:
-            answer = ("user error", str(error))
+            outcome = ("user error", str(error))
         except Exception as error:
-            answer = ("failed", f"client {client} failed: {type(error).__name__}: {error}")
+            outcome = ("failed", f"client {client} failed: {type(error).__name__}: {error}")
         try:
-            connection.send(answer)
+            connection.send(outcome)
         except OSError:
             return

@@ -1,1 +1,1 @@
-"""Messages, codecs, device protocol, exchange folder and bundles: all that crosses the network."""
+"""Messages, codecs, the device protocol, exchange folders and bundles: everything that crosses the network."""

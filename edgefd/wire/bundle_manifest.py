@@ -1,4 +1,4 @@
-"""What a bundle is: the files with which a device trains, and the manifest that vouches for them."""
+"""The manifest of a bundle: names, sizes and digests of the files with which a device trains."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from edgefd.federation.terms import FederationTerms
 SCHEMA = 2
 FILES = ("model.onnx", "train_step.onnx", "init.npz", "proxy.npz", "selftest.npz")
 EXTRACTOR = "extractor.onnx"
-"""A file that a bundle has where the model takes features: from raw samples to those."""
+"""graph from raw samples to features; a bundle has this file only if its model takes features"""
 MANIFEST = "manifest.json"
 
 
 @dataclass(frozen=True)
 class FileRecord:
-    """Size and digest of one file."""
+    """Size and sha256 of one file of a bundle."""
 
     bytes: int
     sha256: str
@@ -23,7 +23,10 @@ class FileRecord:
 
 @dataclass(frozen=True)
 class Manifest:
-    """manifest.json. `scale` is (mean, std): a model takes (raw sample or its features - mean) / std."""
+    """The content of manifest.json.
+
+    `scale` is (mean, std): the input of the model is (x - mean) / std, where x is a raw sample or its features.
+    """
 
     schema: int
     opset: int
@@ -37,18 +40,18 @@ class Manifest:
     files: dict[str, FileRecord]
     errors: dict[str, float]
     heldout: float
-    """share of private rows kept from training where the data do not say which"""
+    """share of the private rows that is held out from training if the data do not name the held-out rows"""
     terms: FederationTerms
-    """of the federation"""
+    """terms of the federation"""
     raw_shape: tuple[int, ...] | None = None
-    """of one raw sample, where an extractor makes features of `shape` of it"""
+    """shape of one raw sample, from which the extractor computes features of shape `shape`; None = no extractor"""
 
     @property
     def sample_shape(self) -> tuple[int, ...]:
-        """Of one sample as a device has it."""
+        """Shape of one raw sample of a device."""
         return self.shape if self.raw_shape is None else self.raw_shape
 
     @property
     def n_classes(self) -> int:
-        """C."""
+        """Number of classes C."""
         return self.terms.n_classes

@@ -1,4 +1,4 @@
-"""Reading a bundle: nothing is believed that its manifest does not vouch for."""
+"""Reader of a bundle: every file is checked against the size and digest in the manifest before it is used."""
 
 from __future__ import annotations
 
@@ -19,67 +19,80 @@ from edgefd.learners.graphs import Graphs, State
 from edgefd.wire.bundle_manifest import EXTRACTOR, FILES, MANIFEST, SCHEMA, FileRecord, Manifest
 
 MAX_FILE = 512 * 2**20
+"""largest size in bytes of a file, and of the arrays in an npz"""
 MAX_MANIFEST = 2**20
-_EXTERNAL = b"\n\x08location\x12"  # a tensor\'s external_data entry holds this key
+"""largest size in bytes of manifest.json"""
+_EXTERNAL = b"\n\x08location\x12"  # the external_data entry of a tensor holds this key
 
 
 @dataclass(frozen=True, eq=False)
 class Bundle:
-    """A verified bundle, in memory: exactly the bytes that were hashed."""
+    """A verified bundle in memory: exactly the bytes that were hashed."""
 
     manifest: Manifest
     digest: str
-    """sha256 of the manifest, which names everything else"""
+    """sha256 of manifest.json, which contains the digests of all other files"""
     graphs: Graphs
     init: State
     proxy: Float32
     selftest: State
     extractor: bytes | None = None
-    """from raw samples to features, where the model takes those"""
+    """graph from raw samples to features; None if the model takes raw samples"""
 
 
 def read_bundle(folder: Path) -> Bundle:
-    """The bundle in a folder.
+    """Read and verify the bundle in a folder.
 
     Raises:
-        UserError: if anything about it is not as its manifest says, or the manifest asks for more than this client can.
+        UserError: if a file differs from its manifest, or the manifest requires more than this client supports.
     """
     raw = _read(folder / MANIFEST, MAX_MANIFEST)
     manifest = parse_manifest(raw)
-    blobs = {name: _checked(folder, name, manifest.files[name]) for name in manifest.files}
+    blobs = {name: _read_verified(folder, name, manifest.files[name]) for name in manifest.files}
     for name in [name for name in blobs if name.endswith(".onnx")]:
         if _EXTERNAL in blobs[name]:
-            raise UserError(f"{name} refers to data outside the file")
+            raise UserError(f"{name} refers to data outside the file: export the bundle again with `edgefd export`")
     init, selftest = _arrays(blobs, "init.npz"), _arrays(blobs, "selftest.npz")
     if set(init) != set(manifest.state) or any(
-        a.dtype != np.float32 or not np.isfinite(a).all() for a in init.values()
+        array.dtype != np.float32 or not np.isfinite(array).all() for array in init.values()
     ):
-        raise UserError("init.npz does not hold the finite float32 state that the manifest names")
+        raise UserError("init.npz must hold the finite float32 arrays that the manifest names: export the bundle again")
     proxy = _arrays(blobs, "proxy.npz").get("x")
     if proxy is None or proxy.dtype != np.float32 or proxy.shape[1:] != manifest.shape:
-        raise UserError(f"proxy.npz must hold x, float32 samples of shape {list(manifest.shape)}")
+        raise UserError(
+            f"proxy.npz must hold x, float32 samples of shape {list(manifest.shape)}: export the bundle again"
+        )
     if hashlib.sha256(np.ascontiguousarray(proxy).tobytes()).hexdigest() != manifest.terms.proxy_sha256:
-        raise UserError("the proxy samples are not those of the manifest")
-    m = manifest
-    graphs = Graphs(blobs["train_step.onnx"], blobs["model.onnx"], m.state, m.constants, m.batch, m.n_classes, m.shape)
+        raise UserError("the proxy samples differ from the sha256 in the manifest: export the bundle again")
+    graphs = Graphs(
+        blobs["train_step.onnx"],
+        blobs["model.onnx"],
+        manifest.state,
+        manifest.constants,
+        manifest.batch,
+        manifest.n_classes,
+        manifest.shape,
+    )
     return Bundle(manifest, hashlib.sha256(raw).hexdigest(), graphs, init, proxy, selftest, blobs.get(EXTRACTOR))
 
 
 def parse_manifest(raw: bytes) -> Manifest:
-    """manifest.json.
+    """Return the manifest in the bytes of manifest.json.
 
     Raises:
-        UserError: if it is something else, or of another version.
+        UserError: if the bytes are not a manifest, or its version is not supported.
     """
     try:
         fields: dict[str, Any] = json.loads(raw)
         schema = int(fields["schema"])
     except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{MANIFEST} is not a bundle's manifest: {error}") from error
+        raise UserError(f"{MANIFEST} is not the manifest of a bundle: {error}") from error
     if schema > SCHEMA:
-        raise UserError(f"the bundle has schema {schema}, this client knows {SCHEMA}: update edgefd")
+        raise UserError(f"the bundle has schema {schema}, but this client supports schema {SCHEMA}: update edgefd")
     if schema < SCHEMA:
-        raise UserError(f"the bundle has schema {schema}, this client needs {SCHEMA}: export it again")
+        raise UserError(
+            f"the bundle has schema {schema}, but this client needs schema {SCHEMA}: export the bundle again"
+        )
     try:
         files = {str(name): FileRecord(int(r["bytes"]), str(r["sha256"])) for name, r in fields["files"].items()}
         manifest = Manifest(
@@ -101,29 +114,31 @@ def parse_manifest(raw: bytes) -> Manifest:
     except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
         raise UserError(f"{MANIFEST} is incomplete: {type(error).__name__}: {error}") from error
     if not 0 < manifest.heldout < 1 or manifest.n_classes < 1 or manifest.batch < 1:
-        raise UserError(f"{MANIFEST} is out of range: heldout in (0, 1), n_classes and batch at least 1")
-    wanted = FILES if manifest.raw_shape is None else (*FILES, EXTRACTOR)
-    if set(files) != set(wanted):
-        raise UserError(f"{MANIFEST} must name exactly {', '.join(wanted)}, not {', '.join(sorted(files))}")
+        raise UserError(
+            f"{MANIFEST} is out of range: heldout must be in (0, 1), n_classes and batch must be at least 1"
+        )
+    required = FILES if manifest.raw_shape is None else (*FILES, EXTRACTOR)
+    if set(files) != set(required):
+        raise UserError(f"{MANIFEST} must name exactly {', '.join(required)}, not {', '.join(sorted(files))}")
     return manifest
 
 
-def _checked(folder: Path, name: str, record: FileRecord) -> bytes:
+def _read_verified(folder: Path, name: str, record: FileRecord) -> bytes:
     blob = _read(folder / name, min(record.bytes, MAX_FILE))
     if len(blob) != record.bytes or hashlib.sha256(blob).hexdigest() != record.sha256:
-        raise UserError(f"{name} is not the file that {MANIFEST} vouches for")
+        raise UserError(f"{name} differs from the size or sha256 in {MANIFEST}: copy or export the bundle again")
     return blob
 
 
 def _read(path: Path, limit: int) -> bytes:
-    """The file, if it is no larger than the limit."""
+    """Return the content of a file that is no larger than the limit."""
     try:
         with path.open("rb") as file:
             blob = file.read(limit + 1)
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from error
     if len(blob) > limit:
-        raise UserError(f"{path} is larger than {limit} bytes")
+        raise UserError(f"{path} is larger than {limit} bytes: copy or export the bundle again")
     return blob
 
 
@@ -131,8 +146,8 @@ def _arrays(blobs: dict[str, bytes], name: str) -> State:
     try:
         with zipfile.ZipFile(io.BytesIO(blobs[name])) as archive:
             if sum(entry.file_size for entry in archive.infolist()) > MAX_FILE:
-                raise UserError(f"{name} unpacks to more than {MAX_FILE} bytes")
+                raise UserError(f"{name} unpacks to more than {MAX_FILE} bytes: export the bundle again")
         with np.load(io.BytesIO(blobs[name]), allow_pickle=False) as arrays:
             return {key: arrays[key] for key in arrays.files}
     except (ValueError, OSError, zipfile.BadZipFile, KeyError) as error:
-        raise UserError(f"{name} does not hold arrays: {error}") from error
+        raise UserError(f"{name} does not hold plain arrays: {error}") from error

@@ -1,4 +1,4 @@
-"""How numbers travel: each codec writes a float32 array as bytes and reads it back."""
+"""Codecs: each writes a float32 array as bytes and reads it back."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ from edgefd.core.arrays import Float32, Int64
 
 @dataclass(frozen=True)
 class Codec:
-    """A way to write numbers. `decode(encode(v))` is v within `error` (relative for floats), and a fixed point.
+    """An encoding of numbers as bytes.
+
+    `decode(encode(v))` is v up to the rounding error of the codec (a relative error for floats). Encoding and decoding
+    the result once more does not change it.
 
     >>> c, numbers = CODECS["uint8"], np.array([0, 0.5, 1], np.float32)
     >>> c.decode(c.encode(numbers), 3).round(3), c.size(3), CODECS["uint4"].size(3)
@@ -22,18 +25,18 @@ class Codec:
 
     name: str
     bits: int
-    """of each number"""
+    """bits of each number"""
     encode: Callable[[Float32], bytes]
-    """of an array of any shape, row after row"""
+    """returns the bytes of an array of any shape, row after row"""
     decode: Callable[[bytes, int], Float32]
-    """so many numbers, of exactly as many bytes as they take"""
+    """returns the given count of numbers; the data must have exactly the size of these numbers"""
     smallest: float
-    """least positive number it can write: surer than not at all"""
+    """smallest positive number that the codec can write"""
     unit: bool = False
-    """whether it carries numbers in [0, 1] only"""
+    """True if the codec can write only numbers in [0, 1]"""
 
     def size(self, count: int) -> int:
-        """Bytes of so many numbers."""
+        """Return the number of bytes of `count` numbers."""
         return -(-count * self.bits // 8)
 
 
@@ -48,26 +51,26 @@ def _float_codec(name: str, dtype: str) -> Codec:
     )
 
 
-def _steps(values: Float32, most: int) -> npt.NDArray[np.uint8]:
-    """round(most v), halves to even."""
+def _quantised(values: Float32, levels: int) -> npt.NDArray[np.uint8]:
+    """Return round(levels * v), halves rounded to even."""
     if values.size and not (values.min() >= 0 and values.max() <= 1):
-        raise ValueError("codecs uint8 and uint4 carry numbers in [0, 1] only")
-    out: npt.NDArray[np.uint8] = np.rint(values.reshape(-1) * most).astype(np.uint8)
+        raise ValueError("the codecs uint8 and uint4 carry numbers in [0, 1] only: use float16 or float32")
+    out: npt.NDArray[np.uint8] = np.rint(values.reshape(-1) * levels).astype(np.uint8)
     return out
 
 
 def _encode_uint4(values: Float32) -> bytes:
-    """Two numbers a byte, the first in its upper half."""
-    steps = _steps(values, 15)
-    pairs = np.concatenate([steps, np.zeros(len(steps) % 2, np.uint8)]).reshape(-1, 2)
+    """Return two numbers per byte, the first in the upper half of the byte."""
+    quantised = _quantised(values, 15)
+    pairs = np.concatenate([quantised, np.zeros(len(quantised) % 2, np.uint8)]).reshape(-1, 2)
     out: bytes = (pairs[:, 0] << 4 | pairs[:, 1]).tobytes()
     return out
 
 
 def _decode_uint4(data: bytes, count: int) -> Float32:
     pairs = np.frombuffer(data, np.uint8)
-    steps = np.stack([pairs >> 4, pairs & 15], 1).reshape(-1)[:count]
-    return steps.astype(np.float32) / np.float32(15)
+    quantised = np.stack([pairs >> 4, pairs & 15], 1).reshape(-1)[:count]
+    return quantised.astype(np.float32) / np.float32(15)
 
 
 CODECS = {
@@ -76,7 +79,7 @@ CODECS = {
     "uint8": Codec(
         "uint8",
         8,
-        encode=lambda v: _steps(v, 255).tobytes(),
+        encode=lambda v: _quantised(v, 255).tobytes(),
         decode=lambda b, count: np.frombuffer(b, np.uint8, count).astype(np.float32) / np.float32(255),
         smallest=1 / 255,
         unit=True,
@@ -86,33 +89,33 @@ CODECS = {
 
 
 def pack_labels(labels: Int64, n_classes: int) -> bytes:
-    """Each label in the fewest bits in which n_classes - 1 can be written, most significant first.
+    """Return the labels as bytes, each in the fewest bits that can hold n_classes - 1, most significant bit first.
 
     >>> pack_labels(np.array([1, 9, 4]), 10).hex()
     '1940'
     """
-    places = np.arange(_bits(n_classes))[::-1]
-    return np.packbits((labels[:, None] >> places & 1).astype(np.uint8)).tobytes()
+    shifts = np.arange(_bits(n_classes))[::-1]
+    return np.packbits((labels[:, None] >> shifts & 1).astype(np.uint8)).tobytes()
 
 
 def unpack_labels(data: bytes, n: int, n_classes: int) -> Int64:
-    """`n` labels.
+    """Return the `n` labels that `pack_labels` wrote.
 
     Raises:
-        ValueError: if there are more or fewer bytes than they take, or a label is no class.
+        ValueError: if the data are longer or shorter than `n` labels, or a label is not a class.
     """
     bits, size = _bits(n_classes), labels_size(n, n_classes)
     if len(data) != size:
-        raise ValueError(f"labels of {len(data)} bytes where {size} were announced")
-    found = np.unpackbits(np.frombuffer(data, np.uint8), count=n * bits).reshape(n, bits)
-    labels: Int64 = found.astype(np.int64) @ (1 << np.arange(bits)[::-1])
+        raise ValueError(f"the labels have {len(data)} bytes where {size} are expected")
+    rows = np.unpackbits(np.frombuffer(data, np.uint8), count=n * bits).reshape(n, bits)
+    labels: Int64 = rows.astype(np.int64) @ (1 << np.arange(bits)[::-1])
     if n and labels.max() >= n_classes:
-        raise ValueError(f"label {labels.max()}; there are {n_classes} classes")
+        raise ValueError(f"label {labels.max()} is not a class: there are {n_classes} classes")
     return labels
 
 
 def labels_size(n: int, n_classes: int) -> int:
-    """Bytes of `n` packed labels."""
+    """Return the number of bytes of `n` packed labels."""
     return -(-n * _bits(n_classes) // 8)
 
 

@@ -1,4 +1,4 @@
-"""`edgefd inspect FILE`: exactly what is in a message, field by field."""
+"""Descriptions for `edgefd inspect FILE`: the exact content of a message, field by field."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from edgefd.wire import messages as wire
 
 
 def describe(path: Path) -> list[str]:
-    """Lines about a report, a teacher or a plan on the wire, or an npz.
+    """Return lines that describe a serialised report, teacher or plan, or an npz.
 
     Raises:
-        UserError: if it is none of them.
+        UserError: if the file is none of these.
     """
     try:
         blob = path.read_bytes()
@@ -31,7 +31,7 @@ def describe(path: Path) -> list[str]:
             return [f"{path.name}: edgefd.v1.{kind}, {len(blob):,} bytes", *lines(blob)]
         except ValueError:
             continue
-    raise UserError(f"{path} is neither a message of edgefd (report, teacher, plan) nor an npz")
+    raise UserError(f"{path} is neither a message of edgefd (report, teacher or plan) nor an npz: give such a file")
 
 
 def _report(blob: bytes) -> list[str]:
@@ -44,43 +44,45 @@ def _report(blob: bytes) -> list[str]:
 
 def _plan(blob: bytes) -> list[str]:
     plan = wire.decode_plan(blob)
-    out = [f"  seed: {plan.seed}", f"  round: {plan.round}", f"  evaluate: {plan.evaluate}"]
-    return [*out, f"  proxy rows that may be answered for: {len(plan.ids)}", f"  training: {plan.training}"]
+    lines = [f"  seed: {plan.seed}", f"  round: {plan.round}", f"  evaluate: {plan.evaluate}"]
+    return [*lines, f"  queried proxy rows: {len(plan.ids)}", f"  training: {plan.training}"]
 
 
 def _knowledge(blob: bytes) -> list[str]:
     return _rows(wire.decode(blob), wire.parsed(pb.Knowledge(), blob))
 
 
-def _rows(k: Knowledge, message: pb.Knowledge) -> list[str]:
-    """What the rows are, in words and numbers."""
-    out = [f"  codec: {pb.Codec.Name(message.codec)}", f"  rows: {len(k)}, of {k.width} values each"]
+def _rows(knowledge: Knowledge, message: pb.Knowledge) -> list[str]:
+    """Return lines that describe the rows of knowledge."""
+    ids, values, weights, width = knowledge.ids, knowledge.values, knowledge.weights, knowledge.width
+    lines = [f"  codec: {pb.Codec.Name(message.codec)}", f"  rows: {len(ids)}, of {width} values each"]
     sizes = f"ids {len(message.id_gaps)} gaps, values {len(message.values):,}, weights {len(message.weights):,}"
-    out.append(f"  bytes: {sizes}" + (f", classes {len(message.classes):,}" if message.kept else ""))
+    lines.append(f"  bytes: {sizes}" + (f", classes {len(message.classes):,}" if message.kept else ""))
     if message.kept:
-        out.append(f"  of each row {message.kept} values are told, and one number that all others are")
-    if not len(k):
-        return [*out, "  no row: only the metrics above, if any, are told"]
-    shown = ", ".join(str(i) for i in k.ids[:10]) + (", ..." if len(k) > 10 else "")
-    out.append(f"  proxy rows answered for: {shown}  (which they are is itself told: the filter's mask)")
+        lines.append(f"  sent of each row: {message.kept} values, and one number that all other values are equal to")
+    if not len(ids):
+        return [*lines, "  no row: the message discloses only the metrics above, if any"]
+    first = ", ".join(str(i) for i in ids[:10]) + (", ..." if len(ids) > 10 else "")
+    lines.append(f"  proxy rows in the message: {first}  (this selection itself is disclosed: it is the filter's mask)")
     if message.weights:
-        whole = int((k.weights == 1).sum())
-        out.append(f"  weights: {k.weights.min():.6f} to {k.weights.max():.6f}, {whole} of them exactly 1")
+        n_full = int((weights == 1).sum())
+        lines.append(f"  weights: {weights.min():.6f} to {weights.max():.6f}, {n_full} of them exactly 1")
     else:
-        out.append("  weights: none, all are 1")
-    sums = k.values.sum(1)
-    out.append(f"  values: {k.values.min():.6f} to {k.values.max():.6f}, row sums {sums.min():.4f} to {sums.max():.4f}")
-    shares = np.bincount(k.values.argmax(1), minlength=k.width) / len(k)
-    out.append("  largest value by class: " + " ".join(f"{c}:{share:.1%}" for c, share in enumerate(shares) if share))
-    return out
+        lines.append("  weights: not sent, all are 1")
+    sums = values.sum(1)
+    lines.append(f"  values: {values.min():.6f} to {values.max():.6f}, row sums {sums.min():.4f} to {sums.max():.4f}")
+    shares = np.bincount(values.argmax(1), minlength=width) / len(ids)
+    lines.append("  largest value by class: " + " ".join(f"{c}:{share:.1%}" for c, share in enumerate(shares) if share))
+    return lines
 
 
 def _arrays(path: Path) -> Iterator[str]:
     try:
-        with np.load(path, allow_pickle=False) as z:
-            for name in z.files:
-                a = z[name]
-                low, high = (f"{a.min():.6g}", f"{a.max():.6g}") if a.size and a.dtype.kind in "fiu" else ("-", "-")
-                yield f"  {name}: {a.dtype} {list(a.shape)}, {a.nbytes:,} bytes, {low} to {high}"
+        with np.load(path, allow_pickle=False) as arrays:
+            for name in arrays.files:
+                array = arrays[name]
+                numeric = array.size and array.dtype.kind in "fiu"
+                low, high = (f"{array.min():.6g}", f"{array.max():.6g}") if numeric else ("-", "-")
+                yield f"  {name}: {array.dtype} {list(array.shape)}, {array.nbytes:,} bytes, {low} to {high}"
     except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
-        raise UserError(f"{path} is no npz of plain arrays: {error}") from error
+        raise UserError(f"{path} is not an npz of plain arrays: {error}") from error

@@ -1,4 +1,4 @@
-"""What both ends of the device link (`edgefd.v1.DeviceLink`) hold to."""
+"""Constants and conversions that both ends of the device link (`edgefd.v1.DeviceLink`) share."""
 
 from __future__ import annotations
 
@@ -10,17 +10,19 @@ from edgefd_proto import edgefd_pb2 as pb
 from edgefd.federation.terms import FederationTerms
 
 PROTOCOL = 1
+"""version of the device link"""
 REASON = "edgefd-reason"
-"""trailing metadata of a refusal: one word that a program can act on"""
-CHUNK = 32 * 2**10  # small: what a connection that is cut has not delivered whole must come again
+"""key of the trailing metadata of a refusal; its value is one word that a program can act on"""
+CHUNK = 32 * 2**10
+"""bytes of a bundle's file in one message; small, because a message that is interrupted must be sent again whole"""
 PIECE = 256 * 2**10
-"""bytes of samples in one call, unless one sample is larger"""
+"""largest number of bytes of samples in one call, unless one sample is larger"""
 HOLD = 30.0
-"""seconds that the coordinator holds NextTask when there is nothing to do"""
+"""seconds that the coordinator holds a NextTask call when there is no task"""
 
 
 def rows_a_piece(row: int) -> int:
-    """How many samples of so many bytes go into one call of ContributeProxy.
+    """Return how many samples of `row` bytes each fit into one call of ContributeProxy.
 
     >>> rows_a_piece(784), rows_a_piece(10**6)
     (334, 1)
@@ -29,7 +31,7 @@ def rows_a_piece(row: int) -> int:
 
 
 def terms_message(terms: FederationTerms) -> pb.Terms:
-    """Terms as they travel."""
+    """Return the terms as the message that carries them."""
     return pb.Terms(
         method=terms.method,
         method_config=json.dumps(terms.method_config),
@@ -42,10 +44,10 @@ def terms_message(terms: FederationTerms) -> pb.Terms:
 
 
 def read_terms(message: pb.Terms) -> FederationTerms:
-    """Terms from the message.
+    """Return the terms that a message carries.
 
     Raises:
-        ValueError: if the settings, or the defence, are no JSON object.
+        ValueError: if the settings or the defence are not a JSON object.
     """
     settings = _object("method_config", message.method_config)
     defence = _object("defence", message.defence) if message.defence else {"name": "none"}
@@ -56,16 +58,16 @@ def read_terms(message: pb.Terms) -> FederationTerms:
 
 def _object(name: str, text: str) -> dict[str, Any]:
     try:
-        found = json.loads(text)
+        value = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"terms: {name} is not JSON: {error}") from error
-    if not isinstance(found, dict):
+    if not isinstance(value, dict):
         raise ValueError(f"terms: {name} is not a JSON object")
-    return found
+    return value
 
 
 def is_loopback(address: str) -> bool:
-    """Whether HOST:PORT stays on this machine.
+    """Return whether HOST:PORT is an address of this machine only.
 
     >>> is_loopback("127.0.0.1:50051"), is_loopback("localhost:1"), is_loopback("[::1]:1"), is_loopback("0.0.0.0:1")
     (True, True, True, False)

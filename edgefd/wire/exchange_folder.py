@@ -1,17 +1,18 @@
-"""The layout of an exchange folder, through which coordinator and devices talk without a network.
+"""Layout of an exchange folder, through which a coordinator and devices exchange messages without a network.
 
-    federation.json               run, number of clients, terms
-    rounds/0003/teacher.bin       edgefd.v1.Knowledge: the last round's teacher (none in round 0)
-    rounds/0003/asked.json        the clients that are asked, where that is not everybody
-    rounds/0003/plan.bin          edgefd.v1.RoundPlan; written after those: where it is, the round is open
+    federation.json               run, number of clients, terms of the federation
+    rounds/0003/teacher.bin       edgefd.v1.Knowledge: teacher of the last round (not present in round 0)
+    rounds/0003/asked.json        the sampled clients, if not all clients were sampled
+    rounds/0003/plan.bin          edgefd.v1.RoundPlan, written last: when it exists, the round is open
     rounds/0003/reports/2.bin     edgefd.v1.Report of client 2
-    rounds/0003/reports/2.refused why the coordinator does not take that report
-    rounds/0003/counted.json      the clients whose reports were in time; where it is, the round is closed
-    checkpoint.bin                the coordinator's own: where the run is (edgefd_server.coordinator.checkpoint)
-    done                          the run is over: "complete", or why it stopped
+    rounds/0003/reports/2.refused the reason why the coordinator refuses that report
+    rounds/0003/counted.json      the clients whose reports were in time; when it exists, the round is closed
+    checkpoint.bin                of the coordinator only: progress of the run (edgefd_server.coordinator.checkpoint)
+    done                          the run is over: "complete", or the reason why it stopped
 
-Every file appears by a rename, whole or not at all. None is changed afterwards but the checkpoint, and counted.json if
-the coordinator dies before its checkpoint and closes the round again.
+Every file is written under another name and then renamed, so it is never seen incomplete. Afterwards no file changes,
+with two exceptions: the checkpoint, and counted.json if the coordinator is killed before it writes its checkpoint and
+therefore closes the round again.
 """
 
 from __future__ import annotations
@@ -31,45 +32,45 @@ MAX_TEXT = 2**20
 
 
 def encode_info(info: FederationInfo) -> bytes:
-    """As JSON."""
+    """Return federation.json as bytes."""
     return (json.dumps(asdict(info), indent=2) + "\n").encode()
 
 
 def decode_info(blob: bytes) -> FederationInfo:
-    """From JSON.
+    """Return the content of federation.json.
 
     Raises:
-        RunError: if it is something else.
+        RunError: if the bytes are not a federation.json.
     """
     try:
         fields = json.loads(blob)
         return FederationInfo(str(fields["run"]), int(fields["n_clients"]), parse_terms(fields["terms"]))
     except (ValueError, KeyError, TypeError) as error:
-        raise RunError(f"{FEDERATION} is not a federation's: {type(error).__name__}: {error}") from error
+        raise RunError(f"{FEDERATION} does not describe a federation: {type(error).__name__}: {error}") from error
 
 
 def encode_clients(clients: Iterable[int]) -> bytes:
-    """Of asked.json and counted.json: a list of numbers."""
+    """Return asked.json or counted.json, a list of client numbers, as bytes."""
     return (json.dumps(sorted(clients)) + "\n").encode()
 
 
 def decode_clients(blob: bytes) -> tuple[int, ...]:
-    """From JSON.
+    """Return the client numbers of asked.json or counted.json.
 
     Raises:
-        ValueError: if it is something else.
+        ValueError: if the bytes are not a JSON list of client numbers.
     """
-    found = json.loads(blob)
-    if not isinstance(found, list) or not all(type(c) is int and c >= 0 for c in found):
-        raise ValueError("not a list of clients")
-    return tuple(found)
+    clients = json.loads(blob)
+    if not isinstance(clients, list) or not all(type(c) is int and c >= 0 for c in clients):
+        raise ValueError("not a JSON list of client numbers")
+    return tuple(clients)
 
 
 def round_folder(folder: Path, round: int) -> Path:
-    """Of one round."""
+    """Return the folder of one round."""
     return folder / "rounds" / f"{round:04d}"
 
 
 def report_file(folder: Path, round: int, client: int) -> Path:
-    """Where a client's report goes."""
+    """Return the path of a client's report."""
     return round_folder(folder, round) / "reports" / f"{client}.bin"

@@ -1,4 +1,4 @@
-"""Messages as bytes: one protobuf (proto/edgefd_proto/edgefd.proto) for every transport, also the simulator's."""
+"""Encoding of messages as bytes: one protobuf (proto/edgefd_proto/edgefd.proto) for all transports and simulations."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from google.protobuf.message import Message
 from edgefd.core.arrays import Float32, Int64
 from edgefd.core.knowledge import Knowledge
 from edgefd.federation.plan import RoundPlan, Training
-from edgefd.federation.report import Exchange, Report
+from edgefd.federation.report import Report
 from edgefd.learners.batches import one_hot
 from edgefd.learners.distillation_loss import PLAIN, Distillation
 from edgefd.selection.settings import ALL_ROWS, Selection
@@ -29,9 +29,8 @@ _TO_PB = {
     "uint4": pb.CODEC_UINT4,
 }
 _FROM_PB = {v: k for k, v in _TO_PB.items()}
-_MOST_LABELLED = 2**26
-"""numbers that labels, or rows of which few values are told, may stand for: few bytes must not unpack to any size"""
-
+_MAX_EXPANDED = 2**26
+"""largest count of numbers that labels or shortened rows may expand to, so that few bytes cannot use up the memory"""
 
 _WIRE_NAMES = {
     "augment_shift": "shift",
@@ -39,31 +38,31 @@ _WIRE_NAMES = {
     "assumed_teacher_error": "wrong",
     "uniform_share": "even",
 }
-"""fields of settings whose name on the wire is another one: names in `edgefd.v1` are released and never change"""
+"""fields of settings that have another name on the wire: names in `edgefd.v1` are released and never change"""
 
 
 def encode(knowledge: Knowledge, codec: str) -> bytes:
-    """Knowledge as a serialised `edgefd.v1.Knowledge`.
+    """Return knowledge as a serialised `edgefd.v1.Knowledge`.
 
-    Rows that are all one-hot and of weight 1 travel as labels, whatever the codec: nothing is lost. Rows in which all
-    but few values are one and the same, as top-k leaves them, travel as those few, their classes, and the rest once a
-    row, where that is shorter: nothing is lost either. Weights too small for the codec are written as the least it can,
-    so that a claimed row stays claimed.
+    If all rows are one-hot and have weight 1, they are sent as labels with every codec; nothing is lost. If all but a
+    few values of each row are equal, as the defence top-k makes them, each row is sent as these few values, their
+    classes and the repeated value once, where this is shorter; nothing is lost either. A weight that is too small for
+    the codec is written as the smallest number that the codec has, so that an accepted row stays accepted.
     """
     return _knowledge_message(knowledge, codec).SerializeToString()
 
 
 def decode(data: bytes) -> Knowledge:
-    """Knowledge from its bytes.
+    """Return the knowledge in a serialised `edgefd.v1.Knowledge`.
 
     Raises:
-        ValueError: if they are not a well-formed `edgefd.v1.Knowledge`.
+        ValueError: if the bytes are not a well-formed `edgefd.v1.Knowledge`.
     """
     return _knowledge_of(parsed(pb.Knowledge(), data))
 
 
 def encode_plan(plan: RoundPlan) -> bytes:
-    """A plan as a serialised `edgefd.v1.RoundPlan`."""
+    """Return a plan as a serialised `edgefd.v1.RoundPlan`."""
     message = pb.RoundPlan(
         seed=plan.seed,
         round=plan.round,
@@ -77,19 +76,19 @@ def encode_plan(plan: RoundPlan) -> bytes:
 
 
 def decode_plan(data: bytes) -> RoundPlan:
-    """A plan from its bytes.
+    """Return the plan in a serialised `edgefd.v1.RoundPlan`.
 
     Raises:
-        ValueError: if they are not a well-formed `edgefd.v1.RoundPlan`.
+        ValueError: if the bytes are not a well-formed `edgefd.v1.RoundPlan`.
     """
     message = parsed(pb.RoundPlan(), data)
     if not message.HasField("training"):
-        raise ValueError("plan without training")
+        raise ValueError("the plan has no training settings")
     settings = _fields(message.training, Training)
     if settings["optimizer"] not in ("sgd", "adam"):
         raise ValueError(f"unknown optimizer {settings['optimizer']!r}")
     if not (math.isfinite(settings["lr"]) and math.isfinite(settings["final_lr"])):
-        raise ValueError("learning rates must be finite")
+        raise ValueError("the learning rates of the plan must be finite")
     return RoundPlan(
         message.seed,
         message.round,
@@ -114,7 +113,7 @@ def _wire_fields(settings: Any) -> dict[str, Any]:
 
 
 def encode_report(report: Report, codec: str) -> bytes:
-    """A report as a serialised `edgefd.v1.Report`. The same report has the same bytes in any process."""
+    """Return a report as a serialised `edgefd.v1.Report`. Equal reports have equal bytes in every process."""
     message = pb.Report(
         client=report.client,
         round=report.round,
@@ -125,34 +124,26 @@ def encode_report(report: Report, codec: str) -> bytes:
 
 
 def decode_report(data: bytes) -> Report:
-    """A report from its bytes.
+    """Return the report in a serialised `edgefd.v1.Report`.
 
     Raises:
-        ValueError: if they are not a well-formed `edgefd.v1.Report`.
+        ValueError: if the bytes are not a well-formed `edgefd.v1.Report`.
     """
     message = parsed(pb.Report(), data)
     if not message.HasField("knowledge"):
-        raise ValueError("report without knowledge")
+        raise ValueError("the report has no knowledge")
     metrics = dict(message.metrics)
-    if bad := [name for name, value in metrics.items() if not math.isfinite(value)]:
-        raise ValueError(f"metrics must be finite: {', '.join(sorted(bad))}")
-    return Report(message.client, message.round, _knowledge_of(message.knowledge), metrics)
-
-
-def exchanged(reports: Sequence[Report], codec: str, teacher: bytes, cohort_size: int) -> Exchange:
-    """The reports with the bytes of knowledge that travelled; what holds no row is not counted, as it need not travel.
-
-    `teacher` is what each of the `cohort_size` clients was sent; b"" where there was none, or none that knows a row.
-    """
-    up = sum(len(encode(r.knowledge, codec)) for r in reports if len(r.knowledge))
-    return Exchange(reports, up, len(teacher) * cohort_size)
+    if not_finite := [name for name, value in metrics.items() if not math.isfinite(value)]:
+        raise ValueError(f"metrics must be finite: {', '.join(sorted(not_finite))}")
+    knowledge = _knowledge_of(message.knowledge)
+    return Report(message.client, message.round, knowledge, metrics, message.knowledge.ByteSize())
 
 
 def parsed(message: AnyMessage, data: bytes) -> AnyMessage:
-    """The message, filled from bytes.
+    """Fill a message from bytes and return it.
 
     Raises:
-        ValueError: if they are none of that kind.
+        ValueError: if the bytes are not a message of that kind.
     """
     try:
         message.ParseFromString(data)
@@ -165,17 +156,17 @@ def _knowledge_message(knowledge: Knowledge, codec: str) -> pb.Knowledge:
     if _is_labels(knowledge):
         labels = pack_labels(knowledge.values.argmax(1), knowledge.width)
         return pb.Knowledge(id_gaps=_gaps(knowledge.ids), width=knowledge.width, codec=pb.CODEC_LABEL, values=labels)
-    c = CODECS[codec]
-    weights = np.maximum(knowledge.weights, np.float32(c.smallest))
-    kept = _kept(knowledge.values, c)
-    values, classes = _top_values(knowledge.values, kept) if kept else (knowledge.values, None)
+    number = CODECS[codec]
+    weights = np.maximum(knowledge.weights, np.float32(number.smallest))
+    n_top = _n_top_values(knowledge.values, number)
+    values, classes = _top_values(knowledge.values, n_top) if n_top else (knowledge.values, None)
     return pb.Knowledge(
         id_gaps=_gaps(knowledge.ids),
         width=knowledge.width,
         codec=_TO_PB[codec],
-        values=c.encode(values),
-        weights=b"" if (weights == 1).all() else c.encode(weights),
-        kept=kept,
+        values=number.encode(values),
+        weights=b"" if (weights == 1).all() else number.encode(weights),
+        kept=n_top,
         classes=b"" if classes is None else pack_labels(classes, knowledge.width),
     )
 
@@ -185,67 +176,73 @@ def _knowledge_of(message: pb.Knowledge) -> Knowledge:
     n, width = len(ids), message.width
     if message.codec == pb.CODEC_LABEL:
         if message.weights or message.kept or message.classes:
-            raise ValueError("labels have weight 1 and stand alone: weights, kept and classes must be empty")
+            raise ValueError("labels have weight 1: weights, kept and classes must be empty")
         _check_size(n, width)
         labels = unpack_labels(message.values, n, width)
         return Knowledge(ids, one_hot(labels, width), np.ones(n, np.float32))
     if message.codec not in _FROM_PB:
         raise ValueError(f"unknown codec {message.codec}")
-    c = CODECS[_FROM_PB[message.codec]]
-    each = message.kept + 1 if message.kept else width
-    values = _numbers(message.values, n * each, c, "values").reshape(n, each)
+    codec = CODECS[_FROM_PB[message.codec]]
+    per_row = message.kept + 1 if message.kept else width
+    values = _numbers(message.values, n * per_row, codec, "values").reshape(n, per_row)
     if message.kept:
-        values = _full(values, message.classes, width)
+        values = _full_rows(values, message.classes, width)
     elif message.classes:
-        raise ValueError("classes without a number of values that are kept")
-    weights = _numbers(message.weights, n, c, "weights") if message.weights else np.ones(n, np.float32)
+        raise ValueError("the message has classes, but kept is 0: classes must then be empty")
+    weights = _numbers(message.weights, n, codec, "weights") if message.weights else np.ones(n, np.float32)
     return Knowledge(ids, values, weights)
 
 
-def _kept(values: Float32, codec: Codec) -> int:
-    """How many values a row are told apart from its rest, which is one number; 0 = write all, as that is no longer."""
+def _n_top_values(values: Float32, codec: Codec) -> int:
+    """Return how many values of each row to send if its other values are equal; 0 if sending all is not longer."""
     n, width = values.shape
-    if not 0 < values.size <= _MOST_LABELLED:
+    if not 0 < values.size <= _MAX_EXPANDED:
         return 0
-    kept = max(1, int((values != values.min(1, keepdims=True)).sum(1).max()))
-    sparse = codec.size(n * (kept + 1)) + labels_size(n * kept, width)
-    return kept if kept < width and sparse < codec.size(values.size) else 0
+    n_top = max(1, int((values != values.min(1, keepdims=True)).sum(1).max()))
+    sparse = codec.size(n * (n_top + 1)) + labels_size(n * n_top, width)
+    return n_top if n_top < width and sparse < codec.size(values.size) else 0
 
 
-def _top_values(values: Float32, kept: int) -> tuple[Float32, Int64]:
-    """Of rows whose other values are one number: float32 [n, kept + 1], it last, and the classes of the others.
+def _top_values(values: Float32, n_top: int) -> tuple[Float32, Int64]:
+    """Return the largest values of each row, and their classes. All other values of a row are equal.
 
-    Classes are int64 [n * kept], ascending in each row.
+    Args:
+        values: float32 [n, width].
+        n_top: number of largest values per row.
+
+    Returns:
+        float32 [n, n_top + 1], the last column of which is the repeated value; the classes of the others, int64
+        [n * n_top], ascending in each row.
     """
-    classes: Int64 = np.sort(np.argsort(-values, axis=1, kind="stable")[:, :kept], axis=1)
-    told = np.concatenate([np.take_along_axis(values, classes, 1), values.min(1, keepdims=True)], axis=1)
-    return told, classes.reshape(-1)
+    classes: Int64 = np.sort(np.argsort(-values, axis=1, kind="stable")[:, :n_top], axis=1)
+    sent = np.concatenate([np.take_along_axis(values, classes, 1), values.min(1, keepdims=True)], axis=1)
+    return sent, classes.reshape(-1)
 
 
-def _full(told: Float32, classes: bytes, width: int) -> Float32:
-    """The rows, float32 [n, width], of which `_top_values` were told."""
-    n, kept = len(told), told.shape[1] - 1
+def _full_rows(sent: Float32, packed_classes: bytes, width: int) -> Float32:
+    """Return the rows, float32 [n, width], that `_top_values` shortened."""
+    n, n_top = len(sent), sent.shape[1] - 1
     _check_size(n, width)
-    if kept >= width:
-        raise ValueError(f"{kept} values of rows of {width} are told apart")
-    where = unpack_labels(classes, n * kept, width).reshape(n, kept)
-    if (np.diff(where, axis=1) <= 0).any():
-        raise ValueError("classes of a row must ascend")
-    out = np.repeat(told[:, -1:], width, axis=1)
-    np.put_along_axis(out, where, told[:, :-1], axis=1)
-    return out
+    if n_top >= width:
+        raise ValueError(f"kept is {n_top}: it must be less than the {width} values of a row")
+    classes = unpack_labels(packed_classes, n * n_top, width).reshape(n, n_top)
+    if (np.diff(classes, axis=1) <= 0).any():
+        raise ValueError("the classes of a row must ascend")
+    rows = np.repeat(sent[:, -1:], width, axis=1)
+    np.put_along_axis(rows, classes, sent[:, :-1], axis=1)
+    return rows
 
 
 def _check_size(n: int, width: int) -> None:
-    if n * width > _MOST_LABELLED:
-        raise ValueError(f"{n} rows of {width} classes, of which few bytes are sent, are more than is read here")
+    if n * width > _MAX_EXPANDED:
+        raise ValueError(f"{n} rows of {width} classes exceed the limit of {_MAX_EXPANDED} numbers in shortened rows")
 
 
 def _is_labels(knowledge: Knowledge) -> bool:
-    v = knowledge.values
-    if not 0 < v.size <= _MOST_LABELLED or v[0].max() != 1 or (knowledge.weights != 1).any():
+    values = knowledge.values
+    if not 0 < values.size <= _MAX_EXPANDED or values[0].max() != 1 or (knowledge.weights != 1).any():
         return False
-    return bool(((v == 1).sum(1) == 1).all() and ((v == 0).sum(1) == v.shape[1] - 1).all())
+    return bool(((values == 1).sum(1) == 1).all() and ((values == 0).sum(1) == values.shape[1] - 1).all())
 
 
 def _gaps(ids: Int64) -> list[int]:
@@ -254,12 +251,12 @@ def _gaps(ids: Int64) -> list[int]:
 
 def _ids(gaps: Sequence[int]) -> Int64:
     if any(gap < 1 for gap in gaps[1:]):
-        raise ValueError("plan ids must be unique and ascending")
+        raise ValueError("the row ids of a plan must be unique and ascending")
     ids: Int64 = np.cumsum(np.array(gaps, np.int64))
     return ids
 
 
-def _numbers(data: bytes, count: int, codec: Codec, what: str) -> Float32:
+def _numbers(data: bytes, count: int, codec: Codec, name: str) -> Float32:
     if len(data) != codec.size(count):
-        raise ValueError(f"{what} of {len(data)} bytes where {codec.size(count)} were announced")
+        raise ValueError(f"{name} has {len(data)} bytes where {codec.size(count)} are expected")
     return codec.decode(data, count)

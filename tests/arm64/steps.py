@@ -1,4 +1,4 @@
-"""python steps.py BUNDLE STEPS OUT.npz: the state after some training steps on the bundle's own proxy rows."""
+"""Train some steps on a bundle's own proxy rows, and save the state: python steps.py BUNDLE STEPS OUT.npz."""
 
 import sys
 from pathlib import Path
@@ -14,6 +14,6 @@ if __name__ == "__main__":
     learner = OnnxLearner(Sessions(bundle.graphs), bundle.init)
     size, classes = bundle.manifest.batch, bundle.manifest.n_classes
     rows = np.arange(int(sys.argv[2]) * size).reshape(-1, size) % len(bundle.proxy)
-    batches = [labelled(bundle.proxy[some], some % classes, classes) for some in rows]
+    batches = [labelled(bundle.proxy[ids], ids % classes, classes) for ids in rows]
     learner.train(batches, 0.001)
     np.savez(sys.argv[3], **learner.state())

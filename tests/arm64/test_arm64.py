@@ -1,4 +1,4 @@
-"""The actual client as aarch64 code, under qemu, with Debian's Python and the real aarch64 wheels."""
+"""The client as aarch64 code under qemu, with Debian's Python and the real aarch64 wheels."""
 
 import os
 import subprocess
@@ -42,25 +42,27 @@ def cnn_edge(tmp_path_factory: pytest.TempPathFactory) -> Dealt:
 
 
 @pytest.mark.parametrize("model", ["mlp", "cnn_edge"])
-def test_the_doctor_trusts_the_machine(debian: Roots, model: str, request: pytest.FixtureRequest) -> None:
+def test_the_doctor_accepts_an_aarch64_machine(debian: Roots, model: str, request: pytest.FixtureRequest) -> None:
     bundle = request.getfixturevalue(model).bundle
-    said = emulated(debian, "-m", "edgefd_client", "doctor", "--bundle", str(bundle))
-    assert "aarch64, 64-bit" in said
-    assert "self-test" in said
+    output = emulated(debian, "-m", "edgefd_client", "doctor", "--bundle", str(bundle))
+    assert "aarch64, 64-bit" in output
+    assert "self-test" in output
 
 
-def test_five_adam_steps_are_those_of_x86(debian: Roots, mlp: Dealt, tmp_path: Path) -> None:
+def test_five_adam_steps_give_the_state_of_x86(debian: Roots, mlp: Dealt, tmp_path: Path) -> None:
     script = str(REPOSITORY / "tests" / "arm64" / "steps.py")
-    there, here = str(tmp_path / "there.npz"), str(tmp_path / "here.npz")
-    emulated(debian, script, str(mlp.bundle), "5", there)
-    own = {"PYTHONPATH": os.pathsep.join(str(REPOSITORY / part) for part in ("", "client", "proto"))}
-    subprocess.run([sys.executable, script, str(mlp.bundle), "5", here], env=own, check=True, timeout=SECONDS)
-    with np.load(there) as a, np.load(here) as b:
+    arm64, x86 = str(tmp_path / "arm64.npz"), str(tmp_path / "x86.npz")
+    emulated(debian, script, str(mlp.bundle), "5", arm64)
+    environment = {"PYTHONPATH": os.pathsep.join(str(REPOSITORY / part) for part in ("", "client", "proto"))}
+    subprocess.run([sys.executable, script, str(mlp.bundle), "5", x86], env=environment, check=True, timeout=SECONDS)
+    with np.load(arm64) as a, np.load(x86) as b:
         assert max(float(np.abs(a[name] - b[name]).max()) for name in a.files) <= 1e-5
         assert float(b["optimizer/step"]) == 5
 
 
-def test_three_rounds_beside_two_other_devices(debian: Roots, cnn_edge: Dealt, tmp_path: Path) -> None:
+def test_an_aarch64_device_and_two_x86_devices_complete_three_rounds(
+    debian: Roots, cnn_edge: Dealt, tmp_path: Path
+) -> None:
     exchange, state = tmp_path / "exchange", tmp_path / "state0"
     transport = cnn_edge.open(exchange, SECONDS)
     options = {"bundle": cnn_edge.bundle, "data": cnn_edge.data[0], "state": state, "exchange": exchange, "client": 0}
@@ -75,29 +77,34 @@ def test_three_rounds_beside_two_other_devices(debian: Roots, cnn_edge: Dealt, t
     try:
         with agents(cnn_edge, tmp_path, (1, 2)):
             teachers = coordinate(cnn_edge, transport)
-        said, complaint = device.communicate(timeout=SECONDS)
+        output, errors = device.communicate(timeout=SECONDS)
     finally:
         device.kill()
-    assert device.returncode == 0, complaint[-2000:]
-    assert "round 3: held-out accuracy" in said
-    plain = undisturbed(cnn_edge, tmp_path / "x86")
-    for a, b in zip(teachers, plain, strict=True):
+    assert device.returncode == 0, errors[-2000:]
+    assert "round 3: held-out accuracy" in output
+    x86_teachers = undisturbed(cnn_edge, tmp_path / "x86")
+    for a, b in zip(teachers, x86_teachers, strict=True):
         assert a.ids.tolist() == b.ids.tolist()
         assert float(np.abs(a.values - b.values).max()) < 0.02
-    assert_infers_alike(debian, cnn_edge, state, tmp_path)
+    check_inference(debian, cnn_edge, state, tmp_path)
 
 
-def assert_infers_alike(debian: Roots, made: Dealt, state: Path, folder: Path) -> None:
-    bundle = made.read()
+def check_inference(debian: Roots, federation: Dealt, state: Path, folder: Path) -> None:
+    """Check that the device's model gives the same results on aarch64 and on x86."""
+    bundle = federation.read()
     saved = load_state(state, bundle.digest)
     assert saved is not None
     assert saved.round == 3
-    np.save(folder / "x.npy", np.load(made.data[0])["x"][:50])
-    arguments = ["infer", "--bundle", str(made.bundle), "--state", str(state), "--input", str(folder / "x.npy")]
-    there = emulated(debian, "-m", "edgefd_client", *arguments)
-    own = {"PYTHONPATH": os.pathsep.join(str(REPOSITORY / part) for part in ("", "client", "proto"))}
-    here = subprocess.run(
-        [sys.executable, "-m", "edgefd_client", *arguments], env=own, capture_output=True, text=True, timeout=SECONDS
+    np.save(folder / "x.npy", np.load(federation.data[0])["x"][:50])
+    arguments = ["infer", "--bundle", str(federation.bundle), "--state", str(state), "--input", str(folder / "x.npy")]
+    arm64_output = emulated(debian, "-m", "edgefd_client", *arguments)
+    environment = {"PYTHONPATH": os.pathsep.join(str(REPOSITORY / part) for part in ("", "client", "proto"))}
+    x86 = subprocess.run(
+        [sys.executable, "-m", "edgefd_client", *arguments],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=SECONDS,
     )
-    assert there == here.stdout
-    assert len(there.split()) == 50
+    assert arm64_output == x86.stdout
+    assert len(arm64_output.split()) == 50

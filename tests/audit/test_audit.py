@@ -58,7 +58,7 @@ def test_what_travelled_is_what_is_recorded(recorded: Path) -> None:
     acceptance = np.load(recorded / KNOWLEDGE / "claims.npz")["claims"]
     for report in sent[0]:
         np.testing.assert_array_equal(report.knowledge.ids, np.flatnonzero(acceptance[report.client] > 0))
-    assert recording.recorded == [0, 1]
+    assert recording.model_rounds == [0, 1]
     assert set(parameters(recording, "final", 3)) == set(parameters(recording, "0001", 3))
 
 
@@ -97,6 +97,7 @@ def test_level_0_finds_what_was_given_away(run: Path) -> None:
     assert "100 raw private records" in (run / "audit" / "audit.html").read_text()
 
 
+@pytest.mark.slow
 def test_level_1_with_its_controls_resumes_and_fails_where_it_must(run: Path) -> None:
     first = audit(run, "--fail-if", "presence_auc>0.9")
     one_line(first, 1, "presence_auc>0.9: found 1")
@@ -121,6 +122,7 @@ def test_level_1_with_its_controls_resumes_and_fails_where_it_must(run: Path) ->
     one_line(audit(run, "--fail-if", "tpr@0.1%>0.5"), 2, "measures tpr@0.1%")
 
 
+@pytest.mark.slow
 def test_a_corrupt_signal_is_said(run: Path) -> None:
     assert audit(run, "--level", "0").returncode == 0
     path = run / "audit" / "signals" / "exposure.npz"
@@ -210,7 +212,9 @@ def test_inspect_says_what_is_in_a_message(recorded: Path) -> None:
 
 def test_what_cannot_be_recorded_is_refused(tmp_path: Path) -> None:
     record = "run.record_knowledge=true"
-    one_line(edgefd("check", QUICKSTART, "method.name=indlearn", record, cwd=tmp_path), 2, "nothing is exchanged")
+    one_line(
+        edgefd("check", QUICKSTART, "method.name=indlearn", record, cwd=tmp_path), 2, "exchanges nothing to record"
+    )
     done = edgefd("simulate", QUICKSTART, record, "--engine", "ray", cwd=tmp_path)
     one_line(done, 2, "recorded by local simulations")
 

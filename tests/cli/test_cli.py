@@ -77,7 +77,7 @@ def test_listings(tmp_path: Path) -> None:
         (["data.name=torn.npz"], "not a whole npz"),
         (["model.name=cnm"], "unknown model 'cnm': did you mean 'cnn'?"),
         (["data.name=digits"], "needs images of 16 x 16 or more"),
-        (["train.augment_shift=2", "data.name=table.npz", "model.name=mlp"], "shift moves images"),
+        (["train.augment_shift=2", "data.name=table.npz", "model.name=mlp"], "train.augment_shift shifts images"),
         (["--out", "taken"], "exists already"),
         (["--out", "/proc/nowhere"], "cannot write run folder"),
         (["baselines=[edgfd]"], "unknown method"),
@@ -101,6 +101,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(tmp_path: Path, arguments: lis
     assert sorted(tmp_path.rglob("*")) == before
 
 
+@pytest.mark.slow
 def test_a_federation_of_processes(tmp_path: Path) -> None:
     settings = [QUICKSTART, *QUICK, "partition.n_clients=2"]
     for arguments in (["export", *settings, "--out", "bundle"], ["partition", *settings, "--out", "data"]):
@@ -227,6 +228,7 @@ METHOD = Method(name="faulty", summary="fails in client 3, in the second round",
 FULL_DISK = "os.remove('r/metrics.jsonl'), os.symlink('/dev/full', 'r/metrics.jsonl')"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("fault", "says", "workers"),
     [

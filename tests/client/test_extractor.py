@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from edgefd_client.cli import infer
-from edgefd_client.sources import NpzSource, client_data, prepared
+from edgefd_client.sources import NpzSource, client_data, model_input
 
 from edgefd.config.load import parse_config
 from edgefd.core.errors import UserError
@@ -67,10 +67,10 @@ def test_features_in_the_place_of_samples_are_refused(made: Dealt, tmp_path: Pat
 
 def test_an_extractor_that_is_not_the_bundles_is_refused(made: Dealt) -> None:
     bundle = replace(made.read(), extractor=graph(np.ones((784, 5), np.float32)))
-    with pytest.raises(UserError, match=r"gives \[5\] features, the model takes \[12\]"):
-        prepared(np.zeros((2, 1, 28, 28), np.float32), bundle)
+    with pytest.raises(UserError, match=r"gives \[5\] features, but the model takes \[12\]"):
+        model_input(np.zeros((2, 1, 28, 28), np.float32), bundle)
     (made.bundle / "extractor.onnx").write_bytes(graph(np.ones((784, 12), np.float32)))
-    with pytest.raises(UserError, match=r"extractor\.onnx is not the file that manifest\.json vouches for"):
+    with pytest.raises(UserError, match=r"extractor\.onnx differs from the size or sha256 in manifest\.json"):
         read_bundle(made.bundle)
     replace_file(made.bundle, "other.onnx", b"")
     with pytest.raises(UserError, match=r"must name exactly .*extractor\.onnx"):

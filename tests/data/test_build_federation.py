@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 from edgefd.config.load import parse_config
 from edgefd.config.schema import Config
 from edgefd.core.errors import UserError
-from edgefd.data.build_federation import build_federation, contributed
+from edgefd.data.build_federation import build_federation, contribute_samples
 from edgefd.data.datasets import Dataset, load_dataset
 from edgefd.federation.clients import Federation, merged
 from edgefd.methods import get_method
-from edgefd.runs.load_data import federate, limited, load_data
+from edgefd.runs.load_data import federate, limit_samples, load_data
 from edgefd.runs.prepare import prepare
 from edgefd.simulation.engine import open_transport, simulate
 
@@ -126,10 +126,10 @@ def test_what_devices_contributed_is_not_taken_for_public(tmp_path: Path) -> Non
     assert federation.raw_samples_disclosed == 30
     assert (federation.proxy.owner == -1).all()  # nobody is told whose a row is
     assert sum(len(c.x) + len(c.x_heldout) for c in federation.clients) == N
-    with pytest.raises(UserError, match=r"raw private samples, as far as it says: set proxy\.source=contributed"):
+    with pytest.raises(UserError, match=r"is marked as raw private samples: set proxy\.source=contributed"):
         federate(config(proxy={"source": "public", "path": str(path)}), MARKED)
     np.savez(path, x=x)
-    with pytest.raises(UserError, match=r"public samples, as far as it says: set proxy\.source=public"):
+    with pytest.raises(UserError, match=r"is marked as public samples: set proxy\.source=public"):
         federate(config(proxy={"source": "contributed", "path": str(path)}), MARKED)
 
 
@@ -158,7 +158,7 @@ def test_a_public_proxy_set_needs_no_labels(tmp_path: Path) -> None:
 
 def test_a_client_left_with_nothing_is_named() -> None:
     few = replace(MARKED, x_train=MARKED.x_train[:10], y_train=MARKED.y_train[:10])
-    with pytest.raises(UserError, match="client 0 is left with 0 private"):
+    with pytest.raises(UserError, match="client 0 has 0 private samples"):
         federate(config(), few)
 
 
@@ -166,7 +166,7 @@ def test_a_client_left_with_nothing_is_named() -> None:
 def test_fractions_outside_0_to_1_are_refused(fraction: float) -> None:
     rows, rng = np.arange(N), np.random.default_rng(0)
     with pytest.raises(UserError, match=r"must be in \(0, 1\)"):
-        contributed([rows], MARKED.y_train, fraction, False, rng)
+        contribute_samples([rows], MARKED.y_train, fraction, False, rng)
 
     def whole(y: np.ndarray, group: np.ndarray | None, rng: np.random.Generator) -> list[np.ndarray]:
         return [np.arange(len(y))]
@@ -185,7 +185,7 @@ def test_fractions_outside_0_to_1_are_refused(fraction: float) -> None:
 
 def test_even_the_smallest_fraction_gives_a_row_a_client() -> None:
     parts = [np.arange(0, 200), np.arange(200, N)]
-    shared, owner, private = contributed(parts, MARKED.y_train, 1e-6, False, np.random.default_rng(0))
+    shared, owner, private = contribute_samples(parts, MARKED.y_train, 1e-6, False, np.random.default_rng(0))
     assert sorted(owner.tolist()) == [0, 1]
     assert [len(p) for p in private] == [199, 199]
     assert all(s in parts[o] for s, o in zip(shared, owner, strict=True))
@@ -229,12 +229,12 @@ def test_clients_that_exchange_nothing_train_on_what_they_would_have_contributed
 
 
 def test_limit_keeps_classes_balanced() -> None:
-    part = limited(MARKED, 55)
+    part = limit_samples(MARKED, 55)
     assert np.bincount(part.y_train).tolist() == [5] * 10
     assert part.group_train is not None
     assert np.array_equal(part.group_train, part.x_train[:, 0].astype(int) % 4)
     for limit in (9, 500):
         with pytest.raises(UserError, match=r"data\.limit"):
-            limited(MARKED, limit)
+            limit_samples(MARKED, limit)
     assert len(load_data(config(data={"name": "mnist_mini", "limit": 100})).x_train) == 100
     assert len(load_dataset("mnist_mini").x_train) == 6000

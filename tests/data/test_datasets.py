@@ -269,11 +269,11 @@ def recordings(**other: np.ndarray) -> dict[str, np.ndarray]:
 @pytest.mark.parametrize(
     ("other", "says"),
     [
-        ({"lengths": np.array([150, 100, 149])}, "as long as all lengths"),
-        ({"lengths": np.array([150, 100, 151])}, "as long as all lengths"),
-        ({"lengths": np.array([500, -200, 100])}, "as long as all lengths"),
-        ({"y": np.array([0])}, "as long as all lengths"),
-        ({"x": np.zeros(400, np.float32)}, "as long as all lengths"),
+        ({"lengths": np.array([150, 100, 149])}, "as many steps as the sum of lengths"),
+        ({"lengths": np.array([150, 100, 151])}, "as many steps as the sum of lengths"),
+        ({"lengths": np.array([500, -200, 100])}, "as many steps as the sum of lengths"),
+        ({"y": np.array([0])}, "as many steps as the sum of lengths"),
+        ({"x": np.zeros(400, np.float32)}, "as many steps as the sum of lengths"),
         ({"subject": np.array([1, 2, 3])}, "no recording of the test people"),
         ({"subject": np.array([9, 8, 9])}, "no recording of the training people"),
         ({"lengths": np.array([150, 151, 99])}, "no recording of the test people is as long as a window of 100"),
@@ -309,7 +309,7 @@ def test_people_are_the_test_in_turn(tmp_path: Path) -> None:
     [
         ("watch", [2, 3], r"test_people must be among \[1, 2, 9\], not \[2, 3\]"),
         ("watch", [1, 2, 9], "no recording of the training people"),
-        ("mnist_mini", [1], "data.test_people chooses people of watch; mnist_mini has a test set of its own"),
+        ("mnist_mini", [1], "data.test_people is for watch only, mnist_mini has its own test set"),
     ],
 )
 def test_people_that_cannot_be_the_test_are_refused(tmp_path: Path, name: str, people: list[int], says: str) -> None:
@@ -392,7 +392,7 @@ def test_spoilt_jpegs_are_refused_and_not_kept(tmp_path: Path) -> None:
 def test_a_cache_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
     write_jpegs(tmp_path)
     (tmp_path / "cache").write_text("a file where a folder should be")
-    with pytest.raises(UserError, match="cannot keep the decoded images"):
+    with pytest.raises(UserError, match="cannot write the decoded images"):
         load_dataset("cifar10", tmp_path)
 
 

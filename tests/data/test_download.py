@@ -41,7 +41,7 @@ def server() -> Iterator[str]:
 
 
 @pytest.mark.parametrize("file", ["whole", "unannounced", "nonsense"])
-def test_a_right_file_arrives_whole(server: str, tmp_path: Path, file: str) -> None:
+def test_a_file_with_the_expected_md5_is_written_completely(server: str, tmp_path: Path, file: str) -> None:
     download(server + file, tmp_path / "new" / "f", md5=MD5, max_bytes=len(BODY))
     assert (tmp_path / "new" / "f").read_bytes() == BODY
 
@@ -51,12 +51,12 @@ def test_a_right_file_arrives_whole(server: str, tmp_path: Path, file: str) -> N
     [
         ("missing", MD5, 10**7, "Not Found"),
         ("whole", "0" * 32, 10**7, "its md5 is"),
-        ("whole", MD5, 1000, "more than the 1000"),
-        ("unannounced", MD5, 1000, "more than the 1000"),
-        ("cut", MD5, 10**7, "cut short|IncompleteRead"),
+        ("whole", MD5, 1000, "more than the limit of 1000"),
+        ("unannounced", MD5, 1000, "more bytes than the limit of 1000"),
+        ("cut", MD5, 10**7, "is incomplete|IncompleteRead"),
     ],
 )
-def test_a_wrong_file_leaves_nothing(
+def test_a_rejected_download_leaves_no_file(
     server: str, tmp_path: Path, file: str, md5: str, max_bytes: int, says: str
 ) -> None:
     with pytest.raises(UserError, match=says):
@@ -64,27 +64,29 @@ def test_a_wrong_file_leaves_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_no_server_is_one_line(tmp_path: Path) -> None:
+def test_an_unreachable_server_is_reported_in_one_line(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="cannot download"):
         download("http://127.0.0.1:9/f", tmp_path / "f", md5=MD5, max_bytes=10, timeout=5)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_folder_that_cannot_be_made_is_one_line(server: str, tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_created_is_reported_in_one_line(server: str, tmp_path: Path) -> None:
     (tmp_path / "taken").write_text("a file")
     with pytest.raises(UserError, match="cannot download"):
         download(server + "whole", tmp_path / "taken" / "f", md5=MD5, max_bytes=10**7)
 
 
-def test_the_next_mirror_is_tried(server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fetch_dataset_tries_the_next_mirror_and_downloads_only_missing_or_wrong_files(
+    server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     remote = {"mnist": (Remote("a", MD5, 10**7), Remote("b", MD5, 10**7))}
     folder = fetch_dataset("mnist", {"mnist": (server + "missing/", server)}, remote)
     assert folder == tmp_path / "edgefd" / "mnist"
     assert sorted(p.name for p in folder.iterdir()) == ["a", "b"]
-    fetch_dataset("mnist", {"mnist": ("http://127.0.0.1:9/",)}, remote)  # all there: nothing is fetched
+    fetch_dataset("mnist", {"mnist": ("http://127.0.0.1:9/",)}, remote)  # all files exist: nothing is downloaded
     (folder / "b").write_bytes(BODY[:-1])
-    fetch_dataset("mnist", {"mnist": (server,)}, remote)  # there, but not the right one
+    fetch_dataset("mnist", {"mnist": (server,)}, remote)  # a wrong file is downloaded again
     assert (folder / "b").read_bytes() == BODY
     (folder / "a").unlink()
     with pytest.raises(UserError, match=r"127\.0\.0\.1:9/a.*; cannot download"):
@@ -95,12 +97,12 @@ def test_the_next_mirror_is_tried(server: str, tmp_path: Path, monkeypatch: pyte
     ("name", "says"),
     [("mnits", "unknown data set"), ("digits", "needs no download"), ("watch", "cannot be downloaded")],
 )
-def test_what_cannot_be_downloaded_says_so(name: str, says: str) -> None:
+def test_a_data_set_without_a_download_is_refused(name: str, says: str) -> None:
     with pytest.raises(UserError, match=says):
         fetch_dataset(name)
 
 
-def test_every_remote_file_is_pinned() -> None:
+def test_every_remote_file_has_a_pinned_md5() -> None:
     assert set(MIRRORS) == set(REMOTE)
     for files in REMOTE.values():
         assert all(len(bytes.fromhex(f.md5)) == 16 for f in files)

@@ -9,7 +9,7 @@ from edgefd.config.load import parse_config
 from edgefd.core.errors import UserError
 from edgefd.data import features
 from edgefd.data.datasets import Dataset, find_dataset, load_dataset
-from edgefd.data.features import extract, featured
+from edgefd.data.features import extract, with_features
 from edgefd.runs.prepare import prepare
 from edgefd.simulation.engine import open_transport, simulate
 from tests.support.extractors import MATRIX, graph
@@ -29,7 +29,7 @@ def digits() -> Dataset:
 
 
 def test_features_are_what_the_graph_gives(extractor: Path, digits: Dataset) -> None:
-    out = featured(digits, str(extractor))
+    out = with_features(digits, str(extractor))
     np.testing.assert_allclose(out.x_test, digits.x_test.reshape(1000, -1).astype(np.float32) @ MATRIX, atol=0.05)
     assert out.x_train.shape == (6000, 12)
     assert out.x_train.dtype == np.float32
@@ -42,16 +42,16 @@ def test_they_are_computed_once_for_the_same_samples_and_extractor(
 ) -> None:
     asked = []
 
-    def counted(graph: bytes, x: np.ndarray, show: features.Show) -> np.ndarray:
+    def counted(graph: bytes, x: np.ndarray, show: features.ProgressHook) -> np.ndarray:
         asked.append(len(x))
         return extract(graph, x, show)
 
     monkeypatch.setattr(features, "extract", counted)
-    first, second = featured(digits, str(extractor)), featured(digits, str(extractor))
+    first, second = with_features(digits, str(extractor)), with_features(digits, str(extractor))
     assert asked == [6000, 1000]
     assert first.sha256 == second.sha256
     extractor.write_bytes(graph(2 * MATRIX))
-    assert featured(digits, str(extractor)).sha256 != first.sha256
+    assert with_features(digits, str(extractor)).sha256 != first.sha256
     assert asked == [6000, 1000] * 2
 
 
@@ -77,7 +77,7 @@ def test_a_run_on_features(extractor: Path) -> None:
     [
         ({"extractor": "efficientnet"}, "there are efficientnet_lite0 and efficientnet_lite2, or a path to .onnx"),
         ({"extractor": "missing.onnx"}, "cannot read data.extractor missing.onnx"),
-        ({"extractor": "OWN", "extractor_size": 64}, "an .onnx has its size in it"),
+        ({"extractor": "OWN", "extractor_size": 64}, "an .onnx file defines its own size"),
         ({"extractor_size": 64}, "data.extractor_size needs data.extractor"),
         ({"name": "watch", "extractor": "efficientnet_lite0"}, r"1 or 3 channels, not samples of shape \[6, 100\]"),
         ({"name": "digits", "extractor": "OWN"}, r"does not run on samples of shape \[1, 8, 8\]"),
@@ -93,17 +93,17 @@ def test_what_is_wrong_is_said(extractor: Path, data: dict, says: str) -> None:
 
 
 def test_a_broken_graph_or_cache_is_one_line(extractor: Path, digits: Dataset) -> None:
-    featured(digits, str(extractor))
+    with_features(digits, str(extractor))
     for kept in features.cache_folder("features").glob("*.npy"):
         kept.write_bytes(kept.read_bytes()[:100])
-    with pytest.raises(UserError, match="remove it, it will be made again"):
-        featured(digits, str(extractor))
+    with pytest.raises(UserError, match="remove it, and it will be computed again"):
+        with_features(digits, str(extractor))
     extractor.write_bytes(b"not a graph")
     with pytest.raises(UserError, match="the extractor does not run on samples"):
-        featured(digits, str(extractor))
+        with_features(digits, str(extractor))
     extractor.write_bytes(graph(MATRIX * np.nan))
     with pytest.raises(UserError, match="not finite"):
-        featured(digits, str(extractor))
+        with_features(digits, str(extractor))
 
 
 def test_without_its_packages_efficientnet_says_what_to_install(

@@ -14,7 +14,7 @@ from edgefd.core.errors import UserError
 from edgefd.core.knowledge import Knowledge
 from edgefd.poisoning.robust_aggregation import Aggregator, aggregate_of
 from edgefd.rounds.loop import RoundResult, run_rounds
-from edgefd.runs.execute import plans_of, run
+from edgefd.runs.execute import execute_run, make_plans
 from edgefd.runs.export_bundle import export_config
 from edgefd.runs.prepare import prepare
 from edgefd.simulation.engine import open_transport, simulate
@@ -27,7 +27,7 @@ def rounds(config: Config) -> list[RoundResult]:
     transport = open_transport(config, federation)
     transport.start()
     try:
-        todo = plans_of(config, federation)
+        todo = make_plans(config, federation)
         return list(run_rounds(config.method, config.method_config, transport, todo))
     finally:
         transport.pool.close()
@@ -65,7 +65,7 @@ def test_what_a_run_claims_is_in_its_summary(tmp_path: Path) -> None:
         prepared = prepare(config(defence=defence, run={"workers": 0, "evaluate_every": 9}))
         (tmp_path / name).mkdir()
         rounds_of = functools.partial(simulate, open_transport(prepared.config, prepared.federation))
-        found[name] = run(prepared, tmp_path / name, lambda r: r, rounds_of)
+        found[name] = execute_run(prepared, tmp_path / name, lambda r: r, rounds_of)
         assert load_config(tmp_path / name / "config.yaml") == prepared.config
     assert (found["none"]["epsilon_claimed"], found["none"]["delta_claimed"]) == (None, None)
     assert (found["pate"]["epsilon_claimed"], found["pate"]["delta_claimed"]) == (3.0, 1e-6)
@@ -75,7 +75,7 @@ def test_who_answers_nothing_has_nothing_to_defend() -> None:
     silent = config(defence={"name": "pate"})
     federation = prepare(silent).federation
     transport = open_transport(silent, federation)  # not started: nothing is claimed yet
-    reports = transport.exchange(next(plans_of(silent, federation)), None).reports
+    reports = transport.exchange(next(make_plans(silent, federation)), None).reports
     assert [len(r.knowledge) for r in reports] == [0] * 4
 
 

@@ -1,4 +1,4 @@
-"""docker/compose.yaml, held without an engine: its form, what is closed in it, and its commands as a federation."""
+"""docker/compose.yaml without a container engine: its form, its sandboxing, and its commands as a federation."""
 
 import json
 import shutil
@@ -23,12 +23,12 @@ SECONDS = 300.0
 
 
 @pytest.fixture(scope="module")
-def said() -> dict[str, dict[str, Any]]:
-    found: dict[str, dict[str, Any]] = read(COMPOSE, {})["services"]
-    return found
+def services() -> dict[str, dict[str, Any]]:
+    result: dict[str, dict[str, Any]] = read(COMPOSE, {})["services"]
+    return result
 
 
-def test_it_is_of_the_specification() -> None:
+def test_the_file_conforms_to_the_compose_specification() -> None:
     from compose_spec import PyCompose
 
     whole = read(COMPOSE, {})
@@ -38,9 +38,9 @@ def test_it_is_of_the_specification() -> None:
         PyCompose.from_yaml(yaml.safe_dump(whole))
 
 
-def test_every_container_is_closed(said: dict[str, dict[str, Any]]) -> None:
-    assert list(said) == ["setup", "coordinator", *DEVICES]
-    for service in said.values():
+def test_every_container_is_sandboxed(services: dict[str, dict[str, Any]]) -> None:
+    assert list(services) == ["setup", "coordinator", *DEVICES]
+    for service in services.values():
         assert service["user"] == "10001:10001"
         assert service["read_only"] is True
         assert service["cap_drop"] == ["ALL"]
@@ -48,19 +48,21 @@ def test_every_container_is_closed(said: dict[str, dict[str, Any]]) -> None:
         assert not {"privileged", "ports", "cap_add"} & set(service)
 
 
-def test_what_is_named_is_there(said: dict[str, dict[str, Any]]) -> None:
-    used = {m.source for service in said.values() for m in mounts(service) if m.is_volume}
+def test_all_named_files_volumes_and_services_exist(services: dict[str, dict[str, Any]]) -> None:
+    used = {m.source for service in services.values() for m in mounts(service) if m.is_volume}
     assert used == set(read(COMPOSE, {})["volumes"])
-    for service in said.values():
+    for service in services.values():
         assert (COMPOSE.parent / service["build"]["context"] / service["build"]["dockerfile"]).is_file()
         assert all((COMPOSE.parent / m.source).exists() for m in mounts(service) if not m.is_volume)
         for name, condition in service.get("depends_on", {}).items():
-            assert condition["condition"] != "service_healthy" or "healthcheck" in said[name]
+            assert condition["condition"] != "service_healthy" or "healthcheck" in services[name]
     assert load_config(COMPOSE.parent / "fleet.yaml", []).to_dict()["partition"]["n_clients"] == len(DEVICES)
 
 
-def test_nobody_sees_a_key_that_is_not_its_own(said: dict[str, dict[str, Any]]) -> None:
-    seen = {name: {(m.source, m.subpath): m.read_only for m in mounts(s) if m.is_volume} for name, s in said.items()}
+def test_each_container_sees_only_its_own_keys(services: dict[str, dict[str, Any]]) -> None:
+    seen = {
+        name: {(m.source, m.subpath): m.read_only for m in mounts(s) if m.is_volume} for name, s in services.items()
+    }
     assert [name for name in seen if ("authority", "") in seen[name]] == ["setup"]
     assert [name for name in seen if ("devices", "") in seen[name]] == ["setup"]
     for i, name in enumerate(DEVICES):
@@ -68,28 +70,28 @@ def test_nobody_sees_a_key_that_is_not_its_own(said: dict[str, dict[str, Any]]) 
     assert seen["coordinator"] == {("bundle", ""): True, ("certs", ""): True, ("runs", ""): False}
 
 
-def test_no_secret_gets_into_an_image() -> None:
+def test_no_secret_is_copied_into_an_image() -> None:
     ignored = (REPOSITORY / ".dockerignore").read_text().split()
     assert {"**/*.key", "**/*.pem", "**/devices.json"} <= set(ignored)
-    said = dict(instructions(SERVER.read_text()))
-    assert said["USER"] == "10001"
+    settings = dict(instructions(SERVER.read_text()))
+    assert settings["USER"] == "10001"
 
 
 @pytest.mark.slow
-def test_its_commands_make_a_federation(
-    debian: Roots, networks: None, said: dict[str, dict[str, Any]], tmp_path: Path
+def test_the_commands_run_a_federation(
+    debian: Roots, networks: None, services: dict[str, dict[str, Any]], tmp_path: Path
 ) -> None:
-    """Both images by their steps, then every service with its own command, user, volumes and read-only root."""
+    """Build both images, then run every service with its own command, user, volumes and read-only root."""
     with in_memory(tmp_path / "images") as work:
         images = {"edgefd-server": image(SERVER, ["export", "server"], debian, work / "server")}
         images["edgefd-client"] = image(CLIENT, ["client"], debian, work / "client")
-        federation(images, said, tmp_path)
+        run_federation(images, services, tmp_path)
     assert not (tmp_path / "volumes/certs/ca.key").exists()
     assert (tmp_path / "volumes/authority/fleet/ca.key").stat().st_mode & 0o077 == 0
 
 
-def federation(images: dict[str, Stage], said: dict[str, dict[str, Any]], tmp_path: Path) -> None:
-    """What `docker compose up` would do, with fewer rounds."""
+def run_federation(images: dict[str, Stage], services: dict[str, dict[str, Any]], tmp_path: Path) -> None:
+    """Run the services as `docker compose up` would, with fewer rounds."""
     shutil.copytree(COMPOSE.parent, tmp_path / "docker")
     fleet = tmp_path / "docker" / "fleet.yaml"
     fleet.write_text(fleet.read_text().replace("rounds: 10,", "rounds: 2,"))
@@ -102,7 +104,7 @@ def federation(images: dict[str, Stage], said: dict[str, dict[str, Any]], tmp_pa
     running: dict[str, subprocess.Popen[bytes]] = {}
 
     def start(name: str) -> None:
-        running[name] = engine.start(said[name], images[said[name]["image"]], tmp_path / f"{name}.log")
+        running[name] = engine.start(services[name], images[services[name]["image"]], tmp_path / f"{name}.log")
 
     def log(name: str) -> str:
         return f"{name}: {(tmp_path / f'{name}.log').read_text()[-3000:]}"
@@ -111,18 +113,18 @@ def federation(images: dict[str, Stage], said: dict[str, dict[str, Any]], tmp_pa
         for again in (False, True):
             start("setup")
             assert running["setup"].wait(SECONDS) == 0, log("setup")
-            assert bool(log("setup").removeprefix("setup: ")) is not again  # once made, it is left alone
+            assert bool(log("setup").removeprefix("setup: ")) is not again  # the second run changes nothing
         start("coordinator")
-        check = said["coordinator"]["healthcheck"]["test"]
+        check = services["coordinator"]["healthcheck"]["test"]
         assert check[0] == "CMD"
         healthy = [*inside, "chroot", str(images["edgefd-server"].root), *check[1:]]
         wait_until(lambda: subprocess.run(healthy, capture_output=True, timeout=30).returncode == 0, log, "coordinator")
-        kind, line = said["device-0"]["healthcheck"]["test"]
+        kind, line = services["device-0"]["healthcheck"]["test"]
         assert kind == "CMD-SHELL"
 
         def saved(i: int) -> bool:
-            there = line.replace("/state/", f"{tmp_path}/volumes/state-{i}/", 1)
-            return subprocess.run(["sh", "-c", there], capture_output=True, timeout=10).returncode == 0
+            command = line.replace("/state/", f"{tmp_path}/volumes/state-{i}/", 1)
+            return subprocess.run(["sh", "-c", command], capture_output=True, timeout=10).returncode == 0
 
         assert not saved(0)
         for name in DEVICES:
@@ -139,12 +141,12 @@ def federation(images: dict[str, Stage], said: dict[str, dict[str, Any]], tmp_pa
     summary = json.loads((tmp_path / "volumes/runs/fleet/summary.json").read_text())
     assert summary["complete"]
     assert summary["rounds"] == 2
-    joined = [json.loads(line) for line in (tmp_path / "volumes/runs/fleet/link.jsonl").read_text().splitlines()]
-    assert {line["client"] for line in joined if line["event"] == "report"} == set(range(5))
+    events = [json.loads(line) for line in (tmp_path / "volumes/runs/fleet/link.jsonl").read_text().splitlines()]
+    assert {line["client"] for line in events if line["event"] == "report"} == set(range(5))
 
 
 def image(dockerfile: Path, extras: list[str], debian: Roots, work: Path) -> Stage:
-    """The last stage of a Dockerfile; it finds the coordinator by name."""
+    """Build the last stage of a Dockerfile, in which the host name `coordinator` resolves to this machine."""
     work.mkdir()
     download(work / "wheels", extras)
     stage = build(

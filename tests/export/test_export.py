@@ -1,4 +1,4 @@
-"""Exported training steps do what torch does."""
+"""Exported graphs agree with torch, refuse what a device cannot run, and train in runs."""
 
 from pathlib import Path
 
@@ -16,16 +16,16 @@ from edgefd.federation.terms import FederationTerms
 from edgefd.learners.batches import Batch, one_hot
 from edgefd.learners.models import MODELS, build_model
 from edgefd.runs.prepare import prepare
-from edgefd.simulation.engine import make_site, open_transport, simulate
+from edgefd.simulation.engine import make_simulation_state, open_transport, simulate
 
 TERMS = FederationTerms("fedmd", {}, "float16", 0, 3, "")
-X = np.zeros((40, 1, 28, 28), np.float32)  # stands for real images
+X = np.zeros((40, 1, 28, 28), np.float32)  # `verify` replaces samples of this shape by real images
 WINDOWS = np.random.default_rng(0).integers(-2, 3, (40, 6, 100)).astype(np.float32)
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
 @pytest.mark.parametrize("name", MODELS)
-def test_one_step_agrees_with_torch(name: str, optimizer: str) -> None:
+def test_one_exported_step_agrees_with_torch(name: str, optimizer: str) -> None:
     x = WINDOWS if name == "cnn1d" else X
     model = build_model(name, x.shape[1:], 10, 0)
     errors = verify(export_graphs(model, optimizer, 64, x.shape[1:], 10), model, optimizer, x)
@@ -34,29 +34,29 @@ def test_one_step_agrees_with_torch(name: str, optimizer: str) -> None:
 
 
 @pytest.mark.parametrize("shape", [(3, 32, 32), (1, 30, 27)])
-def test_colour_images_and_pools_on_odd_sizes(shape: tuple[int, ...]) -> None:
+def test_an_exported_step_on_colour_images_and_odd_sizes_agrees_with_torch(shape: tuple[int, ...]) -> None:
     model = build_model("cnn", shape, 4, 0)
-    samples = np.random.default_rng(0).integers(0, 3, (50, *shape)).astype(np.float32)  # full of ties
+    samples = np.random.default_rng(0).integers(0, 3, (50, *shape)).astype(np.float32)  # many equal numbers
     assert verify(export_graphs(model, "sgd", 16, shape, 4), model, "sgd", samples)["step"] <= 1e-5
 
 
-def test_padding_changes_nothing() -> None:
+def test_rows_of_weight_zero_do_not_change_an_exported_step() -> None:
     model = build_model("cnn", (1, 28, 28), 10, 0)
     graphs = export_graphs(model, "sgd", 32, (1, 28, 28), 10)
     rng = np.random.default_rng(0)
     x, targets = rng.standard_normal((20, 1, 28, 28)).astype(np.float32), one_hot(np.arange(20) % 10, 10)
-    junk = Batch(
+    padded = Batch(
         np.concatenate([x, rng.standard_normal((12, 1, 28, 28)).astype(np.float32)]),
         np.concatenate([targets, targets[:12]]),
         np.concatenate([np.ones(20, np.float32), np.zeros(12, np.float32)]),
     )
     init = initial_arrays(model, "sgd")
     a, _ = run_step(graphs, init, Batch(x, targets, np.ones(20, np.float32)), 0.1)
-    b, _ = run_step(graphs, init, junk, 0.1)
+    b, _ = run_step(graphs, init, padded, 0.1)
     assert all(np.array_equal(a[n], b[n]) for n in a)
 
 
-class Sorting(nn.Module):
+class LinearThen(nn.Module):
     def __init__(self, last: nn.Module) -> None:
         super().__init__()
         self.fc, self.last = nn.Linear(6, 3), last
@@ -74,15 +74,15 @@ class Sort(nn.Module):
 @pytest.mark.parametrize(
     ("layer", "word"), [(Sort(), "aten.sort"), (nn.BatchNorm1d(3), "BatchNorm1d"), (nn.Dropout(0.5), "Dropout")]
 )
-def test_what_a_device_cannot_run_is_refused_by_name(layer: nn.Module, word: str) -> None:
+def test_an_operator_or_layer_that_a_device_cannot_run_is_refused_by_name(layer: nn.Module, word: str) -> None:
     with pytest.raises(UserError, match=word):
-        export_graphs(Sorting(layer), "sgd", 4, (6,), 3)
+        export_graphs(LinearThen(layer), "sgd", 4, (6,), 3)
 
 
-def test_a_failed_export_leaves_nothing(tmp_path: Path) -> None:
+def test_a_failed_export_leaves_no_files(tmp_path: Path) -> None:
     with pytest.raises(UserError):
         export_bundle(
-            tmp_path / "b", Sorting(Sort()), "s", "sgd", 4, np.zeros((9, 6), np.float32), (0.0, 1.0), 0.1, TERMS
+            tmp_path / "b", LinearThen(Sort()), "s", "sgd", 4, np.zeros((9, 6), np.float32), (0.0, 1.0), 0.1, TERMS
         )
     assert list(tmp_path.iterdir()) == []
 
@@ -102,19 +102,20 @@ def config(learner: str, workers: int):  # type: ignore[no-untyped-def]
 
 def accuracies(learner: str, workers: int) -> list[float]:
     c = config(learner, workers)
-    found = list(simulate(open_transport(c, prepare(c).federation)))[-1].accuracy_per_client
-    assert found is not None
-    return list(found)
+    result = list(simulate(open_transport(c, prepare(c).federation)))[-1].accuracy_per_client
+    assert result is not None
+    return list(result)
 
 
-def test_a_mixed_fleet_is_the_same_whoever_does_the_work_and_close_to_torch() -> None:
+def test_a_run_with_onnx_and_torch_learners_has_the_same_results_in_workers_and_is_close_to_torch() -> None:
     onnx = accuracies("onnx", 0)
     assert onnx == accuracies("onnx", 2)
     assert np.allclose(onnx, accuracies("torch", 0), atol=0.02)
 
 
-def test_learners_start_from_the_same_parameters() -> None:
+def test_onnx_and_torch_learners_start_from_the_same_parameters() -> None:
     a, b = (
-        make_site(c, prepare(c).federation).clients[0].learner.state() for c in (config("onnx", 0), config("torch", 0))
+        make_simulation_state(c, prepare(c).federation).clients[0].learner.state()
+        for c in (config("onnx", 0), config("torch", 0))
     )
     assert all(np.array_equal(a[n], b[n]) for n in a if n.startswith("model/"))

@@ -1,11 +1,11 @@
-"""Graph rewrites compute what the graph did, in fewer nodes."""
+"""Graph rewrites compute the same outputs with fewer nodes."""
 
 import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
 
-from edgefd.export.graph import Graph, plain
+from edgefd.export.graph_builder import GraphBuilder, plain
 
 SHAPES = {"a": (5, 3), "b": (5, 2), "m": (3, 2)}
 
@@ -16,8 +16,8 @@ def run(model: onnx.ModelProto, feed: dict[str, np.ndarray]) -> list[np.ndarray]
 
 
 def momentum(reused: bool) -> onnx.ModelProto:
-    """0.9 m + a'b; with `reused`, the product a'b is wanted as well."""
-    g = Graph()
+    """Return the graph of 0.9 m + a'b. With `reused`, the graph also uses the product a'b elsewhere."""
+    g = GraphBuilder()
     a, b, m = (g.input(name, shape) for name, shape in SHAPES.items())
     product = g.op("Gemm", a.name, b.name, transA=1)
     new = g.op("Add", g.op("Mul", m.name, g.constant(np.float32(0.9))), product)
@@ -28,7 +28,7 @@ def momentum(reused: bool) -> onnx.ModelProto:
 
 
 @pytest.mark.parametrize("reused", [False, True])
-def test_a_momentum_update_becomes_part_of_the_product(reused: bool) -> None:
+def test_a_momentum_update_becomes_part_of_the_matrix_product(reused: bool) -> None:
     model = momentum(reused)
     kinds = sorted(node.op_type for node in model.graph.node)
     assert kinds == (["Add", "Gemm", "Mul", "Mul"] if reused else ["Gemm"])
@@ -38,8 +38,8 @@ def test_a_momentum_update_becomes_part_of_the_product(reused: bool) -> None:
     assert np.allclose(run(model, feed)[0], expected, rtol=1e-5, atol=1e-6)
 
 
-def test_an_output_is_no_copy_unless_it_must_be() -> None:
-    g = Graph()
+def test_an_output_is_a_copy_only_if_it_is_an_input_or_has_two_names() -> None:
+    g = GraphBuilder()
     x = g.input("x", (2,))
     doubled = plain(g.op("Add", x.name, x.name), (2,))
     g.output("first", doubled)

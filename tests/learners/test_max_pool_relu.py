@@ -1,4 +1,4 @@
-"""The fast pooling is torch's, to the bit: values, gradients, ties, and the layouts that it leaves to torch."""
+"""`pool_relu` has the bits of torch: values, gradients, ties, and memory orders that it passes on to torch."""
 
 import pytest
 import torch
@@ -25,9 +25,11 @@ def reference(x: torch.Tensor) -> torch.Tensor:
     last=st.booleans(),
     seed=st.integers(0, 2**16),
 )
-def test_equals_torch(n: int, channels: int, height: int, width: int, coarse: bool, last: bool, seed: int) -> None:
+def test_values_and_gradients_equal_those_of_torch(
+    n: int, channels: int, height: int, width: int, coarse: bool, last: bool, seed: int
+) -> None:
     x = torch.randn(n, channels, height, width, generator=torch.Generator().manual_seed(seed))
-    x = x.round() if coarse else x  # coarse numbers tie, within a window and with zero
+    x = x.round() if coarse else x  # coarse numbers are often equal to each other and to zero
     x = x.contiguous(memory_format=torch.channels_last if last else torch.contiguous_format).requires_grad_()
     ours, theirs = pool_relu(x), reference(x)
     assert torch.equal(ours, theirs)
@@ -37,7 +39,7 @@ def test_equals_torch(n: int, channels: int, height: int, width: int, coarse: bo
         assert torch.equal(pool_relu(x), theirs)
 
 
-def test_plain_even_images_take_the_fast_way(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_channels_last_images_of_even_size_use_the_fast_loops(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object) -> None:
         raise AssertionError("torch's pooling was called")
 
@@ -47,7 +49,7 @@ def test_plain_even_images_take_the_fast_way(monkeypatch: pytest.MonkeyPatch) ->
     assert torch.equal(pool_relu(x), expected)
 
 
-def test_a_tape_sees_it_without_gradient_too() -> None:
+def test_the_step_recorder_records_the_operator_without_gradients() -> None:
     x, other = (torch.randn(2, 3, 4, 6).contiguous(memory_format=torch.channels_last) for _ in range(2))
-    _, play = record(lambda: [pool_relu(x)], [x])
-    assert torch.equal(play(other)[0], reference(other))
+    _, replay = record(lambda: [pool_relu(x)], [x])
+    assert torch.equal(replay(other)[0], reference(other))

@@ -1,4 +1,4 @@
-"""What models take and refuse; the sensor demo at its smallest."""
+"""Named models: the samples that they accept and refuse, their properties, and a small run of the sensor demo."""
 
 from pathlib import Path
 
@@ -21,37 +21,37 @@ WATCH = Path(__file__).parents[2] / "simulations/edge/watch.yaml"
 @pytest.mark.parametrize(
     ("name", "shape"), [("cnn1d", (6, 100)), ("cnn1d", (1, 16)), ("cnn1d", (3, 17)), ("mlp", (6, 100))]
 )
-def test_windows_of_sensors(name: str, shape: tuple[int, ...]) -> None:
+def test_models_for_windows_accept_windows_of_sensors(name: str, shape: tuple[int, ...]) -> None:
     logits = build_model(name, shape, 7, 0)(torch.randn(5, *shape))
     assert logits.shape == (5, 7)
 
 
 @pytest.mark.parametrize("name", [n for n in MODELS if n != "cnn1d"])
 @pytest.mark.parametrize("shape", [(1, 16, 16), (3, 17, 30)])
-def test_images(name: str, shape: tuple[int, ...]) -> None:
+def test_models_for_images_accept_images(name: str, shape: tuple[int, ...]) -> None:
     assert build_model(name, shape, 4, 0)(torch.randn(5, *shape)).shape == (5, 4)
 
 
 @pytest.mark.parametrize("name", ["linear", "mlp"])
-def test_features(name: str) -> None:
+def test_models_of_any_shape_accept_features(name: str) -> None:
     assert build_model(name, (1280,), 10, 0)(torch.randn(5, 1280)).shape == (5, 10)
 
 
-def test_a_new_residual_block_passes_its_input_on() -> None:
+def test_a_new_residual_block_returns_its_input() -> None:
     block, x = ResidualBlock(4, 4, 1), torch.rand(2, 4, 6, 6)
     assert torch.equal(block(x), x)
 
 
-def test_a_depthwise_convolution_is_told_by_its_channel_alone() -> None:
+def test_a_depthwise_convolution_uses_only_its_own_channel() -> None:
     layer = build_model("dwnet", (1, 16, 16), 3, 0).depth1
     x = torch.randn(1, 16, 8, 8)
     changed = x.clone()
     changed[:, 3] += 1
-    moved = (layer(changed) - layer(x)).abs().amax((0, 2, 3))  # type: ignore[operator]
-    assert (moved > 1e-3).nonzero().flatten().tolist() == [3]
+    change = (layer(changed) - layer(x)).abs().amax((0, 2, 3))  # type: ignore[operator]
+    assert (change > 1e-3).nonzero().flatten().tolist() == [3]
 
 
-def test_random_features_are_never_trained_and_blind_to_brightness() -> None:
+def test_random_features_are_never_trained_and_ignore_brightness() -> None:
     model = build_model("random_features", (1, 16, 16), 3, 0)
     before = model.filters.clone()  # type: ignore[operator]
     learner = TorchLearner(model, "adam")
@@ -65,10 +65,10 @@ def test_random_features_are_never_trained_and_blind_to_brightness() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "shape", "says"),
+    ("name", "shape", "message"),
     [
         ("resnet", (1, 28, 28), "did you mean 'resnet8'"),
-        ("cnn1d", (6, 15), r"needs windows of channels x 16 steps or more, not samples of shape \[6, 15\]: use mlp"),
+        ("cnn1d", (6, 15), r"needs windows \[channels, 16 steps or more\], not samples of shape \[6, 15\]: use mlp"),
         ("cnn1d", (600,), r"not samples of shape \[600\]: use mlp"),
         ("cnn1d", (1, 28, 28), r"not samples of shape \[1, 28, 28\]: use cnn"),
         ("cnn", (6, 100), r"needs images of 16 x 16 or more, not samples of shape \[6, 100\]: use cnn1d"),
@@ -76,12 +76,14 @@ def test_random_features_are_never_trained_and_blind_to_brightness() -> None:
         ("cnn1", (6, 100), "did you mean 'cnn1d'"),
     ],
 )
-def test_samples_that_do_not_fit_are_refused(name: str, shape: tuple[int, ...], says: str) -> None:
-    with pytest.raises(UserError, match=says):
+def test_samples_of_the_wrong_shape_and_unknown_models_are_refused(
+    name: str, shape: tuple[int, ...], message: str
+) -> None:
+    with pytest.raises(UserError, match=message):
         check_model(name, shape, 4)
 
 
-def test_cnn1d_does_not_mind_when_a_window_began() -> None:
+def test_logits_of_cnn1d_do_not_depend_on_the_start_of_a_window() -> None:
     model = build_model("cnn1d", (2, 400), 3, 0)
     x = torch.zeros(1, 2, 400)
     x[0, :, 160:200] = torch.randn(2, 40)
@@ -93,7 +95,7 @@ def test_cnn1d_does_not_mind_when_a_window_began() -> None:
 @pytest.mark.slow
 @pytest.mark.skipif(find_dataset("watch") is None, reason="watch.npz is not in EDGEFD_DATA")
 @pytest.mark.parametrize("learner", ["torch", "onnx"])
-def test_the_sensor_demo_beats_chance_for_people_it_has_not_seen(learner: str) -> None:
+def test_the_sensor_demo_beats_chance_on_unseen_people(learner: str) -> None:
     small = ["train.rounds=8", "baselines=[]", "run.workers=0", "run.evaluate_every=100", f"run.learner={learner}"]
     config = load_config(WATCH, small)
     last = list(simulate(open_transport(config, prepare(config).federation)))[-1]

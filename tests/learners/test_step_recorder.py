@@ -1,4 +1,4 @@
-"""A played step is the eager step, to the bit."""
+"""The step recorder: a replayed step has the bits of the eager step."""
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ from edgefd.learners.torch_learner import RecordedSteps, TorchLearner
 SHAPES = {name: (3, 32) if name == "cnn1d" else (1, 28, 28) for name in MODELS}
 
 
-def lessons(shape: tuple[int, ...], sizes: list[int]) -> list[Batch]:
+def random_batches(shape: tuple[int, ...], sizes: list[int]) -> list[Batch]:
     rng = np.random.default_rng(1)
     return [
         Batch(
@@ -27,12 +27,12 @@ def lessons(shape: tuple[int, ...], sizes: list[int]) -> list[Batch]:
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
 @pytest.mark.parametrize("name", MODELS)
-def test_learners_that_share_tapes_end_where_one_without_does(name: str, optimizer: str) -> None:
-    batches = lessons(SHAPES[name], [16, 16, 7, 16, 1, 7])
+def test_learners_with_recorded_steps_have_the_bits_of_a_learner_without_them(name: str, optimizer: str) -> None:
+    batches = random_batches(SHAPES[name], [16, 16, 7, 16, 1, 7])
     recorded_steps: RecordedSteps = {}
     losses, states = [], []
-    for kept in (None, recorded_steps, recorded_steps):  # the second records, the third only plays
-        learner = TorchLearner(build_model(name, SHAPES[name], 5, seed=3), optimizer, recorded_steps=kept)
+    for steps in (None, recorded_steps, recorded_steps):  # the second records, the third only replays
+        learner = TorchLearner(build_model(name, SHAPES[name], 5, seed=3), optimizer, recorded_steps=steps)
         losses.append(learner.train(batches, 0.01))
         states.append(learner.state())
     assert len(recorded_steps) == 3
@@ -41,34 +41,34 @@ def test_learners_that_share_tapes_end_where_one_without_does(name: str, optimiz
         assert all(np.array_equal(state[key], value) for key, value in states[0].items())
 
 
-def test_a_tape_is_shorter_than_what_ran() -> None:
+def test_a_recording_has_no_operators_without_effect() -> None:
     layer, x = nn.Linear(3, 2), torch.randn(4, 3)
     parameters = list(layer.parameters())
-    _, play = record(lambda: torch.autograd.grad(layer(x).sum(), parameters), [*parameters, x])
-    code = play.__self__.code  # type: ignore[attr-defined]
+    _, replay = record(lambda: torch.autograd.grad(layer(x).sum(), parameters), [*parameters, x])
+    code = replay.__self__.code  # type: ignore[attr-defined]
     assert "detach" not in code
-    assert "aten.mm" not in code  # bound by hand
+    assert "aten.mm" not in code  # bound directly
 
 
-def test_a_step_that_decides_by_numbers_is_refused() -> None:
+def test_a_step_that_reads_the_value_of_a_tensor_is_refused() -> None:
     x = torch.ones(3)
-    with pytest.raises(LookupError, match="decide"):
+    with pytest.raises(LookupError, match="reads the value of a tensor"):
         record(lambda: [x * 2 if x.sum() > 0 else x], [x])
 
 
-def test_a_step_with_a_tensor_from_elsewhere_is_refused() -> None:
+def test_a_step_with_a_tensor_that_is_not_computed_from_the_inputs_is_refused() -> None:
     x, other = torch.ones(3), torch.ones(3)
-    with pytest.raises(LookupError, match="elsewhere"):
+    with pytest.raises(LookupError, match=r"shape \[3\] is not computed from the inputs"):
         record(lambda: [x * other], [x])
 
 
-def test_what_changes_in_place_stays() -> None:
+def test_operators_that_change_a_tensor_in_place_are_kept() -> None:
     def step() -> list[Tensor]:
         y = x * 2
         y.add_(1)
         return [y]
 
     x = torch.ones(3)
-    (eager,), play = record(step, [x])
+    (eager,), replay = record(step, [x])
     assert torch.equal(eager, torch.full((3,), 3.0))
-    assert torch.equal(play(torch.zeros(3))[0], torch.ones(3))
+    assert torch.equal(replay(torch.zeros(3))[0], torch.ones(3))

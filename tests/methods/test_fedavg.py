@@ -53,7 +53,7 @@ def test_without_mu_it_is_fedavg() -> None:
 @pytest.mark.parametrize(
     ("settings", "says"),
     [
-        ({"codec": {"name": "uint8"}}, "uint8 carries numbers from 0 to 1, method fedavg"),
+        ({"codec": {"name": "uint8"}}, "uint8 carries numbers from 0 to 1, but method fedavg"),
         ({"model": [{"name": "cnn"}, {"name": "mlp"}]}, "all clients need the same model"),
         ({"aggregator": {"name": "median"}}, "aggregate of its own"),
         ({"attack": {"name": "random", "fraction": 0.2}}, "method fedavg sends something else"),

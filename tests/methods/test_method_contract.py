@@ -21,7 +21,7 @@ from edgefd.rounds.client import client_round
 from edgefd.rounds.loop import run_rounds
 from edgefd.rounds.server import server_round
 from edgefd.rounds.validation import check_report, check_teacher
-from edgefd.runs.execute import plans_of, server_of
+from edgefd.runs.execute import make_plans, make_server_state
 from edgefd.runs.prepare import prepare
 from edgefd.simulation.engine import InProcess, open_transport
 from edgefd.wire import messages as wire
@@ -159,7 +159,7 @@ def test_messages_pass_the_checks_of_their_receivers(method: Method) -> None:
 def test_a_row_of_something_else_is_refused(method: Method) -> None:
     one = np.ones((1, CLASSES), np.float32) / CLASSES
     strange = Report(0, 0, Knowledge(np.array([ROWS]), one, np.ones(1, np.float32)))
-    with pytest.raises(ValueError, match="does not ask for"):
+    with pytest.raises(ValueError, match="does not query"):
         check_report(method, strange, plan(0), range(CLASSES), CLASSES)
 
 
@@ -254,8 +254,8 @@ def simulated(config: Config) -> tuple[InProcess, list[tuple[int, int]], list[by
                 config.method,
                 config.method_config,
                 transport,
-                plans_of(config, federation),
-                server=server_of(config, federation),
+                make_plans(config, federation),
+                server=make_server_state(config, federation),
             )
         )
         sizes = [(r.exchange.bytes_up, r.exchange.bytes_down) for r in results]
@@ -267,7 +267,7 @@ def simulated(config: Config) -> tuple[InProcess, list[tuple[int, int]], list[by
             assert teacher is not None
             size = len(wire.encode(teacher, config.codec.name)) if len(teacher) else 0
             assert after.exchange.bytes_down == size * len(federation.clients)
-        models = [s.learner.state()["model/fc1.weight"] for s in transport.site.clients]
+        models = [s.learner.state()["model/fc1.weight"] for s in transport.state.clients]
         return transport, sizes, [wire.encode(r.teacher, "float32") for r in results if r.teacher], models
     finally:
         transport.pool.close()

@@ -147,9 +147,9 @@ def test_an_attacker_that_does_not_exist_is_refused() -> None:
 def test_a_method_with_an_aggregate_of_its_own_refuses_another() -> None:
     own = f"{__name__}:OWN"
     assert config(method={"name": own}).method is OWN
-    with pytest.raises(UserError, match="has an aggregate of its own; leave the section out"):
+    with pytest.raises(UserError, match="has its own aggregation rule: remove the section"):
         config(method={"name": own}, aggregator={"name": "median"})
-    with pytest.raises(UserError, match="has an aggregate of its own"):
+    with pytest.raises(UserError, match="has its own aggregation rule"):
         config(baselines=[own], aggregator={"name": "median"})
 
 

@@ -10,10 +10,10 @@ from edgefd.config.schema import Config
 from edgefd.core.errors import RunError, UserError
 from edgefd.rounds.loop import run_rounds
 from edgefd.rounds.participation import responding_clients, sample_clients
-from edgefd.runs.execute import plans_of
+from edgefd.runs.execute import make_plans
 from edgefd.runs.prepare import prepare
 from edgefd.runs.round_metrics import RoundMetrics
-from edgefd.simulation.engine import InProcess, SimulationState, make_site, open_transport, simulate
+from edgefd.simulation.engine import InProcess, SimulationState, make_simulation_state, open_transport, simulate
 from edgefd.simulation.workers import SerialPool
 from edgefd.wire import messages as wire
 
@@ -53,7 +53,7 @@ def rounds_of(c: Config) -> list[RoundMetrics]:
 def test_only_who_is_asked_and_answers_is_in_the_metrics(workers: int) -> None:
     c = config(workers, fraction=0.6, dropout=0.3, min_reports=1)
     found = rounds_of(c)
-    plans = list(plans_of(c, prepare(c).federation))
+    plans = list(make_plans(c, prepare(c).federation))
     missed = 0
     for m, plan in zip(found, plans, strict=True):
         assert plan.clients is not None
@@ -73,10 +73,10 @@ def test_only_who_is_asked_and_answers_is_in_the_metrics(workers: int) -> None:
 def test_a_client_that_was_away_learns_from_the_newest_teacher() -> None:
     c = config(fraction=0.4)
     federation = prepare(c).federation
-    pool = Noted(make_site(c, federation))
+    pool = Noted(make_simulation_state(c, federation))
     transport = InProcess(pool.site, pool)
     transport.start()
-    results = list(run_rounds(c.method, c.method_config, transport, plans_of(c, federation)))
+    results = list(run_rounds(c.method, c.method_config, transport, make_plans(c, federation)))
     pool.calls.pop(0)  # the filters
     assert [clients for clients, _ in pool.calls] == [list(r.plan.clients or ()) for r in results]
     assert {c for clients, _ in pool.calls[:-1] for c in clients} != set(pool.calls[1][0]), "somebody must be away"
@@ -97,7 +97,7 @@ def test_a_round_with_too_few_answers_ends_the_run() -> None:
 
 
 def test_rules_are_checked_before_anything_runs() -> None:
-    with pytest.raises(UserError, match="min_reports=4, but a round asks 2 of 5 clients"):
+    with pytest.raises(UserError, match="min_reports=4, but a round samples 2 of 5 clients"):
         prepare(config(fraction=0.4, min_reports=4))
 
 

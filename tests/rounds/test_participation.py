@@ -101,7 +101,7 @@ def test_silent_clients_are_drawn_by_seed_round_and_client() -> None:
 
 
 def test_too_many_silent_clients_end_a_simulation() -> None:
-    with pytest.raises(RunError, match=r"round 0: \d of 10 clients answer, coordinator.min_reports is 10"):
+    with pytest.raises(RunError, match=r"round 0: \d of 10 clients report, but coordinator.min_reports is 10"):
         responding_clients(ParticipationConfig(min_reports=10, dropout=0.5), plan(), range(10))
 
 
@@ -125,11 +125,11 @@ def test_rules_that_cannot_be_are_refused(settings: dict[str, Any], says: str) -
 
 def test_more_reports_than_a_round_asks_for_are_refused() -> None:
     check_rules(ParticipationConfig(fraction=0.5, min_reports=5), 10)
-    with pytest.raises(UserError, match="min_reports=6, but a round asks 5 of 10 clients"):
+    with pytest.raises(UserError, match="min_reports=6, but a round samples 5 of 10 clients"):
         check_rules(ParticipationConfig(fraction=0.5, min_reports=6), 10)
 
 
 def test_over_flower_clients_drop_out_by_themselves() -> None:
     check_supported_over_flower(ParticipationConfig(fraction=0.5, min_reports=1, deadline_s=1, stale_reports="use"))
-    with pytest.raises(UserError, match=r"coordinator.dropout is for the local engine"):
+    with pytest.raises(UserError, match=r"coordinator.dropout works only with the local engine"):
         check_supported_over_flower(ParticipationConfig(dropout=0.5, min_reports=1))

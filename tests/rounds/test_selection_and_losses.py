@@ -11,10 +11,10 @@ from edgefd.core.knowledge import Knowledge
 from edgefd.rounds.client import client_round
 from edgefd.rounds.loop import run_rounds
 from edgefd.rounds.participation import plans
-from edgefd.runs.execute import plans_of
+from edgefd.runs.execute import make_plans
 from edgefd.runs.prepare import prepare
 from edgefd.selection.settings import n_rows
-from edgefd.simulation.engine import make_site, open_transport
+from edgefd.simulation.engine import make_simulation_state, open_transport
 from tests.support.small_runs import config, results, rounds, teachers
 
 PLUGINS: list[dict[str, Any]] = [
@@ -101,8 +101,8 @@ def test_a_reference_is_asked_for_and_leaves_no_trace() -> None:
     told = Knowledge(told.ids[:10], told.values[:10], told.weights[:10])
     ends = []
     for one in (c, plain):
-        state = make_site(one, federation).clients[0]
-        plan = next(p for p in plans_of(one, federation) if p.round == 1)
+        state = make_simulation_state(one, federation).clients[0]
+        plan = next(p for p in make_plans(one, federation) if p.round == 1)
         client_round(one.method, one.method_config, state, federation.proxy, plan, told)
         ends.append(state.learner.state())
     assert all(np.array_equal(a, b) for a, b in zip(ends[0].values(), ends[1].values(), strict=True))
@@ -113,7 +113,7 @@ def test_a_run_goes_on_with_what_the_server_remembers() -> None:
     federation = prepare(c).federation
     transport = open_transport(c, federation)
     transport.start()
-    todo = list(plans_of(c, federation))
+    todo = list(make_plans(c, federation))
     whole = results(c)
     first = list(run_rounds(c.method, c.method_config, transport, todo[:2]))[-1]
     rest = run_rounds(c.method, c.method_config, transport, todo[2:], first.teacher, None, first.selection_state)
@@ -125,17 +125,17 @@ def test_a_run_goes_on_with_what_the_server_remembers() -> None:
 
 
 def test_more_rows_than_there_are_is_refused() -> None:
-    with pytest.raises(UserError, match=r"selection\.budget asks for 1000 rows, the proxy set has 61"):
+    with pytest.raises(UserError, match=r"selection\.budget is 1000 rows, but the proxy set has 61"):
         prepare(config(selection={"name": "random", "budget": 1000}))
 
 
 def test_labels_that_a_client_has_not_kept_are_missed() -> None:
     c = config(distillation={"loss": "mixed"})
     federation = prepare(c).federation
-    state = make_site(c, federation).clients[1]
+    state = make_simulation_state(c, federation).clients[1]
     state = dataclasses.replace(state, data=dataclasses.replace(state.data, contributed_y=None))
     plan = dataclasses.replace(list(plans(0, np.arange(61), c.train))[1], distillation=c.distillation)
-    with pytest.raises(RunError, match=r"labels of the 21 rows that client 1 contributed: name them .* owned_y"):
+    with pytest.raises(RunError, match=r"labels of the 21 rows that client 1 contributed: add them .* owned_y"):
         client_round(c.method, c.method_config, state, federation.proxy, plan, teachers(config())[0])
 
 

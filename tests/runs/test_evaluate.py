@@ -19,7 +19,7 @@ from edgefd.runs.calibration import BINS, ece, pooled, reliability
 from edgefd.runs.evaluate import AGREEMENT_ROWS, agreement, evaluate
 from edgefd.runs.prepare import prepare
 from edgefd.runs.round_metrics import RoundMetrics, measure
-from edgefd.simulation.engine import make_site, open_transport, report_of, simulate
+from edgefd.simulation.engine import client_report, make_simulation_state, open_transport, simulate
 
 
 def config(**sections: Any) -> Config:
@@ -74,7 +74,7 @@ def test_a_model_that_has_diverged_is_sure_of_nothing() -> None:
 
 
 def test_evaluation_of_a_client(federation: Federation) -> None:
-    site = make_site(config(), federation)
+    site = make_simulation_state(config(), federation)
     learner = site.clients[0].learner
     ids = np.arange(len(federation.proxy))
     said = np.eye(10, dtype=np.float32)[learner.predict_logits(federation.proxy.x).argmax(1)]
@@ -140,13 +140,13 @@ def _bins(raw: dict[str, Any]) -> Any:
 
 def test_what_a_device_sends_tells_nothing_of_test_set_or_truth(federation: Federation) -> None:
     c = config()
-    state = make_site(c, federation).clients[1]
+    state = make_simulation_state(c, federation).clients[1]
     teacher = Knowledge(np.arange(5), np.full((5, 10), 0.1, np.float32), np.ones(5, np.float32))
     for round in (0, c.train.rounds):
         plan = RoundPlan(0, round, np.arange(len(federation.proxy)), c.train)
         report = client_round(c.method, c.method_config, state, federation.proxy, plan, teacher)
         assert set(report.metrics) <= {"distil_loss", "heldout_accuracy", "train_loss"}
-        simulated = report_of(c, federation, state, plan, teacher)
+        simulated = client_report(c, federation, state, plan, teacher)
         assert {"accuracy", "ece", "agreement"} <= set(simulated.metrics)
 
 

@@ -14,7 +14,7 @@ from edgefd.rounds.loop import run_rounds
 from edgefd.rounds.participation import plans
 from edgefd.runs.prepare import prepare
 from edgefd.runs.round_metrics import measure
-from edgefd.simulation.engine import InProcess, make_site, open_transport, simulate
+from edgefd.simulation.engine import InProcess, make_simulation_state, open_transport, simulate
 from edgefd.simulation.workers import ClientError, ForkPool, SerialPool
 
 
@@ -25,7 +25,7 @@ def config(**run: Any) -> Config:
             "partition": {"name": "weak", "n_clients": 5},
             "model": [{"name": "cnn_small"}, {"name": "mlp"}],
             "method": {"name": "edgefd", "n_clusters": 4},
-            "train": {"rounds": 2, "local_steps": 2, "shift": 2},
+            "train": {"rounds": 2, "local_steps": 2, "augment_shift": 2},
             "run": run,
         }
     )
@@ -40,12 +40,12 @@ class ReversedPool(SerialPool[Any]):
 
 def teachers(transport: InProcess) -> list[Knowledge]:
     """The teacher of each round, then every client's final parameters as one more."""
-    c = transport.site.config
+    c = transport.state.config
     transport.start()
-    todo = plans(c.seed, np.arange(len(transport.site.federation.proxy)), c.train)
+    todo = plans(c.seed, np.arange(len(transport.state.federation.proxy)), c.train)
     found = [r.teacher for r in run_rounds(c.method, c.method_config, transport, todo)]
     transport.pool.close()
-    flat = [np.concatenate([v.ravel() for v in s.learner.state().values()]) for s in transport.site.clients]
+    flat = [np.concatenate([v.ravel() for v in s.learner.state().values()]) for s in transport.state.clients]
     everything = [Knowledge(np.array([0]), f[None].astype(np.float32), np.ones(1, np.float32)) for f in flat]
     return [t for t in found if t is not None] + everything
 
@@ -57,7 +57,7 @@ def same(a: list[Knowledge], b: list[Knowledge]) -> bool:
 def transport_of(kind: str) -> InProcess:
     torch.set_num_threads(1)  # as open_transport does: the number of threads changes low bits
     c = config(workers=0)
-    site = make_site(c, prepare(c).federation)
+    site = make_simulation_state(c, prepare(c).federation)
     pools = {
         "here": lambda: SerialPool(site),
         "backwards": lambda: ReversedPool(site),

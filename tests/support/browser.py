@@ -1,6 +1,6 @@
-"""A headless Chromium for tests, driven through chromedriver's own HTTP interface (WebDriver), and its set-up.
+"""A headless Chromium for tests, controlled through the HTTP interface of chromedriver (WebDriver), and its set-up.
 
-python -m tests.support.browser          # as root on Debian: installs what is missing
+Run as root on Debian to install the missing tools: python -m tests.support.browser
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ SECONDS = 60
 
 
 def missing() -> list[str]:
-    """What `python -m tests.support.browser` has yet to install."""
+    """Return the tools that are not installed on this machine."""
     return [tool for tool in TOOLS if shutil.which(tool) is None]
 
 
 class Browser:
-    """One window."""
+    """One browser window."""
 
     def __init__(self, session: str) -> None:
         self._session = session
@@ -42,27 +42,27 @@ class Browser:
         _call("POST", f"{self._session}/url", {"url": url})
 
     def run(self, script: str, *arguments: object) -> Any:
-        """What a script returns."""
+        """Run a script in the page, and return its result."""
         return _call("POST", f"{self._session}/execute/sync", {"script": script, "args": list(arguments)})
 
     def text(self, selector: str) -> str:
-        found: str = self.run("return document.querySelector(arguments[0]).innerText", selector)
-        return found
+        text: str = self.run("return document.querySelector(arguments[0]).innerText", selector)
+        return text
 
     def complaints(self) -> list[str]:
-        """What is new in the console, of warnings and errors."""
+        """Return the warnings and errors that the console received since the last call."""
         entries = _call("POST", f"{self._session}/se/log", {"type": "browser"})
         return [entry["message"] for entry in entries if entry["level"] in ("WARNING", "SEVERE")]
 
     def picture(self, path: Path) -> None:
-        """A screenshot of the whole page, as wide as the window."""
-        found = _call(
+        """Save a screenshot of the whole page, as wide as the window."""
+        result = _call(
             "POST", f"{self._session}/goog/cdp/execute", _cdp("captureScreenshot", captureBeyondViewport=True)
         )
-        path.write_bytes(base64.b64decode(found["data"]))
+        path.write_bytes(base64.b64decode(result["data"]))
 
     def look(self, width: int, dark: bool = False) -> None:
-        """Width of the window, and the colours that its user likes."""
+        """Set the width of the window and the preferred colour scheme."""
         size = {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": width < 500}
         command = {"cmd": "Emulation.setDeviceMetricsOverride", "params": size}
         _call("POST", f"{self._session}/goog/cdp/execute", command)
@@ -71,23 +71,23 @@ class Browser:
         _call("POST", f"{self._session}/goog/cdp/execute", command)
 
     def print(self) -> None:
-        """What follows is as on paper, until `look`."""
+        """Show the page as it would be printed, until the next call of `look`."""
         command = {"cmd": "Emulation.setEmulatedMedia", "params": {"media": "print"}}
         _call("POST", f"{self._session}/goog/cdp/execute", command)
 
 
 @contextmanager
 def browser(profile: Path) -> Iterator[Browser]:
-    """A browser with a new profile; both processes are ended with the context."""
+    """Start a browser with a new profile. The browser and its driver are ended with the context."""
     driver = subprocess.Popen(["chromedriver", "--port=0"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     try:
         assert driver.stdout is not None
-        port = next(found[1] for line in driver.stdout if (found := re.search(r"on port (\d+)\.", line)))
+        port = next(match[1] for line in driver.stdout if (match := re.search(r"on port (\d+)\.", line)))
         options = {"args": [*FLAGS, f"--user-data-dir={profile}"]}
-        wanted = {"goog:chromeOptions": options, "goog:loggingPrefs": {"browser": "ALL"}}
+        capabilities = {"goog:chromeOptions": options, "goog:loggingPrefs": {"browser": "ALL"}}
         root = f"http://127.0.0.1:{port}/session"
-        made = _call("POST", root, {"capabilities": {"alwaysMatch": wanted}})
-        session = f"{root}/{made['sessionId']}"
+        created = _call("POST", root, {"capabilities": {"alwaysMatch": capabilities}})
+        session = f"{root}/{created['sessionId']}"
         try:
             yield Browser(session)
         finally:

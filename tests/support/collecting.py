@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from edgefd_client.contribute import Asked, contribute
+from edgefd_client.contribute import ContributeOptions, contribute
 from edgefd_proto import edgefd_pb2 as pb
 from edgefd_server.grpc_link.rate_limit import Rate
 from edgefd_server.grpc_link.server import ListenAddress
@@ -86,7 +86,7 @@ def contribute_samples(
 ) -> None:
     """Run `edgefd-client contribute`."""
     defaults = {"insecure": False, "fraction": 0.25, "seed": 0, "keep": False, "yes": True, "give_up": 30}
-    contribute(Asked(address, certs, client=client, data=data, state=state, **(defaults | settings)), say)
+    contribute(ContributeOptions(address, certs, client=client, data=data, state=state, **(defaults | settings)), say)
 
 
 def contribute_request(x: np.ndarray, client: int | None = 0, **changes: Any) -> pb.ContributeRequest:

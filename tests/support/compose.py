@@ -1,6 +1,7 @@
-"""Reads compose.yaml as Compose does, and runs its services without an engine: each in a root of `dockerfile.build`.
+"""Read compose.yaml as Compose does, and run its services without a container engine.
 
-A service gets its mount and process namespace, its user, its volumes and a read-only root; all share one network.
+Each service runs in a root file system from `dockerfile.build`, with its own mount and process namespaces, its user,
+its volumes and a read-only root. All services share one network.
 """
 
 from __future__ import annotations
@@ -20,34 +21,34 @@ from tests.support.dockerfile import Stage
 
 
 def interpolated(text: str, environment: Mapping[str, str]) -> str:
-    """`${NAME:-default}` and `$$` resolved; anything else with a dollar is refused."""
+    """Resolve `${NAME:-default}` and `$$` in a text. Any other use of a dollar sign is an error."""
 
-    def value(found: re.Match[str]) -> str:
-        if found[0] == "$$":
+    def value(match: re.Match[str]) -> str:
+        if match[0] == "$$":
             return "$"
-        assert found[1], f"not understood here: {text[found.start() :][:40]!r}"
-        return environment.get(found[1]) or found[2]
+        assert match[1], f"unsupported use of $: {text[match.start() :][:40]!r}"
+        return environment.get(match[1]) or match[2]
 
     return re.sub(r"\$\$|\$(?:\{(\w+):-([^}]*)\})?", value, text)
 
 
 def read(path: Path, environment: Mapping[str, str]) -> dict[str, Any]:
-    """The whole file, merge keys and variables resolved."""
-    resolved: dict[str, Any] = _each(yaml.safe_load(path.read_text()), environment)
+    """Read the whole file, with merge keys and variables resolved."""
+    resolved: dict[str, Any] = _interpolate_all(yaml.safe_load(path.read_text()), environment)
     return resolved
 
 
-def _each(node: Any, environment: Mapping[str, str]) -> Any:
+def _interpolate_all(node: Any, environment: Mapping[str, str]) -> Any:
     if isinstance(node, dict):
-        return {key: _each(value, environment) for key, value in node.items()}
+        return {key: _interpolate_all(value, environment) for key, value in node.items()}
     if isinstance(node, list):
-        return [_each(value, environment) for value in node]
+        return [_interpolate_all(value, environment) for value in node]
     return interpolated(node, environment) if isinstance(node, str) else node
 
 
 @dataclass(frozen=True)
 class Mount:
-    """A folder or file of the host at a path of the container."""
+    """A mount of a folder or file of the host at a path in the container."""
 
     source: str
     target: str
@@ -56,41 +57,41 @@ class Mount:
 
     @property
     def is_volume(self) -> bool:
-        """Whether the source is a named volume."""
+        """Return whether the source is a named volume."""
         return not self.source.startswith((".", "/"))
 
 
 def mounts(service: Mapping[str, Any]) -> list[Mount]:
-    """Of both notations."""
-    found = []
+    """Return the mounts of a service, in either notation."""
+    result = []
     for volume in service.get("volumes", []):
         if isinstance(volume, str):
             source, target, *mode = volume.split(":")
-            found.append(Mount(source, target, mode == ["ro"]))
+            result.append(Mount(source, target, mode == ["ro"]))
         else:
             subpath = volume.get("volume", {}).get("subpath", "")
-            found.append(Mount(volume["source"], volume["target"], volume["read_only"], subpath))
-    return found
+            result.append(Mount(volume["source"], volume["target"], volume["read_only"], subpath))
+    return result
 
 
 def command(service: Mapping[str, Any], stage: Stage) -> list[str]:
-    """Entrypoint and command, the image's where the service has none of its own."""
+    """Return the entrypoint and the command of a service. Without an entrypoint, use that of the image."""
     return [*service.get("entrypoint", [stage.entrypoint]), *service["command"]]
 
 
 @dataclass(frozen=True)
 class Engine:
-    """Where containers run."""
+    """Folders and network that the containers use."""
 
     folder: Path
-    """of compose.yaml: relative paths begin there"""
+    """folder of compose.yaml, to which paths are relative"""
     volumes: Path
-    """a folder for each named volume"""
+    """folder with a subfolder for each named volume"""
     network: list[str]
-    """words before a command that put it on the containers' network"""
+    """arguments before a command that run it in the containers' network"""
 
     def start(self, service: Mapping[str, Any], stage: Stage, log: Path) -> subprocess.Popen[bytes]:
-        """A container of that service; its root is a bind mount of the image's, seen by nobody else."""
+        """Start a container of a service. Its root is a bind mount of the image's root that only the container sees."""
         root = stage.root
         steps = [f"mount --bind {root} {root}"]
         for path in (m.split(":")[0] for m in service["tmpfs"]):
@@ -116,7 +117,7 @@ class Engine:
             if not mount.subpath:
                 source.mkdir(exist_ok=True)
             assert source.is_dir(), f"no {mount.subpath} in volume {mount.source}"
-            _contributed(source, stage, mount.target)
+            _copy_owner(source, stage, mount.target)
         else:
             source = (self.folder / mount.source).resolve()
         inside = stage.root / mount.target.lstrip("/")
@@ -128,10 +129,10 @@ class Engine:
         return [shlex.join(["mount", "--bind", str(source), str(inside)]), shlex.join(mode)]
 
 
-def _contributed(volume: Path, stage: Stage, target: str) -> None:
-    """As Docker does: an empty volume takes owner and mode of the image's folder, if there is one."""
+def _copy_owner(volume: Path, stage: Stage, target: str) -> None:
+    """Give an empty volume the owner and mode of the image's folder that it covers, as Docker does."""
     covered = stage.root / target.lstrip("/")
     if covered.is_dir() and not any(volume.iterdir()):
-        found = covered.stat()
-        os.chown(volume, found.st_uid, found.st_gid)
-        volume.chmod(found.st_mode & 0o7777)
+        stat = covered.stat()
+        os.chown(volume, stat.st_uid, stat.st_gid)
+        volume.chmod(stat.st_mode & 0o7777)

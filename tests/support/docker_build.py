@@ -1,4 +1,4 @@
-"""What tests of images need to build one without a container engine."""
+"""Helpers for tests that build an image without a container engine: context, wheels and base image."""
 
 import os
 import shutil
@@ -12,7 +12,7 @@ OFFLINE = {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": "/wheels"}
 
 
 def context_of(folder: Path) -> Path:
-    """What is tracked, or would be."""
+    """Copy all files that git tracks or would track into a folder, and return the folder."""
     tracked = subprocess.run(
         ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
         cwd=REPOSITORY,
@@ -27,7 +27,7 @@ def context_of(folder: Path) -> Path:
 
 
 def download(wheels: Path, extras: list[str]) -> None:
-    """What the image's pip will ask for: by this machine's pip, which knows where packages are to be had."""
+    """Download the wheels that the image's pip will need, with this machine's pip, which has access to packages."""
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "download", "--quiet", "--dest", str(wheels)]
     target = ["--python-version", "3.11", "--only-binary=:all:", "--constraint", str(REPOSITORY / "constraints.txt")]
     subprocess.run([*pip, *target, *requirements(*extras)], check=True, timeout=600)
@@ -35,6 +35,7 @@ def download(wheels: Path, extras: list[str]) -> None:
 
 
 def with_wheels(debian: Path, wheels: Path, work: Path) -> Path:
+    """Return a copy of a Debian root that contains the wheels in /wheels."""
     root = work / "debian"
     shutil.copytree(debian, root, symlinks=True, ignore=shutil.ignore_patterns("dev", "proc"))
     shutil.copytree(wheels, root / "wheels", copy_function=os.link)

@@ -1,4 +1,4 @@
-"""Runs the steps of a Dockerfile without a container engine: each stage in a copy of a Debian root, by chroot."""
+"""Run the steps of a Dockerfile without a container engine: each stage in a copy of a Debian root, with chroot."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SECONDS = 600.0
 
 @dataclass
 class Stage:
-    """A root file system, and what its instructions said of how to run."""
+    """A root file system and the settings from its instructions."""
 
     root: Path
     user: str = "0"
@@ -28,7 +28,7 @@ class Stage:
 
 
 def instructions(text: str) -> Iterator[tuple[str, str]]:
-    """Each instruction with its arguments, on one line, without comments."""
+    """Yield each instruction and its arguments, without comments and line breaks."""
     lines = "\n".join(line for line in text.splitlines() if not line.lstrip().startswith("#"))
     for line in re.sub(r"\\\n", " ", lines).splitlines():
         if line.strip():
@@ -38,7 +38,10 @@ def instructions(text: str) -> Iterator[tuple[str, str]]:
 
 @contextmanager
 def in_memory(folder: Path) -> Iterator[Path]:
-    """A new folder of gigabytes and a hundred thousand files that a disk takes minutes to write, and more to delete."""
+    """Create a folder in memory that is deleted with the context.
+
+    It can hold gigabytes in a hundred thousand files, which a disk would need minutes to write and longer to delete.
+    """
     folder.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8g,mode=755", "tmpfs", str(folder)], check=True, timeout=10)
     try:
@@ -48,7 +51,10 @@ def in_memory(folder: Path) -> Iterator[Path]:
 
 
 def build(dockerfile: Path, context: Path, debian: Path, work: Path, environment: dict[str, str]) -> Stage:
-    """The last stage. `debian` stands for every base image; `environment` is added to that of RUN steps."""
+    """Run all stages, and return the last one.
+
+    `debian` replaces every base image. `environment` is added to the environment of RUN steps.
+    """
     stages: dict[str, Stage] = {}
     stage = Stage(work)
     for word, rest in instructions(dockerfile.read_text()):
@@ -57,9 +63,9 @@ def build(dockerfile: Path, context: Path, debian: Path, work: Path, environment
             assert base == "debian:bookworm-slim", base
             stage = Stage(work / f"stage{len(stages)}")
             shutil.copytree(debian, stage.root, symlinks=True, ignore=shutil.ignore_patterns("dev", "proc", "wheels"))
-            if (debian / "wheels").exists():  # links: they are only read, and are large
+            if (debian / "wheels").exists():  # hard links, because the files are large and only read
                 shutil.copytree(debian / "wheels", stage.root / "wheels", copy_function=os.link)
-            _as_on_this_machine(stage.root)
+            _copy_host_settings(stage.root)
             stages[name or str(len(stages))] = stage
         elif word == "RUN":
             _inside(stage, ["/bin/sh", "-ec", rest], environment)
@@ -74,12 +80,12 @@ def build(dockerfile: Path, context: Path, debian: Path, work: Path, environment
         elif word == "ENTRYPOINT":
             stage.entrypoint = shlex.split(rest.strip("[]").replace(",", " "))[0]
         else:
-            assert word in ("ARG", "CMD"), word  # an argument without a default is not set
+            assert word in ("ARG", "CMD"), word  # ARG: an argument without a default is not set
     return stage
 
 
 def run_read_only(stage: Stage, *arguments: str, mounts: dict[Path, str]) -> subprocess.CompletedProcess[str]:
-    """The entrypoint as the image's user, the root read-only; `mounts` are read-only, volumes are fresh tmpfs."""
+    """Run the entrypoint as the image's user on a read-only root. `mounts` are read-only; volumes are new tmpfs."""
     root = stage.root
     steps = [f"mount --bind {root} {root}"]
     for outside, inside in mounts.items():
@@ -115,15 +121,15 @@ def _copy(rest: str, stage: Stage, stages: dict[str, Stage], context: Path) -> N
     words = rest.split()
     source = stages[words.pop(0).removeprefix("--from=")].root if words[0].startswith("--from=") else context
     origin, target = source / words[0].lstrip("/"), stage.root / words[1].lstrip("/")
-    if source != context:  # links: the stage that they come from is not used again
+    if source != context:  # hard links, because the source stage is not used again
         shutil.copytree(origin, target, symlinks=True, dirs_exist_ok=True, copy_function=os.link)
         return
     ignored = [line.removeprefix("**/") for line in (context / ".dockerignore").read_text().split()]
     shutil.copytree(origin, target, symlinks=True, dirs_exist_ok=True, ignore=shutil.ignore_patterns(*ignored))
 
 
-def _as_on_this_machine(root: Path) -> None:
-    """How this machine reaches package registries."""
+def _copy_host_settings(root: Path) -> None:
+    """Copy the settings with which this machine reaches package registries, and create the needed devices."""
     for path in [Path("/etc/resolv.conf"), Path("/etc/hosts"), *Path("/etc/apt/apt.conf.d").glob("*")]:
         if path.is_file():
             shutil.copy(path, root / str(path).lstrip("/"))

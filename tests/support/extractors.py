@@ -1,4 +1,4 @@
-"""A feature extractor that is one matrix product."""
+"""A feature extractor that consists of one matrix product."""
 
 import numpy as np
 import onnx
@@ -8,7 +8,7 @@ MATRIX = np.random.default_rng(0).normal(0, 0.1, (784, 12)).astype(np.float32)
 
 
 def graph(matrix: np.ndarray = MATRIX) -> bytes:
-    """Samples [n, 1, 28, 28] → x @ matrix."""
+    """Return an ONNX graph that maps samples x [n, 1, 28, 28] to x @ matrix."""
     nodes = [helper.make_node("Flatten", ["x"], ["flat"]), helper.make_node("MatMul", ["flat", "m"], ["y"])]
     x = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 1, 28, 28])
     y = helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", matrix.shape[1]])

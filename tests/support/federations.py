@@ -1,5 +1,6 @@
-"""Small federations of devices for tests: a bundle, each client's data, and agents in threads."""
+"""Small federations of devices for tests: a bundle, the data of each client, and agents in threads."""
 
+import dataclasses
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -7,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
 from edgefd_client.agent import run_agent
 from edgefd_client.folder_link import join
 from edgefd_client.link import Link
@@ -17,39 +19,44 @@ from edgefd.config.load import parse_config
 from edgefd.config.schema import Config
 from edgefd.core.knowledge import Knowledge
 from edgefd.federation.clients import ClientData
+from edgefd.federation.plan import RoundPlan
 from edgefd.federation.terms import FederationInfo
 from edgefd.rounds.loop import Transport, run_rounds
-from edgefd.runs.execute import plans_of, server_of
+from edgefd.rounds.participation import plans
+from edgefd.runs.execute import make_plans, make_server_state
 from edgefd.runs.export_bundle import export_config
 from edgefd.runs.prepare import PreparedRun, prepare, terms_of
-from edgefd.simulation.client_files import deal
+from edgefd.simulation.client_files import export_client_data
 from edgefd.wire.bundle_reader import Bundle, read_bundle
 from edgefd.wire.exchange_folder import COMPLETE
 
 
 @dataclass(frozen=True, eq=False)
 class Dealt:
-    """A config, exported and dealt out."""
+    """A federation whose bundle and client data are exported."""
 
     prepared: PreparedRun
     bundle: Path
     data: tuple[Path, ...]
 
     def read(self) -> Bundle:
+        """Read the bundle."""
         return read_bundle(self.bundle)
 
     def client(self, i: int) -> ClientData:
+        """Read the data of a client."""
         return client_data(NpzSource(self.data[i]), self.read(), i)
 
     def open(self, exchange: Path, timeout: float = 60.0) -> FolderTransport:
-        p = self.prepared
-        terms = terms_of(p.config, p.federation)
+        """Open an exchange folder for this federation."""
+        terms = terms_of(self.prepared.config, self.prepared.federation)
         return open_folder(exchange, FederationInfo("test", len(self.data), terms), timeout)
 
 
 def small(
     n_clients: int = 3, rounds: int = 2, method: str = "edgefd", sections: dict[str, Any] | None = None, **train: Any
 ) -> Config:
+    """Build a config that trains in seconds: 600 images, a small MLP, ONNX learners."""
     return parse_config(
         {
             "data": {"name": "mnist_mini", "limit": 600},
@@ -64,38 +71,45 @@ def small(
 
 
 def dealt(config: Config, folder: Path) -> Dealt:
+    """Export the bundle and the client data of a config into a folder."""
     prepared = prepare(config)
     export_config(config, None, folder / "bundle")
-    return Dealt(prepared, folder / "bundle", tuple(deal(prepared, folder / "data")))
+    return Dealt(prepared, folder / "bundle", tuple(export_client_data(prepared, folder / "data")))
 
 
 class Announced(Transport, Protocol):
-    """A transport that tells its devices when it is over."""
+    """A transport that informs its devices about the end of the run."""
 
-    def finish(self, how: str) -> None: ...
+    def finish(self, outcome: str) -> None: ...
+
+
+def round_plan(d: Dealt, round: int = 0, **changes: Any) -> RoundPlan:
+    """Build the plan of a round, with some fields changed."""
+    config, ids = d.prepared.config, np.arange(len(d.prepared.federation.proxy))
+    return dataclasses.replace(list(plans(config.seed, ids, config.train))[round], **changes)
 
 
 def coordinate(d: Dealt, transport: Announced) -> list[Knowledge]:
-    """The teacher after each round."""
-    config = d.prepared.config
-    todo = plans_of(config, d.prepared.federation)
-    server = server_of(config, d.prepared.federation)
-    found = [r.teacher for r in run_rounds(config.method, config.method_config, transport, todo, server=server)]
+    """Run all rounds of the coordinator and return the teacher after each round."""
+    config, clients = d.prepared.config, d.prepared.federation
+    todo, server = make_plans(config, clients), make_server_state(config, clients)
+    teachers = [r.teacher for r in run_rounds(config.method, config.method_config, transport, todo, server=server)]
     transport.finish(COMPLETE)
-    return [t for t in found if t is not None]
+    return [teacher for teacher in teachers if teacher is not None]
 
 
 def quiet(line: str) -> None:
-    """Say nothing."""
+    """Ignore a log line."""
 
 
-def as_it_is(link: Link, client: int) -> Link:
+def unwrapped(link: Link, client: int) -> Link:
+    """Return the link itself."""
     return link
 
 
 @contextmanager
 def in_threads(agent: Callable[[int], None], clients: Iterable[int]) -> Iterator[None]:
-    """An agent in a thread for each of the clients. What one died of is said, also where a coordinator then gave up."""
+    """Run an agent in a thread for each client. Raise the failures of agents, even if the coordinator then gave up."""
     failures: list[BaseException] = []
 
     def one(i: int) -> None:
@@ -116,9 +130,9 @@ def in_threads(agent: Callable[[int], None], clients: Iterable[int]) -> Iterator
 
 
 def agents(
-    d: Dealt, folder: Path, clients: Iterable[int], wrap: Callable[[Link, int], Link] = as_it_is
+    d: Dealt, folder: Path, clients: Iterable[int], wrap: Callable[[Link, int], Link] = unwrapped
 ) -> AbstractContextManager[None]:
-    """Those clients' agents in threads, at the folder's `exchange`, with a state folder each beside it."""
+    """Run the agents of these clients in threads, with the exchange folder and the state folders in `folder`."""
 
     def one(i: int) -> None:
         link = wrap(join(folder / "exchange", i, d.read().manifest.terms), i)
@@ -127,12 +141,13 @@ def agents(
     return in_threads(one, clients)
 
 
-def undisturbed(d: Dealt, folder: Path, wrap: Callable[[Link, int], Link] = as_it_is) -> list[Knowledge]:
-    """The teachers of a run with an agent in a thread for each client."""
+def undisturbed(d: Dealt, folder: Path, wrap: Callable[[Link, int], Link] = unwrapped) -> list[Knowledge]:
+    """Run a federation with an agent in a thread for each client, without faults, and return its teachers."""
     transport = d.open(folder / "exchange")
     with agents(d, folder, range(len(d.data)), wrap):
         return coordinate(d, transport)
 
 
 def same(a: Sequence[Knowledge], b: Sequence[Knowledge]) -> bool:
+    """Return whether two lists of teachers are equal, bit by bit."""
     return len(a) == len(b) and all(x.equals(y) for x, y in zip(a, b, strict=True))

@@ -1,11 +1,14 @@
-"""Models as users write them, right and wrong."""
+"""Models as users write them: one that works, and several with errors."""
 
 import torch
 from torch import Tensor, nn
 
 
 class Noisy(nn.Module):
-    """It draws random numbers in training, decides by numbers, and keeps statistics: nothing a tape could hold."""
+    """A model that the step recorder cannot record.
+
+    It draws random numbers in training, reads values of tensors, and keeps statistics.
+    """
 
     def __init__(self, shape: tuple[int, ...], n_classes: int) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Real run folders for tests of the report, and what a browser makes of its page."""
+"""Run folders for tests of the report, and a parser of its page."""
 
 import io
 import json
@@ -11,16 +11,20 @@ import yaml
 from rich.console import Console
 
 from edgefd.config.load import parse_config
+from edgefd.report.command import write_report
 from edgefd.simulation.progress import simulate_all
 
+METHODS = {"edgefd": "", "fedmd": "also/fedmd", "indlearn": "also/indlearn"}
+"""the methods of `simulated`, and the folder of each below the first"""
 NEW = (
     *("wrong_claims_per_client", "wrong_weight_per_client", "ece_mean", "teacher_ece"),
     *("agreement_mean", "agreement_per_client"),
 )
+"""fields of metrics.jsonl that an older edgefd did not write"""
 
 
 def simulated(folder: Path, **sections: Any) -> Path:
-    """Three rounds of three methods on 600 samples."""
+    """Simulate three rounds of three methods on 600 samples."""
     raw = {
         "data": {"name": "mnist_mini", "limit": 600},
         "partition": {"name": "weak", "n_clients": 4},
@@ -35,15 +39,17 @@ def simulated(folder: Path, **sections: Any) -> Path:
 
 
 def lines(folder: Path) -> list[dict[str, Any]]:
+    """Return the rounds in metrics.jsonl."""
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
 def rewrite(folder: Path, rounds: list[dict[str, Any]]) -> None:
+    """Replace metrics.jsonl."""
     (folder / "metrics.jsonl").write_text("".join(json.dumps(m) + "\n" for m in rounds))
 
 
 def reseeded(folder: Path, to: Path, seed: int, plus: float) -> Path:
-    """A copy with another seed, all of whose mean accuracies are higher by `plus`."""
+    """Copy a run, with another seed and with all mean accuracies higher by `plus`."""
     shutil.copytree(folder, to, ignore=shutil.ignore_patterns("also"))
     config = yaml.safe_load((to / "config.yaml").read_text())
     (to / "config.yaml").write_text(yaml.safe_dump(config | {"seed": seed}))
@@ -51,8 +57,27 @@ def reseeded(folder: Path, to: Path, seed: int, plus: float) -> Path:
     return to
 
 
+def update_file(folder: Path, name: str, **changes: Any) -> None:
+    """Replace fields of a JSON or YAML file by others."""
+    content = yaml.safe_load((folder / name).read_text())
+    (folder / name).write_text(json.dumps(content | changes))
+
+
+def percent(value: float | None) -> str:
+    """Format a share as the report does."""
+    return "-" if value is None else f"{100 * value:.1f} %"
+
+
+def report_page(*paths: Path) -> "Page":
+    """Write the report on run folders, and parse it."""
+    return Page(write_report(paths, paths[0] / "report.html").read_text())
+
+
 class Page(HTMLParser):
-    """Figures by title (under a fold, prefixed by its name), tables as lists of rows, and every tag and attribute."""
+    """A parsed page: its text, its tags with their attributes, and its tables.
+
+    Tables are lists of rows by the title of the figure; the name of a fold around it is put before.
+    """
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -64,14 +89,14 @@ class Page(HTMLParser):
         self.feed(text)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        found = {k: v or "" for k, v in attrs}
-        self.tags.append((tag, found))
+        attributes = {k: v or "" for k, v in attrs}
+        self.tags.append((tag, attributes))
         self._open.append(tag)
-        if tag == "details" and "inside" in found.get("class", ""):
+        if tag == "details" and "inside" in attributes.get("class", ""):
             self._inside = "?"
-        if tag == "div" and "aria-label" in found:
+        if tag == "div" and "aria-label" in attributes:
             prefix = f"{self._inside} / " if self._inside else ""
-            self._title = prefix + found["aria-label"]
+            self._title = prefix + attributes["aria-label"]
             assert self._title not in self.tables
             self.tables[self._title] = []
         if tag == "tr":

@@ -96,11 +96,23 @@ def test_top_k_saves_what_it_says() -> None:
         (pb.Knowledge(id_gaps=[1], width=1, codec=1, values=b"\0" * 4, weights=b"1").SerializeToString(), "1 bytes"),
         (pb.Knowledge(id_gaps=[1, 0], width=1, codec=1, values=b"\0" * 8).SerializeToString(), "unique"),
         (pb.Knowledge(id_gaps=[1], width=1, codec=1, values=b"\0\0\xc0\x7f").SerializeToString(), "finite"),
-        (pb.Knowledge(id_gaps=[1], width=3, codec=4, values=b"\xc0").SerializeToString(), "label 3; there are 3"),
+        (
+            pb.Knowledge(id_gaps=[1], width=3, codec=4, values=b"\xc0").SerializeToString(),
+            "label 3 is not a class: there are 3",
+        ),
         (pb.Knowledge(id_gaps=[1], width=3, codec=4, values=b"\0\0").SerializeToString(), "2 bytes where 1"),
-        (pb.Knowledge(id_gaps=[1], width=3, codec=4, values=b"\0", kept=1).SerializeToString(), "stand alone"),
-        (pb.Knowledge(id_gaps=[1], width=2, codec=3, values=b"\0\0", classes=b"1").SerializeToString(), "without a"),
-        (pb.Knowledge(id_gaps=[1], width=2, codec=3, values=b"\0\0\0", kept=2).SerializeToString(), "told apart"),
+        (
+            pb.Knowledge(id_gaps=[1], width=3, codec=4, values=b"\0", kept=1).SerializeToString(),
+            "kept and classes must be empty",
+        ),
+        (
+            pb.Knowledge(id_gaps=[1], width=2, codec=3, values=b"\0\0", classes=b"1").SerializeToString(),
+            "classes must then be empty",
+        ),
+        (
+            pb.Knowledge(id_gaps=[1], width=2, codec=3, values=b"\0\0\0", kept=2).SerializeToString(),
+            "less than the 2 values",
+        ),
         (
             pb.Knowledge(id_gaps=[1], width=9, codec=3, values=b"000", kept=2, classes=b"1").SerializeToString(),
             "ascend",
@@ -108,11 +120,11 @@ def test_top_k_saves_what_it_says() -> None:
         (pb.Knowledge(id_gaps=[1], width=9, codec=3, values=b"00", kept=1, classes=b"").SerializeToString(), "0 bytes"),
         (
             pb.Knowledge(id_gaps=[1], width=2**27, codec=3, values=b"00", kept=1).SerializeToString(),
-            "more than is read",
+            "exceed the limit",
         ),
         (pb.Knowledge(id_gaps=[1], width=3, codec=4, values=b"\0", weights=b"1").SerializeToString(), "weight 1"),
-        (pb.Knowledge(id_gaps=[1], width=2**27, codec=4, values=b"\0" * 4).SerializeToString(), "more than is read"),
-        (pb.Knowledge(id_gaps=[1], width=0, codec=4).SerializeToString(), "label 0; there are 0"),
+        (pb.Knowledge(id_gaps=[1], width=2**27, codec=4, values=b"\0" * 4).SerializeToString(), "exceed the limit"),
+        (pb.Knowledge(id_gaps=[1], width=0, codec=4).SerializeToString(), "label 0 is not a class: there are 0"),
     ],
 )
 def test_malformed_messages_are_refused(message: bytes, says: str) -> None:
@@ -188,7 +200,7 @@ TRAINING = pb.Training(rounds=1, batch_size=8, optimizer="sgd", lr=1)
 @pytest.mark.parametrize(
     ("message", "says"),
     [
-        (pb.RoundPlan(round=1), "without training"),
+        (pb.RoundPlan(round=1), "no training settings"),
         (pb.RoundPlan(training=pb.Training(rounds=1, batch_size=8, optimizer="lion", lr=1)), "unknown optimizer"),
         (pb.RoundPlan(training=pb.Training(rounds=0, batch_size=8, optimizer="sgd", lr=1)), "rounds"),
         (pb.RoundPlan(training=pb.Training(rounds=1, batch_size=8, optimizer="sgd", lr=np.nan)), "finite"),
@@ -212,7 +224,7 @@ def test_malformed_plans_are_refused(message: pb.RoundPlan, says: str) -> None:
 
 def test_malformed_reports_are_refused() -> None:
     good = pb.Knowledge(width=2, codec=pb.CODEC_FLOAT32)
-    with pytest.raises(ValueError, match="without knowledge"):
+    with pytest.raises(ValueError, match="the report has no knowledge"):
         decode_report(pb.Report(client=1).SerializeToString())
     with pytest.raises(ValueError, match="finite: loss"):
         decode_report(pb.Report(knowledge=good, metrics={"loss": float("nan")}).SerializeToString())

@@ -11,7 +11,7 @@ from edgefd.audit.measures.statistics import auc
 from edgefd.audit.recording.read import Recording, reports, teacher_after
 from edgefd.audit.recording.signal_store import Arrays
 from edgefd.core.arrays import Bool, Float32, Int64
-from edgefd.core.seeding import Purpose, make_rng
+from edgefd.core.seeding import AuditStream, Purpose, make_rng
 from edgefd.filters.kmeans import nearest, row_squares
 from edgefd.filters.kmeans_dre import KMeansDRE
 
@@ -65,7 +65,9 @@ def _proxy_distances(recording: Recording) -> Arrays:
     federation = recording.federation
     proxy = _flat(federation.proxy.x)
     own = [_distances(data.x, proxy) for data in federation.clients]
-    order = make_rng(recording.config.seed, Purpose.AUDIT, 0).permutation(len(federation.x_test))[:_CONTROLS]
+    order = make_rng(recording.config.seed, Purpose.AUDIT, AuditStream.DISCLOSURE_CONTROLS).permutation(
+        len(federation.x_test)
+    )[:_CONTROLS]
     return {
         "private_to_proxy": np.concatenate(own),
         "private_client": np.repeat(np.arange(len(own)), [len(d) for d in own]),

@@ -19,7 +19,7 @@ from edgefd.audit.recording.read import Recording, reports
 from edgefd.audit.recording.signal_store import Arrays
 from edgefd.core.arrays import Int64
 from edgefd.core.knowledge import Knowledge, empty
-from edgefd.core.seeding import Purpose, make_rng
+from edgefd.core.seeding import AuditStream, Purpose, make_rng
 from edgefd.federation.report import Report
 from edgefd.runs.record import FINAL
 
@@ -37,7 +37,7 @@ def extraction_signals(recording: Recording) -> Arrays:
     rows = []
     for data in federation.clients:
         sent = history([r for r in every if r.client == data.client], federation.n_classes)
-        order = make_rng(config.seed, Purpose.AUDIT, 13, data.client).permutation(len(sent))
+        order = make_rng(config.seed, Purpose.AUDIT, AuditStream.EXTRACTION_CONTROL, data.client).permutation(len(sent))
         shuffled = Knowledge(sent.ids, sent.values[order], sent.weights)
         rows.append(len(sent))
         models = {

@@ -16,7 +16,7 @@ from edgefd.audit.recording.candidates import fresh_records
 from edgefd.audit.recording.read import Recording
 from edgefd.audit.recording.signal_store import Arrays
 from edgefd.core.arrays import Float32
-from edgefd.core.seeding import Purpose, make_rng
+from edgefd.core.seeding import AuditStream, Purpose, make_rng
 from edgefd.federation.clients import ClientData, ProxySet
 from edgefd.rounds.client import client_filter
 
@@ -37,7 +37,7 @@ def filter_signals(recording: Recording) -> Arrays:
     for data, fresh in zip(recording.federation.clients, dealt, strict=True):
         if not len(fresh):
             continue
-        rng = make_rng(recording.config.seed, Purpose.AUDIT, 5, data.client)
+        rng = make_rng(recording.config.seed, Purpose.AUDIT, AuditStream.FILTER_CANARIES, data.client)
         for name, values in _pairs(recording, data, fresh, rng).items():
             found[name].append(values)
         found["client"].append(np.full(len(fresh), data.client))

@@ -17,7 +17,7 @@ from edgefd.audit.recording.candidates import Candidates
 from edgefd.audit.recording.read import Recording
 from edgefd.audit.recording.signal_store import Arrays
 from edgefd.core.arrays import Float64, Int64
-from edgefd.core.seeding import Purpose, make_rng
+from edgefd.core.seeding import AuditStream, Purpose, make_rng
 
 ATTACKS = ("inserted_weight", "insertion")
 _SHARE = 0.05  # inserted records to proxy samples, at most
@@ -43,7 +43,7 @@ def insertion_signals(recording: Recording, candidates: Candidates) -> Arrays:
 def _groups(recording: Recording, rows: Int64, client: int) -> list[Int64]:
     """The client's candidates, members and controls mixed, as many at a time as are inserted."""
     size = max(1, int(_SHARE * len(recording.federation.proxy)))
-    order = make_rng(recording.config.seed, Purpose.AUDIT, 11, client).permutation(rows)
+    order = make_rng(recording.config.seed, Purpose.AUDIT, AuditStream.INSERTION_GROUPS, client).permutation(rows)
     return np.array_split(order, -(-len(order) // size))
 
 

@@ -25,7 +25,7 @@ from edgefd.audit.recording.read import Recording, reports, teacher_after
 from edgefd.audit.recording.signal_store import Arrays
 from edgefd.core.arrays import Float32, Int64
 from edgefd.core.knowledge import Knowledge
-from edgefd.core.seeding import Purpose, make_rng
+from edgefd.core.seeding import AuditStream, Purpose, make_rng
 from edgefd.federation.clients import Federation
 
 DRAWINGS = ("own", "other", "proxy", "planted")
@@ -117,9 +117,11 @@ def _drawings(
     mine, shown = pairs(sent[client], servers), images[sent[client].ids]
     own = np.stack([mine[_surest(sent[client], c)] for c in classes])
     theirs = np.stack([pairs(sent[other], servers)[_surest(sent[other], c)] for c, other in asked.items()])
-    drawn = decoded(mine, shown, np.concatenate([own, theirs]), make_rng(seed, Purpose.AUDIT, 15, client))
+    drawn = decoded(
+        mine, shown, np.concatenate([own, theirs]), make_rng(seed, Purpose.AUDIT, AuditStream.INVERSION_DECODER, client)
+    )
     planted = _planted(sent[client], mine, shown, {c: records[c][0][0] for c in classes})
-    control = decoded(mine, planted, own, make_rng(seed, Purpose.AUDIT, 15, client))
+    control = decoded(mine, planted, own, make_rng(seed, Purpose.AUDIT, AuditStream.INVERSION_DECODER, client))
     usual = max(1, len(images) // (2 * federation.n_classes))
     out = {}
     for i, c in enumerate(classes):

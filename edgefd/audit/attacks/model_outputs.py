@@ -18,7 +18,7 @@ from edgefd.audit.recording.signal_store import Arrays
 from edgefd.config.schema import Config
 from edgefd.core.arrays import Float32, Int64
 from edgefd.core.knowledge import Knowledge
-from edgefd.core.seeding import Purpose, make_rng
+from edgefd.core.seeding import AuditStream, Purpose, make_rng
 from edgefd.federation.clients import ClientData, Federation, ProxySet
 from edgefd.federation.plan import RoundPlan
 from edgefd.federation.state import ClientState
@@ -49,12 +49,12 @@ def answer_signals(recording: Recording, candidates: Candidates, population: Pop
     config, clients = recording.config, recording.federation.clients
     acceptance = np.stack([claims_on(config, recording.federation, data, candidates.x) for data in clients])
     tick("filters")
-    sent, out = [], {"rounds": np.array(recording.recorded), "claims": acceptance}
-    for round in recording.recorded:
+    sent, out = [], {"rounds": np.array(recording.model_rounds), "claims": acceptance}
+    for round in recording.model_rounds:
         asked = functools.partial(arrived, recording.config, recording.federation, round)
         learners = [recorded_learner(recording, f"{round:04d}", data.client) for data in clients]
         sent.append(np.stack([asked(data, learners[data.client], candidates.x) for data in clients]))
-        if round == recording.recorded[-1]:
+        if round == recording.model_rounds[-1]:
             out["sent_z"] = np.stack([asked(data, learners[data.client], population.x) for data in clients])
         tick(f"models of round {round}")
     finals = [recorded_learner(recording, FINAL, data.client) for data in clients]
@@ -118,7 +118,7 @@ def reference_signals(recording: Recording, candidates: Candidates, population: 
         `others` float32 [R, n, C], `others_z` [R, m, C]; `null`, `null_z`; `canary` [k, C], `canary_z`, `canary_others`
         [R, k, C], `canary_y` int64 [k], `canary_member` bool [k]; `y_z`.
     """
-    rng = make_rng(recording.config.seed, Purpose.AUDIT, 3)
+    rng = make_rng(recording.config.seed, Purpose.AUDIT, AuditStream.REFERENCE_MODELS)
     model = recording.config.model[0].name
     out: dict[str, list[Float32]] = {"others": [], "others_z": [], "canary_others": []}
     canaries, wrong, member = mislabelled(population, recording.federation.n_classes, rng)
@@ -163,5 +163,5 @@ def trained(recording: Recording, model: str, batch: Batch, steps: int, key: int
     """A model of the adversary's own; `key` seeds it."""
     seed = recording.config.seed
     learner = untrained(recording.federation, model, seed + key)
-    learner.train(draw(batch, steps, 64, make_rng(seed, Purpose.AUDIT, 4, key)), _LR)
+    learner.train(draw(batch, steps, 64, make_rng(seed, Purpose.AUDIT, AuditStream.ADVERSARY_TRAINING, key)), _LR)
     return learner

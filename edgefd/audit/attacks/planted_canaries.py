@@ -19,7 +19,7 @@ from edgefd.audit.recording.candidates import LEAST, fresh_rows
 from edgefd.audit.recording.read import Recording
 from edgefd.audit.recording.signal_store import Arrays
 from edgefd.core.arrays import Bool, Float32, Int64
-from edgefd.core.seeding import Purpose, make_rng
+from edgefd.core.seeding import AuditStream, Purpose, make_rng
 from edgefd.federation.clients import ClientData, Federation
 from edgefd.learners.batches import softmax
 from edgefd.runs.record import FINAL
@@ -42,9 +42,9 @@ def planted_signals(recording: Recording) -> Arrays:
     n = np.arange(len(y))
     out: Arrays = {"client": client, "member": member, "claims": found.acceptance[client, n]}
     out |= {"sent": of_own(found.sent, client, y), "final": of_own(found.final, client, y)}
-    last = f"{recording.recorded[-1]:04d}"
+    last = f"{recording.model_rounds[-1]:04d}"
     sent = [
-        arrived(config, federation, recording.recorded[-1], c, recorded_learner(recording, last, c.client), x)
+        arrived(config, federation, recording.model_rounds[-1], c, recorded_learner(recording, last, c.client), x)
         for c in federation.clients
     ]
     final = [softmax(recorded_learner(recording, FINAL, c.client).predict_logits(x)) for c in federation.clients]
@@ -62,7 +62,7 @@ def canaries(federation: Federation, seed: int) -> tuple[Float32, Int64, Int64, 
     dealt = fresh_rows(federation, seed, _SHARE)
     rows = np.concatenate(dealt)
     client = np.repeat(np.arange(len(dealt)), [len(d) for d in dealt])
-    rng = make_rng(seed, Purpose.AUDIT, 12)
+    rng = make_rng(seed, Purpose.AUDIT, AuditStream.PLANTED_CANARIES)
     wrong = (federation.y_test[rows] + rng.integers(1, federation.n_classes, len(rows))) % federation.n_classes
     return federation.x_test[rows], wrong, client, rng.random(len(rows)) < 0.5
 

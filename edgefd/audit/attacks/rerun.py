@@ -13,13 +13,13 @@ from edgefd.audit.measures import attack_scores as attacks
 from edgefd.config.schema import Config
 from edgefd.core.arrays import Float32, Int64
 from edgefd.core.knowledge import Knowledge
-from edgefd.core.seeding import Purpose, make_rng
+from edgefd.core.seeding import AuditStream, Purpose, make_rng
 from edgefd.federation.clients import Federation
 from edgefd.federation.report import Report
 from edgefd.learners.batches import softmax
 from edgefd.poisoning.attacks import attackers
 from edgefd.rounds.loop import RoundResult
-from edgefd.runs.execute import simulate_over
+from edgefd.runs.execute import simulate_rounds
 from edgefd.simulation.engine import SimulationState, open_transport
 
 
@@ -40,7 +40,7 @@ class Answers:
 
 def rerun_config(config: Config, n_clients: int, *key: int) -> Config:
     """The run's own, with another seed for models, batches and filters; those who attack stay the same."""
-    seed = int(make_rng(config.seed, Purpose.AUDIT, 9, *key).integers(2**31))
+    seed = int(make_rng(config.seed, Purpose.AUDIT, AuditStream.RERUN_SEED, *key).integers(2**31))
     attack = config.attack
     if attack.fraction:
         attack = replace(attack, fraction=0.0, clients=tuple(sorted(attackers(attack, n_clients, config.seed))))
@@ -65,7 +65,7 @@ def rerun(config: Config, federation: Federation, x: Float32, students: bool) ->
 
         transport.start()
         got["claims"] = np.stack(pool.map(_claims, everyone, x))
-        for _ in simulate_over(transport, config, federation, record=record):
+        for _ in simulate_rounds(transport, config, federation, record=record):
             pass
         lessons = last_sent(seen, len(everyone), federation.n_classes)
         said = np.stack(pool.map(_student, everyone, lessons, x)) if students else None

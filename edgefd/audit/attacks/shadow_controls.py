@@ -11,7 +11,7 @@ from edgefd.audit.recording.candidates import Candidates, Population
 from edgefd.audit.recording.read import Recording
 from edgefd.audit.recording.signal_store import Arrays
 from edgefd.core.arrays import Bool, Float32, Int64
-from edgefd.core.seeding import Purpose, make_rng
+from edgefd.core.seeding import AuditStream, Purpose, make_rng
 from edgefd.learners.batches import Batch, labelled
 
 _MODELS = 8  # that memorise, beside the one that is attacked
@@ -30,7 +30,7 @@ def control_signals(recording: Recording, candidates: Candidates, population: Po
     """
     config, federation = recording.config, recording.federation
     model, seed = config.model[0].name, config.seed
-    rng = make_rng(seed, Purpose.AUDIT, 10)
+    rng = make_rng(seed, Purpose.AUDIT, AuditStream.SHADOW_CONTROLS)
     half = rng.permutation(len(population.y))[: len(population.y) // 2]
     batch = labelled(population.x[half], population.y[half], federation.n_classes)
     learner = trained(recording, model, batch, STEPS, 100)

@@ -28,7 +28,7 @@ from edgefd.audit.recording.read import Recording, reports
 from edgefd.audit.recording.signal_store import Arrays, part
 from edgefd.core.arrays import Bool, Float32
 from edgefd.core.errors import Stopped, UserError
-from edgefd.core.seeding import Purpose, make_rng
+from edgefd.core.seeding import AuditStream, Purpose, make_rng
 from edgefd.federation.clients import ClientData, Federation
 
 VIEWS = ("sent", "aggregate", "final", "distilled")
@@ -37,7 +37,7 @@ VIEWS = ("sent", "aggregate", "final", "distilled")
 
 def deal(candidates: Candidates, shadow: int, seed: int) -> Bool:
     """Who is in a shadow, bool [n]: of each client and class one half, or for an odd shadow the other."""
-    rng = make_rng(seed, Purpose.AUDIT, 8, shadow // 2)
+    rng = make_rng(seed, Purpose.AUDIT, AuditStream.SHADOW_MEMBERSHIP, shadow // 2)
     inside = np.zeros(len(candidates.y), np.bool_)
     for client in np.unique(candidates.client):
         for c in np.unique(candidates.y[candidates.client == client]):

@@ -10,7 +10,7 @@ import numpy as np
 from edgefd.config.schema import Config
 from edgefd.core.arrays import Float32
 from edgefd.core.knowledge import Knowledge, empty
-from edgefd.core.seeding import Purpose, make_rng
+from edgefd.core.seeding import AuditStream, Purpose, make_rng
 from edgefd.federation.clients import Federation
 from edgefd.federation.report import Report
 from edgefd.learners.batches import Batch, draw, softmax
@@ -44,7 +44,7 @@ def student(config: Config, federation: Federation, client: int, sent: Knowledge
 
 def distilled(federation: Federation, model: str, batch: Batch, *key: int) -> TorchLearner:
     """A model that was trained on a lesson. Without rows it stays as it began."""
-    rng = make_rng(key[0], Purpose.AUDIT, 7, *key[1:])
+    rng = make_rng(key[0], Purpose.AUDIT, AuditStream.STUDENT_MODELS, *key[1:])
     learner = untrained(federation, model, int(rng.integers(2**31)))
     if len(batch):
         learner.train(draw(batch, _STEPS, _BATCH, rng), _LR)

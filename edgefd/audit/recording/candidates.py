@@ -1,4 +1,4 @@
-"""Whose membership is asked for: records that a client trained on, and as many of its own that it held out."""
+"""Choose the records whose membership is tested: training records of a client, and as many of its held-out records."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ import numpy as np
 
 from edgefd.core.arrays import Bool, Float32, Int64
 from edgefd.core.errors import UserError
-from edgefd.core.seeding import Purpose, make_rng
+from edgefd.core.seeding import AuditStream, Purpose, make_rng
 from edgefd.federation.clients import ClientData, Federation
 
 LEAST = 20
-"""members, and non-members, without which no figure is printed"""
-_MOST = 1000  # of a client's members: more make no interval visibly narrower, and cost time
+"""smallest number of members, and of non-members, for which a figure is reported"""
+_MOST = 1000  # members of one client; more do not narrow an interval visibly, and cost time
 
 
 @dataclass(frozen=True, eq=False)
 class Candidates:
-    """Records half of which a client trained on: x float32 [n, ...], y, client int64 [n], member bool [n].
+    """Records of which a client trained on half: x float32 [n, ...], y, client int64 [n], member bool [n].
 
-    `row` int64 [n]: which of the client's records it is, those it trains on counted first, then those held out.
+    `row` int64 [n]: index of the record among the client's records, training records first, then held-out ones.
     """
 
     x: Float32
@@ -32,80 +32,85 @@ class Candidates:
 
 @dataclass(frozen=True, eq=False)
 class Population:
-    """Labelled records without any candidate, the adversary's own: x float32 [m, ...], y int64 [m]."""
+    """Labelled records of the adversary's own, without any candidate: x float32 [m, ...], y int64 [m]."""
 
     x: Float32
     y: Int64
 
 
 def choose(federation: Federation, seed: int) -> tuple[Candidates, Population]:
-    """Candidates of every client, and the population.
+    """Choose the candidates of every client, and the adversary's population.
 
-    Non-members are the client's own held-out records: nothing but a draw of lots sets them apart from its members,
-    which cannot be said of a test set. Of each class there are as many members as non-members, so that no class
-    tells the two apart; non-members that are bit for bit a member are left out. The population is half of the test set
-    and the labelled proxy set, unless clients train on that.
+    Non-members are the client's own held-out records: only a random draw separates them from the members, which is not
+    true of a test set. Each class has as many members as non-members, so that the class does not reveal membership.
+    Non-members that are equal to a member, bit for bit, are left out. The population is half of the test set and the
+    labelled proxy set, unless clients train on the proxy set.
 
     Raises:
         UserError: if fewer than `LEAST` members and non-members are left, or the population is smaller than that.
     """
     members = {row.tobytes() for data in federation.clients for row in data.x}
-    parts = [_of_client(data, members, make_rng(seed, Purpose.AUDIT, 2, data.client)) for data in federation.clients]
+    parts = [
+        _of_client(data, members, make_rng(seed, Purpose.AUDIT, AuditStream.CANDIDATES, data.client))
+        for data in federation.clients
+    ]
     fields = ("x", "y", "client", "member", "row")
-    found = Candidates(*(np.concatenate([getattr(p, name) for p in parts]) for name in fields))
-    if len(found.y) < 2 * LEAST:
+    candidates = Candidates(*(np.concatenate([getattr(p, name) for p in parts]) for name in fields))
+    if len(candidates.y) < 2 * LEAST:
         raise UserError(
-            f"too few samples for membership inference: {len(found.y) // 2} held-out records can be set against "
+            f"too few samples for membership inference: {len(candidates.y) // 2} held-out records can be compared with "
             f"members of their class, {LEAST} are needed: run with a larger data.heldout, or use --level 0"
         )
     _, rest = _halves(federation, seed)
     population = _population(federation, rest)
     if len(population.y) < LEAST:
         raise UserError(f"too few samples: a population of {len(population.y)}, {LEAST} are needed; use --level 0")
-    return found, population
+    return candidates, population
 
 
 def _of_client(data: ClientData, members: set[bytes], rng: np.random.Generator) -> Candidates:
     inside, outside = [], []
     distinct = np.array([row.tobytes() not in members for row in data.x_heldout])
     for c in np.unique(data.y):
-        mine, held = np.flatnonzero(data.y == c), np.flatnonzero((data.y_heldout == c) & distinct)
-        n = min(len(mine), len(held), max(1, round(_MOST * len(mine) / len(data.y))))
-        inside.append(rng.permutation(mine)[:n])
+        trained, held = np.flatnonzero(data.y == c), np.flatnonzero((data.y_heldout == c) & distinct)
+        n = min(len(trained), len(held), max(1, round(_MOST * len(trained) / len(data.y))))
+        inside.append(rng.permutation(trained)[:n])
         outside.append(rng.permutation(held)[:n])
-    rows, out = np.concatenate(inside), np.concatenate(outside)
+    rows, held_rows = np.concatenate(inside), np.concatenate(outside)
     return Candidates(
-        np.concatenate([data.x[rows], data.x_heldout[out]]),
-        np.concatenate([data.y[rows], data.y_heldout[out]]),
+        np.concatenate([data.x[rows], data.x_heldout[held_rows]]),
+        np.concatenate([data.y[rows], data.y_heldout[held_rows]]),
         np.full(2 * len(rows), data.client),
         np.arange(2 * len(rows)) < len(rows),
-        np.concatenate([rows, len(data.x) + out]),
+        np.concatenate([rows, len(data.x) + held_rows]),
     )
 
 
 def fresh_rows(federation: Federation, seed: int, share: float) -> list[Int64]:
-    """Rows of the test set, of a half that is kept for this, dealt out: each to one client that has its class.
+    """Assign rows of the test set to clients, from a half that is reserved for this: each to one client of its class.
 
-    A client gets an even number, at most 2 * `share` of its private records.
+    A client gets an even number, at most 2 * `share` of the number of its private records.
     """
     rows, _ = _halves(federation, seed)
     most = [2 * max(1, round(share * len(data.x))) for data in federation.clients]
-    dealt: list[list[int]] = [[] for _ in most]
+    assigned: list[list[int]] = [[] for _ in most]
     for row in rows.tolist():
-        able = [c for c in np.flatnonzero(federation.table[:, federation.y_test[row]]) if len(dealt[c]) < most[c]]
-        if able:
-            dealt[min(able, key=lambda c: len(dealt[c]))].append(row)
-    return [np.array(d[: len(d) // 2 * 2], np.int64) for d in dealt]
+        eligible = [
+            c for c in np.flatnonzero(federation.table[:, federation.y_test[row]]) if len(assigned[c]) < most[c]
+        ]
+        if eligible:
+            assigned[min(eligible, key=lambda c: len(assigned[c]))].append(row)
+    return [np.array(rows[: len(rows) // 2 * 2], np.int64) for rows in assigned]
 
 
 def fresh_records(federation: Federation, seed: int, share: float) -> list[Float32]:
-    """The records of those rows, which nobody has."""
+    """Return the records of `fresh_rows`, which no client holds."""
     return [federation.x_test[rows] for rows in fresh_rows(federation, seed, share)]
 
 
 def _halves(federation: Federation, seed: int) -> tuple[Int64, Int64]:
-    """Of the test set, shuffled."""
-    order = make_rng(seed, Purpose.AUDIT, 1).permutation(len(federation.x_test))
+    """Split the shuffled rows of the test set into two halves."""
+    order = make_rng(seed, Purpose.AUDIT, AuditStream.TEST_SET_HALVES).permutation(len(federation.x_test))
     return order[: len(order) // 2], order[len(order) // 2 :]
 
 

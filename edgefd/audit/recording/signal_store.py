@@ -1,6 +1,7 @@
-"""Signals on disk: computed once, saved part by part with checksums, so that an audit goes on where it was stopped.
+"""Store signals on disk, part by part with checksums, so that an interrupted audit can resume.
 
-In `audit/signals`: `<part>.npz`, and `manifest.json` with `schema`, `run` (digest of it) and `parts` (name: sha256).
+`audit/signals` holds `<part>.npz`, and `manifest.json` with `schema`, `run` (digest of the run) and `parts` (name:
+sha256).
 """
 
 from __future__ import annotations
@@ -21,26 +22,26 @@ Arrays = dict[str, np.ndarray]
 
 
 def part(folder: Path, run: str, name: str, compute: Callable[[], Arrays]) -> Arrays:
-    """The arrays of one part: those saved for this run, or else computed now and saved.
+    """Return the arrays of one part: loaded if they are stored for this run, otherwise computed and stored.
 
     Raises:
-        UserError: if what is saved is corrupt or belongs to another run.
-        RunError: if it cannot be saved.
+        UserError: if the stored part is corrupt or belongs to another run.
+        RunError: if it cannot be stored.
     """
     manifest = _manifest(folder, run)
-    known: dict[str, str] = manifest["parts"]  # type: ignore[assignment]
+    stored: dict[str, str] = manifest["parts"]  # type: ignore[assignment]
     path = folder / f"{name}.npz"
-    if name in known:
-        return _load(path, known[name], folder)
+    if name in stored:
+        return _load(path, stored[name], folder)
     arrays = compute()
     blob = npz_bytes(arrays)
-    known[name] = hashlib.sha256(blob).hexdigest()
+    stored[name] = hashlib.sha256(blob).hexdigest()
     try:
         put(path, blob)
         put(folder / "manifest.json", (json.dumps(manifest, indent=2) + "\n").encode())
     except OSError as error:
         raise RunError(f"cannot write {path}: {error.strerror}") from error
-    return _opened(blob)
+    return _unpack(blob)
 
 
 def _manifest(folder: Path, run: str) -> dict[str, object]:
@@ -48,13 +49,13 @@ def _manifest(folder: Path, run: str) -> dict[str, object]:
     if not path.exists():
         return {"schema": SCHEMA, "run": run, "parts": {}}
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        same = found["schema"] == SCHEMA and found["run"] == run and isinstance(found["parts"], dict)
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+        same = manifest["schema"] == SCHEMA and manifest["run"] == run and isinstance(manifest["parts"], dict)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path} is corrupt: remove {folder} to compute the signals again") from error
     if not same:
         raise UserError(f"{folder} holds signals of another run or version: remove it to compute them again")
-    return dict(found)
+    return dict(manifest)
 
 
 def _load(path: Path, sha256: str, folder: Path) -> Arrays:
@@ -63,10 +64,12 @@ def _load(path: Path, sha256: str, folder: Path) -> Arrays:
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}; remove {folder} to compute it again") from error
     if hashlib.sha256(blob).hexdigest() != sha256:
-        raise UserError(f"{path} is corrupt (its sha256 is not the manifest's): remove {folder} to compute it again")
-    return _opened(blob)
+        raise UserError(
+            f"{path} is corrupt (its sha256 differs from the manifest's): remove {folder} to compute it again"
+        )
+    return _unpack(blob)
 
 
-def _opened(blob: bytes) -> Arrays:
+def _unpack(blob: bytes) -> Arrays:
     with np.load(io.BytesIO(blob), allow_pickle=False) as z:
         return {k: z[k] for k in z.files}

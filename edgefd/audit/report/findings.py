@@ -26,7 +26,7 @@ from edgefd.audit.recording.candidates import LEAST
 from edgefd.audit.report.verdict import records
 from edgefd.core.arrays import Bool, Float64
 from edgefd.core.errors import UserError
-from edgefd.core.seeding import Purpose, make_rng
+from edgefd.core.seeding import AuditStream, Purpose, make_rng
 
 DELTA = 1e-5
 RATES = {"10%": 0.1, "1%": 0.01, "0.1%": 0.001}
@@ -44,7 +44,7 @@ def finding(scores: Scores, seed: int, claimed: float | None = None) -> dict[str
     `claimed` is the epsilon that the run promises against this adversary, if any.
     """
     inside, outside = scores.values[scores.member], scores.values[~scores.member]
-    rng = make_rng(seed, Purpose.AUDIT, 6)
+    rng = make_rng(seed, Purpose.AUDIT, AuditStream.INTERVALS)
     clients = [_client_row(scores, int(c)) for c in np.unique(scores.client)]
     known = [row for row in clients if row["auc"] is not None]
     return {

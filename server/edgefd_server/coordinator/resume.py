@@ -16,7 +16,7 @@ from edgefd.defences.apply import check_devices_can as check_defence
 from edgefd.federation.clients import Federation
 from edgefd.methods import check_devices_can
 from edgefd.rounds.loop import Transport, run_rounds
-from edgefd.runs.execute import ProgressHook, plans_of, run, server_of
+from edgefd.runs.execute import ProgressHook, execute_run, make_plans, make_server_state
 from edgefd.runs.prepare import PreparedRun
 from edgefd.runs.record import KNOWLEDGE, record_messages
 from edgefd.runs.round_metrics import RoundMetrics, measure
@@ -106,7 +106,7 @@ def coordinate(
     """
     try:
         config, federation = prepared.config, prepared.federation
-        summary = run(
+        summary = execute_run(
             prepared,
             out,
             progress,
@@ -125,8 +125,8 @@ def _rounds(
 ) -> Iterator[RoundMetrics]:
     """Run the remaining rounds; the checkpoint of each is written before anything of the next one is sent."""
     began = time.perf_counter()
-    plans = plans_of(config, federation, saved.next_round)
-    method, server = config.method, server_of(config, federation)
+    plans = make_plans(config, federation, saved.next_round)
+    method, server = config.method, make_server_state(config, federation)
     for result in run_rounds(
         method, config.method_config, transport, plans, saved.teacher, server, saved.selection_state
     ):

@@ -20,7 +20,7 @@ from edgefd.core.errors import RunError
 from edgefd.core.knowledge import Knowledge
 from edgefd.federation.method import MessageKind
 from edgefd.federation.plan import RoundPlan
-from edgefd.federation.report import Exchange, Report
+from edgefd.federation.report import Exchange, Report, count_exchange
 from edgefd.federation.terms import FederationInfo, FederationTerms
 from edgefd.methods import get_method
 from edgefd.rounds.participation import FULL_PARTICIPATION, ParticipationConfig, add_stale_reports, quorum_reached
@@ -124,10 +124,9 @@ class RoundCoordinator:
         Raises:
             RunError: if too few clients have reported in time, or the log cannot be written.
         """
-        codec = self.info.terms.codec
-        data = None if teacher is None else wire.encode(teacher, codec)
+        data = None if teacher is None else wire.encode(teacher, self.info.terms.codec)
         cohort = self.open(plan, data).asked
-        return wire.exchanged(self.collect(), codec, data if data and teacher else b"", len(cohort))
+        return count_exchange(self.collect(), teacher, data, len(cohort))
 
     def open(self, plan: RoundPlan, teacher: bytes | None) -> OpenRound:
         """Open a round and wake the front ends."""

@@ -1,1 +1,1 @@
-"""Flower front end: ServerApp, SuperLink, Grid driver, Ray."""
+"""Flower as a front end of the coordinator: the ServerApp, the SuperLink, the driver of the Grid, and Ray."""

@@ -1,8 +1,9 @@
-"""Flower's door to a `RoundCoordinator`: a thread that sends a round's plan to the nodes of a Grid and hands their reports in.
+"""Front end for Flower: a thread that exchanges messages between a `RoundCoordinator` and the nodes of a Grid.
 
-A node is sent one message at a time, and another when it stays silent: Flower drops one that it fails to fetch whole
-and tells nobody, and an answer that comes twice is the same bytes. Which client a node is, its registered key says
-where there is an allow-list; else its first answer says so, and binds the client to the node until the node is gone.
+The thread sends the plan of the open round to the nodes and submits their reports. A node gets one message at a time,
+and another one if it does not answer: Flower drops a message that the node could not fetch completely, without an
+error. A node that answers twice sends the same bytes. With an allow-list, the registered key of a node determines its
+client. Without one, the node's first answer does, and the client belongs to this node until the node disconnects.
 """
 
 from __future__ import annotations
@@ -26,298 +27,309 @@ if TYPE_CHECKING:
     from edgefd_server.monitoring.prometheus import LinkMetrics
 
 MESSAGE_TYPE = "query.round"
-LOOK = 1.0
-"""seconds between two looks at who is connected"""
-FIRST_PAUSE, LAST_PAUSE = 2.0, 60.0
-"""seconds before a node that failed is sent the round again; doubled each time"""
-SILENCE = 60.0
-"""seconds without an answer before a node is sent the round again; doubled each time"""
-PATIENCE = 30.0
-"""seconds that the Grid may fail before the run ends"""
-_LONGEST_LINE = 500
+NODE_CHECK_SECONDS = 1.0
+"""seconds between two queries for the connected nodes"""
+FIRST_RETRY_SECONDS, MAX_RETRY_SECONDS = 2.0, 60.0
+"""seconds before the round is sent again to a node that failed; doubled after each failure, up to the maximum"""
+RESEND_SECONDS = 60.0
+"""seconds without an answer before the round is sent again to a node; doubled each time"""
+GRID_FAILURE_SECONDS = 30.0
+"""seconds for which the Grid may fail before the run ends"""
+_MAX_LINE = 500
 
 
-class Node(Protocol):
-    """What is needed of Flower's NodeInfo."""
+class NodeInfo(Protocol):
+    """The part of Flower's NodeInfo that this module uses."""
 
     @property
     def node_id(self) -> int:
-        """Flower's number for it."""
+        """Flower's number of the node."""
         ...
 
     @property
     def public_key(self) -> bytes:
-        """PEM; of a node without a registered key, one that it made up."""
+        """Public key in PEM form. A node without a registered key has created one itself."""
         ...
 
 
-class Nodes(Protocol):
-    """What is needed of `flwr.serverapp.Grid`."""
+class NodeGrid(Protocol):
+    """The part of `flwr.serverapp.Grid` that this module uses."""
 
-    def get_nodes(self) -> Iterable[Node]:
-        """Nodes that are connected."""
+    def get_nodes(self) -> Iterable[NodeInfo]:
+        """Return the connected nodes."""
         ...
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str | None]:
-        """Send; the ids of the messages, in order, None for one that cannot be sent."""
+        """Send messages, and return their ids in the same order; None for a message that cannot be sent."""
         ...
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
-        """The replies to those messages that are there."""
+        """Return the replies to these messages that have arrived."""
         ...
 
 
 @dataclass(frozen=True)
-class _Sent:
-    """A message that has no reply yet."""
+class _PendingMessage:
+    """A sent message that has no reply yet."""
 
     node: int
     round: int
-    until: float
-    """when to think it lost"""
+    expires: float
+    """time after which the message counts as lost"""
 
 
 @dataclass(eq=False)
-class _Known:
-    """What is known of a connected node."""
+class _NodeState:
+    """The state of a connected node."""
 
     client: int | None
-    """None = it has not said"""
+    """None = not known yet"""
     barred: bool = False
-    """its key is not on the allow-list"""
+    """whether its key is missing on the allow-list"""
     failures: int = 0
     not_before: float = 0.0
+    """time before which it is not sent the round again"""
 
 
 @dataclass(eq=False)
 class GridDriver:
-    """Use `run_driver`.
+    """Exchange of messages between a coordinator and the nodes of a Grid. Use `run_driver` to run one.
 
-    `config` is for simulated clients, who are built from the config's YAML; a failure of theirs ends the run, as trying
-    again would not help. Without it nothing that a node says can.
+    `config` is for simulated clients, which are created from its YAML. A failure of a simulated client ends the run,
+    because another attempt would fail too. Without `config`, no answer of a node can end the run.
     """
 
     coordinator: RoundCoordinator
-    grid: Nodes
+    grid: NodeGrid
     allowed: AllowList | None = None
     config: str | None = None
     metrics: LinkMetrics | None = None
     seen: dict[int, float] = field(default_factory=dict)
-    """when each client's node was last connected"""
-    nodes: dict[int, _Known] = field(default_factory=dict)
-    _sent: dict[str, _Sent] = field(default_factory=dict)
-    _looked: float = -LOOK
+    """time at which each client's node was last connected"""
+    nodes: dict[int, _NodeState] = field(default_factory=dict)
+    _pending: dict[str, _PendingMessage] = field(default_factory=dict)
+    _nodes_checked: float = -NODE_CHECK_SECONDS
 
-    def turn(self) -> None:
-        """Take the replies that are there; send what there is to send."""
-        self._take()
+    def step(self) -> None:
+        """Process the replies that have arrived, and send the messages that are due."""
+        self._process_replies()
         opened = self.coordinator.round
         if opened is None:
             return
         if self.metrics is not None:
             self.metrics.round.set(opened.plan.round)
-        if time.monotonic() - self._looked >= LOOK:
-            self._look()
-        if messages := self._due(opened):
+        if time.monotonic() - self._nodes_checked >= NODE_CHECK_SECONDS:
+            self._update_nodes()
+        if messages := self._due_messages(opened):
             ids = list(self.grid.push_messages([message for _, message in messages]))
-            for (node, _), sent in zip(messages, ids or [None] * len(messages), strict=True):
-                if sent is None:
-                    self._refuse(node, Refused("node", "Flower did not take a message for it"))
+            for (node, _), message_id in zip(messages, ids or [None] * len(messages), strict=True):
+                if message_id is None:
+                    self._refuse(node, Refused("node", "Flower did not accept a message for this node"))
                 else:
-                    self._enter(sent, node, opened)
+                    self._add_pending(message_id, node, opened)
 
-    # who is there
+    # Connected nodes.
 
-    def _look(self) -> None:
-        found = {node.node_id: node for node in self.grid.get_nodes()}
-        self._looked = time.monotonic()
-        if self.config is not None and len(found) > self.coordinator.info.n_clients:
-            n = self.coordinator.info.n_clients
-            self.coordinator.fail(RunError(f"{len(found)} nodes for {n} clients: set num-supernodes to {n}"))
-        for gone in set(self.nodes) - set(found):
-            self.coordinator.note("node_gone", node=gone, client=self.nodes.pop(gone).client)
-        for name in sorted(found):
-            self._check(name, found[name].public_key)
-        self.seen |= {known.client: self._looked for known in self.nodes.values() if known.client is not None}
+    def _update_nodes(self) -> None:
+        connected = {node.node_id: node for node in self.grid.get_nodes()}
+        self._nodes_checked = time.monotonic()
+        n_clients = self.coordinator.info.n_clients
+        if self.config is not None and len(connected) > n_clients:
+            line = f"{len(connected)} nodes for {n_clients} clients: set num-supernodes to {n_clients}"
+            self.coordinator.fail(RunError(line))
+        for node in set(self.nodes) - set(connected):
+            self.coordinator.note("node_gone", node=node, client=self.nodes.pop(node).client)
+        for node in sorted(connected):
+            self._check_key(node, connected[node].public_key)
+        self.seen |= {state.client: self._nodes_checked for state in self.nodes.values() if state.client is not None}
         if self.metrics is not None:
             self.metrics.nodes.set(len(self.nodes))
 
-    def _check(self, name: int, key: bytes) -> None:
-        """Enter a node that is new; one that is not may have been revoked, or admitted, since."""
-        known = self.nodes.get(name)
-        client, why = None, ""
+    def _check_key(self, node: int, key: bytes) -> None:
+        """Add a new node. Check each node against the allow-list again, because the list may have changed."""
+        state = self.nodes.get(node)
+        client, reason = None, ""
         if self.allowed is not None:
             try:
                 client = self.allowed.client_of_key(key)
             except (PermissionError, UserError) as error:
-                why = str(error)
-        if known is None:
-            known = self.nodes[name] = _Known(client)
-            self.coordinator.note("node", node=name, client=client)
+                reason = str(error)
+        if state is None:
+            state = self.nodes[node] = _NodeState(client)
+            self.coordinator.note("node", node=node, client=client)
         if self.allowed is None:
             return
-        if why and not known.barred:
-            self._count(name, Refused("certificate", why))
-        known.client, known.barred = client, bool(why)
+        if reason and not state.barred:
+            self._record_refusal(node, Refused("certificate", reason))
+        state.client, state.barred = client, bool(reason)
 
-    def _bind(self, name: int, claimed: Any) -> int:
-        """The client that the node is, as its key or its first answer says."""
-        known = self.nodes.setdefault(name, _Known(None))
-        if type(claimed) is not int or not 0 <= claimed < self.coordinator.info.n_clients:
-            raise Refused("client", f"there is no client {claimed!r}: 0 to {self.coordinator.info.n_clients - 1} are")
-        if known.barred or (self.allowed is not None and known.client is None):
-            raise Refused("certificate", "its key is not on the allow-list")
-        if known.client not in (None, claimed):
-            raise Refused("client", f"the node is client {known.client}, not {claimed}")
-        holder = next((n for n, other in self.nodes.items() if other.client == claimed and n != name), None)
+    def _bind(self, node: int, client: Any) -> int:
+        """Return the client of a node, which is the one in its answer.
+
+        Raises:
+            Refused: if this client does not exist, the node's key is another client's, or another node has the client.
+        """
+        state = self.nodes.setdefault(node, _NodeState(None))
+        n_clients = self.coordinator.info.n_clients
+        if type(client) is not int or not 0 <= client < n_clients:
+            raise Refused("client", f"there is no client {client!r}: the clients are 0 to {n_clients - 1}")
+        if state.barred or (self.allowed is not None and state.client is None):
+            raise Refused("certificate", "the node's key is not on the allow-list")
+        if state.client not in (None, client):
+            raise Refused("client", f"the node is client {state.client}, not {client}")
+        holder = next((n for n, other in self.nodes.items() if other.client == client and n != node), None)
         if holder is not None:
-            raise Refused("claimed", f"client {claimed} is another node ({holder}), which is connected")
-        known.client = claimed
-        return claimed
+            raise Refused("claimed", f"client {client} is another connected node ({holder})")
+        state.client = client
+        return client
 
-    # what they answer
+    # Replies of the nodes.
 
-    def _take(self) -> None:
-        if not self._sent:
+    def _process_replies(self) -> None:
+        if not self._pending:
             return
-        for reply in self._replies():
-            if (sent := self._sent.pop(reply.metadata.reply_to_message_id, None)) is None:
+        for reply in self._pull_replies():
+            if (sent := self._pending.pop(reply.metadata.reply_to_message_id, None)) is None:
                 continue
             try:
-                self._settle(sent, reply)
+                self._submit(sent, reply)
             except Refused as refused:
                 self._refuse(sent.node, refused)
 
-    def _replies(self) -> list[Message]:
-        """Those that are there. One that Flower cannot read must not cost the others theirs."""
+    def _pull_replies(self) -> list[Message]:
+        """Return the replies that have arrived. A reply that Flower cannot read does not affect the others."""
         try:
-            return list(self.grid.pull_messages(list(self._sent)))
+            return list(self.grid.pull_messages(list(self._pending)))
         except Exception:
-            list(self.grid.get_nodes())  # if it is the Grid that fails, this does too
-        found: list[Message] = []
-        for name, sent in list(self._sent.items()):
+            list(self.grid.get_nodes())  # if the Grid itself fails, this call fails too
+        replies: list[Message] = []
+        for message_id, sent in list(self._pending.items()):
             try:
-                found += self.grid.pull_messages([name])
+                replies += self.grid.pull_messages([message_id])
             except Exception as error:
-                del self._sent[name]
-                line = f"Flower cannot read its reply: {type(error).__name__}: {error}"
-                self._refuse(sent.node, Refused("malformed", line[:_LONGEST_LINE]))
-        there = {reply.metadata.reply_to_message_id for reply in found}
-        self._sent = {name: sent for name, sent in self._sent.items() if name in there}
-        return found  # what was lost by the way is asked for again, and answered with the same bytes
+                del self._pending[message_id]
+                line = f"Flower cannot read the node's reply: {type(error).__name__}: {error}"
+                self._refuse(sent.node, Refused("malformed", line[:_MAX_LINE]))
+        # The first call may have removed replies from the Grid. Their nodes are sent the round again, and answer with
+        # the same bytes.
+        answered = {reply.metadata.reply_to_message_id for reply in replies}
+        self._pending = {message_id: sent for message_id, sent in self._pending.items() if message_id in answered}
+        return replies
 
-    def _settle(self, sent: _Sent, reply: Message) -> None:
-        """Hand a reply's report in.
+    def _submit(self, sent: _PendingMessage, reply: Message) -> None:
+        """Submit the report in a reply to the coordinator.
 
         Raises:
-            Refused: if there is none, or it is not taken.
+            Refused: if the reply holds no report, or the coordinator refuses it.
         """
         if reply.has_error():
-            raise Refused("node", f"Flower says: {reply.error.reason or reply.error.code}")
+            raise Refused("node", f"Flower reports an error: {reply.error.reason or reply.error.code}")
         body = reply.content.get("edgefd")
         if not isinstance(body, ConfigRecord):
-            raise Refused("malformed", "a reply without a record edgefd")
-        client, failure, report = body.get("client"), body.get("failure"), body.get("report")
+            raise Refused("malformed", "the reply has no record `edgefd`")
+        client_field, failure, report = body.get("client"), body.get("failure"), body.get("report")
         if failure is not None:
-            line = str(failure)[:_LONGEST_LINE]
+            line = str(failure)[:_MAX_LINE]
             if self.config is not None:
                 self.coordinator.fail(RunError(f"round {sent.round}: {line}"))
             raise Refused("failed", line)
-        who = self._bind(sent.node, client)
+        client = self._bind(sent.node, client_field)
         if report is None:
-            return  # it was not asked, and has said who it is
+            return  # the client was not sampled; the reply only tells which client the node is
         if not isinstance(report, bytes):
-            raise Refused("malformed", "a report that is not bytes")
-        known = self.coordinator.submit(who, sent.round, report)
+            raise Refused("malformed", "the report is not bytes")
+        duplicate = self.coordinator.submit(client, sent.round, report)
         self.nodes[sent.node].failures = 0
-        if self.metrics is not None and not known:
+        if self.metrics is not None and not duplicate:
             self.metrics.accepted.inc()
             self.metrics.bytes.labels("up").inc(len(report))
             if (opened := self.coordinator.round) is not None and opened.plan.round == sent.round:
                 self.metrics.report_seconds.observe(time.monotonic() - opened.began)
 
-    def _refuse(self, name: int, refused: Refused) -> None:
-        """Count it; the node is sent the round again, but not at once. To be late is no fault."""
-        self._count(name, refused)
-        known = self.nodes.get(name)
-        if known is not None and refused.reason != "round":
-            known.not_before = time.monotonic() + min(LAST_PAUSE, FIRST_PAUSE * 2**known.failures)
-            known.failures = min(known.failures + 1, 10)
+    def _refuse(self, node: int, refused: Refused) -> None:
+        """Record a refusal, and send the round to the node again after a delay. A late report causes no delay."""
+        self._record_refusal(node, refused)
+        state = self.nodes.get(node)
+        if state is not None and refused.reason != "round":
+            delay = min(MAX_RETRY_SECONDS, FIRST_RETRY_SECONDS * 2**state.failures)
+            state.not_before = time.monotonic() + delay
+            state.failures = min(state.failures + 1, 10)
 
-    def _count(self, name: int, refused: Refused) -> None:
+    def _record_refusal(self, node: int, refused: Refused) -> None:
         if self.metrics is not None:
             self.metrics.refused.labels("Flower", refused.reason).inc()
-        client = self.nodes[name].client if name in self.nodes else None
+        client = self.nodes[node].client if node in self.nodes else None
         self.coordinator.note(
-            "refused", call="Flower", reason=refused.reason, line=str(refused), node=name, client=client
+            "refused", call="Flower", reason=refused.reason, line=str(refused), node=node, client=client
         )
 
-    # what they are sent
+    # Messages to the nodes.
 
-    def _due(self, opened: OpenRound) -> list[tuple[int, Message]]:
-        """A message for each free node whose client is missing, or who has not said which client it is."""
+    def _due_messages(self, opened: OpenRound) -> list[tuple[int, Message]]:
+        """Create a message for each free node whose client's report is missing or whose client is not known yet."""
         missing, now = set(self.coordinator.missing()), time.monotonic()
-        busy = {sent.node for sent in self._sent.values() if now < sent.until}
+        busy = {sent.node for sent in self._pending.values() if now < sent.expires}
         due = []
-        for name, known in self.nodes.items():
-            free = name not in busy and not known.barred and now >= known.not_before
-            if free and (known.client is None or known.client in missing):
-                due.append((name, self._message(name, known, opened)))
+        for node, state in self.nodes.items():
+            free = node not in busy and not state.barred and now >= state.not_before
+            if free and (state.client is None or state.client in missing):
+                due.append((node, self._message(node, state, opened)))
         return due
 
-    def _enter(self, message: str, node: int, opened: OpenRound) -> None:
-        unanswered = sum(sent.node == node for sent in self._sent.values())
+    def _add_pending(self, message_id: str, node: int, opened: OpenRound) -> None:
+        unanswered = sum(sent.node == node for sent in self._pending.values())
         if unanswered:
             self.coordinator.note("silent", node=node, client=self.nodes[node].client, unanswered=unanswered)
-        self._sent[message] = _Sent(node, opened.plan.round, time.monotonic() + SILENCE * 2 ** min(unanswered, 10))
+        expires = time.monotonic() + RESEND_SECONDS * 2 ** min(unanswered, 10)
+        self._pending[message_id] = _PendingMessage(node, opened.plan.round, expires)
 
-    def _message(self, name: int, known: _Known, opened: OpenRound) -> Message:
+    def _message(self, node: int, state: _NodeState, opened: OpenRound) -> Message:
         info, body = self.coordinator.info, dict[str, Any]()
         body["run"], body["terms"] = info.run, terms_message(info.terms).SerializeToString()
         body["plan"] = wire.encode_plan(opened.plan)
         if opened.teacher is not None:
             body["teacher"] = opened.teacher
-        if known.client is None and len(opened.asked) < info.n_clients:
+        if state.client is None and len(opened.asked) < info.n_clients:
             body["asked"] = list(opened.asked)
         if self.config is not None:
             body["config"] = self.config
-        if self.allowed is not None and known.client is not None:
-            body["client"] = known.client
+        if self.allowed is not None and state.client is not None:
+            body["client"] = state.client
         if self.metrics is not None:
             self.metrics.bytes.labels("down").inc(len(body["plan"]) + len(opened.teacher or b""))
         content = RecordDict({"edgefd": ConfigRecord(body)})
         ttl = self.coordinator.timeout + 60.0
-        return Message(content, name, MESSAGE_TYPE, ttl=ttl, group_id=str(opened.plan.round))
+        return Message(content, node, MESSAGE_TYPE, ttl=ttl, group_id=str(opened.plan.round))
 
 
 @contextmanager
-def run_driver(front_end: GridDriver, poll: float = 0.1) -> Iterator[None]:
-    """Let the nodes in while the context lasts. A Grid that fails for long ends the run.
+def run_driver(driver: GridDriver, poll: float = 0.1) -> Iterator[None]:
+    """Exchange messages with the nodes while the context lasts. A Grid that keeps failing ends the run.
 
     Args:
-        front_end: to open.
-        poll: seconds between two looks at the Grid.
+        driver: driver to run in a thread.
+        poll: seconds between two steps.
     """
-    over = threading.Event()
-    thread = threading.Thread(target=_serve, args=(front_end, poll, over), name="flower-door", daemon=True)
+    stop = threading.Event()
+    thread = threading.Thread(target=_run, args=(driver, poll, stop), name="grid-driver", daemon=True)
     thread.start()
     try:
         yield
     finally:
-        over.set()
-        thread.join(PATIENCE)
+        stop.set()
+        thread.join(GRID_FAILURE_SECONDS)
 
 
-def _serve(front_end: GridDriver, poll: float, over: threading.Event) -> None:
-    well = time.monotonic()
-    while not over.wait(poll):
+def _run(driver: GridDriver, poll: float, stop: threading.Event) -> None:
+    last_success = time.monotonic()
+    while not stop.wait(poll):
         try:
-            front_end.turn()
-            well = time.monotonic()
-        except Exception as error:  # whatever it is, the round must not wait for ever
+            driver.step()
+            last_success = time.monotonic()
+        except Exception as error:  # any error: otherwise the round would wait for ever
             line = f"{type(error).__name__}: {error}"
-            front_end.coordinator.note("grid", line=line)
-            if time.monotonic() - well > PATIENCE:
-                front_end.coordinator.fail(RunError(f"Flower's Grid fails: {line}"))
+            driver.coordinator.note("grid", line=line)
+            if time.monotonic() - last_success > GRID_FAILURE_SECONDS:
+                driver.coordinator.fail(RunError(f"Flower's Grid fails: {line}"))
                 return
-            over.wait(1.0)
+            stop.wait(1.0)

@@ -1,14 +1,16 @@
-"""The coordinator inside a ServerApp that `edgefd server --flower` has submitted, and what the two say to each other.
+"""The coordinator in a ServerApp that `edgefd server --flower` has submitted, and the messages between the two.
 
-The command writes a `Job`, whose path is in the run config. The ServerApp appends lines of JSON to `Job.lines`: its
-process, what is to be printed, and how it ended. SIGTERM is how the command stops it: the clients are told. If its
-SuperLink dies, it dies at once and tells nobody: the command begins it anew, from the checkpoint.
+The command writes a `Job`, whose path is in the run config. The ServerApp appends events as lines of JSON to the file
+`Job.events`: its process, the lines to print or to log, and how it ended. The command stops it with SIGTERM; the
+ServerApp then notifies the clients. If its SuperLink dies, the ServerApp ends at once and does not notify the clients,
+because the command starts it again from the checkpoint.
 """
 
 from __future__ import annotations
 
 import io
 import json
+import logging
 import os
 import signal
 import threading
@@ -23,43 +25,53 @@ from typing import Any
 from edgefd.config.load import load_config
 from edgefd.core.errors import RunError, Stopped, UserError
 from edgefd.core.json_files import append_json_line, write_json
+from edgefd.core.log import PACKAGES, configure_logging
 from edgefd.runs.prepare import prepare
 from edgefd_server.certs import AllowList
 from edgefd_server.coordinator.checkpoint import load_checkpoint
-from edgefd_server.flower.grid_driver import GridDriver, Nodes, run_driver
+from edgefd_server.flower.grid_driver import GridDriver, NodeGrid, run_driver
 from edgefd_server.grpc_link.device_service import ListenAddress
 from edgefd_server.serve.coordinator import serve_coordinator
 from edgefd_server.serve.options import ServeOptions
 
 CONFIG = "config.yaml"
+Report = Callable[..., None]
+"""function that appends an event; called as `report(**fields)`"""
 
 
 @dataclass(frozen=True)
 class Job:
-    """What the ServerApp is to do. Plain JSON, paths absolute."""
+    """The task of the ServerApp, as plain JSON. All paths are absolute."""
 
     folder: str
-    """the run folder, with the checkpoint in it"""
+    """path of the run folder, which contains the checkpoint"""
     work: str
-    """Flower's files in it, and the config"""
+    """path of the folder with Flower's files and the configuration"""
     resuming: bool
+    """whether the run is resumed from its checkpoint"""
     timeout: float
+    """longest duration of a round in seconds"""
     certs: str | None
+    """path of the certificates; None = no TLS"""
     listen: str | None
-    """where to serve light devices too, if anywhere"""
+    """HOST:PORT on which to serve light devices too; None = SuperNodes only"""
     insecure: bool
+    """whether an address that other machines can reach is allowed without certificates"""
     bundles: tuple[str, ...]
+    """paths of the bundles for light devices"""
     metrics_port: int | None
+    """port of the Prometheus metrics; None = not served"""
     status: str | None
+    """[HOST:]PORT of the status page; None = not served"""
 
     @property
-    def lines(self) -> Path:
-        """Of the ServerApp."""
-        return Path(self.work) / "lines.jsonl"
+    def events(self) -> Path:
+        """File to which the ServerApp appends its events."""
+        return Path(self.work) / "events.jsonl"
 
     @property
     def serving(self) -> ServeOptions:
-        """For light devices."""
+        """Options for serving light devices, the metrics and the status page."""
         certs = None if self.certs is None else Path(self.certs)
         listen = None if self.listen is None else ListenAddress(self.listen, certs, self.insecure)
         return ServeOptions(
@@ -68,36 +80,37 @@ class Job:
 
 
 def write_job(job: Job) -> Path:
-    """Into its folder."""
+    """Write the job into its folder `work`, and return the path of the file."""
     path = Path(job.work) / "job.json"
     write_json(path, asdict(job))
     return path
 
 
 def read_job(path: Path) -> Job:
-    """As `write_job` wrote it."""
+    """Read a job that `write_job` wrote."""
     values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     return Job(**{f.name: values[f.name] for f in fields(Job)})
 
 
-def work(grid: Nodes, path: Path) -> None:
-    """Do the job over the Grid, and report how it ended."""
+def run_job(grid: NodeGrid, path: Path) -> None:
+    """Coordinate the run of a job over the Grid, and report how it ended."""
     job = read_job(path)
 
     def report(**fields: Any) -> None:
-        append_json_line(job.lines, fields)
+        append_json_line(job.events, fields)
 
-    threading.Thread(target=_watch_over, args=(os.getppid(),), daemon=True).start()
-    signal.signal(signal.SIGINT, _gone)
+    threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
+    _log_to(report)
+    signal.signal(signal.SIGINT, _end_at_once)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     report(process=os.getpid(), parent=os.getppid())
     try:
-        with redirect_stdout(_Said(lambda line: report(say=line))):
+        with redirect_stdout(_LineWriter(lambda line: report(log=line))):
             summary = _coordinate(grid, job)
     except (KeyboardInterrupt, Stopped) as stop:
         report(stopped=str(stop))
     except UserError as error:
-        report(refused=str(error))
+        report(error=str(error))
     except RunError as error:
         report(failed=str(error))
     except BaseException as error:
@@ -107,11 +120,11 @@ def work(grid: Nodes, path: Path) -> None:
         report(done=summary)
 
 
-def _coordinate(grid: Nodes, job: Job) -> dict[str, Any]:
+def _coordinate(grid: NodeGrid, job: Job) -> dict[str, Any]:
     config = load_config(Path(job.work) / CONFIG)
     saved = load_checkpoint(Path(job.folder))
     if saved is None:
-        raise UserError(f"the checkpoint in {job.folder} was taken away")
+        raise UserError(f"there is no checkpoint in {job.folder} any more: restore it, or start a new run")
     allowed = None if job.certs is None else AllowList(Path(job.certs))
     prepared = prepare(config, trains=False)
     return serve_coordinator(
@@ -126,27 +139,46 @@ def _coordinate(grid: Nodes, job: Job) -> dict[str, Any]:
     )
 
 
-def _watch_over(parent: int) -> None:
-    """End with what has started this process. Flower's own signal does not wake a main thread that waits."""
+def _log_to(report: Report) -> None:
+    """Report the log messages of edgefd's packages as events. They go to the standard error of this process too."""
+    configure_logging()
+    handler = _EventHandler(report)
+    for package in PACKAGES:
+        logging.getLogger(package).addHandler(handler)
+
+
+class _EventHandler(logging.Handler):
+    """Reports each log message as an event with its level."""
+
+    def __init__(self, report: Report) -> None:
+        super().__init__()
+        self._report = report
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._report(log=record.getMessage(), level=record.levelno)
+
+
+def _end_with_parent(parent: int) -> None:
+    """End this process when its parent has ended. Flower's own signal does not wake a main thread that waits."""
     while os.getppid() == parent:
         time.sleep(0.5)
     os._exit(1)
 
 
-def _gone(number: int, frame: FrameType | None) -> None:
-    """Flower raises SIGINT in a ServerApp whose SuperLink is dead. All that counts is in the checkpoint."""
+def _end_at_once(number: int, frame: FrameType | None) -> None:
+    """End this process: Flower raises SIGINT in a ServerApp whose SuperLink is dead. The checkpoint holds the state."""
     os._exit(1)
 
 
-class _Said(io.TextIOBase):
-    """Takes each whole line that is printed."""
+class _LineWriter(io.TextIOBase):
+    """A text stream that passes each complete line to a function."""
 
-    def __init__(self, take: Callable[[str], None]) -> None:
-        self._take, self._rest = take, ""
+    def __init__(self, write_line: Callable[[str], None]) -> None:
+        self._write_line, self._rest = write_line, ""
 
     def write(self, text: str) -> int:
-        """See `io.TextIOBase`."""
-        *whole, self._rest = (self._rest + text).split("\n")
-        for line in whole:
-            self._take(line)
+        """Implement `io.TextIOBase.write`."""
+        *lines, self._rest = (self._rest + text).split("\n")
+        for line in lines:
+            self._write_line(line)
         return len(text)

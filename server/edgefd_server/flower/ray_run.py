@@ -1,6 +1,7 @@
-"""`python -m edgefd_server.flower.ray_run FOLDER CLIENTS`: FOLDER/config.yaml on Flower's simulation engine.
+"""Process that runs a configuration on Flower's simulation engine, which uses Ray.
 
-A line of JSON in FOLDER/lines.jsonl for each thing that happens. Started and ended by `edgefd.simulation.ray`.
+`edgefd.simulation.ray` starts `python -m edgefd_server.flower.ray_run FOLDER CLIENTS` and ends it. The process reads
+FOLDER/config.yaml and appends one line of JSON to FOLDER/lines.jsonl for each event.
 """
 
 from __future__ import annotations
@@ -20,13 +21,13 @@ from edgefd.config.load import load_config
 from edgefd.config.schema import Config
 from edgefd.core.errors import RunError, UserError
 from edgefd.core.json_files import append_json_line
-from edgefd.runs.execute import simulate_over
+from edgefd.runs.execute import simulate_rounds
 from edgefd.runs.prepare import prepare
 from edgefd_server.flower.server_app import over_grid
 
 
 def main(work: Path, n_clients: int) -> None:
-    """Start or join Ray, then run."""
+    """Start Ray or join its cluster, then run the configuration in `work`."""
     config, lines = load_config(work / "config.yaml"), work / "lines.jsonl"
     start_ray(config, work)
     append_json_line(lines, {"started": True})
@@ -39,7 +40,7 @@ def main(work: Path, n_clients: int) -> None:
 
 
 def start_ray(config: Config, work: Path) -> None:
-    """Ray on this machine, or the cluster of RAY_ADDRESS. Flower's engine uses the Ray that runs already."""
+    """Start Ray on this machine, or join the cluster of RAY_ADDRESS. Flower's engine uses the Ray that already runs."""
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": "error"}
     options["runtime_env"] = {"env_vars": {"PYTHONPATH": os.environ["PYTHONPATH"]}}
     if "RAY_ADDRESS" not in os.environ:
@@ -50,7 +51,7 @@ def start_ray(config: Config, work: Path) -> None:
 
 
 def reporting_app(config: Config, lines: Path) -> ServerApp:
-    """A ServerApp that reports its rounds in `lines`."""
+    """Create a ServerApp that appends the metrics of each round, and an error or the end, to the file `lines`."""
     app = ServerApp()
 
     @app.main()
@@ -58,7 +59,7 @@ def reporting_app(config: Config, lines: Path) -> ServerApp:
         try:
             federation = prepare(config).federation
             with over_grid(grid, config, federation, None) as coordinator:
-                for metrics in simulate_over(coordinator, config, federation):
+                for metrics in simulate_rounds(coordinator, config, federation):
                     append_json_line(lines, metrics.to_dict())
         except (RunError, UserError) as error:
             append_json_line(lines, {"error": str(error)})

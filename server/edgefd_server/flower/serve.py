@@ -1,16 +1,16 @@
-"""`edgefd server --flower`: a whole run whose coordinator is a ServerApp on a SuperLink of our own.
+"""The command `edgefd server --flower`: a run whose coordinator is a ServerApp on a SuperLink of its own.
 
-This process starts the SuperLink, submits the run, prints what the ServerApp reports, and ends every process again. If
-the SuperLink or the ServerApp dies, both are begun anew from the checkpoint, on the same database: SuperNodes come back
-by themselves.
+This process starts the SuperLink, submits the run, prints what the ServerApp reports, and ends all processes at the
+end. If the SuperLink or the ServerApp dies, both are started again from the checkpoint and with the same database;
+SuperNodes reconnect by themselves.
 """
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import signal
-import sys
 import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -26,34 +26,38 @@ from edgefd_server.coordinator.checkpoint import exclusive_lock, load_checkpoint
 from edgefd_server.coordinator.resume import check_deployable, create_checkpoint, load_for_resume
 from edgefd_server.coordinator.round_coordinator import SHUTDOWN_GRACE
 from edgefd_server.flower.job import Job, write_job
-from edgefd_server.flower.superlink import SuperLink, SuperLinkAddress, checked, started
+from edgefd_server.flower.superlink import SuperLink, SuperLinkAddress, check_address, run_superlink
 from edgefd_server.serve.bundles import check_bundles
 from edgefd_server.serve.options import ServeOptions
 from edgefd_server.serve.run_folder import new_folder
 
-DEATHS = 3
-"""so often SuperLink or ServerApp may die without a round between"""
+MAX_DEATHS = 3
+"""how many times the SuperLink or the ServerApp may die in one round before the run ends"""
 START_SECONDS = 60.0
-_LOOK = 1.0  # seconds between two looks at the allow-list
+"""seconds within which the ServerApp must start"""
+_CHECK_SECONDS = 1.0  # seconds between two checks of the ServerApp's process and of the allow-list
+
+logger = logging.getLogger(__name__)
 
 
 def serve_flower(
-    config: Config, fleet: SuperLinkAddress, serving: ServeOptions, out: Path | None, resume: bool = False
+    config: Config, requested: SuperLinkAddress, serving: ServeOptions, out: Path | None, resume: bool = False
 ) -> tuple[Path, dict[str, Any]]:
-    """Coordinate the config's clients, SuperNodes and, if `serving` listens, light devices: run folder and summary.
+    """Coordinate a run, and return its folder and summary.
 
-    With `resume`, go on where the checkpoint in the run folder `out` is; without a checkpoint, begin.
+    The clients are SuperNodes and, if `serving` has an address to listen on, light devices too. With `resume`, the run
+    continues from the checkpoint in the run folder `out`, or starts if there is no checkpoint.
 
     Raises:
-        UserError: if devices cannot run the config, or it cannot listen there.
-        RunError: if a round does not get its reports in time, or Flower does not work. The devices are told.
-        Stopped: on Ctrl-C. The devices are told.
+        UserError: if devices cannot run the configuration, or the coordinator cannot listen on an address.
+        RunError: if a round does not get its reports in time, or Flower fails. The devices are notified.
+        Stopped: on Ctrl-C. The devices are notified.
     """
     check_deployable(config)
     if resume and out is None:
-        raise UserError("--resume with --flower needs --out: the run folder to go on in")
-    fleet = checked(fleet)
-    allowed = None if fleet.certs is None else AllowList(fleet.certs)
+        raise UserError("--resume with --flower needs --out: pass the folder of the run to resume")
+    address = check_address(requested)
+    allowed = None if address.certs is None else AllowList(address.certs)
     if allowed is not None:
         allowed.current()
     prepared = prepare(config, trains=False)
@@ -66,16 +70,16 @@ def serve_flower(
             load_for_resume(config, folder)
         else:
             create_checkpoint(config, folder, folder)
-        job = _job(config, fleet, serving, folder, resuming)
+        job = _job(config, address, serving, folder, resuming)
         try:
-            return folder, _Command(fleet, allowed, job).run()
+            return folder, _Command(address, allowed, job).run()
         except UserError:
-            if not (resuming or (folder / "config.yaml").exists()):  # what is refused leaves nothing behind
+            if not (resuming or (folder / "config.yaml").exists()):  # a refused run leaves no folder
                 shutil.rmtree(folder)
             raise
 
 
-def _job(config: Config, fleet: SuperLinkAddress, serving: ServeOptions, folder: Path, resuming: bool) -> Job:
+def _job(config: Config, address: SuperLinkAddress, serving: ServeOptions, folder: Path, resuming: bool) -> Job:
     work = folder / "flower"
     work.mkdir(exist_ok=True)
     write_config(work, config)
@@ -84,9 +88,9 @@ def _job(config: Config, fleet: SuperLinkAddress, serving: ServeOptions, folder:
         work=str(work.resolve()),
         resuming=resuming,
         timeout=serving.timeout,
-        certs=None if fleet.certs is None else str(fleet.certs.resolve()),
+        certs=None if address.certs is None else str(address.certs.resolve()),
         listen=None if serving.listen is None else serving.listen.address,
-        insecure=fleet.insecure,
+        insecure=address.insecure,
         bundles=tuple(str(bundle.resolve()) for bundle in serving.bundles),
         metrics_port=serving.metrics_port,
         status=serving.status,
@@ -95,110 +99,114 @@ def _job(config: Config, fleet: SuperLinkAddress, serving: ServeOptions, folder:
 
 @dataclass(eq=False)
 class _Command:
-    """The run as the command sees it: one SuperLink after another, if need be."""
+    """The command's part of a run: it starts the SuperLink, and starts it again if it dies."""
 
-    fleet: SuperLinkAddress
+    address: SuperLinkAddress
     allowed: AllowList | None
     job: Job
-    seen: int = 0
-    """lines that were read"""
+    events_read: int = 0
     coordinator: int | None = None
-    """process of the ServerApp, once it has said so"""
+    """process id of the ServerApp; None until it has reported it"""
     family: set[int] = field(default_factory=set)
+    """ids of the processes that the SuperLink has started"""
 
     def run(self) -> dict[str, Any]:
-        """The summary, however often Flower dies, if a round is done now and then."""
-        self.job.lines.unlink(missing_ok=True)
-        if self.fleet.certs is None:
-            print("warning: without --certs nothing is encrypted and nodes are who they say they are", file=sys.stderr)
-        print(f"SuperNodes call at {self.fleet.address}", flush=True)
+        """Run to the end, and return the summary. If Flower dies, start it again, up to `MAX_DEATHS` times a round."""
+        self.job.events.unlink(missing_ok=True)
+        if self.address.certs is None:
+            logger.warning("the connections of SuperNodes are unencrypted and unauthenticated (no --certs)")
+        print(f"SuperNodes connect to {self.address.address}", flush=True)
         deaths, rounds = 0, -1
         while True:
-            write = write_job(self.job)
-            with started(self.fleet, Path(self.job.work), self.family) as link:
-                self._admit(link)
-                link.submit({"job": str(write)})
+            path = write_job(self.job)
+            with run_superlink(self.address, Path(self.job.work), self.family) as link:
+                self._register_nodes(link)
+                link.submit({"job": str(path)})
                 if (summary := self._follow(link)) is not None:
                     return summary
             saved = load_checkpoint(Path(self.job.folder))
             reached = 0 if saved is None else saved.next_round
             deaths, rounds = (deaths + 1 if reached == rounds else 1), reached
-            if deaths > DEATHS:
+            if deaths > MAX_DEATHS:
                 line = last_line(link.log)
                 raise RunError(
-                    f"Flower died {deaths} times in round {reached}: {line} (see {link.log}; --resume goes on)"
+                    f"Flower died {deaths} times in round {reached}: {line} (see {link.log}; "
+                    "continue the run with --resume)"
                 )
-            print(f"Flower died in round {reached}: begun anew", flush=True)
+            logger.warning("Flower died in round %d: starting it again from the checkpoint", reached)
             self.job = replace(self.job, resuming=True)
 
-    def _admit(self, link: SuperLink) -> None:
+    def _register_nodes(self, link: SuperLink) -> None:
         if self.allowed is not None:
             link.register(self.allowed.node_keys())
 
     def _follow(self, link: SuperLink) -> dict[str, Any] | None:
-        """Print what the ServerApp reports: the summary; None if Flower died.
+        """Print what the ServerApp reports, and return the summary; None if Flower died.
 
         Raises:
-            UserError, RunError, Stopped: as the ServerApp reports it, or on Ctrl-C here.
+            UserError, RunError, Stopped: if the ServerApp reports them; Stopped also on Ctrl-C in this process.
         """
         self.coordinator = None
         keys = None if self.allowed is None else self.allowed.node_keys()
-        looked = began = time.monotonic()
+        checked = began = time.monotonic()
         try:
-            for line in reported(link.process, self.job.lines, self.seen):
-                if line is not None:
-                    self.seen += 1
-                    if (summary := self._read(line)) is not None:
+            for event in reported(link.process, self.job.events, self.events_read):
+                if event is not None:
+                    self.events_read += 1
+                    if (summary := self._handle(event)) is not None:
                         return summary
                     continue
                 if self.coordinator is None and time.monotonic() - began > START_SECONDS:
                     raise RunError(f"the ServerApp did not start: {last_line(link.log)} (see {link.log})")
-                if time.monotonic() - looked < _LOOK:
+                if time.monotonic() - checked < _CHECK_SECONDS:
                     continue
-                looked = time.monotonic()
+                checked = time.monotonic()
                 if self.coordinator is not None and not alive(self.coordinator):
                     return None
-                if self.allowed is not None and (now := self.allowed.node_keys()) != keys:
-                    self._admit(link)
-                    keys = now
+                if self.allowed is not None and (new_keys := self.allowed.node_keys()) != keys:
+                    self._register_nodes(link)
+                    keys = new_keys
         except KeyboardInterrupt:
             raise Stopped(self._stop(link)) from None
         finally:
-            self._leave()
+            self._wait_for_end()
         return None
 
-    def _read(self, line: dict[str, Any]) -> dict[str, Any] | None:
-        match line:
+    def _handle(self, event: dict[str, Any]) -> dict[str, Any] | None:
+        """Print or log an event of the ServerApp, raise its error, or return its summary."""
+        match event:
             case {"process": int(process), "parent": int(parent)}:
                 self.coordinator = process
                 self.family |= {process, parent}
-            case {"say": str(said)}:
-                print(said, flush=True)
-            case {"refused": str(why)}:
-                raise UserError(why)
-            case {"failed": str(why)}:
-                raise RunError(why)
-            case {"stopped": str(why)}:
-                raise Stopped(why)
+            case {"log": str(line), "level": int(level)}:
+                logger.log(level, line)
+            case {"log": str(line)}:
+                print(line, flush=True)
+            case {"error": str(reason)}:
+                raise UserError(reason)
+            case {"failed": str(reason)}:
+                raise RunError(reason)
+            case {"stopped": str(reason)}:
+                raise Stopped(reason)
             case {"done": dict(summary)}:
                 return summary
         return None
 
     def _stop(self, link: SuperLink) -> str:
-        """Have the ServerApp tell the clients, and say what is kept."""
+        """Let the ServerApp notify the clients, and return a line about the rounds that are saved."""
         if self.coordinator is None or not alive(self.coordinator):
             return "not one round was done"
         os.kill(self.coordinator, signal.SIGTERM)
         deadline = time.monotonic() + SHUTDOWN_GRACE + 10
-        for line in reported(link.process, self.job.lines, self.seen):
-            if line is not None and "stopped" in line:
-                return str(line["stopped"])
+        for event in reported(link.process, self.job.events, self.events_read):
+            if event is not None and "stopped" in event:
+                return str(event["stopped"])
             if time.monotonic() > deadline:
                 break
         return f"the rounds done so far are in {self.job.folder}"
 
-    def _leave(self) -> None:
-        """Give the ServerApp time to end by itself, after its last line."""
+    def _wait_for_end(self) -> None:
+        """Wait until the ServerApp has ended by itself after its last event, at most 5 s."""
         deadline = time.monotonic() + 5
         while self.coordinator is not None and alive(self.coordinator) and time.monotonic() < deadline:
             time.sleep(0.05)

@@ -1,7 +1,7 @@
-"""A SuperLink of our own: started, asked, and ended with everything that it has started.
+"""Start a Flower SuperLink, call it, and end it together with all processes that it has started.
 
-Flower's command line would do the asking too, at 2 s a call; this module uses the client inside it, which is private:
-hence the narrow bound of flwr in the extra `flower`.
+Flower's command line could make the same calls, but needs 2 s for each. This module uses the client inside the command
+line, which is private: therefore the extra `flower` allows only a narrow range of flwr versions.
 """
 
 from __future__ import annotations
@@ -26,54 +26,59 @@ from edgefd.core.processes import FLOWER_QUIET, end, last_line
 from edgefd.wire.device_link import is_loopback
 
 APP = Path(__file__).parent / "app"
-"""the Flower app that is submitted: a pyproject.toml; its code is the installed edgefd"""
-START_SECONDS = 180.0  # where other processes wanted its cores, it took more than 60
-_ANY = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}
+"""folder of the Flower app that is submitted; it holds only a pyproject.toml, and its code is the installed edgefd"""
+START_SECONDS = 180.0  # while other processes used the cores, the start took more than 60 s
+_WILDCARDS = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}
 
 
 @dataclass(frozen=True)
 class SuperLinkAddress:
-    """Where SuperNodes call, and with which certificates. Without, nothing is encrypted and nobody proves who he is."""
+    """Address on which the SuperLink listens, and its certificates.
+
+    Without certificates, connections are neither encrypted nor authenticated.
+    """
 
     address: str
     """HOST:PORT"""
     certs: Path | None
+    """folder of the certificates; None = no TLS"""
     insecure: bool = False
+    """whether an address that other machines can reach is allowed without certificates"""
 
     @property
-    def near(self) -> str:
-        """The address for calls from this machine."""
+    def local(self) -> str:
+        """Address for calls from this machine."""
         host, _, port = self.address.rpartition(":")
-        return f"{_ANY.get(host, host)}:{port}"
+        return f"{_WILDCARDS.get(host, host)}:{port}"
 
 
 @dataclass(eq=False)
 class SuperLink:
-    """One that runs. Use `started`."""
+    """A SuperLink that runs. Use `run_superlink` to start one."""
 
-    fleet: SuperLinkAddress
+    address: SuperLinkAddress
     process: subprocess.Popen[bytes]
     log: Path
 
     def register(self, keys: Iterable[bytes]) -> None:
-        """Let the SuperNodes with those public keys (PEM, NIST EC) in, and no others.
+        """Accept the SuperNodes with these public keys (PEM, NIST EC), and no others.
 
         Raises:
             RunError: if the SuperLink does not answer.
         """
         from flwr.proto.control_pb2 import ListNodesRequest, RegisterNodeRequest, UnregisterNodeRequest
 
-        wanted = set(keys)
+        accepted = set(keys)
         with self._control() as control:
             nodes = control.ListNodes(ListNodesRequest()).nodes_info
-            there = {n.public_key: n.node_id for n in nodes if n.status != "unregistered"}
-            for key in wanted - set(there):
+            registered = {n.public_key: n.node_id for n in nodes if n.status != "unregistered"}
+            for key in accepted - set(registered):
                 control.RegisterNode(RegisterNodeRequest(public_key=key))
-            for key in set(there) - wanted:
-                control.UnregisterNode(UnregisterNodeRequest(node_id=there[key]))
+            for key in set(registered) - accepted:
+                control.UnregisterNode(UnregisterNodeRequest(node_id=registered[key]))
 
     def submit(self, settings: dict[str, str]) -> int:
-        """Start a run of the app with that run config: Flower's number for it.
+        """Start a run of the app with the run config `settings`, and return Flower's number of the run.
 
         Raises:
             RunError: if the SuperLink does not answer.
@@ -95,9 +100,9 @@ class SuperLink:
         from flwr.supercore.control import ControlHttpClient
         from flwr.supercore.interceptors import RuntimeVersionHttpInterceptor
 
-        certs = self.fleet.certs
+        certs = self.address.certs
         client = ControlHttpClient.from_server_address(
-            server_address=self.fleet.near,
+            server_address=self.address.local,
             insecure=certs is None,
             root_certificates=None if certs is None else (certs / "ca.pem").read_bytes(),
             interceptors=[RuntimeVersionHttpInterceptor(component_name="flwr CLI")],
@@ -110,47 +115,51 @@ class SuperLink:
             client.close()
 
 
-def checked(fleet: SuperLinkAddress) -> SuperLinkAddress:
-    """Where a SuperLink can listen; port 0 becomes a free one.
+def check_address(requested: SuperLinkAddress) -> SuperLinkAddress:
+    """Check that a SuperLink can listen there, and return the address. Port 0 is replaced by a free port.
 
     Raises:
-        UserError: if it cannot, certificates are missing, or it would be plaintext beyond this machine.
+        UserError: if it cannot listen there, a certificate is missing, or other machines could connect without TLS.
     """
-    host, _, port = fleet.address.rpartition(":")
+    host, _, port = requested.address.rpartition(":")
     if not host or not port.isdigit() or int(port) > 65535:
-        raise UserError(f"--flower {fleet.address}: must be HOST:PORT, such as 0.0.0.0:9092 (port 0: any)")
-    if fleet.certs is None and not (fleet.insecure or is_loopback(fleet.address)):
         raise UserError(
-            f"without --certs everybody can read and answer what passes at {fleet.address}: "
-            "give --certs DIR (`edgefd certs init` makes one), or --insecure to have it so"
+            f"--flower {requested.address}: must be HOST:PORT, such as 0.0.0.0:9092 (port 0: any free port)"
         )
-    for name in () if fleet.certs is None else ("server.pem", "server.key", "ca.pem"):
-        if not (fleet.certs / name).is_file():  # type: ignore[operator]
-            raise UserError(f"cannot read {fleet.certs}/{name}; `edgefd certs init` makes it")
+    certs = requested.certs
+    if certs is None and not (requested.insecure or is_loopback(requested.address)):
+        raise UserError(
+            f"refusing to listen on {requested.address} without TLS: pass --certs DIR (create it with "
+            "`edgefd certs init`) or --insecure"
+        )
+    for path in [] if certs is None else [certs / name for name in ("server.pem", "server.key", "ca.pem")]:
+        if not path.is_file():
+            raise UserError(f"cannot read {path}: create it with `edgefd certs init`")
     try:
-        with socket.create_server((host.strip("[]"), int(port)), family=_family(host)) as free:
-            return SuperLinkAddress(f"{host}:{free.getsockname()[1]}", fleet.certs, fleet.insecure)
+        with socket.create_server((host.strip("[]"), int(port)), family=_family(host)) as listener:
+            return SuperLinkAddress(f"{host}:{listener.getsockname()[1]}", certs, requested.insecure)
     except OSError as error:
-        raise UserError(f"cannot listen on {fleet.address}: {error.strerror}") from error
+        raise UserError(f"cannot listen on {requested.address}: {error.strerror}") from error
 
 
 @contextmanager
-def started(fleet: SuperLinkAddress, work: Path, family: set[int]) -> Iterator[SuperLink]:
-    """A SuperLink that listens while the context lasts, with its database, log and Flower's own files in `work`.
+def run_superlink(address: SuperLinkAddress, work: Path, family: set[int]) -> Iterator[SuperLink]:
+    """Run a SuperLink while the context lasts.
 
     Args:
-        fleet: from `checked`.
-        work: a folder; a database that is there already is used again.
-        family: of processes that the SuperLink has started, as they become known: they are ended with it.
+        address: result of `check_address`.
+        work: folder for its database, its log and Flower's own files; a database that exists already is used again.
+        family: ids of the processes that the SuperLink has started. The caller adds them as they become known, and they
+            are ended with the SuperLink.
 
     Raises:
-        RunError: if it does not start.
+        RunError: if the SuperLink does not start.
     """
     log = work / "superlink.log"
     (work / "home").mkdir(parents=True, exist_ok=True)
     with log.open("ab") as out:
         process = subprocess.Popen(
-            [sys.executable, "-m", "edgefd_server.flower.superlink_process", *_options(fleet, work)],
+            [sys.executable, "-m", "edgefd_server.flower.superlink_process", *_options(address, work)],
             env=_environment(work),
             stdin=subprocess.PIPE,
             stdout=out,
@@ -158,36 +167,39 @@ def started(fleet: SuperLinkAddress, work: Path, family: set[int]) -> Iterator[S
             start_new_session=True,
         )
     try:
-        _wait(fleet, process, log)
-        yield SuperLink(fleet, process, log)
+        _wait_until_ready(address, process, log)
+        yield SuperLink(address, process, log)
     finally:
         end(process, others=family)
         assert process.stdin is not None
         process.stdin.close()
 
 
-def _options(fleet: SuperLinkAddress, work: Path) -> list[str]:
-    host, _, port = fleet.address.rpartition(":")
+def _options(address: SuperLinkAddress, work: Path) -> list[str]:
+    host, _, port = address.address.rpartition(":")
     options = ["--host", host.strip("[]"), "--port", port, "--database", str((work / "superlink.db").resolve())]
     options += ["--disable-runtime-dependency-installation"]
-    if fleet.certs is None:
+    if address.certs is None:
         return [*options, "--insecure"]
     files = {"--ssl-certfile": "server.pem", "--ssl-keyfile": "server.key", "--ssl-ca-certfile": "ca.pem"}
-    tls = [text for flag, name in files.items() for text in (flag, str((fleet.certs / name).resolve()))]
+    tls = [text for flag, name in files.items() for text in (flag, str((address.certs / name).resolve()))]
     return [*options, *tls, "--enable-supernode-auth"]
 
 
 def _environment(work: Path) -> dict[str, str]:
-    """Flower finds its other commands by name, and the ServerApp its code by PYTHONPATH."""
+    """Return the environment of the SuperLink.
+
+    Flower finds its other commands through PATH, and the ServerApp finds its code through PYTHONPATH.
+    """
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
-    found = {"FLWR_HOME": str((work / "home").resolve()), "PATH": path, "PYTHONPATH": os.pathsep.join(sys.path)}
-    return os.environ | FLOWER_QUIET | found
+    variables = {"FLWR_HOME": str((work / "home").resolve()), "PATH": path, "PYTHONPATH": os.pathsep.join(sys.path)}
+    return os.environ | FLOWER_QUIET | variables
 
 
-def _wait(fleet: SuperLinkAddress, process: subprocess.Popen[bytes], log: Path) -> None:
-    """Until it answers."""
-    url = f"{'http' if fleet.certs is None else 'https'}://{fleet.near}/health"
-    trusted = None if fleet.certs is None else ssl.create_default_context(cafile=str(fleet.certs / "ca.pem"))
+def _wait_until_ready(address: SuperLinkAddress, process: subprocess.Popen[bytes], log: Path) -> None:
+    """Wait until the SuperLink answers on its health address."""
+    url = f"{'http' if address.certs is None else 'https'}://{address.local}/health"
+    trusted = None if address.certs is None else ssl.create_default_context(cafile=str(address.certs / "ca.pem"))
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=trusted))
     deadline = time.monotonic() + START_SECONDS
     while process.poll() is None and time.monotonic() < deadline:
@@ -196,8 +208,8 @@ def _wait(fleet: SuperLinkAddress, process: subprocess.Popen[bytes], log: Path) 
                 return
         except OSError:
             time.sleep(0.1)
-    ended = "did not answer" if process.poll() is None else f"ended (exit code {process.returncode})"
-    raise RunError(f"the SuperLink {ended}: {last_line(log)} (see {log})")
+    outcome = "did not answer" if process.poll() is None else f"ended (exit code {process.returncode})"
+    raise RunError(f"the SuperLink {outcome}: {last_line(log)} (see {log})")
 
 
 def _family(host: str) -> socket.AddressFamily:

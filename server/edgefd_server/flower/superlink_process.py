@@ -1,10 +1,12 @@
-"""`python -m edgefd_server.flower.superlink_process ...`: `flower-superlink` with its options, behind two guards of our own.
+"""Process that runs Flower's `flower-superlink` behind two safeguards.
 
-Flower serves everything on one port, and asks nobody who he is but SuperNodes: whoever reaches it may submit a run,
-which is code, and register a key. Here those calls are answered to this machine only; SuperNodes may call from
-anywhere. And it ends when its standard input does: with the process that started it, however that one ends.
+Flower serves all its calls on one port and authenticates SuperNodes only: without these safeguards, anyone who reaches
+the port could submit a run, which is code, or register a key. This process accepts those calls from this machine only;
+SuperNodes may call from anywhere. The process ends when its standard input is closed, which happens when the process
+that started it ends for any reason.
 
-Started by `edgefd_server.flower.superlink`. The hook for the first guard is a private one of Flower: a test holds it.
+`edgefd_server.flower.superlink` runs `python -m edgefd_server.flower.superlink_process` with the options of
+`flower-superlink`. The first safeguard uses a private hook of Flower; a test checks that the hook still works.
 """
 
 from __future__ import annotations
@@ -24,11 +26,12 @@ from starlette.middleware import Middleware
 
 from edgefd.wire.device_link import is_loopback
 
-OPEN = "/v1/fleet/"
-"""the paths that SuperNodes call"""
-BEGIN = "/v1/control/start-run"
-_PATIENCE = 5.0
-_HOLD = 20.0  # a SuperNode hangs up after 30 s
+SUPERNODE_PATHS = "/v1/fleet/"
+"""prefix of the paths that SuperNodes call"""
+START_RUN_PATH = "/v1/control/start-run"
+"""path of the call that submits a run"""
+_SHUTDOWN_SECONDS = 5.0
+_HOLD_SECONDS = 20.0  # a SuperNode closes its connection after 30 s
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Scope]]
@@ -36,46 +39,47 @@ Send = Callable[[Scope], Awaitable[None]]
 
 
 class Gate:
-    """ASGI middleware that refuses whatever is not for SuperNodes to callers from another machine.
+    """ASGI middleware that refuses all calls from other machines except those of SuperNodes.
 
-    SuperNodes wait until a run is submitted: one that calls before its key is registered would end, and not try again.
+    It holds the calls of SuperNodes until a run is submitted: a SuperNode that calls before its key is registered would
+    end, and would not try again.
     """
 
     def __init__(self, app: Callable[[Scope, Receive, Send], Awaitable[None]]) -> None:
         self._app = app
-        self._begun = asyncio.Event()
+        self._run_started = asyncio.Event()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass the call on, now or later, or answer 403 or 503."""
+        """Pass the call on, at once or after the run is submitted, or reply with 403 or 503."""
         if scope["type"] == "lifespan":
             await self._app(scope, receive, send)
             return
-        if scope["path"].startswith(OPEN):
+        if scope["path"].startswith(SUPERNODE_PATHS):
             try:
-                await asyncio.wait_for(self._begun.wait(), _HOLD)
+                await asyncio.wait_for(self._run_started.wait(), _HOLD_SECONDS)
             except TimeoutError:
-                await _answer(send, 503, b"no run has begun yet: come back\n")  # a SuperNode does
+                await _reply(send, 503, b"no run has started yet: try again\n")  # a SuperNode does
             else:
                 await self._app(scope, receive, send)
             return
         if is_local(scope):
             await self._app(scope, receive, send)
-            if scope["path"] == BEGIN:
-                self._begun.set()
+            if scope["path"] == START_RUN_PATH:
+                self._run_started.set()
             return
         if scope["type"] == "websocket":
             await send({"type": "websocket.close", "code": 1008})
             return
-        await _answer(send, 403, b"this is answered on the coordinator's machine only\n")
+        await _reply(send, 403, b"this call is allowed on the coordinator's machine only\n")
 
 
-async def _answer(send: Send, status: int, line: bytes) -> None:
+async def _reply(send: Send, status: int, line: bytes) -> None:
     await send({"type": "http.response.start", "status": status, "headers": [(b"content-type", b"text/plain")]})
     await send({"type": "http.response.body", "body": line})
 
 
 def is_local(scope: Scope) -> bool:
-    """Whether the call comes from this machine: over loopback, or from the very address that it goes to."""
+    """Return whether the call comes from this machine: over loopback, or from the same address that it is sent to."""
     client, server = scope.get("client"), scope.get("server")
     if not client or not server:
         return False
@@ -84,15 +88,15 @@ def is_local(scope: Scope) -> bool:
 
 
 def end_with_stdin() -> None:
-    """Wait for the end of standard input, then end this process."""
+    """Wait until standard input is closed, then end this process."""
     sys.stdin.buffer.read()
     os.kill(os.getpid(), signal.SIGTERM)
-    time.sleep(_PATIENCE)
-    os._exit(1)  # calls that do not end keep the server waiting
+    time.sleep(_SHUTDOWN_SECONDS)
+    os._exit(1)  # open calls can keep the server from ending
 
 
 if __name__ == "__main__":
-    os.environ.pop("FORWARDED_ALLOW_IPS", None)  # or a caller could say where he calls from
+    os.environ.pop("FORWARDED_ALLOW_IPS", None)  # with it, a caller could forge its own address
     extensions.get_middleware = lambda: (Middleware(Gate),)
     threading.Thread(target=end_with_stdin, daemon=True).start()
     flower_superlink()

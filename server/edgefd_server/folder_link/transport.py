@@ -16,7 +16,7 @@ from edgefd.core.errors import RunError, UserError
 from edgefd.core.files import get, put
 from edgefd.core.knowledge import Knowledge
 from edgefd.federation.plan import RoundPlan
-from edgefd.federation.report import Exchange, Report
+from edgefd.federation.report import Exchange, Report, count_exchange
 from edgefd.federation.terms import FederationInfo
 from edgefd.methods import get_method
 from edgefd.rounds.participation import ParticipationConfig, add_stale_reports, quorum_reached
@@ -89,9 +89,9 @@ class FolderTransport:
             raise RunError(f"cannot tell the devices that the run is over: {error.strerror}") from error
 
     def _exchange(self, plan: RoundPlan, teacher: Knowledge | None) -> Exchange:
-        folder, codec = round_folder(self.folder, plan.round), self.info.terms.codec
+        folder = round_folder(self.folder, plan.round)
         (folder / "reports").mkdir(parents=True, exist_ok=True)
-        data = None if teacher is None else wire.encode(teacher, codec)
+        data = None if teacher is None else wire.encode(teacher, self.info.terms.codec)
         cohort = self._all_clients() if plan.clients is None else plan.clients
         if data is not None:
             _put_once(folder / TEACHER, data)
@@ -101,7 +101,7 @@ class FolderTransport:
         reports = self._collect(plan, cohort)
         put(folder / COUNTED, encode_clients(r.client for r in reports))
         reports = add_stale_reports(self.rules, reports, self._late(plan))
-        return wire.exchanged(reports, codec, data if data and teacher else b"", len(cohort))
+        return count_exchange(reports, teacher, data, len(cohort))
 
     def _all_clients(self) -> range:
         return range(self.info.n_clients)

@@ -1,4 +1,4 @@
-"""Append events as JSON lines."""
+"""The event log of a coordinator: one JSON object per line."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from edgefd.core.errors import RunError
 from edgefd_server.monitoring.prometheus import MAX_REFUSALS_PER_SECOND
 
 Log = Callable[..., None]
-"""(event, **fields)"""
+"""function that records one event; called as `log(event, **fields)`"""
 
 
 def tee_log(first: Log, second: Log) -> Log:
-    """A log that writes to two."""
+    """Return a log that passes every event to both logs, to `first` before `second`."""
 
     def log(event: str, **fields: Any) -> None:
         first(event, **fields)
@@ -29,22 +29,27 @@ def tee_log(first: Log, second: Log) -> Log:
 
 
 def json_log(path: Path) -> Log:
-    """A log that appends to a file. A flood of refusals is cut to a few lines a second; how many is said later."""
+    """Return a log that appends events to a file.
+
+    At most `MAX_REFUSALS_PER_SECOND` refusals per second are written. The next refusal that is written holds the number
+    of refusals that were left out before it, in its field `left_out`.
+    """
     lock = threading.Lock()
-    window = [0.0, 0, 0]  # when it began, refusals written in it, refusals left out since the last written one
+    window_start, written, left_out = 0.0, 0, 0  # `left_out` counts from the last refusal that was written
 
     def log(event: str, **fields: Any) -> None:
+        nonlocal window_start, written, left_out
         with lock:
             if event == "refused":
                 now = time.monotonic()
-                if now - window[0] >= 1:
-                    window[0], window[1] = now, 0
-                window[1] += 1
-                if window[1] > MAX_REFUSALS_PER_SECOND:
-                    window[2] += 1
+                if now - window_start >= 1:
+                    window_start, written = now, 0
+                written += 1
+                if written > MAX_REFUSALS_PER_SECOND:
+                    left_out += 1
                     return
-                if window[2]:
-                    fields["left_out"], window[2] = int(window[2]), 0
+                if left_out:
+                    fields["left_out"], left_out = left_out, 0
             line = {"time": datetime.now(UTC).isoformat(timespec="milliseconds"), "event": event, **fields}
             try:
                 _append(path, json.dumps(line) + "\n")
@@ -55,7 +60,7 @@ def json_log(path: Path) -> Log:
 
 
 def _append(path: Path, line: str) -> None:
-    """Whole or, on a full disk, not at all."""
+    """Append the whole line. If the disk is full, leave the file as it was."""
     size = path.stat().st_size if path.exists() else 0
     try:
         with path.open("a", encoding="utf-8") as file:

@@ -1,4 +1,8 @@
-"""Two ways to know the fleet for the status page: from the log of a device link, and from the files of an exchange."""
+"""Snapshots of all devices for the status page.
+
+The state of the devices follows from the events of a coordinator (`CoordinatorFleet`) or from the files of an exchange
+folder (`FolderFleet`).
+"""
 
 from __future__ import annotations
 
@@ -18,57 +22,57 @@ from edgefd.core.files import get
 from edgefd.rounds.participation import sample_clients
 from edgefd.wire.device_link import HOLD
 from edgefd.wire.exchange_folder import MAX_TEXT, PLAN, round_folder
-from edgefd_server.monitoring.status import Device, FleetSnapshot, Opened, Refused, State
+from edgefd_server.monitoring.status import DeviceStatus, FleetSnapshot, RefusalCount, RoundStatus, State
 
 MAX_LINE = 300
-"""characters of a refusal that are kept: devices have a say in them"""
+"""most characters of a refusal message that are kept; devices can influence its text"""
 
 
 @dataclass(frozen=True)
-class Moment:
-    """What the state of a client follows from."""
+class RoundTiming:
+    """The facts about the open round from which the state of each client follows."""
 
     now: float
     began: float
-    """the open round"""
+    """time at which the round was opened"""
     held: float
-    """seconds that a call before it may have been waiting for it"""
+    """seconds for which a call that began before the round may have been held open until the round"""
     deadline: float | None
-    """seconds after which the round does not wait for it, if enough others have answered"""
-    asked: frozenset[int]
+    """seconds after which the round no longer waits for a client if enough others have answered; None = no deadline"""
+    sampled: frozenset[int]
     answered: frozenset[int]
     missed: frozenset[int]
-    """clients without whom the round before was closed"""
+    """sampled clients whose report was missing when the previous round was closed"""
 
 
-def state_of(client: int, seen: float | None, at: Moment | None) -> State:
-    """What a client does, as far as the coordinator can know. A device that trains does not call.
+def state_of(client: int, seen: float | None, timing: RoundTiming | None) -> State:
+    """Return the state of a client as far as the coordinator can know it. A device does not call while it trains.
 
     Args:
-        client: which.
-        seen: when it last called.
-        at: the open round; None: there is none.
+        client: number of the client.
+        seen: time of its last call; None if it has never called.
+        timing: facts about the open round; None if no round is open.
     """
-    if at is not None and client in at.answered:
+    if timing is not None and client in timing.answered:
         return "answered"
     if seen is None:
         return "never seen"
-    if at is None or client not in at.asked:
+    if timing is None or client not in timing.sampled:
         return "waiting"
-    overdue = at.deadline is not None and at.now - at.began > at.deadline
-    away = seen < at.began - at.held  # it cannot have heard of the round
-    busy_elsewhere = client in at.missed and seen < at.began
-    return "late" if overdue or away or busy_elsewhere else "working"
+    overdue = timing.deadline is not None and timing.now - timing.began > timing.deadline
+    absent = seen < timing.began - timing.held  # it cannot have received the plan of the round
+    in_previous_round = client in timing.missed and seen < timing.began
+    return "late" if overdue or absent or in_previous_round else "working"
 
 
-def asks(config: Config, n_clients: int, round: int) -> frozenset[int]:
-    """The clients that a round asks."""
+def sampled_clients(config: Config, n_clients: int, round: int) -> frozenset[int]:
+    """Return the clients that are sampled for a round. The closing round samples all clients."""
     closing = round >= config.train.rounds
     return frozenset(range(n_clients) if closing else sample_clients(config.coordinator, config.seed, round, n_clients))
 
 
-class _Refusals:
-    """Counted by reason and by client, with the last line of each."""
+class _RefusalCounter:
+    """The number of refusals and the last message, by reason and by client."""
 
     def __init__(self) -> None:
         self.reasons: dict[str, tuple[int, str]] = {}
@@ -80,18 +84,18 @@ class _Refusals:
         for client in clients:
             self.clients[client] = (self.clients.get(client, (0, ""))[0] + 1, line)
 
-    def table(self) -> tuple[Refused, ...]:
-        return tuple(Refused(reason, n, last) for reason, (n, last) in sorted(self.reasons.items()))
+    def by_reason(self) -> tuple[RefusalCount, ...]:
+        return tuple(RefusalCount(reason, n, last) for reason, (n, last) in sorted(self.reasons.items()))
 
 
 class CoordinatorFleet:
-    """Reads along in the log (`edgefd_server.monitoring.event_log.Log`) of a device link.
+    """The state of the devices, derived from the events (`edgefd_server.monitoring.event_log.Log`) of a coordinator.
 
     Args:
-        config: of the run.
-        n_clients: of the federation.
-        seen: when each client last called, by `time.monotonic`.
-        names: of the devices' certificates, by client.
+        config: configuration of the run.
+        n_clients: number of clients in the federation.
+        seen: returns the time of each client's last call, on the clock of `time.monotonic`.
+        names: returns the names in the devices' certificates, by client.
     """
 
     def __init__(
@@ -108,17 +112,16 @@ class CoordinatorFleet:
         self._answered: set[int] = set()
         self._missed: frozenset[int] = frozenset()
         self._totals: dict[int, int] = {}
-        self._refusals = _Refusals()
-        self._peers: dict[int, str] = {}  # where each client last joined from: without certificates, who is refused
+        self._refusals = _RefusalCounter()
+        # The address from which each client last joined. Without certificates, a refused call is attributed by it.
+        self._peers: dict[int, str] = {}
 
     def note(self, event: str, **fields: Any) -> None:
-        """One event of the log."""
+        """Process one event. This method is a `Log`."""
         with self._lock:
             match event:
                 case "round":
-                    before = asks(self._config, self._n_clients, self._round) if self._round >= 0 else frozenset()
-                    self._missed = before - self._answered
-                    self._round, self._began, self._answered = int(fields["round"]), time.time(), set()
+                    self._open_round(int(fields["round"]))
                 case "report":
                     client = int(fields["client"])
                     self._answered.add(client)
@@ -129,154 +132,166 @@ class CoordinatorFleet:
                 case "join":
                     self._peers[int(fields["client"])] = fields["peer"]
                 case "refused":
-                    if "node" in fields:  # of Flower: its door knows whose it is, if anybody's
+                    if "node" in fields:  # from Flower: the Grid driver knows the client of the node, if it has one
                         clients = [] if fields["client"] is None else [int(fields["client"])]
                     else:
-                        clients = self._whose(fields["device"], fields["peer"])
+                        clients = self._clients_of(fields["device"], fields["peer"])
                     self._refusals.add(fields["reason"], fields["line"], clients)
 
-    def _whose(self, device: str, peer: str) -> list[int]:
-        """The clients that a device is: by its certificate, or where there are none, by where it joined from."""
+    def _open_round(self, round: int) -> None:
+        sampled = sampled_clients(self._config, self._n_clients, self._round) if self._round >= 0 else frozenset[int]()
+        self._missed = sampled - self._answered
+        self._round, self._began, self._answered = round, time.time(), set()
+
+    def _clients_of(self, device: str, peer: str) -> list[int]:
+        """Return the clients of a device: by its certificate or, without one, by the address from which it joined."""
         if device:
-            return [client for client, name in self._named()[0].items() if name == device]
+            return [client for client, name in self._read_names()[0].items() if name == device]
         return [client for client, joined in self._peers.items() if joined == peer]
 
     def snapshot(self) -> FleetSnapshot:
-        """As it is now."""
-        names, trouble = self._named()
+        """Return the current state of the devices."""
+        names, trouble = self._read_names()
         seen = {client: at + self._since_1970 for client, at in list(self._seen().items())}
         with self._lock:
-            opened, at = self._open()
+            opened, timing = self._current_round()
             devices = tuple(
-                Device(
+                DeviceStatus(
                     client,
                     names.get(client, ""),
                     seen.get(client),
-                    state_of(client, seen.get(client), at),
+                    state_of(client, seen.get(client), timing),
                     self._totals.get(client, 0),
                     *self._refusals.clients.get(client, (0, "")),
                 )
                 for client in range(self._n_clients)
             )
-            return FleetSnapshot(opened, devices, self._refusals.table(), trouble)
+            return FleetSnapshot(opened, devices, self._refusals.by_reason(), trouble)
 
-    def _open(self) -> tuple[Opened | None, Moment | None]:
+    def _current_round(self) -> tuple[RoundStatus | None, RoundTiming | None]:
         if self._round < 0:
             return None, None
-        who = asks(self._config, self._n_clients, self._round)
+        sampled = sampled_clients(self._config, self._n_clients, self._round)
         answered = frozenset(self._answered)
         closing = self._round >= self._config.train.rounds
-        opened = Opened(self._round, closing, len(who), len(answered & who), self._began)
+        opened = RoundStatus(self._round, closing, len(sampled), len(answered & sampled), self._began)
         deadline = self._config.coordinator.deadline_s
-        return opened, Moment(time.time(), self._began, HOLD, deadline, who, answered, self._missed)
+        return opened, RoundTiming(time.time(), self._began, HOLD, deadline, sampled, answered, self._missed)
 
-    def _named(self) -> tuple[Mapping[int, str], str]:
+    def _read_names(self) -> tuple[Mapping[int, str], str]:
+        """Return the names by client, and an error message or ""."""
         try:
             return self._names(), ""
-        except UserError as error:  # the allow-list is being changed; devices are told the same
+        except UserError as error:  # the allow-list is being changed; the devices get the same message
             return {}, str(error)
 
 
 class FolderFleet:
-    """Looks at an exchange folder (`edgefd.wire.exchange_folder`). Devices there are known by their reports alone.
+    """The state of the devices, derived from an exchange folder (`edgefd.wire.exchange_folder`).
+
+    The only trace of a device in the folder is its reports.
 
     Args:
-        config: of the run.
-        n_clients: of the federation.
-        exchange: the folder.
+        config: configuration of the run.
+        n_clients: number of clients in the federation.
+        exchange: path of the exchange folder.
     """
 
     def __init__(self, config: Config, n_clients: int, exchange: Path) -> None:
         self._config, self._n_clients, self._exchange = config, n_clients, exchange
-        self._next = 0  # the rounds before this one are in the totals: nothing comes in for them any more
+        self._next = 0  # earlier rounds are in the totals: they cannot get another report
         self._totals: dict[int, int] = {}
         self._seen: dict[int, float] = {}
-        self._refusals = _Refusals()
-        self._known: dict[tuple[int, int], float] = {}  # refusals that are counted, by round and client
+        self._refusals = _RefusalCounter()
+        self._counted: dict[tuple[int, int], float] = {}  # file time of each counted refusal, by round and client
         self._last = FleetSnapshot(None, self._devices({}, None), ())
 
     def snapshot(self) -> FleetSnapshot:
-        """As it is now. Where the folder cannot be read, as it was, and why."""
+        """Return the current state. If the folder cannot be read, return the last known state and the reason."""
         try:
-            self._last = self._look()
+            self._last = self._read()
         except OSError as error:
             return replace(self._last, trouble=f"cannot read {self._exchange}: {error.strerror}")
         return self._last
 
-    def _look(self) -> FleetSnapshot:
+    def _read(self) -> FleetSnapshot:
         newest = self._next
         while self._plan(newest + 1).exists():
             newest += 1
         if not self._plan(newest).exists():
             return self._last
-        taken = {round: self._taken(round) for round in range(self._next, newest + 1)}
+        reports = {round: self._reports(round) for round in range(self._next, newest + 1)}
         began = self._plan(newest).stat().st_mtime
-        asked = asks(self._config, self._n_clients, newest)
+        sampled = sampled_clients(self._config, self._n_clients, newest)
         missed: frozenset[int] = frozenset()
-        if newest - 1 in taken:
-            in_time = {client for client, at in taken[newest - 1].items() if at <= began}
-            missed = asks(self._config, self._n_clients, newest - 1) - in_time
-        answered = frozenset(taken[newest]) & asked
-        # A device that waits is silent here, so that any of them may have heard of the round.
-        at = Moment(time.time(), began, math.inf, self._config.coordinator.deadline_s, asked, answered, missed)
-        devices = self._devices(taken, at)
-        self._count(taken, newest - 1)  # late reports still come for the one before the newest
+        if newest - 1 in reports:
+            in_time = {client for client, at in reports[newest - 1].items() if at <= began}
+            missed = sampled_clients(self._config, self._n_clients, newest - 1) - in_time
+        answered = frozenset(reports[newest]) & sampled
+        # A waiting device leaves no trace in the folder, so every device may have read the plan (held = infinity).
+        deadline = self._config.coordinator.deadline_s
+        timing = RoundTiming(time.time(), began, math.inf, deadline, sampled, answered, missed)
+        devices = self._devices(reports, timing)
+        self._add_to_totals(reports, newest - 1)  # late reports can still arrive for the round before the newest
         closing = newest >= self._config.train.rounds
-        opened = Opened(newest, closing, len(asked), len(answered), began)
-        return FleetSnapshot(opened, devices, self._refusals.table())
+        opened = RoundStatus(newest, closing, len(sampled), len(answered), began)
+        return FleetSnapshot(opened, devices, self._refusals.by_reason())
 
     def _plan(self, round: int) -> Path:
         return round_folder(self._exchange, round) / PLAN
 
-    def _count(self, taken: Mapping[int, Mapping[int, float]], before: int) -> None:
-        for round in range(self._next, before):
-            for client in taken[round]:
+    def _add_to_totals(self, reports: Mapping[int, Mapping[int, float]], end: int) -> None:
+        for round in range(self._next, end):
+            for client in reports[round]:
                 self._totals[client] = self._totals.get(client, 0) + 1
-        self._next = max(self._next, before)
+        self._next = max(self._next, end)
 
-    def _devices(self, taken: Mapping[int, Mapping[int, float]], at: Moment | None) -> tuple[Device, ...]:
+    def _devices(
+        self, reports: Mapping[int, Mapping[int, float]], timing: RoundTiming | None
+    ) -> tuple[DeviceStatus, ...]:
         return tuple(
-            Device(
+            DeviceStatus(
                 client,
                 "",
                 self._seen.get(client),
-                state_of(client, self._seen.get(client), at),
-                self._totals.get(client, 0) + sum(client in reports for reports in taken.values()),
+                state_of(client, self._seen.get(client), timing),
+                self._totals.get(client, 0) + sum(client in of_round for of_round in reports.values()),
                 *self._refusals.clients.get(client, (0, "")),
             )
             for client in range(self._n_clients)
         )
 
-    def _taken(self, round: int) -> dict[int, float]:
-        """When each client's report of a round was written; those that are refused are counted as such."""
-        here = round_folder(self._exchange, round) / "reports"
+    def _reports(self, round: int) -> dict[int, float]:
+        """Return the file time of each client's accepted report of a round. Count the refused reports as refusals."""
+        folder = round_folder(self._exchange, round) / "reports"
         reports, refused = dict[int, float](), dict[int, float]()
-        for name, at in _times(here):
+        for name, at in _file_times(folder):
             stem, suffix = os.path.splitext(name)
             if suffix in (".bin", ".refused") and stem.isdecimal() and int(stem) < self._n_clients:
                 (reports if suffix == ".bin" else refused)[int(stem)] = at
         for client, at in reports.items():
             self._seen[client] = max(at, self._seen.get(client, at))
         for client, at in refused.items():
-            if self._known.get((round, client)) != at and (line := _line(here / f"{client}.refused")) is not None:
-                self._known[round, client] = at
+            counted = self._counted.get((round, client)) == at
+            if not counted and (line := _read_line(folder / f"{client}.refused")) is not None:
+                self._counted[round, client] = at
                 self._refusals.add("report", line, [client])
         return {client: at for client, at in reports.items() if client not in refused}
 
 
-def _times(folder: Path) -> Iterator[tuple[str, float]]:
-    """The files that are there, and when each was written."""
+def _file_times(folder: Path) -> Iterator[tuple[str, float]]:
+    """Yield the name and modification time of each file. A folder that does not exist counts as empty."""
     try:
         entries = list(os.scandir(folder))
     except FileNotFoundError:
         return
     for entry in entries:
-        with suppress(FileNotFoundError):  # taken away meanwhile
+        with suppress(FileNotFoundError):  # the file was deleted in the meantime
             yield entry.name, entry.stat().st_mtime
 
 
-def _line(path: Path) -> str | None:
-    """What a small text file says; None if it was taken away."""
+def _read_line(path: Path) -> str | None:
+    """Return the content of a small text file, or None if the file does not exist any more."""
     try:
         blob = get(path, MAX_TEXT)
     except ValueError as error:

@@ -1,4 +1,4 @@
-"""What can be watched of a device link: Prometheus metrics and a log of JSON lines. No private value is in either."""
+"""Prometheus metrics of a device link. They hold no private value."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, star
 from edgefd.core.errors import UserError
 
 ONLINE = 60.0
-"""seconds after its last call that a device counts as online"""
-MAX_REFUSALS_PER_SECOND = 20  # lines a second
+"""seconds after its last call for which a device counts as online"""
+MAX_REFUSALS_PER_SECOND = 20
+"""refusals per second that the event log writes"""
 
 
 @dataclass(frozen=True, eq=False)
 class LinkMetrics:
-    """Of one run."""
+    """The Prometheus metrics of one run."""
 
     registry: CollectorRegistry
     online: Gauge
@@ -26,17 +27,17 @@ class LinkMetrics:
     accepted: Counter
     contributions: Gauge
     refused: Counter
-    """by call and reason"""
+    """refused calls, by call and reason"""
     bytes: Counter
-    """of messages, by direction: up is from devices"""
+    """bytes of messages, by direction; `up` is from the devices to the coordinator"""
     call_seconds: Histogram
     report_seconds: Histogram
 
 
 def make_metrics() -> LinkMetrics:
-    """All at zero."""
+    """Create the metrics with all values at zero."""
     r = CollectorRegistry()
-    times = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100, 300)
+    buckets = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100, 300)
     return LinkMetrics(
         registry=r,
         online=Gauge("edgefd_devices_online", f"devices that called in the last {ONLINE:g} s", registry=r),
@@ -48,18 +49,23 @@ def make_metrics() -> LinkMetrics:
         ),
         refused=Counter("edgefd_refused", "calls refused", ["call", "reason"], registry=r),
         bytes=Counter("edgefd_bytes", "bytes of messages", ["direction"], registry=r),
-        call_seconds=Histogram("edgefd_call_seconds", "seconds to answer a call", ["call"], buckets=times, registry=r),
+        call_seconds=Histogram(
+            "edgefd_call_seconds", "seconds to answer a call", ["call"], buckets=buckets, registry=r
+        ),
         report_seconds=Histogram(
-            "edgefd_report_seconds", "seconds from a round's opening to a report", buckets=times, registry=r
+            "edgefd_report_seconds",
+            "seconds from the opening of a round to the arrival of a report",
+            buckets=buckets,
+            registry=r,
         ),
     )
 
 
 def serve_metrics(metrics: LinkMetrics, port: int) -> Callable[[], None]:
-    """Serve them on 127.0.0.1; call what is returned to stop.
+    """Serve the metrics over HTTP on 127.0.0.1, and return a function that stops the server.
 
     Raises:
-        UserError: if the port is taken.
+        UserError: if it cannot listen on the port.
     """
     try:
         server, thread = start_http_server(port, "127.0.0.1", metrics.registry)
@@ -76,7 +82,7 @@ def serve_metrics(metrics: LinkMetrics, port: int) -> Callable[[], None]:
 
 @contextmanager
 def metrics_server(metrics: LinkMetrics, port: int | None) -> Iterator[None]:
-    """Serve them while the context lasts, if there is a port to do so."""
+    """Serve the metrics over HTTP while the context lasts. Do nothing if `port` is None."""
     stop = None if port is None else serve_metrics(metrics, port)
     try:
         yield

@@ -1,6 +1,7 @@
-"""What the status page shows: a run and its fleet at one moment, as frozen values and as JSON.
+"""The state of a run and its devices, as frozen values and as JSON for the status page.
 
-No private value is in it: accuracies, shares, bytes, times and refusals are what the run folder and the log hold too.
+It holds no private value: accuracies, fractions, bytes, times and refusals are also in the run folder and the event
+log.
 """
 
 from __future__ import annotations
@@ -16,75 +17,79 @@ from edgefd.runs.prepare import PreparedRun
 from edgefd.runs.round_metrics import RoundMetrics
 
 MAX_POINTS = 500
-"""rounds in the curves: of a longer run every second, third ... is shown, and the last"""
+"""most points in a curve; of a longer run, the page shows every second, third ... round, and the last one"""
 
 State = Literal["never seen", "waiting", "working", "answered", "late"]
 
 
 @dataclass(frozen=True)
-class About:
-    """What does not change."""
+class RunDescription:
+    """The properties of a run that do not change."""
 
     method: str
     data: str
     model: str
     n_clients: int
     rounds: int
-    """numbered from 0; the closing round comes after them and has this number"""
+    """number of rounds; they are numbered from 0, and the closing round follows them with this number"""
 
 
 @dataclass(frozen=True)
-class Opened:
-    """The round that was opened last. It is closed when there is a `Point` of it."""
+class RoundStatus:
+    """The round that was opened last. It is closed as soon as there is a `MetricPoint` of it."""
 
     round: int
     closing: bool
     asked: int
+    """number of sampled clients"""
     reports: int
+    """number of reports from sampled clients"""
     began: float
-    """seconds since 1970, as all times here"""
+    """time at which the round was opened, in seconds since 1970, as all times here"""
 
 
 @dataclass(frozen=True)
-class Device:
-    """A client of the federation, whether it has come or not."""
+class DeviceStatus:
+    """The state of one client of the federation, even if it has not connected yet."""
 
     client: int
     name: str
-    """of its certificate; "" without one"""
+    """name in the client's certificate; "" without a certificate"""
     seen: float | None
-    """when it last called"""
+    """time of the client's last call; None if it has never called"""
     state: State
     answered: int
-    """rounds"""
+    """number of rounds that the client answered"""
     refused: int
-    """calls or reports"""
+    """number of the client's calls or reports that were refused"""
     last_refusal: str
 
 
 @dataclass(frozen=True)
-class Refused:
-    """Refusals with the same reason, also those of devices that are nobody's."""
+class RefusalCount:
+    """The refusals with one reason, including those of devices that are not a client of the federation."""
 
     reason: str
     count: int
     last: str
+    """message of the last refusal"""
 
 
 @dataclass(frozen=True)
 class FleetSnapshot:
-    """The devices and what they do."""
+    """The state of all devices at one moment."""
 
-    opened: Opened | None
-    devices: tuple[Device, ...]
-    refused: tuple[Refused, ...]
+    opened: RoundStatus | None
+    """None before the first round"""
+    devices: tuple[DeviceStatus, ...]
+    refused: tuple[RefusalCount, ...]
     trouble: str = ""
-    """why the page may not be up to date"""
+    """reason why the snapshot may be out of date or incomplete; "" if there is none"""
 
 
 @dataclass(frozen=True)
-class Point:
-    """A round that is done, in the curves. Bytes are summed up from the first round on."""
+class MetricPoint:
+    """A completed round in the curves of the status page."""
 
     round: int
     closing: bool
@@ -92,80 +97,89 @@ class Point:
     test: float | None
     teacher: float | None
     kept: float
+    """accepted fraction of the proxy rows, mean over clients"""
     up: int
+    """bytes from the clients, summed from the first round on"""
     down: int
+    """bytes to the clients, summed from the first round on"""
     seconds: float
 
 
 @dataclass(frozen=True)
 class Status:
-    """All that the page shows."""
+    """All information that the status page shows."""
 
     run: str
-    about: About
+    about: RunDescription
     fleet: FleetSnapshot
     done: int
-    """rounds, the closing one too"""
+    """number of completed rounds, including the closing round"""
     seconds: float
-    """that they took"""
-    points: tuple[Point, ...]
+    """duration of the completed rounds"""
+    points: tuple[MetricPoint, ...]
     ended: str | None
-    """None: it goes on; "complete", or why it stopped"""
+    """None while the run continues; "complete", or the reason why the run stopped"""
 
     def to_json(self) -> bytes:
-        """In one line."""
+        """Serialise the status as one line of JSON."""
         return json.dumps(asdict(self), separators=(",", ":"), allow_nan=False).encode()
 
 
-def about(prepared: PreparedRun) -> About:
-    """Of a run that is about to begin."""
+def about(prepared: PreparedRun) -> RunDescription:
+    """Describe a run that is about to begin."""
     config = prepared.config
     models = ", ".join(model.name for model in config.model)
     n_clients = len(prepared.federation.clients)
-    return About(config.method_name, prepared.dataset.name, models, n_clients, config.train.rounds)
+    return RunDescription(config.method_name, prepared.dataset.name, models, n_clients, config.train.rounds)
 
 
 class StatusBoard:
-    """Where a run says how far it is. Written by the run's thread, read by the page's."""
+    """The progress of a run. The run's thread writes it, and the thread of the status page reads it.
 
-    def __init__(self, about: About, snapshot: Callable[[], FleetSnapshot]) -> None:
-        self._about, self._look, self._lock = about, snapshot, threading.Lock()
-        self._run, self._points = "", list[Point]()
+    Args:
+        description: the properties of the run that do not change.
+        snapshot: returns the current state of the devices.
+    """
+
+    def __init__(self, description: RunDescription, snapshot: Callable[[], FleetSnapshot]) -> None:
+        self._description, self._snapshot, self._lock = description, snapshot, threading.Lock()
+        self._run, self._points = "", list[MetricPoint]()
         self._ended: str | None = None
 
     def begin(self, run: str, done: Sequence[RoundMetrics] = ()) -> None:
-        """The name of the run, and the rounds that it has done before."""
+        """Set the name of the run, and add the rounds that it completed before it was resumed."""
         self._run = run
         for metrics in done:
             self._add(metrics)
 
     def watching(self, watch: ProgressHook) -> ProgressHook:
-        """`watch`, with the rounds noted here as they pass."""
+        """Return a hook that does what `watch` does, and adds each round to this board."""
 
-        def both(rounds: Iterator[RoundMetrics]) -> Iterator[RoundMetrics]:
+        def watch_and_add(rounds: Iterator[RoundMetrics]) -> Iterator[RoundMetrics]:
             for metrics in watch(rounds):
                 self._add(metrics)
                 yield metrics
 
-        return both
+        return watch_and_add
 
-    def end(self, how: str) -> None:
-        """The run is over: `edgefd.wire.exchange_folder.COMPLETE`, or why it stopped."""
-        self._ended = how
+    def end(self, outcome: str) -> None:
+        """Set the outcome: `edgefd.wire.exchange_folder.COMPLETE`, or the reason why the run stopped."""
+        self._ended = outcome
 
     def status(self) -> Status:
-        """As it is now."""
-        fleet = self._look()
+        """Return the current status."""
+        fleet = self._snapshot()
         with self._lock:
             points = list(self._points)
         seconds = sum(point.seconds for point in points)
-        return Status(self._run, self._about, fleet, len(points), seconds, thinned(points, MAX_POINTS), self._ended)
+        shown = thinned(points, MAX_POINTS)
+        return Status(self._run, self._description, fleet, len(points), seconds, shown, self._ended)
 
     def _add(self, m: RoundMetrics) -> None:
         with self._lock:
             up, down = (self._points[-1].up, self._points[-1].down) if self._points else (0, 0)
             self._points.append(
-                Point(
+                MetricPoint(
                     round=m.round,
                     closing=m.closing,
                     heldout=m.heldout_accuracy_mean,
@@ -179,9 +193,9 @@ class StatusBoard:
             )
 
 
-def thinned(points: Sequence[Point], most: int) -> tuple[Point, ...]:
-    """Every k-th point and the last, at most `most`, which is 2 or more."""
-    if len(points) <= most:
+def thinned(points: Sequence[MetricPoint], limit: int) -> tuple[MetricPoint, ...]:
+    """Return every k-th point and the last point, at most `limit` points in total (`limit` is 2 or more)."""
+    if len(points) <= limit:
         return tuple(points)
-    step = -(-len(points) // (most - 1))
+    step = -(-len(points) // (limit - 1))
     return (*points[:-1:step], points[-1])

@@ -1,7 +1,7 @@
-"""The status page over HTTP: one page, and a stream of events (server-sent events) that keeps it up to date.
+"""The HTTP server of the status page: one page, and a stream of server-sent events that keeps it up to date.
 
-One event loop in a thread of its own, which only reads the board: nobody who looks, or who is slow to, can hold the run
-back. Requests are bounded in size, time and number. Beyond this machine a token is needed.
+The server runs one event loop in its own thread and only reads the status board, so a reader, even a slow one, cannot
+delay the run. Requests are limited in size, time and number. Access from other machines requires a token.
 """
 
 from __future__ import annotations
@@ -28,18 +28,19 @@ from edgefd_server.monitoring.status import StatusBoard
 HEAD_BYTES = 16 * 2**10
 HEAD_SECONDS = 5.0
 SEND_SECONDS = 10.0
-"""after which somebody who does not read is left"""
+"""seconds after which the server closes the connection of a client that does not read"""
 CONNECTIONS, LISTENERS = 128, 32
-LOOK = 0.5
-"""seconds between two looks at the board"""
+"""most open connections; most connections among them that read the event stream"""
+POLL_SECONDS = 0.5
+"""seconds between two reads of the status board"""
 BEAT = 5.0
-"""seconds after which the stream says that it is alive, if nothing else"""
-FAREWELL = 3.0
-"""seconds that listeners have to take the last status"""
+"""seconds without another event after which the stream sends a `beat` event"""
+SHUTDOWN_SECONDS = 3.0
+"""seconds that listeners have to receive the last status"""
 
 
-class _Answer(Exception):
-    """An answer of one line, instead of the page."""
+class _ShortReply(Exception):
+    """A reply of one line that is sent instead of the page."""
 
     def __init__(self, status: HTTPStatus, line: str, **headers: str) -> None:
         super().__init__(line)
@@ -47,7 +48,7 @@ class _Answer(Exception):
 
 
 def page() -> tuple[bytes, str]:
-    """The page with its style and script inside, and the policy (CSP) that lets these two run and nothing else."""
+    """Return the page with its style and script inline, and the content-security policy that allows only these two."""
     folder = files("edgefd_server.monitoring") / "page"
     html, style, script = ((folder / f"page.{kind}").read_text("utf-8") for kind in ("html", "css", "js"))
     hashes = [base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in (style, script)]
@@ -59,11 +60,11 @@ def page() -> tuple[bytes, str]:
 
 
 class StatusServer:
-    """Serves a board. Use `shown`.
+    """HTTP server of the status page in its own thread. Use `status_server` to run one.
 
     Args:
-        board: to serve.
-        token: that everybody needs; None: nobody.
+        board: status board that the page shows.
+        token: token that every request must present; None = no token is required.
     """
 
     def __init__(self, board: StatusBoard, token: str | None) -> None:
@@ -74,39 +75,38 @@ class StatusServer:
         self._thread = threading.Thread(target=self._loop.run_forever, name="status-page", daemon=True)
         self._open: set[asyncio.Task[None]] = set()
         self._listeners = 0
-        self._body, self._looked = b"", 0.0
-        self._last = asyncio.Event()
-        """what listeners get next is the last they get"""
+        self._body, self._read_at = b"", 0.0
+        self._last = asyncio.Event()  # set: the next status that listeners receive is the last one
 
     def start(self, host: str, port: int) -> None:
-        """Listen.
+        """Listen for connections.
 
         Raises:
-            OSError: if it cannot.
+            OSError: if it cannot listen there.
         """
         self._thread.start()
         try:
-            work = asyncio.run_coroutine_threadsafe(self._start(host, port), self._loop)
-            self._server = work.result()
+            future = asyncio.run_coroutine_threadsafe(self._start(host, port), self._loop)
+            self._server = future.result()
         except BaseException:
             self._stop_loop()
             raise
         self.port = self._server.sockets[0].getsockname()[1]
 
     def stop(self) -> None:
-        """Send listeners the status once more, and close."""
-        work = asyncio.run_coroutine_threadsafe(self._finish(), self._loop)
-        with suppress(TimeoutError):  # it looks at a folder that hangs: the run does not wait for that
-            work.result(2 * FAREWELL)
+        """Send the last status to the listeners, and close all connections."""
+        future = asyncio.run_coroutine_threadsafe(self._finish(), self._loop)
+        with suppress(TimeoutError):  # the snapshot may hang, for example on a network folder: the run does not wait
+            future.result(2 * SHUTDOWN_SECONDS)
         self._stop_loop()
 
     def _stop_loop(self) -> None:
         self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(FAREWELL)
+        self._thread.join(SHUTDOWN_SECONDS)
         if not self._thread.is_alive():
             self._loop.close()
 
-    # in the loop
+    # Methods that run in the event loop.
 
     async def _start(self, host: str, port: int) -> asyncio.Server:
         return await asyncio.start_server(self._connected, host, port, limit=HEAD_BYTES)
@@ -115,7 +115,7 @@ class StatusServer:
         self._server.close()
         self._last.set()
         if self._open:
-            _, slow = await asyncio.wait(self._open, timeout=FAREWELL)
+            _, slow = await asyncio.wait(self._open, timeout=SHUTDOWN_SECONDS)
             for task in slow:
                 task.cancel()
             await asyncio.gather(*slow, return_exceptions=True)
@@ -124,59 +124,65 @@ class StatusServer:
         task = asyncio.current_task()
         assert task is not None
         self._open.add(task)
-        writer.transport.set_write_buffer_limits(0)  # so that a drained stream is one that was sent
+        writer.transport.set_write_buffer_limits(0)  # so that drain() returns after the data was sent
         try:
             with suppress(ConnectionError):
                 await self._answer(reader, writer)
         finally:
             self._open.discard(task)
-            writer.transport.abort()  # does nothing to what was sent and taken
+            writer.transport.abort()  # data that was sent and received is not affected
 
     async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         head_only = False
         try:
             if len(self._open) > CONNECTIONS:
-                raise _Answer(HTTPStatus.SERVICE_UNAVAILABLE, "too many connections", Retry_After="5")
+                raise _ShortReply(HTTPStatus.SERVICE_UNAVAILABLE, "too many connections", Retry_After="5")
             method, target, headers = await _request(reader)
             head_only = method == "HEAD"
-            path = self._admitted(target, headers)
+            path = self._authorised_path(target, headers)
             if path == "/events":
                 await self._stream(reader, writer, head_only)
                 return
             if path != "/":
-                raise _Answer(HTTPStatus.NOT_FOUND, "there is only one page here: /")
-            answer = self._head(HTTPStatus.OK, len(self._page), "text/html"), self._page
-        except _Answer as found:
-            body = f"{found}\n".encode()
-            answer = self._head(found.status, len(body), "text/plain", found.headers), body
-        await _send(writer, answer[0] if head_only else b"".join(answer))
-        await _hang_up(reader, writer)
+                raise _ShortReply(HTTPStatus.NOT_FOUND, "page not found: the only page is /")
+            head, body = self._head(HTTPStatus.OK, len(self._page), "text/html"), self._page
+        except _ShortReply as reply:
+            body = f"{reply}\n".encode()
+            head = self._head(reply.status, len(body), "text/plain", reply.headers)
+        await _send(writer, head if head_only else head + body)
+        await _close_after_peer(reader, writer)
 
-    def _admitted(self, target: str, headers: Mapping[str, str]) -> str:
-        """The path asked for, by somebody who may."""
+    def _authorised_path(self, target: str, headers: Mapping[str, str]) -> str:
+        """Return the path of the request if its sender may read it."""
         try:
             url = urlsplit(target)
         except ValueError as error:
-            raise _Answer(HTTPStatus.BAD_REQUEST, f"this is not an address: {error}") from error
-        cookie = f"edgefd-status-{self.port}"  # a browser has one jar for all ports of a host
+            raise _ShortReply(HTTPStatus.BAD_REQUEST, f"invalid request target: {error}") from error
+        cookie = f"edgefd-status-{self.port}"  # a browser shares the cookies of all ports of a host
         if self._token is None:
-            if not is_loopback(_with_port(headers.get("host", ""))):  # another site's name that leads here
-                raise _Answer(HTTPStatus.FORBIDDEN, "this page is for this machine: open it as localhost or 127.0.0.1")
-        elif given := parse_qs(url.query).get("token"):
-            self._compare(given[0])
-            here = f"{cookie}={self._token}; HttpOnly; SameSite=Lax; Path=/"
-            raise _Answer(HTTPStatus.SEE_OTHER, "the token is now in a cookie", Location="/", Set_Cookie=here)
+            # Another site can let its own host name resolve to this machine (DNS rebinding).
+            if not is_loopback(_with_port(headers.get("host", ""))):
+                raise _ShortReply(
+                    HTTPStatus.FORBIDDEN, "this page is for this machine only: open it as localhost or 127.0.0.1"
+                )
+        elif tokens := parse_qs(url.query).get("token"):
+            self._check_token(tokens[0])
+            value = f"{cookie}={self._token}; HttpOnly; SameSite=Lax; Path=/"
+            raise _ShortReply(HTTPStatus.SEE_OTHER, "the token is now in a cookie", Location="/", Set_Cookie=value)
         else:
-            jar = (pair.strip().partition("=") for pair in headers.get("cookie", "").split(";"))
-            self._compare(next((value for name, _, value in jar if name == cookie), ""))
+            cookies = (pair.strip().partition("=") for pair in headers.get("cookie", "").split(";"))
+            self._check_token(next((value for name, _, value in cookies if name == cookie), ""))
         if headers.get("sec-fetch-site", "none") not in ("none", "same-origin") and url.path != "/":
-            raise _Answer(HTTPStatus.FORBIDDEN, "not for the pages of other sites")
+            raise _ShortReply(HTTPStatus.FORBIDDEN, "pages of other sites may not read this address")
         return url.path
 
-    def _compare(self, given: str) -> None:
+    def _check_token(self, token: str) -> None:
         assert self._token is not None
-        if not hmac.compare_digest(given.encode(errors="replace"), self._token.encode()):
-            raise _Answer(HTTPStatus.FORBIDDEN, "open the whole address that the coordinator printed, with its token")
+        if not hmac.compare_digest(token.encode(errors="replace"), self._token.encode()):
+            raise _ShortReply(
+                HTTPStatus.FORBIDDEN,
+                "missing or wrong token: open the whole address that the coordinator printed, including its token",
+            )
 
     def _head(self, status: HTTPStatus, length: int | None, kind: str, more: Mapping[str, str] | None = None) -> bytes:
         headers = {
@@ -195,53 +201,57 @@ class StatusServer:
         return "".join(f"{line}\r\n" for line in [*lines, ""]).encode()
 
     async def _stream(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, head_only: bool) -> None:
-        """`data:` with the status whenever it has changed, and a `beat` when nothing else was sent for a while."""
+        """Send the status whenever it has changed, and a `beat` event after `BEAT` seconds without another event."""
         if self._listeners >= LISTENERS:
-            raise _Answer(HTTPStatus.SERVICE_UNAVAILABLE, f"{LISTENERS} look at this page already", Retry_After="5")
+            raise _ShortReply(
+                HTTPStatus.SERVICE_UNAVAILABLE, f"the limit of {LISTENERS} readers is reached", Retry_After="5"
+            )
         self._listeners += 1
         try:
             await _send(writer, self._head(HTTPStatus.OK, None, "text/event-stream"))
-            sent, at, last = b"", 0.0, head_only
-            while not last and not reader.at_eof():  # nobody is there any more
+            sent, sent_at, last = b"", 0.0, head_only
+            while not last and not reader.at_eof():  # at_eof: the client has closed the connection
                 last = self._last.is_set()
                 body, now = self._status(fresh=last), time.monotonic()
                 if body != sent:
                     await _send(writer, b'data: {"now":%.3f,"status":%s}\n\n' % (time.time(), body))
-                    sent, at = body, now
-                elif now - at > BEAT:
+                    sent, sent_at = body, now
+                elif now - sent_at > BEAT:
                     await _send(writer, b"event: beat\ndata: %.3f\n\n" % time.time())
-                    at = now
+                    sent_at = now
                 if not last:
                     with suppress(TimeoutError):
-                        await asyncio.wait_for(self._last.wait(), LOOK)
+                        await asyncio.wait_for(self._last.wait(), POLL_SECONDS)
             writer.write_eof()
         finally:
             self._listeners -= 1
 
     def _status(self, fresh: bool) -> bytes:
-        """The status, of one look for all who ask at the time."""
-        if fresh or time.monotonic() - self._looked >= LOOK / 2:
-            self._body, self._looked = self._board.status().to_json(), time.monotonic()
+        """Return the status as JSON. Requests within half a polling interval share one read of the board."""
+        if fresh or time.monotonic() - self._read_at >= POLL_SECONDS / 2:
+            self._body, self._read_at = self._board.status().to_json(), time.monotonic()
         return self._body
 
 
 async def _request(reader: asyncio.StreamReader) -> tuple[str, str, dict[str, str]]:
-    """Method, target and headers of a GET or HEAD."""
+    """Read a GET or HEAD request, and return its method, target and headers."""
     try:
         async with asyncio.timeout(HEAD_SECONDS):
             head = await reader.readuntil(b"\r\n\r\n")
     except asyncio.LimitOverrunError:
-        raise _Answer(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, f"at most {HEAD_BYTES} bytes are read") from None
+        raise _ShortReply(
+            HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, f"the request is larger than {HEAD_BYTES} bytes"
+        ) from None
     except TimeoutError:
-        raise _Answer(HTTPStatus.REQUEST_TIMEOUT, f"no request in {HEAD_SECONDS:g} s") from None
+        raise _ShortReply(HTTPStatus.REQUEST_TIMEOUT, f"no request in {HEAD_SECONDS:g} s") from None
     except asyncio.IncompleteReadError as error:
-        raise ConnectionResetError("hung up before it asked") from error
+        raise ConnectionResetError("the connection was closed before the request was complete") from error
     first, *lines = head.decode("latin-1").removesuffix("\r\n\r\n").split("\r\n")
     parts = first.split(" ")
     if len(parts) != 3 or not parts[2].startswith("HTTP/1.") or not parts[1].startswith("/"):
-        raise _Answer(HTTPStatus.BAD_REQUEST, "this is not a request of HTTP/1")
+        raise _ShortReply(HTTPStatus.BAD_REQUEST, "this is not an HTTP/1 request")
     if parts[0] not in ("GET", "HEAD"):
-        raise _Answer(HTTPStatus.METHOD_NOT_ALLOWED, "this page is only for reading", Allow="GET, HEAD")
+        raise _ShortReply(HTTPStatus.METHOD_NOT_ALLOWED, "this page is read-only: use GET or HEAD", Allow="GET, HEAD")
     pairs = (line.partition(":") for line in lines)
     return parts[0], parts[1], {name.strip().lower(): value.strip() for name, _, value in pairs}
 
@@ -252,11 +262,14 @@ async def _send(writer: asyncio.StreamWriter, data: bytes) -> None:
             writer.write(data)
             await writer.drain()
     except TimeoutError:
-        raise ConnectionAbortedError("it does not read") from None
+        raise ConnectionAbortedError("the client does not read") from None
 
 
-async def _hang_up(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """Close when the other end has, or after a second: what it still sends would otherwise destroy our answer."""
+async def _close_after_peer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Finish sending, then wait until the client has closed the connection, at most one second.
+
+    If the server closed first while the client still sends, the reply could be lost.
+    """
     writer.write_eof()
     with suppress(TimeoutError):
         async with asyncio.timeout(1):
@@ -265,7 +278,7 @@ async def _hang_up(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -
 
 
 def _with_port(host: str) -> str:
-    """A Host header always with a port.
+    """Return the value of a Host header with a port; port 80 if it has none.
 
     >>> [_with_port(h) for h in ("localhost", "localhost:80", "[::1]", "[::1]:80")]
     ['localhost:80', 'localhost:80', '[::1]:80', '[::1]:80']
@@ -274,13 +287,13 @@ def _with_port(host: str) -> str:
 
 
 def address(where: str) -> tuple[str, int]:
-    """Host and port of [HOST:]PORT.
+    """Parse [HOST:]PORT into host and port.
 
     >>> address("8080"), address("0.0.0.0:80"), address("[::1]:0")
     (('127.0.0.1', 8080), ('0.0.0.0', 80), ('::1', 0))
 
     Raises:
-        UserError: if it is something else.
+        UserError: if the text has another form.
     """
     host, _, port = where.rpartition(":")
     if not port.isdecimal() or int(port) > 65535 or where.startswith(":"):
@@ -290,11 +303,11 @@ def address(where: str) -> tuple[str, int]:
 
 @contextmanager
 def status_server(board: StatusBoard, where: str | None) -> Iterator[None]:
-    """Serve the board while the context lasts, and then how that ended.
+    """Serve the status page while the context lasts. At its end, send the outcome of the run to the listeners.
 
     Args:
-        board: to serve.
-        where: [HOST:]PORT (port 0: any); None: nowhere.
+        board: status board that the page shows.
+        where: [HOST:]PORT on which to listen (port 0 = any free port); None = do not serve the page.
 
     Raises:
         UserError: if it cannot listen there.
@@ -314,7 +327,7 @@ def status_server(board: StatusBoard, where: str | None) -> Iterator[None]:
     try:
         yield
     except BaseException as error:
-        board.end(str(error) or "it was interrupted")
+        board.end(str(error) or "the run was interrupted")
         raise
     else:
         board.end(COMPLETE)

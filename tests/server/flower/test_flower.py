@@ -11,21 +11,22 @@ import pytest
 
 pytest.importorskip("flwr")
 from edgefd.rounds.loop import run_rounds
-from edgefd.runs.execute import plans_of
+from edgefd.runs.execute import make_plans
 from edgefd.simulation.engine import open_transport
 from edgefd.wire import messages as wire
-from tests.support.flower_federation import Place, free_port, gone, place, processes
+from tests.support.flower_federation import FlowerFederation, flower_federation, processes, remaining_processes
+from tests.support.waiting import free_port
 
 N, ROUNDS = 3, 3
 
 
-def simulated(here: Place) -> dict[int, str]:
-    """Digests of the teachers that the in-process engine sends out, by round."""
-    config, federation = here.made.prepared.config, here.made.prepared.federation
+def simulated(fl: FlowerFederation) -> dict[int, str]:
+    """Return the digests of the teachers that the in-process engine sends to the clients, by round."""
+    config, federation = fl.exported.prepared.config, fl.exported.prepared.federation
     transport = open_transport(config, federation)
     with closing(transport.pool):
         transport.start()
-        results = list(run_rounds(config.method, config.method_config, transport, plans_of(config, federation)))
+        results = list(run_rounds(config.method, config.method_config, transport, make_plans(config, federation)))
     sent = {r.plan.round + 1: r.teacher for r in results if not r.plan.closing}
     assert set(sent) == set(range(1, ROUNDS + 1))
     return {
@@ -41,93 +42,93 @@ def metrics(folder: Path) -> list[dict[str, object]]:
 
 
 @pytest.mark.slow
-def test_flower_device_link_and_simulation_have_the_same_teachers(tmp_path: Path) -> None:
+def test_flower_the_device_link_and_the_simulation_have_the_same_teachers(tmp_path: Path) -> None:
     port = free_port()
-    with place(tmp_path, nodes=(0, 1, 2)) as here:
-        server = here.server("flower", "--flower", f"127.0.0.1:{port}", "--certs", str(here.certs))
-        stranger = here.supernode("stranger", 0, port, a_key(here))
-        assert stranger.wait(90) > 0, here.all_said()  # it ended by itself
-        assert "Failed to activate SuperNode" in here.said("stranger")
+    with flower_federation(tmp_path, nodes=(0, 1, 2)) as fl:
+        server = fl.server("flower", "--flower", f"127.0.0.1:{port}", "--certs", str(fl.certs))
+        stranger = fl.supernode("stranger", 0, port, unknown_key(fl))
+        assert stranger.wait(90) > 0, fl.all_logs()  # it ended by itself
+        assert "Failed to activate SuperNode" in fl.log("stranger")
         assert not (tmp_path / "stranger-state").exists()
         for client in range(N):
-            here.node(f"node{client}", client, port)
-        assert here.wait(server, port) == 0, here.all_said()
-        assert here.teachers("flower") == simulated(here)
-        assert {e["client"] for e in here.events("flower", "node")} == {0, 1, 2}
-        assert here.events("flower", "refused") == []
-        for node in here.nodes.values():
+            fl.node(f"node{client}", client, port)
+        assert fl.wait(server, port) == 0, fl.all_logs()
+        assert fl.teachers("flower") == simulated(fl)
+        assert {e["client"] for e in fl.events("flower", "node")} == {0, 1, 2}
+        assert fl.events("flower", "refused") == []
+        for node in fl.nodes.values():
             node.terminate()
         for client in range(N):
-            options = ["--bundle", str(here.made.bundle), "--client", str(client), "--server", f"127.0.0.1:{port}"]
-            here.device(f"device{client}", client, *options)
-        bundle = ["--bundle", str(here.made.bundle)]
-        server = here.server("link", "--listen", f"127.0.0.1:{port}", *bundle)
-        assert server.wait(90) == 0, here.said("link")
-        assert here.teachers("link") == here.teachers("flower")
+            options = ["--bundle", str(fl.exported.bundle), "--client", str(client), "--server", f"127.0.0.1:{port}"]
+            fl.device(f"device{client}", client, *options)
+        bundle = ["--bundle", str(fl.exported.bundle)]
+        server = fl.server("link", "--listen", f"127.0.0.1:{port}", *bundle)
+        assert server.wait(90) == 0, fl.log("link")
+        assert fl.teachers("link") == fl.teachers("flower")
         assert metrics(tmp_path / "link") == metrics(tmp_path / "flower")
-    assert gone(f"127.0.0.1:{port}", str(tmp_path)) == {}
+    assert remaining_processes(f"127.0.0.1:{port}", str(tmp_path)) == {}
 
 
-def a_key(here: Place) -> Path:
-    """That the coordinator does not know."""
+def unknown_key(fl: FlowerFederation) -> Path:
+    """Create the key of a node that the coordinator does not know."""
     from edgefd_server import certs
 
-    other = here.folder / "others"
+    other = fl.folder / "others"
     certs.init(other, ["localhost"], 2)
     return certs.add_node(other, "stranger", 0) / "node.key"
 
 
 @pytest.mark.slow
-def test_a_superlink_that_is_killed_is_begun_anew_and_the_federation_may_be_mixed(tmp_path: Path) -> None:
+def test_a_killed_superlink_is_started_again_in_a_federation_of_nodes_and_devices(tmp_path: Path) -> None:
     port, link_port = free_port(), free_port()
-    with place(tmp_path, nodes=(0, 1), devices=(2,)) as here:
-        options = ["--certs", str(here.certs), "--listen", f"127.0.0.1:{link_port}", "--bundle", str(here.made.bundle)]
-        server = here.server("run", "--flower", f"127.0.0.1:{port}", *options)
+    with flower_federation(tmp_path, nodes=(0, 1), devices=(2,)) as fl:
+        options = ["--certs", str(fl.certs), "--listen", f"127.0.0.1:{link_port}", "--bundle", str(fl.exported.bundle)]
+        server = fl.server("run", "--flower", f"127.0.0.1:{port}", *options)
         for client in (0, 1):
-            here.node(f"node{client}", client, port)
-        certs = here.certs / "devices" / "device2"
-        here.device("device2", 2, "--server", f"127.0.0.1:{link_port}", "--certs", str(certs))
-        here.until("run", r"round 0: ")
-        found = processes("edgefd_server.flower.superlink_process")
-        (superlink,) = [pid for pid, args in found.items() if str(tmp_path) in args]
+            fl.node(f"node{client}", client, port)
+        certs = fl.certs / "devices" / "device2"
+        fl.device("device2", 2, "--server", f"127.0.0.1:{link_port}", "--certs", str(certs))
+        fl.until("run", r"round 0: ")
+        running = processes("edgefd_server.flower.superlink_process")
+        (superlink,) = [pid for pid, args in running.items() if str(tmp_path) in args]
         os.kill(superlink, signal.SIGKILL)
-        here.until("run", r"Flower died in round 1: begun anew")
-        assert here.wait(server, port) == 0, here.all_said()
-        assert here.teachers("run") == simulated(here)
+        fl.until("run", r"Flower died in round 1: starting it again from the checkpoint")
+        assert fl.wait(server, port) == 0, fl.all_logs()
+        assert fl.teachers("run") == simulated(fl)
         summary = json.loads((tmp_path / "run" / "summary.json").read_text())
         assert (summary["complete"], summary["rounds"]) == (True, ROUNDS)
-        here.until("device2", "the run is complete", 30)
-    assert gone(f"127.0.0.1:{port}", str(tmp_path)) == {}
+        fl.until("device2", "the run is complete", 30)
+    assert remaining_processes(f"127.0.0.1:{port}", str(tmp_path)) == {}
 
 
 @pytest.mark.slow
-def test_ctrl_c_and_kill_9_leave_no_process(tmp_path: Path) -> None:
+def test_no_process_remains_after_ctrl_c_or_kill_9(tmp_path: Path) -> None:
     port = free_port()
-    with place(tmp_path, nodes=(0, 1, 2)) as here:
-        options = ["--flower", f"127.0.0.1:{port}", "--certs", str(here.certs)]
-        server = here.server("run", *options)
-        here.until("run", "waiting for 3 clients")
+    with flower_federation(tmp_path, nodes=(0, 1, 2)) as fl:
+        options = ["--flower", f"127.0.0.1:{port}", "--certs", str(fl.certs)]
+        server = fl.server("run", *options)
+        fl.until("run", "waiting for 3 clients")
         assert len(processes(f"127.0.0.1:{port}")) >= 3
         server.send_signal(signal.SIGINT)
-        assert server.wait(60) == 130, here.said("run")
-        assert "stopped; not one round was done" in here.said("run")
-        assert gone(f"127.0.0.1:{port}", str(tmp_path), seconds=0) == {}
-        server = here.server("run", *options, "--resume")
-        here.until("run", "(?s)waiting for 3 clients.*waiting for 3 clients")
+        assert server.wait(60) == 130, fl.log("run")
+        assert "stopped; not one round was done" in fl.log("run")
+        assert remaining_processes(f"127.0.0.1:{port}", str(tmp_path), seconds=0) == {}
+        server = fl.server("run", *options, "--resume")
+        fl.until("run", "(?s)waiting for 3 clients.*waiting for 3 clients")
         server.kill()
         server.wait(10)
-        assert gone(f"127.0.0.1:{port}", str(tmp_path)) == {}
+        assert remaining_processes(f"127.0.0.1:{port}", str(tmp_path)) == {}
 
 
 @pytest.mark.slow
-def test_what_the_serverapp_refuses_is_one_line_and_leaves_no_run(tmp_path: Path) -> None:
-    with place(tmp_path, nodes=()) as here:
-        taken = here.server("other", "--listen", "127.0.0.1:0", "--bundle", str(here.made.bundle))
-        port = here.until("other", r"on port (\d+)")
-        options = ["--flower", "127.0.0.1:0", "--listen", f"127.0.0.1:{port}", "--bundle", str(here.made.bundle)]
-        server = here.server("run", *options)
-        assert server.wait(120) == 2, here.said("run")
-        assert here.said("run").splitlines()[-1].startswith(f"error: cannot listen on 127.0.0.1:{port}")
+def test_an_error_of_the_serverapp_is_one_line_and_leaves_no_run_folder(tmp_path: Path) -> None:
+    with flower_federation(tmp_path, nodes=()) as fl:
+        other = fl.server("other", "--listen", "127.0.0.1:0", "--bundle", str(fl.exported.bundle))
+        port = fl.until("other", r"on port (\d+)")
+        options = ["--flower", "127.0.0.1:0", "--listen", f"127.0.0.1:{port}", "--bundle", str(fl.exported.bundle)]
+        server = fl.server("run", *options)
+        assert server.wait(120) == 2, fl.log("run")
+        assert fl.log("run").splitlines()[-1].startswith(f"error: cannot listen on 127.0.0.1:{port}")
         assert not (tmp_path / "run").exists()
-        assert taken.poll() is None
-    assert gone(str(tmp_path)) == {}
+        assert other.poll() is None
+    assert remaining_processes(str(tmp_path)) == {}

@@ -1,6 +1,8 @@
-"""`GridDriver` on a Grid in memory: who is sent what, whose answer counts, what is refused."""
+"""`GridDriver` on a Grid in memory: messages to the nodes, their answers, and refusals."""
 
+import itertools
 import threading
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -13,7 +15,7 @@ import pytest
 pytest.importorskip("flwr")
 from edgefd_server import certs
 from edgefd_server.coordinator.round_coordinator import RoundCoordinator
-from edgefd_server.flower import grid_driver as flower_door
+from edgefd_server.flower import grid_driver as grid_driver_module
 from edgefd_server.flower.grid_driver import GridDriver, run_driver
 from edgefd_server.monitoring.fleet import CoordinatorFleet
 from flwr.app import ConfigRecord, Error, Message, RecordDict
@@ -39,11 +41,11 @@ def plan(round: int = 1, clients: tuple[int, ...] | None = None) -> RoundPlan:
 
 
 @pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("_run_id", "_node_id", "_task_id"):  # a Message can be made in a Flower process only
+def no_delays(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("_run_id", "_node_id", "_task_id"):  # without them, only a Flower process can create a Message
         monkeypatch.setattr(TaskIdentity, name, 1)
-    for name in ("LOOK", "FIRST_PAUSE", "LAST_PAUSE"):
-        monkeypatch.setattr(flower_door, name, 0.0)
+    for name in ("NODE_CHECK_SECONDS", "FIRST_RETRY_SECONDS", "MAX_RETRY_SECONDS"):
+        monkeypatch.setattr(grid_driver_module, name, 0.0)
 
 
 @dataclass(frozen=True)
@@ -54,31 +56,33 @@ class FakeNode:
 
 @dataclass
 class FakeGrid:
-    """`plays`: what each node does, by its number: the client that it says it is, or a word."""
+    """A Grid in memory. `behaviour` holds, by node id, the client that a node claims to be, or a kind of failure."""
 
-    plays: dict[int, int | str]
+    behaviour: dict[int, int | str]
     keys: dict[int, bytes] = field(default_factory=dict)
     sent: list[tuple[int, dict[str, Any]]] = field(default_factory=list)
+    sent_at: list[tuple[int, float]] = field(default_factory=list)
     waiting: dict[str, Message] = field(default_factory=dict)
 
     def get_nodes(self) -> Iterable[FakeNode]:
-        return [FakeNode(n, self.keys.get(n, b"made up")) for n in self.plays]
+        return [FakeNode(n, self.keys.get(n, b"unregistered")) for n in self.behaviour]
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
-        names = []
+        ids = []
         for message in messages:
-            names.append(f"m{len(self.sent)}")
-            message.metadata.__dict__["_message_id"] = names[-1]
+            ids.append(f"m{len(self.sent)}")
+            message.metadata.__dict__["_message_id"] = ids[-1]
             self.sent.append((message.metadata.dst_node_id, dict(message.content["edgefd"])))
-            self.waiting[names[-1]] = message
-        return names
+            self.sent_at.append((message.metadata.dst_node_id, time.monotonic()))
+            self.waiting[ids[-1]] = message
+        return ids
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
         return [reply for i in sorted(message_ids) if (reply := self.reply(self.waiting[i])) is not None]
 
     def reply(self, message: Message) -> Message | None:
-        node, asked = message.metadata.dst_node_id, dict(message.content["edgefd"])
-        match self.plays.get(node):
+        node, request = message.metadata.dst_node_id, dict(message.content["edgefd"])
+        match self.behaviour.get(node):
             case None | "silent":
                 return None
             case "crashed":
@@ -93,51 +97,51 @@ class FakeGrid:
                 body = {"client": 1, "report": "text"}
             case "wrong":
                 body = {"client": 1, "report": b"not a report"}
-            case int(client) if client not in asked.get("asked", [client]):
+            case int(client) if client not in request.get("asked", [client]):
                 body = {"client": client}
             case client:
-                round = wire.decode_plan(asked["plan"]).round
+                round = wire.decode_plan(request["plan"]).round
                 assert isinstance(client, int)
                 body = {"client": client, "report": wire.encode_report(Report(client, round, ANSWER), "float16")}
         return Message(content=RecordDict({"edgefd": ConfigRecord(body)}), reply_to=message)
 
 
 @dataclass(eq=False)
-class Opened:
+class Setup:
     coordinator: RoundCoordinator
     grid: FakeGrid
-    lines: list[dict[str, Any]]
+    events: list[dict[str, Any]]
 
     def reasons(self) -> set[str]:
-        return {line["reason"] for line in self.lines if line["event"] == "refused"}
+        return {event["reason"] for event in self.events if event["event"] == "refused"}
 
-    def to(self, node: int) -> list[dict[str, Any]]:
+    def sent_to(self, node: int) -> list[dict[str, Any]]:
         return [body for other, body in self.grid.sent if other == node]
 
 
 @contextmanager
-def opened(
-    grid: FakeGrid, rules: ParticipationConfig = FULL_PARTICIPATION, timeout: float = 1.0, **front_end: Any
-) -> Iterator[Opened]:
-    lines: list[dict[str, Any]] = []
+def running_driver(
+    grid: FakeGrid, rules: ParticipationConfig = FULL_PARTICIPATION, timeout: float = 1.0, **options: Any
+) -> Iterator[Setup]:
+    events: list[dict[str, Any]] = []
     coordinator = RoundCoordinator(
-        FederationInfo("run", 2, TERMS), timeout, lambda event, **rest: lines.append({"event": event, **rest}), rules
+        FederationInfo("run", 2, TERMS), timeout, lambda event, **rest: events.append({"event": event, **rest}), rules
     )
-    with run_driver(GridDriver(coordinator, grid, **front_end), poll=0.01):
-        yield Opened(coordinator, grid, lines)
+    with run_driver(GridDriver(coordinator, grid, **options), poll=0.01):
+        yield Setup(coordinator, grid, events)
 
 
-def test_all_reports_come_and_bytes_are_those_of_the_knowledge() -> None:
-    with opened(FakeGrid({7: 1, 9: 0})) as o:
-        exchange = o.coordinator.exchange(plan(), ANSWER)
+def test_all_nodes_report_and_the_bytes_of_the_knowledge_are_counted() -> None:
+    with running_driver(FakeGrid({7: 1, 9: 0})) as setup:
+        exchange = setup.coordinator.exchange(plan(), ANSWER)
     assert sorted(r.client for r in exchange.reports) == [0, 1]
     size = len(wire.encode(ANSWER, "float16"))
     assert (exchange.bytes_up, exchange.bytes_down) == (2 * size, 2 * size)
-    assert o.reasons() == set()
+    assert setup.reasons() == set()
 
 
 @pytest.mark.parametrize(
-    ("plays", "reason"),
+    ("behaviour", "reason"),
     [
         ("crashed", "node"),
         ("failing", "failed"),
@@ -148,121 +152,130 @@ def test_all_reports_come_and_bytes_are_those_of_the_knowledge() -> None:
         ("unreadable", "malformed"),
     ],
 )
-def test_a_bad_answer_is_refused_and_the_round_goes_on_without_it(plays: int | str, reason: str) -> None:
+def test_a_bad_answer_is_refused_and_the_round_ends_without_it(behaviour: int | str, reason: str) -> None:
     rules = ParticipationConfig(min_reports=1, deadline_s=0.2)
-    with opened(FakeGrid({7: 0, 9: plays}), rules) as o:
-        exchange = o.coordinator.exchange(plan(), None)
+    with running_driver(FakeGrid({7: 0, 9: behaviour}), rules) as setup:
+        exchange = setup.coordinator.exchange(plan(), None)
         assert [r.client for r in exchange.reports] == [0]
-        assert reason in o.reasons()
-        assert len(o.to(9)) > 1  # it is sent the round again
-        o.grid.plays[9] = 1
-        assert sorted(r.client for r in o.coordinator.exchange(plan(2), ANSWER).reports) == [0, 1]
+        assert reason in setup.reasons()
+        assert len(setup.sent_to(9)) > 1  # the node was sent the round again
+        setup.grid.behaviour[9] = 1
+        assert sorted(r.client for r in setup.coordinator.exchange(plan(2), ANSWER).reports) == [0, 1]
 
 
-def test_a_node_that_claims_another_ones_client_is_refused_until_that_one_is_gone() -> None:
+def test_a_node_with_the_client_of_another_node_is_refused_until_that_node_disconnects() -> None:
     rules = ParticipationConfig(min_reports=1)
-    with opened(FakeGrid({7: 0}), rules, timeout=5.0) as o:
-        o.coordinator.exchange(plan(1), None)
-        o.grid.plays[9] = 0
-        o.grid.plays[7] = "silent"
-        o.coordinator.timeout = 0.3
+    with running_driver(FakeGrid({7: 0}), rules, timeout=5.0) as setup:
+        setup.coordinator.exchange(plan(1), None)
+        setup.grid.behaviour[9] = 0
+        setup.grid.behaviour[7] = "silent"
+        setup.coordinator.timeout = 0.3
         with pytest.raises(RunError, match=r"round 2: 0 of 2 reports after 0.3 s"):
-            o.coordinator.exchange(plan(2), ANSWER)
-        assert o.reasons() == {"claimed"}
-        del o.grid.plays[7]  # Flower takes the silent one for gone: what has come back is served again
-        o.coordinator.timeout = 5.0
-        assert [r.client for r in o.coordinator.exchange(plan(3), ANSWER).reports] == [0]
+            setup.coordinator.exchange(plan(2), ANSWER)
+        assert setup.reasons() == {"claimed"}
+        del setup.grid.behaviour[7]  # Flower removes the silent node: now the other node may be client 0
+        setup.coordinator.timeout = 5.0
+        assert [r.client for r in setup.coordinator.exchange(plan(3), ANSWER).reports] == [0]
 
 
-def test_a_message_that_is_lost_is_sent_again_and_a_slow_answer_still_counts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(flower_door, "SILENCE", 0.05)
-    with opened(FakeGrid({7: 1, 9: "silent"}), timeout=5.0) as o:
-        answers = threading.Timer(0.5, o.grid.plays.__setitem__, (9, 0))
+def test_a_lost_message_is_sent_again_and_a_slow_answer_still_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(grid_driver_module, "RESEND_SECONDS", 0.05)
+    with running_driver(FakeGrid({7: 1, 9: "silent"}), timeout=5.0) as setup:
+        answers = threading.Timer(0.5, setup.grid.behaviour.__setitem__, (9, 0))
         answers.start()
-        assert len(o.coordinator.exchange(plan(), None).reports) == 2
+        assert len(setup.coordinator.exchange(plan(), None).reports) == 2
         answers.join()
-        times = len(o.to(9))
-        assert 2 <= times <= 5, "doubled each time"
-        assert [line["unanswered"] for line in o.lines if line["event"] == "silent"] == list(range(1, times))
-        assert len(o.to(7)) == 1
+        times = len(setup.sent_to(9))
+        assert times >= 2
+        sent_at = [at for node, at in setup.grid.sent_at if node == 9]
+        gaps = [second - first for first, second in itertools.pairwise(sent_at)]
+        assert all(gap >= 0.05 * 2**i for i, gap in enumerate(gaps)), "the delay doubles each time"
+        assert [e["unanswered"] for e in setup.events if e["event"] == "silent"] == list(range(1, times))
+        assert len(setup.sent_to(7)) == 1
 
 
-def test_who_is_not_asked_says_who_it_is_and_is_not_sent_more() -> None:
-    with opened(FakeGrid({7: 0, 9: 1})) as o:
+def test_a_client_that_is_not_sampled_identifies_itself_once() -> None:
+    with running_driver(FakeGrid({7: 0, 9: 1})) as setup:
         for round in (1, 2):
-            exchange = o.coordinator.exchange(plan(round, clients=(0,)), None)
+            exchange = setup.coordinator.exchange(plan(round, clients=(0,)), None)
             assert [r.client for r in exchange.reports] == [0]
-        assert o.to(9)[0]["asked"] == [0]
-        assert len(o.to(9)) == 1
-        assert len(o.coordinator.exchange(plan(3), None).reports) == 2
+        assert setup.sent_to(9)[0]["asked"] == [0]
+        assert len(setup.sent_to(9)) == 1
+        assert len(setup.coordinator.exchange(plan(3), None).reports) == 2
 
 
-def test_late_reports_count_as_the_rules_say() -> None:
+def test_stale_reports_count_in_the_next_round_if_the_rules_allow_it() -> None:
     rules = ParticipationConfig(min_reports=1, stale_reports="use")
-    with opened(FakeGrid({7: 0, 9: "silent"}), rules, timeout=5.0) as o:
-        o.coordinator.exchange(plan(1), None)
-        o.grid.plays[9] = 1
-        o.grid.plays[7] = "silent"
-        reports = o.coordinator.exchange(plan(2), ANSWER).reports
+    with running_driver(FakeGrid({7: 0, 9: "silent"}), rules, timeout=5.0) as setup:
+        setup.coordinator.exchange(plan(1), None)
+        setup.grid.behaviour[9] = 1
+        setup.grid.behaviour[7] = "silent"
+        reports = setup.coordinator.exchange(plan(2), ANSWER).reports
         assert {(r.client, r.round) for r in reports} <= {(0, 2), (1, 1), (1, 2)}
         assert 1 in {r.client for r in reports}
 
 
-def test_a_key_says_who_a_node_is_and_revoking_it_shuts_it_out(tmp_path: Path) -> None:
+def test_a_registered_key_determines_the_client_and_a_revoked_key_is_refused(tmp_path: Path) -> None:
     certs.init(tmp_path / "c", ["localhost"], 2)
     for client in (0, 1):
         certs.add_node(tmp_path / "c", f"node{client}", client)
     keys = [d.node_key.encode() for d in certs.read_devices(tmp_path / "c").values()]
     grid = FakeGrid({7: 0, 9: 1, 11: 1}, {7: keys[0], 9: keys[1], 11: b"unknown"})
-    with opened(grid, allowed=certs.AllowList(tmp_path / "c")) as o:
-        assert len(o.coordinator.exchange(plan(1), None).reports) == 2
-        assert (o.to(7)[0]["client"], o.to(9)[0]["client"], o.to(11)) == (0, 1, [])
-        grid.plays[9] = 0  # it claims another client than its key's
-        o.coordinator.timeout = 0.3
+    with running_driver(grid, allowed=certs.AllowList(tmp_path / "c")) as setup:
+        assert len(setup.coordinator.exchange(plan(1), None).reports) == 2
+        assert (setup.sent_to(7)[0]["client"], setup.sent_to(9)[0]["client"], setup.sent_to(11)) == (0, 1, [])
+        grid.behaviour[9] = 0  # the node claims to be another client than the one of its key
+        setup.coordinator.timeout = 0.3
         with pytest.raises(RunError, match="no report of client 1"):
-            o.coordinator.exchange(plan(2), ANSWER)
-        assert o.reasons() == {"certificate", "client"}
+            setup.coordinator.exchange(plan(2), ANSWER)
+        assert setup.reasons() == {"certificate", "client"}
         certs.revoke(tmp_path / "c", "node1")
         with pytest.raises(RunError, match="no report of client 1"):
-            o.coordinator.exchange(plan(3), ANSWER)
-        assert all(wire.decode_plan(body["plan"]).round < 3 for body in o.to(9)[1:-1])
+            setup.coordinator.exchange(plan(3), ANSWER)
+        assert all(wire.decode_plan(body["plan"]).round < 3 for body in setup.sent_to(9)[1:-1])
 
 
 def test_a_simulated_client_that_fails_ends_the_run() -> None:
-    with opened(FakeGrid({7: 0, 9: "failing"}), timeout=30.0, config="seed: 0") as o:
+    with running_driver(FakeGrid({7: 0, 9: "failing"}), timeout=30.0, config="seed: 0") as setup:
         with pytest.raises(RunError, match="round 1: no data"):
-            o.coordinator.exchange(plan(), None)
-        assert all(body["config"] == "seed: 0" for body in o.to(7))
+            setup.coordinator.exchange(plan(), None)
+        assert all(body["config"] == "seed: 0" for body in setup.sent_to(7))
 
 
-def test_a_simulation_with_too_many_nodes_ends() -> None:
+def test_too_many_simulated_nodes_end_the_run() -> None:
     grid = FakeGrid({7: 0, 9: "silent", 11: 1})
-    with opened(grid, timeout=30.0, config="seed: 0") as o, pytest.raises(RunError, match="set num-supernodes to 2"):
-        o.coordinator.exchange(plan(), None)
+    with (
+        running_driver(grid, timeout=30.0, config="seed: 0") as setup,
+        pytest.raises(RunError, match="set num-supernodes to 2"),
+    ):
+        setup.coordinator.exchange(plan(), None)
 
 
 def test_a_grid_that_fails_for_long_ends_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(flower_door, "PATIENCE", 0.5)
+    monkeypatch.setattr(grid_driver_module, "GRID_FAILURE_SECONDS", 0.5)
 
-    class Broken(FakeGrid):
+    class BrokenGrid(FakeGrid):
         def get_nodes(self) -> Iterable[FakeNode]:
             raise ConnectionError("gone")
 
-    with opened(Broken({}), timeout=30.0) as o, pytest.raises(RunError, match="Grid fails: ConnectionError: gone"):
-        o.coordinator.exchange(plan(), None)
+    with (
+        running_driver(BrokenGrid({}), timeout=30.0) as setup,
+        pytest.raises(RunError, match="Grid fails: ConnectionError: gone"),
+    ):
+        setup.coordinator.exchange(plan(), None)
 
 
-def test_the_status_page_reads_along() -> None:
+def test_the_status_page_shows_the_events_of_the_nodes() -> None:
     grid = FakeGrid({7: 0, 9: "failing"})
     seen: dict[int, float] = {}
     config = parse_config({"train": {"rounds": 3}})
     fleet = CoordinatorFleet(config, 2, lambda: seen, dict)
-    with opened(grid, ParticipationConfig(min_reports=1, deadline_s=0.2), seen=seen) as o:
-        o.coordinator.exchange(plan(), None)
-    for line in o.lines:
-        fleet.note(**line)
+    with running_driver(grid, ParticipationConfig(min_reports=1, deadline_s=0.2), seen=seen) as setup:
+        setup.coordinator.exchange(plan(), None)
+    for event in setup.events:
+        fleet.note(**event)
     first, second = fleet.snapshot().devices
     assert (first.answered, second.answered) == (1, 0)
     assert first.seen is not None
     assert second.seen is None
-    assert [refused.reason for refused in fleet.snapshot().refused] == ["failed"]
+    assert [count.reason for count in fleet.snapshot().refused] == ["failed"]

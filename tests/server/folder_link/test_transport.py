@@ -95,7 +95,7 @@ def test_a_device_has_a_task_only_in_rounds_that_sample_it(tmp_path: Path) -> No
     tasks = {}
     for client in range(4):
         link = FolderLink(tmp_path, client, "run", 0.01)
-        tasks[client] = link._asked(1) and link.next_task(-1)
+        tasks[client] = link._sampled(1) and link.next_task(-1)
     assert [bool(tasks[c]) for c in range(4)] == [False, True, False, True]
     returned = tasks[1]
     assert returned

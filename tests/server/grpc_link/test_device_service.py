@@ -209,7 +209,7 @@ def test_a_device_checks_the_answers_of_the_coordinator(federation: Dealt, monke
             device.join(dataclasses.replace(link.terms, codec="uint8"))
         device.join(link.terms)
         replies: list[tuple[pb.TaskReply, str]] = [
-            (pb.TaskReply(), "neither"),
+            (pb.TaskReply(), "unexpected reply from the coordinator"),
             (pb.TaskReply(task=pb.Task(plan=b"\xff")), "cannot read"),
             (pb.TaskReply(task=pb.Task(plan=wire.encode_plan(link.plan))), "round 0 after round 5"),
         ]

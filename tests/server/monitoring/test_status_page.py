@@ -1,4 +1,4 @@
-"""The status page in a real browser, against a real run."""
+"""The status page in a real browser, during a real run and after a lost connection."""
 
 import json
 import os
@@ -13,7 +13,7 @@ import pytest
 import yaml
 from edgefd_server import certs
 from edgefd_server.monitoring.fleet import CoordinatorFleet
-from edgefd_server.monitoring.status import About, FleetSnapshot, StatusBoard
+from edgefd_server.monitoring.status import FleetSnapshot, RunDescription, StatusBoard
 from edgefd_server.monitoring.status_server import StatusServer
 
 from edgefd.config.load import parse_config
@@ -25,52 +25,53 @@ from tests.support.waiting import until
 ROOT = Path(__file__).parents[3]
 CLIENTS, ROUNDS = 3, 5
 EDGEFD, DEVICE = [sys.executable, "-m", "edgefd"], [sys.executable, "-m", "edgefd_client"]
-WATCH = """
+RECORD_STATES = """
 const states = window.states = new Set(), table = document.querySelector('#devices');
-const note = () => table.querySelectorAll('td:nth-child(3)').forEach((cell) => states.add(cell.textContent));
-new MutationObserver(note).observe(table, {subtree: true, childList: true, characterData: true});
-note();
+const record = () => table.querySelectorAll('td:nth-child(3)').forEach((cell) => states.add(cell.textContent));
+new MutationObserver(record).observe(table, {subtree: true, childList: true, characterData: true});
+record();
 """
 
 
-def said(log: Path, pattern: str) -> str:
-    found = until(lambda: re.search(pattern, log.read_text()))
-    assert found is not None
-    return found[1]
+def wait_for_line(log: Path, pattern: str) -> str:
+    """Wait until a line of the log matches the pattern, and return the pattern's first group."""
+    match = until(lambda: re.search(pattern, log.read_text()))
+    assert match is not None
+    return match[1]
 
 
 @pytest.mark.slow
-def test_a_run_is_seen_from_its_beginning_to_its_end(
+def test_the_page_shows_a_run_from_its_beginning_to_its_end(
     chromium: Browser, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(str(ROOT / part) for part in ("", "proto", "server", "client")))
     config = small(CLIENTS, ROUNDS)
-    made = dealt(config, tmp_path)
+    federation = dealt(config, tmp_path)
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(config.to_dict()))
     certs.init(tmp_path / "certs", ["127.0.0.1"], 30)
     keys = [certs.add_device(tmp_path / "certs", f"camera-{i}", i, 30) for i in range(CLIENTS)]
     log = tmp_path / "server.log"
     serve = [*EDGEFD, "server", str(tmp_path / "config.yaml"), "--listen", "127.0.0.1:0", "--status", "127.0.0.1:0"]
-    serve += ["--certs", str(tmp_path / "certs"), "--bundle", str(made.bundle), "--out", str(tmp_path / "my-run")]
+    serve += ["--certs", str(tmp_path / "certs"), "--bundle", str(federation.bundle), "--out", str(tmp_path / "my-run")]
     with ExitStack() as started:
         server = started.enter_context(process(serve, log))
-        url, port = said(log, r"status page: (\S+)"), said(log, r"clients on port (\d+)")
+        url, port = wait_for_line(log, r"status page: (\S+)"), wait_for_line(log, r"clients on port (\d+)")
         chromium.open(url)
         until(lambda: chromium.text("#link") == "live")
         until(lambda: "my-run" in chromium.text("h1"))
-        chromium.run(WATCH)
+        chromium.run(RECORD_STATES)
         table = chromium.text("#devices")
         assert [table.count(f"camera-{i}") for i in range(CLIENTS)] == [1, 1, 1]
         assert table.count("never seen") == CLIENTS
         for i, key in enumerate(keys):
             join = [*DEVICE, "run", "--server", f"127.0.0.1:{port}", "--certs", str(key)]
-            join += ["--data", str(made.data[i]), "--state", str(tmp_path / f"state-{i}")]
+            join += ["--data", str(federation.data[i]), "--state", str(tmp_path / f"state-{i}")]
             started.enter_context(process(join, tmp_path / f"device-{i}.log"))
         until(lambda: chromium.text("#stage") == "✓ The run is complete", 120)
         assert server.wait(60) == 0, log.read_text()
-    time.sleep(2)  # the coordinator is gone; the result stays
+    time.sleep(2)  # the coordinator has stopped; the page must keep its content
     assert chromium.text("#link") == "ended"
-    assert chromium.text("#rounds-text") == f"{ROUNDS} of {ROUNDS}, and the closing one"
+    assert chromium.text("#rounds-text") == f"{ROUNDS} of {ROUNDS}, and the closing round"
     assert chromium.text("#why") == ""
     states = " ".join(chromium.run("return [...window.states]"))
     assert "never seen" in states
@@ -83,8 +84,8 @@ def test_a_run_is_seen_from_its_beginning_to_its_end(
 
 
 def check_plots(page: Browser, summary: dict[str, Any]) -> None:
-    """Every curve goes through all rounds, inside its plot, and is labelled with where it ends."""
-    ends = {
+    """Check that each curve has a point for every round, stays inside its plot, and has its last value in the label."""
+    last_values = {
         "accuracy": f"held-out, mean {100 * summary['heldout_accuracy_mean']:.1f} %",
         "kept": f"mean over clients {100 * summary['kept_fraction']:.1f} %",
         "bytes": f"down {summary['bytes_down'] / 1000:.1f} kB",
@@ -100,30 +101,37 @@ def check_plots(page: Browser, summary: dict[str, Any]) -> None:
             f"#{plot} > svg",
         )
         for path in paths:
-            rng = [float(n) for n in re.findall(r"-?\d+\.?\d*", path)]
-            assert len(rng) >= 2 * points, plot
-            assert all(0 <= n <= width for n in rng[::2])
-            assert all(0 <= n <= height for n in rng[1::2])
+            coordinates = [float(n) for n in re.findall(r"-?\d+\.?\d*", path)]
+            assert len(coordinates) >= 2 * points, plot
+            assert all(0 <= n <= width for n in coordinates[::2])
+            assert all(0 <= n <= height for n in coordinates[1::2])
         label = page.run("return document.querySelector(arguments[0]).getAttribute('aria-label')", f"#{plot} > svg")
-        assert ends[plot] in label
+        assert last_values[plot] in label
 
 
 @pytest.mark.slow
-def test_a_connection_that_is_lost_comes_back_and_names_are_only_text(chromium: Browser) -> None:
-    evil = "<img src=x onerror='window.evil = 1'>"
+def test_the_page_reconnects_and_shows_hostile_names_as_text(chromium: Browser) -> None:
+    hostile_name = "<img src=x onerror='window.evil = 1'>"
     config = parse_config({"partition": {"name": "weak", "n_clients": 2}, "train": {"rounds": 5}})
-    fleet = CoordinatorFleet(config, 2, dict, lambda: {0: evil})
-    fleet.note("refused", call="Join", reason="certificate", line=f"device {evil} is unknown", device=evil, peer="")
-    board = StatusBoard(About("edgefd", "digits", "mlp", 2, 5), fleet.snapshot)
-    board.begin(evil)
+    fleet = CoordinatorFleet(config, 2, dict, lambda: {0: hostile_name})
+    fleet.note(
+        "refused",
+        call="Join",
+        reason="certificate",
+        line=f"device {hostile_name} is unknown",
+        device=hostile_name,
+        peer="",
+    )
+    board = StatusBoard(RunDescription("edgefd", "digits", "mlp", 2, 5), fleet.snapshot)
+    board.begin(hostile_name)
     first = StatusServer(board, None)
     first.start("127.0.0.1", 0)
     chromium.look(360)
     try:
         chromium.open(f"http://127.0.0.1:{first.port}/")
         until(lambda: chromium.text("#link") == "live")
-        assert evil in chromium.text("#devices")
-        assert evil in chromium.text("#refusals")
+        assert hostile_name in chromium.text("#devices")
+        assert hostile_name in chromium.text("#refusals")
         assert chromium.run("return [window.evil ?? null, document.querySelectorAll('img').length]") == [None, 0]
         assert chromium.run("return document.documentElement.scrollWidth") <= 360
         assert chromium.complaints() == []
@@ -131,7 +139,7 @@ def test_a_connection_that_is_lost_comes_back_and_names_are_only_text(chromium: 
         first.stop()
     until(lambda: chromium.text("#link").startswith("connection lost"))
     second = StatusServer(
-        StatusBoard(About("edgefd", "digits", "mlp", 2, 5), lambda: FleetSnapshot(None, (), ())), None
+        StatusBoard(RunDescription("edgefd", "digits", "mlp", 2, 5), lambda: FleetSnapshot(None, (), ())), None
     )
     second.start("127.0.0.1", first.port)
     try:
@@ -139,5 +147,5 @@ def test_a_connection_that_is_lost_comes_back_and_names_are_only_text(chromium: 
         assert chromium.text("#run") == ""
     finally:
         second.stop()
-    # Only that nobody was there.
+    # The only messages are those of requests while no server was running.
     assert all("Failed to load resource" in line for line in chromium.complaints())

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import yaml
 from edgefd_client.cli import main
-from edgefd_client.contribution import load_contribution, own_rows
+from edgefd_client.contribution import contributed_proxy_rows, load_contribution
 from edgefd_client.state import load_state
 from edgefd_server import certs
 from edgefd_server.grpc_link.server import ListenAddress
@@ -28,7 +28,7 @@ from edgefd.data.npz import read_npz
 from edgefd.federation.clients import Scale
 from edgefd.runs.export_bundle import export_config
 from edgefd.runs.prepare import prepare
-from edgefd.simulation.client_files import deal
+from edgefd.simulation.client_files import export_client_data
 from tests.support.device_links import open_device_link
 from tests.support.federations import Dealt, coordinate, small
 from tests.support.fork_server import environment
@@ -101,7 +101,7 @@ def collector(folder: Path, port: str = "0") -> tuple[subprocess.Popen[str], str
 @pytest.mark.slow
 def test_contributed_samples_become_the_proxy_set_of_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     plain = with_proxy(small(n_clients=2, rounds=1), source="public")  # no client has contributed any sample yet
-    data = deal(prepare(plain), tmp_path / "data")
+    data = export_client_data(prepare(plain), tmp_path / "data")
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(with_proxy(plain, source="contributed").to_dict()))
     certs.init(tmp_path / "certs", ["127.0.0.1"], 10)
     keys = [certs.add_device(tmp_path / "certs", f"device-{i}", i, 10) for i in range(2)]
@@ -141,10 +141,12 @@ def test_contributed_samples_become_the_proxy_set_of_a_run(tmp_path: Path, capsy
         record, whole = contributions[i], read_npz(data[i], ("x",))["x"]
         assert record is not None
         assert (devices[i].returncode, err) == (0, "")
-        assert f"{len(record.rows)} proxy rows are own ones" in out
+        assert f"{len(record.rows)} rows of the proxy set are its own" in out
         assert f"client {i}: {len(whole) - len(record.rows)} samples" in out
         saved = load_state(tmp_path / f"state{i}", federation.read().digest)
-        ids, _ = own_rows(Scale(*federation.read().manifest.scale)(whole[record.rows]), federation.read().proxy)
+        ids, _ = contributed_proxy_rows(
+            Scale(*federation.read().manifest.scale)(whole[record.rows]), federation.read().proxy
+        )
         assert saved is not None
         assert (saved.acceptance[ids] == 1).all()  # own rows are in-distribution with full weight
         assert (saved.acceptance[np.setdiff1d(np.arange(sent), ids)] < 1).all()

@@ -95,7 +95,7 @@ def test_nothing_is_sent_without_yes(tmp_path: Path, capsys: pytest.CaptureFixtu
             collector.address,
             "every client",
             "nobody can take them back",
-            "--yes sends them",
+            "--yes to send them",
         ):
             assert part in err
         assert collector.metrics.registry.get_sample_value("edgefd_bytes_total", {"direction": "up"}) in (None, 0)
@@ -126,7 +126,7 @@ def test_a_device_contributes_only_once(tmp_path: Path) -> None:
         ({"fraction": 0.98}, "would leave 0 private ones"),
         ({"seed": -1}, "--seed must be 0 or more"),
         ({"client": None}, "--client must be given"),
-        ({"client": -1}, "--client is 0, 1"),
+        ({"client": -1}, "--client must be 0, 1"),
         ({"give_up": 0}, "--give-up"),
         ({"data": Path("x.csv")}, "from an .npz"),
     ],

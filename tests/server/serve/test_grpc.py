@@ -31,7 +31,7 @@ def federation(tmp_path_factory: pytest.TempPathFactory) -> Dealt:
         (["--exchange", "x", "--certs", "c"], "go with --listen"),
         (["--flower", "127.0.0.1:0", "--exchange", "x"], "or both, or --exchange DIR"),
         (["--flower", "127.0.0.1:0", "--bundle", "BUNDLE"], "--bundle goes with --listen: SuperNodes have their own"),
-        (["--flower", "0.0.0.0:0"], "--insecure"),
+        (["--flower", "0.0.0.0:0"], "refusing to listen on 0.0.0.0:0 without TLS"),
         (["--flower", "127.0.0.1:0", "attack.name=random", "attack.fraction=0.4"], "attack is for simulations"),
         (["--listen", "127.0.0.1:0"], "--bundle must be given once for each model of the config, in order: mlp"),
         (

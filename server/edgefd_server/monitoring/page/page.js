@@ -1,9 +1,10 @@
 "use strict";
-// Everything shown goes through textContent or attributes that are numbers: names and reasons come from devices.
+// Names and reasons come from devices. Therefore the page inserts text with textContent only, and sets only numbers as
+// attributes.
 
-const SILENT = 15000; // ms without a beat after which the connection is lost
-const RETRY = 3000; // ms
-const WORDS = {
+const BEAT_TIMEOUT = 15000; // ms without an event after which the connection counts as lost
+const RETRY = 3000; // ms without an event before the page reconnects
+const STATE_LABELS = {
   "never seen": () => "– never seen",
   waiting: () => "○ waiting",
   working: (round) => `◐ working on ${round}`,
@@ -13,16 +14,16 @@ const WORDS = {
 const SVG = "http://www.w3.org/2000/svg";
 const get = (id) => document.getElementById(id);
 
-let status = null; // the last one that came
-let offset = 0; // seconds that the coordinator's clock is ahead of this one
-let source = null;
-let heard = 0;
+let status = null; // the last status that was received
+let offset = 0; // seconds by which the coordinator's clock is ahead of this clock
+let source = null; // the EventSource
+let lastEvent = 0; // time of the last event, in ms
 
-function say(element, text) {
+function setText(element, text) {
   if (element.textContent !== text) element.textContent = text;
 }
 
-// text for people
+// format values
 
 const percent = (share) => (share === null ? "–" : `${(100 * share).toFixed(1)} %`);
 const tick = (share) => `${+(100 * share).toPrecision(2)} %`;
@@ -58,29 +59,30 @@ function mark(parent, kind, x, y) {
   return draw(parent, "path", { class: "mark", d: `M${x},${y - 4.5}l4.5,8h-9z` });
 }
 
-function nice(most) { // the next of 1, 2, 5 times a power of ten
-  const power = 10 ** Math.floor(Math.log10(most));
-  return power * [1, 2, 5, 10].find((k) => k * power >= most * 0.999);
+function roundUp(value) { // to the next 1, 2 or 5 times a power of ten
+  const power = 10 ** Math.floor(Math.log10(value));
+  return power * [1, 2, 5, 10].find((k) => k * power >= value * 0.999);
 }
 
-// `series`: {name, points: [[round, value], ...]}. Each has a colour, a dash and a mark of its own.
+// `series`: [{name, points: [[round, value], ...]}, ...]. Each series has its own colour, dash pattern and mark.
+// `top`: upper end of the value axis; null = chosen from the values.
 function plot(id, series, rounds, top, format, scale = format) {
   const figure = get(id);
   const svg = figure.querySelector("svg");
   const [width, height] = [svg.clientWidth || 320, svg.clientHeight || 176];
   const [left, right, above, below] = [52, 12, 12, 22];
   const shown = series.map((s, kind) => ({ ...s, kind })).filter((s) => s.points.length);
-  const most = top ?? nice(Math.max(0, ...shown.flatMap((s) => s.points.map((p) => p[1]))) || 1);
+  const highest = top ?? roundUp(Math.max(0, ...shown.flatMap((s) => s.points.map((p) => p[1]))) || 1);
   const x = (round) => left + (round / Math.max(1, rounds)) * (width - left - right);
-  const y = (value) => height - below - (value / most) * (height - above - below);
+  const y = (value) => height - below - (value / highest) * (height - above - below);
   svg.replaceChildren();
   svg.setAttribute("viewBox", `0 0 ${width} ${height}`);
   for (const part of shown.length ? [0, 0.5, 1] : [0]) {
-    draw(svg, "line", { class: "grid", x1: left, x2: width - right, y1: y(part * most), y2: y(part * most) });
-    const label = draw(svg, "text", { x: left - 6, y: y(part * most) + 4, "text-anchor": "end" });
-    label.textContent = scale(part * most);
+    draw(svg, "line", { class: "grid", x1: left, x2: width - right, y1: y(part * highest), y2: y(part * highest) });
+    const label = draw(svg, "text", { x: left - 6, y: y(part * highest) + 4, "text-anchor": "end" });
+    label.textContent = scale(part * highest);
   }
-  const step = Math.max(1, nice(rounds / Math.max(1, Math.floor((width - left) / 60))));
+  const step = Math.max(1, roundUp(rounds / Math.max(1, Math.floor((width - left) / 60))));
   for (let round = 0; round <= rounds; round += step) {
     draw(svg, "text", { x: x(round), y: height - 4, "text-anchor": "middle" }).textContent = String(round);
   }
@@ -94,7 +96,7 @@ function plot(id, series, rounds, top, format, scale = format) {
     }
   }
   const last = shown.map((s) => `${s.name} ${format(s.points.at(-1)[1])}`);
-  svg.setAttribute("aria-label", last.length ? `${last.join(", ")} after round ${shown[0].points.at(-1)[0]}` : "nothing yet");
+  svg.setAttribute("aria-label", last.length ? `${last.join(", ")} after round ${shown[0].points.at(-1)[0]}` : "no data yet");
   legend(figure.querySelector(".legend"), shown, last);
 }
 
@@ -109,21 +111,21 @@ function legend(list, shown, last) {
     const text = item.appendChild(document.createElement("span"));
     text.textContent = ` ${last[i]}`;
   });
-  if (!shown.length) list.appendChild(document.createElement("li")).textContent = "nothing yet";
+  if (!shown.length) list.appendChild(document.createElement("li")).textContent = "no data yet";
 }
 
 function plots() {
   const { points, about } = status;
-  const of = (key) => points.filter((p) => p[key] !== null).map((p) => [p.round, p[key]]);
-  const answered = points.filter((p) => !p.closing).map((p) => [p.round, p.kept]);
+  const series = (key) => points.filter((p) => p[key] !== null).map((p) => [p.round, p[key]]);
+  const accepted = points.filter((p) => !p.closing).map((p) => [p.round, p.kept]);
   const rounds = Math.max(about.rounds, points.length ? points.at(-1).round : 0);
   const accuracy = [["held-out, mean", "heldout"], ["teacher", "teacher"], ["test, mean", "test"]];
-  plot("accuracy", accuracy.map(([name, key]) => ({ name, points: of(key) })), rounds, 1, percent, tick);
-  plot("kept", [{ name: "mean over clients", points: answered }], rounds, null, percent, tick);
-  plot("bytes", [{ name: "up", points: of("up") }, { name: "down", points: of("down") }], rounds, null, bytes);
+  plot("accuracy", accuracy.map(([name, key]) => ({ name, points: series(key) })), rounds, 1, percent, tick);
+  plot("kept", [{ name: "mean over clients", points: accepted }], rounds, null, percent, tick);
+  plot("bytes", [{ name: "up", points: series("up") }, { name: "down", points: series("down") }], rounds, null, bytes);
 }
 
-// tables: cells are changed in place, so that what a reader has marked or read stays
+// tables: cells are changed in place, so that a selection and the scroll position stay
 
 function fill(table, rows) {
   const body = table.tBodies[0];
@@ -131,12 +133,12 @@ function fill(table, rows) {
   while (body.rows.length > rows.length) body.deleteRow(-1);
   rows.forEach((texts, i) => {
     const row = body.rows[i] ?? body.insertRow();
-    row.role = "row"; // on a phone these are no table for the browser
+    row.role = "row"; // the phone layout is not a table for the browser without roles
     texts.forEach((text, j) => {
       const cell = row.cells[j] ?? row.insertCell();
       cell.role = "cell";
       cell.dataset.label = labels[j];
-      say(cell, text);
+      setText(cell, text);
     });
   });
 }
@@ -148,10 +150,10 @@ function devices() {
   fill(get("devices"), all.map((d) => [
     String(d.client),
     d.name,
-    status.ended !== null && d.state === "working" ? `! no report for ${round}` : WORDS[d.state](round),
+    status.ended !== null && d.state === "working" ? `! no report for ${round}` : STATE_LABELS[d.state](round),
     d.seen === null ? "–" : `${duration(now - d.seen)} ago`,
     String(d.answered),
-    d.refused ? `${d.refused}, the last: ${d.last_refusal}` : "0",
+    d.refused ? `${d.refused}, last: ${d.last_refusal}` : "0",
   ]));
   all.forEach((d, i) => { get("devices").tBodies[0].rows[i].dataset.state = d.state; });
 }
@@ -180,32 +182,32 @@ function stage() {
   const element = get("stage");
   if (ended !== null) {
     element.dataset.end = ended === "complete" ? "complete" : "stopped";
-    return say(element, ended === "complete" ? "✓ The run is complete" : "✕ The run has stopped");
+    return setText(element, ended === "complete" ? "✓ The run is complete" : "✕ The run has stopped");
   }
   delete element.dataset.end;
   if (isOpen()) {
     const name = roundName(fleet.opened);
-    return say(element, `${name[0].toUpperCase()}${name.slice(1)}${fleet.opened.closing ? "" : ` (of 0 to ${about.rounds - 1})`} is open`);
+    return setText(element, `${name[0].toUpperCase()}${name.slice(1)}${fleet.opened.closing ? "" : ` (of 0 to ${about.rounds - 1})`} is open`);
   }
-  return say(element, done ? `${done} rounds are done, the next is being prepared` : "Waiting for the first round");
+  return setText(element, done ? `${done} rounds are done; the next round is being prepared` : "Waiting for the first round");
 }
 
 function head() {
   const { about, fleet, run, done } = status;
-  say(get("run"), run);
+  setText(get("run"), run);
   document.title = run ? `edgefd ${run}` : "edgefd";
-  for (const key of ["method", "data", "model"]) say(get(key), about[key]);
-  say(get("clients"), String(about.n_clients));
+  for (const key of ["method", "data", "model"]) setText(get(key), about[key]);
+  setText(get("clients"), String(about.n_clients));
   const all = `${Math.min(done, about.rounds)} of ${about.rounds}`;
-  say(get("rounds-text"), done > about.rounds ? `${all}, and the closing one` : all);
+  setText(get("rounds-text"), done > about.rounds ? `${all}, and the closing round` : all);
   get("rounds").max = about.rounds + 1;
   get("rounds").value = done;
   const { opened } = fleet;
-  say(get("reports-label"), opened ? `reports for ${roundName(opened)}:` : "reports:");
-  say(get("reports-text"), opened ? `${opened.reports} of ${opened.asked}` : "none yet");
+  setText(get("reports-label"), opened ? `reports for ${roundName(opened)}:` : "reports:");
+  setText(get("reports-text"), opened ? `${opened.reports} of ${opened.asked}` : "none yet");
   get("reports").max = opened ? opened.asked : 1;
   get("reports").value = opened ? opened.reports : 0;
-  say(get("trouble"), fleet.trouble);
+  setText(get("trouble"), fleet.trouble);
   get("trouble").hidden = !fleet.trouble;
 }
 
@@ -214,8 +216,8 @@ function clock() {
   const now = Date.now() / 1000 + offset;
   const total = status.done ? `${status.done} rounds in ${duration(status.seconds)}` : "";
   const stopped = status.ended !== null && status.ended !== "complete";
-  say(get("why"), stopped ? status.ended : "");
-  say(get("clock"), isOpen() ? `open for ${duration(now - status.fleet.opened.began)}` : total);
+  setText(get("why"), stopped ? status.ended : "");
+  setText(get("clock"), isOpen() ? `open for ${duration(now - status.fleet.opened.began)}` : total);
   devices();
 }
 
@@ -231,40 +233,40 @@ function show() {
 
 function link(state, text) {
   get("link").dataset.state = state;
-  say(get("link"), text);
+  setText(get("link"), text);
 }
 
 function lost() {
   if (status && status.ended !== null) return;
-  link("lost", "connection lost, trying again");
+  link("lost", "connection lost, reconnecting");
 }
 
 function listen() {
   if (source) source.close();
   source = new EventSource("/events");
-  heard = Date.now();
+  lastEvent = Date.now();
   source.onmessage = (event) => {
-    heard = Date.now();
-    const { now, status: news } = JSON.parse(event.data);
+    lastEvent = Date.now();
+    const { now, status: received } = JSON.parse(event.data);
     offset = now - Date.now() / 1000;
-    status = news;
+    status = received;
     link("live", "live");
     show();
     if (status.ended !== null) {
-      source.close(); // the coordinator goes away now; what it has said stays
+      source.close(); // the coordinator stops now; the page keeps its content
       link("ended", "ended");
     }
   };
-  source.addEventListener("beat", () => { heard = Date.now(); link("live", "live"); });
-  source.onerror = lost; // the browser tries again, unless it was refused
+  source.addEventListener("beat", () => { lastEvent = Date.now(); link("live", "live"); });
+  source.onerror = lost; // the browser reconnects, unless the server refused the request
 }
 
 setInterval(() => {
   if (status && status.ended !== null) return;
   clock();
-  if (source.readyState === EventSource.CLOSED || Date.now() - heard > SILENT) {
+  if (source.readyState === EventSource.CLOSED || Date.now() - lastEvent > BEAT_TIMEOUT) {
     lost();
-    if (Date.now() - heard > RETRY) listen();
+    if (Date.now() - lastEvent > RETRY) listen();
   }
 }, 1000);
 new ResizeObserver(() => { if (status) plots(); }).observe(document.querySelector("main"));

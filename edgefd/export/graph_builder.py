@@ -1,13 +1,12 @@
-"""`Graph`: an ONNX graph under construction. Equal nodes are made once, and transposes are put off until they matter.
+"""`GraphBuilder`: an ONNX graph under construction. Equal nodes are created once, and transposes only where needed.
 
-A convolution computes with channels last, torch's tensors have channels second. A `Value` therefore carries the
-permutation that would bring it into torch's order; elementwise operators work on whatever order the memory has, and
-most transposes are never made.
+A convolution computes with channels last, and torch's tensors have channels second. Therefore a `Value` carries the
+permutation that would bring it into torch's order. Elementwise operators work on any memory order, and most transposes
+are never created.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,13 +16,11 @@ import numpy.typing as npt
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from edgefd.export.fuse import fused
+from edgefd.export.fuse import fuse
 
 OPSET = 20
 IR_VERSION = 10
 CHANNELS_LAST = (0, 3, 1, 2)
-
-Array = npt.NDArray[Any]
 
 
 @dataclass(frozen=True)
@@ -39,40 +36,40 @@ class Value:
 
     @property
     def memory(self) -> tuple[Any, ...]:
-        """The shape as the tensor lies in memory."""
+        """The shape of the tensor in memory."""
         return tuple(self.shape[self.perm.index(axis)] for axis in range(len(self.perm)))
 
     @property
     def in_order(self) -> bool:
-        """Whether the tensor lies in memory in its logical order."""
+        """Whether the memory order is the logical order."""
         return self.perm == tuple(range(len(self.perm)))
 
 
-class Graph:
-    """Collects nodes; `model` makes the ONNX model of them."""
+class GraphBuilder:
+    """Collects the nodes of a graph; `model` builds the ONNX model."""
 
     def __init__(self) -> None:
         self._nodes: list[onnx.NodeProto] = []
         self._inputs: list[onnx.ValueInfoProto] = []
         self._outputs: list[onnx.ValueInfoProto] = []
         self._constants: dict[tuple[str, tuple[int, ...], bytes], onnx.TensorProto] = {}
-        self._made: dict[tuple[Any, ...], tuple[str, ...]] = {}
+        self._node_outputs: dict[tuple[Any, ...], tuple[str, ...]] = {}
 
     def input(self, name: str, shape: Sequence[Any]) -> Value:
-        """A float32 input. A size that is no int becomes the free dimension `batch`."""
+        """Add a float32 input. A size that is not an int becomes the free dimension `batch`."""
         sizes = [d if isinstance(d, int) else "batch" for d in shape]
         self._inputs.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, sizes))
         return plain(name, shape)
 
     def output(self, name: str, value: Value) -> None:
-        """Call a value an output of that name."""
+        """Declare a value as an output with this name."""
         source = self.ordered(value)
         self._nodes.append(helper.make_node("Identity", [source.name], [name]))
         sizes = [d if isinstance(d, int) else "batch" for d in value.shape]
         self._outputs.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, sizes))
 
     def constant(self, array: npt.ArrayLike) -> str:
-        """The name of a constant tensor."""
+        """Return the name of a constant tensor with these values."""
         a = np.ascontiguousarray(array).reshape(np.shape(array))
         key = (a.dtype.str, a.shape, a.tobytes())
         if key not in self._constants:
@@ -80,55 +77,58 @@ class Graph:
         return self._constants[key].name
 
     def node(self, kind: str, *inputs: str, n: int = 1, **attributes: Any) -> tuple[str, ...]:
-        """`n` outputs of a node; the same node is never made twice."""
+        """Return the names of the `n` outputs of a node. The same node is never created twice."""
         key = (kind, inputs, n, tuple(sorted((k, _hashable(v)) for k, v in attributes.items())))
-        if key not in self._made:
-            names = tuple(f"v{len(self._made)}_{i}" for i in range(n))
+        if key not in self._node_outputs:
+            names = tuple(f"v{len(self._node_outputs)}_{i}" for i in range(n))
             self._nodes.append(helper.make_node(kind, list(inputs), list(names), **attributes))
-            self._made[key] = names
-        return self._made[key]
+            self._node_outputs[key] = names
+        return self._node_outputs[key]
 
     def op(self, kind: str, *inputs: str, **attributes: Any) -> str:
-        """The one output of a node."""
+        """Return the name of the only output of a node."""
         return self.node(kind, *inputs, **attributes)[0]
 
     def mask(self, condition: str) -> str:
-        """1 where true, 0 elsewhere. Multiplying by it is much faster than ONNX Runtime's Where."""
+        """Return 1 where the condition is true, and 0 elsewhere.
+
+        Multiplication by a mask is much faster than the operator Where of ONNX Runtime.
+        """
         return self.op("Cast", condition, to=TensorProto.FLOAT)
 
     @property
     def one(self) -> onnx.TensorProto:
-        """The attribute with which ConstantOfShape makes ones."""
+        """The value attribute with which ConstantOfShape creates ones."""
         return numpy_helper.from_array(np.ones(1, np.float32))
 
     def ordered(self, value: Value) -> Value:
-        """The value in its logical order."""
+        """Return the value with its memory in logical order."""
         return self.arranged(value, tuple(range(len(value.perm))))
 
     def arranged(self, value: Value, perm: tuple[int, ...]) -> Value:
-        """The same logical tensor, lying in memory so that logical axis i is memory axis `perm[i]`."""
+        """Return the same logical tensor with another memory order: logical axis i is memory axis `perm[i]`."""
         if value.perm == perm:
             return value
         to = [value.perm[perm.index(axis)] for axis in range(len(perm))]  # memory axis ← old memory axis
         memory = tuple(value.memory[axis] for axis in to)
-        moving = [axis for axis in to if value.memory[axis] != 1]
-        if moving == sorted(moving):  # only axes of size 1 move: no number does
+        long_axes = [axis for axis in to if value.memory[axis] != 1]
+        if long_axes == sorted(long_axes):  # only axes of size 1 change their place, so no number does
             return Value(self._reshaped(value.name, memory), value.shape, perm)
         return Value(self.op("Transpose", value.name, perm=to), value.shape, perm)
 
     def reshape(self, value: Value, shape: Sequence[Any]) -> Value:
-        """Another shape of the same numbers in logical order."""
+        """Return a value with another shape and the same numbers in logical order."""
         source = self.ordered(value)
         return source if source.shape == tuple(shape) else plain(self._reshaped(source.name, shape), shape)
 
     def permute(self, value: Value, axes: Sequence[int]) -> Value:
-        """Logical axes in another order; nothing is computed."""
+        """Return the value with its logical axes in another order. No node is created."""
         return Value(value.name, tuple(value.shape[a] for a in axes), tuple(value.perm[a] for a in axes))
 
     def model(self) -> onnx.ModelProto:
-        """The checked model."""
+        """Build the ONNX model and check it."""
         constants = {tensor.name: tensor for tensor in self._constants.values()}
-        nodes = fused(self._nodes, constants, {o.name for o in self._outputs})
+        nodes = fuse(self._nodes, constants, {o.name for o in self._outputs})
         graph = helper.make_graph(nodes, "edgefd", self._inputs, self._outputs, initializer=list(constants.values()))
         model = helper.make_model(
             _pruned(graph),
@@ -142,18 +142,13 @@ class Graph:
     def _reshaped(self, name: str, shape: Sequence[Any]) -> str:
         sizes = [d if isinstance(d, int) else -1 for d in shape]
         if sizes.count(-1) > 1:
-            raise NotImplementedError("a shape with two axes that depend on the batch size")
+            raise NotImplementedError("two axes of a shape depend on the batch size")
         return self.op("Reshape", name, self.constant(np.array(sizes, np.int64)))
 
 
 def plain(name: str, shape: Sequence[Any]) -> Value:
-    """A value that lies in memory in its logical order."""
+    """Return a value whose memory order is its logical order."""
     return Value(name, tuple(shape), tuple(range(len(shape))))
-
-
-def size(shape: Sequence[Any]) -> Any:
-    """Number of elements."""
-    return math.prod(shape)
 
 
 def _hashable(value: Any) -> Any:
@@ -163,13 +158,13 @@ def _hashable(value: Any) -> Any:
 
 
 def _pruned(graph: onnx.GraphProto) -> onnx.GraphProto:
-    """Without nodes and constants that no output needs."""
+    """Return the graph without the nodes and constants that no output needs."""
     needed = {o.name for o in graph.output}
-    kept = []
+    nodes = []
     for node in reversed(graph.node):
         if needed & set(node.output):
-            kept.append(node)
+            nodes.append(node)
             needed.update(node.input)
-    nodes = list(reversed(kept))
+    nodes.reverse()
     constants = [c for c in graph.initializer if c.name in needed]
     return helper.make_graph(nodes, graph.name, list(graph.input), list(graph.output), initializer=constants)

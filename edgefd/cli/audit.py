@@ -1,0 +1,67 @@
+"""Commands that show what the exchanged knowledge discloses."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from edgefd.cli.common import console
+from edgefd.core.errors import RunError
+
+
+def audit(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="the folder of a run with run.record_knowledge=true")],
+    level: Annotated[
+        int,
+        typer.Option(
+            "--level", min=0, max=2, help="0: takes seconds; 1: adds attacks on models; 2: adds shadow federations"
+        ),
+    ] = 1,
+    attack: Annotated[
+        list[str] | None, typer.Option("--attack", metavar="NAME", help="an attack to run (default: all)")
+    ] = None,
+    adversary: Annotated[
+        list[str] | None, typer.Option("--adversary", help="server, client, holder or eavesdropper (default: all)")
+    ] = None,
+    fail_if: Annotated[
+        list[str] | None,
+        typer.Option("--fail-if", metavar="LIMIT", help="exit with 1 if this holds, such as 'tpr@1%>0.05'"),
+    ] = None,
+    shadows: Annotated[
+        int | None,
+        typer.Option("--shadows", metavar="N", help="with level 2: the number of shadow federations (default: 16)"),
+    ] = None,
+) -> None:
+    """Measure what a recorded run disclosed, and to whom, with intervals and controls. Write the results to RUN/audit.
+
+    Example: edgefd audit runs/first --fail-if 'presence_auc>0.9'
+    """
+    from edgefd.audit.report.findings import parse_limit
+    from edgefd.audit.report.terminal import progress, summary
+    from edgefd.audit.run_audit import audit as run_audit
+    from edgefd.audit.run_audit import parse_request, verdict_error
+
+    limits = [parse_limit(text) for text in fail_if or []]
+    request = parse_request(level, attack or [], adversary or [], limits, shadows)
+    with progress(console) as show:
+        result = run_audit(run, request, show)
+    for line in summary(result):
+        console.print(line)
+    console.print(f"{run / 'audit' / 'audit.html'}", highlight=False)
+    if error := verdict_error(result):
+        raise RunError(error)
+
+
+def inspect(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="a report, teacher or plan (.bin), or an npz file")],
+) -> None:
+    """List every field of a message file, exactly as it is transmitted.
+
+    Example: edgefd inspect runs/first/knowledge/rounds/0003/reports/2.bin
+    """
+    from edgefd.wire.describe import describe
+
+    for line in describe(file):
+        print(line)

@@ -1,0 +1,34 @@
+"""The command that exports a bundle for devices."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from edgefd.cli.common import Overrides, console
+from edgefd.config.load import load_config
+from edgefd.core.errors import require
+
+
+def export(
+    config: Annotated[Path, typer.Argument(metavar="CONFIG|RUN", help="a YAML file, or a run folder")],
+    out: Annotated[Path, typer.Option("--out", metavar="BUNDLE", help="the bundle folder, which must not exist")],
+    overrides: Overrides = None,
+    model: Annotated[
+        str | None, typer.Option("--model", metavar="NAME", help="the model to export (default: the config's first)")
+    ] = None,
+) -> None:
+    """Write the bundle that a device needs to train without torch: graphs, first parameters, proxy set, manifest.
+
+    Example: edgefd export simulations/quickstart.yaml --model cnn_edge --out bundles/watch
+    """
+    require("export", "torch", "onnx", "onnxruntime")
+    from edgefd.runs.export_bundle import export_config
+
+    path = config / "config.yaml" if config.is_dir() else config
+    manifest = export_config(load_config(path, overrides or []), model, out)
+    size = sum(record.bytes for record in manifest.files.values())
+    console.print(f"{out}: {manifest.model}, {manifest.optimizer}, batches of {manifest.batch}, {size:,} bytes")
+    console.print(f"max. deviation from torch after one training step: {manifest.errors['step']:.1e}")

@@ -1,0 +1,94 @@
+"""torch operators that change the shape of tensors, or select, join, pad and fill, as ONNX nodes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from edgefd.export.call import NUMPY_TYPES, Call
+from edgefd.export.graph_builder import Value, plain
+
+_aten = torch.ops.aten
+
+
+def _view(call: Call) -> Value:
+    return call.g.reshape(call.args[0], call.shape)
+
+
+def _permute(call: Call) -> Value:
+    value, axes = call.args
+    return call.g.permute(value, [a % len(axes) for a in axes])
+
+
+def _transpose(call: Call) -> Value:
+    value, a, b = call.args
+    axes = list(range(len(value.shape)))
+    axes[a], axes[b] = axes[b], axes[a]
+    return call.g.permute(value, axes)
+
+
+def _concat(call: Call) -> Value:
+    parts = [call.g.ordered(v).name for v in call.args[0]]
+    return plain(call.g.op("Concat", *parts, axis=call.get(1, "dim", 0)), call.shape)
+
+
+def _slice(call: Call) -> Value:
+    value = call.g.ordered(call.args[0])
+    axis, start, end, step = (
+        call.get(i, n, d) for i, n, d in ((1, "dim", 0), (2, "start", 0), (3, "end", None), (4, "step", 1))
+    )
+    last = np.iinfo(np.int64).max if end is None else end
+    limits = [call.g.constant(np.array([v], np.int64)) for v in (start or 0, last, axis, step)]
+    return plain(call.g.op("Slice", value.name, *limits), call.shape)
+
+
+def _select(call: Call) -> Value:
+    value, axis, index = call.args
+    source = call.g.ordered(value)
+    return plain(call.g.op("Gather", source.name, call.g.constant(np.array(index, np.int64)), axis=axis), call.shape)
+
+
+def _pad(call: Call) -> Value:
+    value = call.g.ordered(call.args[0])
+    pairs, fill = call.args[1], call.get(2, "value", 0)
+    before, after = [0] * len(value.shape), [0] * len(value.shape)
+    for i in range(0, len(pairs), 2):
+        before[-1 - i // 2], after[-1 - i // 2] = pairs[i], pairs[i + 1]
+    sizes = call.g.constant(np.array([*before, *after], np.int64))
+    return plain(call.g.op("Pad", value.name, sizes, call.number(fill).name), call.shape)
+
+
+def _filled(value: float | None) -> Callable[[Call], Value]:
+    """Return the translation of a tensor of equal numbers: one number with axes of size 1, which broadcasts."""
+
+    def translate(call: Call) -> Value:
+        number = call.args[1] if value is None else value
+        single: npt.NDArray[Any] = np.full((1,) * len(call.shape), number, NUMPY_TYPES[call.dtype])
+        return plain(call.g.constant(single), single.shape)
+
+    return translate
+
+
+SHAPES: dict[Any, Callable[[Call], Any]] = {
+    _aten.view.default: _view,
+    _aten._unsafe_view.default: _view,
+    _aten.reshape.default: _view,
+    _aten.unsqueeze.default: _view,
+    _aten.squeeze.dim: _view,
+    _aten.squeeze.dims: _view,
+    _aten.permute.default: _permute,
+    _aten.t.default: lambda call: call.g.permute(call.args[0], (1, 0)),
+    _aten.transpose.int: _transpose,
+    _aten.cat.default: _concat,
+    _aten.slice.Tensor: _slice,
+    _aten.select.int: _select,
+    _aten.constant_pad_nd.default: _pad,
+    _aten.full_like.default: _filled(None),
+    _aten.ones_like.default: _filled(1),
+    _aten.zeros_like.default: _filled(0),
+}
+"""Translations by torch operator."""

@@ -1,0 +1,71 @@
+"""Private data of a device: from npz, csv and image folders to the training data and held-out data of the client."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from edgefd_client.sources import CsvWindows, ImageFolder, NpzSource, client_data, private_data
+from PIL import Image
+
+from edgefd.core.errors import UserError
+from edgefd.wire.bundle_reader import read_bundle
+from tests.support.bundles import SHAPE, small_bundle
+from tests.support.federations import Dealt
+
+
+def test_npz_csv_and_image_folder_give_the_same_scaled_samples(tmp_path: Path) -> None:
+    bundle = read_bundle(small_bundle(tmp_path / "b"))
+    image = np.full((16, 16), 12, np.uint8)
+    np.savez(tmp_path / "d.npz", x=image[None, None], y=np.array([2]))
+    (tmp_path / "images" / "2").mkdir(parents=True)
+    Image.fromarray(image).save(tmp_path / "images" / "2" / "a.png")
+    (tmp_path / "d.csv").write_text(",".join(["2", *["12"] * 256]) + "\n")
+    csv, images = CsvWindows(tmp_path / "d.csv", SHAPE), ImageFolder(tmp_path / "images", SHAPE)
+    for source in (NpzSource(tmp_path / "d.npz"), images, csv):
+        x, y = private_data(source, bundle)
+        assert x.dtype == np.float32
+        assert (x == 1).all()
+        assert y.tolist() == [2]
+    np.savez(tmp_path / "d.npz", x=image[None, None], y=np.array([3]))
+    with pytest.raises(UserError, match="0 to 2"):
+        private_data(NpzSource(tmp_path / "d.npz"), bundle)
+
+
+def test_exported_client_data_are_those_of_the_simulation(federation: Dealt) -> None:
+    for expected in federation.prepared.federation.clients:
+        data = federation.client(expected.client)
+        for name in ("x", "y", "x_heldout", "y_heldout", "contributed", "contributed_y"):
+            assert np.array_equal(getattr(data, name), getattr(expected, name)), name
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        ({"x_heldout": np.zeros((1, 1, 28, 28))}, "both x_heldout and y_heldout"),
+        ({"y": np.full(4, 10)}, "labels must be"),
+        ({"x": np.zeros((4, 3))}, "samples of shape"),
+        ({"owned": np.array([10**6])}, "owned must be"),
+        (
+            {"owned": np.array([1, 2]), "owned_y": np.array([1])},
+            r"labels must be one per sample, an array of shape \[2\]",
+        ),
+        ({"owned": np.array([1]), "owned_y": np.array([10])}, "labels must be whole"),
+        ({"owned_y": np.array([1])}, "has owned_y, labels of contributed rows, but not owned"),
+        ({"x": np.zeros((1, 1, 28, 28)), "y": np.zeros(1)}, "2 or more"),
+        ({"x_heldout": np.full((1, 1, 28, 28), np.nan), "y_heldout": np.zeros(1)}, "finite"),
+    ],
+)
+def test_data_that_do_not_fit_the_bundle_are_refused(
+    federation: Dealt, tmp_path: Path, arrays: dict[str, np.ndarray], message: str
+) -> None:
+    valid = {"x": np.zeros((4, 1, 28, 28), np.uint8), "y": np.arange(4)}
+    np.savez(tmp_path / "d.npz", **(valid | arrays))  # type: ignore[arg-type]
+    with pytest.raises(UserError, match=message):
+        client_data(NpzSource(tmp_path / "d.npz"), federation.read(), 0)
+
+
+def test_a_share_of_the_samples_is_held_out_if_the_data_name_none(federation: Dealt, tmp_path: Path) -> None:
+    x = np.random.default_rng(0).integers(0, 255, (20, 1, 28, 28)).astype(np.uint8)
+    np.savez(tmp_path / "d.npz", x=x, y=np.arange(20) % 10)
+    data = client_data(NpzSource(tmp_path / "d.npz"), federation.read(), 2)
+    assert (len(data.x), len(data.x_heldout), len(data.contributed)) == (18, 2, 0)

@@ -1,0 +1,74 @@
+"""Reading a bundle: every difference from the manifest is refused."""
+
+import shutil
+from pathlib import Path
+
+import onnx
+import pytest
+
+from edgefd.core.errors import UserError
+from edgefd.wire.bundle_manifest import FILES
+from edgefd.wire.bundle_reader import read_bundle
+from tests.support.bundles import edit, replace_file, small_bundle
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return small_bundle(tmp_path_factory.mktemp("bundle") / "b")
+
+
+@pytest.fixture
+def bundle(exported: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(exported, tmp_path / "b"))
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_flipped_byte_in_any_file_is_refused(bundle: Path, name: str) -> None:
+    blob = bytearray((bundle / name).read_bytes())
+    blob[len(blob) // 2] ^= 1
+    (bundle / name).write_bytes(blob)
+    with pytest.raises(UserError, match=name):
+        read_bundle(bundle)
+
+
+def test_a_manifest_that_names_other_files_is_refused(bundle: Path) -> None:
+    edit(bundle, lambda m: m["files"].update({"../x": m["files"]["init.npz"]}))
+    with pytest.raises(UserError, match="exactly"):
+        read_bundle(bundle)
+
+
+def test_a_newer_schema_is_refused(bundle: Path) -> None:
+    edit(bundle, lambda m: m.update(schema=99))
+    with pytest.raises(UserError, match="update edgefd"):
+        read_bundle(bundle)
+
+
+def test_an_older_schema_is_refused(bundle: Path) -> None:
+    edit(bundle, lambda m: m.update(schema=1))
+    with pytest.raises(UserError, match="export the bundle again"):
+        read_bundle(bundle)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("heldout", 1.5), ("terms", {"method": "edgefd"}), ("terms", None), ("batch", 0)]
+)
+def test_a_manifest_that_is_incomplete_or_out_of_range_is_refused(bundle: Path, key: str, value: object) -> None:
+    edit(bundle, lambda m: m.update({key: value}))
+    with pytest.raises(UserError, match=r"manifest\.json is"):
+        read_bundle(bundle)
+
+
+def test_a_file_larger_than_in_the_manifest_is_refused(bundle: Path) -> None:
+    with (bundle / "init.npz").open("ab") as file:
+        file.write(b"x")
+    with pytest.raises(UserError, match="larger"):
+        read_bundle(bundle)
+
+
+def test_a_graph_with_external_data_is_refused(bundle: Path, tmp_path: Path) -> None:
+    model = onnx.load(bundle / "train_step.onnx")
+    path = tmp_path / "external.onnx"
+    onnx.save(model, path, save_as_external_data=True, location="weights", size_threshold=0)
+    replace_file(bundle, "train_step.onnx", path.read_bytes())
+    with pytest.raises(UserError, match="outside"):
+        read_bundle(bundle)
