@@ -166,7 +166,7 @@ def accuracies(run: Sequence[str], clients: int, work: Path) -> list[float]:
 
 
 def overheads(out: Path, work: Path, clients: int) -> list[float]:
-    """Return the seconds of each round beyond the slowest device's own work, except for round 0, in which they start."""
+    """Return the seconds of each round beyond the slowest device's own work. Leave out round 0: devices start in it."""
     logs = [(work / f"device-{i}.log").read_text() for i in range(clients)]
     device_seconds = [
         {int(r): float(s) for r, s in re.findall(r"^round (\d+): .* ([\d.]+) s$", log, re.M)} for log in logs

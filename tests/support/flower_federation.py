@@ -97,7 +97,7 @@ class FlowerFederation:
     def log(self, name: str) -> str:
         return (self.folder / f"{name}.log").read_text(errors="replace")
 
-    def until(self, name: str, pattern: str, seconds: float = 90.0) -> str:
+    def until(self, name: str, pattern: str, seconds: float = 240.0) -> str:
         """Wait until the log of a process matches the pattern, and return the last group, or else the whole match."""
         deadline = time.monotonic() + seconds
         while (match := re.search(pattern, self.log(name))) is None:
