@@ -1,4 +1,4 @@
-"""The `edgefd` command, or `python -m edgefd`: where its packages are missing, it says which extra has them."""
+"""The `edgefd` command, also `python -m edgefd`. If its packages are missing, it names the extra to install."""
 
 import sys
 
@@ -6,7 +6,7 @@ from edgefd.core.errors import UserError, require
 
 
 def main() -> None:
-    """Entry point. See `edgefd.cli.main.main`."""
+    """Run the command line. See `edgefd.cli.main.main`."""
     try:
         require("sim", "torch", "scipy", "pydantic", "typer", "rich")
     except UserError as error:

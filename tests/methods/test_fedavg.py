@@ -68,7 +68,7 @@ def test_configs_that_cannot_be_are_refused(settings: dict[str, object], says: s
 
 def test_devices_refuse_it() -> None:
     with pytest.raises(
-        UserError, match="fedavg exchanges parameters, devices only predictions: it runs in simulations"
+        UserError, match="fedavg exchanges parameters, but devices exchange only predictions: it runs in simulations"
     ):
         check_devices_can(get_method("fedavg"), None)
     check_devices_can(get_method("fkd"), None)

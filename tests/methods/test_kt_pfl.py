@@ -43,7 +43,7 @@ def test_gradient_descent_is_that_of_the_loss() -> None:
 @pytest.mark.parametrize("step", [1e5, 1e200])
 def test_steps_that_diverge_are_said(step: float) -> None:
     votes = np.random.default_rng(0).dirichlet(np.ones(3), (4, 5))
-    with pytest.raises(UserError, match=r"method\.step=1\S+ is too much"):
+    with pytest.raises(UserError, match=r"method\.step=1\S+ is too large"):
         coefficients(votes, Config(step=step))
 
 
