@@ -1,21 +1,15 @@
 """Selection and distillation in a run: fewer bytes, the same bits whoever computes, a device's learner as torch."""
 
-import dataclasses
 from typing import Any
 
 import numpy as np
 import pytest
 
-from edgefd.core.errors import RunError, UserError
+from edgefd.core.errors import UserError
 from edgefd.core.knowledge import Knowledge
-from edgefd.rounds.client import client_round
-from edgefd.rounds.loop import run_rounds
-from edgefd.rounds.participation import plans
-from edgefd.runs.execute import plans_of
 from edgefd.runs.prepare import prepare
 from edgefd.selection.settings import n_rows
-from edgefd.simulation.engine import make_site, open_transport
-from tests.support.small_runs import config, results, rounds, teachers
+from tests.support.small_runs import config, rounds, teachers
 
 PLUGINS: list[dict[str, Any]] = [
     {"selection": {"name": "random", "budget": 0.25}},
@@ -86,57 +80,9 @@ def test_what_clients_choose_changes_no_traffic_but_how_much_they_learn() -> Non
     assert some[0].bytes_up == every[0].bytes_up
 
 
-def test_every_row_is_asked_about_before_any_is_again() -> None:
-    found = results(config(train={"rounds": 4}, selection={"name": "pcoreset", "budget": 16}))
-    asked = np.concatenate([r.plan.ids for r in found if not r.plan.closing])
-    assert len(np.unique(asked)) == len(prepare(config()).federation.proxy)
-
-
-def test_a_reference_is_asked_for_and_leaves_no_trace() -> None:
-    """AdaSPEC's client learns all rows once to see what can be learned, and then goes on as it was."""
-    c = config(selection={"name": "adaspec", "budget": 0.999})
-    federation = prepare(c).federation
-    plain = config()
-    told = teachers(plain)[0]
-    told = Knowledge(told.ids[:10], told.values[:10], told.weights[:10])
-    ends = []
-    for one in (c, plain):
-        state = make_site(one, federation).clients[0]
-        plan = next(p for p in plans_of(one, federation) if p.round == 1)
-        client_round(one.method, one.method_config, state, federation.proxy, plan, told)
-        ends.append(state.learner.state())
-    assert all(np.array_equal(a, b) for a, b in zip(ends[0].values(), ends[1].values(), strict=True))
-
-
-def test_a_run_goes_on_with_what_the_server_remembers() -> None:
-    c = config(selection={"name": "ddk", "budget": 0.25})
-    federation = prepare(c).federation
-    transport = open_transport(c, federation)
-    transport.start()
-    todo = list(plans_of(c, federation))
-    whole = results(c)
-    first = list(run_rounds(c.method, c.method_config, transport, todo[:2]))[-1]
-    rest = run_rounds(c.method, c.method_config, transport, todo[2:], first.teacher, None, first.selection_state)
-    for a, b in zip(rest, whole[2:], strict=True):
-        assert np.array_equal(a.plan.ids, b.plan.ids)
-        assert a.teacher is not None
-        assert b.teacher is not None
-        assert a.teacher.equals(b.teacher)
-
-
 def test_more_rows_than_there_are_is_refused() -> None:
     with pytest.raises(UserError, match=r"selection\.budget is 1000 rows, but the proxy set has 61"):
         prepare(config(selection={"name": "random", "budget": 1000}))
-
-
-def test_labels_that_a_client_has_not_kept_are_missed() -> None:
-    c = config(distillation={"loss": "mixed"})
-    federation = prepare(c).federation
-    state = make_site(c, federation).clients[1]
-    state = dataclasses.replace(state, data=dataclasses.replace(state.data, contributed_y=None))
-    plan = dataclasses.replace(list(plans(0, np.arange(61), c.train))[1], distillation=c.distillation)
-    with pytest.raises(RunError, match=r"labels of the 21 rows that client 1 contributed: add them .* owned_y"):
-        client_round(c.method, c.method_config, state, federation.proxy, plan, teachers(config())[0])
 
 
 def test_owned_labels_are_the_true_ones() -> None:
