@@ -51,7 +51,7 @@ def attackers(attack: Attack, n_clients: int, seed: int) -> frozenset[int]:
         UserError: if a client of `attack.clients` does not exist.
     """
     if absent := [c for c in attack.clients if c >= n_clients]:
-        raise UserError(f"attack.clients names client {absent[0]}; there are {n_clients}, from 0")
+        raise UserError(f"attack.clients names client {absent[0]}, but the clients are 0 to {n_clients - 1}")
     if not attack.fraction:  # called for each client in each round, so it draws only if necessary
         return frozenset(attack.clients)
     drawn = make_rng(seed, Purpose.ATTACKERS).permutation(n_clients)[: round(attack.fraction * n_clients)]
