@@ -1,4 +1,4 @@
-"""The federated methods: one file each, which defines `METHOD`. Modules whose name begins with _ hold shared helpers."""
+"""The federated methods: each file defines one `METHOD`. Modules whose names begin with _ hold shared helpers."""
 
 from __future__ import annotations
 
@@ -16,46 +16,48 @@ from edgefd.federation.method import MessageKind, Method
 
 @functools.cache
 def method_names() -> tuple[str, ...]:
-    """The methods that edgefd ships: the files of `edgefd/methods`."""
+    """Return the names of the methods of edgefd: the files of `edgefd/methods`."""
     return tuple(sorted(m.name for m in pkgutil.iter_modules(__path__) if not m.name.startswith("_")))
 
 
 @functools.cache
 def get_method(name: str) -> Method:
-    """A shipped method by its name, or anybody's by "package.module:ATTRIBUTE".
+    """Return a method of edgefd by its name, or any other method by "package.module:ATTRIBUTE".
 
     Raises:
-        UserError: if there is none of that name.
+        UserError: if there is no such method.
     """
     if ":" in name:
-        return _foreign(name)
+        return _import_method(name)
     if name not in method_names():
         raise UserError(f"unknown method {name!r}: {hint(name, method_names())}")
-    found: Method = importlib.import_module(f"edgefd.methods.{name}").METHOD
-    return found
+    method: Method = importlib.import_module(f"edgefd.methods.{name}").METHOD
+    return method
 
 
 def check_devices_can(method: Method, config: Any) -> None:
-    """Whether devices, and a coordinator without torch, can run the method, so configured.
+    """Check that devices, and a coordinator without torch, can run the method with this config.
 
     Raises:
-        UserError: if not.
+        UserError: if they cannot.
     """
     if method.message is MessageKind.PARAMETERS:
-        raise UserError(f"method {method.name} exchanges parameters, devices only predictions: it runs in simulations")
+        raise UserError(
+            f"method {method.name} exchanges parameters, but devices exchange only predictions: it runs in simulations"
+        )
     if method.server_model:
         raise UserError(
-            f"method {method.name} trains a model at the server, which has no torch: it runs in simulations"
+            f"method {method.name} trains a model at the server, but a coordinator has no torch: it runs in simulations"
         )
     if missing := method.packages(config):
         raise UserError(
-            f"method {method.name}, so configured, needs {', '.join(missing)}, which devices do not have: "
+            f"method {method.name} with this config needs {', '.join(missing)}, which devices do not have: "
             "it runs in simulations; for devices, use method.estimator=kmeans, knn or kulsif"
         )
 
 
 def config_of(method: Method, settings: Mapping[str, Any]) -> Any:
-    """The method's Config from plain values, as a device reads them from its bundle.
+    """Build the Config of a method from plain values, as a device reads them from its bundle.
 
     Raises:
         UserError: for an unknown setting, or a value of another type or out of range.
@@ -66,17 +68,17 @@ def config_of(method: Method, settings: Mapping[str, Any]) -> Any:
     return settings_of(f"method {method.name}", method.config, settings)
 
 
-def _foreign(path: str) -> Method:
+def _import_method(path: str) -> Method:
     module, _, attribute = path.partition(":")
     if not module or not attribute:
         raise UserError(f"method {path!r} must look like package.module:ATTRIBUTE")
     try:
-        found = getattr(importlib.import_module(module), attribute)
-    except (Exception, SystemExit) as error:  # whatever that module does when it is imported
+        method = getattr(importlib.import_module(module), attribute)
+    except (Exception, SystemExit) as error:  # the import runs code that is not ours
         reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
         raise UserError(f"cannot load method {path!r}: {reason}") from error
-    if not isinstance(found, Method):
-        raise UserError(f"{path!r} is a {type(found).__name__}, not an edgefd.federation.method.Method")
-    if not is_dataclass(found.config):
+    if not isinstance(method, Method):
+        raise UserError(f"{path!r} is a {type(method).__name__}, not an edgefd.federation.method.Method")
+    if not is_dataclass(method.config):
         raise UserError(f"{path!r}: its config must be a dataclass")
-    return found
+    return method

@@ -1,4 +1,4 @@
-"""Flatten the parameters of a model into one vector and load them back."""
+"""Conversion of the parameters of a model into one vector, and back."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from edgefd.learners.learner import Learner
 
 
 def parameters(learner: Learner) -> Float32:
-    """All parameters and floating point buffers of the model in one row, in the order of `state()`."""
+    """Return all parameters and floating-point buffers of the model in one row, in the order of `state()`."""
     return np.concatenate([v.ravel() for v in _floats(learner).values()])
 
 
 def set_parameters(learner: Learner, row: Float32) -> None:
-    """Put such a row into the model; the optimizer's state stays the client's own.
+    """Load such a row into the model. The state of its optimizer does not change.
 
     Raises:
-        RunError: if it is of a model of another size.
+        RunError: if the row belongs to a model of another size.
     """
     state, floats, start = learner.state(), _floats(learner), 0
-    if (has := sum(v.size for v in floats.values())) != len(row):
-        raise RunError(f"a model of {len(row)} parameters was sent, this one has {has}")
+    if (size := sum(v.size for v in floats.values())) != len(row):
+        raise RunError(f"a model of {len(row)} parameters was sent, this one has {size}")
     for name, value in floats.items():
         state[name] = row[start : start + value.size].reshape(value.shape).copy()
         start += value.size

@@ -12,18 +12,18 @@ from edgefd.learners.learner import Learner
 
 
 def model_of(server: Server) -> Learner:
-    """The server's own model.
+    """Return the model of the server.
 
     Raises:
-        RunError: if it was given none.
+        RunError: if the server has no model.
     """
     if server.learner is None:
-        raise RunError("the method needs a model at the server, and there is none")
+        raise RunError("the method needs a model at the server, but the server has none")
     return server.learner
 
 
 def distil(server: Server, mean: Knowledge, plan: RoundPlan, epochs: int) -> None:
-    """Train the server's model on those rows, at the learning rate of the round."""
+    """Train the model of the server on the rows of `mean`, at the learning rate of the round."""
     rng = make_rng(plan.seed, Purpose.STUDENT, plan.round)
     batch = Batch(server.proxy.x[mean.ids], mean.values, mean.weights)
     batches = passes(batch, epochs, plan.training.batch_size, rng)

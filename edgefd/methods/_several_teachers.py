@@ -11,10 +11,10 @@ from edgefd.core.knowledge import Knowledge
 
 
 def stacked(uploads: Sequence[Knowledge]) -> tuple[Int64, Float64]:
-    """The rows that all uploads with rows hold, ids [P], and their values [K, P, C].
+    """Stack the uploads that have rows: their common ids [P] and their values [K, P, C].
 
     Raises:
-        ValueError: if some answered for other rows than others.
+        ValueError: if they hold different rows.
     """
     sent = [u for u in uploads if len(u)]
     if any(not np.array_equal(u.ids, sent[0].ids) for u in sent):
@@ -24,8 +24,8 @@ def stacked(uploads: Sequence[Knowledge]) -> tuple[Int64, Float64]:
     return sent[0].ids, np.stack([u.values for u in sent]).astype(np.float64)
 
 
-def several(which: Sequence[int], ids: Int64, teachers: Float64, n_proxy: int) -> Knowledge:
-    """Teachers [T, P, C] of the rows `ids` in one message: row i of teacher which[t] at id which[t] * n_proxy + i."""
-    where = np.concatenate([t * n_proxy + ids for t in which])
+def join_teachers(numbers: Sequence[int], ids: Int64, teachers: Float64, n_proxy: int) -> Knowledge:
+    """Join teachers [T, P, C] of the rows `ids`: row i of teacher numbers[t] gets the id numbers[t] * n_proxy + i."""
+    joint_ids = np.concatenate([t * n_proxy + ids for t in numbers])
     values = teachers.reshape(-1, teachers.shape[2]).astype(np.float32)
-    return Knowledge(where, values, np.ones(len(where), np.float32))
+    return Knowledge(joint_ids, values, np.ones(len(joint_ids), np.float32))

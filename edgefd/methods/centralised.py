@@ -1,14 +1,14 @@
-"""Centralised: one model on everybody's data. The upper bound."""
+"""Centralised: one model trained on the data of all clients. The upper bound."""
 
 from dataclasses import replace
 
 from edgefd.federation.clients import Federation, merged
 from edgefd.federation.method import Method, accept_none
-from edgefd.methods._references import private_rows
+from edgefd.methods._references import sample_private
 
 
-def everything(federation: Federation) -> Federation:
-    """A federation of one client, which holds all private data and the labelled proxy set: nothing stays private."""
+def pool_everything(federation: Federation) -> Federation:
+    """Return a federation of one client with all private data and the labelled proxy set: no data stay private."""
     shared = 0 if federation.kept else federation.raw_samples_disclosed  # kept rows are among the private ones
     return replace(
         federation,
@@ -22,7 +22,7 @@ METHOD = Method(
     name="centralised",
     summary="reference: one central model on all clients' data and the labelled proxy set",
     client_filter=accept_none,
-    distillation_targets=private_rows,
-    transform_federation=everything,
+    distillation_targets=sample_private,
+    transform_federation=pool_everything,
     proxy_labels=True,
 )

@@ -1,4 +1,4 @@
-"""CFD: FedED with hard labels up, four bits each for ten classes (Sattler et al., arXiv 2012.00632).
+"""CFD: FedED with hard labels from clients, four bits each for ten classes (Sattler et al., arXiv 2012.00632).
 
 What the paper says and what is chosen here: docs/methods/cfd.md.
 """
@@ -12,7 +12,7 @@ from edgefd.methods import feded
 
 
 def extract(logits: Float32, config: Any) -> Float32:
-    """The most likely class.
+    """Return the most likely class as a one-hot row.
 
     >>> import numpy as np
     >>> extract(np.array([[0.2, 3.0, -1.0]], np.float32), None)
@@ -24,7 +24,7 @@ def extract(logits: Float32, config: Any) -> Float32:
 METHOD = replace(
     feded.METHOD,
     name="cfd",
-    summary="1-bit soft labels up; a model at the server learns from their mean, its own soft labels go down",
+    summary="clients send 1-bit soft labels; a server model distils their mean and sends its own soft labels",
     extract=extract,
     local_training="warmup",
 )

@@ -1,4 +1,4 @@
-"""COMET: clients that think alike teach each other; for every sample, k opinions (Cho et al., arXiv 2109.08119).
+"""COMET: clients with similar predictions teach each other; k opinions per sample (Cho et al., arXiv 2109.08119).
 
 What the paper says and what is chosen here: docs/methods/comet.md.
 """
@@ -18,17 +18,17 @@ from edgefd.federation.plan import RoundPlan
 from edgefd.federation.report import Report
 from edgefd.federation.state import ClientState, Server
 from edgefd.learners.batches import softmax
-from edgefd.methods._several_teachers import several, stacked
+from edgefd.methods._several_teachers import join_teachers, stacked
 
 
 @dataclass(frozen=True)
 class Config:
-    """How many opinions there are."""
+    """Settings of the clustering."""
 
     n_clusters: int = 2
-    """k: means of the clients' soft labels, for each sample; no more than there are clients that answered"""
+    """k: clusters of the clients' soft labels for each sample; at most the number of clients that answered"""
     max_iter: int = 10
-    """of Lloyd's algorithm"""
+    """largest number of iterations of Lloyd's algorithm"""
 
     def __post_init__(self) -> None:
         if self.n_clusters < 1 or self.max_iter < 1:
@@ -36,9 +36,9 @@ class Config:
 
 
 def centroids(votes: Float64, k: int, max_iter: int) -> Float64:
-    """K-means of the votes [K, P, C] on each sample by itself: [k, P, C].
+    """Cluster the votes [K, P, C] of each sample by k-means; return the centroids [k, P, C].
 
-    It starts from the vote farthest from the mean, and the farthest from those chosen in turn: no random numbers.
+    It starts from the vote farthest from the mean, then adds the vote farthest from those chosen, without randomness.
     """
     chosen = [_farthest(votes, votes.mean(0)[None])]
     while len(chosen) < k:
@@ -53,13 +53,13 @@ def centroids(votes: Float64, k: int, max_iter: int) -> Float64:
 
 
 def _squares(votes: Float64, centres: Float64) -> Float64:
-    """Squared distances [k, K, P]."""
+    """Return the squared distances [k, K, P]."""
     out: Float64 = ((votes[None] - centres[:, None]) ** 2).sum(3)
     return out
 
 
 def _farthest(votes: Float64, centres: Float64) -> Float64:
-    """For each sample the vote farthest from its nearest centre: [P, C]."""
+    """Return for each sample the vote farthest from its nearest centre: [P, C]."""
     far = _squares(votes, centres).min(0).argmax(0)
     out: Float64 = votes[far, np.arange(votes.shape[1])]
     return out
@@ -68,28 +68,28 @@ def _farthest(votes: Float64, centres: Float64) -> Float64:
 def server_update(
     reports: Sequence[Report], teacher: Knowledge | None, plan: RoundPlan, server: Server, config: Config
 ) -> Knowledge:
-    """All centroids: centroid t of row i at id t * P + i."""
+    """Return all centroids as teachers: centroid t of row i has id t * P + i."""
     ids, votes = stacked([r.knowledge for r in reports])
     if not len(ids):
         return empty(server.n_classes)
     k = min(config.n_clusters, len(votes))
-    return several(range(k), ids, centroids(votes, k, config.max_iter), len(server.proxy))
+    return join_teachers(range(k), ids, centroids(votes, k, config.max_iter), len(server.proxy))
 
 
 def personalise_teacher(teacher: Knowledge, state: ClientState, proxy: ProxySet, config: Config) -> Knowledge:
-    """For each row the centroid nearest to the client's own soft labels."""
+    """Return for each row the centroid that is nearest to the client's own soft label."""
     ids = np.unique(teacher.ids % len(proxy))
     if not len(ids):
         return teacher
     options = teacher.values.reshape(-1, len(ids), teacher.width).astype(np.float64)
-    own: Float32 = softmax(state.learner.predict_logits(proxy.x[ids]))
-    best = _squares(own[None].astype(np.float64), options)[:, 0].argmin(0)
+    client_probs: Float32 = softmax(state.learner.predict_logits(proxy.x[ids]))
+    best = _squares(client_probs[None].astype(np.float64), options)[:, 0].argmin(0)
     return Knowledge(ids, options[best, np.arange(len(ids))].astype(np.float32), np.ones(len(ids), np.float32))
 
 
 METHOD = Method(
     name="comet",
-    summary="k-means of the clients' soft labels on each sample; a client learns the nearest mean",
+    summary="k-means of the clients' soft labels on each sample; a client distils the nearest centroid",
     config=Config,
     personalise_teacher=personalise_teacher,
     server_update=server_update,

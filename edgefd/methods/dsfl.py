@@ -1,4 +1,4 @@
-"""DS-FL: the mean of all clients' soft labels, sharpened so that it says something (Itahara et al., arXiv 2008.06180).
+"""DS-FL: the mean of all clients' soft labels, sharpened to reduce its entropy (Itahara et al., arXiv 2008.06180).
 
 What the paper says and what is chosen here: docs/methods/dsfl.md.
 """
@@ -14,7 +14,7 @@ from edgefd.learners.batches import softmax
 
 @dataclass(frozen=True)
 class Config:
-    """How soft labels are aggregated."""
+    """Settings of the aggregation of soft labels."""
 
     aggregation: Literal["era", "mean"] = "era"
     """era: entropy reduction, softmax(mean / T); mean: simple aggregation"""
@@ -27,9 +27,9 @@ class Config:
 
 
 def aggregate(uploads: Sequence[Knowledge], config: Config) -> Knowledge:
-    """ERA: softmax(p / T) of the mean p.
+    """Return softmax(p / T) of the mean p (ERA).
 
-    It is a softmax over *probabilities*: no peak is above e^(1/T) / (e^(1/T) + C - 1).
+    It is a softmax of *probabilities*, so no value is above e^(1/T) / (e^(1/T) + C - 1).
 
     >>> import numpy as np
     >>> k = Knowledge(np.array([0]), np.array([[0.6, 0.4]], np.float32), np.ones(1, np.float32))

@@ -18,25 +18,26 @@ from edgefd.filters.kmeans_dre import KMeansDRE
 
 @dataclass(frozen=True)
 class Config:
-    """Hyper-parameters of the filter."""
+    """Settings of the filter."""
 
     estimator: Literal["kmeans", "kde", "knn", "mahalanobis", "isolation_forest", "kulsif"] = "kmeans"
-    """what estimates densities; kde, mahalanobis and isolation_forest need scikit-learn, which a device has not"""
+    """density estimator; kde, mahalanobis and isolation_forest need scikit-learn, which devices do not have"""
     n_clusters: int = 50
-    """k: centroids of a client's private data, for kmeans"""
+    """k: number of centroids of a client's private data, for estimator=kmeans"""
     quantile: float = 0.95
-    """share of held-out private data that the filter must accept"""
+    """share of held-out private samples that the filter must accept"""
     reference: Literal["proxy", "none"] = "proxy"
-    """score by the ratio to the proxy set's own centroids, or by plain distance"""
+    """score: proxy = the density ratio to the proxy set; none = the density (for kmeans, the distance) alone"""
     weighting: Literal["hard", "soft"] = "soft"
-    """weight of a claimed row: 1, or exp(-beta r / T), the client's own confidence"""
+    """weight of an accepted row: hard = 1; soft = exp(-beta r / T), the confidence of the client"""
     beta: float = 3.0
-    """how fast soft weights fall towards the threshold"""
+    """decay rate of soft weights towards the threshold"""
     accept_contributed: bool = True
-    """stage 1: rows that the client contributed are its own"""
+    """stage 1: accept the rows that the client contributed itself"""
     features: Literal["pixels", "pca"] = "pixels"
+    """input of the estimator: the samples themselves, or their principal components"""
     n_components: int = 50
-    """dimensions that features=pca keeps"""
+    """number of principal components, for features=pca"""
 
     def __post_init__(self) -> None:
         if not 0 < self.quantile <= 1:
@@ -52,7 +53,7 @@ class Config:
 
 
 def client_filter(data: ClientData, proxy: ProxySet, config: Config, rng: np.random.Generator) -> Float32:
-    """The estimator on the private rows, threshold from the held-out ones, claims on the proxy rows."""
+    """Fit the estimator on private rows and the threshold on held-out rows; return the weights of the proxy rows."""
     seed = int(rng.integers(2**31))
     scorer: Scorer
     if config.estimator == "kmeans":
@@ -72,7 +73,7 @@ def client_filter(data: ClientData, proxy: ProxySet, config: Config, rng: np.ran
 
 
 def packages(config: Config) -> tuple[str, ...]:
-    """What the filter needs beside numpy."""
+    """Return the packages that the filter needs in addition to numpy."""
     return () if config.estimator in ("kmeans", "knn", "kulsif") else ("scikit-learn",)
 
 

@@ -17,14 +17,14 @@ from edgefd.federation.method import MessageKind, Method, accept_none
 from edgefd.federation.plan import RoundPlan
 from edgefd.federation.state import ClientState
 from edgefd.methods._parameters import parameters, set_parameters
-from edgefd.methods._references import undisclosed
+from edgefd.methods._references import without_contribution
 
 MOST_SAMPLES = 10**6
-"""weights are in (0, 1], so n samples are the weight n / MOST_SAMPLES; the mean is the same"""
+"""largest number of samples: weights are in (0, 1], so n samples have weight n / MOST_SAMPLES, with the same mean"""
 
 
 def upload(state: ClientState, proxy: ProxySet, plan: RoundPlan, config: Any) -> Knowledge:
-    """One row: values = parameters, weight = number of samples."""
+    """Return one row: its values are the parameters, its weight is proportional to the number of samples."""
     n = len(state.data.x)
     if n > MOST_SAMPLES:
         raise RunError(f"client {state.data.client} has {n} samples; parameters are averaged for up to {MOST_SAMPLES}")
@@ -33,13 +33,13 @@ def upload(state: ClientState, proxy: ProxySet, plan: RoundPlan, config: Any) ->
 
 
 def aggregate(uploads: Sequence[Knowledge], config: Any) -> Knowledge:
-    """sum_k n_k theta_k / sum_k n_k; without uploads that hold parameters, nothing."""
+    """Return sum_k n_k theta_k / sum_k n_k, or no row if no upload has parameters."""
     sent = [u for u in uploads if len(u)]
     return weighted_mean(sent) if sent else uploads[0]
 
 
 def personalise_teacher(teacher: Knowledge, state: ClientState, proxy: ProxySet, config: Any) -> Knowledge:
-    """Go on from the mean; there is nothing to distil."""
+    """Load the mean into the client's model and return an empty teacher: there is nothing to distil."""
     if len(teacher):
         set_parameters(state.learner, teacher.values[0])
     return empty(state.n_classes)
@@ -47,10 +47,10 @@ def personalise_teacher(teacher: Knowledge, state: ClientState, proxy: ProxySet,
 
 METHOD = Method(
     name="fedavg",
-    summary="the mean of all clients' parameters, weighted by their samples; one model for all, no proxy set",
+    summary="the mean of all clients' parameters, weighted by number of samples; one shared model, no proxy set",
     client_filter=accept_none,
     aggregate=aggregate,
-    transform_federation=undisclosed,
+    transform_federation=without_contribution,
     personalise_teacher=personalise_teacher,
     upload=upload,
     message=MessageKind.PARAMETERS,

@@ -1,4 +1,4 @@
-"""FedDF: FedAvg, whose mean the server then distils from all clients' models (Lin et al., arXiv 2006.07242).
+"""FedDF: FedAvg, after which the server distils all clients' models into the mean model (Lin et al., arXiv 2006.07242).
 
 What the paper says and what is chosen here: docs/methods/feddf.md.
 """
@@ -24,10 +24,10 @@ from edgefd.methods._server_model import distil, model_of
 
 @dataclass(frozen=True)
 class Config:
-    """How long the server distils."""
+    """Settings of the distillation at the server."""
 
     epochs: int = 2
-    """passes over the proxy set, each round"""
+    """passes over the proxy set in each round"""
 
     def __post_init__(self) -> None:
         if self.epochs < 1:
@@ -35,7 +35,7 @@ class Config:
 
 
 def mean_logits(sent: Sequence[Knowledge], server: Server) -> Float32:
-    """(1 / K) sum_k z_k on the proxy set, with each client's parameters in the server's model."""
+    """Return (1 / K) sum_k z_k on the proxy set, with each client's parameters loaded into the server's model."""
     model = model_of(server)
     total = np.zeros((len(server.proxy), server.n_classes))
     for upload in sent:
@@ -47,21 +47,21 @@ def mean_logits(sent: Sequence[Knowledge], server: Server) -> Float32:
 def server_update(
     reports: Sequence[Report], teacher: Knowledge | None, plan: RoundPlan, server: Server, config: Config
 ) -> Knowledge:
-    """The mean of the parameters, then KL(softmax(mean of logits), softmax of its own) on the proxy set."""
+    """Average the parameters, then minimise KL(softmax(mean of logits), softmax of its own) on the proxy set."""
     sent = [r.knowledge for r in reports if len(r.knowledge)]
     if not sent:
         return reports[0].knowledge
     ensemble = softmax(mean_logits(sent, server))
     set_parameters(model_of(server), fedavg.aggregate(sent, config).values[0])
-    every = Knowledge(np.arange(len(server.proxy)), ensemble, np.ones(len(server.proxy), np.float32))
-    distil(server, every, plan, config.epochs)
+    targets = Knowledge(np.arange(len(server.proxy)), ensemble, np.ones(len(server.proxy), np.float32))
+    distil(server, targets, plan, config.epochs)
     return Knowledge(np.zeros(1, np.int64), parameters(model_of(server))[None], np.ones(1, np.float32))
 
 
 METHOD = replace(
     fedavg.METHOD,
     name="feddf",
-    summary="FedAvg, and the server distils the mean model from all clients' models on the proxy set",
+    summary="FedAvg, after which the server distils all clients' models into the mean model on the proxy set",
     config=Config,
     transform_federation=identity,
     server_update=server_update,

@@ -1,4 +1,4 @@
-"""FedED: a model at the server learns from the mean of all soft labels; its own go down (Sui et al., EMNLP 2020).
+"""FedED: a server model distils the mean of all soft labels and sends its own soft labels (Sui et al., EMNLP 2020).
 
 What the paper says and what is chosen here: docs/methods/feded.md.
 """
@@ -21,10 +21,10 @@ from edgefd.methods._server_model import distil, model_of
 
 @dataclass(frozen=True)
 class Config:
-    """How long the server's model learns."""
+    """Settings of the distillation at the server."""
 
     epochs: int = 2
-    """passes over the mean soft labels, each round"""
+    """passes over the mean soft labels in each round"""
 
     def __post_init__(self) -> None:
         if self.epochs < 1:
@@ -34,18 +34,18 @@ class Config:
 def server_update(
     reports: Sequence[Report], teacher: Knowledge | None, plan: RoundPlan, server: Server, config: Config
 ) -> Knowledge:
-    """The server's model's soft labels, after it has learned from the mean of the clients'."""
+    """Distil the mean of the clients' soft labels into the server's model; return the soft labels of that model."""
     mean = weighted_mean([r.knowledge for r in reports])
     if not len(mean):
         return mean
     distil(server, mean, plan, config.epochs)
-    own = softmax(model_of(server).predict_logits(server.proxy.x[mean.ids]))
-    return Knowledge(mean.ids, own, np.ones(len(mean), np.float32))
+    server_probs = softmax(model_of(server).predict_logits(server.proxy.x[mean.ids]))
+    return Knowledge(mean.ids, server_probs, np.ones(len(mean), np.float32))
 
 
 METHOD = Method(
     name="feded",
-    summary="a model at the server learns from the mean of all soft labels; its own soft labels go down",
+    summary="a server model distils the mean of all soft labels and sends its own soft labels",
     config=Config,
     server_update=server_update,
     server_model=True,

@@ -1,7 +1,7 @@
 """FedMD: every client labels every proxy sample, the server averages (Li and Wang, arXiv 1910.03581).
 
-As in Selective-FD's published comparison, softmax outputs are averaged and learned by soft cross-entropy; the original
-averages raw scores and learns them by L1.
+As in the published comparison of Selective-FD, softmax outputs are averaged and distilled by soft cross-entropy. The
+original method averages raw scores and distils them by the L1 loss.
 """
 
 from edgefd.federation.method import Method

@@ -1,4 +1,4 @@
-"""FedProx: FedAvg whose clients are held near the model they were sent (Li et al., arXiv 1812.06127).
+"""FedProx: FedAvg with a proximal term towards the model that was sent (Li et al., arXiv 1812.06127).
 
 What the paper says and what is chosen here: docs/methods/fedprox.md.
 """
@@ -18,10 +18,10 @@ from edgefd.methods._parameters import parameters, set_parameters
 
 @dataclass(frozen=True)
 class Config:
-    """How strongly clients are held."""
+    """Settings of the proximal term."""
 
     mu: float = 0.1
-    """of the term (mu / 2) |theta - theta_t|^2"""
+    """factor of the proximal term (mu / 2) |theta - theta_t|^2"""
 
     def __post_init__(self) -> None:
         if self.mu < 0:
@@ -29,10 +29,10 @@ class Config:
 
 
 def train(learner: Learner, batches: Iterable[Batch], lr: float, config: Config) -> float:
-    """After each step on the loss, the proximal step of (mu / 2) |theta - theta_t|^2 at the same learning rate.
+    """Train with a proximal step of (mu / 2) |theta - theta_t|^2 after each step on the loss; return the mean loss.
 
-    It is theta <- (theta + lr mu theta_t) / (1 + lr mu).
-    theta_t, what the client was sent, is what its model holds when private training begins.
+    The proximal step is theta <- (theta + lr mu theta_t) / (1 + lr mu), at the learning rate lr of the loss. theta_t
+    are the parameters that the server sent: those of the model when private training begins.
     """
     sent = parameters(learner)
     pull = np.float32(lr * config.mu)
@@ -46,7 +46,7 @@ def train(learner: Learner, batches: Iterable[Batch], lr: float, config: Config)
 METHOD = replace(
     fedavg.METHOD,
     name="fedprox",
-    summary="FedAvg with a term that holds each client near the model it was sent",
+    summary="FedAvg with a proximal term that keeps each client near the model that it received",
     config=Config,
     train=train,
 )

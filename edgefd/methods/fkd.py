@@ -1,4 +1,4 @@
-"""FKD, also called FD: mean logits of each class, without any proxy set (Jeong et al. 2018; Seo et al. 2020).
+"""FKD, also called FD: mean logits of each class, without a proxy set (Jeong et al. 2018; Seo et al. 2020).
 
 What the papers say and what is chosen here: docs/methods/fkd.md.
 """
@@ -17,15 +17,15 @@ from edgefd.federation.method import MessageKind, Method, accept_none
 from edgefd.federation.plan import RoundPlan
 from edgefd.federation.state import ClientState
 from edgefd.learners.batches import Batch, one_hot, softmax
-from edgefd.methods._references import private_rows, undisclosed
+from edgefd.methods._references import sample_private, without_contribution
 
 
 @dataclass(frozen=True)
 class Config:
-    """How much of what others say of a class is learned."""
+    """Settings of the distillation."""
 
     strength: float = 1.0
-    """lambda: weight of the distillation loss beside that of the label"""
+    """lambda: weight of the distillation loss relative to the loss of the label"""
 
     def __post_init__(self) -> None:
         if self.strength < 0:
@@ -33,7 +33,7 @@ class Config:
 
 
 def class_means(logits: Float32, y: Int64) -> Knowledge:
-    """z_c = the mean logits of the samples of class c, a row for each class that there is."""
+    """Return z_c, the mean logits of the samples of class c: one row for each class of `y`."""
     classes, index = np.unique(y, return_inverse=True)
     total = np.zeros((len(classes), logits.shape[1]))
     np.add.at(total, index, logits)
@@ -42,19 +42,19 @@ def class_means(logits: Float32, y: Int64) -> Knowledge:
 
 
 def upload(state: ClientState, proxy: ProxySet, plan: RoundPlan, config: Config) -> Knowledge:
-    """The mean logits of the client's own classes."""
+    """Return the mean logits of the client's own classes."""
     return class_means(state.learner.predict_logits(state.data.x), state.data.y)
 
 
 def aggregate(uploads: Sequence[Knowledge], config: Config) -> Knowledge:
-    """For each class the mean over the n_c clients that hold it; the weight is 1 / n_c, for `without` to undo."""
+    """Return the mean of each class over its n_c clients, with weight 1 / n_c, which `without` needs."""
     k = weighted_mean(uploads)
     holders = np.sum([np.isin(k.ids, upload.ids) for upload in uploads], axis=0)
     return Knowledge(k.ids, k.values, (1 / holders).astype(np.float32))
 
 
 def without(teacher: Knowledge, own: Knowledge) -> Knowledge:
-    """Leave one out: g_c = (n_c z_c - own_c) / (n_c - 1) for the classes that others hold as well.
+    """Remove one client from the mean: g_c = (n_c z_c - own_c) / (n_c - 1), for the classes that others hold too.
 
     >>> teacher = Knowledge(np.array([0]), np.array([[2.0, 0.0]], np.float32), np.array([0.5], np.float32))
     >>> own = Knowledge(np.array([0]), np.array([[1.0, 0.0]], np.float32), np.ones(1, np.float32))
@@ -63,18 +63,19 @@ def without(teacher: Knowledge, own: Knowledge) -> Knowledge:
     """
     n = np.rint(1 / teacher.weights)
     total = teacher.values.astype(np.float64) * n[:, None]
-    mine = np.isin(teacher.ids, own.ids)
-    total[mine] -= own.values[np.isin(own.ids, teacher.ids)]
-    n[mine] -= 1
+    shared = np.isin(teacher.ids, own.ids)
+    total[shared] -= own.values[np.isin(own.ids, teacher.ids)]
+    n[shared] -= 1
     others = n > 0
     values = (total[others] / n[others, None]).astype(np.float32)
     return Knowledge(teacher.ids[others], values, np.ones(int(others.sum()), np.float32))
 
 
 def personalise_teacher(teacher: Knowledge, state: ClientState, proxy: ProxySet, config: Config) -> Knowledge:
-    """What the others say: the model has not changed since the client answered, so its own part is known.
+    """Return the mean of the other clients.
 
-    A client that was not asked, or whose report was late, takes out what it would have said.
+    The client computes its own part again, because its model has not changed since its upload. A client that was not
+    sampled, or whose report was late, removes the part that it would have sent.
     """
     return without(teacher, class_means(state.learner.predict_logits(state.data.x), state.data.y))
 
@@ -82,27 +83,27 @@ def personalise_teacher(teacher: Knowledge, state: ClientState, proxy: ProxySet,
 def distillation_targets(
     teacher: Knowledge, data: ClientData, proxy: ProxySet, config: Config, rng: np.random.Generator
 ) -> Batch:
-    """Private rows with the loss H(label, q) + lambda H(softmax(g_y), q).
+    """Return private rows with targets for the loss H(label, q) + lambda H(softmax(g_y), q).
 
-    It is (1 + lambda) H(t, q) with t = (label + lambda softmax(g_y)) / (1 + lambda). Rows of classes that no other
-    client holds have their label alone.
+    This loss is (1 + lambda) H(t, q) with t = (label + lambda softmax(g_y)) / (1 + lambda). The target of a row whose
+    class no other client holds is its label.
     """
-    rows = private_rows(teacher, data, proxy, config, rng)
-    said = np.zeros((teacher.width, teacher.width), np.float32)
-    said[teacher.ids] = softmax(teacher.values)
+    rows = sample_private(teacher, data, proxy, config, rng)
+    class_probs = np.zeros((teacher.width, teacher.width), np.float32)
+    class_probs[teacher.ids] = softmax(teacher.values)
     y = rows.targets.argmax(1)
     share = (config.strength * np.isin(y, teacher.ids)).astype(np.float32)[:, None]
-    return Batch(rows.x, (one_hot(y, teacher.width) + share * said[y]) / (1 + share), 1 + share[:, 0])
+    return Batch(rows.x, (one_hot(y, teacher.width) + share * class_probs[y]) / (1 + share), 1 + share[:, 0])
 
 
 METHOD = Method(
     name="fkd",
-    summary="mean logits of each class, everybody's but the client's own, learned on private data; no proxy set",
+    summary="mean logits of each class over the other clients, distilled on private data; no proxy set",
     config=Config,
     client_filter=accept_none,
     aggregate=aggregate,
     distillation_targets=distillation_targets,
-    transform_federation=undisclosed,
+    transform_federation=without_contribution,
     personalise_teacher=personalise_teacher,
     upload=upload,
     message=MessageKind.CLASS_LABELS,

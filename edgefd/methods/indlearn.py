@@ -1,12 +1,12 @@
 """IndLearn: nothing is exchanged. The lower bound that collaboration must beat."""
 
 from edgefd.federation.method import Method, accept_none
-from edgefd.methods._references import private_rows, undisclosed
+from edgefd.methods._references import sample_private, without_contribution
 
 METHOD = Method(
     name="indlearn",
-    summary="each client alone on its private data; no exchange",
+    summary="reference: each client trains alone on its private data; no exchange",
     client_filter=accept_none,
-    distillation_targets=private_rows,
-    transform_federation=undisclosed,
+    distillation_targets=sample_private,
+    transform_federation=without_contribution,
 )

@@ -1,4 +1,4 @@
-"""KT-pFL: each client has a teacher of its own, a mixture that favours those who agree with it (Zhang et al. 2021).
+"""KT-pFL: each client has its own teacher, a mixture that favours similar clients (Zhang et al. 2021).
 
 What the paper says and what is chosen here: docs/methods/kt_pfl.md.
 """
@@ -19,21 +19,21 @@ from edgefd.federation.plan import RoundPlan
 from edgefd.federation.report import Report
 from edgefd.federation.state import ClientState, Server
 from edgefd.learners.batches import softmax
-from edgefd.methods._several_teachers import several, stacked
+from edgefd.methods._several_teachers import join_teachers, stacked
 
 
 @dataclass(frozen=True)
 class Config:
-    """How the coefficients are learned."""
+    """Settings of the optimisation of the coefficients."""
 
     rho: float = 0.6
-    """of the term that holds coefficients near 1 / K"""
+    """factor of the term that keeps coefficients near 1 / K"""
     step: float = 1.0
-    """of gradient descent on the coefficients"""
+    """step size of gradient descent on the coefficients"""
     steps: int = 10
-    """in each round, from 1 / K"""
+    """steps of gradient descent in each round, from 1 / K"""
     sharpness: float = 5.0
-    """coefficients end as softmax(sharpness c)"""
+    """factor in the final coefficients, softmax(sharpness c)"""
 
     def __post_init__(self) -> None:
         if self.rho < 0 or self.step <= 0 or self.steps < 0 or self.sharpness < 0:
@@ -41,23 +41,25 @@ class Config:
 
 
 def coefficients(votes: Float64, config: Config) -> Float64:
-    """C [K, K], row k of client k: gradient descent on |z_k - sum_m c_km z_m|^2 + rho |c_k - 1/K|^2, both as means.
+    """Minimise |z_k - sum_m c_km z_m|^2 + rho |c_k - 1/K|^2, both as means, and return C [K, K], row k of client k.
 
-    The first term needs the votes [K, P, C] only as their products, G = votes votes^T / (P C).
+    The first term needs only the products of the votes [K, P, C], G = votes votes^T / (P C).
 
     Raises:
-        UserError: if the steps are so long that the coefficients leave the range of numbers.
+        UserError: if the steps are so large that the coefficients overflow.
     """
     k = len(votes)
     flat = votes.reshape(k, -1)
     products = flat @ flat.T / max(flat.shape[1], 1)
     c = np.full((k, k), 1 / k)
-    with np.errstate(over="ignore", invalid="ignore"):  # what that makes of them is seen below
+    with np.errstate(over="ignore", invalid="ignore"):  # an overflow is reported below
         for _ in range(config.steps):
             c -= config.step * (2 * (c @ products - products) + 2 * config.rho / k * (c - 1 / k))
         c *= config.sharpness
     if not (np.abs(c) < np.finfo(np.float32).max).all():
-        raise UserError(f"kt_pfl's coefficients diverge: method.step={config.step:g} is too much, use a smaller one")
+        raise UserError(
+            f"the coefficients of kt_pfl diverge: method.step={config.step:g} is too large, use a smaller one"
+        )
     out: Float64 = softmax(c.astype(np.float32)).astype(np.float64)
     return out
 
@@ -65,19 +67,19 @@ def coefficients(votes: Float64, config: Config) -> Float64:
 def server_update(
     reports: Sequence[Report], teacher: Knowledge | None, plan: RoundPlan, server: Server, config: Config
 ) -> Knowledge:
-    """All clients' teachers, sum_m c_km p_m: row i of client k's at id k * P + i."""
-    heard = [r for r in reports if len(r.knowledge)]
-    if not heard:
+    """Return the teachers of all clients, sum_m c_km p_m: row i of client k has id k * P + i."""
+    answered = [r for r in reports if len(r.knowledge)]
+    if not answered:
         return empty(server.n_classes)
-    ids, votes = stacked([r.knowledge for r in heard])
-    own = np.einsum("km,mpc->kpc", coefficients(votes, config), votes)
-    return several([r.client for r in heard], ids, own, len(server.proxy))
+    ids, votes = stacked([r.knowledge for r in answered])
+    teachers = np.einsum("km,mpc->kpc", coefficients(votes, config), votes)
+    return join_teachers([r.client for r in answered], ids, teachers, len(server.proxy))
 
 
 def personalise_teacher(teacher: Knowledge, state: ClientState, proxy: ProxySet, config: Config) -> Knowledge:
-    """The client's own; of one that did not answer there is none, it learns nothing in this round."""
-    mine = teacher.ids // len(proxy) == state.data.client
-    return Knowledge(teacher.ids[mine] % len(proxy), teacher.values[mine], teacher.weights[mine])
+    """Return the client's own teacher. A client that did not answer has none, and distils nothing in this round."""
+    own = teacher.ids // len(proxy) == state.data.client
+    return Knowledge(teacher.ids[own] % len(proxy), teacher.values[own], teacher.weights[own])
 
 
 METHOD = Method(

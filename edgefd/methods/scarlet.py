@@ -1,4 +1,4 @@
-"""SCARLET: sharpened soft labels that are kept for some rounds and not sent again (Azuma et al., arXiv 2504.19602).
+"""SCARLET: sharpened soft labels that are cached for some rounds and not sent again (Azuma et al., arXiv 2504.19602).
 
 What the paper says and what is chosen here: docs/methods/scarlet.md.
 """
@@ -21,12 +21,12 @@ from edgefd.federation.state import ClientState, Server
 
 @dataclass(frozen=True)
 class Config:
-    """How sharp, and how long labels are kept."""
+    """Settings of the sharpening and of the cache."""
 
     beta: float = 2.0
-    """power of enhanced ERA; 1 = the plain mean"""
+    """exponent of enhanced ERA; 1 = the plain mean"""
     lifetime: int = 3
-    """rounds after which a row's label is asked for again; 1 = no cache"""
+    """rounds after which the label of a row is queried again; 1 = no cache"""
 
     def __post_init__(self) -> None:
         if self.beta <= 0:
@@ -36,10 +36,10 @@ class Config:
 
 
 def due(ids: Int64, round: int, lifetime: int) -> Bool:
-    """Which rows are asked for in a round: by turns, each every `lifetime` rounds; all in the first two.
+    """Return which rows are queried in a round: round-robin, each every `lifetime` rounds; all in the first two rounds.
 
-    Everybody can tell by the number of the round, so caches never differ and nobody signals anything. Before the second
-    round nobody has learned anything: what was said in the first one is not kept.
+    The rows depend on the number of the round alone, so caches never differ and no signal is needed. Clients have
+    distilled nothing before the second round, so the labels of the first round are not cached.
 
     >>> due(np.arange(6), 4, 3)
     array([False, False,  True, False, False,  True])
@@ -48,41 +48,41 @@ def due(ids: Int64, round: int, lifetime: int) -> Bool:
 
 
 def sharpened(values: Float32, beta: float) -> Float32:
-    """Enhanced ERA: p_c^beta / sum_j p_j^beta.
+    """Return p_c^beta / sum_j p_j^beta (enhanced ERA).
 
     >>> sharpened(np.array([[0.75, 0.25]], np.float32), 2.0)
     array([[0.9, 0.1]], dtype=float32)
     """
     p = values.astype(np.float64)
-    power = (p / p.max(1, keepdims=True)) ** beta  # a whole row of p_c^beta may be too small for a number
+    power = (p / p.max(1, keepdims=True)) ** beta  # without the division, all p_c^beta of a row can underflow
     out: Float32 = (power / power.sum(1, keepdims=True)).astype(np.float32)
     return out
 
 
 def upload(state: ClientState, proxy: ProxySet, plan: RoundPlan, config: Config) -> Knowledge:
-    """Soft labels of the rows whose turn it is."""
-    turn = plan.ids[due(plan.ids, plan.round, config.lifetime)]
-    return upload_accepted_rows(METHOD, state, proxy, replace(plan, ids=turn), config)
+    """Return soft labels of the rows that are due in this round."""
+    due_ids = plan.ids[due(plan.ids, plan.round, config.lifetime)]
+    return upload_accepted_rows(METHOD, state, proxy, replace(plan, ids=due_ids), config)
 
 
 def server_update(
     reports: Sequence[Report], teacher: Knowledge | None, plan: RoundPlan, server: Server, config: Config
 ) -> Knowledge:
-    """The new labels, sharpened, and the last teacher's for the other rows: the cache is the teacher itself."""
+    """Return the sharpened new labels, and those of the last teacher for all other rows: the teacher is the cache."""
     k = weighted_mean([r.knowledge for r in reports])
     new = Knowledge(k.ids, sharpened(k.values, config.beta), k.weights)
     if teacher is None:
         return new
-    kept = ~np.isin(teacher.ids, new.ids)
-    ids = np.concatenate([new.ids, teacher.ids[kept]])
+    cached = ~np.isin(teacher.ids, new.ids)
+    ids = np.concatenate([new.ids, teacher.ids[cached]])
     order = ids.argsort()
-    values = np.concatenate([new.values, teacher.values[kept]])[order]
+    values = np.concatenate([new.values, teacher.values[cached]])[order]
     return Knowledge(ids[order], values, np.ones(len(ids), np.float32))
 
 
 METHOD = Method(
     name="scarlet",
-    summary="the mean of all soft labels, sharpened by a power (enhanced ERA), kept for some rounds and not sent again",
+    summary="the mean of all soft labels, sharpened by a power (enhanced ERA); labels are cached for some rounds",
     config=Config,
     upload=upload,
     server_update=server_update,

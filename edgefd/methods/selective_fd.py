@@ -1,4 +1,4 @@
-"""Selective-FD: clients answer where a density ratio says so, the server keeps what is sure (Shao et al. 2024).
+"""Selective-FD: clients filter by a density ratio, and the server keeps confident rows (Shao et al. 2024).
 
 What the paper says and what is chosen here: docs/methods/selective_fd.md.
 """
@@ -20,23 +20,24 @@ from edgefd.learners.batches import one_hot, softmax
 
 @dataclass(frozen=True)
 class Config:
-    """Both selectors, and what is sent."""
+    """Settings of the selectors of client and server, and of the labels."""
 
     labels: Literal["soft", "hard"] = "soft"
     """send probabilities, or the most likely class"""
     quantile: float = 0.75
-    """share of held-out private data that the client selector must accept"""
+    """share of held-out private samples that the client selector must accept"""
     server_threshold: float = 2.0
-    """tau of the server selector: a row stays if its largest mean probability is above 1 - tau / 2 (2 = off)"""
+    """tau of the server selector: it keeps a row if the largest mean probability is above 1 - tau / 2 (2 = off)"""
     auxiliary: Literal["uniform", "proxy"] = "uniform"
-    """auxiliary samples of KuLSIF: uniform in the range of the proxy set's numbers, or rows of it"""
+    """auxiliary samples of KuLSIF: uniform in the range of values of the proxy set, or rows of the proxy set"""
     n_auxiliary: int = 250
+    """number of auxiliary samples of KuLSIF"""
     n_private: int = 250
-    """private samples of KuLSIF, at most"""
+    """largest number of private samples of KuLSIF"""
     width: float = 0.0
-    """of the Gaussian kernel (0 = by the median heuristic)"""
+    """width of the Gaussian kernel (0 = by the median heuristic)"""
     variant: Literal["correct", "published"] = "correct"
-    """published: KuLSIF with the matrix where its inverse belongs, as in the paper's code"""
+    """correct: KuLSIF; published: as in the paper's code, which uses a matrix in place of its inverse"""
 
     def __post_init__(self) -> None:
         if not 0 < self.quantile <= 1:
@@ -50,10 +51,10 @@ class Config:
 
 
 def client_filter(data: ClientData, proxy: ProxySet, config: Config, rng: np.random.Generator) -> Float32:
-    """Claim x iff r(x) is above the quantile of r over held-out private rows.
+    """Accept x iff r(x) is above the quantile of r over held-out private rows.
 
     Raises:
-        UserError: if KuLSIF on so many samples would not fit in memory; nothing has been allocated then.
+        UserError: if KuLSIF on so many samples would not fit in memory. It is raised before any allocation.
     """
     n = min(config.n_auxiliary, len(proxy)) if config.auxiliary == "proxy" else config.n_auxiliary
     check_memory(n, min(config.n_private, len(data.x)), proxy.x[0].size)
@@ -69,12 +70,12 @@ def client_filter(data: ClientData, proxy: ProxySet, config: Config, rng: np.ran
 
 
 def extract(logits: Float32, config: Config) -> Float32:
-    """Probabilities or labels."""
+    """Return probabilities or one-hot labels."""
     return softmax(logits) if config.labels == "soft" else one_hot(logits.argmax(1), logits.shape[1])
 
 
 def aggregate(uploads: Sequence[Knowledge], config: Config) -> Knowledge:
-    """The mean over the clients that claimed a row."""
+    """Return the mean over the clients that accepted a row."""
     return weighted_mean(uploads)
 
 
@@ -85,16 +86,16 @@ def server_filter(teacher: Knowledge, config: Config) -> Knowledge:
     >>> server_filter(k, Config(server_threshold=0.5)).ids
     array([0])
     """
-    sure = 2 * (1 - teacher.values.max(1, initial=0)) < config.server_threshold
-    values = teacher.values[sure]
+    confident = 2 * (1 - teacher.values.max(1, initial=0)) < config.server_threshold
+    values = teacher.values[confident]
     if config.labels == "hard":
         values = one_hot(values.argmax(1), teacher.width)
-    return Knowledge(teacher.ids[sure], values, teacher.weights[sure])
+    return Knowledge(teacher.ids[confident], values, teacher.weights[confident])
 
 
 METHOD = Method(
     name="selective_fd",
-    summary="clients answer where a KuLSIF density ratio is high enough, the server keeps rows it is sure of",
+    summary="clients answer where a KuLSIF density ratio is high enough; the server keeps only confident rows",
     config=Config,
     client_filter=client_filter,
     extract=extract,

@@ -1,4 +1,4 @@
-"""Weighted-FD: a vote weighs more the surer it is of the *true* label, which the server knows (FGCS 2026).
+"""Weighted-FD: soft labels weighted by their confidence in the *true* label, which the server knows (FGCS 2026).
 
 What the paper says and what is chosen here: docs/methods/weighted_fd.md.
 """
@@ -19,11 +19,11 @@ from edgefd.federation.report import Report
 from edgefd.federation.state import Server
 from edgefd.learners.batches import softmax
 
-_LEAST, _MOST = 1e-6, 1 - 1e-6  # a log of neither 0 nor 1
+_LEAST, _MOST = 1e-6, 1 - 1e-6  # range of p(y), so that log p(y) is finite and not 0
 
 
 def weighted(uploads: Sequence[Knowledge], labels: Int64) -> Knowledge:
-    """For every row softmax(sum_k w_k p_k), with w_k = -1 / log p_k(y).
+    """Return softmax(sum_k w_k p_k) for every row, with w_k = -1 / log p_k(y).
 
     >>> even = Knowledge(np.array([0]), np.array([[0.5, 0.5]], np.float32), np.ones(1, np.float32))
     >>> weighted([even], np.array([1])).values
@@ -45,15 +45,15 @@ def weighted(uploads: Sequence[Knowledge], labels: Int64) -> Knowledge:
 def server_update(
     reports: Sequence[Report], teacher: Knowledge | None, plan: RoundPlan, server: Server, config: Any
 ) -> Knowledge:
-    """The weighted votes."""
+    """Return the weighted soft labels."""
     if server.labels is None:
-        raise RunError("weighted_fd weighs votes by the labels of proxy samples, and the server has none")
+        raise RunError("weighted_fd weights soft labels by the labels of proxy samples, but the server has none")
     return weighted([r.knowledge for r in reports], server.labels)
 
 
 METHOD = Method(
     name="weighted_fd",
-    summary="votes weighted by how sure they are of the proxy sample's true label, which the server must know",
+    summary="soft labels weighted by their confidence in the sample's true label, which the server must know",
     server_update=server_update,
     proxy_labels=True,
 )

@@ -1,7 +1,8 @@
-"""Simulated attackers: clients that do the honest round and then send something else, for as many rows as they can.
+"""Simulated attackers: clients that run the honest round, but send false knowledge for as many rows as they can.
 
-An attacker is a wrapper of what leaves an honest client: its claims (`acceptance_of`) and its report (`poisoned`). What it
-learns and measures is untouched, so its own accuracy is that of a client that listens and lies.
+An attacker changes only the output of an honest client: its acceptance weights (`acceptance_of`) and its report
+(`poisoned`). Its training and its metrics are unchanged, so its accuracy is that of an honest client which receives the
+poisoned teacher.
 """
 
 from __future__ import annotations
@@ -22,15 +23,15 @@ from edgefd.learners.batches import one_hot
 
 @dataclass(frozen=True)
 class Attack:
-    """Who attacks, and how. The `attack` section of a config; for simulations only."""
+    """Attack and attackers. The `attack` section of a config, for simulations only."""
 
     name: Literal["none", "label_flip", "random", "constant", "colluding"] = "none"
-    """label_flip: class c is called C - 1 - c; random: any class, sure of it; constant: class 0; colluding: the wrong
-    class that all attackers have agreed on for each row"""
+    """label_flip: class c becomes C - 1 - c; random: a random class, as one-hot label; constant: class 0;
+    colluding: for each row, a random class on which all attackers agree"""
     clients: tuple[int, ...] = ()
-    """the attackers"""
+    """numbers of the attackers"""
     fraction: float = 0.0
-    """or so large a share of the clients, drawn by the seed"""
+    """share of clients that are attackers, drawn by the seed; an alternative to `clients`"""
 
     def __post_init__(self) -> None:
         if not 0 <= self.fraction <= 1:
@@ -44,32 +45,32 @@ class Attack:
 
 
 def attackers(attack: Attack, n_clients: int, seed: int) -> frozenset[int]:
-    """Which clients attack.
+    """Return the clients that attack.
 
     Raises:
-        UserError: if one of `attack.clients` does not exist.
+        UserError: if a client of `attack.clients` does not exist.
     """
     if absent := [c for c in attack.clients if c >= n_clients]:
-        raise UserError(f"attack.clients names client {absent[0]}; there are {n_clients}, from 0")
-    if not attack.fraction:  # asked for each client in each round: no numbers are drawn for nothing
+        raise UserError(f"attack.clients names client {absent[0]}, but the clients are 0 to {n_clients - 1}")
+    if not attack.fraction:  # called for each client in each round, so it draws only if necessary
         return frozenset(attack.clients)
     drawn = make_rng(seed, Purpose.ATTACKERS).permutation(n_clients)[: round(attack.fraction * n_clients)]
     return frozenset(int(c) for c in drawn)
 
 
 def acceptance_of(acceptance: Float32) -> Float32:
-    """What an attacker claims where an honest client would claim `acceptance`: every row, with weight 1."""
+    """Return the acceptance weights of an attacker: 1 for every row, whatever the honest `acceptance` is."""
     return np.ones_like(acceptance)
 
 
 def poisoned(report: Report, attack: Attack, seed: int) -> Report:
-    """The report that an attacker sends instead: the same rows and metrics, other soft labels, weights 1."""
+    """Return the report that an attacker sends: the same rows and metrics, false soft labels, weights 1."""
     k = report.knowledge
-    values = _lies(k, attack, seed, report.round, report.client)
+    values = _false_labels(k, attack, seed, report.round, report.client)
     return dataclasses.replace(report, knowledge=Knowledge(k.ids, values, np.ones(len(k), np.float32)))
 
 
-def _lies(honest: Knowledge, attack: Attack, seed: int, round: int, client: int) -> Float32:
+def _false_labels(honest: Knowledge, attack: Attack, seed: int, round: int, client: int) -> Float32:
     n, width = len(honest), honest.width
     match attack.name:
         case "label_flip":

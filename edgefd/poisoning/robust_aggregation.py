@@ -1,9 +1,9 @@
-"""Robust aggregates: what the server may make of votes some of which are poisoned, instead of their weighted mean.
+"""Robust aggregation rules for votes of which some are poisoned, as alternatives to the weighted mean.
 
-`median`, `trimmed_mean` and `geometric_median` look at one row at a time: voters with less than half of a row's weight
-(the share `trim`, for the trimmed mean) cannot overrule the others. `distance` looks at whole clients. Votes are
-soft labels: what is negative in them counts as 0, and they are scaled to sum 1, so that no vote is larger than another.
-docs/guides/poisoning.md says what each rule does with one and two voters.
+`median`, `trimmed_mean` and `geometric_median` treat one row at a time: voters with less than half of a row's weight
+(the share `trim`, for the trimmed mean) cannot overrule the others. `distance` treats whole clients. Votes are soft
+labels: negative values count as 0, and votes are scaled to sum 1, so that no vote is larger than another.
+docs/guides/poisoning.md describes what each rule does with one and two voters.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ Aggregate = Callable[[Sequence[Knowledge]], Knowledge]
 
 @dataclass(frozen=True)
 class Aggregator:
-    """How the server makes one teacher of many votes. The `aggregator` section of a config."""
+    """Rule by which the server aggregates votes. The `aggregator` section of a config."""
 
     name: Literal["mean", "median", "trimmed_mean", "geometric_median", "distance"] = "mean"
-    """distance weighs whole clients by how far they are from the mean; the others look at one row at a time"""
+    """rule: distance removes whole clients that are far from the mean; the others treat one row at a time"""
     trim: float = 0.2
-    """trimmed_mean: the share of a row's weight that is cut off at either end"""
+    """trimmed_mean: share of a row's weight that is cut off at each end"""
     one_vote: bool = False
-    """divide each client's weights by their sum: who claims every row is worth little on each"""
+    """divide each client's weights by their sum: a client that answers for every row has little weight on each"""
     min_voters: int = 1
-    """rows that fewer clients answered are left out of the teacher: nobody is sent one client's own answer"""
+    """least voters of a row; the teacher omits other rows, so from 2 on it never holds the answer of a single client"""
 
     def __post_init__(self) -> None:
         if self.min_voters < 1:
@@ -43,7 +43,7 @@ class Aggregator:
 
 
 def aggregate_of(choice: Aggregator) -> Aggregate:
-    """The function that a config asks for."""
+    """Return the aggregation function of a config."""
     rules: dict[str, Aggregate] = {
         "mean": weighted_mean,
         "median": median,
@@ -52,16 +52,16 @@ def aggregate_of(choice: Aggregator) -> Aggregate:
         "distance": distance,
     }
     rule = rules[choice.name]
-    return lambda uploads: rule(_heard(uploads, choice))
+    return lambda uploads: rule(_counted_votes(uploads, choice))
 
 
-def _heard(uploads: Sequence[Knowledge], choice: Aggregator) -> Sequence[Knowledge]:
-    heard = with_voters(uploads, choice.min_voters) if choice.min_voters > 1 else uploads
-    return one_vote(heard) if choice.one_vote else heard
+def _counted_votes(uploads: Sequence[Knowledge], choice: Aggregator) -> Sequence[Knowledge]:
+    votes = with_voters(uploads, choice.min_voters) if choice.min_voters > 1 else uploads
+    return one_vote(votes) if choice.one_vote else votes
 
 
 def with_voters(uploads: Sequence[Knowledge], least: int) -> list[Knowledge]:
-    """The uploads without rows that fewer than `least` of them hold.
+    """Return the uploads without the rows that fewer than `least` of them hold.
 
     >>> two, three = np.ones((2, 2), np.float32) / 2, np.ones(3, np.float32)
     >>> a, b = Knowledge(np.array([0, 1]), two, three[:2]), Knowledge(np.array([1, 2]), two, three[:2])
@@ -72,12 +72,12 @@ def with_voters(uploads: Sequence[Knowledge], least: int) -> list[Knowledge]:
         return []
     ids, counts = np.unique(np.concatenate([u.ids for u in uploads]), return_counts=True)
     enough = ids[counts >= least]
-    kept = [np.isin(u.ids, enough) for u in uploads]
-    return [Knowledge(u.ids[k], u.values[k], u.weights[k]) for u, k in zip(uploads, kept, strict=True)]
+    masks = [np.isin(u.ids, enough) for u in uploads]
+    return [Knowledge(u.ids[mask], u.values[mask], u.weights[mask]) for u, mask in zip(uploads, masks, strict=True)]
 
 
 def one_vote(uploads: Sequence[Knowledge]) -> list[Knowledge]:
-    """The uploads with weights w_c[i] / sum_j w_c[j]: every client has one vote in all, however many rows it claims.
+    """Return the uploads with weights w_c[i] / sum_j w_c[j]: each client has a total weight of 1 over all its rows.
 
     >>> k = Knowledge(np.array([0, 1]), np.eye(2, dtype=np.float32), np.array([1, 0.25], np.float32))
     >>> one_vote([k])[0].weights
@@ -87,10 +87,10 @@ def one_vote(uploads: Sequence[Knowledge]) -> list[Knowledge]:
 
 
 def median(uploads: Sequence[Knowledge]) -> Knowledge:
-    """For every row the weighted median of each coordinate, scaled to sum 1.
+    """Return the weighted median of each coordinate for every row, scaled to sum 1.
 
-    Where exactly half of the weight lies on either side it is the mean of the two middle votes. A row whose medians are
-    all 0 (no class has half of the weight behind it) is absent: of that row nothing is known.
+    If exactly half of the weight lies on each side, it is the mean of the two middle votes. A row whose medians are all
+    0 (no class is supported by half of the weight) is absent, because nothing is known about it.
 
     Raises:
         ValueError: without uploads, or if they differ in width.
@@ -99,10 +99,10 @@ def median(uploads: Sequence[Knowledge]) -> Knowledge:
 
 
 def trimmed_mean(uploads: Sequence[Knowledge], trim: float = 0.2) -> Knowledge:
-    """For every row and coordinate the weighted mean of what is left when `trim` of the weight goes at either end.
+    """Return the weighted mean of each coordinate after `trim` of the weight is cut off at each end, for every row.
 
     A vote at the border is cut in part, so the rule is continuous: trim = 0 is the mean, and towards 0.5 it becomes the
-    median. Scaled to sum 1; a row with nothing left is absent.
+    median. The result is scaled to sum 1. A row whose result is 0 is absent.
 
     Raises:
         ValueError: without uploads, or if they differ in width.
@@ -111,9 +111,9 @@ def trimmed_mean(uploads: Sequence[Knowledge], trim: float = 0.2) -> Knowledge:
 
 
 def geometric_median(uploads: Sequence[Knowledge], steps: int = 30) -> Knowledge:
-    """For every row the point g that minimises sum_c w_c |v_c - g|, by Weiszfeld's iteration from the mean.
+    """Return for every row the point g that minimises sum_c w_c |v_c - g|, by Weiszfeld's iteration from the mean.
 
-    It is an average of the votes, so it sums to 1. Of two votes of the same weight it is the mean.
+    It is an average of the votes, so it sums to 1. For two votes of equal weight, it is their mean.
 
     Raises:
         ValueError: without uploads, or if they differ in width.
@@ -122,12 +122,13 @@ def geometric_median(uploads: Sequence[Knowledge], steps: int = 30) -> Knowledge
 
 
 def distance(uploads: Sequence[Knowledge], cut: float = 2.0, steps: int = 20) -> Knowledge:
-    """The weighted mean t without the clients whose votes lie far from it.
+    """Return the weighted mean t without the clients whose votes are far from it.
 
-    D_c^2 = sum_i w_c[i] |v_c[i] - t[i]|^2 / sum_i w_c[i] over the rows that client c sent. Left out is who has
-    D_c > cut * median(D) + 0.01; t and who is left out are found in turn, from the plain mean on. A client counts as a
-    whole: a row with one honest voter and two liars is won by the honest one, if the others are known as liars from
-    elsewhere. Rows that nobody else sent are absent. Uploads are added one at a time, so memory is O(rows sent).
+    D_c^2 = sum_i w_c[i] |v_c[i] - t[i]|^2 / sum_i w_c[i] over the rows that client c sent. A client is removed if
+    D_c > cut * median(D) + 0.01. The mean t and the removed clients are computed alternately, starting from the plain
+    mean. Clients are removed as a whole: in a row with one honest voter and two attackers, the honest voter wins if
+    the attackers are far from the mean on other rows. Rows that only removed clients sent are absent. Uploads are
+    added one at a time, so memory is O(rows sent).
 
     Raises:
         ValueError: without uploads, or if they differ in width.
@@ -136,33 +137,33 @@ def distance(uploads: Sequence[Knowledge], cut: float = 2.0, steps: int = 20) ->
     teacher = weighted_mean(votes)
     kept = np.ones(len(votes), np.bool_)
     for _ in range(steps):
-        apart = np.array([_distance(v, teacher) for v in votes])
-        near = apart <= cut * np.median(apart) + 0.01
+        distances = np.array([_distance(v, teacher) for v in votes])
+        near = distances <= cut * np.median(distances) + 0.01
         if np.array_equal(near, kept):
             break
         kept = near
-        teacher = weighted_mean(v for v, near in zip(votes, kept, strict=True) if near)
+        teacher = weighted_mean(vote for vote, keep in zip(votes, kept, strict=True) if keep)
     return teacher
 
 
 def _distance(vote: Knowledge, teacher: Knowledge) -> float:
-    """Over the rows that the teacher knows; 0 without any: nothing speaks against who is alone with its rows."""
+    """Return D_c over the rows of the teacher. Without a common row it is 0: nothing contradicts the client."""
     shared = np.isin(vote.ids, teacher.ids)
     if not shared.any():
         return 0.0
-    apart = vote.values[shared].astype(np.float64) - teacher.values[np.searchsorted(teacher.ids, vote.ids[shared])]
-    return float(np.sqrt(np.average((apart**2).sum(1), weights=vote.weights[shared])))
+    difference = vote.values[shared].astype(np.float64) - teacher.values[np.searchsorted(teacher.ids, vote.ids[shared])]
+    return float(np.sqrt(np.average((difference**2).sum(1), weights=vote.weights[shared])))
 
 
 def _row_by_row(uploads: Sequence[Knowledge], rule: Callable[[Float64, Float64], Float64]) -> Knowledge:
-    """`rule(values [m, k, d], weights [m, k]) -> [m, d]` for all m rows with k voters, for each k; scaled to sum 1.
+    """Apply `rule(values [m, k, d], weights [m, k]) -> [m, d]` to all m rows with k voters, for each k; scale to sum 1.
 
-    Memory is O(rows sent): rows are grouped by their number of voters, and never padded to the largest.
+    Memory is O(rows sent): rows are grouped by their number of voters, and never padded to the largest number.
     """
-    width = weighted_mean(uploads).width  # says what is wrong with uploads that do not fit
-    where = np.concatenate([u.ids for u in uploads])
-    order = np.argsort(where, kind="stable")
-    ids, starts, counts = np.unique(where[order], return_index=True, return_counts=True)
+    width = weighted_mean(uploads).width  # raises the error for uploads that do not fit
+    all_ids = np.concatenate([u.ids for u in uploads])
+    order = np.argsort(all_ids, kind="stable")
+    ids, starts, counts = np.unique(all_ids[order], return_index=True, return_counts=True)
     values = np.concatenate([_probabilities(u.values) for u in uploads])[order]
     weights = np.concatenate([u.weights for u in uploads])[order].astype(np.float64)
     out = np.zeros((len(ids), width))
@@ -193,14 +194,14 @@ def _trimmed(values: Float64, weights: Float64, trim: float) -> Float64:
 def _weiszfeld(values: Float64, weights: Float64, steps: int) -> Float64:
     centre: Float64 = (weights[..., None] * values).sum(1)
     for _ in range(steps):
-        apart = np.sqrt(((values - centre[:, None]) ** 2).sum(2)) + 1e-9
-        pull = weights / apart
-        centre = (pull[..., None] * values).sum(1) / pull.sum(1, keepdims=True)
+        distances = np.sqrt(((values - centre[:, None]) ** 2).sum(2)) + 1e-9
+        scaled = weights / distances
+        centre = (scaled[..., None] * values).sum(1) / scaled.sum(1, keepdims=True)
     return centre
 
 
 def _sorted(values: Float64, weights: Float64) -> tuple[Float64, Float64]:
-    """Votes ascending in each coordinate, and the weight up to and with each: both [m, k, d]."""
+    """Return the votes, ascending in each coordinate, and their cumulative weights: both [m, k, d]."""
     order = values.argsort(1, kind="stable")
     upto = np.take_along_axis(np.broadcast_to(weights[..., None], values.shape), order, 1).cumsum(1)
     return np.take_along_axis(values, order, 1), upto
@@ -212,7 +213,7 @@ def _at(values: Float64, index: npt.NDArray[np.int64]) -> Float64:
 
 
 def _probabilities(values: npt.NDArray[np.float32]) -> Float64:
-    """Rows without what is negative, scaled to sum 1; a row with nothing above 0 says as little as a uniform one."""
+    """Return the rows with negative values set to 0, scaled to sum 1. Rows without a positive value become uniform."""
     positive = np.maximum(values, 0).astype(np.float64)
     total = positive.sum(1, keepdims=True)
     return np.where(total > 0, positive / np.where(total > 0, total, 1), 1 / max(values.shape[1], 1))

@@ -1,3 +1,5 @@
+"""`Knowledge` and its weighted mean."""
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -8,7 +10,7 @@ from tests.support.strategies import knowledge
 
 
 @pytest.mark.parametrize(
-    ("ids", "values", "weights", "says"),
+    ("ids", "values", "weights", "message"),
     [
         ([1, 1], [[0.0], [0.0]], [1.0, 1.0], "unique, ascending"),
         ([2, 1], [[0.0], [0.0]], [1.0, 1.0], "unique, ascending"),
@@ -22,19 +24,19 @@ from tests.support.strategies import knowledge
         ([0], [0.0], [1.0], r"values \[n, d\]"),
     ],
 )
-def test_malformed_knowledge_is_refused(ids: list, values: list, weights: list, says: str) -> None:
-    with pytest.raises(ValueError, match=says):
+def test_malformed_knowledge_is_refused(ids: list, values: list, weights: list, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         Knowledge(np.array(ids), np.array(values, np.float32), np.array(weights, np.float32))
 
 
-def test_knowledge_cannot_be_changed() -> None:
+def test_the_arrays_of_knowledge_are_read_only() -> None:
     k = Knowledge(np.array([0]), np.ones((1, 2), np.float32), np.ones(1, np.float32))
     with pytest.raises(ValueError, match="read-only"):
         k.values[0, 0] = 5
 
 
 @given(st.lists(knowledge(), min_size=1, max_size=5))
-def test_weighted_mean_is_the_formula(uploads: list[Knowledge]) -> None:
+def test_the_weighted_mean_equals_its_formula(uploads: list[Knowledge]) -> None:
     result = weighted_mean(uploads)
     assert set(result.ids) == set().union(*(set(u.ids) for u in uploads))
     for row, i in enumerate(result.ids):
@@ -47,17 +49,17 @@ def test_weighted_mean_is_the_formula(uploads: list[Knowledge]) -> None:
 
 
 @given(knowledge())
-def test_the_mean_of_one_is_itself(k: Knowledge) -> None:
+def test_the_mean_of_a_single_upload_is_that_upload(k: Knowledge) -> None:
     result = weighted_mean([k, empty(3)])
     assert np.array_equal(result.ids, k.ids)
     np.testing.assert_allclose(result.values, k.values, rtol=1e-6)
 
 
-def test_mean_of_different_widths_is_refused() -> None:
+def test_the_mean_of_different_widths_is_refused() -> None:
     with pytest.raises(ValueError, match="different widths"):
         weighted_mean([empty(2), empty(3)])
 
 
-def test_mean_of_nothing_is_refused() -> None:
+def test_the_mean_of_no_uploads_is_refused() -> None:
     with pytest.raises(ValueError, match="no uploads"):
         weighted_mean([])

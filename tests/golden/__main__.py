@@ -1,4 +1,4 @@
-"""Write the golden metrics anew: `make golden`. Review the difference like code."""
+"""Regeneration of the golden metrics: `make golden`. Review the difference like code."""
 
 from tests.golden.golden import CASES, FOLDER, dump, metrics
 

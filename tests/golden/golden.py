@@ -1,4 +1,4 @@
-"""Round-by-round metrics of short runs on shipped data, one a method, pinned in json files beside this one."""
+"""Metrics of every round of one short run per method on shipped data, pinned in the JSON files of this folder."""
 
 import json
 from pathlib import Path
@@ -25,28 +25,28 @@ PINNED = (
 
 
 def metrics(method: str) -> list[dict[str, float | int | None]]:
-    """A few rounds on a part of mnist_mini under weak non-IID.
+    """Run a few rounds on a part of mnist_mini with a weak non-IID split.
 
-    Eight on 3,000 samples are enough to be far from chance; of the methods beside EdgeFD and what it is first compared
-    with, three on 1,000 are enough to see a change.
+    EdgeFD and the methods with which it is compared first run 8 rounds on 3,000 samples, which is enough to be far from
+    chance. The other methods run 3 rounds on 1,000 samples, which is enough to see a change.
     """
     limit, rounds = (3000, 8) if method in FIRST else (1000, 3)
-    own = {"n_clusters": 20} if method == "edgefd" else {}
+    settings = {"n_clusters": 20} if method == "edgefd" else {}
     models = [{"name": "cnn_edge"}, {"name": "mlp"}]
     config = parse_config(
         {
             "data": {"name": "mnist_mini", "limit": limit},
             "partition": {"name": "weak", "n_clients": 10},
             "model": models[:1] if get_method(method).message is MessageKind.PARAMETERS else models,
-            "method": {"name": method, **own},
+            "method": {"name": method, **settings},
             "train": {"rounds": rounds},
             "run": {"workers": 0},
         }
     )
-    done = simulate(open_transport(config, prepare(config).federation))
-    return [{key: value for key, value in m.to_dict().items() if key in PINNED} for m in done]
+    rounds_done = simulate(open_transport(config, prepare(config).federation))
+    return [{key: value for key, value in m.to_dict().items() if key in PINNED} for m in rounds_done]
 
 
 def dump(rounds: list[dict[str, float | int | None]]) -> str:
-    """One line a round."""
+    """Format the metrics with one line per round."""
     return "[\n" + ",\n".join(json.dumps(r) for r in rounds) + "\n]\n"

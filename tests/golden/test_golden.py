@@ -1,3 +1,5 @@
+"""Golden metrics: short runs give the pinned metrics in every round."""
+
 import json
 from pathlib import Path
 
@@ -12,22 +14,22 @@ QUICKSTART = Path(__file__).parents[2] / "simulations" / "quickstart.yaml"
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_metrics_are_the_pinned_ones(case: str) -> None:
-    """Bytes to 1 %, claims and accuracies to a few samples: low bits differ between processors."""
+def test_metrics_equal_the_pinned_ones(case: str) -> None:
+    """Compare bytes to 1 %, accepted fractions and accuracies to a few samples: low bits differ between processors."""
     pinned = json.loads((FOLDER / f"{case}.json").read_text())
-    found = metrics(case)
-    assert len(found) == len(pinned)
-    for now, then in zip(found, pinned, strict=True):
-        assert now.keys() == then.keys()
-        for key, value in then.items():
+    measured = metrics(case)
+    assert len(measured) == len(pinned)
+    for now, expected in zip(measured, pinned, strict=True):
+        assert now.keys() == expected.keys()
+        for key, value in expected.items():
             tolerance = 0.02 if "accuracy" in key else 0.005 if isinstance(value, float) else 0
             if "bytes" in key:
                 tolerance = 0.01 * value
             assert now[key] == pytest.approx(value, abs=tolerance), (key, now["accuracy_mean"])
 
 
-def test_the_pinned_runs_are_of_clients_that_learn() -> None:
-    """Chance is 0.10, and two classes a client are 0.20."""
+def test_clients_learn_in_the_pinned_runs() -> None:
+    """Chance is 0.10. A client that knows its two classes has 0.20."""
     last = {case: json.loads((FOLDER / f"{case}.json").read_text())[-1]["accuracy_mean"] for case in CASES}
     assert last["edgefd"] > 0.6
     assert last["edgefd"] > last["fedmd"] > last["indlearn"] > 0.15
@@ -35,8 +37,8 @@ def test_the_pinned_runs_are_of_clients_that_learn() -> None:
 
 
 @pytest.mark.slow
-def test_the_quickstart_reaches_its_figure() -> None:
-    """0.95 is what simulations/quickstart.yaml promises."""
+def test_the_quickstart_reaches_its_accuracy() -> None:
+    """simulations/quickstart.yaml states an accuracy of 0.95."""
     config = load_config(QUICKSTART, ["baselines=[]", "run.evaluate_every=30"])
     last = list(simulate(open_transport(config, prepare(config).federation)))[-1]
     assert last.closing

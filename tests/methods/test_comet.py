@@ -1,3 +1,5 @@
+"""COMET: the centroids of votes, and the choice of a client."""
+
 import numpy as np
 import pytest
 
@@ -8,7 +10,7 @@ from tests.support.votes import Fixed, holder, plan, proxy, report
 THREE = proxy(3)
 
 
-def test_votes_that_agree_are_averaged_and_others_are_not() -> None:
+def test_similar_votes_are_averaged_and_different_votes_are_not() -> None:
     reports = [
         report(0, [1], [[0.9, 0.1]]),
         report(1, [1], [[0.7, 0.3]]),
@@ -19,12 +21,12 @@ def test_votes_that_agree_are_averaged_and_others_are_not() -> None:
     np.testing.assert_allclose(sorted(teacher.values[:, 0]), [0.1, 0.8], atol=1e-6)
 
 
-def test_a_client_takes_the_nearest() -> None:
+def test_a_client_takes_the_nearest_centroid() -> None:
     reports = [report(0, [0, 1], [[0.9, 0.1], [0.6, 0.4]]), report(1, [0, 1], [[0.2, 0.8], [0.1, 0.9]])]
     teacher = METHOD.server_update(reports, None, plan(3), Server(THREE, 2), Config())
-    mine = METHOD.personalise_teacher(teacher, holder(0, Fixed(logits=[[2, 0], [-2, 0]])), THREE, Config())
-    assert mine.ids.tolist() == [0, 1]
-    np.testing.assert_allclose(mine.values, [[0.9, 0.1], [0.1, 0.9]], atol=1e-6)
+    own_teacher = METHOD.personalise_teacher(teacher, holder(0, Fixed(logits=[[2, 0], [-2, 0]])), THREE, Config())
+    assert own_teacher.ids.tolist() == [0, 1]
+    np.testing.assert_allclose(own_teacher.values, [[0.9, 0.1], [0.1, 0.9]], atol=1e-6)
 
 
 def test_one_cluster_is_the_mean() -> None:
@@ -32,26 +34,26 @@ def test_one_cluster_is_the_mean() -> None:
     np.testing.assert_allclose(centroids(votes, 1, 10)[0], votes.mean(0), atol=1e-12)
 
 
-def test_more_clusters_than_votes_is_no_crash() -> None:
+def test_more_clusters_than_votes_give_the_votes() -> None:
     votes = np.array([[[1.0, 0.0]], [[0.0, 1.0]]])
     assert {tuple(c[0]) for c in centroids(votes, 4, 5)} == {(1.0, 0.0), (0.0, 1.0)}
 
 
-def test_there_are_no_more_opinions_than_votes() -> None:
+def test_there_are_at_most_as_many_teachers_as_votes() -> None:
     reports = [report(0, [0], [[0.9, 0.1]]), report(1, [0], [[0.2, 0.8]])]
     teacher = METHOD.server_update(reports, None, plan(3), Server(THREE, 2), Config(n_clusters=30_000))
     assert teacher.ids.tolist() == [0, 3]
 
 
-def test_means_are_moved_max_iter_times() -> None:
+def test_centroids_are_updated_max_iter_times() -> None:
     votes = [0.03, 0.04, 0.44, 0.54, 0.61, 0.73, 0.93]
     reports = [report(i, [0], [[1 - p, p]]) for i, p in enumerate(votes)]
-    for times, expected in ((1, [0.51 / 3, 2.81 / 4]), (10, [0.07 / 2, 3.25 / 5])):
-        teacher = METHOD.server_update(reports, None, plan(3), Server(THREE, 2), Config(max_iter=times))
+    for max_iter, expected in ((1, [0.51 / 3, 2.81 / 4]), (10, [0.07 / 2, 3.25 / 5])):
+        teacher = METHOD.server_update(reports, None, plan(3), Server(THREE, 2), Config(max_iter=max_iter))
         np.testing.assert_allclose(sorted(teacher.values[:, 1]), expected, atol=1e-6)
 
 
-def test_clients_that_answer_for_different_rows_are_refused() -> None:
+def test_uploads_of_different_rows_are_refused() -> None:
     reports = [report(0, [0], [[1, 0]]), report(1, [1], [[1, 0]])]
     with pytest.raises(ValueError, match="same rows"):
         METHOD.server_update(reports, None, plan(3), Server(THREE, 2), Config())

@@ -1,3 +1,5 @@
+"""FKD: mean logits of classes, and the teacher without the client's own part."""
+
 import numpy as np
 import pytest
 
@@ -8,7 +10,7 @@ from edgefd.methods.fkd import METHOD, Config, class_means, without
 PROXY = ProxySet(np.zeros((3, 1), np.float32), np.full(3, -1))
 
 
-def test_class_means() -> None:
+def test_class_means_are_the_mean_logits_of_each_class() -> None:
     k = class_means(np.array([[1, 0], [3, 0], [0, 5]], np.float32), np.array([2, 2, 0]))
     assert k.ids.tolist() == [0, 2]
     assert k.values.tolist() == [[0, 5], [2, 0]]
@@ -22,18 +24,18 @@ def test_leave_one_out_is_the_mean_of_the_others() -> None:
         for c in holds
     ]
     teacher = METHOD.aggregate(uploads, Config())
-    mine = without(teacher, uploads[0])
-    np.testing.assert_allclose(mine.values[0], (uploads[1].values[0] + uploads[2].values[0]) / 2, atol=1e-5)
-    np.testing.assert_allclose(mine.values[1], uploads[2].values[1], atol=1e-5)
-    np.testing.assert_allclose(mine.values[2], (uploads[1].values[1] + uploads[2].values[2]) / 2, atol=1e-5)
+    others = without(teacher, uploads[0])
+    np.testing.assert_allclose(others.values[0], (uploads[1].values[0] + uploads[2].values[0]) / 2, atol=1e-5)
+    np.testing.assert_allclose(others.values[1], uploads[2].values[1], atol=1e-5)
+    np.testing.assert_allclose(others.values[2], (uploads[1].values[1] + uploads[2].values[2]) / 2, atol=1e-5)
 
 
-def test_a_class_that_nobody_else_holds_is_not_heard_of() -> None:
+def test_a_class_that_no_other_client_holds_is_not_in_the_teacher() -> None:
     alone = Knowledge(np.array([1]), np.ones((1, 3), np.float32), np.ones(1, np.float32))
     assert len(without(METHOD.aggregate([alone], Config()), alone)) == 0
 
 
-def test_targets_are_labels_mixed_with_what_others_say_of_the_label() -> None:
+def test_targets_mix_labels_with_the_mean_of_the_other_clients() -> None:
     data = ClientData(
         0,
         np.zeros((2, 1), np.float32),
@@ -42,8 +44,8 @@ def test_targets_are_labels_mixed_with_what_others_say_of_the_label() -> None:
         np.zeros(1, int),
         np.empty(0, int),
     )
-    said = Knowledge(np.array([0]), np.array([[0.0, 0.0]], np.float32), np.ones(1, np.float32))
-    batch = METHOD.distillation_targets(said, data, PROXY, Config(strength=3.0), np.random.default_rng(0))
+    teacher = Knowledge(np.array([0]), np.array([[0.0, 0.0]], np.float32), np.ones(1, np.float32))
+    batch = METHOD.distillation_targets(teacher, data, PROXY, Config(strength=3.0), np.random.default_rng(0))
     for target, weight in zip(batch.targets, batch.weights, strict=True):
         label_alone = target.tolist() == [0, 1]
         assert label_alone or target.tolist() == pytest.approx([(1 + 3 / 2) / 4, 3 / 2 / 4])

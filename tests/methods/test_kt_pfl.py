@@ -1,3 +1,5 @@
+"""KT-pFL: the coefficients, and the teacher of each client."""
+
 import numpy as np
 import pytest
 
@@ -14,14 +16,14 @@ REPORTS = [
 ]
 
 
-def test_without_steps_everybody_is_taught_the_mean() -> None:
+def test_without_steps_all_clients_receive_the_mean() -> None:
     teacher = METHOD.server_update(REPORTS, None, plan(3), Server(THREE, 2), Config(steps=0))
     assert teacher.ids.tolist() == [0, 2, 3, 5, 9, 11]
     np.testing.assert_allclose(teacher.values[::2], np.full((3, 2), [0.6, 0.4]), atol=1e-6)
 
 
-def test_gradient_descent_is_that_of_the_loss() -> None:
-    """Compared with a numerical derivative of the loss as it is written."""
+def test_a_step_follows_the_gradient_of_the_loss() -> None:
+    """The gradient is compared with a numerical derivative of the loss."""
     votes = np.random.default_rng(0).dirichlet(np.ones(3), (4, 5))
     k, rho, step, h = 4, 0.7, 0.3, 1e-6
 
@@ -41,22 +43,22 @@ def test_gradient_descent_is_that_of_the_loss() -> None:
 
 
 @pytest.mark.parametrize("step", [1e5, 1e200])
-def test_steps_that_diverge_are_said(step: float) -> None:
+def test_diverging_coefficients_are_reported(step: float) -> None:
     votes = np.random.default_rng(0).dirichlet(np.ones(3), (4, 5))
-    with pytest.raises(UserError, match=r"method\.step=1\S+ is too much"):
+    with pytest.raises(UserError, match=r"method\.step=1\S+ is too large"):
         coefficients(votes, Config(step=step))
 
 
-def test_those_who_agree_teach_each_other() -> None:
+def test_clients_with_similar_votes_have_large_coefficients_for_each_other() -> None:
     c = coefficients(np.stack([r.knowledge.values for r in REPORTS]).astype(float), Config())
     np.testing.assert_allclose(c.sum(1), 1, rtol=1e-6)
     assert c[0, 1] > c[0, 2]
     assert c[2, 2] > c[2, 0]
 
 
-def test_a_client_learns_its_own_rows_alone() -> None:
+def test_a_client_receives_only_its_own_teacher() -> None:
     teacher = METHOD.server_update(REPORTS, None, plan(3), Server(THREE, 2), Config())
-    mine = METHOD.personalise_teacher(teacher, holder(3, Fixed()), THREE, Config())
-    assert mine.ids.tolist() == [0, 2]
-    np.testing.assert_array_equal(mine.values, teacher.values[-2:])
+    own_teacher = METHOD.personalise_teacher(teacher, holder(3, Fixed()), THREE, Config())
+    assert own_teacher.ids.tolist() == [0, 2]
+    np.testing.assert_array_equal(own_teacher.values, teacher.values[-2:])
     assert len(METHOD.personalise_teacher(teacher, holder(2, Fixed()), THREE, Config())) == 0

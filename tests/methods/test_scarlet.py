@@ -1,3 +1,5 @@
+"""SCARLET: sharpening, and the cache of labels."""
+
 import numpy as np
 
 from edgefd.federation.state import Server
@@ -7,32 +9,32 @@ from tests.support.votes import Fixed, holder, plan, proxy, report, votes
 THREE = proxy(3)
 
 
-def test_enhanced_era() -> None:
+def test_enhanced_era_is_a_normalised_power() -> None:
     p = np.array([[0.5, 0.3, 0.2]], np.float32)
     np.testing.assert_allclose(sharpened(p, 3.0), [[0.125 / 0.16, 0.027 / 0.16, 0.008 / 0.16]], rtol=1e-5)
     np.testing.assert_allclose(sharpened(p, 1.0), p, rtol=1e-6)
 
 
-def test_a_power_that_is_too_much_for_numbers_leaves_the_largest() -> None:
+def test_a_power_that_underflows_leaves_the_largest_classes() -> None:
     p = np.array([[0.3, 0.3, 0.2, 0.2], [0.1, 0.2, 0.3, 0.4]], np.float32)
     np.testing.assert_allclose(sharpened(p, 5000.0), [[0.5, 0.5, 0, 0], [0, 0, 0, 1]], atol=1e-6)
 
 
-def test_every_row_is_asked_for_once_in_a_lifetime() -> None:
-    asked = sum(due(np.arange(10), r, 4).astype(int) for r in range(2, 6))
-    assert asked.tolist() == [1] * 10
+def test_every_row_is_queried_once_in_a_lifetime_and_in_the_first_two_rounds() -> None:
+    times_due = sum(due(np.arange(10), r, 4).astype(int) for r in range(2, 6))
+    assert times_due.tolist() == [1] * 10
     assert due(np.arange(10), 0, 4).all()
     assert due(np.arange(10), 1, 4).all()
 
 
-def test_only_rows_whose_turn_it_is_are_sent() -> None:
+def test_only_rows_that_are_due_are_sent() -> None:
     state = holder(0, Fixed(logits=[[0, 0], [1, 0], [2, 0]]))
     sent = METHOD.upload(state, THREE, plan(3, round=4), Config(lifetime=3))
     assert sent.ids.tolist() == [2]
     np.testing.assert_allclose(sent.values[0, 0], 1 / (1 + np.exp(-2)), rtol=1e-6)
 
 
-def test_the_last_teacher_is_the_cache() -> None:
+def test_rows_that_were_not_sent_keep_the_label_of_the_last_teacher() -> None:
     old = votes([0, 1, 2], [[1, 0], [0, 1], [0.5, 0.5]])
     teacher = METHOD.server_update(
         [report(0, [1], [[0.75, 0.25]])], old, plan(3, 4), Server(THREE, 2), Config(beta=2.0)
@@ -41,7 +43,7 @@ def test_the_last_teacher_is_the_cache() -> None:
     np.testing.assert_allclose(teacher.values, [[1, 0], [0.9, 0.1], [0.5, 0.5]], rtol=1e-6)
 
 
-def test_a_round_without_reports_keeps_the_cache() -> None:
+def test_a_round_without_rows_keeps_the_last_teacher() -> None:
     old = votes([0, 1], [[1, 0], [0, 1]])
     teacher = METHOD.server_update([report(0, [], np.empty((0, 2)))], old, plan(3, 4), Server(THREE, 2), Config())
     assert teacher.equals(old)

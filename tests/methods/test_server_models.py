@@ -1,4 +1,4 @@
-"""FedED, CFD and FedDF: methods with a model at the server."""
+"""FedED, CFD and FedDF: the methods with a model at the server."""
 
 import numpy as np
 import pytest
@@ -14,39 +14,39 @@ THREE = proxy(3)
 
 
 class Bias(Fixed):
-    """Logits of any row are the parameters themselves."""
+    """A learner whose logits are its parameters, for any row."""
 
     def predict_logits(self, x: np.ndarray) -> np.ndarray:
         return np.tile(self.parameters, (len(x), 1))
 
 
-class Heard(Fixed):
-    """Remembers what it was taught."""
+class Recorder(Fixed):
+    """A learner that records its training batches."""
 
     def train(self, batches: object, lr: float) -> float:
-        self.lessons = list(batches)
+        self.batches = list(batches)
         return 0.0
 
 
-def test_the_servers_model_learns_the_mean_and_speaks_for_itself() -> None:
-    model = Heard(logits=[[0, 0], [1, 0], [0, 0]])
+def test_the_server_model_distils_the_mean_and_sends_its_own_labels() -> None:
+    model = Recorder(logits=[[0, 0], [1, 0], [0, 0]])
     reports = [report(0, [0, 1], [[0.9, 0.1], [0.6, 0.4]]), report(1, [1], [[0.2, 0.8]])]
     teacher = feded.METHOD.server_update(
         reports, None, plan(3), Server(THREE, 2, learner=model), feded.Config(epochs=1)
     )
-    (batch,) = model.lessons
+    (batch,) = model.batches
     order = batch.x[:, 0].argsort()
     np.testing.assert_allclose(batch.targets[order], [[0.9, 0.1], [0.4, 0.6]], rtol=1e-6)
     assert teacher.ids.tolist() == [0, 1]
     np.testing.assert_allclose(teacher.values[:, 0], [0.5, 1 / (1 + np.exp(-1))], rtol=1e-6)
 
 
-def test_it_goes_over_them_as_often_as_it_is_told() -> None:
-    model = Heard(logits=[[0, 0]] * 3)
+def test_the_server_model_distils_for_the_configured_epochs() -> None:
+    model = Recorder(logits=[[0, 0]] * 3)
     feded.METHOD.server_update(
         [report(0, [0], [[1, 0]])], None, plan(3), Server(THREE, 2, learner=model), feded.Config(epochs=4)
     )
-    assert len(model.lessons) == 4
+    assert len(model.batches) == 4
 
 
 def test_cfd_sends_four_bits_for_ten_classes() -> None:
@@ -59,8 +59,8 @@ def test_cfd_sends_four_bits_for_ten_classes() -> None:
 
 def test_feddf_distils_the_mean_of_logits_into_the_mean_of_parameters() -> None:
     model = Bias(parameters=[0, 0])
-    taught = []
-    model.train = lambda batches, _: taught.extend((b, model.parameters.copy()) for b in batches) or 0.0
+    trained = []
+    model.train = lambda batches, _: trained.extend((b, model.parameters.copy()) for b in batches) or 0.0
     k = [votes([0], [[3.0, 0.0]]), votes([0], [[0.0, 1.0]])]
     reports = [
         Report(c, 0, type(u)(u.ids, u.values, w)) for c, (u, w) in enumerate(zip(k, ([0.3], [0.1]), strict=True))
@@ -68,14 +68,16 @@ def test_feddf_distils_the_mean_of_logits_into_the_mean_of_parameters() -> None:
     teacher = feddf.METHOD.server_update(
         reports, None, plan(3), Server(THREE, 2, learner=model), feddf.Config(epochs=1)
     )
-    ((batch, start),) = taught
-    np.testing.assert_allclose(start, [2.25, 0.25], rtol=1e-6)  # by samples, 3 to 1
-    np.testing.assert_allclose(batch.targets[:, 0], np.full(3, 1 / (1 + np.exp(-(1.5 - 0.5)))), rtol=1e-6)  # plain
+    ((batch, start),) = trained
+    np.testing.assert_allclose(start, [2.25, 0.25], rtol=1e-6)  # weighted by samples, 3 to 1
+    np.testing.assert_allclose(
+        batch.targets[:, 0], np.full(3, 1 / (1 + np.exp(-(1.5 - 0.5)))), rtol=1e-6
+    )  # not weighted
     np.testing.assert_allclose(teacher.values, [[2.25, 0.25]], rtol=1e-6)
 
 
 @pytest.mark.parametrize("method", [feded.METHOD, cfd.METHOD, feddf.METHOD])
-def test_devices_refuse_them_and_a_server_without_model_says_so(method: object) -> None:
+def test_devices_and_servers_without_a_model_refuse_methods_with_a_server_model(method: object) -> None:
     with pytest.raises(UserError, match="it runs in simulations"):
         check_devices_can(method, method.config())
     with pytest.raises(RunError, match="needs a model at the server"):

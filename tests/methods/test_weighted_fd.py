@@ -1,3 +1,5 @@
+"""Weighted-FD: soft labels weighted by the true label."""
+
 import numpy as np
 import pytest
 
@@ -7,7 +9,7 @@ from edgefd.methods.weighted_fd import METHOD, weighted
 from tests.support.votes import plan, proxy, report, votes
 
 
-def test_votes_weigh_by_the_true_label() -> None:
+def test_votes_are_weighted_by_their_probability_of_the_true_label() -> None:
     uploads = [votes([0, 1], [[0.8, 0.2], [0.5, 0.5]]), votes([1], [[0.1, 0.9]])]
     teacher = weighted(uploads, np.array([0, 1]))
     first = -1 / np.log(0.8) * np.array([0.8, 0.2])
@@ -17,13 +19,13 @@ def test_votes_weigh_by_the_true_label() -> None:
     np.testing.assert_allclose(teacher.values, expected, rtol=1e-4)
 
 
-def test_being_quite_sure_is_finite() -> None:
+def test_votes_of_probability_zero_and_one_give_finite_labels() -> None:
     teacher = weighted([votes([0], [[1, 0]]), votes([0], [[0, 1]])], np.array([0]))
     assert np.isfinite(teacher.values).all()
     assert teacher.values[0, 0] > 0.99
 
 
-def test_without_labels_it_says_so() -> None:
+def test_a_server_without_labels_is_refused() -> None:
     with pytest.raises(RunError, match="the server has none"):
         METHOD.server_update([report(0, [0], [[1, 0]])], None, plan(3), Server(proxy(3), 2), None)
     assert METHOD.proxy_labels

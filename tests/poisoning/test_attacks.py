@@ -1,4 +1,4 @@
-"""Attackers: what they claim and send, whoever runs them; and that a config says clearly what cannot be."""
+"""Attackers: their acceptance weights and reports in simulations, and the errors of inconsistent configs."""
 
 from typing import Any
 
@@ -51,7 +51,7 @@ def report(client: int = 0) -> Report:
     return Report(client, 3, Knowledge(np.array([2, 5]), values, np.array([0.5, 0.25], np.float32)), {"accuracy": 0.5})
 
 
-def test_what_each_attack_sends() -> None:
+def test_each_attack_sends_its_labels_with_weight_one() -> None:
     def sent(name: Any, client: int = 0, round: int = 3) -> np.ndarray:
         result = poisoned(report(client), Attack(name, clients=(0, 1)), seed=4)
         assert result.metrics == {"accuracy": 0.5}
@@ -68,7 +68,7 @@ def test_what_each_attack_sends() -> None:
     assert np.array_equal(sent("colluding", 0), sent("colluding", 1))
 
 
-def test_random_attackers_do_not_agree() -> None:
+def test_random_attackers_send_different_labels() -> None:
     n = 200
     k = Knowledge(np.arange(n), np.full((n, 10), 0.1, np.float32), np.ones(n, np.float32))
     attack = Attack("random", clients=(0, 1))
@@ -77,17 +77,17 @@ def test_random_attackers_do_not_agree() -> None:
         assert 0.02 < (a.argmax(1) == other.argmax(1)).mean() < 0.25
 
 
-def test_a_fraction_is_drawn_by_the_seed() -> None:
+def test_a_fraction_of_attackers_is_drawn_by_the_seed() -> None:
     attack = Attack("random", fraction=0.2)
-    drawn = [attackers(attack, 10, seed) for seed in range(5)]
-    assert all(len(d) == 2 for d in drawn)
-    assert len(set(drawn)) > 1
-    assert drawn[0] == attackers(attack, 10, 0)
+    groups = [attackers(attack, 10, seed) for seed in range(5)]
+    assert all(len(group) == 2 for group in groups)
+    assert len(set(groups)) > 1
+    assert groups[0] == attackers(attack, 10, 0)
     assert attackers(Attack(), 10, 0) == frozenset()
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_attackers_claim_every_row_and_the_others_are_untouched(workers: int) -> None:
+def test_attackers_accept_every_row_and_honest_reports_do_not_change(workers: int) -> None:
     run = {"workers": workers}
     honest = first_exchange(config(run=run))
     attacked = first_exchange(config(run=run, attack={"name": "constant", "clients": [2]}))
@@ -102,27 +102,27 @@ def test_attackers_claim_every_row_and_the_others_are_untouched(workers: int) ->
         assert before.metrics == after.metrics
 
 
-def test_a_references_clients_send_nothing_to_poison() -> None:
+def test_clients_of_reference_methods_send_no_rows_under_attack() -> None:
     c = config(attack={"name": "constant", "clients": [0]}, baselines=["indlearn", "centralised"])
     for name in c.baselines:
         assert all(len(r.knowledge) == 0 for r in first_exchange(c.for_method(name)))
 
 
-def test_the_aggregator_makes_the_teacher() -> None:
-    found = {}
+def test_the_aggregator_reaches_the_server_and_changes_the_teacher() -> None:
+    results = {}
     for name in ("mean", "median", "distance"):
         c = config(aggregator={"name": name})
         transport = open_transport(c, prepare(c).federation)
         transport.start()
         plan = plans(c.seed, np.arange(len(prepare(c).federation.proxy)), c.train)
-        found[name] = next(run_rounds(c.method, c.method_config, transport, [next(plan)])).teacher
-    assert found["mean"] is not None
-    assert not found["mean"].equals(found["median"])
-    assert not found["mean"].equals(found["distance"])
+        results[name] = next(run_rounds(c.method, c.method_config, transport, [next(plan)])).teacher
+    assert results["mean"] is not None
+    assert not results["mean"].equals(results["median"])
+    assert not results["mean"].equals(results["distance"])
 
 
 @pytest.mark.parametrize(
-    ("sections", "says"),
+    ("sections", "message"),
     [
         ({"aggregator": {"name": "meen"}}, "aggregator.name: Input should be 'mean', 'median'"),
         ({"aggregator": {"name": "trimmed_mean", "trim": 0.5}}, "trim must be at least 0 and below 0.5"),
@@ -134,17 +134,17 @@ def test_the_aggregator_makes_the_teacher() -> None:
         ({"attack": {"name": "random", "clients": [0]}, "method": {"name": "indlearn"}}, "nothing that could be"),
     ],
 )
-def test_what_cannot_be_is_refused(sections: dict[str, Any], says: str) -> None:
-    with pytest.raises(UserError, match=says):
+def test_inconsistent_configs_are_refused(sections: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
         config(**sections)
 
 
 def test_an_attacker_that_does_not_exist_is_refused() -> None:
-    with pytest.raises(UserError, match="names client 4; there are 4, from 0"):
+    with pytest.raises(UserError, match="names client 4, but the clients are 0 to 3"):
         prepare(config(attack={"name": "random", "clients": [4]}))
 
 
-def test_a_method_with_an_aggregate_of_its_own_refuses_another() -> None:
+def test_a_method_with_its_own_aggregate_refuses_another_aggregator() -> None:
     own = f"{__name__}:OWN"
     assert config(method={"name": own}).method is OWN
     with pytest.raises(UserError, match="has its own aggregation rule: remove the section"):
@@ -160,12 +160,12 @@ def test_the_resolved_config_parses_to_itself() -> None:
 
 
 @pytest.mark.slow
-def test_the_recommended_aggregator_holds_where_the_mean_falls() -> None:
-    """A small docs/guides/poisoning.md: no more than 3 points are lost where the mean loses most of what there is."""
+def test_the_recommended_aggregator_keeps_the_accuracy_that_the_mean_loses() -> None:
+    """A small version of docs/guides/poisoning.md: it loses at most 3 points where the mean loses more than 30."""
 
-    def accuracy(rule: dict[str, Any], liars: list[int]) -> float:
-        lies = {"name": "constant", "clients": liars} if liars else {"name": "none"}
-        sections = {"aggregator": rule, "attack": lies, "partition": {"name": "weak"}, "model": {"name": "mlp"}}
+    def accuracy(rule: dict[str, Any], attacking: list[int]) -> float:
+        attack = {"name": "constant", "clients": attacking} if attacking else {"name": "none"}
+        sections = {"aggregator": rule, "attack": attack, "partition": {"name": "weak"}, "model": {"name": "mlp"}}
         quick = {"train": {"rounds": 6, "augment_shift": 2}, "run": {"workers": 0, "evaluate_every": 20}}
         prepared = prepare(parse_config(sections | quick))
         *_, last = simulate(open_transport(prepared.config, prepared.federation))
@@ -173,6 +173,6 @@ def test_the_recommended_aggregator_holds_where_the_mean_falls() -> None:
         return last.accuracy_mean
 
     robust = {"name": "distance", "one_vote": True}
-    calm = accuracy({"name": "mean"}, [])
-    assert accuracy({"name": "mean"}, [0, 5]) < calm - 0.3
-    assert accuracy(robust, [0, 5]) > calm - 0.03
+    without_attack = accuracy({"name": "mean"}, [])
+    assert accuracy({"name": "mean"}, [0, 5]) < without_attack - 0.3
+    assert accuracy(robust, [0, 5]) > without_attack - 0.03

@@ -1,4 +1,4 @@
-"""A simulation in which not everybody takes part in every round."""
+"""Simulations in which not all clients take part in every round."""
 
 from typing import Any
 
@@ -32,8 +32,8 @@ def config(workers: int = 0, **coordinator: Any) -> Config:
     )
 
 
-class Noted(SerialPool[SimulationState]):
-    """Notes who works, and with which teacher."""
+class RecordingPool(SerialPool[SimulationState]):
+    """A pool that records the clients of each call, and the teacher that they receive."""
 
     def __init__(self, site: SimulationState) -> None:
         super().__init__(site)
@@ -50,57 +50,57 @@ def rounds_of(c: Config) -> list[RoundMetrics]:
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_only_who_is_asked_and_answers_is_in_the_metrics(workers: int) -> None:
+def test_metrics_hold_only_the_clients_that_are_sampled_and_report(workers: int) -> None:
     c = config(workers, fraction=0.6, dropout=0.3, min_reports=1)
-    found = rounds_of(c)
+    metrics = rounds_of(c)
     plans = list(make_plans(c, prepare(c).federation))
     missed = 0
-    for m, plan in zip(found, plans, strict=True):
+    for m, plan in zip(metrics, plans, strict=True):
         assert plan.clients is not None
         assert plan.clients == (tuple(range(5)) if m.closing else sample_clients(c.coordinator, c.seed, m.round, 5))
-        there = responding_clients(c.coordinator, plan, plan.clients)
-        missed += 5 - len(there)
+        reporting = responding_clients(c.coordinator, plan, plan.clients)
+        missed += 5 - len(reporting)
         for values in (m.kept_per_client, m.accuracy_per_client):
             assert values is not None
-            assert [i for i, v in enumerate(values) if v is not None] == there
-        known = [v for v in m.accuracy_per_client or [] if v is not None]
-        assert m.accuracy_mean == pytest.approx(np.mean(known))
-        assert m.accuracy_worst == min(known)
+            assert [i for i, v in enumerate(values) if v is not None] == reporting
+        measured = [v for v in m.accuracy_per_client or [] if v is not None]
+        assert m.accuracy_mean == pytest.approx(np.mean(measured))
+        assert m.accuracy_worst == min(measured)
     assert missed > 4
-    assert None not in (found[-1].accuracy_per_client or [None])
+    assert None not in (metrics[-1].accuracy_per_client or [None])
 
 
-def test_a_client_that_was_away_learns_from_the_newest_teacher() -> None:
+def test_a_client_that_was_absent_receives_the_newest_teacher() -> None:
     c = config(fraction=0.4)
     federation = prepare(c).federation
-    pool = Noted(make_simulation_state(c, federation))
+    pool = RecordingPool(make_simulation_state(c, federation))
     transport = InProcess(pool.site, pool)
     transport.start()
     results = list(run_rounds(c.method, c.method_config, transport, make_plans(c, federation)))
     pool.calls.pop(0)  # the filters
     assert [clients for clients, _ in pool.calls] == [list(r.plan.clients or ()) for r in results]
-    assert {c for clients, _ in pool.calls[:-1] for c in clients} != set(pool.calls[1][0]), "somebody must be away"
+    assert {c for clients, _ in pool.calls[:-1] for c in clients} != set(pool.calls[1][0]), "a client must be absent"
     for before, (_, teacher) in zip(results, pool.calls[1:], strict=False):
         assert before.teacher is not None
         assert teacher == wire.encode(before.teacher, c.codec.name)
 
 
-def test_workers_change_no_bit_of_it() -> None:
+def test_workers_change_no_bit_of_a_run_with_partial_participation() -> None:
     a, b = (rounds_of(config(w, fraction=0.6, dropout=0.2, min_reports=1)) for w in (0, 2))
     for one, other in zip(a, b, strict=True):
         assert one.accuracy_per_client == other.accuracy_per_client
 
 
-def test_a_round_with_too_few_answers_ends_the_run() -> None:
+def test_a_round_with_too_few_reports_ends_the_run() -> None:
     with pytest.raises(RunError, match="lower it, or coordinator"):
         rounds_of(config(dropout=0.9, min_reports=5))
 
 
-def test_rules_are_checked_before_anything_runs() -> None:
+def test_the_rules_are_checked_before_a_run_begins() -> None:
     with pytest.raises(UserError, match="min_reports=4, but a round samples 2 of 5 clients"):
         prepare(config(fraction=0.4, min_reports=4))
 
 
-def test_references_run_undisturbed() -> None:
+def test_the_rules_do_not_apply_to_a_reference_method() -> None:
     reference = config(fraction=0.4, dropout=0.2, min_reports=1).for_method("centralised")
     assert all(m.kept_per_client == [0.0] for m in rounds_of(reference))

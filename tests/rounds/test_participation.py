@@ -1,4 +1,4 @@
-"""The coordinator's rules, without clocks: time is a number that is handed in."""
+"""Rules of participation, without a clock: elapsed time is an argument."""
 
 from typing import Any
 
@@ -30,7 +30,7 @@ def plan(round: int = 0, rounds: int = 9, seed: int = 0) -> RoundPlan:
 
 
 @pytest.mark.parametrize(
-    ("rules", "reports", "seconds", "over"),
+    ("rules", "n_reports", "seconds", "ends"),
     [
         (ParticipationConfig(), 9, 1e9, False),
         (ParticipationConfig(), 10, 0, True),
@@ -43,51 +43,51 @@ def plan(round: int = 0, rounds: int = 9, seed: int = 0) -> RoundPlan:
         (ParticipationConfig(min_reports=40), 10, 0, True),
     ],
 )
-def test_when_a_round_that_asked_ten_is_over(
-    rules: ParticipationConfig, reports: int, seconds: float, over: bool
+def test_a_round_of_ten_clients_ends_when_its_quorum_is_reached(
+    rules: ParticipationConfig, n_reports: int, seconds: float, ends: bool
 ) -> None:
-    assert quorum_reached(rules, 10, reports, seconds) is over
+    assert quorum_reached(rules, 10, n_reports, seconds) is ends
 
 
-def test_a_clock_that_ticks_ends_the_round_once() -> None:
+def test_a_round_with_its_quorum_ends_at_the_deadline() -> None:
     rules, arrivals = ParticipationConfig(min_reports=2, deadline_s=3), {0: 1, 1: 1, 5: 1}
-    found, ended = 0, []
+    n_reports, ended = 0, []
     for second in range(8):
-        found += arrivals.get(second, 0)
-        ended.append(quorum_reached(rules, 3, found, second))
+        n_reports += arrivals.get(second, 0)
+        ended.append(quorum_reached(rules, 3, n_reports, second))
     assert ended.index(True) == 3
 
 
-def test_everybody_is_asked_unless_a_fraction_is() -> None:
+def test_all_clients_are_sampled_unless_fraction_is_below_one() -> None:
     assert sample_clients(ParticipationConfig(), 0, 0, 5) == (0, 1, 2, 3, 4)
     rules = ParticipationConfig(fraction=0.4)
-    draws = [sample_clients(rules, 0, r, 10) for r in range(50)]
-    assert all(len(d) == 4 and list(d) == sorted(set(d)) for d in draws)
-    assert len(set(draws)) > 20
-    assert set().union(*draws) == set(range(10))
-    assert draws == [sample_clients(rules, 0, r, 10) for r in range(50)]
-    assert draws != [sample_clients(rules, 1, r, 10) for r in range(50)]
+    samples = [sample_clients(rules, 0, r, 10) for r in range(50)]
+    assert all(len(s) == 4 and list(s) == sorted(set(s)) for s in samples)
+    assert len(set(samples)) > 20
+    assert set().union(*samples) == set(range(10))
+    assert samples == [sample_clients(rules, 0, r, 10) for r in range(50)]
+    assert samples != [sample_clients(rules, 1, r, 10) for r in range(50)]
     assert len(sample_clients(ParticipationConfig(fraction=0.01), 0, 0, 10)) == 1
 
 
-def test_plans_say_who_is_asked_and_can_begin_later() -> None:
+def test_plans_hold_the_sampled_clients_and_can_begin_at_a_later_round() -> None:
     rules, ids, training = ParticipationConfig(fraction=0.5), np.arange(4), Training(rounds=3)
-    found = list(round_plans(rules, 6, 7, ids, training))
-    assert [p.clients for p in found[:3]] == [sample_clients(rules, 7, r, 6) for r in range(3)]
-    assert found[3].closing
-    assert found[3].clients == tuple(range(6))
+    whole = list(round_plans(rules, 6, 7, ids, training))
+    assert [p.clients for p in whole[:3]] == [sample_clients(rules, 7, r, 6) for r in range(3)]
+    assert whole[3].closing
+    assert whole[3].clients == tuple(range(6))
     rest = list(round_plans(rules, 6, 7, ids, training, first=2))
-    assert [(p.round, p.clients) for p in rest] == [(p.round, p.clients) for p in found[2:]]
+    assert [(p.round, p.clients) for p in rest] == [(p.round, p.clients) for p in whole[2:]]
 
 
-def test_late_reports_count_once_and_only_if_there_is_nothing_newer() -> None:
-    now, late = [report(0, 5), report(1, 5)], [report(1, 4), report(2, 4)]
-    assert add_stale_reports(ParticipationConfig(min_reports=1), now, late) == now
-    used = add_stale_reports(ParticipationConfig(min_reports=1, stale_reports="use"), now, late)
+def test_late_reports_are_used_only_if_their_client_has_no_newer_report() -> None:
+    current, late = [report(0, 5), report(1, 5)], [report(1, 4), report(2, 4)]
+    assert add_stale_reports(ParticipationConfig(min_reports=1), current, late) == current
+    used = add_stale_reports(ParticipationConfig(min_reports=1, stale_reports="use"), current, late)
     assert [(r.client, r.round) for r in used] == [(0, 5), (1, 5), (2, 4)]
 
 
-def test_silent_clients_are_drawn_by_seed_round_and_client() -> None:
+def test_clients_drop_out_by_seed_round_and_client() -> None:
     rules = ParticipationConfig(min_reports=1, dropout=0.3)
     everyone = range(1000)
     first = responding_clients(rules, plan(), everyone)
@@ -96,17 +96,17 @@ def test_silent_clients_are_drawn_by_seed_round_and_client() -> None:
     assert first != responding_clients(rules, plan(round=1), everyone)
     assert first != responding_clients(rules, plan(seed=1), everyone)
     assert responding_clients(rules, plan(), [c for c in everyone if c % 2]) == [c for c in first if c % 2]
-    assert responding_clients(rules, plan(round=9), everyone) == list(everyone)  # the closing one
+    assert responding_clients(rules, plan(round=9), everyone) == list(everyone)  # the closing round
     assert responding_clients(ParticipationConfig(), plan(), everyone) == list(everyone)
 
 
-def test_too_many_silent_clients_end_a_simulation() -> None:
+def test_too_many_dropouts_end_a_simulation() -> None:
     with pytest.raises(RunError, match=r"round 0: \d of 10 clients report, but coordinator.min_reports is 10"):
         responding_clients(ParticipationConfig(min_reports=10, dropout=0.5), plan(), range(10))
 
 
 @pytest.mark.parametrize(
-    ("settings", "says"),
+    ("settings", "message"),
     [
         ({"fraction": 0}, "fraction must be in"),
         ({"fraction": 1.1}, "fraction must be in"),
@@ -118,18 +118,18 @@ def test_too_many_silent_clients_end_a_simulation() -> None:
         ({"stale_reports": "use"}, "stale_reports needs min_reports"),
     ],
 )
-def test_rules_that_cannot_be_are_refused(settings: dict[str, Any], says: str) -> None:
-    with pytest.raises(ValueError, match=says):
+def test_inconsistent_rules_are_refused(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         ParticipationConfig(**settings)
 
 
-def test_more_reports_than_a_round_asks_for_are_refused() -> None:
+def test_a_quorum_above_the_number_of_sampled_clients_is_refused() -> None:
     check_rules(ParticipationConfig(fraction=0.5, min_reports=5), 10)
     with pytest.raises(UserError, match="min_reports=6, but a round samples 5 of 10 clients"):
         check_rules(ParticipationConfig(fraction=0.5, min_reports=6), 10)
 
 
-def test_over_flower_clients_drop_out_by_themselves() -> None:
+def test_simulated_dropout_is_refused_over_flower() -> None:
     check_supported_over_flower(ParticipationConfig(fraction=0.5, min_reports=1, deadline_s=1, stale_reports="use"))
     with pytest.raises(UserError, match=r"coordinator.dropout works only with the local engine"):
         check_supported_over_flower(ParticipationConfig(dropout=0.5, min_reports=1))

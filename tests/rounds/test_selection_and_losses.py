@@ -1,23 +1,17 @@
-"""Selection and distillation in a run: fewer bytes, the same bits whoever computes, a device's learner as torch."""
+"""Selection rules and distillation losses in a run: bytes, equal bits with workers, and the ONNX learner."""
 
-import dataclasses
 from typing import Any
 
 import numpy as np
 import pytest
 
-from edgefd.core.errors import RunError, UserError
+from edgefd.core.errors import UserError
 from edgefd.core.knowledge import Knowledge
-from edgefd.rounds.client import client_round
-from edgefd.rounds.loop import run_rounds
-from edgefd.rounds.participation import plans
-from edgefd.runs.execute import make_plans
 from edgefd.runs.prepare import prepare
 from edgefd.selection.settings import n_rows
-from edgefd.simulation.engine import make_simulation_state, open_transport
-from tests.support.small_runs import config, results, rounds, teachers
+from tests.support.small_runs import config, rounds, teachers
 
-PLUGINS: list[dict[str, Any]] = [
+SETTINGS: list[dict[str, Any]] = [
     {"selection": {"name": "random", "budget": 0.25}},
     {"selection": {"name": "pcoreset", "budget": 0.25}},
     {"selection": {"name": "ddk", "budget": 20}},
@@ -33,8 +27,8 @@ PLUGINS: list[dict[str, Any]] = [
 ]
 
 
-def name_of(plugin: dict[str, Any]) -> str:
-    (section,) = plugin.values()
+def name_of(settings: dict[str, Any]) -> str:
+    (section,) = settings.values()
     return str(section.get("name") or section.get("loss", "temperature"))
 
 
@@ -43,35 +37,37 @@ def plain() -> list[Knowledge]:
     return teachers(config())
 
 
-@pytest.mark.parametrize("plugin", PLUGINS, ids=name_of)
-def test_each_changes_what_is_learned(plugin: dict[str, Any], plain: list[Knowledge]) -> None:
-    assert not all(a.equals(b) for a, b in zip(teachers(config(**plugin)), plain, strict=True))
+@pytest.mark.parametrize("settings", SETTINGS, ids=name_of)
+def test_the_setting_reaches_the_code_and_changes_the_teachers(
+    settings: dict[str, Any], plain: list[Knowledge]
+) -> None:
+    assert not all(a.equals(b) for a, b in zip(teachers(config(**settings)), plain, strict=True))
 
 
-@pytest.mark.parametrize("plugin", [p for p in PLUGINS if name_of(p) in ("ddk", "rad", "taid")], ids=name_of)
-def test_workers_do_what_one_process_does(plugin: dict[str, Any]) -> None:
-    here, there = (teachers(config(workers, **plugin)) for workers in (0, 2))
-    assert all(a.equals(b) for a, b in zip(here, there, strict=True))
+@pytest.mark.parametrize("settings", [s for s in SETTINGS if name_of(s) in ("ddk", "rad", "taid")], ids=name_of)
+def test_worker_processes_change_no_bit_of_the_teachers(settings: dict[str, Any]) -> None:
+    serial, forked = (teachers(config(workers, **settings)) for workers in (0, 2))
+    assert all(a.equals(b) for a, b in zip(serial, forked, strict=True))
 
 
 @pytest.mark.parametrize(
-    "plugin",
-    [p if name_of(p) in ("ddk", "adaspec", "pld") else pytest.param(p, marks=pytest.mark.slow) for p in PLUGINS],
+    "settings",
+    [s if name_of(s) in ("ddk", "adaspec", "pld") else pytest.param(s, marks=pytest.mark.slow) for s in SETTINGS],
     ids=name_of,
 )
-def test_a_devices_learner_learns_what_torch_does(plugin: dict[str, Any]) -> None:
-    torch, device = (teachers(config(learner=learner, **plugin)) for learner in ("torch", "onnx"))
-    for a, b in zip(torch, device, strict=True):
+def test_the_onnx_learner_of_devices_gives_the_teachers_of_torch(settings: dict[str, Any]) -> None:
+    torch, onnx = (teachers(config(learner=learner, **settings)) for learner in ("torch", "onnx"))
+    for a, b in zip(torch, onnx, strict=True):
         assert len(a) == len(b)
-        assert np.abs(a.values - b.values).max() < 0.05  # low bits differ, and over rounds they grow
+        assert np.abs(a.values - b.values).max() < 0.05  # low bits differ, and the difference grows over rounds
 
 
-def test_what_the_server_does_not_ask_about_does_not_travel() -> None:
-    everything = rounds(config())
+def test_rows_that_the_server_does_not_query_are_not_sent() -> None:
+    all_rows = rounds(config())
     size = len(prepare(config()).federation.proxy)
     for name in ("random", "pcoreset", "ddk"):
         c = config(selection={"name": name, "budget": 0.25})
-        for some, every in zip(rounds(c), everything, strict=True):
+        for some, every in zip(rounds(c), all_rows, strict=True):
             if not some.closing:
                 assert 0 < some.bytes_up < 0.5 * every.bytes_up
                 assert some.teacher_coverage <= n_rows(0.25, size) / size
@@ -79,67 +75,19 @@ def test_what_the_server_does_not_ask_about_does_not_travel() -> None:
                 assert 0 < some.bytes_down < 0.5 * every.bytes_down
 
 
-def test_what_clients_choose_changes_no_traffic_but_how_much_they_learn() -> None:
+def test_a_rule_of_the_client_does_not_change_the_bytes() -> None:
     c = config(selection={"name": "kd3", "budget": 2})
     some, every = rounds(c), rounds(config())
     assert [r.bytes_down for r in some[:2]] == [r.bytes_down for r in every[:2]]
     assert some[0].bytes_up == every[0].bytes_up
 
 
-def test_every_row_is_asked_about_before_any_is_again() -> None:
-    found = results(config(train={"rounds": 4}, selection={"name": "pcoreset", "budget": 16}))
-    asked = np.concatenate([r.plan.ids for r in found if not r.plan.closing])
-    assert len(np.unique(asked)) == len(prepare(config()).federation.proxy)
-
-
-def test_a_reference_is_asked_for_and_leaves_no_trace() -> None:
-    """AdaSPEC's client learns all rows once to see what can be learned, and then goes on as it was."""
-    c = config(selection={"name": "adaspec", "budget": 0.999})
-    federation = prepare(c).federation
-    plain = config()
-    told = teachers(plain)[0]
-    told = Knowledge(told.ids[:10], told.values[:10], told.weights[:10])
-    ends = []
-    for one in (c, plain):
-        state = make_simulation_state(one, federation).clients[0]
-        plan = next(p for p in make_plans(one, federation) if p.round == 1)
-        client_round(one.method, one.method_config, state, federation.proxy, plan, told)
-        ends.append(state.learner.state())
-    assert all(np.array_equal(a, b) for a, b in zip(ends[0].values(), ends[1].values(), strict=True))
-
-
-def test_a_run_goes_on_with_what_the_server_remembers() -> None:
-    c = config(selection={"name": "ddk", "budget": 0.25})
-    federation = prepare(c).federation
-    transport = open_transport(c, federation)
-    transport.start()
-    todo = list(make_plans(c, federation))
-    whole = results(c)
-    first = list(run_rounds(c.method, c.method_config, transport, todo[:2]))[-1]
-    rest = run_rounds(c.method, c.method_config, transport, todo[2:], first.teacher, None, first.selection_state)
-    for a, b in zip(rest, whole[2:], strict=True):
-        assert np.array_equal(a.plan.ids, b.plan.ids)
-        assert a.teacher is not None
-        assert b.teacher is not None
-        assert a.teacher.equals(b.teacher)
-
-
-def test_more_rows_than_there_are_is_refused() -> None:
+def test_a_budget_of_more_rows_than_the_proxy_set_is_refused() -> None:
     with pytest.raises(UserError, match=r"selection\.budget is 1000 rows, but the proxy set has 61"):
         prepare(config(selection={"name": "random", "budget": 1000}))
 
 
-def test_labels_that_a_client_has_not_kept_are_missed() -> None:
-    c = config(distillation={"loss": "mixed"})
-    federation = prepare(c).federation
-    state = make_simulation_state(c, federation).clients[1]
-    state = dataclasses.replace(state, data=dataclasses.replace(state.data, contributed_y=None))
-    plan = dataclasses.replace(list(plans(0, np.arange(61), c.train))[1], distillation=c.distillation)
-    with pytest.raises(RunError, match=r"labels of the 21 rows that client 1 contributed: add them .* owned_y"):
-        client_round(c.method, c.method_config, state, federation.proxy, plan, teachers(config())[0])
-
-
-def test_owned_labels_are_the_true_ones() -> None:
+def test_contributed_labels_are_the_true_labels() -> None:
     federation = prepare(config()).federation
     assert federation.proxy_labels is not None
     for data in federation.clients:

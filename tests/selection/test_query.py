@@ -1,4 +1,4 @@
-"""The rows that the server asks about: closed forms, and that they are rows of the plan, as many as the budget says."""
+"""Rows that the server queries: closed forms, and that they are rows of the plan within the budget."""
 
 import numpy as np
 import pytest
@@ -23,14 +23,14 @@ def knowledge(ids: list[int], values: list[list[float]]) -> Knowledge:
     return Knowledge(np.array(ids), np.array(values, np.float32), np.ones(len(ids), np.float32))
 
 
-def test_k_centre_takes_the_farthest_first_and_the_nearest_last() -> None:
+def test_k_centre_chooses_the_farthest_row_first_and_the_nearest_last() -> None:
     line = np.array([[0.0], [1.0], [4.0], [10.0], [5.5]], np.float32)
     assert k_centre(line, line[:1], 5).tolist() == [3, 4, 2, 1, 0]
     assert k_centre(line, np.array([[0.0], [10.0]], np.float32), 2).tolist() == [4, 2]
     assert sorted(k_centre(np.zeros((4, 2), np.float32), np.zeros((1, 2), np.float32), 4)) == [0, 1, 2, 3]
 
 
-def test_k_centre_covers_within_twice_the_best() -> None:
+def test_k_centre_has_at_most_twice_the_best_radius() -> None:
     rng = np.random.default_rng(0)
     points = rng.dirichlet(np.ones(3), 8).astype(np.float32)
     start, k = points[:1], 2
@@ -43,7 +43,7 @@ def test_k_centre_covers_within_twice_the_best() -> None:
     assert radius(k_centre(points, start, k).tolist()) <= 2 * best + 1e-6
 
 
-def test_budgets_follow_the_lag_and_what_there_is() -> None:
+def test_budgets_of_classes_follow_their_lag_and_their_available_rows() -> None:
     labels = np.array([[0.9, 0.1]] * 6 + [[0.2, 0.8]] * 6 + [[0.5, 0.5]] * 4, np.float32)
     assert groups(labels).tolist() == [0] * 6 + [1] * 6 + [2] * 4
     lag = np.array([3.0, 1.0], np.float32)
@@ -55,7 +55,7 @@ def test_budgets_follow_the_lag_and_what_there_is() -> None:
     assert apportion(np.array([0.75, 0.25, 0.0]), np.array([6, 6, 4]), 16).tolist() == [6, 6, 4]
 
 
-def test_rows_never_asked_about_come_first() -> None:
+def test_rows_that_were_never_queried_come_first() -> None:
     selection_state = SelectionState(knowledge([0, 1, 2], [[1, 0], [0, 1], [0.5, 0.5]]), np.zeros(2, np.float32))
     for name in ("pcoreset", "ddk"):
         rows = query_rows(
@@ -65,7 +65,7 @@ def test_rows_never_asked_about_come_first() -> None:
         assert len(rows) == 3
 
 
-def test_pcoreset_asks_about_what_differs_from_the_last_teacher() -> None:
+def test_pcoreset_queries_rows_that_differ_from_the_last_teacher() -> None:
     selection_state = SelectionState(
         knowledge([0, 1, 2, 3], [[1, 0], [0.9, 0.1], [0, 1], [1, 0]]), np.zeros(2, np.float32)
     )
@@ -74,7 +74,7 @@ def test_pcoreset_asks_about_what_differs_from_the_last_teacher() -> None:
     assert rows.tolist() == [1, 2]
 
 
-def test_the_memory_is_the_newest_label_and_uniform_where_nobody_answered() -> None:
+def test_the_state_holds_the_newest_labels_and_uniform_ones_for_unanswered_rows() -> None:
     first = update_state(
         None, np.array([0, 2]), knowledge([2], [[0.9, 0.1]]), [{"class_kl/1": 4.0}, {"class_kl/1": 2.0}, {}]
     )
@@ -84,11 +84,11 @@ def test_the_memory_is_the_newest_label_and_uniform_where_nobody_answered() -> N
     second = update_state(first, np.array([1, 2]), knowledge([1, 2], [[0, 1], [0.2, 0.8]]), [{"class_kl/0": 1e9}])
     assert second.known.ids.tolist() == [0, 1, 2]
     assert second.known.values == pytest.approx(np.array([[0.5, 0.5], [0, 1], [0.2, 0.8]]))
-    assert second.lag.tolist() == [20.0, 0.0]  # what no soft labels can give counts for no more
+    assert second.lag.tolist() == [20.0, 0.0]  # larger values than soft labels can have are clipped
 
 
 @st.composite
-def memories(draw: st.DrawFn) -> tuple[SelectionState | None, Knowledge | None, int]:
+def states(draw: st.DrawFn) -> tuple[SelectionState | None, Knowledge | None, int]:
     n = draw(st.integers(1, 30))
     rng = np.random.default_rng(draw(st.integers(0, 99)))
     known = np.flatnonzero(rng.random(n) < draw(st.sampled_from([0, 0.5, 1])))
@@ -98,11 +98,11 @@ def memories(draw: st.DrawFn) -> tuple[SelectionState | None, Knowledge | None, 
     return selection_state, draw(st.sampled_from([None, k])), n
 
 
-@given(memories(), st.sampled_from(SERVER_RULES), st.sampled_from([0.01, 0.25, 0.99, 2, 7, 100]), st.integers(0, 9))
-def test_rows_are_of_the_plan_each_once_and_as_many_as_the_budget(
-    held: tuple[SelectionState | None, Knowledge | None, int], name: str, budget: float, seed: int
+@given(states(), st.sampled_from(SERVER_RULES), st.sampled_from([0.01, 0.25, 0.99, 2, 7, 100]), st.integers(0, 9))
+def test_queried_rows_are_distinct_rows_of_the_plan_and_fill_the_budget(
+    drawn: tuple[SelectionState | None, Knowledge | None, int], name: str, budget: float, seed: int
 ) -> None:
-    selection_state, teacher, n = held
+    selection_state, teacher, n = drawn
     ids = np.arange(n)
     chosen = [
         query_rows(Selection(name, budget), ids, teacher, selection_state, np.random.default_rng(seed))
@@ -114,7 +114,7 @@ def test_rows_are_of_the_plan_each_once_and_as_many_as_the_budget(
     assert len(chosen[0]) == n_rows(budget, n)
 
 
-def test_where_clients_choose_the_server_asks_about_everything() -> None:
+def test_with_a_rule_of_the_client_the_server_queries_all_rows() -> None:
     for name in ("all", "kd3"):
         selection = Selection(name, 1.0 if name == "all" else 0.5)
         assert query_rows(selection, np.arange(5), None, None, np.random.default_rng(0)).tolist() == [0, 1, 2, 3, 4]

@@ -1,4 +1,4 @@
-"""The rows that a client learns: closed forms, and that they are rows of the teacher, as many as the budget says."""
+"""Rows that a client distils: closed forms, and that they are rows of the teacher within the budget."""
 
 import itertools
 
@@ -21,79 +21,83 @@ def teacher(values: np.ndarray) -> Knowledge:
 
 
 def chosen(
-    name: str, said: np.ndarray, own: np.ndarray, budget: float, reference: np.ndarray | None = None
+    name: str, teacher_probs: np.ndarray, client_probs: np.ndarray, budget: float, reference: np.ndarray | None = None
 ) -> list[int]:
-    def asked() -> np.ndarray:
+    def reference_probs() -> np.ndarray:
         assert reference is not None
         return reference
 
-    found = subset_rows(Selection(name, budget), teacher(said), own, np.random.default_rng(0), asked)
-    return ((found.ids - 1) // 3).tolist()
+    selection = Selection(name, budget)
+    subset = subset_rows(selection, teacher(teacher_probs), client_probs, np.random.default_rng(0), reference_probs)
+    return ((subset.ids - 1) // 3).tolist()
 
 
-def test_gain_is_one_less_the_margin() -> None:
+def test_the_gain_is_one_minus_the_margin() -> None:
     assert gains(labels([0.7, 0.2, 0.1], [1, 0, 0], [0.4, 0.4, 0.2])) == pytest.approx([0.5, 1e-6, 1.0])
 
 
-def value(q: np.ndarray, gain: np.ndarray, wrong: int) -> float:
-    """What is sure to be gained: the worst over all sets of `wrong` rows that are lost."""
-    worth = q * gain
-    return min(worth.sum() - sum(worth[list(lost)]) for lost in itertools.combinations(range(len(q)), wrong))
+def guaranteed_gain(q: np.ndarray, gain: np.ndarray, n_wrong: int) -> float:
+    """Return the least gain over all sets of `n_wrong` rows that are lost."""
+    gains_of_rows = q * gain
+    sets = itertools.combinations(range(len(q)), n_wrong)
+    return min(gains_of_rows.sum() - sum(gains_of_rows[list(lost)]) for lost in sets)
 
 
-@pytest.mark.parametrize("wrong", [0, 1, 2])
-def test_rad_is_the_best_answer_to_the_worst_that_can_happen(wrong: int) -> None:
-    rng = np.random.default_rng(wrong)
+@pytest.mark.parametrize("n_wrong", [0, 1, 2])
+def test_rad_maximises_the_gain_in_the_worst_case(n_wrong: int) -> None:
+    rng = np.random.default_rng(n_wrong)
     for _ in range(20):
         gain = rng.uniform(0.05, 1, 6)
-        q = rad(gain, 1, wrong)
+        q = rad(gain, 1, n_wrong)
         assert q.sum() == pytest.approx(1)
         for other in rng.dirichlet(np.full(6, 0.5), 50):
-            assert value(other, gain, wrong) <= value(q, gain, wrong) + 1e-9
+            assert guaranteed_gain(other, gain, n_wrong) <= guaranteed_gain(q, gain, n_wrong) + 1e-9
 
 
-def test_rad_with_no_wrong_row_takes_the_least_sure() -> None:
-    own = labels([0.9, 0.1], [0.5, 0.5], [0.6, 0.4], [0.8, 0.2])
-    q = rad(gains(own), 2, 0)
+def test_rad_without_wrong_rows_takes_the_least_confident_rows() -> None:
+    client_probs = labels([0.9, 0.1], [0.5, 0.5], [0.6, 0.4], [0.8, 0.2])
+    q = rad(gains(client_probs), 2, 0)
     assert np.flatnonzero(q).tolist() == [1, 2]
     assert weighted_sample(q, 2, np.random.default_rng(0)).tolist() == [1, 2]
 
 
-def test_rad_draws_in_proportion() -> None:
+def test_weighted_samples_are_drawn_in_proportion_to_q() -> None:
     q, rng = np.array([0.0, 0.5, 0.375, 0.125]), np.random.default_rng(0)
     count = sum(np.bincount(weighted_sample(q, 1, rng), minlength=4) for _ in range(4000)) / 4000
     assert count == pytest.approx(q, abs=0.03)
 
 
-def test_llkd_wants_a_sure_teacher_and_an_unsure_client_of_a_class() -> None:
-    said = labels([0.9, 0.1], [0.9, 0.1], [0.6, 0.4], [0.2, 0.8])
-    own = labels([0.5, 0.5], [0.9, 0.1], [0.5, 0.5], [0.3, 0.7])
+def test_llkd_takes_rows_with_a_confident_teacher_and_an_unconfident_client_within_a_class() -> None:
+    teacher_probs = labels([0.9, 0.1], [0.9, 0.1], [0.6, 0.4], [0.2, 0.8])
+    client_probs = labels([0.5, 0.5], [0.9, 0.1], [0.5, 0.5], [0.3, 0.7])
     # class 0: means 0.8 and 0.3667: only row 0 passes both; class 1: one row, which is its own mean
-    assert llkd(said, own) == pytest.approx([1.0, 0.0, 0.0, 0.8 * 0.3 / 0.45])
-    assert chosen("llkd", said, own, 1.0) == [0, 3]
-    assert chosen("llkd", said, own, 0.25) == [0]
-    found = subset_rows(Selection("llkd"), teacher(said), own, np.random.default_rng(0), lambda: own)
-    assert found.weights == pytest.approx([0.5, 0.5 * 0.24 / 0.45])
+    assert llkd(teacher_probs, client_probs) == pytest.approx([1.0, 0.0, 0.0, 0.8 * 0.3 / 0.45])
+    assert chosen("llkd", teacher_probs, client_probs, 1.0) == [0, 3]
+    assert chosen("llkd", teacher_probs, client_probs, 0.25) == [0]
+    rng = np.random.default_rng(0)
+    subset = subset_rows(Selection("llkd"), teacher(teacher_probs), client_probs, rng, lambda: client_probs)
+    assert subset.weights == pytest.approx([0.5, 0.5 * 0.24 / 0.45])
 
 
-def test_adaspec_takes_what_the_reference_has_learned_and_the_client_has_not() -> None:
-    said = labels([1, 0], [1, 0], [1, 0])
-    own = labels([0.5, 0.5], [0.1, 0.9], [0.9, 0.1])
-    reference = labels([0.9, 0.1], [0.1, 0.9], [0.9, 0.1])  # row 1 is far from the teacher, but nobody learns it
-    assert chosen("adaspec", said, own, 0.34, reference) == [0]
+def test_adaspec_takes_rows_that_the_reference_has_learned_and_the_client_has_not() -> None:
+    teacher_probs = labels([1, 0], [1, 0], [1, 0])
+    client_probs = labels([0.5, 0.5], [0.1, 0.9], [0.9, 0.1])
+    reference = labels([0.9, 0.1], [0.1, 0.9], [0.9, 0.1])  # row 1 is far from the teacher, but is not learned
+    assert chosen("adaspec", teacher_probs, client_probs, 0.34, reference) == [0]
 
 
-def test_kd3_takes_what_both_together_are_surest_of() -> None:
-    said, own = labels([0.9, 0.1], [0.9, 0.1], [0.6, 0.4]), labels([0.1, 0.9], [0.8, 0.2], [0.9, 0.1])
-    assert chosen("kd3", said, own, 2) == [1, 2]  # 0.5, 0.85, 0.75
+def test_kd3_takes_rows_with_the_highest_mean_confidence_of_teacher_and_client() -> None:
+    teacher_probs = labels([0.9, 0.1], [0.9, 0.1], [0.6, 0.4])
+    client_probs = labels([0.1, 0.9], [0.8, 0.2], [0.9, 0.1])
+    assert chosen("kd3", teacher_probs, client_probs, 2) == [1, 2]  # 0.5, 0.85, 0.75
 
 
-def test_lags_are_mean_divergences_by_the_teachers_class() -> None:
+def test_class_divergences_are_means_by_the_class_of_the_teacher() -> None:
     k = teacher(labels([1, 0, 0], [1, 0, 0], [0, 0, 1]))
-    found = class_divergence(k, labels([0.5, 0.5, 0], [0.25, 0.75, 0], [0, 0, 1]))
-    assert set(found) == {"class_kl/0", "class_kl/2"}
-    assert found["class_kl/0"] == pytest.approx(1.5 * np.log(2), abs=1e-4)
-    assert found["class_kl/2"] == pytest.approx(0, abs=1e-4)
+    metrics = class_divergence(k, labels([0.5, 0.5, 0], [0.25, 0.75, 0], [0, 0, 1]))
+    assert set(metrics) == {"class_kl/0", "class_kl/2"}
+    assert metrics["class_kl/0"] == pytest.approx(1.5 * np.log(2), abs=1e-4)
+    assert metrics["class_kl/2"] == pytest.approx(0, abs=1e-4)
 
 
 @given(
@@ -102,22 +106,25 @@ def test_lags_are_mean_divergences_by_the_teachers_class() -> None:
     st.sampled_from([0.01, 0.25, 0.99, 2, 7, 100]),
     st.integers(0, 99),
 )
-def test_rows_are_the_teachers_each_once_within_the_budget(name: str, n: int, budget: float, seed: int) -> None:
+def test_distilled_rows_are_distinct_rows_of_the_teacher_within_the_budget(
+    name: str, n: int, budget: float, seed: int
+) -> None:
     rng = np.random.default_rng(seed)
-    said, own, better = rng.dirichlet(np.full(4, 0.3), (3, n)).astype(np.float32)
-    k = teacher(said)
-    found, again = (
-        subset_rows(Selection(name, budget), k, own, np.random.default_rng(seed), lambda: better) for _ in range(2)
+    teacher_probs, client_probs, reference = rng.dirichlet(np.full(4, 0.3), (3, n)).astype(np.float32)
+    k = teacher(teacher_probs)
+    subset, again = (
+        subset_rows(Selection(name, budget), k, client_probs, np.random.default_rng(seed), lambda: reference)
+        for _ in range(2)
     )
-    assert found.equals(again)
-    assert np.isin(found.ids, k.ids).all()
-    assert np.array_equal(found.values, said[(found.ids - 1) // 3])
-    assert (found.weights <= 0.5).all()
-    if name == "llkd":  # whose thresholds may leave fewer, or none
-        assert len(found) <= n_rows(budget, n)
+    assert subset.equals(again)
+    assert np.isin(subset.ids, k.ids).all()
+    assert np.array_equal(subset.values, teacher_probs[(subset.ids - 1) // 3])
+    assert (subset.weights <= 0.5).all()
+    if name == "llkd":  # its thresholds may leave fewer rows, or none
+        assert len(subset) <= n_rows(budget, n)
     else:
-        assert len(found) == n_rows(budget, n)
+        assert len(subset) == n_rows(budget, n)
 
 
-def test_of_equal_scores_the_first_come_first() -> None:
+def test_among_equal_scores_the_first_rows_are_taken() -> None:
     assert best(np.zeros(5), 2).tolist() == [0, 1]

@@ -1,4 +1,4 @@
-"""Small configs that several tests use."""
+"""Configs that several test modules use."""
 
 from typing import Any
 

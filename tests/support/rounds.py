@@ -1,4 +1,4 @@
-"""A federation of four clients, its plans and soft labels."""
+"""A federation of four clients with its plans and soft labels."""
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""Small simulations, and their results in memory."""
+"""Small simulations with results in memory."""
 
 from typing import Any
 
@@ -35,9 +35,9 @@ def results(c: Config) -> list[RoundResult]:
     transport = open_transport(c, federation)
     transport.start()
     server = make_server_state(c, federation)
-    found = list(run_rounds(c.method, c.method_config, transport, make_plans(c, federation), server=server))
+    done = list(run_rounds(c.method, c.method_config, transport, make_plans(c, federation), server=server))
     transport.pool.close()
-    return found
+    return done
 
 
 def teachers(c: Config) -> list[Knowledge]:

@@ -1,4 +1,4 @@
-"""Hypothesis strategies."""
+"""Hypothesis strategies for knowledge."""
 
 import numpy as np
 from hypothesis import strategies as st

@@ -1,4 +1,4 @@
-"""Small uploads for closed-form tests."""
+"""Small uploads, clients and learners for closed-form tests."""
 
 import numpy as np
 
@@ -12,7 +12,7 @@ NONE = np.empty(0, np.int64)
 
 
 def votes(ids: list[int], rows: list[list[float]]) -> Knowledge:
-    """Rows of weight 1."""
+    """Return knowledge with rows of weight 1."""
     return Knowledge(np.array(ids), np.array(rows, np.float32), np.ones(len(ids), np.float32))
 
 
@@ -21,7 +21,7 @@ def report(client: int, ids: list[int], rows: list[list[float]]) -> Report:
 
 
 def proxy(n: int) -> ProxySet:
-    """Row i is the number i."""
+    """Return a public proxy set whose row i is the number i."""
     return ProxySet(np.arange(n, dtype=np.float32)[:, None], np.full(n, -1))
 
 
@@ -38,7 +38,7 @@ class Fixed:
         self.steps = 0
 
     def train(self, batches: object, lr: float) -> float:
-        """Each step adds lr to every parameter."""
+        """Add lr to every parameter in each step."""
         for _ in batches:
             self.parameters = self.parameters + np.float32(lr)
             self.steps += 1
@@ -63,6 +63,6 @@ class Fixed:
 
 
 def holder(client: int, learner: Fixed, n: int = 4) -> ClientState:
-    """A client of `n` samples and two classes that claims every row of `proxy(3)`."""
+    """Return a client with `n` samples and two classes that accepts every row of `proxy(3)`."""
     x, y = np.zeros((n, 1), np.float32), np.zeros(n, np.int64)
     return ClientState(ClientData(client, x, y, x[:1], y[:1], NONE), learner, 2, np.ones(3, np.float32))

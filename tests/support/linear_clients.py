@@ -1,0 +1,97 @@
+"""A small federation of four clients with linear models: fast enough to run rounds of every method."""
+
+from collections.abc import Iterable
+
+import numpy as np
+import pytest
+
+from edgefd.core.knowledge import Knowledge
+from edgefd.federation.clients import ClientData, ProxySet
+from edgefd.federation.method import Method
+from edgefd.federation.plan import RoundPlan, Training
+from edgefd.federation.report import Report
+from edgefd.federation.state import ClientState, Server
+from edgefd.learners.batches import Batch, softmax
+from edgefd.methods import get_method, method_names
+from edgefd.rounds.client import client_round
+from edgefd.rounds.server import server_round
+
+CLASSES, ROWS = 4, 60
+RNG = np.random.default_rng(0)
+MEANS = 4 * np.eye(CLASSES, 6)
+
+METHODS = [get_method(name) for name in method_names()]
+
+
+def with_methods(methods: Iterable[Method] = METHODS) -> pytest.MarkDecorator:
+    """Run a test once for each of the methods."""
+    return pytest.mark.parametrize("method", list(methods), ids=lambda method: method.name)
+
+
+class Linear:
+    """A learner of 6 numbers per sample: softmax regression by plain gradient descent."""
+
+    def __init__(self) -> None:
+        self.w = np.zeros((6, CLASSES), np.float32)
+
+    def train(self, batches: Iterable[Batch], lr: float) -> float:
+        losses = []
+        for b in batches:
+            p, shares = softmax(b.x @ self.w), b.weights / b.weights.sum()
+            losses.append(float(-(np.log(p + 1e-9) * b.targets).sum(1) @ shares))
+            self.w = self.w - np.float32(lr) * b.x.T @ ((p - b.targets) * shares[:, None])
+        return float(np.mean(losses)) if losses else 0.0
+
+    def predict_logits(self, x: np.ndarray) -> np.ndarray:
+        return (x @ self.w).astype(np.float32)
+
+    def state(self) -> dict[str, np.ndarray]:
+        return {"model/w": self.w.copy(), "optimizer/step": np.ones((), np.float32)}
+
+    def load_state(self, state: dict[str, np.ndarray]) -> None:
+        self.w = state["model/w"].copy()
+
+
+def _client(i: int) -> ClientData:
+    """Return a client with the classes i and i + 1, so that two clients hold each class."""
+    y = np.repeat([i, (i + 1) % CLASSES], 20)[RNG.permutation(40)]
+    x = RNG.normal(MEANS[y], 1, (40, 6)).astype(np.float32)
+    contributed = np.arange(15 * i, 15 * i + 15)
+    return ClientData(client=i, x=x[:30], y=y[:30], x_heldout=x[30:], y_heldout=y[30:], contributed=contributed)
+
+
+CLIENTS = [_client(i) for i in range(CLASSES)]
+LABELS = np.repeat(np.arange(CLASSES), 15)
+PROXY = ProxySet(x=RNG.normal(MEANS[LABELS], 1, (ROWS, 6)).astype(np.float32), owner=LABELS)
+TRAINING = Training(rounds=4, local_steps=3, batch_size=16, private_rows_per_batch=4, optimizer="sgd", lr=0.05)
+
+
+def acceptance(method: Method, i: int = 0) -> np.ndarray:
+    return method.client_filter(CLIENTS[i], PROXY, method.config(), np.random.default_rng(5))
+
+
+def new_clients(method: Method) -> list[ClientState]:
+    return [ClientState(data, Linear(), CLASSES, acceptance(method, data.client)) for data in CLIENTS]
+
+
+def plan(round: int) -> RoundPlan:
+    return RoundPlan(7, round, np.arange(ROWS), TRAINING)
+
+
+def new_server(method: Method) -> Server:
+    return Server(PROXY, CLASSES, LABELS if method.proxy_labels else None, Linear() if method.server_model else None)
+
+
+def play(method: Method, rounds: int, order: int = 1) -> tuple[list[list[Report]], list[Knowledge], list[ClientState]]:
+    """Run rounds from the start: the reports and the teacher of each, and the clients after them.
+
+    With order=-1, the server receives the reports in reverse order.
+    """
+    clients, server, teacher = new_clients(method), new_server(method), None
+    reports, teachers = [], []
+    for r in range(rounds):
+        sent = [client_round(method, method.config(), s, PROXY, plan(r), teacher) for s in clients]
+        teacher = server_round(method, method.config(), sent[::order], plan(r), teacher, server)
+        reports.append(sent)
+        teachers.append(teacher)
+    return reports, teachers, clients
