@@ -1,1 +1,1 @@
-"""Defences: what a client does to its answers, or to its training, so that they give less of its private data away."""
+"""Defences: changes to the soft labels or the training of a client, so that they disclose less private data."""

@@ -1,6 +1,6 @@
-"""Differential privacy accounted by the `dp-accounting` library: how much noise an (epsilon, delta) takes.
+"""Accounting of differential privacy with the library `dp-accounting`: the noise that an (epsilon, delta) requires.
 
-Everything here is about whole runs: the composition over all rounds is in the numbers that go in.
+All functions are about whole runs: their arguments include the composition over all rounds.
 """
 
 from __future__ import annotations
@@ -10,34 +10,35 @@ from typing import Any
 
 from edgefd.core.errors import UserError, require
 
-_LEAST, _TOLERANCE = 0.1, 1e-4  # of noise multipliers
+_MIN_MULTIPLIER, _TOLERANCE = 0.1, 1e-4  # the smallest noise multiplier that is used, and their precision
 
 
 @functools.cache
 def gaussian_multiplier(epsilon: float, delta: float) -> float:
-    """Noise sigma / Delta with which one Gaussian mechanism of L2 sensitivity Delta is (epsilon, delta)-DP.
+    """Return sigma / Delta for which a Gaussian mechanism of L2 sensitivity Delta is (epsilon, delta)-DP.
 
-    Releases of sensitivity D_1, D_2, ..., each chosen after the last was seen, are together one of Delta^2 = sum D_i^2.
+    Several releases with sensitivities D_1, D_2, ..., each of which may depend on the earlier ones, count as one
+    release with Delta^2 = sum D_i^2.
     """
     require("privacy", "dp_accounting")
     from dp_accounting.pld.common import DifferentialPrivacyParameters
     from dp_accounting.pld.privacy_loss_mechanism import GaussianPrivacyLoss
 
-    wanted = DifferentialPrivacyParameters(epsilon, delta)
-    return float(GaussianPrivacyLoss.from_privacy_guarantee(wanted, 1.0).standard_deviation)
+    budget = DifferentialPrivacyParameters(epsilon, delta)
+    return float(GaussianPrivacyLoss.from_privacy_guarantee(budget, 1.0).standard_deviation)
 
 
 @functools.cache
 def sgd_multiplier(epsilon: float, delta: float, rate: float, steps: int) -> float:
-    """The noise multiplier of DP-SGD with `steps` batches into which each record comes with probability `rate`.
+    """Return the noise multiplier of DP-SGD with `steps` batches, each with every record with probability `rate`.
 
     Raises:
-        UserError: if next to no noise costs less than epsilon.
+        UserError: if almost no noise already guarantees epsilon.
     """
-    if (most := sgd_epsilon(_LEAST, delta, rate, steps)) <= epsilon:
+    if (largest := sgd_epsilon(_MIN_MULTIPLIER, delta, rate, steps)) <= epsilon:
         raise UserError(
-            f"defence dp_sgd: epsilon {epsilon:g} is more than noise of {_LEAST:g} times the clipped gradient costs "
-            f"({most:.0f}): ask for less, or leave the defence out"
+            f"defence dp_sgd: epsilon {epsilon:g} needs almost no noise (noise of {_MIN_MULTIPLIER:g} times the "
+            f"clipped gradient gives {largest:.0f}): set a smaller epsilon, or remove the defence"
         )
     accounting, _ = _library()
     noise = accounting.calibrate_dp_mechanism(
@@ -45,14 +46,14 @@ def sgd_multiplier(epsilon: float, delta: float, rate: float, steps: int) -> flo
         lambda noise: _sgd(noise, rate, steps),
         epsilon,
         delta,
-        accounting.LowerEndpointAndGuess(_LEAST, 1.0),
+        accounting.LowerEndpointAndGuess(_MIN_MULTIPLIER, 1.0),
         tol=_TOLERANCE,
     )
-    return float(noise) + _TOLERANCE  # on the safe side of it
+    return float(noise) + _TOLERANCE  # rounded up, so that the guarantee holds
 
 
 def sgd_epsilon(noise: float, delta: float, rate: float, steps: int) -> float:
-    """The epsilon of DP-SGD at a noise multiplier, by Renyi DP; records are added or removed."""
+    """Return the epsilon of DP-SGD with a noise multiplier, by Renyi DP, for adding or removing one record."""
     accountant = _accountant()
     accountant.compose(_sgd(noise, rate, steps))
     return float(accountant.get_epsilon(delta))
@@ -65,7 +66,10 @@ def _sgd(noise: float, rate: float, steps: int) -> Any:
 
 
 def _accountant() -> Any:
-    """With whole orders: at others the library's series is slow, and fails for large sampling rates."""
+    """Return an accountant with whole orders.
+
+    For other orders, the series of the library is slow, and fails for large sampling rates.
+    """
     _, rdp = _library()
     return rdp.RdpAccountant([*range(2, 65), 128, 256, 512])
 

@@ -1,4 +1,4 @@
-"""Which defence a config asks for, and a method with it: the `defence` section."""
+"""The `defence` section of a config: choice of a defence, checks, and methods with a defence."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from edgefd.federation.plan import Training
 
 @dataclass(frozen=True)
 class NoDefence:
-    """Answers leave as the method makes them."""
+    """No defence: soft labels are sent as the method computes them."""
 
     name: Literal["none"] = "none"
 
@@ -38,7 +38,7 @@ DEFENCES: dict[str, type] = {
     "pate": Pate,
     "dp_sgd": DpSgd,
 }
-_RELEASES: dict[type, Callable[..., Knowledge]] = {
+_PRIVATISE: dict[type, Callable[..., Knowledge]] = {
     TopK: top_k.privatise,
     LabelOnly: label_only.privatise,
     Swing: swing.privatise,
@@ -46,23 +46,23 @@ _RELEASES: dict[type, Callable[..., Knowledge]] = {
     Pate: pate.privatise,
 }
 Private = Noise | Pate | DpSgd
-"""Defences that claim differential privacy."""
+"""Defences that guarantee differential privacy."""
 
 
 def defended(method: Method, defence: Defence) -> Method:
-    """The method whose clients defend themselves."""
+    """Return the method with the defence applied to its clients."""
     if isinstance(defence, NoDefence):
         return method
     if isinstance(defence, DpSgd):
         return replace(method, run_local_training=functools.partial(dp_sgd.run_local_training, settings=defence))
-    return replace(method, privatise=functools.partial(_RELEASES[type(defence)], settings=defence))
+    return replace(method, privatise=functools.partial(_PRIVATISE[type(defence)], settings=defence))
 
 
 def defence_of(settings: Mapping[str, Any]) -> Defence:
-    """The defence from plain values, as a device reads them from its bundle.
+    """Return the defence for plain values, as a device reads them from its bundle.
 
     Raises:
-        UserError: for an unknown defence or setting, or a value of another type or out of range.
+        UserError: for an unknown defence or setting, or a value of the wrong type or out of range.
 
     >>> defence_of({"name": "top_k", "k": 2})
     TopK(name='top_k', k=2, calibrate=False)
@@ -70,26 +70,29 @@ def defence_of(settings: Mapping[str, Any]) -> Defence:
     name = settings.get("name")
     if name not in DEFENCES:
         raise UserError(f"unknown defence {name!r}: there are {', '.join(DEFENCES)}")
-    found: Defence = settings_of(f"defence {name}", DEFENCES[name], settings)
-    return found
+    defence: Defence = settings_of(f"defence {name}", DEFENCES[name], settings)
+    return defence
 
 
 def check_method(defence: Defence, method: Method) -> None:
-    """Whether the method sends what the defence works on.
+    """Check that the defence can be applied to the method.
 
     Raises:
-        UserError: if not.
+        UserError: if it cannot.
     """
     if isinstance(defence, NoDefence):
         return
     if not method.exchanges or not method.message.of_proxy_rows:
-        raise UserError(f"defence: it works on soft labels of proxy rows; method {method.name} sends none")
+        raise UserError(
+            f"defence {defence.name} needs soft labels of proxy rows, but method {method.name} sends none: "
+            "use another method, or remove the defence"
+        )
     if not isinstance(defence, Private):
         return
     if method.client_filter is not accept_all or method.upload is not None:
         raise UserError(
-            f"defence {defence.name}: which rows a client of method {method.name} answers for, and how surely, is told "
-            "too and depends on its private data, which no noise covers: use a method that answers for all rows, fedmd"
+            f"defence {defence.name}: which rows a client of method {method.name} accepts, and their weights, are sent "
+            "too and depend on its private data, which no noise covers: use a method that accepts all rows, fedmd"
         )
     if (
         method.distillation_targets is not teacher_rows
@@ -97,65 +100,70 @@ def check_method(defence: Defence, method: Method) -> None:
         or method.train is not default_local_step
     ):
         raise UserError(
-            f"defence {defence.name}: method {method.name} trains clients in a way of its own, which is not accounted "
-            "for: use fedmd"
+            f"defence {defence.name}: method {method.name} trains clients in a way of its own, which the accounting "
+            "does not cover: use fedmd"
         )
 
 
 def check_private(defence: Defence, training: Training, contributes: bool, learners: set[str]) -> None:
-    """Whether a claim of differential privacy would hold with the rest of a config.
+    """Check that the privacy guarantee of a defence holds with the other settings of a config.
 
     Args:
-        defence: any; those that claim nothing pass.
+        defence: any defence; those without a guarantee pass.
         training: the `train` section.
-        contributes: whether raw private samples are the proxy set.
-        learners: names of what trains the clients' models.
+        contributes: whether the proxy set consists of raw private samples of the clients.
+        learners: names of the learners that train the models of clients ("torch", "onnx").
 
     Raises:
-        UserError: if it would not; it says why.
+        UserError: if the guarantee does not hold, with the reason.
     """
     if not isinstance(defence, Private):
         return
     if contributes:
         raise UserError(
-            f"defence {defence.name}: with proxy.source=contributed raw private samples leave the client, so no "
+            f"defence {defence.name}: with proxy.source=contributed, raw private samples leave the client, so no "
             "epsilon can be claimed: set proxy.source=public"
         )
     if not isinstance(defence, DpSgd):
         return
     if training.private_rows_per_batch:
         raise UserError(
-            "defence dp_sgd: private rows in distillation batches would be seen without noise: set "
+            "defence dp_sgd: the client would learn private rows in distillation batches without noise: set "
             "train.private_rows_per_batch=0 and train.local_steps above 0"
         )
     if not training.local_steps:
-        raise UserError("defence dp_sgd: it is what local steps do: set train.local_steps above 0")
+        raise UserError("defence dp_sgd changes local steps, but train.local_steps is 0: set train.local_steps above 0")
     if learners != {"torch"}:
-        raise UserError("defence dp_sgd needs gradients of single records: set run.learner=torch, for every model")
+        raise UserError("defence dp_sgd needs gradients of single records: set run.learner=torch for every model")
 
 
 def check_devices_can(defence: Defence) -> None:
-    """Whether a device can do it, and its coordinator cannot undo it.
+    """Check that a device can apply the defence and that a coordinator cannot undo it.
 
     Raises:
-        UserError: if not.
+        UserError: if not, with the reason.
     """
     if isinstance(defence, DpSgd):
-        raise UserError("defence dp_sgd needs torch, which devices do not have: it runs in simulations")
+        raise UserError(
+            "defence dp_sgd needs torch, which devices do not have: use it in a simulation, or choose another defence"
+        )
     if isinstance(defence, Private):
         raise UserError(
-            f"defence {defence.name}: its noise is drawn from the run's seed, which a coordinator knows and could take "
-            "off again: it runs in simulations"
+            f"defence {defence.name}: its noise is drawn from the run's seed, so a coordinator, which knows the "
+            "seed, could subtract it: use it in a simulation, or choose another defence"
         )
 
 
 def claim(defence: Defence) -> tuple[float, float] | None:
-    """(epsilon, delta) of one client's private record, over the whole run; None: nothing is claimed."""
+    """Return the guaranteed (epsilon, delta) of one private record over the whole run, or None without a guarantee."""
     return (defence.epsilon, defence.delta) if isinstance(defence, Private) else None
 
 
 def covered(defence: Defence) -> tuple[str, ...]:
-    """Against whom: adversaries of `edgefd audit`. Only DP-SGD covers the model itself, which a holder has."""
+    """Return the adversaries of `edgefd audit` against which the guarantee holds.
+
+    Only DP-SGD covers the model itself, which a holder has.
+    """
     if isinstance(defence, DpSgd):
         return ("server", "client", "holder", "eavesdropper")
     return ("server", "client", "eavesdropper") if isinstance(defence, Private) else ()

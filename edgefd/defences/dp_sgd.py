@@ -1,7 +1,7 @@
-"""DP-SGD: the client's model itself is differentially private, and so is all that is ever told by it.
+"""DP-SGD: the model of a client is differentially private, and so is everything that is computed from the model.
 
-M. Abadi et al., arXiv 1607.00133. Gradients of single records, clipping and noise are Opacus'; sigma is that of
-`dp-accounting`.
+M. Abadi et al., arXiv 1607.00133. Opacus computes gradients of single records, clipping and noise. `dp-accounting`
+computes sigma.
 """
 
 from __future__ import annotations
@@ -27,14 +27,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class DpSgd:
-    """Noisy, clipped gradients in the steps on private data."""
+    """Noisy, clipped gradients in the training steps on private data."""
 
     name: Literal["dp_sgd"] = "dp_sgd"
     epsilon: float = 8.0
-    """of the whole run, against adding or removing one of a client's training records"""
+    """epsilon of the whole run, for adding or removing one training record of a client"""
     delta: float = 1e-5
+    """delta of the whole run"""
     clip: float = 1.0
-    """C: largest L2 norm of one record's gradient"""
+    """C: the largest L2 norm of the gradient of one record"""
 
     def __post_init__(self) -> None:
         check_budget(self.epsilon, self.delta)
@@ -43,17 +44,17 @@ class DpSgd:
 
 
 def run_local_training(
-    learner: Learner, own: Batch, steps: int, plan: RoundPlan, rng: np.random.Generator, settings: DpSgd
+    learner: Learner, private: Batch, steps: int, plan: RoundPlan, rng: np.random.Generator, settings: DpSgd
 ) -> float:
-    """`steps` steps of DP-SGD on private rows; the mean loss.
+    """Make `steps` steps of DP-SGD on private rows and return the mean loss.
 
-    Each record comes into each batch with probability q = batch_size / n, on its own (Poisson), so batches differ in
-    size. A step's gradient is (sum_i min(1, C / |g_i|) g_i + N(0, sigma^2 C^2)) / (q n); the learner's own optimizer
-    does the rest, which costs nothing.
+    Each record enters each batch independently with probability q = batch_size / n (Poisson sampling), so batches
+    differ in size. The gradient of a step is (sum_i min(1, C / |g_i|) g_i + N(0, sigma^2 C^2)) / (q n). The optimizer
+    of the learner applies it, which costs no privacy.
 
     Raises:
-        UserError: for a learner that is not torch's.
-        RunError: when the loss has stopped being finite.
+        UserError: for a learner that is not a torch learner.
+        RunError: if the loss is not finite.
     """
     import torch
     from opacus import GradSampleModule
@@ -62,25 +63,25 @@ def run_local_training(
     from edgefd.learners.torch_learner import TorchLearner
 
     if not isinstance(learner, TorchLearner):
-        raise UserError("defence dp_sgd needs gradients of single records, which only the torch learner has")
-    rate, seed = rate_of(len(own), plan.training), int(rng.integers(2**63))
+        raise UserError("defence dp_sgd needs gradients of single records: set run.learner=torch")
+    rate, seed = rate_of(len(private), plan.training), int(rng.integers(2**63))
     losses = []
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # torch's, about hooks on inputs that need no gradient
-        torch.manual_seed(seed)  # what dropout draws then depends on no other client
+        warnings.simplefilter("ignore", UserWarning)  # torch warns about hooks on inputs that need no gradient
+        torch.manual_seed(seed)  # so dropout does not depend on other clients
         model = GradSampleModule(learner.model)
         hooks = [layer.register_forward_pre_hook(_contiguous) for layer in learner.model.modules()]
         optimizer = DPOptimizer(
             torch.optim.SGD(model.parameters(), lr=0.0),
-            noise_multiplier=noise_multiplier(len(own), plan.training, settings),
+            noise_multiplier=noise_multiplier(len(private), plan.training, settings),
             max_grad_norm=settings.clip,
-            expected_batch_size=rate * len(own),  # a divisor, and need not be whole
+            expected_batch_size=rate * len(private),  # a divisor; it need not be an integer
             generator=torch.Generator().manual_seed(seed),
         )
         model.train()
-        for batch in poisson(own, steps, rate, plan.training.augment_shift, rng):
+        for batch in poisson(private, steps, rate, plan.training.augment_shift, rng):
             losses += _gradients_of_rows(model, batch)
-            optimizer.pre_step()  # clips, sums up, adds noise and divides
+            optimizer.pre_step()  # clips, sums, adds noise and divides
             learner.step([p.grad for p in model.parameters()], plan.training.lr_at(plan.round))
             optimizer.zero_grad(set_to_none=True)
         model.eval()
@@ -89,12 +90,12 @@ def run_local_training(
             hook.remove()
     mean = float(np.mean(losses)) if losses else 0.0
     if not math.isfinite(mean):
-        raise RunError("a training step gave numbers that are not finite: try a smaller train.lr")
+        raise RunError("a training step gave numbers that are not finite: set a smaller train.lr")
     return mean
 
 
 def _gradients_of_rows(model: nn.Module, batch: Batch) -> list[float]:
-    """Leave them in the parameters' `grad_sample`, [n, ...]; the loss, if there is any row."""
+    """Compute the gradients of single rows into `grad_sample`, [n, ...], of the parameters. Return the loss, if any."""
     import torch
     from torch.nn.functional import cross_entropy
 
@@ -102,7 +103,7 @@ def _gradients_of_rows(model: nn.Module, batch: Batch) -> list[float]:
 
     if not len(batch):
         for p in model.parameters():
-            p.grad_sample = torch.zeros((0, *p.shape))  # type: ignore[attr-defined]  # Opacus' own attribute
+            p.grad_sample = torch.zeros((0, *p.shape))  # type: ignore[attr-defined]  # an attribute of Opacus
         return []
     loss = cross_entropy(model(tensor_of(batch.x)), torch.from_numpy(batch.targets))
     loss.backward()  # type: ignore[no-untyped-call]
@@ -110,35 +111,38 @@ def _gradients_of_rows(model: nn.Module, batch: Batch) -> list[float]:
 
 
 def _contiguous(layer: nn.Module, arguments: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """Inputs in the plain order of memory: Opacus 1.6 makes wrong gradients of convolutions of channels_last images."""
+    """Return inputs in the default memory order.
+
+    Opacus 1.6 computes wrong gradients for convolutions of channels_last images.
+    """
     return tuple(a.contiguous() for a in arguments)
 
 
-def poisson(own: Batch, steps: int, rate: float, shift: int, rng: np.random.Generator) -> Iterator[Batch]:
-    """Batches into which each row comes with probability `rate`; images moved as `train.augment_shift` says."""
-    batches = (own.rows(np.flatnonzero(rng.random(len(own)) < rate)) for _ in range(steps))
+def poisson(private: Batch, steps: int, rate: float, shift: int, rng: np.random.Generator) -> Iterator[Batch]:
+    """Draw batches that contain each row with probability `rate`, and shift images by up to `shift` pixels."""
+    batches = (private.rows(np.flatnonzero(rng.random(len(private)) < rate)) for _ in range(steps))
     return random_shift(batches, shift, rng) if shift else batches
 
 
 def rate_of(n: int, training: Training) -> float:
-    """q, with which each of n records comes into a batch."""
+    """Return q, the probability with which each of n records enters a batch."""
     return min(1.0, training.batch_size / n)
 
 
 def noise_multiplier(n: int, training: Training, settings: DpSgd) -> float:
-    """The noise sigma for a client of n training records, over all private steps of the run."""
+    """Return the noise sigma for a client with n training records, over all private steps of the run."""
     steps = training.rounds * training.local_steps
     return sgd_multiplier(settings.epsilon, settings.delta, rate_of(n, training), steps)
 
 
 def check_model(name: str, model: nn.Module) -> None:
-    """Whether a model has gradients of single records.
+    """Check that the gradients of single records of a model exist.
 
     Raises:
-        UserError: naming what it has that mixes records, such as batch normalisation.
+        UserError: for a model with a layer that mixes records, such as batch normalisation, with its name.
     """
     require("privacy", "opacus", "dp_accounting")
     from opacus.validators import ModuleValidator
 
     if errors := ModuleValidator.validate(model, strict=False):
-        raise UserError(f"defence dp_sgd: model {name} cannot be trained by it: {' '.join(str(errors[0]).split())}")
+        raise UserError(f"defence dp_sgd cannot train model {name}: {' '.join(str(errors[0]).split())}")

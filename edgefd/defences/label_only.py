@@ -1,4 +1,7 @@
-"""Label only: nothing is told of a row but its most likely class. One-hot rows travel as labels, four bits for ten."""
+"""Label only: a client sends only the most likely class of a row.
+
+One-hot rows travel as labels, with four bits per row of ten classes.
+"""
 
 from __future__ import annotations
 
@@ -16,11 +19,15 @@ from edgefd.learners.batches import one_hot
 
 @dataclass(frozen=True)
 class LabelOnly:
-    """Tell the most likely class, with weight 1: weights grade an answer as much as probabilities do."""
+    """Send the most likely class with weight 1, because a weight would grade a soft label as probabilities do."""
 
     name: Literal["label_only"] = "label_only"
 
 
-def privatise(k: Knowledge, state: ClientState, proxy: ProxySet, plan: RoundPlan, settings: LabelOnly) -> Knowledge:
-    """onehot(argmax p) of the same rows, all of weight 1."""
-    return Knowledge(k.ids, one_hot(k.values.argmax(1), k.width), np.ones(len(k), np.float32))
+def privatise(
+    knowledge: Knowledge, state: ClientState, proxy: ProxySet, plan: RoundPlan, settings: LabelOnly
+) -> Knowledge:
+    """Return onehot(argmax p) of the same rows, all with weight 1."""
+    return Knowledge(
+        knowledge.ids, one_hot(knowledge.values.argmax(1), knowledge.width), np.ones(len(knowledge), np.float32)
+    )

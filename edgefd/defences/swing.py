@@ -1,7 +1,7 @@
-"""Swing: the more a row looks like one that the client trained on, the softer its answer.
+"""Swing: the more a row resembles a training record of the client, the higher the temperature of its soft label.
 
-After Swing Distillation (Li et al., arXiv 2212.08349), which gives every item a temperature that rises with how
-likely it is private. Its formula is for tokens; the one here is ours: docs/guides/defences.md.
+It follows Swing Distillation (Li et al., arXiv 2212.08349), in which the temperature of an item rises with the
+probability that the item is private. That formula is for tokens; the formula here is ours: docs/guides/defences.md.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from edgefd.learners.batches import softmax
 
 @dataclass(frozen=True)
 class Swing:
-    """A temperature for each row."""
+    """A temperature for each row, T_0 (1 + kappa s(x))."""
 
     name: Literal["swing"] = "swing"
     temperature: float = 1.0
-    """T_0, of rows that the model is less sure of than of any held-out record"""
+    """T_0: temperature of rows on which the model is less confident than on every held-out record"""
     swing: float = 4.0
-    """kappa: how much higher it is for rows that look like training records"""
+    """kappa: relative increase of the temperature for rows that resemble training records"""
 
     def __post_init__(self) -> None:
         if self.temperature <= 0:
@@ -37,24 +37,26 @@ class Swing:
             raise ValueError("swing must not be negative")
 
 
-def privatise(k: Knowledge, state: ClientState, proxy: ProxySet, plan: RoundPlan, settings: Swing) -> Knowledge:
-    """The same rows, each at its temperature."""
-    held = softmax(state.learner.predict_logits(state.data.x_heldout))
-    risk = looks_trained_on(k.values, held)
+def privatise(knowledge: Knowledge, state: ClientState, proxy: ProxySet, plan: RoundPlan, settings: Swing) -> Knowledge:
+    """Return the same rows, each with its temperature."""
+    heldout_probs = softmax(state.learner.predict_logits(state.data.x_heldout))
+    risk = similarity_to_training(knowledge.values, heldout_probs)
     t: Float32 = np.float32(settings.temperature) * (1 + np.float32(settings.swing) * risk)
-    return replace(k, values=tempered(k.values, t[:, None]))
+    return replace(knowledge, values=tempered(knowledge.values, t[:, None]))
 
 
-def looks_trained_on(p: Float32, held: Float32) -> Float32:
-    """s(x) of each row: the share of held-out records of whose class the model is less sure than of this one's.
+def similarity_to_training(p: Float32, heldout_probs: Float32) -> Float32:
+    """Return s(x) of each row: the share of held-out records on which the model is less confident than on x.
 
     Args:
-        p: float32 [n, C] probabilities.
-        held: float32 [h, C], of the client's held-out records, which the model has not seen.
+        p: probabilities of the rows, float32 [n, C].
+        heldout_probs: probabilities of the client's held-out records, which are not training records, float32 [h, C].
 
-    >>> looks_trained_on(np.array([[0.9, 0.1], [0.5, 0.5]], np.float32), np.array([[0.6, 0.4], [0.2, 0.8]], np.float32))
+    >>> heldout_probs = np.array([[0.6, 0.4], [0.2, 0.8]], np.float32)
+    >>> similarity_to_training(np.array([[0.9, 0.1], [0.5, 0.5]], np.float32), heldout_probs)
     array([1., 0.], dtype=float32)
     """
-    known = np.sort(held.max(1, initial=0))
-    out: Float32 = (np.searchsorted(known, p.max(1, initial=0)) / max(len(known), 1)).astype(np.float32)
+    confidences = np.sort(heldout_probs.max(1, initial=0))
+    less_confident = np.searchsorted(confidences, p.max(1, initial=0))
+    out: Float32 = (less_confident / max(len(confidences), 1)).astype(np.float32)
     return out

@@ -61,7 +61,7 @@ def _geometry(
 
 def _max_geometry(x: Value, options: Sequence[Any]) -> PoolGeometry:
     """Return the windows of max-pooling; `options` are torch's arguments after the tensor."""
-    defaults = ((), (0,), (1,), False)
+    defaults: tuple[Any, ...] = ((), (0,), (1,), False)
     kernel, stride, padding, dilation, ceil_mode = (*options, *defaults[len(options) - 1 :])
     unsupported = any(padding) or any(d != 1 for d in dilation)
     return _geometry("max-pooling", x, kernel, stride, unsupported, ceil_mode)
@@ -69,7 +69,7 @@ def _max_geometry(x: Value, options: Sequence[Any]) -> PoolGeometry:
 
 def _mean_geometry(x: Value, options: Sequence[Any]) -> PoolGeometry:
     """Return the windows of average pooling; `options` are torch's arguments after the tensor."""
-    defaults = ((), (0,), False, True, None)
+    defaults: tuple[Any, ...] = ((), (0,), False, True, None)
     kernel, stride, padding, ceil_mode, _, divisor = (*options, *defaults[len(options) - 1 :])
     return _geometry("average pooling", x, kernel, stride, any(padding) or bool(divisor), ceil_mode)
 

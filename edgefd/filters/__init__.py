@@ -1,1 +1,1 @@
-"""Density-ratio filters: decide which proxy samples a client may answer for."""
+"""Filters: density estimators that decide which proxy rows a client answers for."""

@@ -1,4 +1,4 @@
-"""Which proxy rows a client may answer for, and how surely: the two-stage client filter."""
+"""The acceptance rule: a two-stage filter that gives each proxy row an acceptance weight."""
 
 from __future__ import annotations
 
@@ -12,47 +12,55 @@ from edgefd.core.arrays import Float32, Int64
 
 
 class Scorer(Protocol):
-    """Anything with scikit-learn's `score_samples`: the higher, the more a row looks like the client's data."""
+    """A fitted density estimator with the method `score_samples` of scikit-learn.
+
+    A higher score means that a row is more like the data of the client.
+    """
 
     def score_samples(self, X: npt.ArrayLike) -> npt.NDArray[np.floating]:
-        """Float [n]."""
+        """Return the scores of samples, float [n]."""
         ...
 
 
 @dataclass(frozen=True)
 class AcceptanceRule:
-    """From scores to claims.
+    """The rule that turns scores into acceptance weights.
 
-    Stage 1: rows that the client contributed itself are its own, with weight 1 (`accept_contributed`).
-    Stage 2: any other row x is claimed iff s(x) >= t, where t leaves a share `quantile` of *held-out* private data
-    above it. Its weight is 1 (`weighting="hard"`) or exp(-beta r(x) / T) with r = exp(-s), T = exp(-t) ("soft"): near
-    1 deep inside the client's data, exp(-beta) at the threshold. For `KMeansDRE` r is d_p / d_q, the paper's ratio.
+    Stage 1: rows that the client contributed are accepted with weight 1, if `accept_contributed` is true.
+    Stage 2: any other row x is accepted if and only if s(x) >= t, where t is the threshold that a share `quantile` of
+    the *held-out* private rows reaches. Its weight is 1 (`weighting="hard"`) or exp(-beta r(x) / T) with r = exp(-s)
+    and T = exp(-t) (`weighting="soft"`): close to 1 where the client's data are dense, exp(-beta) at the threshold.
+    For `KMeansDRE`, r is d_p / d_q, the ratio of the paper.
     """
 
     quantile: float
+    """share of held-out private rows that reach the threshold"""
     weighting: Literal["hard", "soft"]
+    """weight of accepted rows: 1 (hard), or by their score (soft)"""
     beta: float
+    """decay of soft weights; without effect on hard ones"""
     accept_contributed: bool
+    """whether rows that the client contributed are always accepted"""
 
 
 def acceptance_weights(
     scorer: Scorer, heldout: Float32, proxy: Float32, contributed: Int64, rule: AcceptanceRule
 ) -> Float32:
-    """How surely the client claims each proxy row: float32 [P] in [0, 1], 0 = not claimed.
+    """Return the acceptance weight of each proxy row: float32 [P] in [0, 1]; 0 means not accepted.
 
     Args:
-        scorer: fitted on the client's private rows, but not on `heldout`.
-        heldout: float32 [h, ...] private rows that set the threshold.
-        proxy: float32 [P, ...].
-        contributed: int64 ids of the proxy rows that the client contributed.
-        rule: thresholds and weighting.
+        scorer: estimator fitted on private rows of the client, but not on `heldout`.
+        heldout: private rows that determine the threshold, float32 [h, ...].
+        proxy: rows of the proxy set, float32 [P, ...].
+        contributed: ids of the proxy rows that the client contributed, int64.
+        rule: threshold and weighting.
     """
     threshold = np.quantile(scorer.score_samples(heldout), 1 - rule.quantile)
     score = scorer.score_samples(proxy)
-    claimed = score >= threshold
-    weights: Float32 = claimed.astype(np.float32)
+    accepted = score >= threshold
+    weights: Float32 = accepted.astype(np.float32)
     if rule.weighting == "soft":
-        weights[claimed] = np.exp(-rule.beta * np.exp(threshold - score[claimed]))
+        weights[accepted] = np.exp(-rule.beta * np.exp(threshold - score[accepted]))
     if rule.accept_contributed:
         weights[contributed] = 1
     return weights

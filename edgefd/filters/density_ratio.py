@@ -1,4 +1,4 @@
-"""`DensityRatio`: other density estimators in the place of `KMeansDRE`, with its interface."""
+"""`DensityRatio`: other density estimators with the interface of `KMeansDRE`."""
 
 from __future__ import annotations
 
@@ -13,29 +13,30 @@ from edgefd.filters.kulsif import KuLSIF
 from edgefd.filters.log_density import LOG_DENSITIES, LogDensity
 from edgefd.filters.pca import PCA
 
-AUXILIARY = 250  # rows of the reference set that KuLSIF takes, as Selective-FD's code does
-_SMALLEST = 1e-12  # a least-squares ratio may be zero or below; it must have a finite log
+AUXILIARY = 250  # rows of the reference set that KuLSIF uses, as in the code of Selective-FD
+_SMALLEST = 1e-12  # a least-squares ratio may be zero or negative, but its log must be finite
 
 
 class DensityRatio:
-    """How much more likely a sample is under a client's private data than elsewhere.
+    """Log ratio of the density of the client's private data to the density of a reference set.
 
         s(x) = log p(x) - log q(x)      reference="proxy"; q is fitted on the reference set
         s(x) = log p(x)                 reference="none"
 
-    The higher, the more x looks like private data. p and q are of `edgefd.filters.log_density`; "kulsif" fits the ratio
-    itself, s(x) = log r(x).
+    A higher score means that x is more like the private data. p and q are densities of `edgefd.filters.log_density`.
+    "kulsif" fits the ratio itself, s(x) = log r(x).
 
-    The reference set is the proxy set, and its rows are what is scored: a row would be dense where it stands, by
-    itself. So q is fitted on two halves, a row of one is scored by the other, and any other row by the mean of both.
+    The reference set is the proxy set, and its rows are the rows that are scored. A row must not influence its own
+    score, because q would be large at each of its own rows. Therefore q is fitted on two random halves of the reference
+    set. A row of one half is scored by the other half, and any other row is scored by the mean of both halves.
 
     Args:
-        estimator: kde, knn, mahalanobis, isolation_forest or kulsif. All but knn and kulsif need
+        estimator: "kde", "knn", "mahalanobis", "isolation_forest" or "kulsif". All except knn and kulsif need
             scikit-learn.
-        reference: "proxy" or "none", see above; kulsif is a ratio, and has "proxy" only.
+        reference: "proxy" or "none", see above. kulsif estimates a ratio and needs "proxy".
         features: "pixels" (the flattened sample) or "pca" (fitted on the reference set).
-        n_components: dimensions that "pca" keeps.
-        random_state: int seed.
+        n_components: number of dimensions that "pca" keeps.
+        random_state: seed, an int.
 
     >>> rng = np.random.default_rng(0)
     >>> private, proxy = rng.normal(0, 1, (200, 2)), rng.normal([[0, 0]] * 50 + [[9, 9]] * 50, 1)
@@ -59,35 +60,39 @@ class DensityRatio:
         self.random_state = random_state
 
     def fit(self, X: npt.ArrayLike, y: None = None, *, reference: npt.ArrayLike | None = None) -> DensityRatio:
-        """Fit on X [n, ...] and, where the score is a ratio, on `reference` [m, ...], two rows or more.
+        """Fit on X [n, ...] and, if the score is a ratio, on `reference` [m, ...] with two rows or more.
 
         Raises:
-            ValueError: for a parameter out of range, data not finite, or a missing or too small reference.
-            UserError: if scikit-learn is needed and not installed, or kulsif would not fit in memory.
+            ValueError: for a parameter out of range, data that are not finite, or a missing or too small reference.
+            UserError: if scikit-learn is needed and not installed, or if kulsif would not fit in memory.
         """
         self._check_parameters()
-        private, others = rows_of(X), self._checked_reference(reference)
-        if others is not None and others.shape[1] != private.shape[1]:
-            raise ValueError(f"reference has {others.shape[1]} features, X has {private.shape[1]}")
-        self.pca_ = PCA(self.n_components).fit(others) if self.features == "pca" and others is not None else None
+        private, reference_rows = rows_of(X), self._checked_reference(reference)
+        if reference_rows is not None and reference_rows.shape[1] != private.shape[1]:
+            raise ValueError(f"reference has {reference_rows.shape[1]} features, X has {private.shape[1]}")
+        self.pca_ = (
+            PCA(self.n_components).fit(reference_rows)
+            if self.features == "pca" and reference_rows is not None
+            else None
+        )
         rng = np.random.default_rng(self.random_state)
-        near = self._project(private)
+        projected = self._project(private)
         self.half_of_: dict[bytes, int] = {}
         self.halves_: tuple[LogDensity, ...] = ()
         if self.estimator == "kulsif":
-            assert others is not None
-            self.private_ = _log_kulsif(near, self._project(others), rng)
-        elif self.reference == "proxy" and others is not None:
-            spacing = self._project(others)
-            self.private_ = LOG_DENSITIES[self.estimator](near, spacing, self.random_state)
-            self.half_of_, self.halves_ = self._fit_halves(others, spacing, rng)
+            assert reference_rows is not None
+            self.private_ = _log_kulsif(projected, self._project(reference_rows), rng)
+        elif self.reference == "proxy" and reference_rows is not None:
+            spacing = self._project(reference_rows)
+            self.private_ = LOG_DENSITIES[self.estimator](projected, spacing, self.random_state)
+            self.half_of_, self.halves_ = self._fit_halves(reference_rows, spacing, rng)
         else:
-            self.private_ = LOG_DENSITIES[self.estimator](near, near, self.random_state)
+            self.private_ = LOG_DENSITIES[self.estimator](projected, projected, self.random_state)
         self.n_features_in_ = private.shape[1]
         return self
 
     def score_samples(self, X: npt.ArrayLike) -> Float32:
-        """s(x), float32 [n]: high where x looks like the private data."""
+        """Return s(x), float32 [n]. A higher score means that x is more like the private data."""
         if not hasattr(self, "n_features_in_"):
             raise ValueError("this DensityRatio is not fitted yet: call fit first")
         x = rows_of(X)
@@ -100,14 +105,14 @@ class DensityRatio:
         return score.astype(np.float32)
 
     def _fit_halves(
-        self, others: Float32, projected: Float32, rng: np.random.Generator
+        self, rows: Float32, projected: Float32, rng: np.random.Generator
     ) -> tuple[dict[bytes, int], tuple[LogDensity, ...]]:
-        """Which half a row is in, and the densities of both."""
-        order = rng.permutation(len(others))
-        halves = [np.sort(rows) for rows in (order[: len(order) // 2], order[len(order) // 2 :])]
+        """Return the half of each row, by the bytes of the row, and the log densities of both halves."""
+        order = rng.permutation(len(rows))
+        halves = [np.sort(half) for half in (order[: len(order) // 2], order[len(order) // 2 :])]
         fit = LOG_DENSITIES[self.estimator]
-        densities = tuple(fit(projected[rows], projected, self.random_state) for rows in halves)
-        return {others[i].tobytes(): h for h, rows in enumerate(halves) for i in rows}, densities
+        densities = tuple(fit(projected[half], projected, self.random_state) for half in halves)
+        return {rows[i].tobytes(): h for h, half in enumerate(halves) for i in half}, densities
 
     def _log_reference(self, x: Float32, projected: Float32) -> Float64:
         first, second = (half(projected) for half in self.halves_)
@@ -120,7 +125,7 @@ class DensityRatio:
         if self.reference not in ("proxy", "none"):
             raise ValueError(f"reference must be proxy or none, not {self.reference!r}")
         if self.estimator == "kulsif" and self.reference == "none":
-            raise ValueError("kulsif estimates a ratio: it needs reference='proxy'")
+            raise ValueError("kulsif estimates a ratio: set reference='proxy'")
         if self.features not in ("pixels", "pca"):
             raise ValueError(f"features must be pixels or pca, not {self.features!r}")
         if self.n_components < 1:
@@ -133,14 +138,14 @@ class DensityRatio:
             raise ValueError("reference='proxy' and features='pca' need the reference set: fit(X, reference=...)")
         rows = rows_of(reference)
         if len(rows) < 2:
-            raise ValueError("the reference set needs two rows or more")
+            raise ValueError(f"the reference set has {len(rows)} row, but needs two rows or more")
         return rows
 
     def _project(self, x: Float32) -> Float32:
         return x if self.pca_ is None else self.pca_.transform(x)
 
 
-def _log_kulsif(private: Float32, others: Float32, rng: np.random.Generator) -> LogDensity:
-    auxiliary = others[np.sort(rng.permutation(len(others))[:AUXILIARY])]
+def _log_kulsif(private: Float32, reference: Float32, rng: np.random.Generator) -> LogDensity:
+    auxiliary = reference[np.sort(rng.permutation(len(reference))[:AUXILIARY])]
     ratio = KuLSIF().fit(private, reference=auxiliary)
     return lambda rows: np.log(np.maximum(ratio.score_samples(rows).astype(np.float64), _SMALLEST))

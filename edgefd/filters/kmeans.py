@@ -1,7 +1,7 @@
-"""KMeans in numpy: k-means++ and Lloyd, with distances by matrix product.
+"""KMeans in numpy: k-means++ and Lloyd's iterations, with distances computed by matrix products.
 
-It is ours because the filter is what the project exists for and must run on devices that have no scikit-learn.
-scikit-learn's `KMeans` is its oracle in the tests.
+The project has its own implementation because the filter is its purpose, and devices have no scikit-learn.
+The tests compare it with `KMeans` of scikit-learn.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ import numpy.typing as npt
 
 from edgefd.core.arrays import Float32, Int64
 
-BLOCK = 1024  # rows handled at once: they stay in cache, and no copy of the data is larger than that
-_SLACK = 1e-5  # bounds are float32 sums: when in doubt, look at the row again
+BLOCK = 1024  # rows that are processed together: they stay in cache, and no copy of the data is larger
+_SLACK = 1e-5  # bounds are float32 sums: in case of doubt, the distances of a row are computed again
 
 
 def squared_distances(x: Float32, centroids: Float32, squares: Float32) -> Float32:
-    """||x_i - c_j||^2 as float32 [n, k], from `squares` = ||x||^2 less 2 x c plus ||c||^2, never below zero."""
+    """Return ||x_i - c_j||^2, float32 [n, k], as `squares` - 2 x c + ||c||^2, with `squares` = ||x||^2, at least 0."""
     cross = x @ centroids.T
     cross *= -2
     cross += squares[:, None]
@@ -26,9 +26,9 @@ def squared_distances(x: Float32, centroids: Float32, squares: Float32) -> Float
 
 
 def nearest(x: Float32, centroids: Float32, squares: Float32 | None = None) -> tuple[Int64, Float32]:
-    """For each row of x the index of its nearest centroid (int64 [n]) and the squared distance to it (float32 [n]).
+    """Return the index of the nearest centroid of each row of x, int64 [n], and its squared distance, float32 [n].
 
-    `squares`, ||x_i||^2, saves work where the caller has it.
+    `squares`, ||x_i||^2, saves work if the caller has computed it.
     """
     squares = row_squares(x) if squares is None else squares
     labels = np.empty(len(x), np.int64)
@@ -36,7 +36,7 @@ def nearest(x: Float32, centroids: Float32, squares: Float32 | None = None) -> t
     half = row_squares(centroids) / 2
     for start in range(0, len(x), BLOCK):
         block = x[start : start + BLOCK]
-        score = block @ centroids.T  # the nearest centroid maximises x c - ||c||^2 / 2: no need of ||x||^2
+        score = block @ centroids.T  # the nearest centroid maximises x c - ||c||^2 / 2, without ||x||^2
         score -= half
         best = score.argmax(1)
         labels[start : start + BLOCK] = best
@@ -47,7 +47,7 @@ def nearest(x: Float32, centroids: Float32, squares: Float32 | None = None) -> t
 
 
 def kmeans_plus_plus(x: Float32, k: int, rng: np.random.Generator) -> Float32:
-    """K starting centroids by greedy k-means++ (Arthur and Vassilvitskii 2007), 2 + log k candidates a step."""
+    """Choose k initial centroids by greedy k-means++ (Arthur and Vassilvitskii 2007), 2 + log k candidates per step."""
     candidates = 2 + int(np.log(k))
     chosen = [int(rng.integers(len(x)))]
     squares = row_squares(x)
@@ -57,7 +57,7 @@ def kmeans_plus_plus(x: Float32, k: int, rng: np.random.Generator) -> Float32:
         if mass[-1] > 0:
             draws = np.searchsorted(mass, rng.random(candidates) * mass[-1], side="right")
             draws = np.minimum(draws, len(x) - 1)
-        else:  # every row already is a centroid: duplicates are all there is left to take
+        else:  # every row is a centroid already, so only duplicates are left
             draws = rng.integers(len(x), size=candidates)
         trial = np.minimum(closest[:, None], squared_distances(x, x[draws], squares))
         best = int(trial.sum(0).argmin())
@@ -67,17 +67,17 @@ def kmeans_plus_plus(x: Float32, k: int, rng: np.random.Generator) -> Float32:
 
 
 def lloyd(x: Float32, centroids: Float32, max_iter: int = 100, tol: float = 1e-4) -> tuple[Float32, float, int]:
-    """Lloyd's iterations from the given centroids.
+    """Run Lloyd's iterations from the given centroids.
 
-    Stops when labels no longer change, or when the centroids moved by less than `tol` times the mean variance of x
-    (scikit-learn's rule). A cluster that loses all its rows takes over the row farthest from its own centroid.
+    They stop when labels no longer change, or when the centroids move by less than `tol` times the mean variance of x
+    (the rule of scikit-learn). A cluster without rows takes the row that is farthest from its centroid.
 
-    Two things make it fast and change no label: sums are carried on and only rows that changed cluster are moved; and
-    a row is looked at again only if its nearest centroid could have changed, by Hamerly's bounds (2010): `upper` on
-    the distance to its own centroid, `lower` on that to any other.
+    Two optimisations change no label. The sums of the clusters are kept, and only rows that change their cluster are
+    moved. The distances of a row are computed again only if its nearest centroid could have changed, according to the
+    bounds of Hamerly (2010): `upper` on the distance to its centroid, `lower` on the distance to any other centroid.
 
     Returns:
-        centroids float32 [k, d]; inertia = sum_i min_j ||x_i - c_j||^2 for those centroids; iterations done.
+        centroids float32 [k, d]; inertia = sum_i min_j ||x_i - c_j||^2 for those centroids; number of iterations.
     """
     n, k = len(x), len(centroids)
     squares = row_squares(x)
@@ -88,18 +88,18 @@ def lloyd(x: Float32, centroids: Float32, max_iter: int = 100, tol: float = 1e-4
     while iterations < max_iter:
         iterations += 1
         rows = np.flatnonzero(upper >= lower * (1 - _SLACK))
-        found, upper[rows], lower[rows] = _two_nearest(x, rows, centroids, squares)
-        changed, old, new = _changes(labels, rows, found, upper, lower, k)
+        new_labels, upper[rows], lower[rows] = _two_nearest(x, rows, centroids, squares)
+        changed, old, new = _changes(labels, rows, new_labels, upper, lower, k)
         if not len(changed):
             break
         _move(sums, x, changed, old, new)
         updated = (sums / np.maximum(np.bincount(labels, minlength=k), 1)[:, None]).astype(np.float32)
-        moved = np.sqrt(((updated - centroids) ** 2).sum(1))
+        shifts = np.sqrt(((updated - centroids) ** 2).sum(1))
         centroids = updated
-        if float((moved**2).sum()) <= threshold:
+        if float((shifts**2).sum()) <= threshold:
             break
-        upper += moved[labels]
-        lower -= _largest_other(moved)[labels]
+        upper += shifts[labels]
+        lower -= _largest_other(shifts)[labels]
     return centroids, float(nearest(x, centroids, squares)[1].sum(dtype=np.float64)), iterations
 
 
@@ -111,9 +111,9 @@ def kmeans(
     max_iter: int = 100,
     tol: float = 1e-4,
 ) -> tuple[Float32, float]:
-    """Centroids (float32 [k, d]) and inertia of x (float [n, d]).
+    """Return centroids, float32 [k, d], and the inertia of x, float [n, d].
 
-    With fewer than k rows, every row is a centroid of its own.
+    With k rows or fewer, every row is a centroid.
 
     >>> x = np.array([[0.0], [0.2], [9.0], [9.2]])
     >>> centroids, inertia = kmeans(x, 2, np.random.default_rng(0))
@@ -131,9 +131,10 @@ def kmeans(
 
 
 def centre_of(x: npt.NDArray[np.floating]) -> Float32 | None:
-    """The mean of x (float32 [d]), to be taken off first: distances by matrix product lose digits far from zero.
+    """Return the mean of x, float32 [d], which the caller subtracts from the data, or None.
 
-    None for data whose mean is small beside its spread: it may stay where it is, uncopied.
+    Distances by matrix product lose digits far from zero. None means that the mean is small compared with the spread,
+    so that the data can be used without a copy.
     """
     mean = x.mean(0, dtype=np.float64)
     single = x.astype(np.float32, copy=False)
@@ -144,13 +145,13 @@ def centre_of(x: npt.NDArray[np.floating]) -> Float32 | None:
 
 
 def row_squares(x: Float32) -> Float32:
-    """||x_i||^2, float32 [n]."""
+    """Return ||x_i||^2, float32 [n]."""
     out: Float32 = np.einsum("ij,ij->i", x, x)
     return out
 
 
 def _two_nearest(x: Float32, rows: Int64, centroids: Float32, squares: Float32) -> tuple[Int64, Float32, Float32]:
-    """For those rows of x: the nearest centroid, the distance to it, and the distance to the next nearest."""
+    """Return for these rows of x the nearest centroid, the distance to it, and the distance to the second nearest."""
     labels, first = np.empty(len(rows), np.int64), np.empty(len(rows), np.float32)
     second = np.empty(len(rows), np.float32)
     half = row_squares(centroids) / 2
@@ -171,37 +172,41 @@ def _two_nearest(x: Float32, rows: Int64, centroids: Float32, squares: Float32) 
 
 
 def _changes(
-    labels: Int64, rows: Int64, found: Int64, upper: Float32, lower: Float32, k: int
+    labels: Int64, rows: Int64, new_labels: Int64, upper: Float32, lower: Float32, k: int
 ) -> tuple[Int64, Int64, Int64]:
-    """Set `labels[rows]` to what was found and fill clusters left empty; which rows changed, from what, to what."""
+    """Set `labels[rows]` to `new_labels` and fill empty clusters.
+
+    Returns:
+        The rows whose label changed, their old labels, and their new labels.
+    """
     before = labels.copy()
-    labels[rows] = found
+    labels[rows] = new_labels
     empty = np.flatnonzero(np.bincount(labels, minlength=k) == 0)
     if len(empty):
         farthest = np.argsort(upper)[::-1][: len(empty)]
         labels[farthest] = empty
-        lower[farthest] = 0  # the bounds were of another centroid: look at these rows again
+        lower[farthest] = 0  # the bounds belonged to another centroid: compute the distances of these rows again
     changed = np.flatnonzero(labels != before)
     return changed, before[changed], labels[changed]
 
 
 def _move(sums: npt.NDArray[np.float64], x: Float32, rows: Int64, old: Int64, new: Int64) -> None:
-    """Update the clusters' sums for rows of x that went from cluster `old` (-1: from none) to cluster `new`."""
+    """Update the sums of the clusters for rows of x that move from cluster `old` (-1: none) to cluster `new`."""
     for start in range(0, len(rows), BLOCK):
         part = slice(start, start + BLOCK)
         each = np.arange(len(rows[part]))
         member = np.zeros((len(sums), len(each)), np.float32)
         member[new[part], each] = 1
-        known = old[part] >= 0
-        member[old[part][known], each[known]] -= 1
+        has_old = old[part] >= 0
+        member[old[part][has_old], each[has_old]] -= 1
         sums += member @ x[rows[part]]
 
 
-def _largest_other(moved: Float32) -> Float32:
-    """For each cluster, the largest movement of any other."""
-    if len(moved) == 1:
+def _largest_other(shifts: Float32) -> Float32:
+    """Return for each cluster the largest shift of any other cluster."""
+    if len(shifts) == 1:
         return np.zeros(1, np.float32)
-    order = np.argsort(moved)
-    out = np.full(len(moved), moved[order[-1]])
-    out[order[-1]] = moved[order[-2]]
+    order = np.argsort(shifts)
+    out = np.full(len(shifts), shifts[order[-1]])
+    out[order[-1]] = shifts[order[-2]]
     return out

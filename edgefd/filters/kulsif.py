@@ -1,7 +1,7 @@
-"""KuLSIF: the density-ratio estimator inside Selective-FD (Kanamori, Suzuki and Sugiyama 2012).
+"""KuLSIF: the density-ratio estimator of Selective-FD (Kanamori, Suzuki and Sugiyama 2012).
 
-Its cost is a kernel matrix of the auxiliary samples, and every pair of row and sample; `KMeansDRE` costs k centroids.
-benchmarks/density.py has a version that is as fast as it can be made, with SciPy.
+It needs a kernel matrix of the auxiliary samples, and the kernel of every pair of row and sample. `KMeansDRE` needs
+only k centroids. benchmarks/density.py has an optimised version of KuLSIF with SciPy.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from edgefd.filters.kmeans_dre import rows_of
 
 
 class KuLSIF:
-    """Kernel unconstrained least-squares importance fitting: p(x) / q(x) of private samples to auxiliary ones.
+    """Kernel unconstrained least-squares importance fitting: the ratio p(x) / q(x) of private and auxiliary samples.
 
     With private samples y_1..y_m, auxiliary samples u_1..u_n, the Gaussian kernel k(a, b) = exp(-|a - b|^2 / (2 w^2)),
     and K11, K12 the kernels of auxiliary samples with themselves and with the private ones,
@@ -27,13 +27,13 @@ class KuLSIF:
         a = -(1 / (n m lambda)) (K11 / n + lambda I)^-1 K12 1        lambda = n^-1/2
         r(x) = sum_i a_i k(x, u_i) + (1 / (m lambda)) sum_j k(x, y_j)
 
-    The higher, the more x looks like private data. With a narrow kernel in pixel space the first sum is next to
-    nothing, so this is a kernel density estimate there (docs/methods/selective_fd.md).
+    A higher score means that x is more like the private data. With a narrow kernel in pixel space the first sum is
+    nearly 0, so r is then a kernel density estimate (docs/methods/selective_fd.md).
 
     Args:
-        width: w; None = 2 w^2 is the median squared distance of private samples.
-        variant: "correct", or "published": the formula as it stands in the published code of Selective-FD, which
-            multiplies by K11 / n + lambda I where its inverse belongs.
+        width: w. None: 2 w^2 is the median squared distance of private samples.
+        variant: "correct", or "published": the formula of the published code of Selective-FD, which multiplies by
+            K11 / n + lambda I instead of its inverse.
 
     >>> rng = np.random.default_rng(0)
     >>> private, other = rng.normal(0, 1, (100, 2)), rng.uniform(-9, 9, (50, 2))
@@ -47,11 +47,11 @@ class KuLSIF:
         self.variant = variant
 
     def fit(self, X: npt.ArrayLike, y: None = None, *, reference: npt.ArrayLike) -> KuLSIF:
-        """Solve for the coefficients of the auxiliary samples `reference` [n, ...]; X [m, ...] is private.
+        """Solve for the coefficients of the auxiliary samples `reference` [n, ...]; X [m, ...] are private samples.
 
         Raises:
-            ValueError: for a parameter out of range or data that do not fit.
-            UserError: if the kernel matrix would not fit in memory; nothing has been allocated then.
+            ValueError: for a parameter out of range, or arrays with different numbers of features.
+            UserError: if the kernel matrix would not fit in memory. The check is made before any allocation.
         """
         if self.width is not None and not self.width > 0:
             raise ValueError(f"width must be above 0, not {self.width}")
@@ -75,22 +75,22 @@ class KuLSIF:
         return self
 
     def score_samples(self, X: npt.ArrayLike) -> Float32:
-        """r(x), float32 [n]: high where x looks like the private data."""
+        """Return r(x), float32 [n]. A higher score means that x is more like the private data."""
         if not hasattr(self, "coefficients_"):
             raise ValueError("this KuLSIF is not fitted yet: call fit first")
         x = rows_of(X)
         if x.shape[1] != self.n_features_in_:
             raise ValueError(f"X has {x.shape[1]} features, but KuLSIF is expecting {self.n_features_in_} features")
         x = x - self.centre_
-        known = self._sums(x, np.full(len(self.private_), 1 / (len(self.private_) * self.lam_)), self.private_)
-        return (known + self._sums(x, self.coefficients_, self.auxiliary_)).astype(np.float32)
+        private_sums = self._sums(x, np.full(len(self.private_), 1 / (len(self.private_) * self.lam_)), self.private_)
+        return (private_sums + self._sums(x, self.coefficients_, self.auxiliary_)).astype(np.float32)
 
     def get_params(self, deep: bool = True) -> dict[str, Any]:
-        """The constructor's arguments, as scikit-learn asks of an estimator."""
+        """Return the arguments of the constructor, as scikit-learn requires of an estimator."""
         return {"width": self.width, "variant": self.variant}
 
     def set_params(self, **params: Any) -> KuLSIF:
-        """Set constructor arguments, as scikit-learn asks of an estimator."""
+        """Set arguments of the constructor, as scikit-learn requires of an estimator."""
         for name, value in params.items():
             if name not in self.get_params():
                 raise ValueError(f"KuLSIF has no parameter {name!r}; it has width, variant")
@@ -98,33 +98,34 @@ class KuLSIF:
         return self
 
     def _kernel(self, a: Float32, b: Float32) -> Float32:
-        """K(a, b), float32 [len(a), len(b)]."""
+        """Return the kernel matrix k(a, b), float32 [len(a), len(b)]."""
         distances = squared_distances(a, b, row_squares(a))
         distances /= -self.two_w2_
         out: Float32 = np.exp(distances, out=distances)
         return out
 
     def _sums(self, x: Float32, coefficients: npt.NDArray[Any], samples: Float32) -> Float64:
-        """sum_j c_j k(x_i, s_j), float64 [len(x)], a block of rows at a time."""
+        """Return sum_j c_j k(x_i, s_j), float64 [len(x)], computed in blocks of rows."""
         blocks = (self._kernel(x[i : i + BLOCK], samples) for i in range(0, len(x), BLOCK))
         return np.concatenate([block @ coefficients.astype(np.float64) for block in blocks])
 
 
 def check_memory(n: int, m: int, d: int, free: int | None = None) -> None:
-    """Whether a fit on n auxiliary and m private samples of d features fits in `free` bytes (None: this machine's).
+    """Check that a fit on n auxiliary and m private samples of d features fits in `free` bytes of memory.
 
-    It needs about 24 n^2 bytes (K11 in float32 and float64, and its factor), a block of K12, and 16 n d bytes for the
-    auxiliary samples as they are drawn, kept and centred.
+    A fit needs about 24 n^2 bytes (K11 in float32 and float64, and its factor), a block of K12, and 16 n d bytes for
+    the auxiliary samples, which are drawn, stored and centred. If `free` is None, it is the available memory of this
+    machine.
 
     Raises:
-        UserError: if not, with the estimate.
+        UserError: if the memory does not suffice, with the estimate.
     """
     free = _free_memory() if free is None else free
     needed = 24 * n * n + 12 * BLOCK * max(n, m) + 16 * n * d
     if needed > free:
         raise UserError(
-            f"KuLSIF on {n} auxiliary and {m} private samples needs about {needed / 1e9:.1f} GB, "
-            f"{free / 1e9:.1f} GB are free: use fewer, or KMeansDRE"
+            f"KuLSIF on {n} auxiliary and {m} private samples needs about {needed / 1e9:.1f} GB, but only "
+            f"{free / 1e9:.1f} GB are free: use fewer samples, or KMeansDRE"
         )
 
 
@@ -137,14 +138,14 @@ def _free_memory() -> int:
 
 
 def _median_square(x: Float32) -> float:
-    """Of the distances between the first 500 rows; 1 where there is nothing to compare."""
-    some = x[:500]
-    pairs = squared_distances(some, some, row_squares(some))[np.triu_indices(len(some), 1)]
+    """Return the median squared distance between the first 500 rows; 1 if it is 0 or there is only one row."""
+    first = x[:500]
+    pairs = squared_distances(first, first, row_squares(first))[np.triu_indices(len(first), 1)]
     return float(np.median(pairs)) or 1.0 if len(pairs) else 1.0
 
 
 def _solve(left: Float64, right: Float64) -> Float64:
-    """left^-1 right for a symmetric positive definite matrix, by Cholesky and two substitutions, O(n^2) each."""
+    """Return left^-1 right for a symmetric positive definite matrix, by Cholesky and two O(n^2) substitutions."""
     factor = np.linalg.cholesky(left)
     half = np.empty_like(right)
     for i in range(len(right)):

@@ -1,4 +1,4 @@
-"""Principal components in numpy, for devices that have no scikit-learn."""
+"""Principal components in numpy, because devices have no scikit-learn."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from edgefd.core.arrays import Float32
 
 
 class PCA:
-    """Projection on the `n_components` directions of largest variance (fewer, where the data has fewer).
+    """Projection on the `n_components` directions of largest variance (fewer if the data have fewer dimensions).
 
-    The components are the eigenvectors of the covariance matrix: for n rows of d features that costs O(n d^2 + d^3)
-    whatever n is, where a singular value decomposition of the rows would cost O(n^2 d).
+    The components are the eigenvectors of the covariance matrix. For n rows of d features this costs O(n d^2 + d^3) for
+    any n. A singular value decomposition of the rows would cost O(n^2 d).
     """
 
     def __init__(self, n_components: int) -> None:
@@ -26,6 +26,6 @@ class PCA:
         return self
 
     def transform(self, x: Float32) -> Float32:
-        """float32 [n, n_components]."""
+        """Project x, float32 [n, d], to float32 [n, n_components]."""
         out: Float32 = (x - self.mean_) @ self.components_.T
         return out

@@ -1,4 +1,4 @@
-"""Each defence against its closed form, and what all of them keep: rows, ids, and that rows are probabilities."""
+"""Each defence against its closed form. All defences keep row ids and return probability rows."""
 
 import math
 from typing import Any
@@ -31,7 +31,7 @@ ALL = [TopK(k=2), TopK(calibrate=True), LabelOnly(), Swing(), Noise(), Pate(shar
 PLAN = RoundPlan(3, 1, np.arange(ROWS), Training(rounds=4))
 
 
-class Linear:
+class IdentityLearner:
     """A learner whose logits are its inputs."""
 
     def train(self, batches: Any, lr: float) -> float:
@@ -46,25 +46,25 @@ class Linear:
     def load_state(self, state: dict[str, np.ndarray]) -> None: ...
 
 
-def made(seed: int = 0) -> tuple[Knowledge, ClientState, ProxySet]:
+def knowledge_of_a_client(seed: int = 0) -> tuple[Knowledge, ClientState, ProxySet]:
     rng = np.random.default_rng(seed)
-    x, held, asked = (rng.normal(0, 2, (n, CLASSES)).astype(np.float32) for n in (30, 20, ROWS))
-    data = ClientData(1, x, x.argmax(1), held, held.argmax(1), np.empty(0, np.int64))
+    x, heldout, proxy = (rng.normal(0, 2, (n, CLASSES)).astype(np.float32) for n in (30, 20, ROWS))
+    data = ClientData(1, x, x.argmax(1), heldout, heldout.argmax(1), np.empty(0, np.int64))
     ids = np.sort(rng.permutation(ROWS)[:25])
     weights = rng.uniform(0.1, 1, len(ids)).astype(np.float32)
-    state = ClientState(data, Linear(), CLASSES, np.ones(ROWS, np.float32))
-    return Knowledge(ids, softmax(asked[ids]), weights), state, ProxySet(asked, np.full(ROWS, -1))
+    state = ClientState(data, IdentityLearner(), CLASSES, np.ones(ROWS, np.float32))
+    return Knowledge(ids, softmax(proxy[ids]), weights), state, ProxySet(proxy, np.full(ROWS, -1))
 
 
-def released(defence: Defence, seed: int = 0, plan: RoundPlan = PLAN) -> tuple[Knowledge, Knowledge]:
-    k, state, proxy = made(seed)
+def privatised(defence: Defence, seed: int = 0, plan: RoundPlan = PLAN) -> tuple[Knowledge, Knowledge]:
+    k, state, proxy = knowledge_of_a_client(seed)
     return k, defended(get_method("fedmd"), defence).privatise(k, state, proxy, plan)
 
 
 @settings(deadline=None)
 @given(st.sampled_from(ALL), st.integers(0, 2**32 - 1))
-def test_rows_stay_probabilities_of_the_same_ids(defence: Defence, seed: int) -> None:
-    before, after = released(defence, seed)
+def test_privatised_rows_are_probabilities_with_the_same_ids(defence: Defence, seed: int) -> None:
+    before, after = privatised(defence, seed)
     assert np.array_equal(after.ids, before.ids)
     assert after.width == before.width
     assert after.values.min() >= 0
@@ -73,56 +73,56 @@ def test_rows_stay_probabilities_of_the_same_ids(defence: Defence, seed: int) ->
 
 @pytest.mark.parametrize("defence", ALL, ids=str)
 @pytest.mark.parametrize("codec", ["float16", "uint4"])
-def test_what_was_released_is_carried_unchanged_once_it_was_carried(defence: Defence, codec: str) -> None:
-    _, after = released(defence)
+def test_privatised_knowledge_does_not_change_when_it_is_encoded_again(defence: Defence, codec: str) -> None:
+    _, after = privatised(defence)
     once = wire.decode(wire.encode(after, codec))
     assert wire.decode(wire.encode(once, codec)).equals(once)
 
 
-def test_top_k_keeps_the_largest_and_shares_out_the_rest() -> None:
+def test_top_k_keeps_the_largest_values_and_divides_the_rest_equally() -> None:
     p = np.array([[0.4, 0.1, 0.3, 0.15, 0.05], [0.2, 0.2, 0.2, 0.2, 0.2]], np.float32)
     np.testing.assert_allclose(top_k(p, 2)[0], [0.4, 0.1, 0.3, 0.1, 0.1], atol=1e-7)
     np.testing.assert_allclose(top_k(p, 2)[1], 0.2, atol=1e-7)
     assert np.array_equal(top_k(p, 5), p)
-    assert (np.diff(np.sort(top_k(p, 1)[0])) > 1e-6).sum() == 1  # two numbers a row
+    assert (np.diff(np.sort(top_k(p, 1)[0])) > 1e-6).sum() == 1  # two different numbers per row
 
 
-def test_calibration_is_to_the_clients_heldout_data() -> None:
-    """Its labels are always the largest logit, so the coldest temperature fits them best."""
-    before, after = released(TopK(k=2, calibrate=True))
+def test_calibration_fits_the_heldout_data_of_the_client() -> None:
+    """The labels are always the class of the largest logit, so the lowest temperature fits them best."""
+    before, after = privatised(TopK(k=2, calibrate=True))
     np.testing.assert_allclose(after.values, top_k(tempered(before.values, TEMPERATURES[0]), 2), atol=1e-6)
     assert np.abs(after.values - top_k(before.values, 2)).max() > 0.1
 
 
 def test_top_k_and_labels_save_bytes() -> None:
-    k, _ = released(LabelOnly())
-    sizes = [len(wire.encode(released(d)[1], "float32")) for d in (TopK(k=1), LabelOnly())]
+    k, _ = privatised(LabelOnly())
+    sizes = [len(wire.encode(privatised(d)[1], "float32")) for d in (TopK(k=1), LabelOnly())]
     assert sizes[1] < sizes[0] < len(wire.encode(k, "float32"))
 
 
-def test_the_temperature_is_the_one_that_makes_labels_likeliest() -> None:
+def test_the_fitted_temperature_maximises_the_likelihood_of_labels() -> None:
     rng = np.random.default_rng(0)
     z = rng.normal(0, 1, (20_000, 4)).astype(np.float32)
     y = (z + rng.gumbel(size=z.shape)).argmax(1)  # drawn from softmax(z)
-    sure = softmax(3 * z)  # three times as sure as it should be
+    overconfident = softmax(3 * z)  # its logits are three times too large
     near = np.abs(TEMPERATURES - 3).argmin()
-    assert fitted_temperature(sure, y) in TEMPERATURES[near - 1 : near + 2]
-    np.testing.assert_allclose(tempered(sure, np.float32(3)), softmax(z), atol=1e-5)
+    assert fitted_temperature(overconfident, y) in TEMPERATURES[near - 1 : near + 2]
+    np.testing.assert_allclose(tempered(overconfident, np.float32(3)), softmax(z), atol=1e-5)
 
 
-def test_labels_say_nothing_but_the_class() -> None:
-    before, after = released(LabelOnly())
+def test_label_only_sends_one_hot_rows_with_weight_one() -> None:
+    before, after = privatised(LabelOnly())
     assert np.array_equal(after.values, np.eye(CLASSES, dtype=np.float32)[before.values.argmax(1)])
     assert (after.weights == 1).all()
 
 
-def test_swing_is_hotter_the_surer_the_model_is() -> None:
-    before, after = released(Swing(temperature=2.0, swing=0.0))
+def test_the_temperature_of_swing_rises_with_the_confidence_of_the_model() -> None:
+    before, after = privatised(Swing(temperature=2.0, swing=0.0))
     np.testing.assert_allclose(after.values, tempered(before.values, np.float32(2)), atol=1e-6)
-    before, after = released(Swing(swing=3.0))
-    _, state, _ = made()
-    held = softmax(state.data.x_heldout).max(1)
-    share = (held[None] < before.values.max(1)[:, None]).mean(1)
+    before, after = privatised(Swing(swing=3.0))
+    _, state, _ = knowledge_of_a_client()
+    confidences = softmax(state.data.x_heldout).max(1)
+    share = (confidences[None] < before.values.max(1)[:, None]).mean(1)
     expected = tempered(before.values, (1 + 3 * share)[:, None].astype(np.float32))
     np.testing.assert_allclose(after.values, expected, atol=1e-5)
 
@@ -132,7 +132,7 @@ def test_noise_has_the_sigma_of_the_whole_run() -> None:
     assert _delta(8, math.sqrt(2) / one) == pytest.approx(1e-5, rel=1e-3)  # Balle and Wang's exact condition
     many = sigma_of_noise(Noise(epsilon=8, delta=1e-5), RoundPlan(0, 0, np.arange(1000), Training(rounds=100)))
     assert many == pytest.approx(one * math.sqrt(100_000))
-    assert many == pytest.approx(268, rel=0.01)  # what research had computed for epsilon 8, 1,000 rows, 100 rounds
+    assert many == pytest.approx(268, rel=0.01)  # the figure of docs/guides/defences.md
     assert sigma_of_noise(Noise(epsilon=8, clip=0.5), PLAN) == pytest.approx(sigma_of_noise(Noise(), PLAN) / 2)
 
 
@@ -142,17 +142,17 @@ def _delta(eps: float, mu: float) -> float:
     return float(norm.cdf(mu / 2 - eps / mu) - math.exp(eps) * norm.cdf(-mu / 2 - eps / mu))
 
 
-def test_noise_is_of_that_size_and_another_in_each_round_and_client() -> None:
-    k, state, proxy = made()
+def test_noise_differs_between_rounds_and_is_small_for_a_large_epsilon() -> None:
+    k, state, proxy = knowledge_of_a_client()
     privatise = defended(get_method("fedmd"), Noise(epsilon=8)).privatise
     after = privatise(k, state, proxy, PLAN)
     assert not np.array_equal(after.values, privatise(k, state, proxy, RoundPlan(3, 2, PLAN.ids, PLAN.training)).values)
-    big = Noise(epsilon=1e7)  # little noise: nearly what went in
-    np.testing.assert_allclose(released(big)[1].values, released(big)[0].values, atol=0.2)
-    assert sigma_of_noise(big, PLAN) < 0.02
+    small_noise = Noise(epsilon=1e7)  # the rows hardly change
+    np.testing.assert_allclose(privatised(small_noise)[1].values, privatised(small_noise)[0].values, atol=0.2)
+    assert sigma_of_noise(small_noise, PLAN) < 0.02
 
 
-def test_clipping_and_projection() -> None:
+def test_clipping_limits_norms_and_the_projection_is_the_nearest_probability_row() -> None:
     rows = np.array([[0.6, 0.8, 0.0], [0.3, 0.4, 0.0], [-1.0, 0.0, 2.0]], np.float32)
     np.testing.assert_allclose(np.linalg.norm(clipped(rows, 0.5), axis=1), 0.5, atol=1e-6)
     rng = np.random.default_rng(0)
@@ -162,34 +162,34 @@ def test_clipping_and_projection() -> None:
         assert (np.linalg.norm(others - v, axis=1) >= np.linalg.norm(p - v) - 1e-5).all()
 
 
-def test_one_record_changes_one_vote_a_row() -> None:
-    _, state, proxy = made()
+def test_one_record_changes_at_most_one_vote_per_row() -> None:
+    _, state, proxy = knowledge_of_a_client()
     data, changed = state.data, state.data.x.copy()
     changed[7] = 100
-    other = ClientData(1, changed, np.where(np.arange(30) == 7, 0, data.y), *_rest(data))
+    other = ClientData(1, changed, np.where(np.arange(30) == 7, 0, data.y), *_heldout_and_contributed(data))
     a, b = (votes(d, proxy.x, 4, CLASSES, np.random.default_rng(5)) for d in (data, other))
     assert (a.sum(1) == 4).all()
     assert not np.array_equal(a, b)
-    assert (np.abs(a - b).sum(1) <= 2).all()  # one down, one up: sqrt(2) in L2
+    assert (np.abs(a - b).sum(1) <= 2).all()  # one count falls and one rises by 1: sqrt(2) in L2
 
 
-def _rest(data: ClientData) -> tuple[Any, Any, Any]:
+def _heldout_and_contributed(data: ClientData) -> tuple[Any, Any, Any]:
     return data.x_heldout, data.y_heldout, data.contributed
 
 
-def test_the_vote_is_the_same_in_every_round_so_it_is_paid_for_once() -> None:
-    k, state, proxy = made()
+def test_the_noisy_vote_is_the_same_in_every_round() -> None:
+    k, state, proxy = knowledge_of_a_client()
     privatise = defended(get_method("fedmd"), Pate(shards=4)).privatise
     first, later = (privatise(k, state, proxy, RoundPlan(3, r, PLAN.ids, PLAN.training)) for r in (0, 3))
     assert first.equals(later)
     noise = Noise(epsilon=8)
     assert sigma_of_votes(Pate(), PLAN) == pytest.approx(sigma_of_noise(noise, PLAN) / math.sqrt(PLAN.training.rounds))
-    quiet = defended(get_method("fedmd"), Pate(shards=4, epsilon=1e7)).privatise(k, state, proxy, PLAN)
-    assert (quiet.values.argmax(1) == k.values.argmax(1)).mean() > 0.6  # class means find most classes
+    small_noise = defended(get_method("fedmd"), Pate(shards=4, epsilon=1e7)).privatise(k, state, proxy, PLAN)
+    assert (small_noise.values.argmax(1) == k.values.argmax(1)).mean() > 0.6  # class means find most classes
 
 
 @pytest.mark.parametrize(
-    ("chosen", "says"),
+    ("settings_section", "message"),
     [
         ({"name": "topk"}, "unknown defence 'topk': there are none, top_k"),
         ({"name": "top_k", "n": 3}, "defence top_k has no setting 'n'"),
@@ -204,16 +204,16 @@ def test_the_vote_is_the_same_in_every_round_so_it_is_paid_for_once() -> None:
         ({"name": "dp_sgd", "clip": 0.0}, "clip must be above 0"),
     ],
 )
-def test_settings_that_cannot_be_are_refused(chosen: dict[str, Any], says: str) -> None:
-    with pytest.raises(UserError, match=says):
-        defence_of(chosen)
+def test_invalid_settings_are_refused(settings_section: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        defence_of(settings_section)
 
 
-def test_a_lesson_is_what_dp_sgd_draws_from_by_poisson() -> None:
+def test_dp_sgd_draws_each_row_independently_by_poisson_sampling() -> None:
     from edgefd.defences.dp_sgd import poisson
 
     rows = np.zeros((1000, 2), np.float32)
-    own = Batch(rows, rows, np.ones(1000, np.float32))
-    sizes = np.array([len(b) for b in poisson(own, 300, 0.05, 0, np.random.default_rng(0))])
+    private = Batch(rows, rows, np.ones(1000, np.float32))
+    sizes = np.array([len(b) for b in poisson(private, 300, 0.05, 0, np.random.default_rng(0))])
     assert sizes.mean() == pytest.approx(50, rel=0.05)
-    assert sizes.var() == pytest.approx(1000 * 0.05 * 0.95, rel=0.3)  # binomial: batches of one size have none
+    assert sizes.var() == pytest.approx(1000 * 0.05 * 0.95, rel=0.3)  # binomial; batches of a fixed size have none

@@ -1,4 +1,4 @@
-"""Defences in runs: who runs a client changes no bit, bytes are those that travel, and what cannot be is refused."""
+"""Defences in runs: same bits in workers, bytes on the wire, epsilon in summaries, and refused combinations."""
 
 import functools
 from pathlib import Path
@@ -22,13 +22,13 @@ from edgefd.wire import messages as wire
 from tests.support.configs import PRIVATE
 
 
-def rounds(config: Config) -> list[RoundResult]:
+def run_all_rounds(config: Config) -> list[RoundResult]:
     federation = prepare(config).federation
     transport = open_transport(config, federation)
     transport.start()
     try:
-        todo = make_plans(config, federation)
-        return list(run_rounds(config.method, config.method_config, transport, todo))
+        plans = make_plans(config, federation)
+        return list(run_rounds(config.method, config.method_config, transport, plans))
     finally:
         transport.pool.close()
 
@@ -39,16 +39,18 @@ def config(**sections: Any) -> Config:
 
 @pytest.mark.parametrize("name", ["dp_sgd", "noise", "pate", "top_k"])
 def test_workers_and_one_process_give_the_same_bits(name: str) -> None:
-    alone, forked = (rounds(parse_config(PRIVATE | {"defence": {"name": name}, "run": {"workers": w}})) for w in (0, 2))
-    for a, b in zip(alone, forked, strict=True):
+    serial, forked = (
+        run_all_rounds(parse_config(PRIVATE | {"defence": {"name": name}, "run": {"workers": w}})) for w in (0, 2)
+    )
+    for a, b in zip(serial, forked, strict=True):
         assert a.teacher is not None
         assert b.teacher is not None
         assert a.teacher.equals(b.teacher)
 
 
-def test_bytes_are_those_of_what_was_released() -> None:
+def test_bytes_are_counted_after_the_defence() -> None:
     plain, few, labels = (
-        rounds(config(defence=d))[0].exchange for d in ({}, {"name": "top_k", "k": 2}, {"name": "label_only"})
+        run_all_rounds(config(defence=d))[0].exchange for d in ({}, {"name": "top_k", "k": 2}, {"name": "label_only"})
     )
     for exchange in (plain, few, labels):
         assert exchange.bytes_up == sum(len(wire.encode(r.knowledge, "float16")) for r in exchange.reports)
@@ -59,27 +61,27 @@ def test_bytes_are_those_of_what_was_released() -> None:
         assert (np.sort(b.knowledge.values)[:, :-2] == b.knowledge.values.min(1, keepdims=True)).all()
 
 
-def test_what_a_run_claims_is_in_its_summary(tmp_path: Path) -> None:
-    found = {}
+def test_the_summary_of_a_run_holds_the_claimed_epsilon_and_delta(tmp_path: Path) -> None:
+    summaries = {}
     for name, defence in (("none", {}), ("pate", {"name": "pate", "epsilon": 3.0, "delta": 1e-6})):
         prepared = prepare(config(defence=defence, run={"workers": 0, "evaluate_every": 9}))
         (tmp_path / name).mkdir()
         rounds_of = functools.partial(simulate, open_transport(prepared.config, prepared.federation))
-        found[name] = execute_run(prepared, tmp_path / name, lambda r: r, rounds_of)
+        summaries[name] = execute_run(prepared, tmp_path / name, lambda r: r, rounds_of)
         assert load_config(tmp_path / name / "config.yaml") == prepared.config
-    assert (found["none"]["epsilon_claimed"], found["none"]["delta_claimed"]) == (None, None)
-    assert (found["pate"]["epsilon_claimed"], found["pate"]["delta_claimed"]) == (3.0, 1e-6)
+    assert (summaries["none"]["epsilon_claimed"], summaries["none"]["delta_claimed"]) == (None, None)
+    assert (summaries["pate"]["epsilon_claimed"], summaries["pate"]["delta_claimed"]) == (3.0, 1e-6)
 
 
-def test_who_answers_nothing_has_nothing_to_defend() -> None:
-    silent = config(defence={"name": "pate"})
-    federation = prepare(silent).federation
-    transport = open_transport(silent, federation)  # not started: nothing is claimed yet
-    reports = transport.exchange(next(make_plans(silent, federation)), None).reports
+def test_a_client_that_accepts_no_row_sends_no_row_with_a_defence() -> None:
+    pate = config(defence={"name": "pate"})
+    federation = prepare(pate).federation
+    transport = open_transport(pate, federation)  # not started: no row is accepted yet
+    reports = transport.exchange(next(make_plans(pate, federation)), None).reports
     assert [len(r.knowledge) for r in reports] == [0] * 4
 
 
-def test_rows_with_too_few_voters_are_left_out() -> None:
+def test_rows_with_too_few_voters_are_not_in_the_teacher() -> None:
     rows, ones = np.eye(3, dtype=np.float32), np.ones(3, np.float32)
     a, b, c = (Knowledge(np.array(ids), rows[: len(ids)], ones[: len(ids)]) for ids in ([0, 1, 2], [1, 2], [2, 5]))
     assert aggregate_of(Aggregator(min_voters=2))([a, b, c]).ids.tolist() == [1, 2]
@@ -87,7 +89,7 @@ def test_rows_with_too_few_voters_are_left_out() -> None:
     both = aggregate_of(Aggregator(min_voters=2, one_vote=True))([a, b])
     assert both.equals(aggregate_of(Aggregator(one_vote=True))([Knowledge(a.ids[1:], a.values[1:], ones[:2]), b]))
     edgefd = config(method={"name": "edgefd", "n_clusters": 4}, aggregator={"min_voters": 2})
-    first = rounds(edgefd)[0]
+    first = run_all_rounds(edgefd)[0]
     votes = np.zeros(len(prepare(edgefd).federation.proxy), int)
     for report in first.exchange.reports:
         votes[report.knowledge.ids] += 1
@@ -97,18 +99,18 @@ def test_rows_with_too_few_voters_are_left_out() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "says"), [("dp_sgd", "needs torch"), ("noise", "could take off again"), ("pate", "could take")]
+    ("name", "message"), [("dp_sgd", "needs torch"), ("noise", "could subtract it"), ("pate", "could subtract it")]
 )
-def test_devices_and_coordinators_refuse_what_would_not_protect_there(name: str, says: str, tmp_path: Path) -> None:
+def test_devices_and_coordinators_refuse_defences_without_effect_there(name: str, message: str, tmp_path: Path) -> None:
     private = parse_config(PRIVATE | {"defence": {"name": name}})
-    with pytest.raises(UserError, match=says):
+    with pytest.raises(UserError, match=message):
         check_deployable(private)
-    with pytest.raises(UserError, match=says):
+    with pytest.raises(UserError, match=message):
         export_config(private, None, tmp_path / "bundle")
 
 
 @pytest.mark.parametrize(
-    ("sections", "says"),
+    ("sections", "message"),
     [
         ({"defence": {"name": "topk"}}, "defence.name: unknown defence 'topk': did you mean 'top_k'"),
         ({"defence": {"name": "top_k", "shards": 3}}, "defence.shards: unknown key"),
@@ -117,12 +119,12 @@ def test_devices_and_coordinators_refuse_what_would_not_protect_there(name: str,
         ({"codec": {"name": "uint4"}, "method": {"name": "fedavg"}}, "uint4 carries numbers from 0 to 1"),
     ],
 )
-def test_what_cannot_be_is_refused(sections: dict[str, Any], says: str) -> None:
-    with pytest.raises(UserError, match=says):
+def test_invalid_defences_and_combinations_are_refused(sections: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
         config(**sections)
 
 
-def test_another_defence_takes_the_settings_of_the_old_one_away(tmp_path: Path) -> None:
+def test_an_override_of_the_defence_name_removes_the_settings_of_the_old_defence(tmp_path: Path) -> None:
     path = tmp_path / "config.yaml"
     path.write_text("defence: {name: top_k, k: 2, calibrate: true}\n")
     assert load_config(path, ["defence.name=label_only"]).defence.name == "label_only"

@@ -1,4 +1,4 @@
-"""DP-SGD: its gradients against single backward passes, its accounting against Opacus', and what it refuses."""
+"""DP-SGD: gradients against single backward passes, accounting against Opacus, and refused configs."""
 
 from typing import Any
 
@@ -25,64 +25,66 @@ def test_accounting_agrees_with_opacus() -> None:
 
     accountant = RDPAccountant()
     accountant.history = [(1.1, 0.02, 800)]
-    ours, theirs = sgd_epsilon(1.1, 1e-5, 0.02, 800), accountant.get_epsilon(1e-5)
-    assert ours == pytest.approx(theirs, rel=0.02)
-    assert ours >= theirs - 1e-9  # Opacus tries more orders, and each is a bound
+    epsilon, oracle = sgd_epsilon(1.1, 1e-5, 0.02, 800), accountant.get_epsilon(1e-5)
+    assert epsilon == pytest.approx(oracle, rel=0.02)
+    assert epsilon >= oracle - 1e-9  # Opacus tries more orders, and each order gives a bound
 
 
-def test_the_noise_is_what_the_budget_takes() -> None:
+def test_the_noise_multiplier_uses_the_whole_budget() -> None:
     noise = sgd_multiplier(4.0, 1e-5, 0.1, 100)
     assert 3.99 < sgd_epsilon(noise, 1e-5, 0.1, 100) <= 4.0
     assert noise < sgd_multiplier(4.0, 1e-5, 0.1, 400)
 
 
 @pytest.mark.parametrize("name", ["mlp", "cnn"])
-def test_a_gradient_is_the_mean_of_clipped_gradients(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_gradient_of_dp_sgd_is_the_mean_of_clipped_gradients(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(0)
-    own = labelled(rng.normal(0, 1, (12, 1, 28, 28)).astype(np.float32), rng.integers(0, 10, 12), 10)
+    private = labelled(rng.normal(0, 1, (12, 1, 28, 28)).astype(np.float32), rng.integers(0, 10, 12), 10)
     monkeypatch.setattr(dp_sgd, "noise_multiplier", lambda *_: 0.0)
-    found: list[list[torch.Tensor]] = []
+    gradients_of_steps: list[list[torch.Tensor]] = []
     learner = TorchLearner(build_model(name, (1, 28, 28), 10, 0), "sgd")
-    expected = _by_hand(learner.model, own, clip=0.5)
-    monkeypatch.setattr(learner, "step", lambda gradients, _: found.append([g.clone() for g in gradients]))
+    expected = _mean_of_clipped_gradients(learner.model, private, clip=0.5)
+    monkeypatch.setattr(learner, "step", lambda gradients, _: gradients_of_steps.append([g.clone() for g in gradients]))
     plan = RoundPlan(0, 0, np.arange(1), Training(rounds=1, local_steps=1, batch_size=12, private_rows_per_batch=0))
-    run_local_training(learner, own, 1, plan, np.random.default_rng(0), DpSgd(clip=0.5))  # q = 1: all rows in the batch
-    for ours, hand in zip(found[0], expected, strict=True):
-        torch.testing.assert_close(ours, hand, atol=1e-5, rtol=1e-4)
+    run_local_training(
+        learner, private, 1, plan, np.random.default_rng(0), DpSgd(clip=0.5)
+    )  # q = 1: all rows in the batch
+    for gradient, reference in zip(gradients_of_steps[0], expected, strict=True):
+        torch.testing.assert_close(gradient, reference, atol=1e-5, rtol=1e-4)
 
 
-def _by_hand(model: nn.Module, own: Batch, clip: float) -> list[torch.Tensor]:
+def _mean_of_clipped_gradients(model: nn.Module, private: Batch, clip: float) -> list[torch.Tensor]:
     total = [torch.zeros_like(p) for p in model.parameters()]
-    for i in range(len(own)):
-        x, target = (torch.from_numpy(a[i : i + 1]) for a in (own.x, own.targets))
+    for i in range(len(private)):
+        x, target = (torch.from_numpy(a[i : i + 1]) for a in (private.x, private.targets))
         loss = nn.functional.cross_entropy(model(x), target)
         gradients = torch.autograd.grad(loss, list(model.parameters()))
         norm = torch.stack([g.norm() for g in gradients]).norm()
         total = [t + g * min(1.0, clip / float(norm)) for t, g in zip(total, gradients, strict=True)]
-    return [t / len(own) for t in total]
+    return [t / len(private) for t in total]
 
 
-def test_noise_has_its_variance_also_on_an_empty_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_noise_on_an_empty_batch_has_its_full_variance(monkeypatch: pytest.MonkeyPatch) -> None:
     learner = TorchLearner(build_model("mlp", (1, 28, 28), 10, 0), "sgd")
-    own = labelled(np.zeros((200, 1, 28, 28), np.float32), np.zeros(200, np.int64), 10)
-    monkeypatch.setattr(dp_sgd, "poisson", lambda own, *_: iter([own.rows(np.empty(0, np.int64))]))
+    private = labelled(np.zeros((200, 1, 28, 28), np.float32), np.zeros(200, np.int64), 10)
+    monkeypatch.setattr(dp_sgd, "poisson", lambda private, *_: iter([private.rows(np.empty(0, np.int64))]))
     monkeypatch.setattr(dp_sgd, "noise_multiplier", lambda *_: 3.0)
-    found: list[torch.Tensor] = []
-    monkeypatch.setattr(learner, "step", lambda gradients, _: found.extend(g.clone() for g in gradients))
+    noise: list[torch.Tensor] = []
+    monkeypatch.setattr(learner, "step", lambda gradients, _: noise.extend(g.clone() for g in gradients))
     plan = RoundPlan(0, 0, np.arange(1), Training(local_steps=1, batch_size=50, private_rows_per_batch=0))
-    assert run_local_training(learner, own, 1, plan, np.random.default_rng(0), DpSgd(clip=2.0)) == 0.0
-    values = torch.cat([g.reshape(-1) for g in found])
+    assert run_local_training(learner, private, 1, plan, np.random.default_rng(0), DpSgd(clip=2.0)) == 0.0
+    values = torch.cat([g.reshape(-1) for g in noise])
     assert float(values.std()) == pytest.approx(3.0 * 2.0 / 50, rel=0.05)
     assert all(p.grad is None for p in learner.model.parameters())
 
 
 @pytest.mark.parametrize(
-    ("change", "says"),
+    ("change", "message"),
     [
         ({"proxy": {"source": "contributed"}}, "raw private samples leave the client"),
         ({"train": {"local_steps": 2}}, "train.private_rows_per_batch=0"),
         ({"train": {"private_rows_per_batch": 0}}, "train.local_steps above 0"),
-        ({"method": {"name": "edgefd"}}, "which rows a client of method edgefd answers for"),
+        ({"method": {"name": "edgefd"}}, "which rows a client of method edgefd accepts"),
         ({"method": {"name": "fedprox"}}, "method fedprox sends none"),
         ({"method": {"name": "indlearn"}}, "clients send nothing"),
         ({"method": {"name": "comet"}}, "trains clients in a way of its own"),
@@ -92,17 +94,17 @@ def test_noise_has_its_variance_also_on_an_empty_batch(monkeypatch: pytest.Monke
         ({"defence": {"name": "pate"}, "method": {"name": "edgefd"}}, "no noise covers"),
     ],
 )
-def test_what_would_make_a_claim_false_is_refused(change: dict[str, Any], says: str) -> None:
-    with pytest.raises(UserError, match=says):
+def test_a_config_for_which_the_guarantee_does_not_hold_is_refused(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
         parse_config(PRIVATE | change)
 
 
-def test_batch_normalisation_is_refused() -> None:
+def test_a_model_with_batch_normalisation_is_refused() -> None:
     config = parse_config(PRIVATE | {"model": {"name": "tests.support.own_models:Noisy"}})
-    with pytest.raises(UserError, match=r"defence dp_sgd: model tests\.own_models:Noisy cannot be trained by it"):
+    with pytest.raises(UserError, match=r"defence dp_sgd cannot train model tests\.support\.own_models:Noisy"):
         prepare(config)
 
 
-def test_a_budget_that_takes_no_noise_is_refused() -> None:
-    with pytest.raises(UserError, match=r"epsilon 1e\+06 is more than noise of 0.1 times"):
+def test_a_budget_that_needs_almost_no_noise_is_refused() -> None:
+    with pytest.raises(UserError, match=r"epsilon 1e\+06 needs almost no noise \(noise of 0.1 times"):
         sgd_multiplier(1e6, 1e-5, 0.01, 10)

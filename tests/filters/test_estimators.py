@@ -1,4 +1,4 @@
-"""What every estimator of the filter must hold."""
+"""Properties of all density estimators of the filter, and the formulas of the single ones."""
 
 from dataclasses import replace
 from typing import get_args, get_type_hints
@@ -15,11 +15,11 @@ from edgefd.filters.log_density import LOG_DENSITIES
 from edgefd.methods import check_devices_can, get_method
 from edgefd.methods.edgefd import Config, client_filter
 
-NUMBERS = np.random.default_rng(0)
-PRIVATE = NUMBERS.normal(0, 1, (120, 6)).astype(np.float32)
-HELDOUT = NUMBERS.normal(0, 1, (60, 6)).astype(np.float32)
-FAR = NUMBERS.normal(5, 1, (90, 6)).astype(np.float32)
-PROXY = np.concatenate([NUMBERS.normal(0, 1, (30, 6)).astype(np.float32), FAR])
+RNG = np.random.default_rng(0)
+PRIVATE = RNG.normal(0, 1, (120, 6)).astype(np.float32)
+HELDOUT = RNG.normal(0, 1, (60, 6)).astype(np.float32)
+FAR = RNG.normal(5, 1, (90, 6)).astype(np.float32)
+PROXY = np.concatenate([RNG.normal(0, 1, (30, 6)).astype(np.float32), FAR])
 ESTIMATORS = get_args(get_type_hints(Config)["estimator"])
 
 
@@ -29,26 +29,26 @@ def fitted(name: str, private: np.ndarray = PRIVATE, proxy: np.ndarray = PROXY, 
     return DensityRatio(name, **kwargs).fit(private, reference=proxy)  # type: ignore[arg-type]
 
 
-def ways(name: str) -> list[dict[str, str]]:
+def options(name: str) -> list[dict[str, str]]:
     references = ["proxy"] if name == "kulsif" else ["proxy", "none"]
     return [{"reference": r, "features": f} for r in references for f in ("pixels", "pca")]
 
 
-WAYS = [(name, way) for name in ESTIMATORS for way in ways(name)]
+VARIANTS = [(name, kwargs) for name in ESTIMATORS for kwargs in options(name)]
 
 
-@pytest.mark.parametrize(("name", "way"), WAYS)
-def test_scores_are_finite_and_tell_own_kind_from_others(name: str, way: dict[str, str]) -> None:
-    scorer = fitted(name, **way)
-    own, heldout, far = (scorer.score_samples(x) for x in (PROXY[:30], HELDOUT, FAR))
-    for score in (own, heldout, far):
+@pytest.mark.parametrize(("name", "kwargs"), VARIANTS)
+def test_scores_are_finite_and_separate_private_from_distant_samples(name: str, kwargs: dict[str, str]) -> None:
+    scorer = fitted(name, **kwargs)
+    near, heldout, far = (scorer.score_samples(x) for x in (PROXY[:30], HELDOUT, FAR))
+    for score in (near, heldout, far):
         assert np.isfinite(score).all()
     assert (heldout[:, None] > far).mean() > 0.9  # the area under the ROC curve
-    assert (own > np.quantile(heldout, 0.05)).mean() > 0.7  # also for rows that are in the reference set itself
+    assert (near > np.quantile(heldout, 0.05)).mean() > 0.7  # also for rows that are in the reference set itself
 
 
 @pytest.mark.parametrize("name", ESTIMATORS)
-def test_a_fit_repeats_and_a_row_does_not_depend_on_its_neighbours(name: str) -> None:
+def test_a_fit_is_repeatable_and_the_score_of_a_row_does_not_depend_on_other_scored_rows(name: str) -> None:
     scorer = fitted(name)
     score = scorer.score_samples(PROXY)
     assert np.array_equal(score, fitted(name).score_samples(PROXY))
@@ -56,7 +56,7 @@ def test_a_fit_repeats_and_a_row_does_not_depend_on_its_neighbours(name: str) ->
 
 
 @pytest.mark.parametrize("name", ESTIMATORS)
-def test_samples_may_have_any_shape(name: str) -> None:
+def test_scores_do_not_depend_on_the_shape_of_samples(name: str) -> None:
     flat = fitted(name).score_samples(HELDOUT)
     shaped = fitted(name, PRIVATE.reshape(-1, 2, 3), PROXY.reshape(-1, 2, 3))
     np.testing.assert_array_equal(shaped.score_samples(HELDOUT.reshape(-1, 2, 3)), flat)
@@ -64,12 +64,12 @@ def test_samples_may_have_any_shape(name: str) -> None:
 
 @pytest.mark.parametrize("name", ESTIMATORS)
 @pytest.mark.parametrize("rows", [1, 2, 7])
-def test_a_client_of_few_rows_has_scores(name: str, rows: int) -> None:
+def test_a_client_with_few_rows_has_finite_scores(name: str, rows: int) -> None:
     assert np.isfinite(fitted(name, PRIVATE[:rows], PROXY[28:32]).score_samples(PROXY)).all()
 
 
 @pytest.mark.parametrize("name", ESTIMATORS)
-def test_rows_that_do_not_differ_have_finite_scores(name: str) -> None:
+def test_equal_private_rows_give_finite_scores(name: str) -> None:
     same = np.repeat(PRIVATE[:1], 20, 0)
     assert np.isfinite(fitted(name, same, np.concatenate([same, FAR])).score_samples(PROXY)).all()
 
@@ -90,7 +90,7 @@ def test_bad_samples_are_refused(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("parameters", "says"),
+    ("parameters", "message"),
     [
         ({"estimator": "kd"}, "estimator must be kde, knn"),
         ({"estimator": "kde", "reference": "both"}, "reference must be"),
@@ -99,8 +99,8 @@ def test_bad_samples_are_refused(name: str) -> None:
         ({"estimator": "kulsif", "reference": "none"}, "kulsif estimates a ratio"),
     ],
 )
-def test_bad_parameters_are_refused(parameters: dict, says: str) -> None:
-    with pytest.raises(ValueError, match=says):
+def test_bad_parameters_are_refused(parameters: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         DensityRatio(**parameters).fit(PRIVATE, reference=PROXY)
 
 
@@ -112,16 +112,16 @@ def test_a_ratio_needs_a_reference_of_two_rows() -> None:
 
 
 @pytest.mark.parametrize("name", LOG_DENSITIES)
-def test_a_row_of_the_reference_set_does_not_vouch_for_itself(name: str) -> None:
-    """A private row that is also a proxy row scores like one that is not."""
+def test_a_row_of_the_reference_set_does_not_influence_its_own_score(name: str) -> None:
+    """A row of the reference set has scores like a row of the same distribution outside it."""
     private, proxy = PRIVATE[:60], np.concatenate([PRIVATE[60:], HELDOUT])
     scorer = fitted(name, private, proxy)
-    inside, outside = scorer.score_samples(proxy[:60]), scorer.score_samples(NUMBERS.normal(0, 1, (60, 6)))
+    inside, outside = scorer.score_samples(proxy[:60]), scorer.score_samples(RNG.normal(0, 1, (60, 6)))
     assert abs(np.median(inside) - np.median(outside)) < 0.5 * outside.std()
 
 
-def test_kde_and_knn_are_their_formulas() -> None:
-    x, h = PRIVATE[:40], 0.0
+def test_kde_and_knn_agree_with_their_formulas() -> None:
+    x = PRIVATE[:40]
     d2 = ((x[:, None] - x[None]) ** 2).sum(2)
     h = np.sqrt((d2 + 1e9 * np.eye(40)).min(1).mean() / 6)
     q2 = ((HELDOUT[:, None] - x[None]) ** 2).sum(2)
@@ -130,7 +130,7 @@ def test_kde_and_knn_are_their_formulas() -> None:
     np.testing.assert_allclose(LOG_DENSITIES["knn"](x, x, 0)(HELDOUT), -np.log(np.sort(q2)[:, 4]) / 2, atol=1e-4)
 
 
-def test_mahalanobis_is_its_formula() -> None:
+def test_mahalanobis_agrees_with_scikit_learn() -> None:
     from sklearn.covariance import LedoitWolf
 
     oracle = LedoitWolf().fit(PRIVATE).mahalanobis(HELDOUT)
@@ -138,7 +138,7 @@ def test_mahalanobis_is_its_formula() -> None:
 
 
 @pytest.mark.parametrize("name", ESTIMATORS)
-def test_the_method_claims_with_it(name: str) -> None:
+def test_the_method_accepts_rows_with_every_estimator(name: str) -> None:
     data = ClientData(0, PRIVATE, np.zeros(120, np.int64), HELDOUT, np.zeros(60, np.int64), np.empty(0, np.int64))
     proxy = ProxySet(PROXY, np.full(len(PROXY), -1))
     acceptance = client_filter(data, proxy, Config(estimator=name), np.random.default_rng(1))
@@ -147,18 +147,18 @@ def test_the_method_claims_with_it(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("settings", "says"),
+    ("settings", "message"),
     [
         ({"estimator": "kulsif", "reference": "none"}, "needs reference=proxy"),
         ({"estimator": "knn", "n_clusters": 7}, "n_clusters is for estimator=kmeans"),
     ],
 )
-def test_settings_that_do_nothing_are_refused(settings: dict, says: str) -> None:
-    with pytest.raises(ValueError, match=says):
+def test_settings_without_effect_are_refused(settings: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         Config(**settings)
 
 
-def test_what_needs_scikit_learn_is_not_for_devices() -> None:
+def test_estimators_that_need_scikit_learn_are_refused_on_devices() -> None:
     from edgefd.config.load import parse_config
     from edgefd.runs.prepare import prepare, terms_of
 
@@ -172,7 +172,7 @@ def test_what_needs_scikit_learn_is_not_for_devices() -> None:
                 check_devices_can(config.method, config.method_config)
 
 
-def test_without_scikit_learn_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_error_without_scikit_learn_names_the_package_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("edgefd.core.errors.find_spec", lambda _: None)
     with pytest.raises(UserError, match=r"pip install 'edgefd\[sim\]'"):
         fitted("kde")

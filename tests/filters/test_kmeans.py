@@ -1,3 +1,5 @@
+"""KMeans against scikit-learn, and its properties on any data."""
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -20,7 +22,7 @@ def test_lloyd_reaches_scikit_learns_inertia_from_the_same_start(k: int) -> None
 
 
 @pytest.mark.parametrize("k", [5, 10, 30])
-def test_from_k_means_plus_plus_inertia_is_within_one_percent_on_average(k: int) -> None:
+def test_inertia_after_k_means_plus_plus_is_within_one_percent_of_scikit_learns_on_average(k: int) -> None:
     ours = np.mean([kmeans(DIGITS, k, np.random.default_rng(s))[1] for s in range(10)])
     oracle = np.mean([KMeans(k, n_init=1, random_state=s).fit(DIGITS).inertia_ for s in range(10)])
     assert ours == pytest.approx(oracle, rel=0.01)
@@ -35,7 +37,7 @@ def test_distances_far_from_the_origin_keep_their_digits() -> None:
 
 @settings(max_examples=50, deadline=None)
 @given(st.integers(1, 40), st.integers(1, 50), st.integers(1, 5), st.integers(0, 3))
-def test_every_row_is_nearest_to_its_own_centroid(n: int, k: int, d: int, distinct: int) -> None:
+def test_labels_distances_and_inertia_are_those_of_the_nearest_centroids(n: int, k: int, d: int, distinct: int) -> None:
     x = np.random.default_rng(n * k).normal(size=(n, d)).astype(np.float32)
     if distinct:  # many duplicates
         x = x[np.arange(n) % min(distinct, n)]
@@ -48,12 +50,12 @@ def test_every_row_is_nearest_to_its_own_centroid(n: int, k: int, d: int, distin
     assert inertia == pytest.approx(float(brute.min(1).sum()), abs=1e-3)
 
 
-def test_same_seed_same_centroids() -> None:
+def test_the_same_seed_gives_the_same_centroids() -> None:
     a, _ = kmeans(DIGITS, 10, np.random.default_rng(3))
     b, _ = kmeans(DIGITS, 10, np.random.default_rng(3))
     assert np.array_equal(a, b)
 
 
-def test_no_rows_is_an_error() -> None:
+def test_an_empty_array_is_refused() -> None:
     with pytest.raises(ValueError, match="at least one row"):
         kmeans(np.empty((0, 3)), 2, np.random.default_rng(0))

@@ -1,11 +1,10 @@
-from typing import Literal
+"""`KMeansDRE` against its formula, scikit-learn's contract for estimators, and `PCA`."""
 
 import numpy as np
 import pytest
 from sklearn.base import BaseEstimator, clone
 from sklearn.utils import estimator_checks
 
-from edgefd.filters.acceptance import AcceptanceRule, acceptance_weights
 from edgefd.filters.kmeans_dre import KMeansDRE
 from edgefd.filters.pca import PCA
 
@@ -30,41 +29,43 @@ def test_the_score_is_the_log_ratio_of_distances_to_centroids() -> None:
 
 @pytest.mark.parametrize("reference", ["proxy", "none"])
 @pytest.mark.parametrize("features", ["pixels", "pca"])
-def test_own_kind_scores_above_other_kinds(reference: str, features: str) -> None:
+def test_private_samples_score_above_distant_samples(reference: str, features: str) -> None:
     dre = KMeansDRE(5, reference, features=features, n_components=3).fit(PRIVATE, reference=PROXY)  # type: ignore[arg-type]
     assert np.median(dre.score_samples(HELDOUT)) > dre.score_samples(FAR).max()
 
 
-def test_a_sample_on_a_centroid_has_a_finite_score() -> None:
+def test_a_sample_at_a_centroid_has_a_finite_score() -> None:
     dre = KMeansDRE(10, reference="none").fit(PRIVATE[:5])
     assert np.isfinite(dre.score_samples(PRIVATE[:5])).all()
 
 
 @pytest.mark.parametrize("reference", ["proxy", "none"])
 @pytest.mark.parametrize("offset", [-300.0, 1e3, 1e4])
-def test_scores_do_not_depend_on_where_the_origin_is(reference: str, offset: float) -> None:
-    private, proxy = (np.round(x * 64) / 64 for x in (PRIVATE, PROXY))  # so that moving them rounds nothing
-    there = KMeansDRE(5, reference).fit(private + np.float32(offset), reference=proxy + np.float32(offset))  # type: ignore[arg-type]
-    here = KMeansDRE(5, reference).fit(private, reference=proxy)  # type: ignore[arg-type]
-    np.testing.assert_allclose(there.score_samples(proxy + np.float32(offset)), here.score_samples(proxy), atol=0.02)
+def test_scores_do_not_depend_on_the_origin(reference: str, offset: float) -> None:
+    private, proxy = (np.round(x * 64) / 64 for x in (PRIVATE, PROXY))  # so that adding the offset rounds nothing
+    moved = KMeansDRE(5, reference).fit(private + np.float32(offset), reference=proxy + np.float32(offset))  # type: ignore[arg-type]
+    expected = KMeansDRE(5, reference).fit(private, reference=proxy)  # type: ignore[arg-type]
+    np.testing.assert_allclose(
+        moved.score_samples(proxy + np.float32(offset)), expected.score_samples(proxy), atol=0.02
+    )
 
 
 @pytest.mark.parametrize("rows", [3, 9, 30, 50])
-def test_a_proxy_set_of_few_rows_can_still_be_claimed(rows: int) -> None:
+def test_rows_of_a_small_proxy_set_can_be_accepted(rows: int) -> None:
     dre = KMeansDRE(50).fit(PRIVATE, reference=np.concatenate([PROXY[:rows], FAR[:rows]]))
     score = dre.score_samples(np.concatenate([PROXY[:rows], FAR[:rows]]))
     assert np.median(score[:rows]) >= np.quantile(dre.score_samples(HELDOUT), 0.05)
     assert np.median(score[:rows]) > score[rows:].max()
 
 
-def test_the_reference_set_has_a_centroid_for_ten_rows_at_most() -> None:
+def test_the_reference_set_has_at_most_one_centroid_per_ten_rows() -> None:
     for k, centroids in ((5, 5), (20, 20), (21, 20), (50, 20)):
-        found = KMeansDRE(k).fit(PRIVATE, reference=PROXY).reference_centroids_
-        assert found is not None
-        assert len(found) == centroids
+        reference_centroids = KMeansDRE(k).fit(PRIVATE, reference=PROXY).reference_centroids_
+        assert reference_centroids is not None
+        assert len(reference_centroids) == centroids
 
 
-def test_pca_keeps_the_directions_of_scikit_learns() -> None:
+def test_pca_agrees_with_scikit_learn() -> None:
     from sklearn.decomposition import PCA as Oracle
 
     x = PRIVATE * np.array([5, 3, 1, 0.2], np.float32)
@@ -73,15 +74,15 @@ def test_pca_keeps_the_directions_of_scikit_learns() -> None:
 
 
 @pytest.mark.parametrize(
-    ("parameters", "says"),
+    ("parameters", "message"),
     [
         ({"n_clusters": 0}, "n_clusters must be at least 1"),
         ({"reference": "both"}, "reference must be proxy or none"),
         ({"features": "edges"}, "features must be pixels or pca"),
     ],
 )
-def test_bad_parameters_are_refused_at_fit(parameters: dict, says: str) -> None:
-    with pytest.raises(ValueError, match=says):
+def test_bad_parameters_are_refused_at_fit(parameters: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         KMeansDRE(**parameters).fit(PRIVATE, reference=PROXY)
 
 
@@ -142,57 +143,14 @@ class AsScikitLearn(KMeansDRE, BaseEstimator):
     ],
     ids=lambda check: check.__name__,
 )
-def test_scikit_learn_contract(check) -> None:
+def test_a_check_of_scikit_learn_passes(check) -> None:
     check("AsScikitLearn", AsScikitLearn())
 
 
-def test_parameters_round_trip() -> None:
+def test_parameters_can_be_read_set_and_cloned() -> None:
     dre = KMeansDRE(7, features="pca")
     copy = clone(dre, safe=False)
     assert copy.get_params() == dre.get_params()
     assert dre.set_params(n_clusters=3).n_clusters == 3
     with pytest.raises(ValueError, match="no parameter 'clusters'"):
         dre.set_params(clusters=3)
-
-
-def rule_of(
-    quantile: float, weighting: Literal["hard", "soft"] = "soft", *, accept_contributed: bool = True
-) -> AcceptanceRule:
-    return AcceptanceRule(quantile, weighting, 2.0, accept_contributed)
-
-
-def acceptance(rule: AcceptanceRule, contributed: list[int] | None = None) -> np.ndarray:
-    dre = KMeansDRE(5).fit(PRIVATE, reference=PROXY)
-    return acceptance_weights(dre, HELDOUT, PROXY, np.array(contributed or [], np.int64), rule)
-
-
-def test_hard_claims_are_ones_and_keep_the_quantile() -> None:
-    for quantile in (0.5, 0.9):
-        rule = rule_of(quantile, "hard", accept_contributed=False)
-        w = acceptance(rule)
-        assert set(np.unique(w)) <= {0.0, 1.0}
-        dre = KMeansDRE(5).fit(PRIVATE, reference=PROXY)
-        own = acceptance_weights(dre, HELDOUT, HELDOUT, np.empty(0, np.int64), rule)
-        assert own.mean() == pytest.approx(quantile, abs=0.02)
-        assert w[50:].sum() == 0  # nothing far away is claimed
-
-
-def test_soft_weights_are_the_formula() -> None:
-    rule = rule_of(0.9, accept_contributed=False)
-    w = acceptance(rule)
-    dre = KMeansDRE(5).fit(PRIVATE, reference=PROXY)
-    threshold = np.quantile(dre.score_samples(HELDOUT), 0.1)
-    s = dre.score_samples(PROXY)
-    expected = np.where(s >= threshold, np.exp(-2.0 * np.exp(-s) / np.exp(-threshold)), 0)
-    np.testing.assert_allclose(w, expected, rtol=1e-5)
-    assert w[w > 0].min() >= np.exp(-2.0) - 1e-6
-
-
-def test_a_higher_quantile_never_claims_less() -> None:
-    low, high = acceptance(rule_of(0.5, "hard")), acceptance(rule_of(0.95, "hard"))
-    assert (high >= low).all()
-
-
-def test_own_rows_are_claimed_whatever_they_score() -> None:
-    assert acceptance(rule_of(0.9), contributed=[199])[199] == 1
-    assert acceptance(rule_of(0.9, accept_contributed=False), contributed=[199])[199] == 0

@@ -1,14 +1,18 @@
+"""KuLSIF against its formula, its memory check, and its errors."""
+
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 
 from edgefd.core.errors import UserError
 from edgefd.filters.kulsif import KuLSIF, check_memory
 
-NUMBERS = np.random.default_rng(0)
-PRIVATE, AUXILIARY, X = (NUMBERS.normal(0, s, (n, 3)) for s, n in ((1, 30), (3, 20), (2, 10)))
+RNG = np.random.default_rng(0)
+PRIVATE, AUXILIARY, X = (RNG.normal(0, s, (n, 3)) for s, n in ((1, 30), (3, 20), (2, 10)))
 
 
-def by_the_formula(inverse: bool, width: float) -> np.ndarray:
+def ratio_by_formula(inverse: bool, width: float) -> np.ndarray:
     def k(a: np.ndarray, b: np.ndarray) -> np.ndarray:
         return np.exp(-((a[:, None] - b[None]) ** 2).sum(2) / (2 * width**2))
 
@@ -20,22 +24,22 @@ def by_the_formula(inverse: bool, width: float) -> np.ndarray:
 
 
 @pytest.mark.parametrize(("variant", "inverse"), [("correct", True), ("published", False)])
-def test_it_is_the_formula(variant: str, inverse: bool) -> None:
+def test_the_ratio_agrees_with_the_formula(variant: str, inverse: bool) -> None:
     ours = KuLSIF(1.5, variant).fit(PRIVATE, reference=AUXILIARY).score_samples(X)
-    np.testing.assert_allclose(ours, by_the_formula(inverse, 1.5), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(ours, ratio_by_formula(inverse, 1.5), rtol=1e-4, atol=1e-5)
 
 
-def test_the_variants_differ_in_low_dimension() -> None:
-    assert np.abs(by_the_formula(True, 1.5) - by_the_formula(False, 1.5)).max() > 0.01
+def test_the_correct_and_the_published_formula_differ_in_low_dimension() -> None:
+    assert np.abs(ratio_by_formula(True, 1.5) - ratio_by_formula(False, 1.5)).max() > 0.01
 
 
-def test_it_estimates_a_density_ratio() -> None:
-    """Of two normal distributions, where the ratio is known: high where it is high."""
+def test_the_estimate_correlates_with_a_known_density_ratio() -> None:
+    """The ratio of two normal distributions is known."""
     x = np.linspace(-3, 3, 61)[:, None]
-    p, q = NUMBERS.normal(0.5, 0.5, (500, 1)), NUMBERS.normal(0, 1, (500, 1))
+    p, q = RNG.normal(0.5, 0.5, (500, 1)), RNG.normal(0, 1, (500, 1))
     truth = np.exp(-((x - 0.5) ** 2) / 0.5 + x**2 / 2)[:, 0]
-    found = KuLSIF().fit(p, reference=q).score_samples(x)
-    assert np.corrcoef(found, truth)[0, 1] > 0.9
+    estimate = KuLSIF().fit(p, reference=q).score_samples(x)
+    assert np.corrcoef(estimate, truth)[0, 1] > 0.9
 
 
 def test_samples_far_from_zero_keep_their_scores() -> None:
@@ -44,15 +48,15 @@ def test_samples_far_from_zero_keep_their_scores() -> None:
     np.testing.assert_allclose(far, near, atol=2e-3)
 
 
-def test_more_than_memory_allows_is_refused_with_the_estimate() -> None:
-    with pytest.raises(UserError, match=r"200000 auxiliary .* needs about 962\.\d GB, 8\.0 GB are free"):
+def test_a_fit_that_needs_more_memory_than_is_free_is_refused_with_the_estimate() -> None:
+    with pytest.raises(UserError, match=r"200000 auxiliary .* needs about 962\.\d GB, but only 8\.0 GB are free"):
         check_memory(200_000, 1000, 3, free=8 * 10**9)
     check_memory(1000, 1000, 3, free=8 * 10**9)
     with pytest.raises(UserError, match=r"about 16\.\d GB"):
         check_memory(1000, 1000, 10**6, free=8 * 10**9)
 
 
-def test_it_is_refused_before_anything_is_allocated() -> None:
+def test_a_fit_that_is_too_large_is_refused_before_any_allocation() -> None:
     row = np.zeros((1, 1), np.float32)
     huge = np.broadcast_to(row, (10**6, 1))  # no memory of its own; its kernel would take 24 TB
     with pytest.raises(UserError, match="KMeansDRE"):
@@ -60,7 +64,7 @@ def test_it_is_refused_before_anything_is_allocated() -> None:
 
 
 @pytest.mark.parametrize(
-    ("wrong", "says"),
+    ("call", "message"),
     [
         (lambda: KuLSIF(0).fit(PRIVATE, reference=AUXILIARY), "width"),
         (lambda: KuLSIF(variant="fast").fit(PRIVATE, reference=AUXILIARY), "variant"),
@@ -70,6 +74,6 @@ def test_it_is_refused_before_anything_is_allocated() -> None:
         (lambda: KuLSIF().set_params(k=3), "no parameter 'k'"),
     ],
 )
-def test_what_is_wrong_is_said(wrong: object, says: str) -> None:
-    with pytest.raises(ValueError, match=says):
-        wrong()
+def test_invalid_parameters_and_samples_are_refused(call: Callable[[], object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        call()
