@@ -1,4 +1,4 @@
-"""The command as a user runs it: real processes, exit codes, one line for each mistake."""
+"""The `edgefd` command as a user runs it: real processes, exit codes, one line for each mistake."""
 
 import json
 import os
@@ -6,12 +6,15 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
 import pytest
 import yaml
 
+from edgefd.data.datasets import DATASETS
+from edgefd.methods import get_method, method_names
 from tests.support.commands import QUICKSTART, ROOT, command, edgefd, env
 
 QUICK = ["data.limit=300", "train.rounds=2", "model.name=cnn_small", "baselines=[]", "method.n_clusters=3"]
@@ -22,7 +25,7 @@ KEYS = {
 }
 
 
-def test_a_run_leaves_its_folder(tmp_path: Path) -> None:
+def test_simulate_writes_a_run_folder_for_the_method_and_each_baseline(tmp_path: Path) -> None:
     done = edgefd("simulate", QUICKSTART, *QUICK[:3], "baselines=[fedmd]", "--out", "r", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "final accuracy" in done.stdout
@@ -50,9 +53,33 @@ def test_a_run_leaves_its_folder(tmp_path: Path) -> None:
     assert first["accuracy_per_client"] == second["accuracy_per_client"]
 
 
-def test_listings(tmp_path: Path) -> None:
-    assert "proxy labels" in edgefd("methods", cwd=tmp_path).stdout
-    assert "packaged" not in edgefd("datasets", cwd=tmp_path).stderr
+def test_methods_lists_every_method_with_its_settings(tmp_path: Path) -> None:
+    listing = edgefd("methods", cwd=tmp_path, COLUMNS="400").stdout
+    rows = {cells[0]: cells[1:] for line in listing.splitlines() if len(cells := split_row(line)) == 4}
+    assert set(rows) == set(method_names())
+    for name, (summary, settings, labels) in rows.items():
+        method = get_method(name)
+        assert summary == method.summary
+        assert labels == ("yes" if method.proxy_labels else "no")
+        assert all(f"{field.name}=" in settings for field in fields(method.config))
+
+
+def test_datasets_lists_every_data_set_with_its_location_or_the_remedy(tmp_path: Path) -> None:
+    done = edgefd("datasets", cwd=tmp_path, COLUMNS="400", XDG_CACHE_HOME=str(tmp_path))
+    rows = {cells[0]: cells[1:] for line in done.stdout.splitlines() if len(cells := split_row(line)) == 3}
+    assert set(rows) == set(DATASETS)
+    assert all(rows[name][0] == contents for name, contents in DATASETS.items())
+    assert rows["mnist_mini"][1].endswith("mnist_mini.npz")
+    assert rows["mnist"][1].startswith("not found: run edgefd datasets --download mnist")
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def split_row(line: str) -> list[str]:
+    """Return the cells of a row of a table; the header and the borders have other separators."""
+    return [cell.strip() for cell in line.strip("│").split("│")] if line.startswith("│") else []
+
+
+def test_partition_and_check_describe_the_federation_and_write_nothing(tmp_path: Path) -> None:
     table = edgefd("partition", QUICKSTART, cwd=tmp_path).stdout
     assert table.count("600") == 10
     checked = edgefd("check", QUICKSTART, "train.rounds=7", cwd=tmp_path)
@@ -62,7 +89,7 @@ def test_listings(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "says"),
+    ("arguments", "message"),
     [
         (["trian.rounds=3"], "trian: unknown key, did you mean 'train'?"),
         (["method.name=edgfd"], "unknown method 'edgfd': did you mean 'edgefd'?"),
@@ -83,7 +110,9 @@ def test_listings(tmp_path: Path) -> None:
         (["baselines=[edgfd]"], "unknown method"),
     ],
 )
-def test_bad_input_is_one_line_and_leaves_nothing(tmp_path: Path, arguments: list[str], says: str) -> None:
+def test_bad_input_is_reported_in_one_line_and_leaves_no_files(
+    tmp_path: Path, arguments: list[str], message: str
+) -> None:
     x, y = np.zeros((40, 20), np.float32), np.arange(40) % 10
     good = {"x_train": x, "y_train": y, "x_test": x, "y_test": y}
     np.savez(tmp_path / "table.npz", **good)  # type: ignore[arg-type]
@@ -95,14 +124,14 @@ def test_bad_input_is_one_line_and_leaves_nothing(tmp_path: Path, arguments: lis
     before = sorted(tmp_path.rglob("*"))
     done = edgefd("simulate", QUICKSTART, *arguments, cwd=tmp_path, XDG_CACHE_HOME=str(tmp_path))
     assert done.returncode == 2, done.stdout + done.stderr
-    assert says in done.stderr
+    assert message in done.stderr
     assert done.stderr.startswith("error: ")
     assert done.stderr.count("\n") == 1
     assert sorted(tmp_path.rglob("*")) == before
 
 
 @pytest.mark.slow
-def test_a_federation_of_processes(tmp_path: Path) -> None:
+def test_a_federation_of_processes_gives_the_results_of_the_simulation(tmp_path: Path) -> None:
     settings = [QUICKSTART, *QUICK, "partition.n_clients=2"]
     for arguments in (["export", *settings, "--out", "bundle"], ["partition", *settings, "--out", "data"]):
         done = edgefd(*arguments, cwd=tmp_path)
@@ -131,16 +160,18 @@ def test_a_federation_of_processes(tmp_path: Path) -> None:
     simulated = edgefd("simulate", *settings, "run.learner=onnx", "--out", "s", cwd=tmp_path, PYTHONPATH=path)
     assert simulated.returncode == 0, simulated.stderr
     again = edgefd("server", *settings, "--exchange", "exchange", "--resume", cwd=tmp_path, PYTHONPATH=path)
-    assert again.returncode == 0, again.stderr  # a complete run is only summed up again
+    assert again.returncode == 0, again.stderr  # of a complete run, only the summary is written again
     assert (
         len((tmp_path / "r" / "metrics.jsonl").read_text().splitlines())
         == 1 + json.loads((tmp_path / "r" / "summary.json").read_text())["rounds"]
     )
     for key in ("heldout_accuracy_mean", "bytes_up", "bytes_down", "teacher_accuracy", "wrong_claims"):
-        ours, theirs = (json.loads((tmp_path / run / "summary.json").read_text())[key] for run in ("r", "s"))
-        assert ours == theirs, key
+        served_value, simulated_value = (
+            json.loads((tmp_path / run / "summary.json").read_text())[key] for run in ("r", "s")
+        )
+        assert served_value == simulated_value, key
     assert (tmp_path / "exchange" / "done").read_text() == "complete"
-    for arguments, says in (
+    for arguments, message in (
         (["server", *settings, "--exchange", "exchange", "--out", "r2"], "exchange already"),
         (["server", *settings, "--exchange", "e2", "--out", "r"], "run folder r exists already"),
         (["server", *settings, "train.lr=0.1", "--exchange", "exchange", "--resume"], "is of another config"),
@@ -151,12 +182,12 @@ def test_a_federation_of_processes(tmp_path: Path) -> None:
         before = sorted(tmp_path.rglob("*"))
         done = edgefd(*arguments, cwd=tmp_path, PYTHONPATH=path)
         assert done.returncode == 2
-        assert says in done.stderr
+        assert message in done.stderr
         assert done.stderr.count("\n") == 1
         assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_ctrl_c_keeps_what_was_done(tmp_path: Path) -> None:
+def test_ctrl_c_keeps_the_completed_rounds_and_ends_the_workers(tmp_path: Path) -> None:
     arguments = command("simulate", QUICKSTART, "baselines=[]", "train.rounds=1000", "--out", "r")
     process = subprocess.Popen(
         arguments,
@@ -183,13 +214,15 @@ def test_ctrl_c_keeps_what_was_done(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "says"),
+    ("arguments", "message"),
     [
         (("export", QUICKSTART, "--out", "b"), "this needs onnx: pip install 'edgefd[export]'"),
         (("simulate", QUICKSTART, "run.learner=onnx", "--out", "r"), "this needs onnx: pip install 'edgefd[export]'"),
     ],
 )
-def test_a_missing_extra_is_named(tmp_path: Path, arguments: tuple[str, ...], says: str) -> None:
+def test_the_error_without_a_package_names_the_extra_to_install(
+    tmp_path: Path, arguments: tuple[str, ...], message: str
+) -> None:
     program = (
         "import edgefd.core.errors as e; find = e.find_spec\n"
         "e.find_spec = lambda name: None if name == 'onnx' else find(name)\n"
@@ -198,11 +231,11 @@ def test_a_missing_extra_is_named(tmp_path: Path, arguments: tuple[str, ...], sa
     command = [sys.executable, "-c", program, *arguments]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=env({}), timeout=60)
     assert done.returncode == 2
-    assert done.stderr == f"error: {says}\n"
+    assert done.stderr == f"error: {message}\n"
     assert list(tmp_path.iterdir()) == []
 
 
-def test_without_its_extra_the_command_says_what_to_install(tmp_path: Path) -> None:
+def test_the_command_without_its_extra_names_it(tmp_path: Path) -> None:
     program = "import sys; sys.modules['typer'] = None; from edgefd.__main__ import main; main()"
     arguments = [sys.executable, "-c", program, "methods"]
     done = subprocess.run(arguments, capture_output=True, text=True, cwd=tmp_path, env=env({}), timeout=60)
@@ -215,7 +248,6 @@ def test_without_its_extra_the_command_says_what_to_install(tmp_path: Path) -> N
 
 FAULTY = """
 import os, signal
-from edgefd.learners.batches import Lesson
 from edgefd.federation.method import Method, teacher_rows
 
 def distillation_targets(teacher, data, proxy, config, rng):
@@ -223,14 +255,16 @@ def distillation_targets(teacher, data, proxy, config, rng):
         {fault}
     return teacher_rows(teacher, data, proxy, config, rng)
 
-METHOD = Method(name="faulty", summary="fails in client 3, in the second round", distillation_targets=distillation_targets)
+METHOD = Method(
+    name="faulty", summary="fails in client 3, in the second round", distillation_targets=distillation_targets
+)
 """
 FULL_DISK = "os.remove('r/metrics.jsonl'), os.symlink('/dev/full', 'r/metrics.jsonl')"
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("fault", "says", "workers"),
+    ("fault", "message", "workers"),
     [
         ("raise ZeroDivisionError('no data')", "client 3 failed: ZeroDivisionError: no data", 0),
         ("raise ZeroDivisionError('no data')", "client 3 failed: ZeroDivisionError: no data", 2),
@@ -238,15 +272,15 @@ FULL_DISK = "os.remove('r/metrics.jsonl'), os.symlink('/dev/full', 'r/metrics.js
         (FULL_DISK, "cannot write r/metrics.jsonl: No space left on device", 0),
     ],
 )
-def test_a_failing_client_ends_the_run_with_its_rounds_kept(
-    tmp_path: Path, fault: str, says: str, workers: int
+def test_a_failing_client_ends_the_run_and_keeps_the_completed_rounds(
+    tmp_path: Path, fault: str, message: str, workers: int
 ) -> None:
     (tmp_path / "faulty.py").write_text(FAULTY.format(fault=fault))
     path = f"{ROOT}:{ROOT / 'proto'}:{tmp_path}"
     arguments = (*QUICK[:4], "method.name=faulty:METHOD", f"run.workers={workers}", "--out", "r")
     done = edgefd("simulate", QUICKSTART, *arguments, cwd=tmp_path, PYTHONPATH=path)
     assert done.returncode == 1, done.stderr
-    assert says in done.stderr
+    assert message in done.stderr
     assert done.stderr.endswith("; the rounds done so far (1) are in r\n")
     assert done.stderr.count("\n") == 1
     summary = json.loads((tmp_path / "r" / "summary.json").read_text())

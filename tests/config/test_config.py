@@ -1,3 +1,5 @@
+"""Configs: parsing, overrides, defaults, and one line for each mistake."""
+
 import os
 from pathlib import Path
 
@@ -15,7 +17,7 @@ SIMULATIONS = sorted([*FOLDER.glob("*.yaml"), *FOLDER.glob("edge/*.yaml")])
 
 
 @pytest.mark.parametrize("path", SIMULATIONS, ids=lambda p: p.name)
-def test_shipped_configs_parse_and_say_how_to_run_them(path: Path) -> None:
+def test_shipped_configs_parse_and_document_their_command(path: Path) -> None:
     load_config(path)
     head = path.read_text().splitlines()[:6]
     for word in ("# What:", "# Run:", "# Needs:", "# Takes:", "# Expect:"):
@@ -26,14 +28,14 @@ def test_shipped_configs_parse_and_say_how_to_run_them(path: Path) -> None:
 def test_the_resolved_config_parses_to_itself(method: str) -> None:
     data = {"name": "watch", "test_people": [1, 2]}
     models = [{"name": "cnn"}, {"name": "mlp"}]
-    if get_method(method).message is MessageKind.PARAMETERS:  # which are averaged, so all have the same
+    if get_method(method).message is MessageKind.PARAMETERS:  # averaged: all clients have the same model
         models = models[:1]
     config = parse_config({"data": data, "method": {"name": method}, "baselines": ["fedmd"], "model": models})
     assert parse_config(config.to_dict()) == config
 
 
 @pytest.mark.parametrize(
-    ("overrides", "says"),
+    ("overrides", "message"),
     [
         (["trian.rounds=3"], "trian: unknown key, did you mean 'train'?"),
         (["method.n_cluster=3"], "method.n_cluster: unknown key, did you mean 'n_clusters'?"),
@@ -121,16 +123,16 @@ def test_the_resolved_config_parses_to_itself(method: str) -> None:
         (["seed.x=1"], "seed.x: seed is not a section"),
     ],
 )
-def test_bad_settings_are_named(overrides: list[str], says: str) -> None:
+def test_invalid_settings_are_named_in_one_line(overrides: list[str], message: str) -> None:
     quickstart = Path(__file__).parents[2] / "simulations" / "quickstart.yaml"
     with pytest.raises(UserError) as caught:
         load_config(quickstart, overrides)
-    assert says in str(caught.value)
+    assert message in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
-    ("path", "code", "says"),
+    ("path", "code", "message"),
     [
         (":X", "", "method ':X' must look like package.module:ATTRIBUTE"),
         ("pkg:", "", "method 'pkg:' must look like package.module:ATTRIBUTE"),
@@ -145,36 +147,36 @@ def test_bad_settings_are_named(overrides: list[str], says: str) -> None:
         ),
     ],
 )
-def test_a_foreign_method_that_cannot_be_loaded_is_named(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str, code: str, says: str
+def test_a_user_method_that_cannot_be_loaded_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str, code: str, message: str
 ) -> None:
     monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / f"{path.partition(':')[0].strip('.') or 'none'}.py").write_text(code)
     with pytest.raises(UserError) as caught:
         parse_config({"method": {"name": path}})
-    assert says in str(caught.value)
+    assert message in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
-def test_workers_are_counted_also_where_the_system_cannot_tell(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_workers_are_counted_without_sched_getaffinity_too(monkeypatch: pytest.MonkeyPatch) -> None:
     assert Run().n_workers == len(os.sched_getaffinity(0))
     monkeypatch.delattr(os, "sched_getaffinity")
     assert Run().n_workers == environment()["cores"] == os.cpu_count()
 
 
 @pytest.mark.parametrize(
-    ("text", "says"), [("- a\n- b", "must hold sections"), ("a: [", "not valid YAML"), ("\xff", "cannot read")]
+    ("text", "message"), [("- a\n- b", "must hold sections"), ("a: [", "not valid YAML"), ("\xff", "cannot read")]
 )
-def test_bad_files_are_named(tmp_path: Path, text: str, says: str) -> None:
+def test_unreadable_config_files_are_named(tmp_path: Path, text: str, message: str) -> None:
     path = tmp_path / "c.yaml"
     path.write_bytes(text.encode("latin-1"))
-    with pytest.raises(UserError, match=says):
+    with pytest.raises(UserError, match=message):
         load_config(path)
     with pytest.raises(UserError, match="cannot read config"):
         load_config(tmp_path / "missing.yaml")
 
 
-def test_a_new_name_drops_only_what_it_cannot_have(tmp_path: Path) -> None:
+def test_another_name_removes_only_the_settings_it_does_not_have(tmp_path: Path) -> None:
     path = tmp_path / "c.yaml"
     path.write_text(
         "data: {limit: 600}\npartition: {name: dirichlet, n_clients: 5, alpha: 0.3}\nmethod: {quantile: 0.5}"
@@ -185,7 +187,7 @@ def test_a_new_name_drops_only_what_it_cannot_have(tmp_path: Path) -> None:
     assert config.method_config.quantile == 0.5
 
 
-def test_another_method_starts_at_its_defaults(tmp_path: Path) -> None:
+def test_a_method_override_resets_its_settings_to_defaults(tmp_path: Path) -> None:
     path = tmp_path / "c.yaml"
     path.write_text("method: {name: edgefd, quantile: 0.5}\npartition: {name: dirichlet, alpha: 0.3}")
     config = load_config(path, ["partition.n_clients=7", "method.name=fedmd", "partition.name=iid"])
@@ -196,7 +198,7 @@ def test_another_method_starts_at_its_defaults(tmp_path: Path) -> None:
     assert same.method_config.quantile == 0.5
 
 
-def test_other_methods_run_at_their_defaults() -> None:
+def test_for_method_uses_the_defaults_of_the_other_method() -> None:
     config = parse_config({"method": {"name": "fedmd"}, "seed": 3, "baselines": ["edgefd"]})
     other = config.for_method("edgefd")
     assert (other.method_name, other.seed, other.baselines) == ("edgefd", 3, ())

@@ -1,3 +1,5 @@
+"""Federations: private, held-out and proxy rows of every partition, and what references pool."""
+
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -19,7 +21,7 @@ from edgefd.runs.prepare import prepare
 from edgefd.simulation.engine import open_transport, simulate
 
 N, TEST = 400, 50
-MARKED = Dataset(  # every sample says who it is, so that leaks show
+MARKED = Dataset(  # every sample holds its own index, so that a leak is visible
     name="marked",
     x_train=np.stack([np.arange(N), np.zeros(N)], 1).astype(np.float32),
     y_train=np.arange(N) % 10,
@@ -27,7 +29,7 @@ MARKED = Dataset(  # every sample says who it is, so that leaks show
     y_test=np.arange(TEST) % 10,
     n_classes=10,
     group_train=np.arange(N) % 4,
-    source="here",
+    source="test",
     sha256="",
 )
 
@@ -48,8 +50,10 @@ def marks(x: np.ndarray, federation: Federation) -> np.ndarray:
     st.floats(0.05, 0.9),
     st.integers(0, 10**6),
 )
-def test_nothing_leaks(partition: str, source: str, alpha: float, heldout: float, seed: int) -> None:
-    """Training, held-out and proxy rows are disjoint; owners are right; the test set is untouched."""
+def test_training_heldout_and_proxy_rows_are_disjoint(
+    partition: str, source: str, alpha: float, heldout: float, seed: int
+) -> None:
+    """Check also that labels, owners and counts are right, and that the test set is only scaled."""
     proxy = {"source": source, "alpha": alpha}
     size = {} if partition == "by_group" else {"n_clients": 4}
     try:
@@ -59,8 +63,8 @@ def test_nothing_leaks(partition: str, source: str, alpha: float, heldout: float
     except UserError:
         assume(False)
     shared = marks(federation.proxy.x, federation)
-    every = [shared, *(marks(x, federation) for c in federation.clients for x in (c.x, c.x_heldout))]
-    flat = np.concatenate(every)
+    all_rows = [shared, *(marks(x, federation) for c in federation.clients for x in (c.x, c.x_heldout))]
+    flat = np.concatenate(all_rows)
     assert len(np.unique(flat)) == len(flat)
     assert np.array_equal(federation.proxy_labels, MARKED.y_train[shared])
     for c in federation.clients:
@@ -74,7 +78,7 @@ def test_nothing_leaks(partition: str, source: str, alpha: float, heldout: float
     np.testing.assert_allclose(federation.x_test, federation.scale(MARKED.x_test))
 
 
-def test_contribution_is_stratified_and_ids_tell_nothing() -> None:
+def test_contributions_are_stratified_and_ids_do_not_reveal_the_owner() -> None:
     federation = federate(config(partition={"name": "strong"}, proxy={"alpha": 0.25}), MARKED)
     assert np.bincount(federation.proxy_labels).tolist() == [10] * 10
     owners = federation.proxy.owner
@@ -82,7 +86,7 @@ def test_contribution_is_stratified_and_ids_tell_nothing() -> None:
 
 
 @pytest.mark.parametrize("alpha", [0.25, 0.9])
-def test_kept_rows_stay_to_train_on_but_are_never_held_out(alpha: float) -> None:
+def test_kept_rows_remain_training_rows_and_are_never_held_out(alpha: float) -> None:
     federation = federate(config(proxy={"alpha": alpha, "keep": True}), MARKED)
     shared = set(marks(federation.proxy.x, federation))
     for c in federation.clients:
@@ -93,7 +97,7 @@ def test_kept_rows_stay_to_train_on_but_are_never_held_out(alpha: float) -> None
         assert len(train) + len(held) == federation.table[c.client].sum()
 
 
-def test_proxy_set_is_standardised_and_hashed() -> None:
+def test_the_proxy_set_is_standardised_and_hashed() -> None:
     federation = federate(config(), MARKED)
     assert federation.proxy.x.mean() == pytest.approx(0, abs=1e-5)
     assert federation.proxy.x.std() == pytest.approx(1, abs=1e-4)
@@ -102,7 +106,7 @@ def test_proxy_set_is_standardised_and_hashed() -> None:
     assert federate(config(seed=1), MARKED).proxy.sha256 != federation.proxy.sha256
 
 
-def test_public_proxy_from_a_file(tmp_path: Path) -> None:
+def test_a_public_proxy_set_is_read_from_a_file(tmp_path: Path) -> None:
     path = tmp_path / "proxy.npz"
     x = np.stack([np.arange(1000, 1030), np.zeros(30)], 1).astype(np.float32)
     np.savez(path, x=x, y=np.arange(30) % 10)
@@ -118,13 +122,13 @@ def test_public_proxy_from_a_file(tmp_path: Path) -> None:
             federate(config(proxy={"source": "public", "path": str(path)}), MARKED)
 
 
-def test_what_devices_contributed_is_not_taken_for_public(tmp_path: Path) -> None:
+def test_contributed_samples_are_not_accepted_as_public(tmp_path: Path) -> None:
     path = tmp_path / "proxy.npz"
     x = np.stack([np.arange(1000, 1030), np.zeros(30)], 1).astype(np.float32)
     np.savez(path, x=x, contributors=3)
     federation = federate(config(proxy={"source": "contributed", "path": str(path)}), MARKED)
     assert federation.raw_samples_disclosed == 30
-    assert (federation.proxy.owner == -1).all()  # nobody is told whose a row is
+    assert (federation.proxy.owner == -1).all()  # the owners are not recorded
     assert sum(len(c.x) + len(c.x_heldout) for c in federation.clients) == N
     with pytest.raises(UserError, match=r"is marked as raw private samples: set proxy\.source=contributed"):
         federate(config(proxy={"source": "public", "path": str(path)}), MARKED)
@@ -135,7 +139,7 @@ def test_what_devices_contributed_is_not_taken_for_public(tmp_path: Path) -> Non
 
 def test_a_public_proxy_set_needs_no_labels(tmp_path: Path) -> None:
     path, data = tmp_path / "proxy.npz", load_dataset("mnist_mini")
-    np.savez(path, x=data.x_test[:60, 0])  # grey images without a channel, as a data set may have them
+    np.savez(path, x=data.x_test[:60, 0])  # grey images without a channel axis, as data sets may hold them
     sections = {"proxy": {"source": "public", "path": str(path)}, "data": {"name": "mnist_mini", "limit": 300}}
     sections |= {"model": {"name": "mlp"}, "train": {"rounds": 1}, "run": {"workers": 0}}
     c = config(**sections)
@@ -152,11 +156,11 @@ def test_a_public_proxy_set_needs_no_labels(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"x must be uint8 samples of shape .*, not float32"):
         prepare(c)
     table = {"proxy": {"source": "public", "path": str(path)}}
-    np.savez(path, x=np.zeros((30, 2)))  # float64, as a data set may be
+    np.savez(path, x=np.zeros((30, 2)))  # float64, as data sets may hold them
     assert federate(config(**table), MARKED).proxy.x.dtype == np.float32
 
 
-def test_a_client_left_with_nothing_is_named() -> None:
+def test_the_error_for_too_few_samples_names_the_client() -> None:
     few = replace(MARKED, x_train=MARKED.x_train[:10], y_train=MARKED.y_train[:10])
     with pytest.raises(UserError, match="client 0 has 0 private samples"):
         federate(config(), few)
@@ -168,12 +172,12 @@ def test_fractions_outside_0_to_1_are_refused(fraction: float) -> None:
     with pytest.raises(UserError, match=r"must be in \(0, 1\)"):
         contribute_samples([rows], MARKED.y_train, fraction, False, rng)
 
-    def whole(y: np.ndarray, group: np.ndarray | None, rng: np.random.Generator) -> list[np.ndarray]:
+    def one_client(y: np.ndarray, group: np.ndarray | None, rng: np.random.Generator) -> list[np.ndarray]:
         return [np.arange(len(y))]
 
     def build(source: Literal["contributed", "public"], alpha: float, heldout: float) -> Federation:
         return build_federation(
-            MARKED, whole, proxy_source=source, alpha=alpha, keep=False, proxy_path=None, heldout=heldout, seed=0
+            MARKED, one_client, proxy_source=source, alpha=alpha, keep=False, proxy_path=None, heldout=heldout, seed=0
         )
 
     with pytest.raises(UserError, match=r"proxy\.alpha.*must be in"):
@@ -183,7 +187,7 @@ def test_fractions_outside_0_to_1_are_refused(fraction: float) -> None:
     assert len(build("public", 0.25, 0.1).proxy) == N // 4
 
 
-def test_even_the_smallest_fraction_gives_a_row_a_client() -> None:
+def test_the_smallest_fraction_takes_one_row_of_each_client() -> None:
     parts = [np.arange(0, 200), np.arange(200, N)]
     shared, owner, private = contribute_samples(parts, MARKED.y_train, 1e-6, False, np.random.default_rng(0))
     assert sorted(owner.tolist()) == [0, 1]
@@ -191,7 +195,7 @@ def test_even_the_smallest_fraction_gives_a_row_a_client() -> None:
     assert all(s in parts[o] for s, o in zip(shared, owner, strict=True))
 
 
-def test_references_pool_what_they_say() -> None:
+def test_references_pool_the_proxy_set_or_all_private_rows() -> None:
     federation = federate(config(), MARKED)
     proxy_only, everything = merged(federation, private=False), merged(federation, private=True)
     assert len(proxy_only.x) == len(federation.proxy)
@@ -201,7 +205,7 @@ def test_references_pool_what_they_say() -> None:
 
 @pytest.mark.parametrize("keep", [False, True])
 @pytest.mark.parametrize("source", ["contributed", "public"])
-def test_one_model_on_everything_discloses_everything(source: str, keep: bool) -> None:
+def test_centralised_training_discloses_all_rows(source: str, keep: bool) -> None:
     federation = federate(config(proxy={"alpha": 0.25, "source": source, "keep": keep}), MARKED)
     rows = marks(np.concatenate([c.x for c in federation.clients]), federation)
     shared = marks(federation.proxy.x, federation) if source == "contributed" else np.empty(0, int)
@@ -211,7 +215,7 @@ def test_one_model_on_everything_discloses_everything(source: str, keep: bool) -
 
 
 @pytest.mark.parametrize("keep", [False, True])
-def test_clients_that_exchange_nothing_train_on_what_they_would_have_contributed(keep: bool) -> None:
+def test_indlearn_clients_train_on_the_rows_they_would_have_contributed(keep: bool) -> None:
     federation = federate(config(proxy={"alpha": 0.25, "keep": keep}), MARKED)
     alone = get_method("indlearn").transform_federation(federation)
     assert alone.raw_samples_disclosed == 0
@@ -228,7 +232,7 @@ def test_clients_that_exchange_nothing_train_on_what_they_would_have_contributed
     )
 
 
-def test_limit_keeps_classes_balanced() -> None:
+def test_data_limit_keeps_classes_balanced() -> None:
     part = limit_samples(MARKED, 55)
     assert np.bincount(part.y_train).tolist() == [5] * 10
     assert part.group_train is not None

@@ -1,3 +1,5 @@
+"""Downloads: size limits, checksums, mirrors, and no partial file after an error."""
+
 import hashlib
 import threading
 from collections.abc import Iterator
@@ -27,7 +29,7 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(BODY[: len(BODY) // 2] if "cut" in self.path else BODY)
 
     def log_message(self, *args: object) -> None:
-        """Quiet."""
+        """Log nothing."""
 
 
 @pytest.fixture
@@ -47,7 +49,7 @@ def test_a_file_with_the_expected_md5_is_written_completely(server: str, tmp_pat
 
 
 @pytest.mark.parametrize(
-    ("file", "md5", "max_bytes", "says"),
+    ("file", "md5", "max_bytes", "message"),
     [
         ("missing", MD5, 10**7, "Not Found"),
         ("whole", "0" * 32, 10**7, "its md5 is"),
@@ -57,9 +59,9 @@ def test_a_file_with_the_expected_md5_is_written_completely(server: str, tmp_pat
     ],
 )
 def test_a_rejected_download_leaves_no_file(
-    server: str, tmp_path: Path, file: str, md5: str, max_bytes: int, says: str
+    server: str, tmp_path: Path, file: str, md5: str, max_bytes: int, message: str
 ) -> None:
-    with pytest.raises(UserError, match=says):
+    with pytest.raises(UserError, match=message):
         download(server + file, tmp_path / "f", md5=md5, max_bytes=max_bytes)
     assert list(tmp_path.iterdir()) == []
 
@@ -94,11 +96,11 @@ def test_fetch_dataset_tries_the_next_mirror_and_downloads_only_missing_or_wrong
 
 
 @pytest.mark.parametrize(
-    ("name", "says"),
+    ("name", "message"),
     [("mnits", "unknown data set"), ("digits", "needs no download"), ("watch", "cannot be downloaded")],
 )
-def test_a_data_set_without_a_download_is_refused(name: str, says: str) -> None:
-    with pytest.raises(UserError, match=says):
+def test_a_data_set_without_a_download_is_refused(name: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
         fetch_dataset(name)
 
 

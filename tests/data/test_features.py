@@ -1,4 +1,4 @@
-"""Features of a frozen network in place of images."""
+"""Features of a frozen network that replace images."""
 
 from pathlib import Path
 
@@ -28,7 +28,7 @@ def digits() -> Dataset:
     return load_dataset("mnist_mini")
 
 
-def test_features_are_what_the_graph_gives(extractor: Path, digits: Dataset) -> None:
+def test_features_are_the_output_of_the_graph(extractor: Path, digits: Dataset) -> None:
     out = with_features(digits, str(extractor))
     np.testing.assert_allclose(out.x_test, digits.x_test.reshape(1000, -1).astype(np.float32) @ MATRIX, atol=0.05)
     assert out.x_train.shape == (6000, 12)
@@ -37,25 +37,25 @@ def test_features_are_what_the_graph_gives(extractor: Path, digits: Dataset) -> 
     assert out.sha256 != digits.sha256
 
 
-def test_they_are_computed_once_for_the_same_samples_and_extractor(
+def test_features_are_computed_once_for_the_same_samples_and_extractor(
     extractor: Path, digits: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked = []
+    computed = []
 
-    def counted(graph: bytes, x: np.ndarray, show: features.ProgressHook) -> np.ndarray:
-        asked.append(len(x))
-        return extract(graph, x, show)
+    def counted(graph: bytes, x: np.ndarray, progress: features.ProgressHook) -> np.ndarray:
+        computed.append(len(x))
+        return extract(graph, x, progress)
 
     monkeypatch.setattr(features, "extract", counted)
     first, second = with_features(digits, str(extractor)), with_features(digits, str(extractor))
-    assert asked == [6000, 1000]
+    assert computed == [6000, 1000]
     assert first.sha256 == second.sha256
     extractor.write_bytes(graph(2 * MATRIX))
     assert with_features(digits, str(extractor)).sha256 != first.sha256
-    assert asked == [6000, 1000] * 2
+    assert computed == [6000, 1000] * 2
 
 
-def test_a_run_on_features(extractor: Path) -> None:
+def test_a_run_on_features_learns(extractor: Path) -> None:
     config = parse_config(
         {
             "data": {"name": "mnist_mini", "limit": 2000, "extractor": str(extractor)},
@@ -73,7 +73,7 @@ def test_a_run_on_features(extractor: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("data", "says"),
+    ("data", "message"),
     [
         ({"extractor": "efficientnet"}, "there are efficientnet_lite0 and efficientnet_lite2, or a path to .onnx"),
         ({"extractor": "missing.onnx"}, "cannot read data.extractor missing.onnx"),
@@ -83,19 +83,19 @@ def test_a_run_on_features(extractor: Path) -> None:
         ({"name": "digits", "extractor": "OWN"}, r"does not run on samples of shape \[1, 8, 8\]"),
     ],
 )
-def test_what_is_wrong_is_said(extractor: Path, data: dict, says: str) -> None:
+def test_unsuitable_extractors_are_refused_in_one_line(extractor: Path, data: dict, message: str) -> None:
     if data.get("name") == "watch" and find_dataset("watch") is None:
         pytest.skip("watch.npz is not in EDGEFD_DATA")
     data = {key: str(extractor) if value == "OWN" else value for key, value in data.items()}
-    with pytest.raises(UserError, match=says) as caught:
+    with pytest.raises(UserError, match=message) as caught:
         prepare(parse_config({"data": data, "model": {"name": "mlp"}}))
     assert "\n" not in str(caught.value)
 
 
-def test_a_broken_graph_or_cache_is_one_line(extractor: Path, digits: Dataset) -> None:
+def test_a_damaged_graph_or_cache_is_reported(extractor: Path, digits: Dataset) -> None:
     with_features(digits, str(extractor))
-    for kept in features.cache_folder("features").glob("*.npy"):
-        kept.write_bytes(kept.read_bytes()[:100])
+    for cached in features.cache_folder("features").glob("*.npy"):
+        cached.write_bytes(cached.read_bytes()[:100])
     with pytest.raises(UserError, match="remove it, and it will be computed again"):
         with_features(digits, str(extractor))
     extractor.write_bytes(b"not a graph")
@@ -106,19 +106,19 @@ def test_a_broken_graph_or_cache_is_one_line(extractor: Path, digits: Dataset) -
         with_features(digits, str(extractor))
 
 
-def test_without_its_packages_efficientnet_says_what_to_install(
+def test_efficientnet_without_its_packages_names_the_extra_to_install(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    found = features.extractor_graph.__globals__["require"].__globals__
-    monkeypatch.setitem(found, "find_spec", lambda name: None if "efficientnet" in name else True)
+    errors_module = features.extractor_graph.__globals__["require"].__globals__
+    monkeypatch.setitem(errors_module, "find_spec", lambda name: None if "efficientnet" in name else True)
     with pytest.raises(UserError, match=r"pip install 'edgefd\[features\]'"):
         features.extractor_graph("efficientnet_lite0", (3, 32, 32))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", features.EFFICIENTNETS)
-def test_efficientnet_in_onnx_is_efficientnet_in_torch(
+def test_efficientnet_gives_the_same_features_in_onnx_and_torch(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import torch
@@ -127,8 +127,8 @@ def test_efficientnet_in_onnx_is_efficientnet_in_torch(
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     x = np.random.default_rng(0).integers(0, 256, (3, 3, 32, 32), np.uint8)
-    found = extract(features.extractor_graph(name, (3, 32, 32), 64), x)
+    actual = extract(features.extractor_graph(name, (3, 32, 32), 64), x)
     with torch.inference_mode():
         expected = load_efficientnet(name, 64)(torch.from_numpy(x.astype(np.float32)))
-    np.testing.assert_allclose(found, expected.numpy(), atol=1e-4)
-    assert found.shape == (3, 1280)
+    np.testing.assert_allclose(actual, expected.numpy(), atol=1e-4)
+    assert actual.shape == (3, 1280)

@@ -1,3 +1,5 @@
+"""Partitions: disjoint, complete where they should be, reproducible, and skewed as their names say."""
+
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -21,51 +23,51 @@ SPLITS: dict[str, Split] = {
     "shards": lambda y, n, rng: partitions.shards(y, n, 2, rng),
     "quantity_skew": lambda y, n, rng: partitions.quantity_skew(y, n, 0.5, rng, min_size=2),
 }
-WHOLE = ("iid", "dirichlet", "shards", "quantity_skew")
+COMPLETE = ("iid", "dirichlet", "shards", "quantity_skew")
 
 
 @settings(max_examples=60, deadline=None)
 @given(st.sampled_from(sorted(SPLITS)), st.integers(1, 10), st.integers(0, 2**32 - 1))
-def test_no_sample_is_dealt_twice_and_no_client_is_left_out(name: str, n: int, seed: int) -> None:
+def test_parts_are_disjoint_and_never_empty(name: str, n: int, seed: int) -> None:
     parts = SPLITS[name](Y, n, np.random.default_rng(seed))
     assert len(parts) == n
     assert all(len(p) and np.all(np.diff(p) > 0) for p in parts)
-    every = np.concatenate(parts)
-    assert len(np.unique(every)) == len(every)
-    assert every.min() >= 0
-    assert every.max() < len(Y)
-    if name in WHOLE:
-        assert len(every) == len(Y)
+    rows = np.concatenate(parts)
+    assert len(np.unique(rows)) == len(rows)
+    assert rows.min() >= 0
+    assert rows.max() < len(Y)
+    if name in COMPLETE:
+        assert len(rows) == len(Y)
 
 
 @pytest.mark.parametrize("name", sorted(SPLITS))
-def test_the_seed_decides(name: str) -> None:
-    def deal(seed: int) -> list[list[int]]:
+def test_a_partition_depends_on_its_seed_alone(name: str) -> None:
+    def split(seed: int) -> list[list[int]]:
         return [p.tolist() for p in SPLITS[name](Y, 5, np.random.default_rng(seed))]
 
-    assert deal(1) == deal(1)
+    assert split(1) == split(1)
     if name != "strong":
-        assert deal(1) != deal(2)
+        assert split(1) != split(2)
 
 
-def test_strong_is_one_class_a_client() -> None:
+def test_strong_gives_each_client_one_class() -> None:
     for i, part in enumerate(partitions.strong(Y, 7, np.random.default_rng(0))):
         assert set(Y[part]) == {i}
         assert len(part) == 40
 
 
-def test_weak_is_two_halves() -> None:
+def test_weak_gives_each_client_half_of_two_classes() -> None:
     for i, part in enumerate(partitions.weak(Y, 10, np.random.default_rng(0))):
         assert dict(zip(*np.unique(Y[part], return_counts=True), strict=True)) == {i: 20, (i + 1) % 10: 20}
 
 
-def test_shards_limit_classes() -> None:
+def test_shards_limit_the_number_of_classes_of_a_client() -> None:
     parts = partitions.shards(Y, 10, 2, np.random.default_rng(0))
-    assert max(len(np.unique(Y[p])) for p in parts) == 2  # 20 shards of 20 samples, 40 samples a class
+    assert max(len(np.unique(Y[p])) for p in parts) == 2  # 20 shards of 20 samples, 40 samples in each class
     assert {len(p) for p in parts} == {40}
 
 
-def test_smaller_alpha_is_more_skewed() -> None:
+def test_a_smaller_dirichlet_alpha_is_more_skewed() -> None:
     def classes(alpha: float) -> float:
         table = partitions.class_table(Y, partitions.dirichlet(Y, 5, alpha, np.random.default_rng(0), 1), 10)
         return float((table.max(1) / table.sum(1)).mean())
@@ -79,26 +81,26 @@ def test_quantity_skew_differs_in_size_not_in_classes() -> None:
     assert min(sizes) >= 10
 
 
-def test_by_group_is_a_client_a_group() -> None:
+def test_by_group_gives_each_group_its_own_client() -> None:
     parts = partitions.by_group(np.array([2, 0, 2, 1]))
     assert [p.tolist() for p in parts] == [[1], [3], [0, 2]]
 
 
-def test_min_size_of_zero_still_leaves_nobody_out() -> None:
+def test_no_client_is_empty_with_a_min_size_of_zero() -> None:
     for seed in range(20):
         rng = np.random.default_rng(seed)
         assert min(map(len, partitions.dirichlet(Y, 8, 0.1, rng, min_size=0))) > 0
         assert min(map(len, partitions.quantity_skew(Y, 8, 0.01, rng, min_size=0))) > 0
 
 
-def test_fewer_clients_than_classes_leave_samples_to_nobody() -> None:
+def test_fewer_clients_than_classes_leave_samples_unused() -> None:
     rng = np.random.default_rng(0)
     assert set(Y[np.concatenate(partitions.strong(Y, 4, rng))]) == {0, 1, 2, 3}
     counts = np.bincount(Y[np.concatenate(partitions.weak(Y, 4, rng))], minlength=10)
     assert counts.tolist() == [20, 40, 40, 40, 20, 0, 0, 0, 0, 0]
 
 
-def test_class_table_counts() -> None:
+def test_the_class_table_counts_samples_by_client_and_class() -> None:
     table = partitions.class_table(np.array([0, 2, 2, 1]), [np.array([0, 1]), np.array([2])], 4)
     assert table.tolist() == [[1, 0, 1, 0], [0, 0, 1, 0]]
     assert table.dtype == np.int64
@@ -112,7 +114,7 @@ def test_index_files_are_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("lists", "says"),
+    ("lists", "message"),
     [
         ([[0, 1], [1]], "more than one client"),
         ([[0, 0]], "twice to one"),
@@ -124,10 +126,10 @@ def test_index_files_are_read(tmp_path: Path) -> None:
         ({"a": 1}, "at least one index|cannot read"),
     ],
 )
-def test_bad_index_files_are_refused(tmp_path: Path, lists: object, says: str) -> None:
+def test_malformed_index_files_are_refused(tmp_path: Path, lists: object, message: str) -> None:
     path = tmp_path / "p.json"
     path.write_text(json.dumps(lists))
-    with pytest.raises(UserError, match=says):
+    with pytest.raises(UserError, match=message):
         partitions.from_file(path, 4)
 
 
@@ -137,7 +139,7 @@ def test_an_unreadable_index_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "torn.json").write_text("[[0, 1")
     np.savez(tmp_path / "pickled.npz", client_0=np.array([{}]))
     np.savez(tmp_path / "named.npz", client_0=[0], client_2=[1])
-    for name, says in (
+    for name, message in (
         ("missing.json", "cannot read partition file"),
         ("missing.npz", "there is no file"),
         ("torn.json", "cannot read partition file"),
@@ -146,11 +148,11 @@ def test_an_unreadable_index_file_is_refused(tmp_path: Path) -> None:
         ("pickled.npz", "pickles"),
         ("named.npz", "must hold client_0, client_1"),
     ):
-        with pytest.raises(UserError, match=says):
+        with pytest.raises(UserError, match=message):
             partitions.from_file(tmp_path / name, 4)
 
 
-def test_what_cannot_be_dealt_is_refused() -> None:
+def test_impossible_partitions_are_refused() -> None:
     rng = np.random.default_rng(0)
     for split in (partitions.strong, partitions.weak):
         with pytest.raises(UserError, match="11 clients are more than 10 classes"):

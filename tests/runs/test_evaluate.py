@@ -1,4 +1,4 @@
-"""What a simulation measures with the truth that it has, and that devices do not send it."""
+"""Measurements that only a simulation can make, and proof that devices do not send them."""
 
 import json
 from typing import Any
@@ -15,7 +15,7 @@ from edgefd.federation.plan import RoundPlan
 from edgefd.federation.report import Exchange, Report
 from edgefd.rounds.client import accuracy, client_round
 from edgefd.rounds.loop import RoundResult
-from edgefd.runs.calibration import BINS, ece, pooled, reliability
+from edgefd.runs.calibration import BINS, ece, pooled
 from edgefd.runs.evaluate import AGREEMENT_ROWS, agreement, evaluate
 from edgefd.runs.prepare import prepare
 from edgefd.runs.round_metrics import RoundMetrics, measure
@@ -41,8 +41,8 @@ def federation() -> Federation:
     return prepare(config()).federation
 
 
-class Says:
-    """A learner with one answer for each row number, which is what x holds."""
+class FixedLearner:
+    """Learner that returns the first rows of fixed logits."""
 
     def __init__(self, logits: Float32) -> None:
         self._logits = logits
@@ -51,35 +51,13 @@ class Says:
         return self._logits[: len(x)]
 
 
-def test_ece_is_what_its_definition_says() -> None:
-    rng = np.random.default_rng(0)
-    p = rng.dirichlet(np.ones(4), 500).astype(np.float32)
-    y = rng.integers(0, 4, 500)
-    confidence, right = p.max(1), p.argmax(1) == y
-    expected = 0.0
-    for b in range(BINS):
-        rows = (confidence > b / BINS) & (confidence <= (b + 1) / BINS)
-        if rows.any():
-            expected += rows.mean() * abs(right[rows].mean() - confidence[rows].mean())
-    found = reliability(p, y)
-    assert ece(found) == pytest.approx(expected, abs=1e-6)
-    assert sum(found.correct) == right.sum()
-    halves = pooled([reliability(p[:200], y[:200]), reliability(p[200:], y[200:])])
-    assert (halves.count, halves.correct) == (found.count, found.correct)
-    assert ece(halves) == pytest.approx(ece(found))
-
-
-def test_a_model_that_has_diverged_is_sure_of_nothing() -> None:
-    assert reliability(np.full((3, 2), np.nan, np.float32), np.zeros(3, np.int64)).count[0] == 3
-
-
-def test_evaluation_of_a_client(federation: Federation) -> None:
-    site = make_simulation_state(config(), federation)
-    learner = site.clients[0].learner
+def test_evaluate_measures_accuracy_calibration_and_agreement(federation: Federation) -> None:
+    simulation = make_simulation_state(config(), federation)
+    learner = simulation.clients[0].learner
     ids = np.arange(len(federation.proxy))
-    said = np.eye(10, dtype=np.float32)[learner.predict_logits(federation.proxy.x).argmax(1)]
-    said[: len(ids) // 2] = np.roll(said[: len(ids) // 2], 1, axis=1)  # a teacher that differs on the first half
-    teacher = Knowledge(ids, said, np.ones(len(ids), np.float32))
+    labels = np.eye(10, dtype=np.float32)[learner.predict_logits(federation.proxy.x).argmax(1)]
+    labels[: len(ids) // 2] = np.roll(labels[: len(ids) // 2], 1, axis=1)  # a teacher that differs on the first half
+    teacher = Knowledge(ids, labels, np.ones(len(ids), np.float32))
     during, closing = (evaluate(learner, federation, teacher, last) for last in (False, True))
     assert during["accuracy"] == accuracy(learner, federation.x_test, federation.y_test)
     assert during["agreement"] == 0.5
@@ -90,33 +68,33 @@ def test_evaluation_of_a_client(federation: Federation) -> None:
     assert "agreement" not in evaluate(learner, federation, None, False)
 
 
-def test_agreement_asks_about_a_part_of_a_large_teacher(federation: Federation) -> None:
+def test_agreement_compares_a_sample_of_a_large_teacher(federation: Federation) -> None:
     n = 3 * AGREEMENT_ROWS
     values = np.zeros((n, 2), np.float32)
     values[:, 1] = 1
     proxy = type(federation.proxy)(np.zeros((n, 1), np.float32), np.full(n, -1))
-    says = Says(np.tile(np.array([[0, 1]], np.float32), (AGREEMENT_ROWS, 1)))
-    assert agreement(says, Knowledge(np.arange(n), values, np.ones(n, np.float32)), proxy) == 1.0  # type: ignore[arg-type]
+    learner = FixedLearner(np.tile(np.array([[0, 1]], np.float32), (AGREEMENT_ROWS, 1)))
+    assert agreement(learner, Knowledge(np.arange(n), values, np.ones(n, np.float32)), proxy) == 1.0  # type: ignore[arg-type]
 
 
-def test_wrong_claims_by_client_and_by_weight(federation: Federation) -> None:
+def test_the_out_of_class_fraction_is_measured_by_client_and_by_weight(federation: Federation) -> None:
     labels = federation.proxy_labels
     assert labels is not None
-    mine = np.flatnonzero(federation.table[0][labels] > 0)[:3]
-    others = np.flatnonzero(federation.table[0][labels] == 0)[:1]
-    ids = np.sort(np.concatenate([mine, others]))
-    weights = np.where(np.isin(ids, others), 0.2, 0.6).astype(np.float32)
+    in_class = np.flatnonzero(federation.table[0][labels] > 0)[:3]
+    out_of_class = np.flatnonzero(federation.table[0][labels] == 0)[:1]
+    ids = np.sort(np.concatenate([in_class, out_of_class]))
+    weights = np.where(np.isin(ids, out_of_class), 0.2, 0.6).astype(np.float32)
     knowledge = Knowledge(ids, np.full((4, 10), 0.1, np.float32), weights)
     plan = RoundPlan(0, 0, np.arange(len(labels)), config().train)
     reports = [Report(0, 0, knowledge, {}), Report(2, 0, Knowledge(ids[:0], np.empty((0, 10)), weights[:0]), {})]
-    found = measure(RoundResult(plan, Exchange(reports, 0, 0), None), federation, 1.0)
-    assert found.wrong_claims == 0.25
-    assert found.wrong_claims_per_client == [0.25, None, None]
-    assert found.wrong_weight_per_client == pytest.approx([0.1, None, None])
-    assert (found.agreement_mean, found.ece_mean, found.evaluation) == (None, None, None)
+    metrics = measure(RoundResult(plan, Exchange(reports, 0, 0), None), federation, 1.0)
+    assert metrics.wrong_claims == 0.25
+    assert metrics.wrong_claims_per_client == [0.25, None, None]
+    assert metrics.wrong_weight_per_client == pytest.approx([0.1, None, None])
+    assert (metrics.agreement_mean, metrics.ece_mean, metrics.evaluation) == (None, None, None)
 
 
-def test_rounds_of_a_simulation(federation: Federation) -> None:
+def test_a_simulation_measures_calibration_and_agreement_in_the_evaluated_rounds(federation: Federation) -> None:
     rounds = list(simulate(open_transport(config(run={"workers": 0, "evaluate_every": 2}), federation)))
     first, unmeasured, last = rounds
     assert (first.agreement_mean, first.evaluation) == (None, None)
@@ -129,7 +107,7 @@ def test_rounds_of_a_simulation(federation: Federation) -> None:
     assert last.ece_mean == pytest.approx(np.mean([ece(pooled([_bins(c)])) for c in clients]))
     right = np.array(last.evaluation["correct_by_class"]).sum(1) / sum(last.evaluation["test_by_class"])
     assert right.tolist() == pytest.approx(last.accuracy_per_client)
-    assert RoundMetrics(**json.loads(json.dumps(last.to_dict()))) == last  # as it comes from another process
+    assert RoundMetrics(**json.loads(json.dumps(last.to_dict()))) == last  # as another process sends it
 
 
 def _bins(raw: dict[str, Any]) -> Any:
@@ -138,7 +116,7 @@ def _bins(raw: dict[str, Any]) -> Any:
     return Reliability(**raw)
 
 
-def test_what_a_device_sends_tells_nothing_of_test_set_or_truth(federation: Federation) -> None:
+def test_a_device_report_holds_no_metric_of_the_test_set(federation: Federation) -> None:
     c = config()
     state = make_simulation_state(c, federation).clients[1]
     teacher = Knowledge(np.arange(5), np.full((5, 10), 0.1, np.float32), np.ones(5, np.float32))
@@ -151,7 +129,7 @@ def test_what_a_device_sends_tells_nothing_of_test_set_or_truth(federation: Fede
 
 
 @pytest.mark.parametrize("method", ["centralised", "pooled_proxy"])
-def test_a_pooled_client_holds_the_classes_of_all(method: str) -> None:
+def test_a_pooled_client_holds_the_classes_of_all_clients(method: str) -> None:
     federation = prepare(config(method={"name": method})).federation
     (data,) = federation.clients
     held = np.concatenate([data.y, data.y_heldout]) if method == "centralised" else data.y

@@ -1,4 +1,4 @@
-"""A whole run: repeatable to the bit, whoever does the work and in whatever order."""
+"""Whole runs of the in-process engine: bit-identical for every pool and every order of clients."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -32,22 +32,22 @@ def config(**run: Any) -> Config:
 
 
 class ReversedPool(SerialPool[Any]):
-    """Does the last client first."""
+    """Pool that runs the last client first."""
 
     def map(self, work: Any, clients: Sequence[int], *arguments: Any) -> list[Any]:
         return super().map(work, list(reversed(clients)), *arguments)[::-1]
 
 
 def teachers(transport: InProcess) -> list[Knowledge]:
-    """The teacher of each round, then every client's final parameters as one more."""
+    """Return the teacher of each round, then the final parameters of each client, as knowledge."""
     c = transport.state.config
     transport.start()
-    todo = plans(c.seed, np.arange(len(transport.state.federation.proxy)), c.train)
-    found = [r.teacher for r in run_rounds(c.method, c.method_config, transport, todo)]
+    round_plans = plans(c.seed, np.arange(len(transport.state.federation.proxy)), c.train)
+    teachers = [r.teacher for r in run_rounds(c.method, c.method_config, transport, round_plans)]
     transport.pool.close()
     flat = [np.concatenate([v.ravel() for v in s.learner.state().values()]) for s in transport.state.clients]
-    everything = [Knowledge(np.array([0]), f[None].astype(np.float32), np.ones(1, np.float32)) for f in flat]
-    return [t for t in found if t is not None] + everything
+    parameters = [Knowledge(np.array([0]), f[None].astype(np.float32), np.ones(1, np.float32)) for f in flat]
+    return [t for t in teachers if t is not None] + parameters
 
 
 def same(a: list[Knowledge], b: list[Knowledge]) -> bool:
@@ -57,72 +57,72 @@ def same(a: list[Knowledge], b: list[Knowledge]) -> bool:
 def transport_of(kind: str) -> InProcess:
     torch.set_num_threads(1)  # as open_transport does: the number of threads changes low bits
     c = config(workers=0)
-    site = make_simulation_state(c, prepare(c).federation)
+    state = make_simulation_state(c, prepare(c).federation)
     pools = {
-        "here": lambda: SerialPool(site),
-        "backwards": lambda: ReversedPool(site),
-        "workers": lambda: ForkPool(site, 2),
+        "serial": lambda: SerialPool(state),
+        "reversed": lambda: ReversedPool(state),
+        "workers": lambda: ForkPool(state, 2),
     }
-    return InProcess(site, pools[kind]())
+    return InProcess(state, pools[kind]())
 
 
-@pytest.mark.parametrize("kind", ["here", "backwards", "workers"])
-def test_who_runs_a_client_and_when_changes_no_bit(kind: str) -> None:
-    assert same(teachers(transport_of("here")), teachers(transport_of(kind)))
+@pytest.mark.parametrize("kind", ["serial", "reversed", "workers"])
+def test_pools_and_the_order_of_clients_change_no_bit(kind: str) -> None:
+    assert same(teachers(transport_of("serial")), teachers(transport_of(kind)))
 
 
-def test_another_seed_is_another_run() -> None:
+def test_the_seed_reaches_the_run() -> None:
     a, b = config(workers=0), parse_config(config(workers=0).to_dict() | {"seed": 1})
     first, second = (list(simulate(open_transport(c, prepare(c).federation))) for c in (a, b))
     assert first[-1].accuracy_per_client != second[-1].accuracy_per_client
 
 
-def test_bytes_are_counted_from_the_wire() -> None:
+def test_bytes_are_those_of_the_encoded_messages() -> None:
     c = config(workers=0)
     federation = prepare(c).federation
     rounds = list(simulate(open_transport(c, federation)))
     assert rounds[0].bytes_down == 0  # no teacher yet
     size, classes = len(federation.proxy), federation.n_classes
-    answered = rounds[0].kept_fraction * size * len(federation.clients)
-    assert rounds[0].bytes_up == pytest.approx(answered * (2 * classes + 1 + 2), rel=0.1)  # values, id, weight
-    known = rounds[0].teacher_coverage * size
-    assert rounds[1].bytes_down == pytest.approx(5 * known * (2 * classes + 1), rel=0.1)  # all of weight 1
+    n_sent = rounds[0].kept_fraction * size * len(federation.clients)
+    assert rounds[0].bytes_up == pytest.approx(n_sent * (2 * classes + 1 + 2), rel=0.1)  # values, id, weight
+    n_teacher_rows = rounds[0].teacher_coverage * size
+    assert rounds[1].bytes_down == pytest.approx(5 * n_teacher_rows * (2 * classes + 1), rel=0.1)  # all weights are 1
     assert rounds[-1].closing
     assert rounds[-1].bytes_up == 0
 
 
-def test_losses_are_means_over_clients() -> None:
+def test_losses_of_a_round_are_means_over_clients() -> None:
     c = config(workers=0)
     federation = prepare(c).federation
     transport = open_transport(c, federation)
     exchanges = []
-    todo = plans(c.seed, np.arange(len(federation.proxy)), c.train)
+    round_plans = plans(c.seed, np.arange(len(federation.proxy)), c.train)
     transport.start()
-    for result in run_rounds(c.method, c.method_config, transport, todo):
+    for result in run_rounds(c.method, c.method_config, transport, round_plans):
         exchanges.append((result, measure(result, federation, 0.0)))
     for result, metrics in exchanges:
-        for name, found in (("distil_loss", metrics.distil_loss), ("train_loss", metrics.train_loss)):
+        for name, loss in (("distil_loss", metrics.distil_loss), ("train_loss", metrics.train_loss)):
             values = [r.metrics[name] for r in result.exchange.reports if name in r.metrics]
-            assert found == (pytest.approx(np.mean(values)) if values else None)
+            assert loss == (pytest.approx(np.mean(values)) if values else None)
     assert [m.distil_loss is None for _, m in exchanges] == [True, False, False]  # the first round has no teacher
     assert [m.train_loss is None for _, m in exchanges] == [False, False, True]  # the closing one only distils
 
 
-def test_a_loss_that_overflows_names_the_client() -> None:
+def test_the_error_of_an_overflowing_loss_names_the_client() -> None:
     sections = config(workers=0).to_dict()
     c = parse_config(sections | {"train": {"rounds": 1, "local_steps": 5, "lr": 1e30, "optimizer": "sgd"}})
     with pytest.raises(ClientError, match="client 0 failed: RunError: a training step gave numbers"):
         list(simulate(open_transport(c, prepare(c).federation)))
 
 
-def test_accuracy_is_measured_when_asked_and_at_the_end() -> None:
+def test_accuracy_is_measured_every_evaluate_every_rounds_and_at_the_end() -> None:
     c = config(workers=0, evaluate_every=2)
     rounds = list(simulate(open_transport(c, prepare(c).federation)))
     assert [m.accuracy_mean is not None for m in rounds] == [True, False, True]
 
 
 @pytest.mark.parametrize("method", ["indlearn", "pooled_proxy", "centralised"])
-def test_references_exchange_nothing(method: str) -> None:
+def test_reference_methods_exchange_nothing(method: str) -> None:
     c = config(workers=0).for_method(method)
     prepared = prepare(c)
     rounds = list(simulate(open_transport(c, prepared.federation)))
