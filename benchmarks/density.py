@@ -18,7 +18,7 @@ from threadpoolctl import threadpool_limits
 
 from benchmarks.pairing import Ratio, ratio, take_turns
 from edgefd.core.arrays import Float32
-from edgefd.data.datasets import find_dataset, download_hint, load_dataset
+from edgefd.data.datasets import download_hint, find_dataset, load_dataset
 from edgefd.federation.clients import scale_of
 from edgefd.filters.kmeans import kmeans, squared_distances
 from edgefd.filters.kmeans_dre import KMeansDRE

@@ -1,83 +1,84 @@
-"""Privacy, accuracy and bytes of recorded runs, side by side: what each defence costs and what it buys.
+"""Compare privacy, accuracy and bytes of recorded runs: the costs and benefits of each defence.
 
     edgefd sweep simulations/sweeps/defences.yaml --out runs/defences
     python simulations/frontier.py runs/defences/*
 
-A run that was not audited yet is audited at level 1. Its row of the Markdown table has the server's strongest attack in
-the last round (by AUC, with its 95 % interval; below 0.5, the attack is turned round, as its user would), and of all
-attacks in all recorded rounds the largest lower bound of epsilon: by the adversaries that the claim covers, or, without
-a claim, by any. Each bound holds at 95 %; the largest of many is no bound at 95 %, but if even that is above what is
-claimed, the exit code is 1.
+A run without an audit is audited at level 1. Its row of the Markdown table shows the server's strongest attack in the
+last round (by AUC, with its 95 % interval; an attack with an AUC below 0.5 is inverted, as an adversary would do). The
+row also shows the largest lower bound of epsilon of all attacks in all recorded rounds: by the adversaries that the
+claim covers, or, without a claim, by any adversary. Each bound holds at 95 %. The largest of many bounds is no bound at
+95 %; if it is above the claimed epsilon, the exit code is 1.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from edgefd.audit.report.findings import DELTA
-from edgefd.audit.run_audit import AuditRequest, audit
+from edgefd.audit.request import AuditRequest
+from edgefd.audit.run_audit import audit
 from edgefd.config.load import load_config
 from edgefd.config.schema import Config
 from edgefd.core.errors import RunError, UserError
 from edgefd.defences.apply import covered
+from edgefd.runs.read import read_json
 
-HEAD = ("method", "what defends it", "accuracy", "kB up", "AUC", "TPR at 1 % FPR", "ε claimed", "ε measured ≥")
+HEAD = ("method", "defence and settings", "accuracy", "kB up", "AUC", "TPR at 1 % FPR", "ε claimed", "ε measured ≥")
 
 
 @dataclass(frozen=True)
 class Point:
-    """A run on the frontier."""
+    """A row of the frontier."""
 
     cells: tuple[str, ...]
     accuracy: float
     broken: bool
-    """whether more was measured than is claimed"""
+    """whether the measured epsilon is above the claimed one"""
 
 
 def main() -> int:
-    """Audit what was not audited yet, print the table, most accurate first."""
+    """Audit the runs without an audit, then print the table, the most accurate run first."""
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="folders of recorded runs")
     points = []
     for folder in arguments.parse_args().runs:
         if not (folder / "audit" / "audit.json").is_file():
             print(f"auditing {folder}", file=sys.stderr)
-            audit(folder, AuditRequest(), _unseen)
+            audit(folder, AuditRequest(), _no_progress)
         points.append(point(folder))
     print(f"| {' | '.join(HEAD)} |\n|{' --- |' * len(HEAD)}")
     for p in sorted(points, key=lambda p: -p.accuracy):
         print(f"| {' | '.join(p.cells)} |")
     broken = [p.cells[1] for p in points if p.broken]
     if broken:
-        print(f"more was measured than is claimed: {', '.join(broken)}", file=sys.stderr)
+        print(f"the measured epsilon is above the claimed one: {', '.join(broken)}", file=sys.stderr)
     return 1 if broken else 0
 
 
 def point(folder: Path) -> Point:
-    """The row of an audited run."""
+    """Return the row of an audited run."""
     config = load_config(folder / "config.yaml")
-    summary, found = (_read(folder / name) for name in ("summary.json", "audit/audit.json"))
-    if not found["valid"]:
-        raise UserError(f"{folder}: its audit is not valid: {'; '.join(found['failed_controls'])}")
-    attacks = found["membership"]
+    summary, result = (read_json(folder / name) for name in ("summary.json", "audit/audit.json"))
+    if not result["valid"]:
+        raise UserError(f"{folder}: its audit is not valid: {'; '.join(result['failed_controls'])}")
+    attacks = result["membership"]
     last = max(a["round"] for a in attacks if a["adversary"] == "server" and a["round"] is not None)
-    mine = [a for a in attacks if a["adversary"] == "server" and a["round"] == last]
-    best = max(mine, key=lambda a: abs(a["auc"]["value"] - 0.5))
+    of_server = [a for a in attacks if a["adversary"] == "server" and a["round"] == last]
+    best = max(of_server, key=lambda a: abs(a["auc"]["value"] - 0.5))
     claimed = summary["epsilon_claimed"]
-    against = covered(config.defence) or ("server", "client", "holder")
-    measured = max(a["epsilon"]["clopper_pearson"] for a in attacks if a["adversary"] in against)
+    adversaries = covered(config.defence) or ("server", "client", "holder")
+    measured = max(a["epsilon"]["clopper_pearson"] for a in attacks if a["adversary"] in adversaries)
     if claimed is not None and summary["delta_claimed"] != DELTA:
-        raise UserError(f"{folder}: claims delta {summary['delta_claimed']:g}, audits measure at {DELTA:g}")
+        claimed_delta = summary["delta_claimed"]
+        raise UserError(f"{folder}: the claim is for delta {claimed_delta:g}, but audits measure at {DELTA:g}")
     area, name, rate = best["auc"], best["attack"], best["tpr"]["1%"]["tpr"]
-    if area["value"] < 0.5:  # what it calls a member it holds for none: its rates were not measured the other way
+    if area["value"] < 0.5:  # members score lower than non-members; the rates of the inverted attack were not measured
         area = {"value": 1 - area["value"], "low": 1 - area["high"], "high": 1 - area["low"]}
-        name, rate = f"{name}, turned round", None
+        name, rate = f"{name}, inverted", None
     cells = (
         config.method_name,
         described(config),
@@ -92,9 +93,9 @@ def point(folder: Path) -> Point:
 
 
 def described(config: Config) -> str:
-    """What sets the run's privacy apart: proxy set, codec, voters, steps, the filter, defence with its settings."""
-    usual = vars(type(config.method_config)())
-    chosen = [f"{k}={v}" for k, v in vars(config.method_config).items() if v != usual[k]]
+    """Describe what affects the run's privacy: proxy set, codec, voters, steps, filter, defence with its settings."""
+    defaults = vars(type(config.method_config)())
+    changed = [f"{k}={v}" for k, v in vars(config.method_config).items() if v != defaults[k]]
     defence = vars(config.defence)
     settings = " ".join(f"{k}={v}" for k, v in defence.items() if k not in ("name", "delta", "clip"))
     parts = [
@@ -102,18 +103,13 @@ def described(config: Config) -> str:
         config.codec.name if config.codec.name != "float16" else "",
         f"min_voters={config.aggregator.min_voters}" if config.aggregator.min_voters > 1 else "",
         f"local_steps={config.train.local_steps}" if config.train.local_steps else "",
-        *chosen,
+        *changed,
         "" if defence["name"] == "none" else f"{defence['name']} {settings}".strip(),
     ]
     return ", ".join(part for part in parts if part) or "nothing"
 
 
-def _read(path: Path) -> dict[str, Any]:
-    out: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return out
-
-
-def _unseen(steps: int) -> Callable[[str], None]:
+def _no_progress(steps: int) -> Callable[[str], None]:
     return lambda _: None
 
 

@@ -1,1 +1,1 @@
-"""What does the exchanged knowledge disclose? Signals (computed once) → attacks (pure functions) → report."""
+"""Measure what exchanged knowledge discloses: signals (computed once), attacks (pure functions), and a report."""

@@ -1,4 +1,4 @@
-"""Where there is nothing to find, 95 of 100 intervals cover 0.5: models that saw neither half of the candidates."""
+"""Calibration of intervals: for models that saw no candidate, 95 of 100 intervals cover 0.5."""
 
 import numpy as np
 import pytest
@@ -15,9 +15,10 @@ NAMES = ("loss", "entropy", "modified_entropy", "label_only", "rmia", "lira")
 
 
 def covered(seeds: range) -> dict[str, int]:
-    """Of so many repetitions, in how many each attack's 95 % interval covers 0.5.
+    """Count by attack the repetitions whose 95 % interval covers 0.5.
 
-    Each draws 200 "members", 200 "non-members", 400 records for the target and 400 of a population for two references.
+    Each repetition draws 200 "members", 200 "non-members", 400 records for the target and 400 of a population for
+    two references.
     """
     import torch
 
@@ -27,16 +28,16 @@ def covered(seeds: range) -> dict[str, int]:
     count = dict.fromkeys(NAMES, 0)
     for seed in seeds:
         rng = np.random.default_rng(seed)
-        candidates, own, population = np.split(rng.permutation(len(x))[:1200], [400, 800])
+        candidates, target_rows, population = np.split(rng.permutation(len(x))[:1200], [400, 800])
         member = np.arange(400) < 200
 
-        def said(train: np.ndarray, key: int, seed: int = seed, at: tuple = (candidates, population)) -> list:
+        def outputs(train: np.ndarray, key: int, seed: int = seed, queried: tuple = (candidates, population)) -> list:
             learner = TorchLearner(build_model("mlp", x.shape[1:], 10, seed * 10 + key), "adam")
             learner.train(draw(labelled(x[train], y[train], 10), 50, 64, np.random.default_rng(seed)), 0.003)
-            return [softmax(learner.predict_logits(x[rows])) for rows in at]
+            return [softmax(learner.predict_logits(x[rows])) for rows in queried]
 
-        p, p_z = said(own, 0)
-        pairs = [said(half, 1 + i) for i, half in enumerate(np.split(population, 2))]
+        p, p_z = outputs(target_rows, 0)
+        pairs = [outputs(half, 1 + i) for i, half in enumerate(np.split(population, 2))]
         others, others_z = (np.stack([pair[i] for pair in pairs]) for i in (0, 1))
         yc, yz = y[candidates], y[population]
         scores = {
@@ -53,11 +54,11 @@ def covered(seeds: range) -> dict[str, int]:
     return count
 
 
-def test_a_few_null_intervals_cover_a_half() -> None:
+def test_most_of_a_few_null_intervals_cover_one_half() -> None:
     assert min(covered(range(8)).values()) >= 6  # below by chance in 6 of 1,000
 
 
 @pytest.mark.slow
-def test_null_intervals_cover_a_half_as_often_as_they_say() -> None:
-    found = covered(range(200))
-    assert min(found.values()) >= 181, found  # 190 expected; below by chance in 2 of 1,000
+def test_null_intervals_cover_one_half_at_their_nominal_rate() -> None:
+    counts = covered(range(200))
+    assert min(counts.values()) >= 181, counts  # 190 expected; below by chance in 2 of 1,000

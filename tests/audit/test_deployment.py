@@ -1,4 +1,4 @@
-"""A coordinator records the messages that a simulation does, and an audit of it says what it cannot know."""
+"""A coordinator records the same messages as a simulation, and an audit of it states what it cannot know."""
 
 import json
 from collections.abc import Iterator
@@ -10,8 +10,8 @@ import pytest
 from edgefd_server.coordinator.resume import coordinate, create_checkpoint
 
 from edgefd.audit.recording.read import open_recording
-from edgefd.audit.report.findings import largest_found, parse_limit
-from edgefd.audit.run_audit import parse_request, within_reach
+from edgefd.audit.report.limits import largest_found, parse_limit
+from edgefd.audit.request import parse_request, restrict_to_recording
 from edgefd.config.load import load_config
 from edgefd.core.errors import UserError
 from edgefd.core.knowledge import Knowledge
@@ -36,8 +36,8 @@ SETTINGS = [
 ]
 
 
-class Told:
-    """A simulated fleet that can be told the end."""
+class SimulatedFleet:
+    """A simulated fleet that accepts the end of a run, as real devices do."""
 
     def __init__(self, transport: InProcess) -> None:
         self._transport = transport
@@ -46,15 +46,15 @@ class Told:
     def exchange(self, plan: RoundPlan, teacher: Knowledge | None) -> Exchange:
         return self._transport.exchange(plan, teacher)
 
-    def finish(self, how: str) -> None:
-        assert how == "complete"
+    def finish(self, outcome: str) -> None:
+        assert outcome == "complete"
 
 
 @contextmanager
-def fleet(prepared: PreparedRun) -> Iterator[Told]:
+def open_fleet(prepared: PreparedRun) -> Iterator[SimulatedFleet]:
     transport = open_transport(prepared.config, prepared.federation)
     with closing(transport.pool):
-        yield Told(transport)
+        yield SimulatedFleet(transport)
 
 
 @pytest.fixture(scope="module")
@@ -64,12 +64,12 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Path:
     prepared = prepare(load_config(Path(QUICKSTART), SETTINGS))
     out = folder / "served"
     out.mkdir()
-    with fleet(prepared) as transport:
+    with open_fleet(prepared) as transport:
         coordinate(prepared, transport, folder, out, create_checkpoint(prepared.config, folder, out))
     return out
 
 
-def test_it_is_what_a_simulation_records(served: Path, tmp_path: Path) -> None:
+def test_a_coordinator_records_the_messages_of_a_simulation(served: Path, tmp_path: Path) -> None:
     prepared = prepare(load_config(Path(QUICKSTART), SETTINGS))
     assert len(list(simulate(open_transport(prepared.config, prepared.federation), tmp_path))) == 3
     files = {p.relative_to(served): p.read_bytes() for p in (served / KNOWLEDGE / "rounds").rglob("*.bin")}
@@ -79,7 +79,7 @@ def test_it_is_what_a_simulation_records(served: Path, tmp_path: Path) -> None:
     assert not (served / KNOWLEDGE / "models").exists()
 
 
-def test_an_audit_says_what_it_cannot_know(served: Path) -> None:
+def test_an_audit_of_a_coordinator_states_what_it_cannot_know(served: Path) -> None:
     done = audit(served)
     assert done.returncode == 0, done.stderr
     result = json.loads((served / "audit" / "audit.json").read_text())
@@ -87,25 +87,25 @@ def test_an_audit_says_what_it_cannot_know(served: Path) -> None:
     assert result["exposure"]["ledger"]["raw_records_sent"] == 40
     assert "no private data" in result["exposure"]["labels"]["reason"]
     shares = result["exposure"]["labels"]["estimated_shares"]
-    assert [row.index(max(row)) for row in shares] == list(range(10))  # one class a client, told from its weights
+    assert [row.index(max(row)) for row in shares] == list(range(10))  # one class per client, inferred from its weights
     assert "lira" in result["not_tested"][0]
     assert "a coordinator has neither" in result["not_tested"][0]
     page = (served / "audit" / "audit.html").read_text()
-    assert "how well is not known" in page
+    assert "The accuracy of the estimate is not known" in page
 
 
-def test_what_needs_private_data_is_refused(served: Path) -> None:
+def test_attacks_that_need_private_data_are_refused(served: Path) -> None:
     recording = open_recording(served)
     with pytest.raises(UserError, match=r"--attack lira needs .* recorded by a coordinator"):
-        within_reach(recording, parse_request(1, ["lira"], [], []))
+        restrict_to_recording(recording, parse_request(1, ["lira"], [], []))
     with pytest.raises(UserError, match=r"--level 2 needs .* use --level 0"):
-        within_reach(recording, parse_request(2, [], [], []))
+        restrict_to_recording(recording, parse_request(2, [], [], []))
     result = {"exposure": {"labels": {"reason": "none"}}, "membership": []}
     with pytest.raises(UserError, match="measures presence_auc"):
         largest_found(parse_limit("presence_auc>0.5"), result)
 
 
-def test_a_round_that_is_done_again_is_recorded_as_it_went_the_second_time(tmp_path: Path) -> None:
+def test_a_repeated_round_replaces_the_recorded_one(tmp_path: Path) -> None:
     config = load_config(Path(QUICKSTART), SETTINGS)
     plan = RoundPlan(0, 1, np.arange(3), config.train)
     row = Knowledge(np.array([1]), np.full((1, 10), 0.1, np.float32), np.ones(1, np.float32))

@@ -1,1 +1,1 @@
-"""Attacks: each computes signals from a recorded run."""
+"""Attacks: each computes signals from a recorded run, and scores or findings from the signals."""

@@ -1,16 +1,16 @@
-"""A malicious server puts target records among the proxy samples, a few at a time, and reads what the filter says.
+"""Insertion attack: a malicious server puts target records among the proxy samples and reads the filter's weights.
 
-The controls are the client's held-out records. They set the filter's threshold and no centroid, so what tells the two
-apart is that the filter was fitted on the members. Records are inserted a few at a time because a filter with
-`reference=proxy` looks at all proxy samples: too many targets at once would hide each other.
+The controls are the client's held-out records. They set the threshold of the filter but no centroid, so what separates
+the two is that the filter was fitted on the members. Only a few records are inserted at a time, because a filter with
+`reference=proxy` uses all proxy samples: too many targets at once would hide each other.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-from edgefd.audit.attacks.membership import Control, Scores, own_answers
-from edgefd.audit.attacks.model_outputs import claims_on
+from edgefd.audit.attacks.membership import Control, Scores, outputs_of_client
+from edgefd.audit.attacks.model_outputs import acceptance_of
 from edgefd.audit.measures import attack_scores as attacks
 from edgefd.audit.measures.attack_scores import Floats
 from edgefd.audit.recording.candidates import Candidates
@@ -20,61 +20,66 @@ from edgefd.core.arrays import Float64, Int64
 from edgefd.core.seeding import AuditStream, Purpose, make_rng
 
 ATTACKS = ("inserted_weight", "insertion")
-_SHARE = 0.05  # inserted records to proxy samples, at most
+_SHARE = 0.05  # largest ratio of inserted records to proxy samples
 
 
 def insertion_signals(recording: Recording, candidates: Candidates) -> Arrays:
-    """How surely filters answer for the inserted candidates.
+    """Return the filters' acceptance weights of the inserted candidates.
 
     Returns:
-        `inserted` float32 [n]: each candidate's own client; `inserted_null` float32 [n]: the next client, whose filter
-        was fitted on none of them.
+        `inserted` float32 [n]: of each candidate's client; `inserted_null` float32 [n]: of the next client, whose
+        filter was fitted on none of them.
     """
     clients = recording.federation.clients
-    out = {name: np.zeros(len(candidates.y), np.float32) for name in ("inserted", "inserted_null")}
+    weights = {name: np.zeros(len(candidates.y), np.float32) for name in ("inserted", "inserted_null")}
     for data in clients:
         other = clients[(data.client + 1) % len(clients)]
         for rows in _groups(recording, np.flatnonzero(candidates.client == data.client), data.client):
-            for name, asked in (("inserted", data), ("inserted_null", other)):
-                out[name][rows] = claims_on(recording.config, recording.federation, asked, candidates.x[rows])
-    return out
+            for name, queried in (("inserted", data), ("inserted_null", other)):
+                weights[name][rows] = acceptance_of(recording.config, recording.federation, queried, candidates.x[rows])
+    return weights
 
 
 def _groups(recording: Recording, rows: Int64, client: int) -> list[Int64]:
-    """The client's candidates, members and controls mixed, as many at a time as are inserted."""
+    """Split a client's candidates, members and controls mixed, into groups that are inserted together."""
     size = max(1, int(_SHARE * len(recording.federation.proxy)))
     order = make_rng(recording.config.seed, Purpose.AUDIT, AuditStream.INSERTION_GROUPS, client).permutation(rows)
     return np.array_split(order, -(-len(order) // size))
 
 
-def insertion_scores(s: Arrays, wanted: tuple[str, ...]) -> list[Scores]:
-    """Target records among the proxy samples: the filter's answer alone, and together with the last round's soft label.
+def insertion_scores(signals: Arrays, names: tuple[str, ...]) -> list[Scores]:
+    """Score inserted records by the filter's weight alone, and by its product with the last round's soft label.
 
-    Empty where every record is answered for with one weight: then it is what `loss` measures.
+    Empty where every record is accepted with one weight: the score would then equal that of `loss`.
     """
-    if np.ptp(s["inserted"]) == 0:
+    if np.ptp(signals["inserted"]) == 0:
         return []
-    p = attacks.of_label(own_answers(s["sent"][-1], s["client"]), s["y"])
-    found = _insertion(s["inserted"], p)
-    last = {"inserted_weight": None, "insertion": int(s["rounds"][-1])}
-    return [Scores(n, "server", found[n], s["client"], s["member"], last[n]) for n in ATTACKS if n in wanted]
+    client, member = signals["client"], signals["member"]
+    p = attacks.of_label(outputs_of_client(signals["sent"][-1], client), signals["y"])
+    values = _values(signals["inserted"], p)
+    rounds = {"inserted_weight": None, "insertion": int(signals["rounds"][-1])}
+    return [Scores(name, "server", values[name], client, member, rounds[name]) for name in ATTACKS if name in names]
 
 
-def _insertion(weight: Floats, p_label: Float64) -> dict[str, Float64]:
-    """By attack; where the filter gives no answer, the score is below everything."""
+def _values(weight: Floats, p_label: Float64) -> dict[str, Float64]:
+    """Return the scores by attack; where the filter rejects a record, its score is below all others."""
     weight = weight.astype(np.float64)
     product = np.log(np.where(weight > 0, weight, 1)) + np.log(p_label)
     return {"inserted_weight": weight, "insertion": np.where(weight > 0, product, product.min() - 1)}
 
 
-def insertion_controls(s: Arrays, f: Arrays, tested: tuple[str, ...]) -> tuple[Control, Control]:
-    """Null: the next client's filter, and a model that saw no candidate. Positive: as for `weight`, and for `loss`."""
-    null = _insertion(s["inserted_null"], attacks.of_label(s["null"], s["y"]))
-    noise = np.concatenate([f["noise_inside"], f["noise_outside"]])
-    member = np.arange(len(noise)) < len(f["noise_inside"])
-    sure = np.ones(len(s["canary_y"]))
+def insertion_controls(signals: Arrays, filters: Arrays, tested: tuple[str, ...]) -> tuple[Control, Control]:
+    """Return both controls of the tested attacks.
+
+    Null: the next client's filter, and a model that saw no candidate. Positive: as for `weight`, and for `loss`.
+    """
+    null = _values(signals["inserted_null"], attacks.of_label(signals["null"], signals["y"]))
+    noise = np.concatenate([filters["noise_inside"], filters["noise_outside"]])
+    member = np.arange(len(noise)) < len(filters["noise_inside"])
+    accepted = np.ones(len(signals["canary_y"]))
+    memorised = _values(accepted, attacks.of_label(signals["canary"], signals["canary_y"]))["insertion"]
     positive = {
         "inserted_weight": (noise.astype(np.float64), member),
-        "insertion": (_insertion(sure, attacks.of_label(s["canary"], s["canary_y"]))["insertion"], s["canary_member"]),
+        "insertion": (memorised, signals["canary_member"]),
     }
-    return {name: (null[name], s["member"]) for name in tested}, {name: positive[name] for name in tested}
+    return {name: (null[name], signals["member"]) for name in tested}, {name: positive[name] for name in tested}

@@ -1,7 +1,7 @@
-"""Level 1: every membership attack on every view, as functions of the signals.
+"""Level 1: every membership attack of every adversary, as functions of the signals.
 
-A view is what one adversary gets to see of the candidates. Scores of all clients are pooled: each attack's
-scale is the same for all, and members and non-members of a client are as many.
+Scores of all clients are pooled: the scale of an attack is the same for all clients, and each client has as many
+members as non-members.
 """
 
 from __future__ import annotations
@@ -21,16 +21,17 @@ PLAIN = {
     "modified_entropy": attacks.modified_entropy,
     "label_only": attacks.label_only,
 }
+"""attacks that need nothing but the target's probabilities"""
 MODEL_ATTACKS = (*PLAIN, "rmia", "lira", "coop_lira")
 FILTER_ATTACKS = ("mask", "weight")
 
 Control = dict[str, tuple[Float64, Bool]]
-"""by attack: scores, and who is a member"""
+"""by attack: the scores, and which records are members"""
 
 
 @dataclass(frozen=True, eq=False)
 class Scores:
-    """Of one attack by one adversary: float64 [n], with client int64 [n] and member bool [n]."""
+    """Scores of one attack by one adversary: float64 [n], with client int64 [n] and member bool [n]."""
 
     attack: str
     adversary: str
@@ -38,113 +39,134 @@ class Scores:
     client: Int64
     member: Bool
     round: int | None = None
-    """None: the final model"""
+    """round of the attacked model; None = the final model"""
 
 
-def model_scores(s: Arrays, wanted: tuple[str, ...], adversaries: tuple[str, ...]) -> list[Scores]:
-    """The attacks on what the recorded models say; `s` holds candidates, answers and references."""
-    out = []
+def model_scores(signals: Arrays, names: tuple[str, ...], adversaries: tuple[str, ...]) -> list[Scores]:
+    """Score candidates by the outputs of the recorded models; `signals` holds candidates, outputs and references."""
+    scores = []
     if "server" in adversaries:
-        for t, round in enumerate(s["rounds"].tolist()):
-            last = t == len(s["rounds"]) - 1
-            own, silent = own_answers(s["sent"][t], s["client"]), own_answers(s["claims"], s["client"]) <= 0
-            for name in wanted:
-                if name == "rmia" and not last:  # the population is asked once, in the last round
-                    continue
-                values = _values(name, s, own, s["sent"][t], s["sent_z"])
-                if values is not None:
-                    values = np.where(silent, values.min() - 1, values)  # no answer says: not one of mine
-                    out.append(Scores(name, "server", values, s["client"], s["member"], round))
+        scores += _server_scores(signals, names)
+    client, member = signals["client"], signals["member"]
     if "client" in adversaries:
-        for name in wanted:
-            everyone = np.broadcast_to(s["aggregate_z"], s["sent_z"].shape)
-            values = _values(name, s, s["aggregate"][-1], None, everyone)
+        last = int(signals["rounds"][-1])
+        z = np.broadcast_to(signals["aggregate_z"], signals["sent_z"].shape)
+        for name in names:
+            values = _values(name, signals, signals["aggregate"][-1], None, z)
             if values is not None:
-                out.append(Scores(name, "client", values, s["client"], s["member"], int(s["rounds"][-1])))
+                scores.append(Scores(name, "client", values, client, member, last))
     if "holder" in adversaries:
-        for name in wanted:
-            values = _values(name, s, own_answers(s["final"], s["client"]), None, s["final_z"])
+        for name in names:
+            values = _values(name, signals, outputs_of_client(signals["final"], client), None, signals["final_z"])
             if values is not None:
-                out.append(Scores(name, "holder", values, s["client"], s["member"]))
-    return out
+                scores.append(Scores(name, "holder", values, client, member))
+    return scores
 
 
-def own_answers(by_client: Floats, client: Int64) -> Floats:
-    """From [clients, n, ...] what each candidate's own client says, [n, ...]."""
+def _server_scores(signals: Arrays, names: tuple[str, ...]) -> list[Scores]:
+    """Score candidates in each recorded round; a record that the filter rejects scores below all others."""
+    client, scores = signals["client"], []
+    rejected = outputs_of_client(signals["claims"], client) <= 0
+    for t, round in enumerate(signals["rounds"].tolist()):
+        last = t == len(signals["rounds"]) - 1
+        target = outputs_of_client(signals["sent"][t], client)
+        for name in names:
+            if name == "rmia" and not last:  # the population is queried once, in the last round
+                continue
+            values = _values(name, signals, target, signals["sent"][t], signals["sent_z"])
+            if values is not None:
+                values = np.where(rejected, values.min() - 1, values)
+                scores.append(Scores(name, "server", values, client, signals["member"], round))
+    return scores
+
+
+def outputs_of_client(by_client: Floats, client: Int64) -> Floats:
+    """Select from [clients, n, ...] the output of each candidate's client, [n, ...]."""
     return by_client[client, np.arange(len(client))]
 
 
-def _values(name: str, s: Arrays, own: Floats, everybody: Floats | None, z: Floats) -> Float64 | None:
-    """One attack's scores; None where it has nothing to go by. `everybody` [clients, n, C], `z` [clients, m, C]."""
-    y = s["y"]
+def _values(name: str, signals: Arrays, target: Floats, all_clients: Floats | None, z: Floats) -> Float64 | None:
+    """Return the scores of one attack, or None where it lacks an input.
+
+    `all_clients` [clients, n, C] and `z` [clients, m, C] are outputs on the candidates and on the population.
+    """
+    y = signals["y"]
     if name in PLAIN:
-        return PLAIN[name](own, y)
+        return PLAIN[name](target, y)
     if name == "lira":
-        return attacks.lira(own, y, s["others"])
+        return attacks.lira(target, y, signals["others"])
     if name == "rmia":
-        out = np.zeros(len(y))
-        for client in np.unique(s["client"]):
-            rows = s["client"] == client
-            out[rows] = attacks.rmia(own[rows], y[rows], s["others"][:, rows], z[client], s["y_z"], s["others_z"])
-        return out
-    if name == "coop_lira" and everybody is not None and len(everybody) > 2:
-        return coop_lira(own, y, everybody, s["client"])
+        values = np.zeros(len(y))
+        for client in np.unique(signals["client"]):
+            rows = signals["client"] == client
+            values[rows] = attacks.rmia(
+                target[rows],
+                y[rows],
+                signals["others"][:, rows],
+                z[client],
+                signals["y_z"],
+                signals["others_z"],
+            )
+        return values
+    if name == "coop_lira" and all_clients is not None and len(all_clients) > 2:
+        return coop_lira(target, y, all_clients, signals["client"])
     return None
 
 
-def coop_lira(own: Floats, y: Int64, everybody: Floats, client: Int64) -> Float64:
-    """LiRA whose null are the other clients' answers on the same record: no model is trained for it.
+def coop_lira(target: Floats, y: Int64, all_clients: Floats, client: Int64) -> Float64:
+    """Return LiRA scores whose null distribution is the other clients' outputs on a record: no model is trained for it.
 
-    Each client's scores are taken against the others with one spread for all its records (`attacks.lira`).
+    Each client's scores are taken against the others with one standard deviation for all its records (`attacks.lira`).
     """
-    out = np.zeros(len(y))
+    values = np.zeros(len(y))
     for c in np.unique(client):
         rows = client == c
-        out[rows] = attacks.lira(own[rows], y[rows], np.delete(everybody[:, rows], c, axis=0))
-    return out
+        values[rows] = attacks.lira(target[rows], y[rows], np.delete(all_clients[:, rows], c, axis=0))
+    return values
 
 
-def filter_scores(s: Arrays, wanted: tuple[str, ...]) -> list[Scores]:
-    """Canary pairs: the mask bit, and the weight, of records in and out of the filter's private data.
+def filter_scores(filters: Arrays, names: tuple[str, ...]) -> list[Scores]:
+    """Score canary pairs by mask and weight: the same records inside and outside of the filter's private data.
 
-    Empty where every client answers for everything with one weight: there is nothing to tell by.
+    Empty where every client accepts every record with one weight, because nothing then separates the two.
     """
-    both = np.concatenate([s["inside"], s["outside"]]).astype(np.float64)
-    client, member = np.concatenate([s["client"]] * 2), np.arange(len(both)) < len(s["inside"])
+    weights = np.concatenate([filters["inside"], filters["outside"]]).astype(np.float64)
+    client, member = np.concatenate([filters["client"]] * 2), np.arange(len(weights)) < len(filters["inside"])
     return [
         Scores(name, "server", values, client, member)
-        for name, values in (("mask", (both > 0).astype(np.float64)), ("weight", both))
-        if name in wanted and np.ptp(values) > 0
+        for name, values in (("mask", (weights > 0).astype(np.float64)), ("weight", weights))
+        if name in names and np.ptp(values) > 0
     ]
 
 
-def null_scores(s: Arrays, f: Arrays, wanted: tuple[str, ...]) -> Control:
-    """The same attacks where there is nothing to find: a model that saw no candidate, a filter that saw no canary."""
-    out = {}
-    for name in [n for n in wanted if n in MODEL_ATTACKS]:
-        z = np.broadcast_to(s["null_z"], s["sent_z"].shape)
-        values = _values(name, s, s["null"], s["sent"][-1], z)
+def null_scores(signals: Arrays, filters: Arrays, names: tuple[str, ...]) -> Control:
+    """Score the null control: the same attacks on a model that saw no candidate, and a filter that saw no canary."""
+    control = {}
+    for name in [n for n in names if n in MODEL_ATTACKS]:
+        z = np.broadcast_to(signals["null_z"], signals["sent_z"].shape)
+        values = _values(name, signals, signals["null"], signals["sent"][-1], z)
         if values is not None:
-            out[name] = (values, s["member"])
-    bits = {"mask": (f["null"] > 0).astype(np.float64), "weight": f["null"].astype(np.float64)}
-    return out | {name: (bits[name], f["null_member"]) for name in wanted if name in bits}
+            control[name] = (values, signals["member"])
+    by_attack = {"mask": (filters["null"] > 0).astype(np.float64), "weight": filters["null"].astype(np.float64)}
+    return control | {name: (by_attack[name], filters["null_member"]) for name in names if name in by_attack}
 
 
-def positive_scores(s: Arrays, f: Arrays, wanted: tuple[str, ...]) -> Control:
-    """The same attacks where there is something: memorised canaries, and shuffled records in the filter.
+def positive_scores(signals: Arrays, filters: Arrays, names: tuple[str, ...]) -> Control:
+    """Score the positive control: the same attacks on memorised canaries, and on shuffled records in the filter.
 
-    For `coop_lira` the null are the reference models, as for `lira`: of the memorising model there is but one.
+    For `coop_lira`, the reference models are the null distribution, as for `lira`: there is only one memorising model.
     """
-    y, p, out = s["canary_y"], s["canary"], {}
-    for name in [n for n in wanted if n in MODEL_ATTACKS]:
+    y, p, control = signals["canary_y"], signals["canary"], {}
+    for name in [n for n in names if n in MODEL_ATTACKS]:
         if name in PLAIN:
             values = PLAIN[name](p, y)
         elif name == "rmia":
-            values = attacks.rmia(p, y, s["canary_others"], s["canary_z"], s["y_z"], s["others_z"])
+            z = signals["canary_z"]
+            values = attacks.rmia(p, y, signals["canary_others"], z, signals["y_z"], signals["others_z"])
         else:
-            values = attacks.lira(p, y, s["canary_others"])
-        out[name] = (values, s["canary_member"])
-    noise = np.concatenate([f["noise_inside"], f["noise_outside"]]).astype(np.float64)
-    member = np.arange(len(noise)) < len(f["noise_inside"])
-    bits = {"mask": (noise > 0).astype(np.float64), "weight": noise}
-    return out | {name: (bits[name], member) for name in wanted if name in bits}
+            values = attacks.lira(p, y, signals["canary_others"])
+        control[name] = (values, signals["canary_member"])
+    noise = np.concatenate([filters["noise_inside"], filters["noise_outside"]]).astype(np.float64)
+    member = np.arange(len(noise)) < len(filters["noise_inside"])
+    by_attack = {"mask": (noise > 0).astype(np.float64), "weight": noise}
+    return control | {name: (by_attack[name], member) for name in names if name in by_attack}

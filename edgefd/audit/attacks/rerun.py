@@ -1,4 +1,4 @@
-"""A federation run once more, through the engine, and asked about records that its clients need not have seen."""
+"""Run a federation once more, and collect its clients' outputs on given records."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from edgefd.audit.attacks.model_outputs import arrived, claims_on
+from edgefd.audit.attacks.model_outputs import acceptance_of, received_outputs
 from edgefd.audit.attacks.student_models import last_sent, probabilities, student
 from edgefd.audit.measures import attack_scores as attacks
 from edgefd.config.schema import Config
@@ -24,12 +24,12 @@ from edgefd.simulation.engine import SimulationState, open_transport
 
 
 @dataclass(frozen=True, eq=False)
-class Answers:
-    """Of a finished federation about n records, by client.
+class Outputs:
+    """The outputs of a finished federation on n records, by client.
 
-    `sent` float32 [clients, n, C]: soft labels as the server would get them in the last round, were all claimed;
-    `acceptance` float32 [clients, n]; `final` [clients, n, C]: of the final models; `students` [clients, n, C]: of students
-    of the clients' last reports, if asked for.
+    `sent` float32 [clients, n, C]: soft labels as the server would receive them in the last round if all rows were
+    accepted; `acceptance` float32 [clients, n]: acceptance weights; `final` [clients, n, C]: of the final models;
+    `students` [clients, n, C]: of students of the clients' last reports, if requested.
     """
 
     sent: Float32
@@ -39,7 +39,7 @@ class Answers:
 
 
 def rerun_config(config: Config, n_clients: int, *key: int) -> Config:
-    """The run's own, with another seed for models, batches and filters; those who attack stay the same."""
+    """Return the run's config with another seed for models, batches and filters; poisoning clients stay the same."""
     seed = int(make_rng(config.seed, Purpose.AUDIT, AuditStream.RERUN_SEED, *key).integers(2**31))
     attack = config.attack
     if attack.fraction:
@@ -48,47 +48,52 @@ def rerun_config(config: Config, n_clients: int, *key: int) -> Config:
     return replace(config, seed=seed, attack=attack, run=run)
 
 
-def rerun(config: Config, federation: Federation, x: Float32, students: bool) -> Answers:
-    """Run it, and ask every client about records x [n, ...]."""
+def rerun(config: Config, federation: Federation, x: Float32, students: bool) -> Outputs:
+    """Run the federation, and return every client's outputs on records x [n, ...]."""
     transport = open_transport(config, federation)
-    everyone, got = range(len(federation.clients)), {}
-    seen: list[Report] = []
+    clients = range(len(federation.clients))
+    outputs: dict[str, Float32] = {}
+    reports: list[Report] = []
     with closing(transport.pool) as pool:
 
         def record(result: RoundResult) -> None:
             if result.plan.closing:
-                got["final"] = np.stack(pool.map(_final, everyone, x))
+                outputs["final"] = np.stack(pool.map(_final, clients, x))
                 return
-            seen.extend(result.exchange.reports)
+            reports.extend(result.exchange.reports)
             if result.plan.round == config.train.rounds - 1:
-                got["sent"] = np.stack(pool.map(_sent, everyone, x))
+                outputs["sent"] = np.stack(pool.map(_sent, clients, x))
 
         transport.start()
-        got["claims"] = np.stack(pool.map(_claims, everyone, x))
+        outputs["acceptance"] = np.stack(pool.map(_acceptance, clients, x))
         for _ in simulate_rounds(transport, config, federation, record=record):
             pass
-        lessons = last_sent(seen, len(everyone), federation.n_classes)
-        said = np.stack(pool.map(_student, everyone, lessons, x)) if students else None
-    return Answers(got["sent"], got["claims"], got["final"], said)
+        last = last_sent(reports, len(clients), federation.n_classes)
+        distilled = np.stack(pool.map(_student, clients, last, x)) if students else None
+    return Outputs(outputs["sent"], outputs["acceptance"], outputs["final"], distilled)
 
 
-def _final(site: SimulationState, client: int, x: Float32) -> Float32:
-    return softmax(site.clients[client].learner.predict_logits(x))
+def _final(simulation: SimulationState, client: int, x: Float32) -> Float32:
+    return softmax(simulation.clients[client].learner.predict_logits(x))
 
 
-def _sent(site: SimulationState, client: int, x: Float32) -> Float32:
-    state = site.clients[client]
-    return arrived(site.config, site.federation, site.config.train.rounds - 1, state.data, state.learner, x)
+def _sent(simulation: SimulationState, client: int, x: Float32) -> Float32:
+    state = simulation.clients[client]
+    return received_outputs(
+        simulation.config, simulation.federation, simulation.config.train.rounds - 1, state.data, state.learner, x
+    )
 
 
-def _claims(site: SimulationState, client: int, x: Float32) -> Float32:
-    return claims_on(site.config, site.federation, site.clients[client].data, x)
+def _acceptance(simulation: SimulationState, client: int, x: Float32) -> Float32:
+    return acceptance_of(simulation.config, simulation.federation, simulation.clients[client].data, x)
 
 
-def _student(site: SimulationState, client: int, sent: list[Knowledge], x: Float32) -> Float32:
-    return probabilities(student(site.config, site.federation, client, sent[client], site.config.seed, client), x)
+def _student(simulation: SimulationState, client: int, sent: list[Knowledge], x: Float32) -> Float32:
+    return probabilities(
+        student(simulation.config, simulation.federation, client, sent[client], simulation.config.seed, client), x
+    )
 
 
-def of_own(answers: Float32, client: Int64, y: Int64) -> Float32:
-    """Of answers [clients, n, C], each record's own client's probability of its label, float32 [n]."""
-    return attacks.of_label(answers[client, np.arange(len(client))], y).astype(np.float32)
+def label_probability(outputs: Float32, client: Int64, y: Int64) -> Float32:
+    """Return, from outputs [clients, n, C], the probability of each record's label by its client, float32 [n]."""
+    return attacks.of_label(outputs[client, np.arange(len(client))], y).astype(np.float32)

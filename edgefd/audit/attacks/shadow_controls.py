@@ -1,10 +1,10 @@
-"""Controls of the attacks that use shadows: models with nothing to find in them, and models with something planted."""
+"""Controls of the attacks with shadow federations: models without any candidate, and models that memorised records."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from edgefd.audit.attacks.model_outputs import CANARY_STEPS, STEPS, mislabelled, trained
+from edgefd.audit.attacks.reference_models import CANARY_STEPS, STEPS, mislabelled_records, train_model
 from edgefd.audit.attacks.student_models import distilled, probabilities
 from edgefd.audit.measures import attack_scores as attacks
 from edgefd.audit.recording.candidates import Candidates, Population
@@ -14,15 +14,16 @@ from edgefd.core.arrays import Bool, Float32, Int64
 from edgefd.core.seeding import AuditStream, Purpose, make_rng
 from edgefd.learners.batches import Batch, labelled
 
-_MODELS = 8  # that memorise, beside the one that is attacked
+_MODELS = 8  # models that memorise, in addition to the one that is attacked
 
 
 def control_signals(recording: Recording, candidates: Candidates, population: Population) -> Arrays:
-    """What models of known content say; the same attacks are run on them as on the recorded run.
+    """Return the outputs of models with known training data, on which the same attacks are run as on the recorded run.
 
-    Null: a model trained on half of the population, so on no candidate, and a student of its answers on the proxy set.
-    Positive: models that memorise wrong labels of the population's records, each record in half of them, and their
-    students, which are asked about those records too: without that nothing of a wrong label need come through.
+    Null: a model trained on half of the population, so on no candidate, and a student of its soft labels on the proxy
+    set. Positive: models that memorise wrong labels of the population's records, each record in half of them, and their
+    students. These students are distilled on those records too, because otherwise nothing of a wrong label need reach
+    them.
 
     Returns:
         `null`, `null_distilled` float32 [n]: probabilities of the candidates' labels; `memorised`,
@@ -33,28 +34,28 @@ def control_signals(recording: Recording, candidates: Candidates, population: Po
     rng = make_rng(seed, Purpose.AUDIT, AuditStream.SHADOW_CONTROLS)
     half = rng.permutation(len(population.y))[: len(population.y) // 2]
     batch = labelled(population.x[half], population.y[half], federation.n_classes)
-    learner = trained(recording, model, batch, STEPS, 100)
+    learner = train_model(recording, model, batch, STEPS, 100)
     proxy = federation.proxy.x
     student = distilled(federation, model, _batch(proxy, probabilities(learner, proxy)), seed, 100)
-    out: Arrays = {
-        "null": _of(probabilities(learner, candidates.x), candidates.y),
-        "null_distilled": _of(probabilities(student, candidates.x), candidates.y),
+    null: Arrays = {
+        "null": _label_probability(probabilities(learner, candidates.x), candidates.y),
+        "null_distilled": _label_probability(probabilities(student, candidates.x), candidates.y),
     }
-    rows, wrong, _ = mislabelled(population, federation.n_classes, rng)
+    rows, wrong, _ = mislabelled_records(population, federation.n_classes, rng)
     inside = _pairs(_MODELS + 1, len(rows), rng)
-    said: dict[str, list[Float32]] = {"memorised": [], "memorised_distilled": []}
-    for i, chosen in enumerate(inside):
-        batch = labelled(population.x[rows[chosen]], wrong[chosen], federation.n_classes)
-        learner = trained(recording, model, batch, CANARY_STEPS, 101 + i)
-        asked = np.concatenate([proxy, population.x[rows]])
-        student = distilled(federation, model, _batch(asked, probabilities(learner, asked)), seed, 101 + i)
-        said["memorised"].append(_of(probabilities(learner, population.x[rows]), wrong))
-        said["memorised_distilled"].append(_of(probabilities(student, population.x[rows]), wrong))
-    return out | {name: np.stack(values) for name, values in said.items()} | {"memorised_in": inside}
+    memorised: dict[str, list[Float32]] = {"memorised": [], "memorised_distilled": []}
+    for i, selected in enumerate(inside):
+        batch = labelled(population.x[rows[selected]], wrong[selected], federation.n_classes)
+        learner = train_model(recording, model, batch, CANARY_STEPS, 101 + i)
+        queried = np.concatenate([proxy, population.x[rows]])
+        student = distilled(federation, model, _batch(queried, probabilities(learner, queried)), seed, 101 + i)
+        memorised["memorised"].append(_label_probability(probabilities(learner, population.x[rows]), wrong))
+        memorised["memorised_distilled"].append(_label_probability(probabilities(student, population.x[rows]), wrong))
+    return null | {name: np.stack(values) for name, values in memorised.items()} | {"memorised_in": inside}
 
 
 def _pairs(models: int, k: int, rng: np.random.Generator) -> Bool:
-    """Who is in which model: two share the records out."""
+    """Draw which records are in which model, bool [models, k]; the two models of a pair divide the records."""
     halves = [rng.permutation(np.arange(k) < k // 2) for _ in range(-(-models // 2))]
     return np.stack([side for half in halves for side in (half, ~half)])[:models]
 
@@ -63,5 +64,5 @@ def _batch(x: Float32, soft_labels: Float32) -> Batch:
     return Batch(x, soft_labels, np.ones(len(x), np.float32))
 
 
-def _of(p: Float32, y: Int64) -> Float32:
+def _label_probability(p: Float32, y: Int64) -> Float32:
     return attacks.of_label(p, y).astype(np.float32)

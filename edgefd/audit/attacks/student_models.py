@@ -1,4 +1,4 @@
-"""Students: what an adversary learns who has nothing of a client but the soft labels that it sent for proxy samples."""
+"""Student models: distilled by an adversary who has only the soft labels that a client sent for proxy samples."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _LR = 0.003
 
 
 def untrained(federation: Federation, model: str, seed: int) -> TorchLearner:
-    """A model of that name for the federation's samples."""
+    """Build an untrained model of that name for the federation's samples."""
     shape = federation.proxy.x.shape[1:]
     recorded_steps = None if is_foreign(model) else _recorded_steps(model, shape, federation.n_classes)
     return TorchLearner(build_model(model, shape, federation.n_classes, seed), "adam", recorded_steps=recorded_steps)
@@ -31,19 +31,19 @@ def untrained(federation: Federation, model: str, seed: int) -> TorchLearner:
 
 @functools.cache
 def _recorded_steps(model: str, shape: tuple[int, ...], n_classes: int) -> RecordedSteps:
-    """Of a model, in this process."""
+    """Return the recorded training steps of a model, which all learners of this process share."""
     return {}
 
 
 def student(config: Config, federation: Federation, client: int, sent: Knowledge, *key: int) -> TorchLearner:
-    """A model of the client's kind that was distilled from soft labels of proxy rows alone; `key` seeds it."""
+    """Distil a model of the client's architecture from soft labels of proxy rows alone; `key` seeds it."""
     return distilled(
         federation, config.model_of(client).name, Batch(federation.proxy.x[sent.ids], sent.values, sent.weights), *key
     )
 
 
 def distilled(federation: Federation, model: str, batch: Batch, *key: int) -> TorchLearner:
-    """A model that was trained on a lesson. Without rows it stays as it began."""
+    """Train a model on soft labels; without rows it stays untrained. `key` seeds it."""
     rng = make_rng(key[0], Purpose.AUDIT, AuditStream.STUDENT_MODELS, *key[1:])
     learner = untrained(federation, model, int(rng.integers(2**31)))
     if len(batch):
@@ -52,14 +52,14 @@ def distilled(federation: Federation, model: str, batch: Batch, *key: int) -> To
 
 
 def last_sent(reports: Sequence[Report], n_clients: int, n_classes: int) -> list[Knowledge]:
-    """Of each client what it sent last; reports in order of their rounds. A client may have sent nothing."""
-    out = [empty(n_classes)] * n_clients
+    """Return the last knowledge that each client sent, which may be empty; reports are in order of their rounds."""
+    latest = [empty(n_classes)] * n_clients
     for report in reports:
         if len(report.knowledge):
-            out[report.client] = report.knowledge
-    return out
+            latest[report.client] = report.knowledge
+    return latest
 
 
 def probabilities(learner: TorchLearner, x: Float32) -> Float32:
-    """Of classes, float32 [n, C]."""
+    """Return class probabilities of a model, float32 [n, C]."""
     return softmax(learner.predict_logits(np.ascontiguousarray(x)))

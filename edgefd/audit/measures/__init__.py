@@ -1,1 +1,1 @@
-"""Statistics and scores of attacks."""
+"""Scores of membership attacks, image similarity, and the statistics of an audit."""

@@ -1,6 +1,6 @@
-"""How well an attack tells members from non-members, with what certainty: functions of two arrays of scores.
+"""Statistics of attacks: how well, and how certainly, two arrays of scores separate members from non-members.
 
-Everywhere, the higher a score, the more the attack holds the record for a member; `inside` float [n] are scores of
+Throughout, a higher score means a likelier member; `inside` float [n] are scores of
 members, `outside` float [m] of non-members. Intervals are two-sided, bounds one-sided, both at 1 - `significance`.
 """
 
@@ -12,6 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+
+from edgefd.core.arrays import Float64
 
 Scores = npt.NDArray[np.floating]
 
@@ -26,11 +28,11 @@ class Interval:
 
 
 def auc(inside: Scores, outside: Scores, significance: float = 0.05) -> Interval:
-    """Area under the ROC curve, P(inside > outside) + P(equal) / 2, with DeLong's interval.
+    """Return the area under the ROC curve, P(inside > outside) + P(equal) / 2, with DeLong's interval.
 
     DeLong: var = var(V) / n + var(W) / m, with V_i the share of `outside` below inside_i, W_j that of `inside` above
-    outside_j, ties a half. At AUC 0 or 1 that variance is 0; then the interval ends at the Clopper-Pearson bound of
-    min(n, m) successes in min(n, m) trials. E. DeLong et al., Biometrics 44, 1988.
+    outside_j, where ties count a half. At AUC 0 or 1 that variance is 0; then the interval ends at the Clopper-Pearson
+    bound of min(n, m) successes in min(n, m) trials. E. DeLong et al., Biometrics 44, 1988.
 
     >>> auc(np.array([3.0, 4.0]), np.array([1.0, 3.0])).value
     0.875
@@ -49,16 +51,19 @@ def auc(inside: Scores, outside: Scores, significance: float = 0.05) -> Interval
     return Interval(value, max(0.0, value - half), min(1.0, value + half))
 
 
-def _placements(a: Scores, b: Scores) -> npt.NDArray[np.float64]:
-    """For each of `a`, the share of `b` that is smaller, ties a half."""
+def _placements(a: Scores, b: Scores) -> Float64:
+    """Return for each of `a` the share of `b` that is smaller, where ties count a half."""
     ordered = np.sort(b)
     below, upto = np.searchsorted(ordered, a, "left"), np.searchsorted(ordered, a, "right")
-    out: npt.NDArray[np.float64] = (below + upto) / (2 * len(b))
+    out: Float64 = (below + upto) / (2 * len(b))
     return out
 
 
-def roc(inside: Scores, outside: Scores) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """The curve's corners: shares of `outside` and of `inside` at or above each threshold, from (0, 0) to (1, 1)."""
+def roc(inside: Scores, outside: Scores) -> tuple[Float64, Float64]:
+    """Return the corners of the ROC curve from (0, 0) to (1, 1).
+
+    They are the shares of `outside` and of `inside` at or above each threshold.
+    """
     thresholds = np.unique(np.concatenate([inside, outside]))[::-1]
     fpr = [0.0, *(1 - np.searchsorted(np.sort(outside), thresholds) / len(outside))]
     tpr = [0.0, *(1 - np.searchsorted(np.sort(inside), thresholds) / len(inside))]
@@ -66,22 +71,22 @@ def roc(inside: Scores, outside: Scores) -> tuple[npt.NDArray[np.float64], npt.N
 
 
 def mean_interval(values: Scores, significance: float = 0.05) -> Interval:
-    """The mean of two or more values, with Student's interval.
+    """Return the mean of two or more values, with the interval of Student's t.
 
-    >>> found = mean_interval(np.array([1.0, 2.0, 3.0]))
-    >>> round(found.low, 3), found.value, round(found.high, 3)
+    >>> mean = mean_interval(np.array([1.0, 2.0, 3.0]))
+    >>> round(mean.low, 3), mean.value, round(mean.high, 3)
     (-0.484, 2.0, 4.484)
     """
     from scipy.stats import t
 
     mean = float(values.mean(dtype=np.float64))
     error = float(values.std(ddof=1, dtype=np.float64)) / math.sqrt(len(values))
-    reach = error * float(t.ppf(1 - significance / 2, len(values) - 1))
-    return Interval(mean, mean - reach, mean + reach)
+    half = error * float(t.ppf(1 - significance / 2, len(values) - 1))
+    return Interval(mean, mean - half, mean + half)
 
 
 def clopper_pearson(successes: int, trials: int, significance: float = 0.05) -> tuple[float, float]:
-    """The exact two-sided interval of a probability.
+    """Return the exact two-sided interval of a probability.
 
     >>> [round(x, 4) for x in clopper_pearson(0, 100)]
     [0.0, 0.0362]
@@ -90,34 +95,34 @@ def clopper_pearson(successes: int, trials: int, significance: float = 0.05) -> 
 
 
 def upper_bound(successes: int, trials: int, significance: float) -> float:
-    """The exact one-sided upper bound of a probability: p with P(Bin(trials, p) <= successes) = significance."""
+    """Return the exact one-sided upper bound of a probability: p with P(Bin(trials, p) <= successes) = significance."""
     from scipy.stats import beta
 
     return 1.0 if successes == trials else float(beta.ppf(1 - significance, successes + 1, trials - successes))
 
 
 def lower_bound(successes: int, trials: int, significance: float) -> float:
-    """The exact one-sided lower bound of a probability."""
+    """Return the exact one-sided lower bound of a probability."""
     return 1 - upper_bound(trials - successes, trials, significance)
 
 
 @dataclass(frozen=True)
 class Rate:
-    """True-positive rate at a false-positive rate, or why it is not known."""
+    """The true-positive rate at a false-positive rate, or the reason why it is not known."""
 
     fpr: float
     tpr: Interval | None
     measured_fpr: Interval | None
-    """of the threshold, on the non-members that did not set it"""
+    """false-positive rate of the threshold, on the non-members that did not set it"""
     reason: str = ""
 
 
 def tpr_at(inside: Scores, outside: Scores, fpr: float, rng: np.random.Generator, significance: float = 0.05) -> Rate:
-    """The true-positive rate at a false-positive rate.
+    """Return the true-positive rate at a false-positive rate.
 
-    Half of `outside`, drawn by `rng`, fixes the threshold: the lowest that at most a share `fpr` of it reaches. All of
-    `inside` and the other half are then counted, so Clopper-Pearson intervals hold. The half that sets the threshold
-    must have 1 / `fpr` scores: with fewer, "no false positive" says little of the rate.
+    A random half of `outside` sets the threshold: the lowest that at most a share `fpr` of it reaches. All of `inside`
+    and the other half are then counted, so Clopper-Pearson intervals hold. The half that sets the threshold must have
+    1 / `fpr` scores: with fewer, "no false positive" says little about the rate.
     """
     needed = 2 * math.ceil(1 / fpr - 1e-9)
     if len(outside) < needed:
@@ -134,14 +139,17 @@ def _share(successes: int, trials: int, significance: float) -> Interval:
 
 
 def advantage(inside: Scores, outside: Scores) -> float:
-    """The largest TPR - FPR of any threshold. Chosen on the scores that it is measured on, so it is never below 0."""
+    """Return the largest TPR - FPR of any threshold.
+
+    The threshold is chosen on the scores on which it is measured, so the value is never below 0.
+    """
     fpr, tpr = roc(inside, outside)
     return float((tpr - fpr).max())
 
 
 @dataclass(frozen=True)
 class Guesses:
-    """What a threshold does: of `n_in` members and `n_out` non-members, `tp` and `fp` are called members."""
+    """Counts at a threshold: of `n_in` members and `n_out` non-members, `tp` and `fp` are classified as members."""
 
     tp: int
     n_in: int
@@ -150,7 +158,7 @@ class Guesses:
 
 
 def guesses(inside: Scores, outside: Scores, threshold: float) -> Guesses:
-    """Counted at a threshold: a score that reaches it is called a member."""
+    """Count the guesses at a threshold: a score that reaches it is classified as a member."""
     return Guesses(int((inside >= threshold).sum()), len(inside), int((outside >= threshold).sum()), len(outside))
 
 
@@ -159,9 +167,9 @@ Bound = Callable[[Guesses, float, float], float]
 
 
 def epsilon_clopper_pearson(g: Guesses, delta: float, significance: float) -> float:
-    """ln((TPR_low - delta) / FPR_high), at least 0, each bound at significance / 2 (arXiv 2101.04535).
+    """Return ln((TPR_low - delta) / FPR_high), at least 0, each bound at significance / 2 (arXiv 2101.04535).
 
-    It takes records for independent trials, which those of one run are not: read it as a description.
+    It assumes that records are independent trials, which those of one run are not: read it as a description.
     """
     tpr = lower_bound(g.tp, g.n_in, significance / 2)
     fpr = upper_bound(g.fp, g.n_out, significance / 2)
@@ -169,9 +177,9 @@ def epsilon_clopper_pearson(g: Guesses, delta: float, significance: float) -> fl
 
 
 def epsilon_one_run(g: Guesses, delta: float, significance: float) -> float:
-    """The lower bound from one run with many canaries, each in by a coin (Steinke et al., arXiv 2305.08846).
+    """Return the lower bound from one run with many canaries, each planted by a coin (arXiv 2305.08846).
 
-    With r = tp + fp guesses of which v = tp are right, m canaries and q = e^eps / (1 + e^eps), an (eps, delta)-DP run
+    With r = tp + fp guesses of which v = tp are correct, m canaries and q = e^eps / (1 + e^eps), an (eps, delta)-DP run
     gives that many with probability at most
 
         P(Bin(r, q) >= v) + 2 m delta max_{1 <= i <= v} P(v > Bin(r, q) >= v - i) / i
@@ -195,32 +203,32 @@ def epsilon_one_run(g: Guesses, delta: float, significance: float) -> float:
 
 
 def epsilon_one_run_fdp(g: Guesses, delta: float, significance: float) -> float:
-    """The same from the Gaussian mechanism's whole trade-off curve (Mahloujifar et al., arXiv 2410.22235, algorithm 1).
+    """Return the lower bound from the whole trade-off curve of the Gaussian mechanism.
 
-    What it refutes is mu-Gaussian DP; eps is that of mu at `delta`. Tighter than `epsilon_one_run` for runs with
-    Gaussian noise, and a statement about those only.
+    See Mahloujifar et al., arXiv 2410.22235, algorithm 1. It refutes mu-Gaussian DP; eps is that of mu at `delta`. It
+    is tighter than `epsilon_one_run` for runs with Gaussian noise, and is a statement about those only.
     """
     from scipy.special import ndtr, ndtri
 
-    m, total, right = g.n_in + g.n_out, g.tp + g.fp, g.tp
+    m, total, correct = g.n_in + g.n_out, g.tp + g.fp, g.tp
 
     def refuted(eps: float) -> bool:
         mu = _mu_of(eps, delta)
-        r, h = significance * right / m, significance * (total - right) / m
-        for i in range(right - 1, -1, -1):
-            grown = max(h, float(ndtr(ndtri(r) - mu)))
-            if grown == h:
+        r, h = significance * correct / m, significance * (total - correct) / m
+        for i in range(correct - 1, -1, -1):
+            next_h = max(h, float(ndtr(ndtri(r) - mu)))
+            if next_h == h:
                 break
-            r, h = min(1.0, r + i / (total - i) * (grown - h)), grown
+            r, h = min(1.0, r + i / (total - i) * (next_h - h)), next_h
         return r + h > total / m
 
-    return _largest(refuted) if right else 0.0
+    return _largest(refuted) if correct else 0.0
 
 
 def epsilon_split(
     bound: Bound, inside: Scores, outside: Scores, delta: float, rng: np.random.Generator, significance: float = 0.05
 ) -> float:
-    """A bound at the threshold that is best on one half of the scores, measured on the other."""
+    """Return a bound at the threshold that is best on one half of the scores, measured on the other half."""
     (in_a, in_b), (out_a, out_b) = (_halves(scores, rng) for scores in (inside, outside))
     candidates = np.quantile(np.concatenate([in_a, out_a]), np.linspace(0, 1, 41), method="higher")
     best = max(
@@ -231,7 +239,7 @@ def epsilon_split(
 
 
 def largest_epsilon(n_in: int, n_out: int, delta: float = 0.0, significance: float = 0.05) -> float:
-    """The largest one-run bound that so many records can give: that of a perfect attack.
+    """Return the largest one-run bound that so many records can give: that of a perfect attack.
 
     >>> [round(largest_epsilon(n, n), 1) for n in (100, 1000)]
     [3.5, 5.8]
@@ -245,7 +253,10 @@ def _halves(scores: Scores, rng: np.random.Generator) -> tuple[Scores, Scores]:
 
 
 def _largest(holds: Callable[[float], bool]) -> float:
-    """The largest eps >= 0 for which it holds, to 1e-7; 0 if at none. It holds up to some eps and no further."""
+    """Return the largest eps >= 0, to 1e-7, for which `holds` is true; 0 if there is none.
+
+    `holds` must be true up to some eps, and false above it.
+    """
     if not holds(0.0):
         return 0.0
     low, high = 0.0, 1.0
@@ -258,7 +269,7 @@ def _largest(holds: Callable[[float], bool]) -> float:
 
 
 def _mu_of(eps: float, delta: float) -> float:
-    """The largest mu whose Gaussian mechanism is (eps, delta)-DP."""
+    """Return the largest mu whose Gaussian mechanism is (eps, delta)-DP."""
     return _largest(lambda mu: _delta_of(eps, mu) <= delta)
 
 

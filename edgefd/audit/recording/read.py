@@ -64,8 +64,8 @@ def open_recording(folder: Path) -> Recording:
     """Open the recording of a run folder.
 
     Raises:
-        UserError: if it is no run folder, the run was not recorded or did not end, its data have changed, or its members
-            and non-members overlap; or if an audit cannot read the messages of its method.
+        UserError: if it is no run folder, the run was not recorded or did not end, its data have changed, or its
+            members and non-members overlap; or if an audit cannot read the messages of its method.
     """
     if not (folder / "config.yaml").is_file():
         raise UserError(f"{folder} is not the folder of a run: it has no config.yaml")
@@ -107,8 +107,8 @@ def _check_method(config: Config) -> None:
 def _check_data(folder: Path, summary: dict[str, Any], dataset: Dataset) -> None:
     if summary.get("data_sha256") != dataset.sha256:
         raise UserError(
-            f"{folder} was run on other data than {dataset.source} now holds, so its members are not known: restore the "
-            "data of the run, or run it again"
+            f"{folder} was run on other data than {dataset.source} now holds, so its members are not known: restore "
+            "the data of the run, or run it again"
         )
 
 

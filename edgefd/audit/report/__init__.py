@@ -1,1 +1,1 @@
-"""Findings, verdicts, and the audit page."""
+"""Findings, limits and verdicts of an audit, its page and its terminal output."""

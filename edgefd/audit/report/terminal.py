@@ -1,4 +1,4 @@
-"""What `edgefd audit` shows on the terminal."""
+"""The output of `edgefd audit` on a terminal: progress, verdicts and a table of the best attacks."""
 
 from __future__ import annotations
 
@@ -12,49 +12,48 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from edgefd.audit.report.verdict import records, verdicts
-
-Tick = Callable[[str], None]
+from edgefd.audit.progress import OnStep
+from edgefd.audit.report.verdict import results_on_records, verdicts
 
 
 @contextmanager
-def progress(console: Console) -> Iterator[Callable[[int], Tick]]:
-    """A bar on a terminal, else a line a step."""
+def progress(console: Console) -> Iterator[Callable[[int], OnStep]]:
+    """Show a progress bar on a terminal, and one line per step elsewhere."""
     if not console.is_terminal:
-        yield _lines
+        yield _print_lines
         return
     with Progress(console=console) as bar:
 
-        def show(n: int) -> Tick:
+        def start(n: int) -> OnStep:
             task = bar.add_task("audit", total=n)
-            return lambda what: bar.update(task, advance=1, description=what)
+            return lambda step: bar.update(task, advance=1, description=step)
 
-        yield show
+        yield start
 
 
-def _lines(n: int) -> Tick:
+def _print_lines(n: int) -> OnStep:
     began = time.perf_counter()
-    return lambda what: print(f"audit: {what} ({time.perf_counter() - began:.0f} s)", flush=True)
+    return lambda step: print(f"audit: {step} ({time.perf_counter() - began:.0f} s)", flush=True)
 
 
 def summary(result: Mapping[str, Any]) -> Iterator[Table | str]:
-    """The verdicts, then the best attacks of each adversary."""
+    """Yield the verdicts, then a table of the best attacks."""
     for who, text in verdicts(result).items():
         yield f"[bold]{who}[/bold]: {text}"
-    found = sorted(records(result), key=lambda f: -f["auc"]["value"])
-    if not found:
+    best = sorted(results_on_records(result), key=lambda r: -r["auc"]["value"])[:10]
+    if not best:
         return
     table = Table(title="membership, the ten best attacks", box=SIMPLE, pad_edge=False)
     for name in ("who", "attack", "round", "AUC", "95 %", "TPR @ 1 %"):
         table.add_column(name, justify="left" if name in ("who", "attack") else "right", no_wrap=True)
-    for f in found[:10]:
-        a, rate = f["auc"], f["tpr"]["1%"]["tpr"]
+    for r in best:
+        area, rate = r["auc"], r["tpr"]["1%"]["tpr"]
         table.add_row(
-            f["adversary"],
-            f["attack"],
-            "-" if f["round"] is None else str(f["round"]),
-            f"{a['value']:.3f}",
-            f"{a['low']:.3f}..{a['high']:.3f}",
+            r["adversary"],
+            r["attack"],
+            "-" if r["round"] is None else str(r["round"]),
+            f"{area['value']:.3f}",
+            f"{area['low']:.3f}..{area['high']:.3f}",
             f"{rate['value']:.3f}" if rate else "-",
         )
     yield table

@@ -1,4 +1,4 @@
-"""What the figures mean, one sentence an adversary."""
+"""The verdict on each adversary: one sentence that states what it learns."""
 
 from __future__ import annotations
 
@@ -6,93 +6,100 @@ from collections.abc import Mapping
 from typing import Any
 
 WHO = {
-    "server": "A malicious server, which chooses proxy samples and reads every answer",
-    "client": "Another client, which sees the aggregate of all answers",
-    "holder": "Who holds a device's final model and stored state",
+    "server": "A malicious server, which chooses proxy samples and reads every report",
+    "client": "Another client, which receives the aggregate of all reports",
+    "holder": "An adversary with a device's final model and stored state",
     "eavesdropper": "An eavesdropper, where TLS is off",
 }
 
-
 PLANTED = "planted"
-"""the attack whose records are canaries, with a wrong label: it bounds epsilon, and says nothing of ordinary records"""
+"""the attack on canaries with a wrong label: it bounds epsilon, and is no measure for ordinary records"""
 
 
-def records(result: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """What was found of ordinary records' membership."""
-    return [f for f in result["membership"] if f["attack"] != PLANTED]
+def results_on_records(result: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Return the results of attacks on the membership of ordinary records."""
+    return [r for r in result["membership"] if r["attack"] != PLANTED]
 
 
 def verdicts(result: Mapping[str, Any]) -> dict[str, str]:
-    """By adversary, for those that were audited."""
+    """Return the verdict on each audited adversary."""
     return {who: f"{WHO[who]}, {_learns(who, result)}" for who in result["adversaries"]}
 
 
 def _learns(who: str, result: Mapping[str, Any]) -> str:
-    parts = [
-        text for text in (*_disclosed(who, result["exposure"]), _member(who, result), *_level_2(who, result)) if text
-    ]
-    return "; ".join(parts) + "." if parts else "was not tested with the attacks that were asked for."
+    parts = [*_disclosed(who, result["exposure"]), *_membership(who, result), *_level_2(who, result)]
+    return "; ".join(parts) + "." if parts else "was not tested with the attacks that were requested."
 
 
-def _disclosed(who: str, found: Mapping[str, Any]) -> list[str]:
-    out = []
-    if who != "holder" and (ledger := found.get("ledger")):
+def _disclosed(who: str, exposure: Mapping[str, Any]) -> list[str]:
+    parts = []
+    if who != "holder" and (ledger := exposure.get("ledger")):
         n = ledger["raw_records_sent"]
         share = "" if ledger["share"] is None else f" ({ledger['share']:.1%})"
-        out.append(f"gets {n:,} raw private records{share}" if n else "gets no raw record")
-    if who in ("server", "eavesdropper") and (labels := found.get("labels")):
+        parts.append(f"receives {n:,} raw private records{share}" if n else "receives no raw record")
+    if who in ("server", "eavesdropper") and (labels := exposure.get("labels")):
+        parts += _class_shares(labels)
         if "reason" in labels:
-            return [*out, f"estimates class shares from masks and weights, how well is not known: {labels['reason']}"]
-        area = labels["masks"]["presence_auc"]
-        if area:
-            out.append(f"tells from the filter's masks alone which classes a client has with AUC {area['value']:.3f}")
-        tv = labels["weights"]["total_variation"]
-        out.append(f"estimates class shares from masks and weights to within {tv:.2f} (total variation)")
-    if who == "eavesdropper" and "weight" in (owner := found.get("attribution", {})):
+            return parts
+    if who == "eavesdropper" and "weight" in (owner := exposure.get("attribution", {})):
         mask, weight = owner["mask"]["value"], owner["weight"]["value"]
-        out.append(f"tells who contributed a sample with AUC {mask:.2f} from masks, {weight:.2f} from weights")
-    if who == "client" and (alone := found.get("singletons")):
-        out.append(f"is shown single clients' answers in {alone['one_voter'][-1]:.0%} of the aggregate's rows")
-    if who == "holder" and "clusters" in (centroids := found.get("centroids", {})):
+        parts.append(
+            f"identifies the contributor of a sample with AUC {mask:.2f} from masks, {weight:.2f} from weights"
+        )
+    if who == "client" and (single := exposure.get("singletons")):
+        parts.append(f"sees the soft label of a single client in {single['one_voter'][-1]:.0%} of the aggregate's rows")
+    if who == "holder" and "clusters" in (centroids := exposure.get("centroids", {})):
         n, of = centroids["centroids_that_are_records"], centroids["clusters"]
-        out.append(f"finds {n} of {of} stored centroids that are private records themselves")
-    return out
+        parts.append(f"finds that {n} of {of} stored centroids are equal to private records")
+    return parts
 
 
-def _member(who: str, result: Mapping[str, Any]) -> str:
-    mine = [f for f in records(result) if f["adversary"] == who]
-    if not mine:
-        return ""
-    best = max(mine, key=lambda f: f["auc"]["value"])
-    a = best["auc"]
-    telling = f"AUC {a['value']:.3f} (95 % interval {a['low']:.3f} to {a['high']:.3f})"
-    if a["low"] <= 0.5:
-        return f"cannot be shown to tell members from others: the best of its attacks, {best['attack']}, has {telling}"
-    return f"tells members from others with {telling} by its best attack, {best['attack']}"
+def _class_shares(labels: Mapping[str, Any]) -> list[str]:
+    if "reason" in labels:
+        return [f"estimates class shares from masks and weights, with unknown accuracy: {labels['reason']}"]
+    parts = []
+    if area := labels["masks"]["presence_auc"]:
+        parts.append(f"infers from the filter's masks alone which classes a client has with AUC {area['value']:.3f}")
+    distance = labels["weights"]["total_variation"]
+    return [*parts, f"estimates class shares from masks and weights to within {distance:.2f} (total variation)"]
+
+
+def _membership(who: str, result: Mapping[str, Any]) -> list[str]:
+    results = [r for r in results_on_records(result) if r["adversary"] == who]
+    if not results:
+        return []
+    best = max(results, key=lambda r: r["auc"]["value"])
+    area = best["auc"]
+    text = f"AUC {area['value']:.3f} (95 % interval {area['low']:.3f} to {area['high']:.3f})"
+    if area["low"] <= 0.5:
+        return [
+            f"cannot be shown to distinguish members from non-members: its best attack, {best['attack']}, has {text}"
+        ]
+    return [f"distinguishes members from non-members with {text} by its best attack, {best['attack']}"]
 
 
 def _level_2(who: str, result: Mapping[str, Any]) -> list[str]:
-    out = [
-        f"shows from planted canaries that ε is at least {f['epsilon']['one_run']:.2f} (95 %)"
-        for f in result["membership"]
-        if (f["attack"], f["adversary"]) == (PLANTED, who)
+    parts = [
+        f"shows with planted canaries that ε is at least {r['epsilon']['one_run']:.2f} (95 %)"
+        for r in result["membership"]
+        if (r["attack"], r["adversary"]) == (PLANTED, who)
     ]
-    if who in ("server", "eavesdropper") and (copies := result["extraction"]):
-        out.append(
-            f"copies clients' models from their soft labels with a fidelity of {copies['fidelity']:.2f}, of which "
-            f"shuffled soft labels reach {copies['control_fidelity']:.2f}"
+    if who in ("server", "eavesdropper") and (extraction := result["extraction"]):
+        parts.append(
+            f"extracts the clients' models from their soft labels with a fidelity of {extraction['fidelity']:.2f}, of "
+            f"which shuffled soft labels reach {extraction['control_fidelity']:.2f}"
         )
-    if who in ("server", "eavesdropper") and "individual" in (drawn := result["inversion"] or {}):
-        out.append(_drawn(drawn))
-    return out
+    if who in ("server", "eavesdropper") and "individual" in (inversion := result["inversion"] or {}):
+        parts.append(_reconstruction(inversion))
+    return parts
 
 
-def _drawn(found: Mapping[str, Any]) -> str:
-    gain = found["individual"]
-    telling = (
-        f"by an SSIM of {gain['value']:+.3f} (95 % interval {gain['low']:+.3f} to {gain['high']:+.3f}) its drawings "
-        "are nearer to private records than to others of their class"
+def _reconstruction(inversion: Mapping[str, Any]) -> str:
+    gain = inversion["individual"]
+    text = (
+        f"by an SSIM of {gain['value']:+.3f} (95 % interval {gain['low']:+.3f} to {gain['high']:+.3f}) its "
+        "reconstructions are nearer to private records than to others of their class"
     )
-    if found["reconstructs"]:
-        return f"draws something of single private records from soft labels: {telling}"
-    return f"draws from soft labels nothing that can be shown to be of a private record: {telling}"
+    if inversion["reconstructs"]:
+        return f"reconstructs from soft labels something of single private records: {text}"
+    return f"reconstructs from soft labels nothing that can be shown to come from a private record: {text}"

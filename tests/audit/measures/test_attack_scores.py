@@ -1,4 +1,4 @@
-"""Each attack on fixed numbers, against the published formula written out the long way."""
+"""Each attack on fixed numbers, against the published formula in plain Python."""
 
 import math
 
@@ -21,18 +21,18 @@ Y_Z = np.array([0, 2, 0, 1])
 OTHERS_Z = np.random.default_rng(0).dirichlet(np.ones(3), (3, 4))
 
 
-def test_loss_entropies_and_labels() -> None:
+def test_loss_entropies_and_labels_follow_their_formulas() -> None:
     np.testing.assert_allclose(a.loss(P, Y), np.log([0.7, 0.3, 0.5]))
     np.testing.assert_allclose(a.entropy(P, Y), [sum(p * math.log(p) for p in row) for row in P])
-    long = [
+    modified = [
         (1 - row[y]) * math.log(row[y]) + sum(row[c] * math.log(1 - row[c]) for c in range(3) if c != y)
         for row, y in zip(P, Y, strict=True)
     ]
-    np.testing.assert_allclose(a.modified_entropy(P, Y), long)
+    np.testing.assert_allclose(a.modified_entropy(P, Y), modified)
     np.testing.assert_array_equal(a.label_only(P, Y), [1, 0, 1])
 
 
-def test_offline_lira_is_the_papers_formula() -> None:
+def test_offline_lira_follows_the_formula_of_the_paper() -> None:
     phi = [math.log(0.7 / 0.3), math.log(0.3 / 0.7), 0.0]
     null = [[math.log(o[i][y] / (1 - o[i][y])) for o in OTHERS] for i, y in enumerate(Y)]
     means = [sum(n) / 3 for n in null]
@@ -41,7 +41,7 @@ def test_offline_lira_is_the_papers_formula() -> None:
     np.testing.assert_allclose(a.lira(P, Y, OTHERS), expected, atol=1e-6)
 
 
-def test_many_references_have_a_spread_of_each_record() -> None:
+def test_with_many_references_each_record_has_its_own_spread() -> None:
     others = np.random.default_rng(1).dirichlet(np.ones(3), (16, 3))
     phi = np.log(others[:, np.arange(3), Y] / (1 - others[:, np.arange(3), Y]))
     expected = (np.log([0.7 / 0.3, 0.3 / 0.7, 1.0]) - phi.mean(0)) / phi.std(0, ddof=1)
@@ -50,8 +50,8 @@ def test_many_references_have_a_spread_of_each_record() -> None:
         a.lira(P, Y, others[:1])
 
 
-def shadow_answers(n: int, records: int = 5) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """phi of a target, of n shadows, and who is in: each record in n / 2 of them, every record in others."""
+def shadow_outputs(n: int, records: int = 5) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return phi of a target and of n shadows, and their members: each record is in n / 2 shadows, drawn at random."""
     r = np.random.default_rng(n)
     inside = np.stack([r.permutation(np.arange(n) < n // 2) for _ in range(records)], axis=1)
     return r.normal(0, 2, records), r.normal(0, 2, (n, records)) + inside, inside
@@ -60,7 +60,7 @@ def shadow_answers(n: int, records: int = 5) -> tuple[np.ndarray, np.ndarray, np
 def test_lira_of_many_shadows_is_a_ratio_of_two_normal_densities() -> None:
     from scipy.stats import norm
 
-    phi, others, inside = shadow_answers(40)
+    phi, others, inside = shadow_outputs(40)
     online, offline = [], []
     for i, value in enumerate(phi):
         seen, unseen = others[inside[:, i], i], others[~inside[:, i], i]
@@ -74,7 +74,7 @@ def test_lira_of_many_shadows_is_a_ratio_of_two_normal_densities() -> None:
 def test_lira_of_few_shadows_has_one_spread_for_all_records() -> None:
     from scipy.stats import norm
 
-    phi, others, inside = shadow_answers(8)
+    phi, others, inside = shadow_outputs(8)
     sides = [[others[inside[:, i] == seen, i] for i in range(5)] for seen in (True, False)]
     spreads = [math.sqrt(sum(((x - x.mean()) ** 2).sum() for x in side) / (5 * 3)) for side in sides]
     expected = [
@@ -87,7 +87,7 @@ def test_lira_of_few_shadows_has_one_spread_for_all_records() -> None:
 
 
 @pytest.mark.parametrize("gamma", [1.0, 1.5])
-def test_rmia_is_the_papers_formula(gamma: float) -> None:
+def test_rmia_follows_the_formula_of_the_paper(gamma: float) -> None:
     scale = 0.3
     expected = []
     for i, y in enumerate(Y):
@@ -96,12 +96,12 @@ def test_rmia_is_the_papers_formula(gamma: float) -> None:
             (P[i, y] / usual) / (P_Z[j, z] / (sum(o[j, z] for o in OTHERS_Z) / 3)) >= gamma for j, z in enumerate(Y_Z)
         ]
         expected.append(sum(beaten) / len(Y_Z))
-    found = a.rmia(P, Y, OTHERS, P_Z, Y_Z, OTHERS_Z, gamma, scale)
-    np.testing.assert_allclose(found, expected, atol=1e-6)
-    assert len(set(found)) > 1
+    scores = a.rmia(P, Y, OTHERS, P_Z, Y_Z, OTHERS_Z, gamma, scale)
+    np.testing.assert_allclose(scores, expected, atol=1e-6)
+    assert len(set(scores)) > 1
 
 
 def test_probabilities_of_zero_and_one_stay_finite() -> None:
-    sure = np.eye(3)
+    certain = np.eye(3)
     for attack in (a.loss, a.entropy, a.modified_entropy, a.confidence):
-        assert np.isfinite(attack(sure, Y)).all()
+        assert np.isfinite(attack(certain, Y)).all()

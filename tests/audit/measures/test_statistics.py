@@ -32,15 +32,15 @@ def scores(name: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def hull_area(fpr: np.ndarray, tpr: np.ndarray) -> float:
-    """The oracle's area is that under the curve's convex hull: it may toss a coin between thresholds."""
+    """Return the area under the convex hull of the curve, as the oracle does: it randomises between thresholds."""
     from scipy.spatial import ConvexHull
 
     points = np.c_[np.r_[fpr, 1], np.r_[tpr, 0]]
-    return float(ConvexHull(points).volume)  # of a plane figure, the area
+    return float(ConvexHull(points).volume)  # the volume of a plane figure is its area
 
 
 @pytest.mark.parametrize("name", ORACLE)
-def test_the_oracle_agrees(name: str) -> None:
+def test_bounds_and_area_agree_with_the_oracle(name: str) -> None:
     a, b = scores(name)
     g = s.guesses(a, b, 1.5)
     assert hull_area(*s.roc(a, b)) == pytest.approx(ORACLE[name]["auc"], abs=1e-12)
@@ -56,31 +56,37 @@ def test_area_and_curve_agree_with_scikit_learn() -> None:
     y, all_scores = np.r_[np.ones(len(a)), np.zeros(len(b))], np.concatenate([a, b])
     assert s.auc(a, b).value == pytest.approx(roc_auc_score(y, all_scores), abs=1e-12)
     fpr, tpr = s.roc(a, b)
-    theirs = roc_curve(y, all_scores, drop_intermediate=False)
-    np.testing.assert_allclose(fpr, theirs[0], atol=1e-12)
-    np.testing.assert_allclose(tpr, theirs[1], atol=1e-12)
-    assert s.advantage(a, b) == pytest.approx(max(theirs[1] - theirs[0]), abs=1e-12)
+    expected = roc_curve(y, all_scores, drop_intermediate=False)
+    np.testing.assert_allclose(fpr, expected[0], atol=1e-12)
+    np.testing.assert_allclose(tpr, expected[1], atol=1e-12)
+    assert s.advantage(a, b) == pytest.approx(max(expected[1] - expected[0]), abs=1e-12)
 
 
-def test_the_interval_covers_the_truth_as_often_as_it_says() -> None:
+def test_the_interval_of_the_auc_covers_the_truth_at_its_nominal_rate() -> None:
     from scipy.stats import norm
 
     truth, covered = float(norm.cdf(0.7 / np.sqrt(2))), 0
     for seed in range(300):
         r = np.random.default_rng(seed)
-        found = s.auc(r.normal(0.7, 1, 80), r.normal(0, 1, 60))
-        covered += found.low <= truth <= found.high
+        result = s.auc(r.normal(0.7, 1, 80), r.normal(0, 1, 60))
+        covered += result.low <= truth <= result.high
     assert 276 <= covered <= 295  # 285 expected
 
 
-def test_perfect_separation_still_has_an_interval() -> None:
-    found = s.auc(np.arange(50.0) + 100, np.arange(60.0))
-    assert found.value == 1
-    assert found.low == pytest.approx(0.025 ** (1 / 50))
+def test_the_interval_of_a_mean_covers_it_at_its_nominal_rate() -> None:
+    r = np.random.default_rng(4)
+    intervals = [s.mean_interval(r.normal(1, 2, 8)) for _ in range(1000)]
+    assert 925 < sum(i.low <= 1 <= i.high for i in intervals) < 975
+
+
+def test_perfect_separation_has_an_interval() -> None:
+    result = s.auc(np.arange(50.0) + 100, np.arange(60.0))
+    assert result.value == 1
+    assert result.low == pytest.approx(0.025 ** (1 / 50))
     assert s.auc(np.arange(60.0), np.arange(50.0) + 100).high == pytest.approx(1 - 0.025 ** (1 / 50))
 
 
-def test_bounds_are_exact() -> None:
+def test_bounds_of_a_probability_are_exact() -> None:
     from scipy.stats import binom
 
     p = s.upper_bound(3, 40, 0.05)
@@ -90,26 +96,26 @@ def test_bounds_are_exact() -> None:
     assert s.clopper_pearson(0, 1000)[1] == pytest.approx(0.00368, abs=1e-5)
 
 
-def test_what_the_sample_cannot_support_is_not_known() -> None:
+def test_a_rate_that_the_sample_cannot_support_is_not_known() -> None:
     rng = np.random.default_rng(0)
     a, b = rng.normal(2, 1, 400), rng.normal(0, 1, 400)
     assert s.tpr_at(a, b, 0.001, rng).tpr is None
     assert s.tpr_at(a, b, 0.001, rng).reason == "needs 2000 non-members, there are 400"
-    found = s.tpr_at(a, rng.normal(0, 1, 40_000), 0.01, rng)
-    assert found.tpr is not None
-    assert found.measured_fpr is not None
-    assert found.tpr.low < 0.37 < found.tpr.high  # 1 - Phi(2.33 - 2)
-    assert found.measured_fpr.low <= 0.01 <= found.measured_fpr.high
+    result = s.tpr_at(a, rng.normal(0, 1, 40_000), 0.01, rng)
+    assert result.tpr is not None
+    assert result.measured_fpr is not None
+    assert result.tpr.low < 0.37 < result.tpr.high  # 1 - Phi(2.33 - 2)
+    assert result.measured_fpr.low <= 0.01 <= result.measured_fpr.high
 
 
-def test_a_threshold_is_not_fooled_by_ties() -> None:
+def test_a_constant_score_finds_no_member() -> None:
     rng = np.random.default_rng(0)
-    found = s.tpr_at(np.ones(100), np.ones(100), 0.1, rng)
-    assert found.tpr is not None
-    assert found.tpr.value == 0  # a constant score accepts nobody at 10 %
+    result = s.tpr_at(np.ones(100), np.ones(100), 0.1, rng)
+    assert result.tpr is not None
+    assert result.tpr.value == 0  # no threshold passes at most 10 % of equal scores
 
 
-def test_no_bound_without_a_leak_and_never_above_a_perfect_attack() -> None:
+def test_bounds_are_near_zero_without_a_leak_and_never_above_a_perfect_attack() -> None:
     r = np.random.default_rng(3)
     a, b = r.normal(0, 1, 500), r.normal(0, 1, 500)
     for bound in (s.epsilon_clopper_pearson, s.epsilon_one_run, s.epsilon_one_run_fdp):
@@ -119,8 +125,8 @@ def test_no_bound_without_a_leak_and_never_above_a_perfect_attack() -> None:
     assert s.epsilon_one_run(s.Guesses(0, 10, 0, 10), 1e-5, 0.05) == 0
 
 
-def test_one_run_bound_of_randomised_response_stays_below_its_epsilon() -> None:
-    """2,000 coins, each answered truly with probability e / (1 + e): the epsilon is 1, 95 of 100 bounds are below."""
+def test_the_one_run_bound_of_randomised_response_stays_below_its_epsilon() -> None:
+    """2,000 coins, each reported truly with probability e / (1 + e): epsilon is 1, and 95 of 100 bounds are below."""
     above = 0
     for seed in range(200):
         r = np.random.default_rng(seed)
@@ -130,9 +136,9 @@ def test_one_run_bound_of_randomised_response_stays_below_its_epsilon() -> None:
 
 
 @pytest.mark.parametrize(("right", "wrong"), [(60, 40), (90, 10), (500, 3), (40, 0)])
-def test_the_one_run_bound_without_delta_is_that_of_a_share_of_right_guesses(right: int, wrong: int) -> None:
+def test_the_one_run_bound_without_delta_is_that_of_the_share_of_correct_guesses(right: int, wrong: int) -> None:
     """delta = 0: eps with P(Bin(r, e^eps / (1 + e^eps)) >= v) = 0.05, the log odds of the lower bound of v / r."""
     p = s.lower_bound(right, right + wrong, 0.05)
     expected = max(0.0, np.log(p / (1 - p)))
-    found = s.epsilon_one_run(s.Guesses(right, 2 * right, wrong, 2 * wrong + 5), 0.0, 0.05)
-    assert found == pytest.approx(expected, abs=1e-6)
+    result = s.epsilon_one_run(s.Guesses(right, 2 * right, wrong, 2 * wrong + 5), 0.0, 0.05)
+    assert result == pytest.approx(expected, abs=1e-6)

@@ -1,4 +1,4 @@
-"""audit.html of a level 2 audit in a browser: no console error, every curve there, readable on a phone."""
+"""audit.html of a level 2 audit: its verdicts and tables, and in a browser every curve, readable on a phone."""
 
 import json
 import re
@@ -10,9 +10,9 @@ import pytest
 from edgefd.audit.attacks.extraction import extraction
 from edgefd.audit.attacks.inversion import inversion
 from edgefd.audit.attacks.membership import Scores
-from edgefd.audit.report.findings import controls, finding
+from edgefd.audit.report.findings import attack_result, controls
 from edgefd.audit.report.page import page
-from edgefd.audit.run_audit import NOT_TESTED
+from edgefd.audit.scope import NOT_TESTED
 from tests.support.browser import Browser
 
 CONTENT = """
@@ -40,18 +40,19 @@ return Math.min(...text.map((e) => parseFloat(getComputedStyle(e).fontSize)));
 PICTURES = "return [...document.images].map((i) => [i.complete, i.naturalWidth, i.naturalHeight, i.width])"
 
 
-def drawings() -> dict[str, np.ndarray]:
-    """Of three clients with three classes each; nothing private is in them."""
+def reconstructions() -> dict[str, np.ndarray]:
+    """Return random reconstructions for three clients with three classes each, without anything private."""
     r = np.random.default_rng(1)
     pictures = ("own", "near_private", "near_unseen")
     scores = [f"{name}_{to}" for name in ("own", "other", "proxy", "planted") for to in ("private", "unseen")]
-    found = {name: r.random((9, 1, 28, 28)) for name in pictures} | {name: r.uniform(0.4, 0.6, 9) for name in scores}
-    found["planted_private"] = r.uniform(0.8, 0.9, 9)
-    return found | {"client": np.repeat([0, 1, 2], 3), "y": np.tile([3, 5, 8], 3)}
+    signals = {name: r.random((9, 1, 28, 28)) for name in pictures}
+    signals |= {name: r.uniform(0.4, 0.6, 9) for name in scores}
+    signals["planted_private"] = r.uniform(0.8, 0.9, 9)
+    return signals | {"client": np.repeat([0, 1, 2], 3), "y": np.tile([3, 5, 8], 3)}
 
 
 def result() -> dict[str, object]:
-    """An audit's, of made-up scores: three clients, of whom the second leaks most."""
+    """Return the result of an audit with invented scores of three clients, of which the second discloses most."""
     r = np.random.default_rng(0)
     client, member = np.repeat([0, 1, 2], 200), np.tile(np.arange(200) < 100, 3)
 
@@ -59,17 +60,17 @@ def result() -> dict[str, object]:
         values = r.normal(shift * member * (1 + client % 2), 1)
         return Scores(attack, who, values, client, member, round)
 
-    found = [
+    all_scores = [
         scores(attack, who, shift, None if who == "holder" else 9)
         for who in ("server", "client", "holder")
         for attack, shift in (("loss", 0.4), ("shadow_lira", 0.9), ("planted", 2.0))
         if (who, attack) != ("client", "planted")
     ]
-    membership = [finding(score, 0) for score in found]
+    membership = [attack_result(score, 0) for score in all_scores]
     membership[1]["each_shadow_in_turn"] = [0.71, 0.75, 0.78]
     null = {"loss": (r.normal(size=600), member), "shadow_lira": (r.normal(size=600), member)}
     positive = {name: (r.normal(3.0 * member), member) for name in null}
-    checked, failed = controls(null, positive)
+    areas, failed = controls(null, positive)
     y = np.arange(300) % 3
     classes = {"client": np.stack([y] * 3), "copy": np.stack([y] * 3), "control": np.stack([0 * y] * 3)}
     return {
@@ -77,14 +78,14 @@ def result() -> dict[str, object]:
         "run_command": "edgefd simulate my.yaml --out runs/first", "method": "edgefd",
         "dataset": "mnist_mini", "scenario": "iid", "n_clients": 3, "rounds": 10, "seed": 0, "codec": "float16",
         "level": 2, "adversaries": ["server", "client", "holder", "eavesdropper"], "valid": not failed,
-        "failed_controls": failed, "limits": [], "exposure": {}, "membership": membership, "controls": checked,
+        "failed_controls": failed, "limits": [], "exposure": {}, "membership": membership, "controls": areas,
         "extraction": extraction(classes | {"y": y, "rows": np.array([50, 60, 70])}),
-        "inversion": inversion(drawings())[0], "not_tested": list(NOT_TESTED),
+        "inversion": inversion(reconstructions())[0], "not_tested": list(NOT_TESTED),
     }  # fmt: skip
 
 
-def test_a_reviewer_finds_what_to_look_for() -> None:
-    text = page(json.loads(json.dumps(result())), drawings())
+def test_the_page_states_verdicts_attacks_controls_and_commands() -> None:
+    text = page(json.loads(json.dumps(result())), reconstructions())
     words = re.sub(r"<[^>]+>", " ", text)
     assert text.count("<dt>") == 4  # a verdict for each adversary
     assert words.count("was not tested with the attacks") == 0
@@ -96,18 +97,17 @@ def test_a_reviewer_finds_what_to_look_for() -> None:
     assert "edgefd simulate my.yaml --out runs/first" in words
     worst_first = re.search(r"worst first \(shadow_lira\):</p>.*?</table>", text, re.S)
     assert worst_first is not None
-    assert re.findall(r"<tr><td>(\d)</td>", worst_first[0])[0] == "1"
-    assert "best of its attacks, planted" not in words
-    assert "by its best attack, planted" not in words  # of canaries, not of records
+    assert re.findall(r'<tr><th scope="row">(\d)</th>', worst_first[0])[0] == "1"
+    assert "its best attack, planted" not in words  # it attacks canaries, not records
     assert "ε is at least" in words
-    assert words.count("draws from soft labels nothing that can be shown to be of a private record") == 2
+    assert words.count("reconstructs from soft labels nothing that can be shown to come from a private record") == 2
     assert text.count("data:image/png;base64,") == 1
 
 
 @pytest.mark.slow
 def test_every_curve_has_content_in_a_browser(chromium: Browser, tmp_path: Path) -> None:
     path = tmp_path / "audit.html"
-    path.write_text(page(json.loads(json.dumps(result())), drawings()))
+    path.write_text(page(json.loads(json.dumps(result())), reconstructions()))
     for width in (360, 1200):
         chromium.look(width)
         chromium.open(path.as_uri())

@@ -46,7 +46,10 @@ def federation(tmp_path_factory: pytest.TempPathFactory) -> Dealt:
         (["--exchange", "x", "--status", "192.0.2.1:1"], "cannot serve the status page at 192.0.2.1:1"),
         (["--listen", "192.0.2.1:1", "--bundle", "BUNDLE", "--insecure"], "cannot listen on 192.0.2.1:1"),
         (["--listen", "192.0.2.1:1", "--bundle", "BUNDLE", "--insecure", "--resume"], "cannot listen on 192.0.2.1:1"),
-        (["--listen", "127.0.0.1:0", "--bundle", "BUNDLE", "coordinator.min_reports=4"], "a round samples 3 of 3 clients"),
+        (
+            ["--listen", "127.0.0.1:0", "--bundle", "BUNDLE", "coordinator.min_reports=4"],
+            "a round samples 3 of 3 clients",
+        ),
     ],
 )
 def test_bad_input_is_one_error_and_leaves_no_folder(
