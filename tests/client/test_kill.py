@@ -22,6 +22,8 @@ from tests.support.fork_server import ForkServer, environment, fork_server, fres
 CLIENTS, ROUNDS = 2, 40
 POINT_ROUNDS, FRESH, TIMED = 5, 8, 20
 """rounds in which a device is killed at every write; then kills of new interpreters, and of forks, at random moments"""
+LIMIT = 400.0
+"""seconds that the remaining rounds may take after the last kill"""
 IMPORTS = """
 import edgefd_client.agent, edgefd_client.folder_link
 from edgefd_client.cli import main
@@ -105,11 +107,11 @@ def test_kill_9_at_any_point_changes_nothing(tmp_path: Path) -> None:
             saved = load_state(folder / f"state{client}", federation.read().digest)
             assert saved is None or digest_of(saved) == states[client, saved.round]
         finish = [["edgefd_client", *arguments(federation, folder, i)] for i in range(CLIENTS)]
-        survivors = [threading.Thread(target=fresh, args=(command, 60.0, WHERE, errors)) for command in finish]
+        survivors = [threading.Thread(target=fresh, args=(command, LIMIT, WHERE, errors)) for command in finish]
         for thread in survivors:
             thread.start()
         for thread in (*survivors, coordinator):
-            thread.join(timeout=60)
+            thread.join(timeout=LIMIT)
     check_reports_unchanged(folder / "exchange", first_seen)
     print(f"{killed} kills")
     assert killed >= 50

@@ -84,7 +84,7 @@ def test_nothing_is_sent_without_yes(tmp_path: Path, capsys: pytest.CaptureFixtu
         assert stop.value.code == 2
         err = capsys.readouterr().err
         assert err.count("\n") == 1
-        for says in ("10 of 40 RAW", there.address, "every client", "nobody can take them back", "--yes to send them"):
+        for says in ("10 of 40 RAW", there.address, "every client", "they cannot be taken back", "--yes to send them"):
             assert says in err
         assert there.metrics.registry.get_sample_value("edgefd_bytes_total", {"direction": "up"}) in (None, 0)
         assert not (tmp_path / "s").exists()
