@@ -1,7 +1,7 @@
-"""Generate the Python code of edgefd.proto (--write), or fail if what is committed differs from it.
+"""Check that the committed Python code is the code that protoc generates from edgefd.proto, or generate it (--write).
 
-released.txt holds what devices in the field rely on, a line for each field, value and call; --release writes it anew.
-What stands there must stay as it is; new things may come. A test holds it so.
+released.txt lists every released field, enum value and call, one per line; --release writes this file. Devices in the
+field rely on them: a listed item must never change, but new items may be added. A test checks this.
 """
 
 import filecmp
@@ -15,22 +15,24 @@ GENERATED = ("edgefd_pb2.py", "edgefd_pb2.pyi", "edgefd_pb2_grpc.py")
 
 
 def generate(out: Path) -> None:
-    """Run protoc into `out`."""
+    """Run protoc and write the generated code into `out`."""
     outputs = [f"--{kind}_out={out}" for kind in ("python", "pyi", "grpc_python")]
     command = ["-m", "grpc_tools.protoc", f"-I{HERE}", *outputs]
     subprocess.run([sys.executable, *command, str(HERE / "edgefd_proto" / "edgefd.proto")], check=True)
 
 
-def differing() -> list[str]:
-    """Generated files that are not what protoc makes of the .proto."""
+def outdated() -> list[str]:
+    """Return the names of committed files that differ from the code that protoc generates."""
     with tempfile.TemporaryDirectory() as folder:
         generate(Path(folder))
         fresh = Path(folder) / "edgefd_proto"
-        return [n for n in GENERATED if not filecmp.cmp(fresh / n, HERE / "edgefd_proto" / n, shallow=False)]
+        return [
+            name for name in GENERATED if not filecmp.cmp(fresh / name, HERE / "edgefd_proto" / name, shallow=False)
+        ]
 
 
-def promises() -> list[str]:
-    """Every field, enum value and call of edgefd.proto, with all that must not change, a line each."""
+def interface() -> list[str]:
+    """Return one line for each field, enum value and call of edgefd.proto, with everything that must not change."""
     from edgefd_proto import edgefd_pb2
     from google.protobuf.descriptor_pb2 import FieldDescriptorProto, FileDescriptorProto
 
@@ -47,20 +49,20 @@ def promises() -> list[str]:
         lines += [f"{enum.name}.{value.name} = {value.number}" for value in enum.value]
     for service in file.service:
         for call in service.method:
-            answer = f"{'stream ' if call.server_streaming else ''}{call.output_type}"
-            lines.append(f"{service.name}.{call.name}({call.input_type}) returns {answer}")
+            output = f"{'stream ' if call.server_streaming else ''}{call.output_type}"
+            lines.append(f"{service.name}.{call.name}({call.input_type}) returns {output}")
     return [f"{file.package}.{line}" for line in lines]
 
 
-def broken(released: str) -> list[str]:
-    """What was released and is not so any more."""
-    return sorted(set(released.split("\n")) - {""} - set(promises()))
+def changed(released: str) -> list[str]:
+    """Return the lines of released.txt that are no longer true."""
+    return sorted(set(released.split("\n")) - {""} - set(interface()))
 
 
 if __name__ == "__main__":
     if "--write" in sys.argv:
         generate(HERE)
     elif "--release" in sys.argv:
-        (HERE / "released.txt").write_text("\n".join(promises()) + "\n")
-    elif stale := differing():
-        sys.exit(f"{', '.join(stale)}: not generated from the current edgefd.proto, run make proto")
+        (HERE / "released.txt").write_text("\n".join(interface()) + "\n")
+    elif names := outdated():
+        sys.exit(f"{', '.join(names)}: not generated from the current edgefd.proto: run `make proto`")

@@ -207,27 +207,10 @@ def main(arguments: list[str] | None = None) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="edgefd-client", description="Run a device of a federation, without torch.")
     commands = parser.add_subparsers(dest="command", required=True)
-    infer_parser = commands.add_parser(
-        "infer", help="classify samples", description="Classify samples with the trained model."
+    _infer_options(
+        commands.add_parser("infer", help="classify samples", description="Classify samples with the trained model.")
     )
-    infer_parser.add_argument("--bundle", type=Path, required=True, metavar="DIR")
-    infer_parser.add_argument(
-        "--state",
-        type=Path,
-        metavar="DIR",
-        help="folder of the trained state (default: the first parameters of the bundle)",
-    )
-    infer_parser.add_argument("--input", type=Path, required=True, metavar="X.npy", help="raw samples")
-    infer_parser.add_argument("--out", type=Path, metavar="LOGITS.npy", help="write logits instead of printing labels")
-    run_parser = commands.add_parser("run", help="take part in a federation", description="Take part in a federation.")
-    for name, (kind, text) in RUN.items():
-        if kind is bool:
-            run_parser.add_argument(f"--{name}", action="store_true", default=None, help=text)
-        else:
-            run_parser.add_argument(f"--{name}", type=kind, metavar=METAVARS[kind], help=text)
-    run_parser.add_argument(
-        "--config", type=Path, metavar="FILE.yaml", help="file with these options; the command line overrides it"
-    )
+    _run_options(commands.add_parser("run", help="take part in a federation", description="Take part in a federation."))
     _contribute_options(
         commands.add_parser(
             "contribute",
@@ -236,16 +219,44 @@ def _parser() -> argparse.ArgumentParser:
             "set. Every client receives the proxy set. Labels are never sent.",
         )
     )
-    doctor_parser = commands.add_parser(
-        "doctor",
-        help="check this machine",
-        description="Check this device: architecture, memory, disk, clock, versions, self-test.",
-    )
-    doctor_parser.add_argument("--bundle", type=Path, metavar="DIR", help="also test one training step of this bundle")
-    doctor_parser.add_argument(
-        "--state", type=Path, default=Path("."), metavar="DIR", help="folder in which the state will be kept"
+    _doctor_options(
+        commands.add_parser(
+            "doctor",
+            help="check this machine",
+            description="Check this device: architecture, memory, disk, clock, versions, self-test.",
+        )
     )
     return parser
+
+
+def _infer_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--bundle", type=Path, required=True, metavar="DIR", help="bundle of `edgefd export`")
+    parser.add_argument(
+        "--state",
+        type=Path,
+        metavar="DIR",
+        help="folder of the trained state (default: the first parameters of the bundle)",
+    )
+    parser.add_argument("--input", type=Path, required=True, metavar="X.npy", help="raw samples")
+    parser.add_argument("--out", type=Path, metavar="LOGITS.npy", help="write logits instead of printing labels")
+
+
+def _run_options(parser: argparse.ArgumentParser) -> None:
+    for name, (kind, text) in RUN.items():
+        if kind is bool:
+            parser.add_argument(f"--{name}", action="store_true", default=None, help=text)
+        else:
+            parser.add_argument(f"--{name}", type=kind, metavar=METAVARS[kind], help=text)
+    parser.add_argument(
+        "--config", type=Path, metavar="FILE.yaml", help="file with these options; the command line overrides it"
+    )
+
+
+def _doctor_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--bundle", type=Path, metavar="DIR", help="also test one training step of this bundle")
+    parser.add_argument(
+        "--state", type=Path, default=Path("."), metavar="DIR", help="folder in which the state will be kept"
+    )
 
 
 def _contribute_options(parser: argparse.ArgumentParser) -> None:
@@ -253,9 +264,11 @@ def _contribute_options(parser: argparse.ArgumentParser) -> None:
     for name in ("certs", "insecure", "client"):
         kind, text = RUN[name]
         if kind is bool:
-            parser.add_argument(f"--{name}", action="store_true", help=text)
+            parser.add_argument(f"--{name}", action="store_true", help=text.removeprefix("with --server: "))
         else:
-            parser.add_argument(f"--{name}", type=kind, metavar=METAVARS[kind], help=text)
+            parser.add_argument(
+                f"--{name}", type=kind, metavar=METAVARS[kind], help=text.removeprefix("with --server: ")
+            )
     parser.add_argument("--data", type=Path, required=True, metavar="PATH", help="private data: .npz with x and y")
     parser.add_argument("--state", type=Path, required=True, metavar="PATH", help=f"{RUN['state'][1]}, as for `run`")
     parser.add_argument(

@@ -70,7 +70,7 @@ def contribute(options: ContributeOptions, log: Callable[[str], None]) -> None:
     recipients = f"to the coordinator at {options.server}, and from there to every client of the federation"
     if not options.yes:
         raise UserError(
-            f"this would send {samples} {recipients}; nobody can take them back. "
+            f"this would send {samples} {recipients}; they cannot be taken back. "
             "Nothing was sent: pass --yes to send them"
         )
     with exclusive_lock(options.state), connect(options.server, options.certs, options.insecure) as channel:

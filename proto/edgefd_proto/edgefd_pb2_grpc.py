@@ -26,8 +26,8 @@ if _version_not_supported:
 
 
 class DeviceLinkStub(object):
-    """The coordinator as a device sees it. The device opens the connection. A refusal has a gRPC status, a line that says why,
-    and trailing metadata `edgefd-reason` with one of the words in docs/reference/wire-format.md.
+    """Interface of the coordinator for devices. The device opens the connection. A refusal has a gRPC status, a line with
+    the cause, and trailing metadata `edgefd-reason` with one of the words in docs/reference/wire-format.md.
     """
 
     def __init__(self, channel):
@@ -64,40 +64,41 @@ class DeviceLinkStub(object):
 
 
 class DeviceLinkServicer(object):
-    """The coordinator as a device sees it. The device opens the connection. A refusal has a gRPC status, a line that says why,
-    and trailing metadata `edgefd-reason` with one of the words in docs/reference/wire-format.md.
+    """Interface of the coordinator for devices. The device opens the connection. A refusal has a gRPC status, a line with
+    the cause, and trailing metadata `edgefd-reason` with one of the words in docs/reference/wire-format.md.
     """
 
     def Join(self, request, context):
-        """Compare versions and terms, open a session.
+        """Compares versions and terms, and opens a session.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetBundle(self, request, context):
-        """A file of the bundle, from an offset.
+        """Sends a file of the bundle from an offset on.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def NextTask(self, request, context):
-        """The next round, by long poll.
+        """Returns the next round. This is a long poll.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def SubmitReport(self, request, context):
-        """A round's report, idempotent by (run, round, client).
+        """Accepts the report of a round; idempotent by (run, round, client).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ContributeProxy(self, request, context):
-        """Raw private samples for the proxy set, idempotent by (client, sha256); only while the coordinator collects them.
+        """Accepts raw private samples for the proxy set, only while the coordinator collects them; idempotent by (client,
+        sha256).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -140,8 +141,8 @@ def add_DeviceLinkServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class DeviceLink(object):
-    """The coordinator as a device sees it. The device opens the connection. A refusal has a gRPC status, a line that says why,
-    and trailing metadata `edgefd-reason` with one of the words in docs/reference/wire-format.md.
+    """Interface of the coordinator for devices. The device opens the connection. A refusal has a gRPC status, a line with
+    the cause, and trailing metadata `edgefd-reason` with one of the words in docs/reference/wire-format.md.
     """
 
     @staticmethod

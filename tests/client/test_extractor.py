@@ -1,4 +1,4 @@
-"""A device whose model takes features: raw samples go through the bundle's extractor, once."""
+"""A device whose model takes features: the extractor of the bundle computes them from raw samples, once."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +17,7 @@ from tests.support.federations import Dealt, dealt
 
 
 @pytest.fixture
-def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Dealt:
+def federation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Dealt:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     (tmp_path / "own.onnx").write_bytes(graph())
     return dealt(
@@ -34,44 +34,44 @@ def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Dealt:
     )
 
 
-def test_a_device_has_the_simulations_features_of_its_raw_samples(made: Dealt) -> None:
-    bundle = made.read()
+def test_a_device_computes_the_same_features_as_the_simulation(federation: Dealt) -> None:
+    bundle = federation.read()
     assert (bundle.manifest.shape, bundle.manifest.sample_shape) == ((12,), (1, 28, 28))
-    for i, simulated in enumerate(made.prepared.federation.clients):
-        with np.load(made.data[i]) as arrays:
+    for i, simulated in enumerate(federation.prepared.federation.clients):
+        with np.load(federation.data[i]) as arrays:
             assert arrays["x"].dtype == np.uint8
             assert arrays["x"].shape[1:] == (1, 28, 28)
-        data = made.client(i)
+        data = federation.client(i)
         np.testing.assert_allclose(data.x, simulated.x, atol=1e-4)
         np.testing.assert_allclose(data.x_heldout, simulated.x_heldout, atol=1e-4)
         assert np.array_equal(data.y, simulated.y)
 
 
-def test_they_are_computed_once(made: Dealt, monkeypatch: pytest.MonkeyPatch) -> None:
-    first = made.client(0)
+def test_features_are_computed_once(federation: Dealt, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = federation.client(0)
     monkeypatch.setattr("edgefd.data.features.extract", None)
-    assert np.array_equal(made.client(0).x, first.x)
+    assert np.array_equal(federation.client(0).x, first.x)
 
 
-def test_inference_takes_raw_samples(made: Dealt, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_inference_takes_raw_samples(federation: Dealt, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     np.save(tmp_path / "x.npy", np.zeros((3, 1, 28, 28), np.uint8))
-    infer(made.read(), None, tmp_path / "x.npy", None)
+    infer(federation.read(), None, tmp_path / "x.npy", None)
     assert len(capsys.readouterr().out.split()) == 3
 
 
-def test_features_in_the_place_of_samples_are_refused(made: Dealt, tmp_path: Path) -> None:
+def test_features_instead_of_raw_samples_are_refused(federation: Dealt, tmp_path: Path) -> None:
     np.savez(tmp_path / "d.npz", x=np.zeros((5, 12), np.float32), y=np.zeros(5, np.int64))
     with pytest.raises(UserError, match=r"data must be samples of shape \[1, 28, 28\]"):
-        client_data(NpzSource(tmp_path / "d.npz"), made.read(), 0)
+        client_data(NpzSource(tmp_path / "d.npz"), federation.read(), 0)
 
 
-def test_an_extractor_that_is_not_the_bundles_is_refused(made: Dealt) -> None:
-    bundle = replace(made.read(), extractor=graph(np.ones((784, 5), np.float32)))
+def test_an_extractor_that_does_not_fit_the_bundle_is_refused(federation: Dealt) -> None:
+    bundle = replace(federation.read(), extractor=graph(np.ones((784, 5), np.float32)))
     with pytest.raises(UserError, match=r"gives \[5\] features, but the model takes \[12\]"):
         model_input(np.zeros((2, 1, 28, 28), np.float32), bundle)
-    (made.bundle / "extractor.onnx").write_bytes(graph(np.ones((784, 12), np.float32)))
+    (federation.bundle / "extractor.onnx").write_bytes(graph(np.ones((784, 12), np.float32)))
     with pytest.raises(UserError, match=r"extractor\.onnx differs from the size or sha256 in manifest\.json"):
-        read_bundle(made.bundle)
-    replace_file(made.bundle, "other.onnx", b"")
+        read_bundle(federation.bundle)
+    replace_file(federation.bundle, "other.onnx", b"")
     with pytest.raises(UserError, match=r"must name exactly .*extractor\.onnx"):
-        read_bundle(made.bundle)
+        read_bundle(federation.bundle)

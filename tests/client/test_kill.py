@@ -1,4 +1,4 @@
-"""Kill -9 whenever it comes: no round is submitted twice differently, no torn state is used, the run ends the same."""
+"""Kill -9 at any moment: no report changes, no incomplete state is used, and the run ends with the same teacher."""
 
 import hashlib
 import random
@@ -21,7 +21,9 @@ from tests.support.fork_server import ForkServer, environment, fork_server, fres
 
 CLIENTS, ROUNDS = 2, 40
 POINT_ROUNDS, FRESH, TIMED = 5, 8, 20
-"""kills: at every write of so many rounds; then of new interpreters and of forks, whenever it comes"""
+"""rounds in which a device is killed at every write; then kills of new interpreters, and of forks, at random moments"""
+LIMIT = 400.0
+"""seconds that the remaining rounds may take after the last kill"""
 IMPORTS = """
 import edgefd_client.agent, edgefd_client.folder_link
 from edgefd_client.cli import main
@@ -29,25 +31,25 @@ from edgefd_client.cli import main
 WHERE = environment("proto", "client")
 
 
-def arguments(made: Dealt, folder: Path, client: int) -> list[str]:
-    data, state = made.data[client], folder / f"state{client}"
-    where = ["--bundle", str(made.bundle), "--data", str(data), "--state", str(state)]
-    return ["run", *where, "--exchange", str(folder / "exchange"), "--client", str(client)]
+def arguments(federation: Dealt, folder: Path, client: int) -> list[str]:
+    data, state = federation.data[client], folder / f"state{client}"
+    paths = ["--bundle", str(federation.bundle), "--data", str(data), "--state", str(state)]
+    return ["run", *paths, "--exchange", str(folder / "exchange"), "--client", str(client)]
 
 
-def kills(made: Dealt, folder: Path, devices: ForkServer, log: IO[bytes]) -> Iterator[tuple[int, int]]:
-    """A client, and how it ended when it was to be killed."""
+def kills(federation: Dealt, folder: Path, devices: ForkServer, log: IO[bytes]) -> Iterator[tuple[int, int]]:
+    """Kill devices one after another, and yield the client and the exit code of each."""
     for round in range(POINT_ROUNDS):
         for client in range(CLIENTS):
-            points = cycle((0, 1))  # before and after what it writes first: one write more at every second start
+            points = cycle((0, 1))  # before and after its first write; every second start gets one write further
             while not report_file(folder / "exchange", round, client).exists():
-                devices.start(arguments(made, folder, client), next(points))
+                devices.start(arguments(federation, folder, client), next(points))
                 yield client, devices.ended()
     rng = random.Random(7)
     for client in islice(cycle(range(CLIENTS)), FRESH):
-        yield client, fresh(["edgefd_client", *arguments(made, folder, client)], rng.uniform(0.3, 1), WHERE, log)
+        yield client, fresh(["edgefd_client", *arguments(federation, folder, client)], rng.uniform(0.3, 1), WHERE, log)
     for client in islice(cycle(range(CLIENTS)), TIMED):
-        yield client, devices.killed(arguments(made, folder, client), rng.uniform(0, 0.2))
+        yield client, devices.killed(arguments(federation, folder, client), rng.uniform(0, 0.2))
 
 
 def digest_of(state: DeviceState) -> str:
@@ -55,60 +57,62 @@ def digest_of(state: DeviceState) -> str:
     return hashlib.sha256(arrays + state.acceptance.tobytes() + state.report).hexdigest()
 
 
-class Recorded:
-    """A link that notes the state that was saved before each submission."""
+class RecordingLink:
+    """A link that records the digest of the saved state before each call."""
 
-    def __init__(self, link: Link, client: int, made: Dealt, folder: Path, found: dict[tuple[int, int], str]) -> None:
-        self.link, self.client, self.found = link, client, found
-        self.bundle, self.state = made.read().digest, folder / f"state{client}"
+    def __init__(
+        self, link: Link, client: int, federation: Dealt, folder: Path, states: dict[tuple[int, int], str]
+    ) -> None:
+        self.link, self.client, self.states = link, client, states
+        self.bundle, self.state = federation.read().digest, folder / f"state{client}"
 
     @property
     def run(self) -> str:
         return self.link.run
 
     def next_task(self, after: int) -> Task | None:
-        self.note()
+        self.record()
         return self.link.next_task(after)
 
     def submit(self, report: bytes, round: int) -> None:
-        self.note()
+        self.record()
         self.link.submit(report, round)
 
-    def note(self) -> None:
+    def record(self) -> None:
         saved = load_state(self.state, self.bundle)
         assert saved is not None
-        self.found[self.client, saved.round] = digest_of(saved)
+        self.states[self.client, saved.round] = digest_of(saved)
 
 
 @pytest.mark.slow
 def test_kill_9_at_any_point_changes_nothing(tmp_path: Path) -> None:
-    made = dealt(small(CLIENTS, ROUNDS, local_steps=40), tmp_path / "federation")
+    federation = dealt(small(CLIENTS, ROUNDS, local_steps=40), tmp_path / "federation")
     states: dict[tuple[int, int], str] = {}
     calm = tmp_path / "calm"
-    expected = undisturbed(made, calm, lambda link, i: Recorded(link, i, made, calm, states))
+    expected = undisturbed(federation, calm, lambda link, i: RecordingLink(link, i, federation, calm, states))
 
     folder = tmp_path / "killed"
     teachers: list[Knowledge] = []
-    transport = made.open(folder / "exchange", timeout=120)
-    coordinator = threading.Thread(target=lambda: teachers.extend(coordinate(made, transport)), daemon=True)
+    transport = federation.open(folder / "exchange", timeout=120)
+    coordinator = threading.Thread(target=lambda: teachers.extend(coordinate(federation, transport)), daemon=True)
     coordinator.start()
     first_seen: dict[Path, str] = {}
     killed = 0
     log = tmp_path / "clients.log"
     with log.open("wb") as errors, fork_server(IMPORTS, WHERE, errors) as devices:
-        for client, code in kills(made, folder, devices, errors):
+        for client, code in kills(federation, folder, devices, errors):
             assert code == -signal.SIGKILL, f"{code}: {log.read_text()}"
             killed += 1
-            look_at_reports(folder / "exchange", first_seen)
-            saved = load_state(folder / f"state{client}", made.read().digest)
+            check_reports_unchanged(folder / "exchange", first_seen)
+            saved = load_state(folder / f"state{client}", federation.read().digest)
             assert saved is None or digest_of(saved) == states[client, saved.round]
-        finish = [["edgefd_client", *arguments(made, folder, i)] for i in range(CLIENTS)]
-        survivors = [threading.Thread(target=fresh, args=(command, 60.0, WHERE, errors)) for command in finish]
+        finish = [["edgefd_client", *arguments(federation, folder, i)] for i in range(CLIENTS)]
+        survivors = [threading.Thread(target=fresh, args=(command, LIMIT, WHERE, errors)) for command in finish]
         for thread in survivors:
             thread.start()
         for thread in (*survivors, coordinator):
-            thread.join(timeout=60)
-    look_at_reports(folder / "exchange", first_seen)
+            thread.join(timeout=LIMIT)
+    check_reports_unchanged(folder / "exchange", first_seen)
     print(f"{killed} kills")
     assert killed >= 50
     assert len(first_seen) == CLIENTS * (ROUNDS + 1)
@@ -117,12 +121,14 @@ def test_kill_9_at_any_point_changes_nothing(tmp_path: Path) -> None:
     assert wire.encode(teachers[-1], "float32") == wire.encode(expected[-1], "float32")
     for client in range(CLIENTS):
         for round in range(ROUNDS + 1):
-            calm_one, other = (report_file(f / "exchange", round, client).read_bytes() for f in (calm, folder))
-            assert calm_one == other
+            undisturbed_report, report = (
+                report_file(run / "exchange", round, client).read_bytes() for run in (calm, folder)
+            )
+            assert report == undisturbed_report
 
 
-def look_at_reports(exchange: Path, first_seen: dict[Path, str]) -> None:
-    """Each is what it was when it was first seen."""
+def check_reports_unchanged(exchange: Path, first_seen: dict[Path, str]) -> None:
+    """Check that each report is the same as when it was first seen."""
     for path in exchange.glob("rounds/*/reports/[0-9]*.bin"):
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
         assert first_seen.setdefault(path, digest) == digest, path

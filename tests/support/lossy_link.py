@@ -1,7 +1,7 @@
-"""Two places on a cable: network namespaces, joined by a relay of IP packets that may lose, delay or drop them all.
+"""A lossy link between two network namespaces: a relay of IP packets that can lose, delay or drop them.
 
-The kernel at each end does its own TCP over a tun device, so what is lost is really sent again. This is what `tc netem`
-would do, without the kernel module for it, which many machines lack.
+The kernel at each end runs its own TCP over a tun device, so a lost packet is really sent again. `tc netem` would do
+the same, but needs a kernel module that many machines do not have.
 """
 
 from __future__ import annotations
@@ -20,90 +20,93 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 _TUNSETIFF, _IFF_TUN, _IFF_NO_PI = 0x400454CA, 0x0001, 0x1000
-_LARGEST = 2**16
+_MAX_PACKET = 2**16
 
 
 @dataclass(eq=False)
-class Cable:
-    """What happens to packets now. Change it while they pass."""
+class LossyLink:
+    """Settings and counters of a link. The settings may be changed while packets pass."""
 
     near: str
     far: str
     """names of the two namespaces"""
     loss: float = 0.0
-    """share of the packets that is lost, in each direction"""
+    """share of packets that are lost, in each direction"""
     delay: float = 0.0
-    """seconds that a packet takes, in each direction"""
-    cut: bool = False
+    """seconds by which a packet is delayed, in each direction"""
+    interrupted: bool = False
+    """True = all packets are dropped"""
     passed: int = 0
+    """packets that arrived"""
     lost: int = 0
+    """packets that were lost according to `loss`"""
     dropped: int = 0
-    """while it was cut"""
+    """packets that were dropped during interruptions"""
 
     address = "10.77.0.1"
-    """of the near end; the far end has the next one"""
+    """address of the near end; the far end has the next address"""
 
-    def at(self, place: str) -> list[str]:
-        """Words before a command that is to run there."""
-        return ["ip", "netns", "exec", place]
+    def inside(self, namespace: str) -> list[str]:
+        """Return the words that must precede a command to run it inside a namespace."""
+        return ["ip", "netns", "exec", namespace]
 
 
 @contextmanager
-def cable(name: str) -> Iterator[Cable]:
-    """Both places and the cable between them; `name` is of up to ten letters and nobody else's."""
-    between = Cable(f"{name}-near", f"{name}-far")
+def lossy_link(name: str) -> Iterator[LossyLink]:
+    """Create two namespaces and the link between them. `name` must be unique and have at most ten letters."""
+    link = LossyLink(f"{name}-near", f"{name}-far")
     ends: list[int] = []
     stop = threading.Event()
-    relay = threading.Thread(target=_relay, args=(between, ends, stop), daemon=True)
+    relay = threading.Thread(target=_relay, args=(link, ends, stop), daemon=True)
     try:
-        for place, address in ((between.near, "10.77.0.1"), (between.far, "10.77.0.2")):
-            _ip("netns", "add", place)
-            _ip("-n", place, "link", "set", "lo", "up")
-            ends.append(_tun(f"{place[-4:]}{os.getpid()}"[:15], place, address))
+        for namespace, address in ((link.near, "10.77.0.1"), (link.far, "10.77.0.2")):
+            _ip("netns", "add", namespace)
+            _ip("-n", namespace, "link", "set", "lo", "up")
+            ends.append(_tun(f"{namespace[-4:]}{os.getpid()}"[:15], namespace, address))
         relay.start()
-        yield between
+        yield link
     finally:
         stop.set()
         if relay.ident is not None:
             relay.join(10)
         for end in ends:
             os.close(end)
-        for place in (between.near, between.far):
-            subprocess.run(["ip", "netns", "delete", place], capture_output=True, timeout=10)
+        for namespace in (link.near, link.far):
+            subprocess.run(["ip", "netns", "delete", namespace], capture_output=True, timeout=10)
 
 
-def _tun(device: str, place: str, address: str) -> int:
-    """The relay's end of a tun device whose other end is the network interface of `place`."""
+def _tun(device: str, namespace: str, address: str) -> int:
+    """Create a tun device whose network interface is in the namespace, and return the relay's end of it."""
     end = os.open("/dev/net/tun", os.O_RDWR | os.O_NONBLOCK)
     fcntl.ioctl(end, _TUNSETIFF, struct.pack("16sH22x", device.encode(), _IFF_TUN | _IFF_NO_PI))
-    _ip("link", "set", device, "netns", place)
-    _ip("-n", place, "addr", "add", f"{address}/30", "dev", device)
-    _ip("-n", place, "link", "set", device, "up")
+    _ip("link", "set", device, "netns", namespace)
+    _ip("-n", namespace, "addr", "add", f"{address}/30", "dev", device)
+    _ip("-n", namespace, "link", "set", device, "up")
     return end
 
 
-def _relay(between: Cable, ends: list[int], stop: threading.Event) -> None:
+def _relay(link: LossyLink, ends: list[int], stop: threading.Event) -> None:
     rng, count = random.Random(0), 0
-    waiting: list[tuple[float, int, int, bytes]] = []  # when, which, to which end, what
+    waiting: list[tuple[float, int, int, bytes]] = []  # time of delivery, number, receiving end, packet
     while not stop.is_set():
-        left = waiting[0][0] - time.monotonic() if waiting else 0.1
-        for end in select.select(ends, [], [], min(max(left, 0.0), 0.1))[0]:
-            packet = os.read(end, _LARGEST)
-            if between.cut:
-                between.dropped += 1
-            elif rng.random() < between.loss:
-                between.lost += 1
+        remaining = waiting[0][0] - time.monotonic() if waiting else 0.1
+        for end in select.select(ends, [], [], min(max(remaining, 0.0), 0.1))[0]:
+            packet = os.read(end, _MAX_PACKET)
+            if link.interrupted:
+                link.dropped += 1
+            elif rng.random() < link.loss:
+                link.lost += 1
             else:
                 count += 1
-                other = ends[1] if end == ends[0] else ends[0]
-                heapq.heappush(waiting, (time.monotonic() + between.delay, count, other, packet))
+                receiver = ends[1] if end == ends[0] else ends[0]
+                heapq.heappush(waiting, (time.monotonic() + link.delay, count, receiver, packet))
         while waiting and waiting[0][0] <= time.monotonic():
             _, _, end, packet = heapq.heappop(waiting)
-            if between.cut:
-                between.dropped += 1
+            if link.interrupted:
+                link.dropped += 1
             else:
                 os.write(end, packet)
-                between.passed += 1
+                link.passed += 1
 
 
 def _ip(*words: str) -> None:

@@ -1,4 +1,4 @@
-"""What devices in the field rely on: the released protocol, and the bytes in docs/reference/wire-format.md."""
+"""The released protocol, on which devices in the field rely, and the bytes in docs/reference/wire-format.md."""
 
 import dataclasses
 import hashlib
@@ -63,12 +63,13 @@ EXAMPLES = {
 
 
 def documented() -> dict[str, bytes]:
-    """`example: NAME`, then a block of hex with comments after #."""
-    found = re.findall(r"`example: ([a-z0-9 ]+)`\n\n((?:    .*\n)+)", DOCUMENT.read_text())
-    return {name: bytes.fromhex(re.sub(r"#.*", "", block)) for name, block in found}
+    """Read the examples of the document: `example: NAME`, then a block of hex with comments after #."""
+    examples = re.findall(r"`example: ([a-z0-9 ]+)`\n\n((?:    .*\n)+)", DOCUMENT.read_text())
+    return {name: bytes.fromhex(re.sub(r"#.*", "", block)) for name, block in examples}
 
 
-def check() -> ModuleType:
+def check_module() -> ModuleType:
+    """Load proto/check.py."""
     spec = importlib.util.spec_from_file_location("proto_check", ROOT / "proto" / "check.py")
     assert spec is not None
     assert spec.loader is not None
@@ -78,22 +79,22 @@ def check() -> ModuleType:
 
 
 def test_the_document_shows_the_bytes_that_are_sent() -> None:
-    shown = documented()
-    assert set(shown) == set(EXAMPLES)
+    examples = documented()
+    assert set(examples) == set(EXAMPLES)
     for name, data in EXAMPLES.items():
-        assert shown[name] == data, f"{name}: {data.hex(' ')}"
+        assert examples[name] == data, f"{name}: {data.hex(' ')}"
 
 
-def test_the_examples_mean_what_they_say() -> None:
-    shown = documented()
+def test_the_documented_examples_decode_to_the_described_values() -> None:
+    examples = documented()
     for codec in ("float32", "float16"):
-        assert wire.decode(shown[f"knowledge {codec}"]).equals(KNOWLEDGE)
-    assert wire.decode_plan(shown["plan"]).training == TRAINING
-    assert wire.decode_report(shown["report"]).metrics == {"heldout_accuracy": 0.5}
-    assert read_terms(pb.JoinRequest.FromString(shown["join"]).terms) == TERMS
+        assert wire.decode(examples[f"knowledge {codec}"]).equals(KNOWLEDGE)
+    assert wire.decode_plan(examples["plan"]).training == TRAINING
+    assert wire.decode_report(examples["report"]).metrics == {"heldout_accuracy": 0.5}
+    assert read_terms(pb.JoinRequest.FromString(examples["join"]).terms) == TERMS
 
 
-def test_terms_travel_with_their_defence() -> None:
+def test_terms_are_sent_with_their_defence() -> None:
     defended = dataclasses.replace(TERMS, defence={"name": "top_k", "k": 2, "calibrate": False})
     assert read_terms(terms_message(defended)) == defended
     assert TERMS.differences(defended) == ["defence"]
@@ -102,21 +103,21 @@ def test_terms_travel_with_their_defence() -> None:
         read_terms(pb.Terms(method_config="{}", defence="3"))
 
 
-def test_nothing_that_was_released_has_changed() -> None:
-    module = check()
+def test_released_fields_values_and_calls_have_not_changed() -> None:
+    module = check_module()
     released = (ROOT / "proto" / "released.txt").read_text()
-    assert not module.broken(released)
-    assert set(released.split("\n")) - {""} == set(module.promises()), "new: proto/check.py --release writes it down"
+    assert not module.changed(released)
+    assert set(released.split("\n")) - {""} == set(module.interface()), "new lines: run proto/check.py --release"
 
 
 @pytest.mark.parametrize("change", [("round = 2", "round = 3"), ("TYPE_UINT32", "TYPE_UINT64"), ("NextTask", "Next")])
-def test_a_change_would_be_noticed(change: tuple[str, str]) -> None:
+def test_a_change_of_a_released_line_is_detected(change: tuple[str, str]) -> None:
     released = (ROOT / "proto" / "released.txt").read_text()
     assert change[0] in released
-    assert check().broken(released.replace(*change))
+    assert check_module().changed(released.replace(*change))
 
 
-def test_every_field_is_documented() -> None:
+def test_every_field_of_the_proto_is_documented() -> None:
     lines = (ROOT / "proto" / "edgefd_proto" / "edgefd.proto").read_text().split("\n")
     for above, line in itertools.pairwise(lines):
         if re.search(r" = \d+;$", line) or line.startswith(("message", "enum", "service", "  rpc", "  oneof")):
@@ -124,6 +125,6 @@ def test_every_field_is_documented() -> None:
 
 
 @pytest.mark.parametrize("text", ["[]", "{", "[" * 100_000])
-def test_settings_that_are_no_object_are_refused(text: str) -> None:
+def test_settings_that_are_not_a_json_object_are_refused(text: str) -> None:
     with pytest.raises(ValueError, match="method_config is not"):
         read_terms(pb.Terms(method_config=text))

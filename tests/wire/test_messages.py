@@ -1,3 +1,5 @@
+"""Encoding and decoding of knowledge, plans and reports, and the refusal of malformed messages."""
+
 import numpy as np
 import pytest
 from edgefd_proto import edgefd_pb2 as pb
@@ -17,31 +19,31 @@ ERROR = {"float32": 0, "float16": 5e-4, "uint8": 4e-3, "uint4": 0.07}
 
 
 @given(knowledge(), st.sampled_from(sorted(CODECS)))
-def test_round_trip(k: Knowledge, codec: str) -> None:
+def test_knowledge_round_trip(k: Knowledge, codec: str) -> None:
     back = decode(encode(k, codec))
     assert np.array_equal(back.ids, k.ids)
     np.testing.assert_allclose(back.values, k.values, atol=ERROR[codec])
     np.testing.assert_allclose(back.weights, k.weights, atol=ERROR[codec] or 0)
-    assert decode(encode(back, codec)).equals(back)  # what was carried once is carried on unchanged
+    assert decode(encode(back, codec)).equals(back)  # a second round trip changes nothing
 
 
 @pytest.mark.parametrize("codec", sorted(CODECS))
-def test_a_tiny_weight_stays_a_claim(codec: str) -> None:
+def test_a_tiny_weight_stays_above_zero(codec: str) -> None:
     k = Knowledge(np.array([3]), np.ones((1, 2), np.float32) / 2, np.array([1e-30], np.float32))
     assert decode(encode(k, codec)).weights[0] > 0
 
 
-def test_size_is_what_the_numbers_need() -> None:
+def test_the_size_is_that_of_the_numbers() -> None:
     rows = np.random.default_rng(0).dirichlet(np.ones(10), 1000).astype(np.float32)
     k = Knowledge(np.arange(1000), rows, np.ones(1000, np.float32))
     assert len(encode(k, "uint4")) == pytest.approx(1000 * (10 / 2 + 1), rel=0.005)
-    assert len(encode(k, "float16")) == pytest.approx(1000 * (10 * 2 + 1), rel=0.001)  # 1 byte a row for its id
+    assert len(encode(k, "float16")) == pytest.approx(1000 * (10 * 2 + 1), rel=0.001)  # 1 byte per row for its id
     assert decode(encode(empty(10), "float16")).equals(empty(10))
 
 
 @pytest.mark.parametrize("width", [1, 2, 3, 10, 16, 17, 300])
 @pytest.mark.parametrize("codec", sorted(CODECS))
-def test_one_hot_rows_travel_as_labels(width: int, codec: str) -> None:
+def test_one_hot_rows_are_sent_as_labels(width: int, codec: str) -> None:
     labels = np.random.default_rng(0).integers(0, width, 101)
     k = Knowledge(np.arange(101), np.eye(width, dtype=np.float32)[labels], np.ones(101, np.float32))
     data = encode(k, codec)
@@ -50,7 +52,7 @@ def test_one_hot_rows_travel_as_labels(width: int, codec: str) -> None:
 
 
 @pytest.mark.parametrize("change", ["weight", "row"])
-def test_what_is_not_all_labels_is_written_in_full(change: str) -> None:
+def test_rows_that_are_not_all_labels_are_written_in_full(change: str) -> None:
     values, weights = np.eye(3, dtype=np.float32), np.ones(3, np.float32)
     if change == "weight":
         weights[1] = 0.5
@@ -69,18 +71,18 @@ def test_small_codecs_refuse_logits(codec: str) -> None:
 
 
 @given(st.integers(1, 6), st.integers(2, 40), st.integers(0, 2**32 - 1))
-def test_rows_of_few_values_and_a_rest_lose_nothing_and_are_never_longer(kept: int, width: int, seed: int) -> None:
+def test_rows_with_few_distinct_values_lose_nothing_and_are_never_longer(n_top: int, width: int, seed: int) -> None:
     rng = np.random.default_rng(seed)
     rows = np.tile(rng.random((31, 1), np.float32), (1, width))
     for row in rows:
-        row[rng.permutation(width)[: min(kept, width)]] += rng.random(min(kept, width), np.float32)
+        row[rng.permutation(width)[: min(n_top, width)]] += rng.random(min(n_top, width), np.float32)
     k = Knowledge(np.arange(31), rows, rng.random(31, np.float32) / 2 + np.float32(0.5))
     data = encode(k, "float32")
     assert decode(data).equals(k)
     assert len(data) <= 31 * (1 + 4 * width + 4) + 30
 
 
-def test_top_k_saves_what_it_says() -> None:
+def test_top_k_rows_have_the_size_of_their_top_values() -> None:
     rows = np.full((1000, 100), 0.0005, np.float32)
     rows[:, [3, 50, 99]] = (0.5, 0.3, 0.1515)
     k = Knowledge(np.arange(1000), rows, np.ones(1000, np.float32))
@@ -88,7 +90,7 @@ def test_top_k_saves_what_it_says() -> None:
 
 
 @pytest.mark.parametrize(
-    ("message", "says"),
+    ("message", "error"),
     [
         (b"\xff\xff\xff", "not an edgefd.v1.Knowledge"),
         (pb.Knowledge(width=2).SerializeToString(), "unknown codec 0"),
@@ -127,13 +129,13 @@ def test_top_k_saves_what_it_says() -> None:
         (pb.Knowledge(id_gaps=[1], width=0, codec=4).SerializeToString(), "label 0 is not a class: there are 0"),
     ],
 )
-def test_malformed_messages_are_refused(message: bytes, says: str) -> None:
-    with pytest.raises(ValueError, match=says):
+def test_malformed_knowledge_is_refused(message: bytes, error: str) -> None:
+    with pytest.raises(ValueError, match=error):
         decode(message)
 
 
 @given(st.binary(max_size=200))
-def test_no_bytes_crash_the_decoder(data: bytes) -> None:
+def test_random_bytes_are_decoded_or_refused(data: bytes) -> None:
     try:
         k = decode(data)
     except ValueError:
@@ -168,22 +170,22 @@ def test_plan_round_trip(training: Training, ids: set[int], seed: int, round: in
 
 
 @given(st.floats(0.01, 0.99), st.floats(0, 0.99), st.floats(0, 1), st.floats(0.1, 9))
-def test_how_rows_are_chosen_and_learned_goes_with_the_plan(budget: float, wrong: float, even: float, t: float) -> None:
+def test_selection_and_distillation_are_sent_with_the_plan(budget: float, error: float, share: float, t: float) -> None:
     for selection in (
-        Selection("rad", budget, assumed_teacher_error=wrong),
-        Selection("ddk", budget, uniform_share=even),
+        Selection("rad", budget, assumed_teacher_error=error),
+        Selection("ddk", budget, uniform_share=share),
     ):
-        for distillation in (Distillation(temperature=t), Distillation("taid", start=even), Distillation("pld")):
+        for distillation in (Distillation(temperature=t), Distillation("taid", start=share), Distillation("pld")):
             plan = RoundPlan(0, 0, np.arange(3), Training(), selection=selection, distillation=distillation)
             back = decode_plan(encode_plan(plan))
             assert (back.selection, back.distillation) == (selection, distillation)
 
 
-def test_a_plan_that_asks_for_nothing_new_has_no_new_bytes() -> None:
-    plain = pb.RoundPlan()
-    plain.ParseFromString(encode_plan(RoundPlan(0, 0, np.arange(3), Training())))
-    assert not plain.HasField("selection")
-    assert not plain.HasField("distillation")
+def test_a_plan_with_default_selection_and_distillation_has_no_bytes_for_them() -> None:
+    message = pb.RoundPlan()
+    message.ParseFromString(encode_plan(RoundPlan(0, 0, np.arange(3), Training())))
+    assert not message.HasField("selection")
+    assert not message.HasField("distillation")
 
 
 @given(knowledge(), st.integers(0, 1000), st.dictionaries(st.text(max_size=9), st.floats(-9, 9)))
@@ -198,7 +200,7 @@ TRAINING = pb.Training(rounds=1, batch_size=8, optimizer="sgd", lr=1)
 
 
 @pytest.mark.parametrize(
-    ("message", "says"),
+    ("message", "error"),
     [
         (pb.RoundPlan(round=1), "no training settings"),
         (pb.RoundPlan(training=pb.Training(rounds=1, batch_size=8, optimizer="lion", lr=1)), "unknown optimizer"),
@@ -217,8 +219,8 @@ TRAINING = pb.Training(rounds=1, batch_size=8, optimizer="sgd", lr=1)
         (pb.RoundPlan(id_gaps=[1, 0], training=pb.Training(rounds=1, batch_size=8, optimizer="sgd", lr=1)), "unique"),
     ],
 )
-def test_malformed_plans_are_refused(message: pb.RoundPlan, says: str) -> None:
-    with pytest.raises(ValueError, match=says):
+def test_malformed_plans_are_refused(message: pb.RoundPlan, error: str) -> None:
+    with pytest.raises(ValueError, match=error):
         decode_plan(message.SerializeToString())
 
 

@@ -94,7 +94,7 @@ def test_nothing_is_sent_without_yes(tmp_path: Path, capsys: pytest.CaptureFixtu
             "10 of 40 RAW",
             collector.address,
             "every client",
-            "nobody can take them back",
+            "they cannot be taken back",
             "--yes to send them",
         ):
             assert part in err
