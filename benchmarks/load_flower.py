@@ -42,7 +42,7 @@ name = "load"
 version = "0.1.0"
 description = "replies of a given size"
 license = "Apache-2.0"
-dependencies = ["flwr>=1.41"]
+dependencies = ["flwr>=1.42"]
 [tool.hatch.build.targets.wheel]
 packages = ["."]
 [tool.flwr.app]
