@@ -10,35 +10,36 @@ JOBS ?= 2
 PYTEST := $(BIN)/python -m pytest -q -n $(JOBS) --dist load --maxschedchunk 1 $(if $(CI),--durations=25)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo federation test test-system test-all lint types unit arm64 browser hooks golden bench ablation proto clean
+.PHONY: help demo federation test test-system test-all lint types unit arm64 browser hooks golden bench ablation
+.PHONY: proto clean
 
-help: ## this list
+help: ## print this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
 
-demo: $(VENV)/.sim ## EdgeFD on strong non-IID MNIST beside other methods, about a minute after set-up
+demo: $(VENV)/.sim ## run EdgeFD and other methods on strong non-IID MNIST; takes about a minute after set-up
 	$(BIN)/edgefd simulate simulations/quickstart.yaml
 
-federation: $(VENV)/.federation ## a coordinator and 5 device processes over mTLS, beside the simulation, a few minutes
+federation: $(VENV)/.federation ## run a coordinator and 5 device processes over mTLS, and the same as a simulation; takes a few minutes
 	$(BIN)/python simulations/federation.py
 
-test: lint types unit ## lint, types and the fast tests, under 6 minutes on 2 cores; installs nothing outside .venv
+test: lint types unit ## run lint, types and the fast tests; takes under 6 minutes on 2 cores and installs nothing outside .venv
 
 # What the tests need beyond .venv is installed by make arm64 and make browser.
-test-system: $(VENV)/.dev arm64 browser ## arm64, Docker, network faults, browser, Flower, packages and all slow tests
+test-system: $(VENV)/.dev arm64 browser ## run the other tests: arm64, Docker, network faults, browser, Flower, packages and all slow ones
 	$(PYTEST) -m "slow or system"
 
-test-all: lint types arm64 browser ## all of these, in one run of pytest, as CI does
+test-all: lint types arm64 browser ## run lint, types and all tests, in one run of pytest, as CI does
 	$(PYTEST) -m ""
 
-lint: $(VENV)/.dev ## ruff
+lint: $(VENV)/.dev ## run ruff
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/python proto/check.py
 
-types: $(VENV)/.dev ## mypy, strict
+types: $(VENV)/.dev ## run mypy (strict)
 	$(BIN)/mypy
 
-unit: $(VENV)/.dev ## the fast tests
+unit: $(VENV)/.dev ## run the fast tests only
 	$(PYTEST)
 
 # Without root or off Debian, these two say so, and the tests that need them are skipped; in CI they fail.
@@ -48,16 +49,16 @@ arm64: $(VENV)/.dev ## set up what the arm64 and Docker tests run in: qemu and s
 browser: $(VENV)/.dev ## install the headless Chromium that the tests of pages need
 	@$(BIN)/python -m tests.support.browser || [ -z "$$CI" ]
 
-hooks: $(VENV)/.dev ## run ruff and mypy before each commit of this checkout (pre-commit)
+hooks: $(VENV)/.dev ## install the pre-commit hooks: ruff and mypy before each commit
 	$(BIN)/pre-commit install
 
-golden: $(VENV)/.dev ## write the golden metrics anew; read the difference before you commit it
+golden: $(VENV)/.dev ## write the golden metrics again; read the difference before you commit it
 	$(BIN)/python -m tests.golden
 
-bench: $(VENV)/.bench ## ratios against other engines and estimators, under 10 minutes on a quiet machine
+bench: $(VENV)/.bench ## measure ratios against other engines and estimators; takes under 10 minutes on a quiet machine
 	$(BIN)/python -m benchmarks
 
-ablation: $(VENV)/.sim ## the tables in docs/results/filter-ablation.md, about 20 minutes
+ablation: $(VENV)/.sim ## compute the tables in docs/results/filter-ablation.md; takes about 20 minutes
 	$(BIN)/python simulations/filter_ablation.py
 
 proto: $(VENV)/.dev ## generate the Python code of proto/edgefd_proto/edgefd.proto
