@@ -38,9 +38,9 @@ def _raw_records(ledger: Mapping[str, Any]) -> str:
     ]
     table = Table(("client", "raw records sent", "share", "private records", "with a near copy"), rows)
     return (
-        f"<p>{sent} ({ledger['share']:.1%}) left their clients.{escape(recipients)} Of the records that did not leave, "
-        f"{ledger['private_with_near_copy']:,} have a near copy among the proxy samples: its distance is less than "
-        f"half of the usual one in its class. By chance, this holds for "
+        f"<p>{sent} ({ledger['share']:.1%}) left their clients.{escape(recipients)} Private records that "
+        f"did not leave but have a near copy among the proxy samples: {ledger['private_with_near_copy']:,}. A copy is "
+        "near if its distance is less than half of the usual one in its class; by chance, this holds for "
         f"{ledger['fresh_share_as_near']:.1%} of fresh records.</p>" + table_html(table, "Raw records by client")
     )
 
