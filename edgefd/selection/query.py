@@ -106,11 +106,11 @@ def budget_shares(labels: Float32, lag: Float32, uniform_share: float) -> Float6
     array([0.625, 0.375, 0.   ])
     """
     present = np.bincount(groups(labels), minlength=labels.shape[1] + 1) > 0
-    lags = np.append(lag, 0).astype(np.float64) * present
+    divergences = np.append(lag, 0).astype(np.float64) * present
     uniform = present / max(present.sum(), 1)
-    if not lags.sum():
+    if not divergences.sum():
         return np.asarray(uniform)
-    return np.asarray((1 - uniform_share) * lags / lags.sum() + uniform_share * uniform)
+    return np.asarray((1 - uniform_share) * divergences / divergences.sum() + uniform_share * uniform)
 
 
 def by_class(labels: Float32, share: Float64, k: int) -> Int64:
@@ -151,5 +151,5 @@ def update_state(
 
 
 def _mean_lag(metrics: Sequence[dict[str, float]], c: int) -> float:
-    lags = [m[f"{CLASS_KL}{c}"] for m in metrics if f"{CLASS_KL}{c}" in m]
-    return float(np.clip(lags, 0, _MAX_DIVERGENCE).mean()) if lags else 0.0
+    divergences = [m[f"{CLASS_KL}{c}"] for m in metrics if f"{CLASS_KL}{c}" in m]
+    return float(np.clip(divergences, 0, _MAX_DIVERGENCE).mean()) if divergences else 0.0

@@ -12,7 +12,7 @@ from edgefd_client.state import load_state
 from edgefd.config.load import parse_config
 from edgefd.config.schema import Config
 from tests.support.debian_roots import REPOSITORY, Roots
-from tests.support.federations import Dealt, agents, coordinate, dealt, small, undisturbed
+from tests.support.federations import ExportedFederation, agents, coordinate, export_federation, small, undisturbed
 
 pytestmark = pytest.mark.slow
 SECONDS = 300.0
@@ -32,13 +32,13 @@ def config(model: str) -> Config:
 
 
 @pytest.fixture(scope="module")
-def mlp(tmp_path_factory: pytest.TempPathFactory) -> Dealt:
-    return dealt(config("mlp"), tmp_path_factory.mktemp("mlp"))
+def mlp(tmp_path_factory: pytest.TempPathFactory) -> ExportedFederation:
+    return export_federation(config("mlp"), tmp_path_factory.mktemp("mlp"))
 
 
 @pytest.fixture(scope="module")
-def cnn_edge(tmp_path_factory: pytest.TempPathFactory) -> Dealt:
-    return dealt(config("cnn_edge"), tmp_path_factory.mktemp("cnn_edge"))
+def cnn_edge(tmp_path_factory: pytest.TempPathFactory) -> ExportedFederation:
+    return export_federation(config("cnn_edge"), tmp_path_factory.mktemp("cnn_edge"))
 
 
 @pytest.mark.parametrize("model", ["mlp", "cnn_edge"])
@@ -49,7 +49,7 @@ def test_the_doctor_accepts_an_aarch64_machine(debian: Roots, model: str, reques
     assert "self-test" in output
 
 
-def test_five_adam_steps_give_the_state_of_x86(debian: Roots, mlp: Dealt, tmp_path: Path) -> None:
+def test_five_adam_steps_give_the_state_of_x86(debian: Roots, mlp: ExportedFederation, tmp_path: Path) -> None:
     script = str(REPOSITORY / "tests" / "arm64" / "steps.py")
     arm64, x86 = str(tmp_path / "arm64.npz"), str(tmp_path / "x86.npz")
     emulated(debian, script, str(mlp.bundle), "5", arm64)
@@ -61,7 +61,7 @@ def test_five_adam_steps_give_the_state_of_x86(debian: Roots, mlp: Dealt, tmp_pa
 
 
 def test_an_aarch64_device_and_two_x86_devices_complete_three_rounds(
-    debian: Roots, cnn_edge: Dealt, tmp_path: Path
+    debian: Roots, cnn_edge: ExportedFederation, tmp_path: Path
 ) -> None:
     exchange, state = tmp_path / "exchange", tmp_path / "state0"
     transport = cnn_edge.open(exchange, SECONDS)
@@ -89,7 +89,7 @@ def test_an_aarch64_device_and_two_x86_devices_complete_three_rounds(
     check_inference(debian, cnn_edge, state, tmp_path)
 
 
-def check_inference(debian: Roots, federation: Dealt, state: Path, folder: Path) -> None:
+def check_inference(debian: Roots, federation: ExportedFederation, state: Path, folder: Path) -> None:
     """Check that the device's model gives the same results on aarch64 and on x86."""
     bundle = federation.read()
     saved = load_state(state, bundle.digest)

@@ -22,7 +22,15 @@ from edgefd.rounds.loop import run_rounds
 from edgefd.runs.execute import make_plans, make_server_state
 from edgefd.simulation.engine import open_transport
 from edgefd.wire.bundle_reader import Bundle
-from tests.support.federations import Dealt, dealt, quiet, round_plan, same, small, undisturbed
+from tests.support.federations import (
+    ExportedFederation,
+    export_federation,
+    ignore_line,
+    round_plan,
+    same,
+    small,
+    undisturbed,
+)
 
 
 @dataclass
@@ -44,16 +52,16 @@ class ScriptedLink:
         self.submitted.append((round, report))
 
 
-def teacher_of(federation: Dealt, width: int = 10) -> Knowledge:
+def teacher_of(federation: ExportedFederation, width: int = 10) -> Knowledge:
     n = len(federation.prepared.federation.proxy)
     return Knowledge(np.arange(n), np.full((n, width), 1 / width, np.float32), np.ones(n, np.float32))
 
 
-def run_device(federation: Dealt, link: ScriptedLink, state: Path, client: int = 0) -> None:
-    run_agent(link, federation.read(), federation.client(client), state, quiet)
+def run_device(federation: ExportedFederation, link: ScriptedLink, state: Path, client: int = 0) -> None:
+    run_agent(link, federation.read(), federation.client(client), state, ignore_line)
 
 
-def check_equal_to_simulation(federation: Dealt, folder: Path) -> None:
+def check_equal_to_simulation(federation: ExportedFederation, folder: Path) -> None:
     """Run the federation in a simulation and with devices over a folder, and compare the teachers bit by bit."""
     config, clients = federation.prepared.config, federation.prepared.federation
     transport = open_transport(config, clients)
@@ -63,7 +71,9 @@ def check_equal_to_simulation(federation: Dealt, folder: Path) -> None:
     assert same(undisturbed(federation, folder), [teacher for teacher in simulated if teacher is not None])
 
 
-def test_devices_over_a_folder_have_the_teachers_of_the_simulation(federation: Dealt, tmp_path: Path) -> None:
+def test_devices_over_a_folder_have_the_teachers_of_the_simulation(
+    federation: ExportedFederation, tmp_path: Path
+) -> None:
     check_equal_to_simulation(federation, tmp_path)
 
 
@@ -71,7 +81,7 @@ def test_devices_over_a_folder_have_the_teachers_of_the_simulation(federation: D
     "method", ["fkd", *(pytest.param(m, marks=pytest.mark.slow) for m in ("kt_pfl", "comet", "scarlet", "weighted_fd"))]
 )
 def test_devices_equal_the_simulation_with_methods_that_exchange_other_rows(method: str, tmp_path: Path) -> None:
-    check_equal_to_simulation(dealt(small(method=method), tmp_path / "federation"), tmp_path)
+    check_equal_to_simulation(export_federation(small(method=method), tmp_path / "federation"), tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -83,22 +93,22 @@ def test_devices_equal_the_simulation_with_methods_that_exchange_other_rows(meth
     ids=["server", "client"],
 )
 def test_devices_equal_the_simulation_with_a_selection_of_rows(sections: dict[str, Any], tmp_path: Path) -> None:
-    check_equal_to_simulation(dealt(small(sections=sections), tmp_path / "federation"), tmp_path)
+    check_equal_to_simulation(export_federation(small(sections=sections), tmp_path / "federation"), tmp_path)
 
 
 def test_devices_equal_the_simulation_with_a_defence(tmp_path: Path) -> None:
     defended = dataclasses.replace(small(), defence=defence_of({"name": "top_k", "k": 2, "calibrate": True}))
-    check_equal_to_simulation(dealt(defended, tmp_path / "federation"), tmp_path)
+    check_equal_to_simulation(export_federation(defended, tmp_path / "federation"), tmp_path)
 
 
 @pytest.mark.parametrize("method", ["fedavg", "feded"])
 def test_export_refuses_a_method_that_devices_cannot_run(method: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=f"method {method} .* it runs in simulations"):
-        dealt(small(method=method), tmp_path)
+        export_federation(small(method=method), tmp_path)
     assert not list(tmp_path.iterdir())
 
 
-def test_a_saved_report_is_submitted_again_with_the_same_bytes(federation: Dealt, tmp_path: Path) -> None:
+def test_a_saved_report_is_submitted_again_with_the_same_bytes(federation: ExportedFederation, tmp_path: Path) -> None:
     tasks = [Task(round_plan(federation, 0), None)]
     with pytest.raises(KeyboardInterrupt):
         run_device(federation, ScriptedLink(tasks, interrupt=True), tmp_path)
@@ -113,7 +123,7 @@ def test_a_saved_report_is_submitted_again_with_the_same_bytes(federation: Dealt
 
 
 def test_acceptance_weights_are_computed_once_and_again_for_other_data(
-    federation: Dealt, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    federation: ExportedFederation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls = 0
     method = get_method("edgefd")
@@ -129,11 +139,11 @@ def test_acceptance_weights_are_computed_once_and_again_for_other_data(
     assert calls == 1
     data = federation.client(0)
     fewer = dataclasses.replace(data, x=data.x[:-1], y=data.y[:-1])
-    run_agent(ScriptedLink([]), federation.read(), fewer, tmp_path, quiet)
+    run_agent(ScriptedLink([]), federation.read(), fewer, tmp_path, ignore_line)
     assert calls == 2
 
 
-def with_training(federation: Dealt, **changes: Any) -> Task:
+def with_training(federation: ExportedFederation, **changes: Any) -> Task:
     plan = round_plan(federation)
     return Task(dataclasses.replace(plan, training=dataclasses.replace(plan.training, **changes)), None)
 
@@ -153,7 +163,7 @@ def with_training(federation: Dealt, **changes: Any) -> Task:
     ids=["ids", "width", "teacher_ids", "no_teacher", "seed", "batch_size", "optimizer", "lr"],
 )
 def test_a_task_that_cannot_be_run_leaves_the_state_unchanged(
-    federation: Dealt, tmp_path: Path, task: Callable[[Dealt], Task], message: str
+    federation: ExportedFederation, tmp_path: Path, task: Callable[[ExportedFederation], Task], message: str
 ) -> None:
     run_device(federation, ScriptedLink([]), tmp_path)
     files = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
@@ -169,7 +179,7 @@ def _one_row() -> tuple[np.ndarray, np.ndarray]:
 
 
 def test_after_an_error_of_a_full_disk_the_round_is_repeated_with_the_same_report(
-    federation: Dealt, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    federation: ExportedFederation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     expected, link = (ScriptedLink([Task(round_plan(federation), None)]) for _ in range(2))
     run_device(federation, expected, tmp_path / "enough")
@@ -198,7 +208,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", disk], check=True)
 
 
-def test_a_really_full_disk_leaves_the_saved_state_unchanged(federation: Dealt, small_disk: Path) -> None:
+def test_a_really_full_disk_leaves_the_saved_state_unchanged(federation: ExportedFederation, small_disk: Path) -> None:
     run_device(federation, ScriptedLink([]), small_disk)
     free = shutil.disk_usage(small_disk).free
     (small_disk / "others").write_bytes(bytes(free - 2**15))
@@ -209,7 +219,7 @@ def test_a_really_full_disk_leaves_the_saved_state_unchanged(federation: Dealt, 
     assert (small_disk / "state.a").read_bytes() == before
 
 
-def test_the_state_of_another_run_client_or_process_is_refused(federation: Dealt, tmp_path: Path) -> None:
+def test_the_state_of_another_run_client_or_process_is_refused(federation: ExportedFederation, tmp_path: Path) -> None:
     run_device(federation, ScriptedLink([]), tmp_path)
     with pytest.raises(UserError, match="run other"):
         run_device(federation, ScriptedLink([], run="other"), tmp_path)
@@ -232,7 +242,7 @@ def test_the_state_of_another_run_client_or_process_is_refused(federation: Dealt
     ],
 )
 def test_a_bundle_with_a_foreign_method_or_an_invalid_setting_is_refused(
-    federation: Dealt, terms: dict[str, Any], message: str
+    federation: ExportedFederation, terms: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(UserError, match=message):
         method_of(with_terms(federation.read(), **terms))

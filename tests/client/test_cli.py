@@ -13,7 +13,7 @@ from edgefd_client.doctor import selftest
 
 from edgefd.wire.bundle_reader import read_bundle
 from tests.support.bundles import SHAPE, small_bundle
-from tests.support.federations import Dealt, coordinate
+from tests.support.federations import ExportedFederation, coordinate
 
 ROOT = Path(__file__).parents[2]
 WITHOUT_HEAVY_PACKAGES = """
@@ -53,7 +53,7 @@ def test_a_missing_bundle_is_one_line_and_exit_code_2(tmp_path: Path, capsys: py
     assert capsys.readouterr().err.count("\n") == 1
 
 
-def start(federation: Dealt, folder: Path, client: int) -> subprocess.Popen[str]:
+def start(federation: ExportedFederation, folder: Path, client: int) -> subprocess.Popen[str]:
     """Start the device of a client in a process that cannot import torch, Flower or other heavy packages."""
     arguments = ["run", "--bundle", str(federation.bundle), "--data", str(federation.data[client])]
     arguments += ["--client", str(client), "--state", str(folder / f"s{client}"), "--exchange", str(folder / "x")]
@@ -63,7 +63,7 @@ def start(federation: Dealt, folder: Path, client: int) -> subprocess.Popen[str]
     return subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env={"PYTHONPATH": path})
 
 
-def test_run_needs_no_heavy_package_and_prints_a_line_per_round(federation: Dealt, tmp_path: Path) -> None:
+def test_run_needs_no_heavy_package_and_prints_a_line_per_round(federation: ExportedFederation, tmp_path: Path) -> None:
     transport = federation.open(tmp_path / "x")
     processes = [start(federation, tmp_path, i) for i in range(3)]
     try:
@@ -82,7 +82,9 @@ def test_run_needs_no_heavy_package_and_prints_a_line_per_round(federation: Deal
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
-def test_a_signal_ends_run_with_its_exit_code(federation: Dealt, tmp_path: Path, number: int, code: int) -> None:
+def test_a_signal_ends_run_with_its_exit_code(
+    federation: ExportedFederation, tmp_path: Path, number: int, code: int
+) -> None:
     federation.open(tmp_path / "x")
     process = start(federation, tmp_path, 0)
     try:
@@ -96,7 +98,7 @@ def test_a_signal_ends_run_with_its_exit_code(federation: Dealt, tmp_path: Path,
         process.kill()
 
 
-def test_waiting_for_the_coordinator_is_logged_on_stderr(federation: Dealt, tmp_path: Path) -> None:
+def test_waiting_for_the_coordinator_is_logged_on_stderr(federation: ExportedFederation, tmp_path: Path) -> None:
     process = start(federation, tmp_path, 0)
     try:
         assert process.stderr is not None

@@ -13,14 +13,14 @@ from edgefd.core.errors import UserError
 from edgefd.wire.bundle_reader import read_bundle
 from tests.support.bundles import replace_file
 from tests.support.extractors import graph
-from tests.support.federations import Dealt, dealt
+from tests.support.federations import ExportedFederation, export_federation
 
 
 @pytest.fixture
-def federation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Dealt:
+def federation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ExportedFederation:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     (tmp_path / "own.onnx").write_bytes(graph())
-    return dealt(
+    return export_federation(
         parse_config(
             {
                 "data": {"name": "mnist_mini", "limit": 600, "extractor": str(tmp_path / "own.onnx")},
@@ -34,7 +34,7 @@ def federation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Dealt:
     )
 
 
-def test_a_device_computes_the_same_features_as_the_simulation(federation: Dealt) -> None:
+def test_a_device_computes_the_same_features_as_the_simulation(federation: ExportedFederation) -> None:
     bundle = federation.read()
     assert (bundle.manifest.shape, bundle.manifest.sample_shape) == ((12,), (1, 28, 28))
     for i, simulated in enumerate(federation.prepared.federation.clients):
@@ -47,25 +47,27 @@ def test_a_device_computes_the_same_features_as_the_simulation(federation: Dealt
         assert np.array_equal(data.y, simulated.y)
 
 
-def test_features_are_computed_once(federation: Dealt, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_features_are_computed_once(federation: ExportedFederation, monkeypatch: pytest.MonkeyPatch) -> None:
     first = federation.client(0)
     monkeypatch.setattr("edgefd.data.features.extract", None)
     assert np.array_equal(federation.client(0).x, first.x)
 
 
-def test_inference_takes_raw_samples(federation: Dealt, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_inference_takes_raw_samples(
+    federation: ExportedFederation, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     np.save(tmp_path / "x.npy", np.zeros((3, 1, 28, 28), np.uint8))
     infer(federation.read(), None, tmp_path / "x.npy", None)
     assert len(capsys.readouterr().out.split()) == 3
 
 
-def test_features_instead_of_raw_samples_are_refused(federation: Dealt, tmp_path: Path) -> None:
+def test_features_instead_of_raw_samples_are_refused(federation: ExportedFederation, tmp_path: Path) -> None:
     np.savez(tmp_path / "d.npz", x=np.zeros((5, 12), np.float32), y=np.zeros(5, np.int64))
     with pytest.raises(UserError, match=r"data must be samples of shape \[1, 28, 28\]"):
         client_data(NpzSource(tmp_path / "d.npz"), federation.read(), 0)
 
 
-def test_an_extractor_that_does_not_fit_the_bundle_is_refused(federation: Dealt) -> None:
+def test_an_extractor_that_does_not_fit_the_bundle_is_refused(federation: ExportedFederation) -> None:
     bundle = replace(federation.read(), extractor=graph(np.ones((784, 5), np.float32)))
     with pytest.raises(UserError, match=r"gives \[5\] features, but the model takes \[12\]"):
         model_input(np.zeros((2, 1, 28, 28), np.float32), bundle)

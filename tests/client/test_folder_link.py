@@ -15,7 +15,7 @@ from edgefd.core.knowledge import Knowledge
 from edgefd.federation.report import Exchange, Report
 from edgefd.wire import messages as wire
 from edgefd.wire.exchange_folder import COMPLETE, PLAN, report_file, round_folder
-from tests.support.federations import Dealt, round_plan
+from tests.support.federations import ExportedFederation, round_plan
 from tests.support.waiting import until
 
 
@@ -38,7 +38,7 @@ def report(client: int = 0, round: int = 0, ids: tuple[int, ...] = (0, 2), width
     ids=["not_a_report", "client", "round", "row", "width", "size"],
 )
 def test_the_coordinator_refuses_an_invalid_report_and_accepts_its_replacement(
-    federation: Dealt, tmp_path: Path, invalid: bytes, reason: str
+    federation: ExportedFederation, tmp_path: Path, invalid: bytes, reason: str
 ) -> None:
     transport = federation.open(tmp_path, timeout=20)
     exchanges: list[Exchange] = []
@@ -66,7 +66,9 @@ def test_the_coordinator_refuses_an_invalid_report_and_accepts_its_replacement(
     assert not refused.exists()
 
 
-def test_the_coordinator_stops_at_its_timeout_and_names_the_missing_clients(federation: Dealt, tmp_path: Path) -> None:
+def test_the_coordinator_stops_at_its_timeout_and_names_the_missing_clients(
+    federation: ExportedFederation, tmp_path: Path
+) -> None:
     transport = federation.open(tmp_path, timeout=0.3)
     put(report_file(tmp_path, 0, 0), b"?")
     (round_folder(tmp_path, 0) / "reports" / "1.bin").mkdir()
@@ -76,7 +78,9 @@ def test_the_coordinator_stops_at_its_timeout_and_names_the_missing_clients(fede
         check_new(tmp_path)
 
 
-def test_join_refuses_an_unknown_client_and_a_bundle_of_another_federation(federation: Dealt, tmp_path: Path) -> None:
+def test_join_refuses_an_unknown_client_and_a_bundle_of_another_federation(
+    federation: ExportedFederation, tmp_path: Path
+) -> None:
     federation.open(tmp_path)
     terms = federation.read().manifest.terms
     with pytest.raises(UserError, match="from 0 to 2"):
@@ -85,7 +89,7 @@ def test_join_refuses_an_unknown_client_and_a_bundle_of_another_federation(feder
         join(tmp_path, 0, dataclasses.replace(terms, seed=1, codec="uint8"))
 
 
-def test_an_invalid_plan_and_the_end_of_the_run_are_reported(federation: Dealt, tmp_path: Path) -> None:
+def test_an_invalid_plan_and_the_end_of_the_run_are_reported(federation: ExportedFederation, tmp_path: Path) -> None:
     transport = federation.open(tmp_path)
     link = join(tmp_path, 0, federation.read().manifest.terms)
     put(round_folder(tmp_path, 0) / PLAN, b"\xff")

@@ -16,7 +16,7 @@ from edgefd_client.state import DeviceState, load_state
 from edgefd.core.knowledge import Knowledge
 from edgefd.wire import messages as wire
 from edgefd.wire.exchange_folder import report_file
-from tests.support.federations import Dealt, coordinate, dealt, same, small, undisturbed
+from tests.support.federations import ExportedFederation, coordinate, export_federation, same, small, undisturbed
 from tests.support.fork_server import ForkServer, environment, fork_server, fresh
 
 CLIENTS, ROUNDS = 2, 40
@@ -31,13 +31,15 @@ from edgefd_client.cli import main
 WHERE = environment("proto", "client")
 
 
-def arguments(federation: Dealt, folder: Path, client: int) -> list[str]:
+def arguments(federation: ExportedFederation, folder: Path, client: int) -> list[str]:
     data, state = federation.data[client], folder / f"state{client}"
     paths = ["--bundle", str(federation.bundle), "--data", str(data), "--state", str(state)]
     return ["run", *paths, "--exchange", str(folder / "exchange"), "--client", str(client)]
 
 
-def kills(federation: Dealt, folder: Path, devices: ForkServer, log: IO[bytes]) -> Iterator[tuple[int, int]]:
+def kills(
+    federation: ExportedFederation, folder: Path, devices: ForkServer, log: IO[bytes]
+) -> Iterator[tuple[int, int]]:
     """Kill devices one after another, and yield the client and the exit code of each."""
     for round in range(POINT_ROUNDS):
         for client in range(CLIENTS):
@@ -61,7 +63,7 @@ class RecordingLink:
     """A link that records the digest of the saved state before each call."""
 
     def __init__(
-        self, link: Link, client: int, federation: Dealt, folder: Path, states: dict[tuple[int, int], str]
+        self, link: Link, client: int, federation: ExportedFederation, folder: Path, states: dict[tuple[int, int], str]
     ) -> None:
         self.link, self.client, self.states = link, client, states
         self.bundle, self.state = federation.read().digest, folder / f"state{client}"
@@ -86,7 +88,7 @@ class RecordingLink:
 
 @pytest.mark.slow
 def test_kill_9_at_any_point_changes_nothing(tmp_path: Path) -> None:
-    federation = dealt(small(CLIENTS, ROUNDS, local_steps=40), tmp_path / "federation")
+    federation = export_federation(small(CLIENTS, ROUNDS, local_steps=40), tmp_path / "federation")
     states: dict[tuple[int, int], str] = {}
     calm = tmp_path / "calm"
     expected = undisturbed(federation, calm, lambda link, i: RecordingLink(link, i, federation, calm, states))

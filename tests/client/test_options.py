@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from edgefd_client.cli import main
 
-from tests.support.federations import Dealt
+from tests.support.federations import ExportedFederation
 
 
 def refused(arguments: list[str], capsys: pytest.CaptureFixture[str], message: str) -> bool:
@@ -43,7 +43,7 @@ def test_a_file_with_invalid_options_is_refused(
 
 
 def test_the_command_line_overrides_the_file(
-    federation: Dealt, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    federation: ExportedFederation, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = tmp_path / "device.yaml"
     file.write_text(f"bundle: {federation.bundle}\ndata: {tmp_path}/x.txt\nstate: s\nexchange: e\nclient: 0\n")

@@ -10,7 +10,7 @@ from PIL import Image
 from edgefd.core.errors import UserError
 from edgefd.wire.bundle_reader import read_bundle
 from tests.support.bundles import SHAPE, small_bundle
-from tests.support.federations import Dealt
+from tests.support.federations import ExportedFederation
 
 
 def test_npz_csv_and_image_folder_give_the_same_scaled_samples(tmp_path: Path) -> None:
@@ -31,7 +31,7 @@ def test_npz_csv_and_image_folder_give_the_same_scaled_samples(tmp_path: Path) -
         private_data(NpzSource(tmp_path / "d.npz"), bundle)
 
 
-def test_exported_client_data_are_those_of_the_simulation(federation: Dealt) -> None:
+def test_exported_client_data_are_those_of_the_simulation(federation: ExportedFederation) -> None:
     for expected in federation.prepared.federation.clients:
         data = federation.client(expected.client)
         for name in ("x", "y", "x_heldout", "y_heldout", "contributed", "contributed_y"):
@@ -56,7 +56,7 @@ def test_exported_client_data_are_those_of_the_simulation(federation: Dealt) -> 
     ],
 )
 def test_data_that_do_not_fit_the_bundle_are_refused(
-    federation: Dealt, tmp_path: Path, arrays: dict[str, np.ndarray], message: str
+    federation: ExportedFederation, tmp_path: Path, arrays: dict[str, np.ndarray], message: str
 ) -> None:
     valid = {"x": np.zeros((4, 1, 28, 28), np.uint8), "y": np.arange(4)}
     np.savez(tmp_path / "d.npz", **(valid | arrays))  # type: ignore[arg-type]
@@ -64,7 +64,9 @@ def test_data_that_do_not_fit_the_bundle_are_refused(
         client_data(NpzSource(tmp_path / "d.npz"), federation.read(), 0)
 
 
-def test_a_share_of_the_samples_is_held_out_if_the_data_name_none(federation: Dealt, tmp_path: Path) -> None:
+def test_a_share_of_the_samples_is_held_out_if_the_data_name_none(
+    federation: ExportedFederation, tmp_path: Path
+) -> None:
     x = np.random.default_rng(0).integers(0, 255, (20, 1, 28, 28)).astype(np.uint8)
     np.savez(tmp_path / "d.npz", x=x, y=np.arange(20) % 10)
     data = client_data(NpzSource(tmp_path / "d.npz"), federation.read(), 2)

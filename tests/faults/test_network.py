@@ -18,7 +18,7 @@ from edgefd_server.certs import add_device, init
 
 from edgefd.core.knowledge import Knowledge
 from edgefd.wire import messages as wire
-from tests.support.federations import Dealt, dealt, small, undisturbed
+from tests.support.federations import ExportedFederation, export_federation, small, undisturbed
 from tests.support.fork_server import environment
 from tests.support.lossy_link import LossyLink, lossy_link
 from tests.support.waiting import until
@@ -35,17 +35,17 @@ Events = Callable[[], list[dict[str, object]]]
 
 
 @pytest.fixture(scope="module")
-def expected(tmp_path_factory: pytest.TempPathFactory) -> tuple[Dealt, Knowledge, list[DeviceState]]:
+def expected(tmp_path_factory: pytest.TempPathFactory) -> tuple[ExportedFederation, Knowledge, list[DeviceState]]:
     """Return a federation, and the final teacher and device states of an undisturbed run of it."""
     folder = tmp_path_factory.mktemp("undisturbed")
-    federation = dealt(small(CLIENTS, ROUNDS, local_steps=200), folder)
+    federation = export_federation(small(CLIENTS, ROUNDS, local_steps=200), folder)
     teachers = undisturbed(federation, folder)
     return federation, teachers[-1], [saved_state(federation, folder / f"state{i}") for i in range(CLIENTS)]
 
 
 @pytest.mark.slow
 def test_two_interruptions_of_the_link_within_a_round_do_not_change_the_result(
-    networks: None, expected: tuple[Dealt, Knowledge, list[DeviceState]], tmp_path: Path
+    networks: None, expected: tuple[ExportedFederation, Knowledge, list[DeviceState]], tmp_path: Path
 ) -> None:
     """Interrupt the link for six seconds, once after the round has opened and once after its first report has arrived.
 
@@ -87,7 +87,7 @@ def test_two_interruptions_of_the_link_within_a_round_do_not_change_the_result(
 
 @pytest.mark.slow
 def test_a_slow_link_that_loses_a_third_of_the_packets_does_not_change_the_result(
-    networks: None, expected: tuple[Dealt, Knowledge, list[DeviceState]], tmp_path: Path
+    networks: None, expected: tuple[ExportedFederation, Knowledge, list[DeviceState]], tmp_path: Path
 ) -> None:
     def start_all(link: LossyLink, start: Start, events: Events) -> None:
         for i in range(CLIENTS):
@@ -99,7 +99,7 @@ def test_a_slow_link_that_loses_a_third_of_the_packets_does_not_change_the_resul
 
 
 def check_run(
-    expected: tuple[Dealt, Knowledge, list[DeviceState]],
+    expected: tuple[ExportedFederation, Knowledge, list[DeviceState]],
     folder: Path,
     disturb: Callable[[LossyLink, Start, Events], None],
     loss: float = 0.0,
@@ -147,7 +147,7 @@ def check_run(
     return link
 
 
-def prepare_server(federation: Dealt, folder: Path) -> None:
+def prepare_server(federation: ExportedFederation, folder: Path) -> None:
     """Write the config and the certificates."""
     init(folder / "certs", [LossyLink.address], 30)
     for i in range(CLIENTS):
@@ -155,7 +155,7 @@ def prepare_server(federation: Dealt, folder: Path) -> None:
     (folder / "config.yaml").write_text(yaml.safe_dump(federation.prepared.config.to_dict()))
 
 
-def check_result(expected: tuple[Dealt, Knowledge, list[DeviceState]], folder: Path) -> None:
+def check_result(expected: tuple[ExportedFederation, Knowledge, list[DeviceState]], folder: Path) -> None:
     """Check that the final teacher and the final device states are the expected ones."""
     federation, teacher, expected_states = expected
     last = last_event(folder, "round")
@@ -168,7 +168,7 @@ def check_result(expected: tuple[Dealt, Knowledge, list[DeviceState]], folder: P
         assert all((state.learner[name] == expected_state.learner[name]).all() for name in expected_state.learner)
 
 
-def saved_state(federation: Dealt, folder: Path) -> DeviceState:
+def saved_state(federation: ExportedFederation, folder: Path) -> DeviceState:
     state = load_state(folder, federation.read().digest)
     assert state is not None
     return state

@@ -24,9 +24,9 @@ class Environment:
 
     def install(self, *requirements: str) -> None:
         """Install packages in the versions of constraints.txt."""
-        quiet = ["--disable-pip-version-check", "--quiet", "--no-compile"]
+        ignore_line = ["--disable-pip-version-check", "--quiet", "--no-compile"]
         pinned = ["--constraint", REPOSITORY / "constraints.txt"]
-        self.run("python", "-m", "pip", "install", *quiet, *pinned, *requirements, cwd=self.folder)
+        self.run("python", "-m", "pip", "install", *ignore_line, *pinned, *requirements, cwd=self.folder)
 
     def has(self, *modules: str) -> list[str]:
         """Return those of the modules that can be imported."""
@@ -61,9 +61,9 @@ def build_wheel(folder: Path) -> Path:
 def interpreter(version: str) -> Path | None:
     """Return Python of that version, of pyenv or on PATH, or None where there is none."""
     pyenv = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv")) / "versions"
-    found = [*sorted(pyenv.glob(f"{version}.*/bin/python")), shutil.which(f"python{version}")]
+    candidates = [*sorted(pyenv.glob(f"{version}.*/bin/python")), shutil.which(f"python{version}")]
     program = "import ensurepip, sys; print(*sys.version_info[:2], sep='.')"
-    for python in filter(None, found):
+    for python in filter(None, candidates):
         done = subprocess.run([python, "-c", program], capture_output=True, text=True, timeout=60)
         if done.stdout.strip() == version:  # a shim of pyenv may exist for a version that it does not run
             return Path(python)
@@ -72,7 +72,11 @@ def interpreter(version: str) -> Path | None:
 
 def run(*command: str | Path, cwd: Path) -> str:
     """Return what a command prints, without the variables that could put the checkout on Python's path."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "EDGEFD_", "VIRTUAL_"))}
-    done = subprocess.run([str(c) for c in command], cwd=cwd, env=kept, capture_output=True, text=True, timeout=SECONDS)
+    variables = {
+        name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "EDGEFD_", "VIRTUAL_"))
+    }
+    done = subprocess.run(
+        [str(c) for c in command], cwd=cwd, env=variables, capture_output=True, text=True, timeout=SECONDS
+    )
     assert done.returncode == 0, f"{command}: {done.stderr[-2000:]}"
     return done.stdout

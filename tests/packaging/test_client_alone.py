@@ -40,14 +40,14 @@ def test_the_client_alone_checks_its_machine_and_infers(
     python = interpreter(version)
     if python is None:
         pytest.skip(f"there is no Python {version} on this machine")
-    there = make_environment(python, tmp_path / "venv")
-    there.install(f"{wheel}[client]")
-    assert there.has(*HEAVY, "onnxruntime", "grpc") == ["onnxruntime", "grpc"]
-    assert there.place("edgefd_client").is_relative_to(there.folder)
-    said = there.run("edgefd-client", "doctor", "--bundle", bundle, cwd=tmp_path)
-    assert "self-test" in said
-    assert f"python {version}." in said
-    there.run("edgefd-client", *classify(bundle, tmp_path / "logits.npy"), cwd=tmp_path)
+    environment = make_environment(python, tmp_path / "venv")
+    environment.install(f"{wheel}[client]")
+    assert environment.has(*HEAVY, "onnxruntime", "grpc") == ["onnxruntime", "grpc"]
+    assert environment.place("edgefd_client").is_relative_to(environment.folder)
+    output = environment.run("edgefd-client", "doctor", "--bundle", bundle, cwd=tmp_path)
+    assert "self-test" in output
+    assert f"python {version}." in output
+    environment.run("edgefd-client", *classify(bundle, tmp_path / "logits.npy"), cwd=tmp_path)
     logits = np.load(tmp_path / "logits.npy")
     assert logits.shape == (50, 10)
     np.testing.assert_allclose(logits, np.load(bundle.parent / "logits.npy"), rtol=1e-4, atol=1e-5)

@@ -86,14 +86,22 @@ def cluster() -> Iterator[str]:
     """Start a head without cores and a node with one core, so that clients run on another node than the server."""
     address = f"127.0.0.1:{free_port()}"
     ray = [str(Path(sys.executable).with_name("ray")), "start", "--block", "--disable-usage-stats"]
-    quiet: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "start_new_session": True}
+    ignore_line: dict[str, Any] = {
+        "stdout": subprocess.DEVNULL,
+        "stderr": subprocess.DEVNULL,
+        "start_new_session": True,
+    }
     head = ["--head", "--node-ip-address=127.0.0.1", f"--port={address.partition(':')[2]}", "--include-dashboard=false"]
     environment = env({"PYTHONPATH": PATHS})
     with tempfile.TemporaryDirectory(prefix="ray-") as folder:
-        started = [subprocess.Popen([*ray, *head, "--num-cpus=0", f"--temp-dir={folder}"], env=environment, **quiet)]
+        started = [
+            subprocess.Popen([*ray, *head, "--num-cpus=0", f"--temp-dir={folder}"], env=environment, **ignore_line)
+        ]
         try:
             until(lambda: nodes(address) == 1)
-            started.append(subprocess.Popen([*ray, f"--address={address}", "--num-cpus=1"], env=environment, **quiet))
+            started.append(
+                subprocess.Popen([*ray, f"--address={address}", "--num-cpus=1"], env=environment, **ignore_line)
+            )
             until(lambda: nodes(address) == 2)
             yield address
         finally:

@@ -19,7 +19,7 @@ from edgefd_server.proxy_collection.store import Collection, Wanted
 
 from edgefd.wire.device_link import PROTOCOL
 from tests.support.device_links import UNLIMITED
-from tests.support.federations import quiet
+from tests.support.federations import ignore_line
 
 SHAPE = (1, 4, 4)
 WANTED = Wanted(n_clients=2, seed=3, dtype="float32", shape=SHAPE, low=-10.0, high=10.0)
@@ -81,7 +81,7 @@ def contribute_samples(
     state: Path,
     certs: Path | None = None,
     client: int | None = None,
-    say: Any = quiet,
+    say: Any = ignore_line,
     **settings: Any,
 ) -> None:
     """Run `edgefd-client contribute`."""

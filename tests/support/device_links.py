@@ -36,7 +36,7 @@ from edgefd.runs.prepare import terms_of
 from edgefd.wire import messages as wire
 from edgefd.wire.bundle_reader import read_bundle
 from edgefd.wire.device_link import PROTOCOL, REASON, terms_message
-from tests.support.federations import Dealt, in_threads, quiet
+from tests.support.federations import ExportedFederation, ignore_line, in_threads
 
 UNLIMITED = Rate(1e9, 1e9)
 
@@ -79,7 +79,7 @@ def unlogged(event: str, **fields: Any) -> None:
 
 
 def sessions_of(
-    federation: Dealt,
+    federation: ExportedFederation,
     rate: Rate = UNLIMITED,
     timeout: float = 30.0,
     log: Log = unlogged,
@@ -99,7 +99,7 @@ def sessions_of(
 
 @contextmanager
 def open_device_link(
-    federation: Dealt,
+    federation: ExportedFederation,
     certs: Path | None = None,
     port: int = 0,
     timeout: float = 30.0,
@@ -121,7 +121,9 @@ def open_device_link(
 
 
 @contextmanager
-def run_devices(federation: Dealt, folder: Path, addresses: list[str], keys: Path | None) -> Iterator[None]:
+def run_devices(
+    federation: ExportedFederation, folder: Path, addresses: list[str], keys: Path | None
+) -> Iterator[None]:
     """Run one agent for each address in threads; each downloads its bundle. Their states are in the folder.
 
     `keys` is the folder of certificates; None = plaintext.
@@ -129,12 +131,12 @@ def run_devices(federation: Dealt, folder: Path, addresses: list[str], keys: Pat
 
     def run_device(i: int) -> None:
         with connect(addresses[i], keys and keys / "devices" / f"device-{i}", False) as channel:
-            link = GrpcLink(channel, None if keys else i, quiet)
+            link = GrpcLink(channel, None if keys else i, ignore_line)
             link.join(None)
             bundle = read_bundle(fetch_bundle(link, folder / f"state{i}"))
             link.join(bundle.manifest.terms)
             data = client_data(NpzSource(federation.data[link.client]), bundle, link.client)
-            run_agent(link, bundle, data, folder / f"state{i}", quiet)
+            run_agent(link, bundle, data, folder / f"state{i}", ignore_line)
 
     with in_threads(run_device, range(len(addresses))):
         yield

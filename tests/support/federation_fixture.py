@@ -20,7 +20,7 @@ from edgefd_server.coordinator.checkpoint import load_checkpoint
 
 from edgefd.config.schema import Config
 from edgefd.wire import messages as wire
-from tests.support.federations import Dealt, dealt
+from tests.support.federations import ExportedFederation, export_federation
 from tests.support.fork_server import ForkServer, environment, fork_server
 from tests.support.waiting import free_port
 
@@ -36,14 +36,14 @@ PATIENCE = 90.0
 class FederationFixture:
     """The config, data, bundle and certificates that all runs of a federation share."""
 
-    data: Dealt
+    data: ExportedFederation
     config: Path
     certs: Path
 
 
 def federation_fixture(config: Config, folder: Path) -> FederationFixture:
     """Export a config and create certificates for its devices."""
-    data = dealt(config, folder / "federation")
+    data = export_federation(config, folder / "federation")
     path = folder / "config.yaml"
     path.write_text(yaml.safe_dump(config.to_dict()))
     certs.init(folder / "certs", ["127.0.0.1"], 10)

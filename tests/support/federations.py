@@ -32,7 +32,7 @@ from edgefd.wire.exchange_folder import COMPLETE
 
 
 @dataclass(frozen=True, eq=False)
-class Dealt:
+class ExportedFederation:
     """A federation whose bundle and client data are exported."""
 
     prepared: PreparedRun
@@ -70,11 +70,11 @@ def small(
     )
 
 
-def dealt(config: Config, folder: Path) -> Dealt:
+def export_federation(config: Config, folder: Path) -> ExportedFederation:
     """Export the bundle and the client data of a config into a folder."""
     prepared = prepare(config)
     export_config(config, None, folder / "bundle")
-    return Dealt(prepared, folder / "bundle", tuple(export_client_data(prepared, folder / "data")))
+    return ExportedFederation(prepared, folder / "bundle", tuple(export_client_data(prepared, folder / "data")))
 
 
 class Announced(Transport, Protocol):
@@ -83,13 +83,13 @@ class Announced(Transport, Protocol):
     def finish(self, outcome: str) -> None: ...
 
 
-def round_plan(d: Dealt, round: int = 0, **changes: Any) -> RoundPlan:
+def round_plan(d: ExportedFederation, round: int = 0, **changes: Any) -> RoundPlan:
     """Build the plan of a round, with some fields changed."""
     config, ids = d.prepared.config, np.arange(len(d.prepared.federation.proxy))
     return dataclasses.replace(list(plans(config.seed, ids, config.train))[round], **changes)
 
 
-def coordinate(d: Dealt, transport: Announced) -> list[Knowledge]:
+def coordinate(d: ExportedFederation, transport: Announced) -> list[Knowledge]:
     """Run all rounds of the coordinator and return the teacher after each round."""
     config, clients = d.prepared.config, d.prepared.federation
     todo, server = make_plans(config, clients), make_server_state(config, clients)
@@ -98,7 +98,7 @@ def coordinate(d: Dealt, transport: Announced) -> list[Knowledge]:
     return [teacher for teacher in teachers if teacher is not None]
 
 
-def quiet(line: str) -> None:
+def ignore_line(line: str) -> None:
     """Ignore a log line."""
 
 
@@ -130,18 +130,18 @@ def in_threads(agent: Callable[[int], None], clients: Iterable[int]) -> Iterator
 
 
 def agents(
-    d: Dealt, folder: Path, clients: Iterable[int], wrap: Callable[[Link, int], Link] = unwrapped
+    d: ExportedFederation, folder: Path, clients: Iterable[int], wrap: Callable[[Link, int], Link] = unwrapped
 ) -> AbstractContextManager[None]:
     """Run the agents of these clients in threads, with the exchange folder and the state folders in `folder`."""
 
     def one(i: int) -> None:
         link = wrap(join(folder / "exchange", i, d.read().manifest.terms), i)
-        run_agent(link, d.read(), d.client(i), folder / f"state{i}", quiet)
+        run_agent(link, d.read(), d.client(i), folder / f"state{i}", ignore_line)
 
     return in_threads(one, clients)
 
 
-def undisturbed(d: Dealt, folder: Path, wrap: Callable[[Link, int], Link] = unwrapped) -> list[Knowledge]:
+def undisturbed(d: ExportedFederation, folder: Path, wrap: Callable[[Link, int], Link] = unwrapped) -> list[Knowledge]:
     """Run a federation with an agent in a thread for each client, without faults, and return its teachers."""
     transport = d.open(folder / "exchange")
     with agents(d, folder, range(len(d.data)), wrap):

@@ -16,7 +16,7 @@ import yaml
 from edgefd_server import certs
 
 from edgefd.core.processes import FLOWER_QUIET, end
-from tests.support.federations import Dealt, dealt, small
+from tests.support.federations import ExportedFederation, export_federation, small
 from tests.support.fork_server import environment
 from tests.support.waiting import free_port
 
@@ -30,7 +30,7 @@ class FlowerFederation:
     """An exported federation, its certificates, and the processes that a test has started."""
 
     folder: Path
-    exported: Dealt
+    exported: ExportedFederation
     started: list[tuple[str, subprocess.Popen[bytes]]] = field(default_factory=list)
     nodes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
 
@@ -124,7 +124,7 @@ def flower_federation(
 ) -> Iterator[FlowerFederation]:
     """Export a federation of three clients and three rounds, and end the processes of the test with the context."""
     config = small(3, 3)
-    exported = dealt(config, folder / "federation")
+    exported = export_federation(config, folder / "federation")
     (folder / "config.yaml").write_text(yaml.safe_dump(config.to_dict()))
     certs.init(folder / "certs", ["localhost", "127.0.0.1"], 2)
     for client in nodes:

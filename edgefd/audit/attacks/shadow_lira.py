@@ -35,12 +35,12 @@ def shadow_scores(
         "holder": (attacks.of_label(outputs_of_client(signals["final"], client), y), None),
     }
     scores = []
-    for who, (target, round) in targets.items():
-        for name in [n for n in ("shadow_lira", "shadow_lira_offline") if n in names and who in adversaries]:
-            values = _from_shadows(name, target, shadows[_VIEW[who]], shadows["inside"])
-            if who == "server":
+    for adversary, (target, round) in targets.items():
+        for name in [n for n in ("shadow_lira", "shadow_lira_offline") if n in names and adversary in adversaries]:
+            values = _from_shadows(name, target, shadows[_VIEW[adversary]], shadows["inside"])
+            if adversary == "server":
                 values = np.where(rejected, values.min() - 1, values)
-            scores.append(Scores(name, who, values, client, member, round))
+            scores.append(Scores(name, adversary, values, client, member, round))
     if "distilled_lira" in names and "server" in adversaries:
         values = _from_shadows("distilled_lira", student, shadows["distilled"], shadows["inside"])
         scores.append(Scores("distilled_lira", "server", values, client, member, last))

@@ -27,19 +27,19 @@ def membership_html(result: Mapping[str, Any], keys: Iterator[str]) -> str:
         f"lower bound from one run (δ = {results[0]['epsilon']['delta']:g}), next to the largest bound that so many "
         f"records could show. {claim}</p>"
     ]
-    for who in result["adversaries"]:
-        of_adversary = [r for r in results if r["adversary"] == who]
+    for adversary in result["adversaries"]:
+        of_adversary = [r for r in results if r["adversary"] == adversary]
         if of_adversary:
-            parts.append(_adversary_html(who, of_adversary, keys))
+            parts.append(_adversary_html(adversary, of_adversary, keys))
     return "".join(parts)
 
 
-def _adversary_html(who: str, results: Sequence[Mapping[str, Any]], keys: Iterator[str]) -> str:
+def _adversary_html(adversary: str, results: Sequence[Mapping[str, Any]], keys: Iterator[str]) -> str:
     last = max((r["round"] for r in results if r["round"] is not None), default=None)
     shown = sorted((r for r in results if r["round"] in (last, None)), key=lambda r: -r["auc"]["value"])
     several_rounds = len({r["round"] for r in results}) > 1
     return (
-        f"<h3>{escape(who)}</h3>{_attack_table(shown, f'Attacks by {who}')}{_leave_one_out_note(shown)}"
+        f"<h3>{escape(adversary)}</h3>{_attack_table(shown, f'Attacks by {adversary}')}{_leave_one_out_note(shown)}"
         f"{log_roc(shown, next(keys))}{_rounds_table(results) if several_rounds else ''}{_clients_table(shown[0])}"
     )
 

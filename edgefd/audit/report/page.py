@@ -37,7 +37,9 @@ def _sections(title: str, result: Mapping[str, Any], reconstructions: Arrays, ke
     )
     yield _state(result)
     yield _INTRODUCTION
-    pairs = "".join(f"<dt>{escape(who)}</dt><dd>{escape(text)}</dd>" for who, text in verdicts(result).items())
+    pairs = "".join(
+        f"<dt>{escape(adversary)}</dt><dd>{escape(text)}</dd>" for adversary, text in verdicts(result).items()
+    )
     yield f"<h2>Verdict</h2><dl>{pairs}</dl>"
     yield disclosure_html(result["exposure"])
     yield membership_html(result, keys)

@@ -38,8 +38,8 @@ def _print_lines(n: int) -> OnStep:
 
 def summary(result: Mapping[str, Any]) -> Iterator[Table | str]:
     """Yield the verdicts, then a table of the best attacks."""
-    for who, text in verdicts(result).items():
-        yield f"[bold]{who}[/bold]: {text}"
+    for adversary, text in verdicts(result).items():
+        yield f"[bold]{adversary}[/bold]: {text}"
     best = sorted(results_on_records(result), key=lambda r: -r["auc"]["value"])[:10]
     if not best:
         return

@@ -23,32 +23,32 @@ def results_on_records(result: Mapping[str, Any]) -> list[Mapping[str, Any]]:
 
 def verdicts(result: Mapping[str, Any]) -> dict[str, str]:
     """Return the verdict on each audited adversary."""
-    return {who: f"{WHO[who]}, {_learns(who, result)}" for who in result["adversaries"]}
+    return {adversary: f"{WHO[adversary]}, {_learns(adversary, result)}" for adversary in result["adversaries"]}
 
 
-def _learns(who: str, result: Mapping[str, Any]) -> str:
-    parts = [*_disclosed(who, result["exposure"]), *_membership(who, result), *_level_2(who, result)]
+def _learns(adversary: str, result: Mapping[str, Any]) -> str:
+    parts = [*_disclosed(adversary, result["exposure"]), *_membership(adversary, result), *_level_2(adversary, result)]
     return "; ".join(parts) + "." if parts else "was not tested with the attacks that were requested."
 
 
-def _disclosed(who: str, exposure: Mapping[str, Any]) -> list[str]:
+def _disclosed(adversary: str, exposure: Mapping[str, Any]) -> list[str]:
     parts = []
-    if who != "holder" and (ledger := exposure.get("ledger")):
+    if adversary != "holder" and (ledger := exposure.get("ledger")):
         n = ledger["raw_records_sent"]
         share = "" if ledger["share"] is None else f" ({ledger['share']:.1%})"
         parts.append(f"receives {n:,} raw private records{share}" if n else "receives no raw record")
-    if who in ("server", "eavesdropper") and (labels := exposure.get("labels")):
+    if adversary in ("server", "eavesdropper") and (labels := exposure.get("labels")):
         parts += _class_shares(labels)
         if "reason" in labels:
             return parts
-    if who == "eavesdropper" and "weight" in (owner := exposure.get("attribution", {})):
+    if adversary == "eavesdropper" and "weight" in (owner := exposure.get("attribution", {})):
         mask, weight = owner["mask"]["value"], owner["weight"]["value"]
         parts.append(
             f"identifies the contributor of a sample with AUC {mask:.2f} from masks, {weight:.2f} from weights"
         )
-    if who == "client" and (single := exposure.get("singletons")):
+    if adversary == "client" and (single := exposure.get("singletons")):
         parts.append(f"sees the soft label of a single client in {single['one_voter'][-1]:.0%} of the aggregate's rows")
-    if who == "holder" and "clusters" in (centroids := exposure.get("centroids", {})):
+    if adversary == "holder" and "clusters" in (centroids := exposure.get("centroids", {})):
         n, of = centroids["centroids_that_are_records"], centroids["clusters"]
         parts.append(f"finds that {n} of {of} stored centroids are equal to private records")
     return parts
@@ -64,8 +64,8 @@ def _class_shares(labels: Mapping[str, Any]) -> list[str]:
     return [*parts, f"estimates class shares from masks and weights to within {distance:.2f} (total variation)"]
 
 
-def _membership(who: str, result: Mapping[str, Any]) -> list[str]:
-    results = [r for r in results_on_records(result) if r["adversary"] == who]
+def _membership(adversary: str, result: Mapping[str, Any]) -> list[str]:
+    results = [r for r in results_on_records(result) if r["adversary"] == adversary]
     if not results:
         return []
     best = max(results, key=lambda r: r["auc"]["value"])
@@ -78,18 +78,18 @@ def _membership(who: str, result: Mapping[str, Any]) -> list[str]:
     return [f"distinguishes members from non-members with {text} by its best attack, {best['attack']}"]
 
 
-def _level_2(who: str, result: Mapping[str, Any]) -> list[str]:
+def _level_2(adversary: str, result: Mapping[str, Any]) -> list[str]:
     parts = [
         f"shows with planted canaries that ε is at least {r['epsilon']['one_run']:.2f} (95 %)"
         for r in result["membership"]
-        if (r["attack"], r["adversary"]) == (PLANTED, who)
+        if (r["attack"], r["adversary"]) == (PLANTED, adversary)
     ]
-    if who in ("server", "eavesdropper") and (extraction := result["extraction"]):
+    if adversary in ("server", "eavesdropper") and (extraction := result["extraction"]):
         parts.append(
             f"extracts the clients' models from their soft labels with a fidelity of {extraction['fidelity']:.2f}, of "
             f"which shuffled soft labels reach {extraction['control_fidelity']:.2f}"
         )
-    if who in ("server", "eavesdropper") and "individual" in (inversion := result["inversion"] or {}):
+    if adversary in ("server", "eavesdropper") and "individual" in (inversion := result["inversion"] or {}):
         parts.append(_reconstruction(inversion))
     return parts
 

@@ -16,7 +16,7 @@ from edgefd_server.coordinator.checkpoint import load_checkpoint
 
 from edgefd.wire import messages as wire
 from edgefd.wire.exchange_folder import COMPLETE, DONE
-from tests.support.federations import Dealt, dealt, small
+from tests.support.federations import ExportedFederation, export_federation, small
 from tests.support.fork_server import ForkServer, environment, fork_server, fresh
 
 CLIENTS, ROUNDS = 3, 60
@@ -31,14 +31,14 @@ ENV = environment("proto", "server", "client")
 
 
 @pytest.fixture
-def federation(tmp_path: Path) -> tuple[Dealt, Path]:
+def federation(tmp_path: Path) -> tuple[ExportedFederation, Path]:
     config = small(CLIENTS, ROUNDS, local_steps=40)
     path = tmp_path / "config.yaml"
     path.write_text(yaml.safe_dump(config.to_dict()))
-    return dealt(config, tmp_path / "federation"), path
+    return export_federation(config, tmp_path / "federation"), path
 
 
-def devices(data: Dealt, folder: Path) -> Iterator[subprocess.Popen[bytes]]:
+def devices(data: ExportedFederation, folder: Path) -> Iterator[subprocess.Popen[bytes]]:
     """Start the clients, each as a process that survives all kills of the server."""
     for client in range(CLIENTS):
         options = [
@@ -54,7 +54,7 @@ def devices(data: Dealt, folder: Path) -> Iterator[subprocess.Popen[bytes]]:
             yield subprocess.Popen([*command, "--client", str(client)], env=ENV, stdout=log, stderr=subprocess.STDOUT)
 
 
-def run(data: Dealt, config: Path, folder: Path, kill: bool) -> list[str]:
+def run(data: ExportedFederation, config: Path, folder: Path, kill: bool) -> list[str]:
     """Run the federation, with or without kills, and return the phase of the run at each kill."""
     folder.mkdir()
     exchange, log = folder / "exchange", folder / "servers.log"
@@ -132,7 +132,7 @@ def result(folder: Path) -> tuple[bytes, list[dict[str, object]], dict[str, byte
 
 @pytest.mark.slow
 def test_kill_9_of_the_folder_server_at_any_point_changes_no_result(
-    federation: tuple[Dealt, Path], tmp_path: Path
+    federation: tuple[ExportedFederation, Path], tmp_path: Path
 ) -> None:
     data, config = federation
     run(data, config, tmp_path / "undisturbed", kill=False)

@@ -5,12 +5,12 @@ from pathlib import Path
 import pytest
 from edgefd_server import certs
 
-from tests.support.federations import Dealt, dealt, small
+from tests.support.federations import ExportedFederation, export_federation, small
 
 
 @pytest.fixture(scope="session")
-def federation(tmp_path_factory: pytest.TempPathFactory) -> Dealt:
-    return dealt(small(), tmp_path_factory.mktemp("federation"))
+def federation(tmp_path_factory: pytest.TempPathFactory) -> ExportedFederation:
+    return export_federation(small(), tmp_path_factory.mktemp("federation"))
 
 
 @pytest.fixture(scope="session")

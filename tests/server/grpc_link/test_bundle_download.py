@@ -10,15 +10,15 @@ from edgefd_client.grpc_link import GrpcLink, connect
 from edgefd.core.errors import RunError
 from edgefd.wire.bundle_reader import read_bundle
 from tests.support.device_links import CuttableWire, open_device_link
-from tests.support.federations import Dealt, quiet
+from tests.support.federations import ExportedFederation, ignore_line
 
 
-def test_a_download_that_is_cut_continues_where_it_was(federation: Dealt, tmp_path: Path) -> None:
+def test_a_download_that_is_cut_continues_where_it_was(federation: ExportedFederation, tmp_path: Path) -> None:
     with open_device_link(federation) as link:
         wire = CuttableWire(link.grpc_server.port)
         wire.limit = 400_000
         with connect(f"127.0.0.1:{wire.port}", None, False) as channel:
-            device = GrpcLink(channel, 0, quiet)
+            device = GrpcLink(channel, 0, ignore_line)
             device.join(None)
             folder = fetch_bundle(device, tmp_path)
         wire.close()
@@ -28,14 +28,16 @@ def test_a_download_that_is_cut_continues_where_it_was(federation: Dealt, tmp_pa
     assert read_bundle(folder).digest == federation.read().digest
 
 
-def test_a_partial_file_is_completed_and_a_wrong_file_or_digest_is_refused(federation: Dealt, tmp_path: Path) -> None:
+def test_a_partial_file_is_completed_and_a_wrong_file_or_digest_is_refused(
+    federation: ExportedFederation, tmp_path: Path
+) -> None:
     digest = federation.read().digest
     part = tmp_path / f"bundle-{digest[:16]}.part"
     part.mkdir()
     (part / "model.onnx").write_bytes((federation.bundle / "model.onnx").read_bytes()[:1000])
     (part / "init.npz").write_bytes(b"something else")
     with open_device_link(federation) as link, connect(link.address, None, False) as channel:
-        device = GrpcLink(channel, 0, quiet)
+        device = GrpcLink(channel, 0, ignore_line)
         device.join(None)
         with pytest.raises(RunError, match=r"init\.npz of the coordinator is not the file that it announced"):
             fetch_bundle(device, tmp_path)

@@ -11,13 +11,13 @@ import pytest
 from edgefd_server import certs
 
 from tests.support.device_links import RawDevice, open_device_link, refusal, report, run_devices
-from tests.support.federations import Dealt, coordinate
+from tests.support.federations import ExportedFederation, coordinate
 from tests.support.waiting import until
 
 Code = grpc.StatusCode
 
 
-def test_a_certificate_stands_for_one_client_and_its_newest_session(federation: Dealt, keys: Path) -> None:
+def test_a_certificate_stands_for_one_client_and_its_newest_session(federation: ExportedFederation, keys: Path) -> None:
     with open_device_link(federation, keys) as link:
         link.begin()
         first = RawDevice(link.address, keys / "devices" / "device-0")
@@ -45,7 +45,7 @@ def handshake(address: str, ca: bytes, key: bytes | None, pem: bytes | None) -> 
 
 
 def test_foreign_missing_expired_revoked_and_replaced_certificates_are_refused(
-    federation: Dealt, tmp_path: Path
+    federation: ExportedFederation, tmp_path: Path
 ) -> None:
     folder, foreign = tmp_path / "certs", tmp_path / "foreign"
     certs.init(folder, ["127.0.0.1"], 10)
@@ -77,7 +77,9 @@ def test_foreign_missing_expired_revoked_and_replaced_certificates_are_refused(
         assert refusal(lambda: device.join(None, None))[:2] == (Code.UNAVAILABLE, "allow-list")
 
 
-def test_a_waiting_poll_gets_no_task_after_its_certificate_was_revoked(federation: Dealt, tmp_path: Path) -> None:
+def test_a_waiting_poll_gets_no_task_after_its_certificate_was_revoked(
+    federation: ExportedFederation, tmp_path: Path
+) -> None:
     certs.init(tmp_path / "certs", ["127.0.0.1"], 10)
     valid = certs.add_device(tmp_path / "certs", "device-0", 0, 10)
     with open_device_link(federation, tmp_path / "certs") as link:
@@ -95,7 +97,7 @@ def test_a_waiting_poll_gets_no_task_after_its_certificate_was_revoked(federatio
 
 @pytest.mark.parametrize("hours", [-1, 1])
 def test_certificates_work_with_clocks_that_differ_by_an_hour(
-    federation: Dealt, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hours: int
+    federation: ExportedFederation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hours: int
 ) -> None:
     """Certificates come from a machine whose clock is late or early, as if the clocks of all devices were wrong."""
 

@@ -32,13 +32,13 @@ from tests.support.device_links import (
     run_devices,
     sessions_of,
 )
-from tests.support.federations import Dealt, coordinate, quiet, same
+from tests.support.federations import ExportedFederation, coordinate, ignore_line, same
 from tests.support.waiting import free_port, until
 
 Code = grpc.StatusCode
 
 
-def simulated(federation: Dealt) -> list[Knowledge]:
+def simulated(federation: ExportedFederation) -> list[Knowledge]:
     """Return the teachers of a simulation of the federation."""
     config, data = federation.prepared.config, federation.prepared.federation
     transport = open_transport(config, data)
@@ -48,7 +48,9 @@ def simulated(federation: Dealt) -> list[Knowledge]:
     return [teacher for teacher in teachers if teacher is not None]
 
 
-def test_devices_over_grpc_have_the_teachers_of_the_simulation(federation: Dealt, keys: Path, tmp_path: Path) -> None:
+def test_devices_over_grpc_have_the_teachers_of_the_simulation(
+    federation: ExportedFederation, keys: Path, tmp_path: Path
+) -> None:
     with open_device_link(federation, keys) as link, run_devices(federation, tmp_path, [link.address] * 3, keys):
         teachers = coordinate(federation, link.coordinator)
     assert same(teachers, simulated(federation))
@@ -57,7 +59,7 @@ def test_devices_over_grpc_have_the_teachers_of_the_simulation(federation: Dealt
 
 
 def test_connections_that_are_cut_after_every_event_lose_no_report(
-    federation: Dealt, keys: Path, tmp_path: Path
+    federation: ExportedFederation, keys: Path, tmp_path: Path
 ) -> None:
     with open_device_link(federation, keys, timeout=120) as link:
         wires = [CuttableWire(link.grpc_server.port) for _ in range(3)]
@@ -87,10 +89,10 @@ def test_connections_that_are_cut_after_every_event_lose_no_report(
     assert same(teachers, simulated(federation))
 
 
-def test_a_device_joins_a_restarted_coordinator_again_but_not_another_run(federation: Dealt) -> None:
+def test_a_device_joins_a_restarted_coordinator_again_but_not_another_run(federation: ExportedFederation) -> None:
     port = free_port()
     with connect(f"127.0.0.1:{port}", None, False) as channel:
-        device = GrpcLink(channel, 0, quiet)
+        device = GrpcLink(channel, 0, ignore_line)
         with open_device_link(federation, port=port) as first:
             device.join(first.terms)
         with open_device_link(federation, port=port) as second:
@@ -105,7 +107,7 @@ def test_a_device_joins_a_restarted_coordinator_again_but_not_another_run(federa
             device.next_task(-1)
 
 
-def test_a_restarted_coordinator_gets_the_last_report_again(federation: Dealt) -> None:
+def test_a_restarted_coordinator_gets_the_last_report_again(federation: ExportedFederation) -> None:
     messages: list[str] = []
     port = free_port()
     with connect(f"127.0.0.1:{port}", None, False) as channel:
@@ -130,12 +132,12 @@ def test_a_restarted_coordinator_gets_the_last_report_again(federation: Dealt) -
     assert not any("too late" in message for message in messages)
 
 
-def test_a_device_gives_up_a_coordinator_that_does_not_answer(federation: Dealt) -> None:
+def test_a_device_gives_up_a_coordinator_that_does_not_answer(federation: ExportedFederation) -> None:
     with open_device_link(federation) as link:
         port = link.grpc_server.port
         address = f"127.0.0.1:{port}"
         with connect(address, None, False) as channel:
-            GrpcLink(channel, 0, quiet, 1).join(link.terms)
+            GrpcLink(channel, 0, ignore_line, 1).join(link.terms)
     messages: list[str] = []
     with connect(address, None, False) as channel:
         device = GrpcLink(channel, 0, messages.append, 1)
@@ -146,7 +148,7 @@ def test_a_device_gives_up_a_coordinator_that_does_not_answer(federation: Dealt)
     assert "waiting for the coordinator" in messages[0]
 
 
-def test_a_poll_ends_before_its_deadline_or_when_the_same_device_polls_again(federation: Dealt) -> None:
+def test_a_poll_ends_before_its_deadline_or_when_the_same_device_polls_again(federation: ExportedFederation) -> None:
     with open_device_link(federation) as link:
         device = RawDevice(link.address)
         session = device.join(0, link.terms).session
@@ -164,9 +166,9 @@ def test_a_poll_ends_before_its_deadline_or_when_the_same_device_polls_again(fed
         assert not newer.is_alive()
 
 
-def test_a_device_receives_the_reason_why_the_run_ended(federation: Dealt) -> None:
+def test_a_device_receives_the_reason_why_the_run_ended(federation: ExportedFederation) -> None:
     with open_device_link(federation, timeout=0.2) as link, connect(link.address, None, False) as channel:
-        device = GrpcLink(channel, 0, quiet)
+        device = GrpcLink(channel, 0, ignore_line)
         device.join(link.terms)
         with pytest.raises(RunError, match=r"0 of 3 reports after 0\.2 s: no report of client 0, 1, 2"):
             link.coordinator.exchange(link.plan, None)
@@ -185,7 +187,7 @@ def test_a_device_receives_the_reason_why_the_run_ended(federation: Dealt) -> No
         assert "the coordinator stopped: the disk is full" in str(errors[0])
 
 
-def test_the_coordinator_waits_until_devices_acknowledge_the_end(federation: Dealt) -> None:
+def test_the_coordinator_waits_until_devices_acknowledge_the_end(federation: ExportedFederation) -> None:
     with open_device_link(federation) as link:
         device = RawDevice(link.address)
         session = device.join(0, link.terms).session
@@ -202,9 +204,11 @@ def test_the_coordinator_waits_until_devices_acknowledge_the_end(federation: Dea
     assert {line["event"] for line in link.lines} == {"join", "round", "end"}
 
 
-def test_a_device_checks_the_answers_of_the_coordinator(federation: Dealt, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_device_checks_the_answers_of_the_coordinator(
+    federation: ExportedFederation, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with open_device_link(federation) as link, connect(link.address, None, False) as channel:
-        device = GrpcLink(channel, 0, quiet)
+        device = GrpcLink(channel, 0, ignore_line)
         with pytest.raises(UserError, match="codec differ"):
             device.join(dataclasses.replace(link.terms, codec="uint8"))
         device.join(link.terms)
@@ -219,7 +223,7 @@ def test_a_device_checks_the_answers_of_the_coordinator(federation: Dealt, monke
                 device.next_task(5)
 
 
-def test_plaintext_beyond_this_machine_needs_insecure(federation: Dealt, keys: Path) -> None:
+def test_plaintext_beyond_this_machine_needs_insecure(federation: ExportedFederation, keys: Path) -> None:
     sessions, _ = sessions_of(federation)
     with (
         pytest.raises(
@@ -236,7 +240,7 @@ def test_plaintext_beyond_this_machine_needs_insecure(federation: Dealt, keys: P
         connect("192.0.2.1:1", keys, False)
 
 
-def test_a_port_that_is_taken_is_reported(federation: Dealt) -> None:
+def test_a_port_that_is_taken_is_reported(federation: ExportedFederation) -> None:
     with (
         open_device_link(federation) as link,
         pytest.raises(UserError, match="is the port taken"),
@@ -245,7 +249,9 @@ def test_a_port_that_is_taken_is_reported(federation: Dealt) -> None:
         pass
 
 
-def test_a_run_refuses_samples_and_a_collector_refuses_the_calls_of_a_run(federation: Dealt, tmp_path: Path) -> None:
+def test_a_run_refuses_samples_and_a_collector_refuses_the_calls_of_a_run(
+    federation: ExportedFederation, tmp_path: Path
+) -> None:
     with open_device_link(federation) as link:
         with pytest.raises(RunError, match="the run has its proxy set"):
             contribute_samples(link.address, private_data(tmp_path, 0), tmp_path / "s", client=0)
@@ -273,7 +279,7 @@ def test_a_run_refuses_samples_and_a_collector_refuses_the_calls_of_a_run(federa
             assert not joining.is_alive()
 
 
-def test_health_check_and_metrics_are_served(federation: Dealt) -> None:
+def test_health_check_and_metrics_are_served(federation: ExportedFederation) -> None:
     with open_device_link(federation) as link:
         stub = health_pb2_grpc.HealthStub(grpc.insecure_channel(link.address))
         reply = stub.Check(health_pb2.HealthCheckRequest(service="edgefd.v1.DeviceLink"), timeout=5)

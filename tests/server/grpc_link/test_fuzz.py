@@ -23,7 +23,7 @@ from edgefd.wire import messages as wire
 from edgefd.wire.device_link import PROTOCOL, terms_message
 from tests.support.collecting import SHAPE, WANTED, contribute_request
 from tests.support.device_links import UNLIMITED, sessions_of, unlogged
-from tests.support.federations import Dealt, dealt, small
+from tests.support.federations import ExportedFederation, export_federation, small
 
 REASONS = {"size", "malformed", "session", "superseded", "run", "round", "early", "client", "content", "conflict"}
 REASONS |= {"protocol"}
@@ -31,9 +31,9 @@ SPECIAL_BYTES = (0, 1, 0x7F, 0x80, 0xFF)
 
 
 @pytest.fixture(scope="module")
-def pair(tmp_path_factory: pytest.TempPathFactory) -> Dealt:
+def pair(tmp_path_factory: pytest.TempPathFactory) -> ExportedFederation:
     """A federation of two clients."""
-    return dealt(small(n_clients=2), tmp_path_factory.mktemp("pair"))
+    return export_federation(small(n_clients=2), tmp_path_factory.mktemp("pair"))
 
 
 def valid_requests(session: bytes, ids: np.ndarray, rng: np.random.Generator) -> list[bytes]:
@@ -79,7 +79,7 @@ def mutate_report(blob: bytes, rng: random.Random) -> bytes:
     return request.SerializeToString()
 
 
-def open_session(pair: Dealt) -> tuple[DeviceSessions, RoundPlan, bytes]:
+def open_session(pair: ExportedFederation) -> tuple[DeviceSessions, RoundPlan, bytes]:
     """Open round 0, which one report ends, and return the sessions, the plan and the session of client 0."""
     sessions, plan = sessions_of(pair, UNLIMITED, rules=ParticipationConfig(min_reports=1))
     sessions.coordinator.open(plan, None)
@@ -87,7 +87,7 @@ def open_session(pair: Dealt) -> tuple[DeviceSessions, RoundPlan, bytes]:
     return sessions, plan, sessions.join(None, join.SerializeToString()).session
 
 
-def fuzz(pair: Dealt, count: int) -> dict[str, int]:
+def fuzz(pair: ExportedFederation, count: int) -> dict[str, int]:
     """Submit mutated reports and return how many had each outcome."""
     sessions, plan, session = open_session(pair)
     requests = valid_requests(session, plan.ids, np.random.default_rng(0))
@@ -121,14 +121,14 @@ def checked_reason(refusal: Refusal) -> str:
     return refusal.reason
 
 
-def test_mutated_reports_are_accepted_or_refused(pair: Dealt) -> None:
+def test_mutated_reports_are_accepted_or_refused(pair: ExportedFederation) -> None:
     outcomes = fuzz(pair, 2_000)
     assert sum(outcomes.values()) == 2_000
     assert {"malformed", "content", "accepted", "session"} <= set(outcomes), outcomes
 
 
 @pytest.mark.slow
-def test_a_hundred_thousand_mutated_reports_within_memory(pair: Dealt) -> None:
+def test_a_hundred_thousand_mutated_reports_within_memory(pair: ExportedFederation) -> None:
     fuzz(pair, 200)
     tracemalloc.start()
     fuzz(pair, 1_000)
@@ -139,7 +139,7 @@ def test_a_hundred_thousand_mutated_reports_within_memory(pair: Dealt) -> None:
     assert sum(outcomes.values()) == 100_000
 
 
-def test_a_small_request_cannot_ask_for_much_memory(pair: Dealt) -> None:
+def test_a_small_request_cannot_ask_for_much_memory(pair: ExportedFederation) -> None:
     sessions, plan, session = open_session(pair)
     room = sessions.limit - FRAME
     huge = [
@@ -159,7 +159,7 @@ def test_a_small_request_cannot_ask_for_much_memory(pair: Dealt) -> None:
 
 
 @pytest.mark.parametrize("decode", [wire.decode, wire.decode_plan, wire.decode_report])
-def test_no_mutation_crashes_a_decoder(pair: Dealt, decode: object) -> None:
+def test_no_mutation_crashes_a_decoder(pair: ExportedFederation, decode: object) -> None:
     _, plan = sessions_of(pair)
     knowledge = Knowledge(np.arange(9), np.full((9, 10), 0.1, np.float32), np.ones(9, np.float32))
     message = {
@@ -209,7 +209,7 @@ def test_mutated_contributions_are_stored_whole_or_refused(tmp_path: Path) -> No
     assert min(outcomes["stored"], outcomes["content"]) >= 10, outcomes
 
 
-def test_the_requests_from_which_mutations_start_are_accepted(pair: Dealt) -> None:
+def test_the_requests_from_which_mutations_start_are_accepted(pair: ExportedFederation) -> None:
     sessions, plan, session = open_session(pair)
     requests = valid_requests(session, plan.ids, np.random.default_rng(0))
     assert {submit(sessions, plan, request) for request in requests} == {"accepted"}

@@ -12,7 +12,7 @@ from edgefd_proto import edgefd_pb2 as pb
 from edgefd_server.grpc_link.rate_limit import Rate
 
 from tests.support.device_links import RawDevice, open_device_link, refusal, report, uniform_knowledge
-from tests.support.federations import Dealt
+from tests.support.federations import ExportedFederation
 
 Code = grpc.StatusCode
 
@@ -52,7 +52,7 @@ BAD_REPORTS = [
     ("blob", "status", "reason", "line"), [case[1:] for case in BAD_REPORTS], ids=[case[0] for case in BAD_REPORTS]
 )
 def test_a_bad_report_is_refused_and_counted(
-    federation: Dealt, keys: Path, blob: bytes, status: Code, reason: str, line: str
+    federation: ExportedFederation, keys: Path, blob: bytes, status: Code, reason: str, line: str
 ) -> None:
     with open_device_link(federation, keys) as link:
         link.begin()
@@ -69,14 +69,14 @@ def test_a_bad_report_is_refused_and_counted(
         assert link.coordinator.missing() == [1, 2]
 
 
-def test_grpc_itself_refuses_a_request_far_beyond_the_limit(federation: Dealt) -> None:
+def test_grpc_itself_refuses_a_request_far_beyond_the_limit(federation: ExportedFederation) -> None:
     with open_device_link(federation) as link:
         device = RawDevice(link.address)
         session = device.join(0, link.terms).session
         assert refusal(lambda: device.submit(session, bytes(10**6)))[0] is Code.RESOURCE_EXHAUSTED
 
 
-def test_a_repeated_report_counts_once_and_a_different_one_is_refused(federation: Dealt) -> None:
+def test_a_repeated_report_counts_once_and_a_different_one_is_refused(federation: ExportedFederation) -> None:
     with open_device_link(federation) as link:
         device = RawDevice(link.address)
         session = device.join(0, link.terms).session
@@ -114,7 +114,7 @@ def test_a_repeated_report_counts_once_and_a_different_one_is_refused(federation
     ],
 )
 def test_a_call_that_does_not_fit_the_federation_is_refused_and_counted(
-    federation: Dealt, send: Callable[[RawDevice, Any], object], status: Code, reason: str, line: str
+    federation: ExportedFederation, send: Callable[[RawDevice, Any], object], status: Code, reason: str, line: str
 ) -> None:
     with open_device_link(federation) as link:
         link.begin()
@@ -125,7 +125,7 @@ def test_a_call_that_does_not_fit_the_federation_is_refused_and_counted(
         assert counted == 1
 
 
-def test_a_device_that_calls_too_often_is_refused_until_its_bucket_refills(federation: Dealt) -> None:
+def test_a_device_that_calls_too_often_is_refused_until_its_bucket_refills(federation: ExportedFederation) -> None:
     now = [0.0]
     with open_device_link(federation, rate=Rate(per_second=5, burst=3), clock=lambda: now[0]) as link:
         link.begin()

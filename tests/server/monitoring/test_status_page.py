@@ -19,7 +19,7 @@ from edgefd_server.monitoring.status_server import StatusServer
 from edgefd.config.load import parse_config
 from simulations.federation import process
 from tests.support.browser import Browser
-from tests.support.federations import dealt, small
+from tests.support.federations import export_federation, small
 from tests.support.waiting import until
 
 ROOT = Path(__file__).parents[3]
@@ -46,7 +46,7 @@ def test_the_page_shows_a_run_from_its_beginning_to_its_end(
 ) -> None:
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(str(ROOT / part) for part in ("", "proto", "server", "client")))
     config = small(CLIENTS, ROUNDS)
-    federation = dealt(config, tmp_path)
+    federation = export_federation(config, tmp_path)
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(config.to_dict()))
     certs.init(tmp_path / "certs", ["127.0.0.1"], 30)
     keys = [certs.add_device(tmp_path / "certs", f"camera-{i}", i, 30) for i in range(CLIENTS)]

@@ -19,7 +19,7 @@ from edgefd_server.monitoring.status_server import LISTENERS, StatusServer, addr
 from edgefd_server.serve.folder import serve
 
 from edgefd.core.errors import RunError, UserError
-from tests.support.federations import agents, dealt, small
+from tests.support.federations import agents, export_federation, small
 from tests.support.status_boards import DESCRIPTION, empty_fleet, round_metrics, small_config
 from tests.support.waiting import until
 
@@ -326,7 +326,7 @@ def test_a_server_for_other_machines_creates_and_prints_a_token(capsys: pytest.C
 def test_a_run_through_an_exchange_folder_is_shown_to_its_end(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    federation = dealt(small(n_clients=2, rounds=3), tmp_path)
+    federation = export_federation(small(n_clients=2, rounds=3), tmp_path)
     exchange, received = tmp_path / "exchange", list[dict[str, Any]]()
 
     def reader() -> None:

@@ -30,7 +30,7 @@ from edgefd.runs.export_bundle import export_config
 from edgefd.runs.prepare import prepare
 from edgefd.simulation.client_files import export_client_data
 from tests.support.device_links import open_device_link
-from tests.support.federations import Dealt, coordinate, small
+from tests.support.federations import ExportedFederation, coordinate, small
 from tests.support.fork_server import environment
 from tests.support.waiting import until
 
@@ -126,7 +126,7 @@ def test_contributed_samples_become_the_proxy_set_of_a_run(tmp_path: Path, capsy
     assert f"{sent} raw private samples of 2 clients are in " in output
 
     config = with_proxy(plain, source="contributed", path=str(tmp_path / "collected" / "proxy.npz"))
-    federation = Dealt(prepare(config), tmp_path / "bundle", tuple(data))
+    federation = ExportedFederation(prepare(config), tmp_path / "bundle", tuple(data))
     assert federation.prepared.federation.raw_samples_disclosed == len(federation.prepared.federation.proxy) == sent
     export_config(config, None, federation.bundle)
     with open_device_link(federation, tmp_path / "certs") as link:

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from edgefd.cli.main import app, main
 from edgefd.config.load import load_config
 from edgefd.core.errors import Stopped, UserError
-from tests.support.federations import Dealt, dealt, small
+from tests.support.federations import ExportedFederation, export_federation, small
 
 ROOT = Path(__file__).parents[3]
 SETTINGS = ["data.limit=600", "partition.n_clients=3", "partition.name=weak", "model.name=mlp", "method.n_clusters=4"]
@@ -19,8 +19,8 @@ SETTINGS += ["baselines=[]", "train.rounds=2", "train.local_steps=2", "train.aug
 
 
 @pytest.fixture(scope="module")
-def federation(tmp_path_factory: pytest.TempPathFactory) -> Dealt:
-    return dealt(small(), tmp_path_factory.mktemp("federation"))
+def federation(tmp_path_factory: pytest.TempPathFactory) -> ExportedFederation:
+    return export_federation(small(), tmp_path_factory.mktemp("federation"))
 
 
 @pytest.mark.parametrize(
@@ -53,7 +53,7 @@ def federation(tmp_path_factory: pytest.TempPathFactory) -> Dealt:
     ],
 )
 def test_bad_input_is_one_error_and_leaves_no_folder(
-    federation: Dealt, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: list[str], message: str
+    federation: ExportedFederation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: list[str], message: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
     arguments = [str(federation.bundle) if o == "BUNDLE" else o for o in options]
@@ -84,7 +84,7 @@ def leave_run(out: Path) -> None:
     ],
 )
 def test_a_run_that_cannot_be_resumed_stays_unchanged(
-    federation: Dealt, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: list[str], message: str
+    federation: ExportedFederation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: list[str], message: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
     leave_run(Path("run"))
@@ -100,7 +100,7 @@ def test_a_run_that_cannot_be_resumed_stays_unchanged(
 
 
 def test_only_one_server_at_a_time_resumes_a_run(
-    federation: Dealt, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    federation: ExportedFederation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     leave_run(Path("run"))
@@ -110,7 +110,7 @@ def test_only_one_server_at_a_time_resumes_a_run(
 
 
 def test_a_plaintext_server_warns_and_ctrl_c_before_the_first_round_reports_that_none_was_done(
-    federation: Dealt, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    federation: ExportedFederation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
