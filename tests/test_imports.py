@@ -41,6 +41,11 @@ EXCEPTIONS = {  # the only files of these rooms that need another package, and w
     **{"edgefd.learners.torch_learner": "torch", "edgefd.data.efficientnet": "torch"},
     **{"edgefd.data.download": "rich", "edgefd_client.client_app": "flwr"},
 }
+MAY_IMPORT_TORCH = (  # rooms and files; imports inside functions count
+    *("edgefd.export", "edgefd.runs.learners", "edgefd.simulation", "edgefd.audit"),
+    *("edgefd.learners.models", "edgefd.learners.max_pool_relu", "edgefd.learners.step_recorder"),
+    *("edgefd.learners.torch_learner", "edgefd.data.efficientnet", "edgefd.defences.dp_sgd"),
+)
 NOT_ON_A_DEVICE = ("torch", "flwr", "sklearn", "scipy", "pydantic", "typer", "rich")
 NOT_AT_A_COORDINATOR = ("torch", "sklearn", "scipy", "flwr", "onnxruntime")
 LONGEST_FILE = 400
@@ -144,6 +149,13 @@ def test_only_the_command_line_imports_server_and_client() -> None:
     assert [
         f"{m} imports {t}" for m in inside for t in targets(m) if t.startswith(("edgefd_server", "edgefd_client"))
     ] == []
+
+
+def test_only_listed_rooms_and_files_import_torch() -> None:
+    importers = {m for m in FILES if any(name.split(".")[0] == "torch" for name in names_imported(FILES[m]))}
+    assert {
+        m for m in importers if not f"{m}.".startswith(tuple(f"{allowed}." for allowed in MAY_IMPORT_TORCH))
+    } == set()
 
 
 def test_a_device_imports_its_rooms_without_the_packages_that_it_does_not_have() -> None:

@@ -1,6 +1,8 @@
 """The configuration of a run: one frozen dataclass for each YAML section, checked by pydantic.
 
-An unknown key is an error.
+Sections that devices need too are declared where they are used: `train` in `edgefd.federation.plan`, `coordinator` in
+`edgefd.rounds.participation`, `selection` in `edgefd.selection.settings`, `distillation` in
+`edgefd.learners.distillation_loss`. An unknown key is an error.
 """
 
 from __future__ import annotations

@@ -34,7 +34,7 @@ class AcceptanceRule:
     """
 
     quantile: float
-    """share of held-out private rows that reach the threshold"""
+    """share of held-out private rows that reach the threshold; a config sets it as `method.quantile`"""
     weighting: Literal["hard", "soft"]
     """weight of accepted rows: 1 (hard), or by their score (soft)"""
     beta: float

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from edgefd.audit.measures import attack_scores as attacks
+from edgefd.audit.measures import membership_formulas as formulas
 from edgefd.audit.measures.statistics import auc
 from edgefd.data.datasets import load_dataset
 from edgefd.federation.clients import scale_of
@@ -41,12 +41,12 @@ def covered(seeds: range) -> dict[str, int]:
         others, others_z = (np.stack([pair[i] for pair in pairs]) for i in (0, 1))
         yc, yz = y[candidates], y[population]
         scores = {
-            "loss": attacks.loss(p, yc),
-            "entropy": attacks.entropy(p, yc),
-            "modified_entropy": attacks.modified_entropy(p, yc),
-            "label_only": attacks.label_only(p, yc),
-            "rmia": attacks.rmia(p, yc, others, p_z, yz, others_z),
-            "lira": attacks.lira(p, yc, others),
+            "loss": formulas.loss(p, yc),
+            "entropy": formulas.entropy(p, yc),
+            "modified_entropy": formulas.modified_entropy(p, yc),
+            "label_only": formulas.label_only(p, yc),
+            "rmia": formulas.rmia(p, yc, others, p_z, yz, others_z),
+            "lira": formulas.lira(p, yc, others),
         }
         for name, values in scores.items():
             area = auc(values[member], values[~member])

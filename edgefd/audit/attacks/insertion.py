@@ -11,8 +11,8 @@ import numpy as np
 
 from edgefd.audit.attacks.membership import Control, Scores, outputs_of_client
 from edgefd.audit.attacks.model_outputs import acceptance_of
-from edgefd.audit.measures import attack_scores as attacks
-from edgefd.audit.measures.attack_scores import Floats
+from edgefd.audit.measures import membership_formulas as formulas
+from edgefd.audit.measures.membership_formulas import Floats
 from edgefd.audit.recording.candidates import Candidates
 from edgefd.audit.recording.read import Recording
 from edgefd.audit.recording.signal_store import Arrays
@@ -55,7 +55,7 @@ def insertion_scores(signals: Arrays, names: tuple[str, ...]) -> list[Scores]:
     if np.ptp(signals["inserted"]) == 0:
         return []
     client, member = signals["client"], signals["member"]
-    p = attacks.of_label(outputs_of_client(signals["sent"][-1], client), signals["y"])
+    p = formulas.of_label(outputs_of_client(signals["sent"][-1], client), signals["y"])
     values = _values(signals["inserted"], p)
     rounds = {"inserted_weight": None, "insertion": int(signals["rounds"][-1])}
     return [Scores(name, "server", values[name], client, member, rounds[name]) for name in ATTACKS if name in names]
@@ -73,11 +73,11 @@ def insertion_controls(signals: Arrays, filters: Arrays, tested: tuple[str, ...]
 
     Null: the next client's filter, and a model that saw no candidate. Positive: as for `weight`, and for `loss`.
     """
-    null = _values(signals["inserted_null"], attacks.of_label(signals["null"], signals["y"]))
+    null = _values(signals["inserted_null"], formulas.of_label(signals["null"], signals["y"]))
     noise = np.concatenate([filters["noise_inside"], filters["noise_outside"]])
     member = np.arange(len(noise)) < len(filters["noise_inside"])
     accepted = np.ones(len(signals["canary_y"]))
-    memorised = _values(accepted, attacks.of_label(signals["canary"], signals["canary_y"]))["insertion"]
+    memorised = _values(accepted, formulas.of_label(signals["canary"], signals["canary_y"]))["insertion"]
     positive = {
         "inserted_weight": (noise.astype(np.float64), member),
         "insertion": (memorised, signals["canary_member"]),

@@ -10,16 +10,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from edgefd.audit.measures import attack_scores as attacks
-from edgefd.audit.measures.attack_scores import Floats
+from edgefd.audit.measures import membership_formulas as formulas
+from edgefd.audit.measures.membership_formulas import Floats
 from edgefd.audit.recording.signal_store import Arrays
 from edgefd.core.arrays import Bool, Float64, Int64
 
 PLAIN = {
-    "loss": attacks.loss,
-    "entropy": attacks.entropy,
-    "modified_entropy": attacks.modified_entropy,
-    "label_only": attacks.label_only,
+    "loss": formulas.loss,
+    "entropy": formulas.entropy,
+    "modified_entropy": formulas.modified_entropy,
+    "label_only": formulas.label_only,
 }
 """attacks that need nothing but the target's probabilities"""
 MODEL_ATTACKS = (*PLAIN, "rmia", "lira", "coop_lira")
@@ -94,12 +94,12 @@ def _values(name: str, signals: Arrays, target: Floats, all_clients: Floats | No
     if name in PLAIN:
         return PLAIN[name](target, y)
     if name == "lira":
-        return attacks.lira(target, y, signals["others"])
+        return formulas.lira(target, y, signals["others"])
     if name == "rmia":
         values = np.zeros(len(y))
         for client in np.unique(signals["client"]):
             rows = signals["client"] == client
-            values[rows] = attacks.rmia(
+            values[rows] = formulas.rmia(
                 target[rows],
                 y[rows],
                 signals["others"][:, rows],
@@ -116,12 +116,12 @@ def _values(name: str, signals: Arrays, target: Floats, all_clients: Floats | No
 def coop_lira(target: Floats, y: Int64, all_clients: Floats, client: Int64) -> Float64:
     """Return LiRA scores whose null distribution is the other clients' outputs on a record: no model is trained for it.
 
-    Each client's scores are taken against the others with one standard deviation for all its records (`attacks.lira`).
+    Each client's scores are taken against the others with one standard deviation for all its records (`formulas.lira`).
     """
     values = np.zeros(len(y))
     for c in np.unique(client):
         rows = client == c
-        values[rows] = attacks.lira(target[rows], y[rows], np.delete(all_clients[:, rows], c, axis=0))
+        values[rows] = formulas.lira(target[rows], y[rows], np.delete(all_clients[:, rows], c, axis=0))
     return values
 
 
@@ -162,9 +162,9 @@ def positive_scores(signals: Arrays, filters: Arrays, names: tuple[str, ...]) ->
             values = PLAIN[name](p, y)
         elif name == "rmia":
             z = signals["canary_z"]
-            values = attacks.rmia(p, y, signals["canary_others"], z, signals["y_z"], signals["others_z"])
+            values = formulas.rmia(p, y, signals["canary_others"], z, signals["y_z"], signals["others_z"])
         else:
-            values = attacks.lira(p, y, signals["canary_others"])
+            values = formulas.lira(p, y, signals["canary_others"])
         control[name] = (values, signals["canary_member"])
     noise = np.concatenate([filters["noise_inside"], filters["noise_outside"]]).astype(np.float64)
     member = np.arange(len(noise)) < len(filters["noise_inside"])

@@ -15,7 +15,7 @@ import numpy as np
 from edgefd.audit.attacks.membership import Control, Scores
 from edgefd.audit.attacks.model_outputs import received_outputs, recorded_learner
 from edgefd.audit.attacks.rerun import label_probability, rerun, rerun_config
-from edgefd.audit.measures import attack_scores as attacks
+from edgefd.audit.measures import membership_formulas as formulas
 from edgefd.audit.recording.candidates import LEAST, fresh_rows
 from edgefd.audit.recording.read import Recording
 from edgefd.audit.recording.signal_store import Arrays
@@ -96,19 +96,19 @@ def planted_scores(signals: Arrays, round: int, adversaries: tuple[str, ...]) ->
     """Score canaries by the log odds of their wrong label; `signals` are those of `planted_signals`."""
     scores = []
     if "server" in adversaries:
-        values = attacks.log_odds(signals["sent"])
+        values = formulas.log_odds(signals["sent"])
         values = np.where(signals["claims"] > 0, values, values.min() - 1)
         scores.append(Scores("planted", "server", values, signals["client"], signals["member"], round))
     if "holder" in adversaries:
         scores.append(
-            Scores("planted", "holder", attacks.log_odds(signals["final"]), signals["client"], signals["member"])
+            Scores("planted", "holder", formulas.log_odds(signals["final"]), signals["client"], signals["member"])
         )
     return scores
 
 
 def planted_controls(models: Arrays, signals: Arrays) -> tuple[Control, Control]:
     """Return the controls. Null: the recorded run, which saw no canary. Positive: a model that memorised canaries."""
-    memorised = attacks.log_odds(attacks.of_label(models["canary"], models["canary_y"]))
-    return {"planted": (attacks.log_odds(signals["null_sent"]), signals["member"])}, {
+    memorised = formulas.log_odds(formulas.of_label(models["canary"], models["canary_y"]))
+    return {"planted": (formulas.log_odds(signals["null_sent"]), signals["member"])}, {
         "planted": (memorised, models["canary_member"])
     }

@@ -6,7 +6,7 @@ import numpy as np
 
 from edgefd.audit.attacks.reference_models import CANARY_STEPS, STEPS, mislabelled_records, train_model
 from edgefd.audit.attacks.student_models import distilled, probabilities
-from edgefd.audit.measures import attack_scores as attacks
+from edgefd.audit.measures import membership_formulas as formulas
 from edgefd.audit.recording.candidates import Candidates, Population
 from edgefd.audit.recording.read import Recording
 from edgefd.audit.recording.signal_store import Arrays
@@ -65,4 +65,4 @@ def _batch(x: Float32, soft_labels: Float32) -> Batch:
 
 
 def _label_probability(p: Float32, y: Int64) -> Float32:
-    return attacks.of_label(p, y).astype(np.float32)
+    return formulas.of_label(p, y).astype(np.float32)

@@ -21,7 +21,7 @@ import numpy as np
 from edgefd.audit.attacks.model_outputs import aggregate
 from edgefd.audit.attacks.rerun import label_probability, rerun, rerun_config
 from edgefd.audit.attacks.student_models import last_sent, probabilities, student
-from edgefd.audit.measures import attack_scores as attacks
+from edgefd.audit.measures import membership_formulas as formulas
 from edgefd.audit.progress import OnStep
 from edgefd.audit.recording.candidates import Candidates
 from edgefd.audit.recording.read import Recording, reports
@@ -122,7 +122,7 @@ def _shadow(recording: Recording, candidates: Candidates, shadow: int) -> Arrays
     by_view = {"sent": outputs.sent, "final": outputs.final, "distilled": outputs.students}
     teacher = aggregate(config, outputs.sent, outputs.acceptance)
     signals = {view: label_probability(values, candidates.client, candidates.y) for view, values in by_view.items()}
-    return signals | {"aggregate": attacks.of_label(teacher, candidates.y).astype(np.float32), "inside": inside}
+    return signals | {"aggregate": formulas.of_label(teacher, candidates.y).astype(np.float32), "inside": inside}
 
 
 def target_student(recording: Recording, candidates: Candidates) -> Float32:

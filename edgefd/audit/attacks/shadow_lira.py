@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from edgefd.audit.attacks.membership import Control, Scores, outputs_of_client
-from edgefd.audit.measures import attack_scores as attacks
-from edgefd.audit.measures.attack_scores import Floats
+from edgefd.audit.measures import membership_formulas as formulas
+from edgefd.audit.measures.membership_formulas import Floats
 from edgefd.audit.measures.statistics import auc
 from edgefd.audit.recording.signal_store import Arrays
 from edgefd.core.arrays import Bool, Float32, Float64
@@ -30,9 +30,9 @@ def shadow_scores(
     rejected = outputs_of_client(signals["claims"], client) <= 0
     last = int(signals["rounds"][-1])
     targets = {
-        "server": (attacks.of_label(outputs_of_client(signals["sent"][-1], client), y), last),
-        "client": (attacks.of_label(signals["aggregate"][-1], y), last),
-        "holder": (attacks.of_label(outputs_of_client(signals["final"], client), y), None),
+        "server": (formulas.of_label(outputs_of_client(signals["sent"][-1], client), y), last),
+        "client": (formulas.of_label(signals["aggregate"][-1], y), last),
+        "holder": (formulas.of_label(outputs_of_client(signals["final"], client), y), None),
     }
     scores = []
     for adversary, (target, round) in targets.items():
@@ -49,7 +49,7 @@ def shadow_scores(
 
 def _from_shadows(name: str, target: Floats, others: Floats, inside: Bool) -> Float64:
     """Return the scores; `target` [n] and `others` [S, n] are probabilities of the records' labels."""
-    return attacks.shadow_lira(attacks.log_odds(target), attacks.log_odds(others), inside, "offline" not in name)
+    return formulas.shadow_lira(formulas.log_odds(target), formulas.log_odds(others), inside, "offline" not in name)
 
 
 def leave_one_out(shadows: Arrays, name: str, adversary: str) -> list[float]:
