@@ -172,7 +172,7 @@ def test_a_federation_of_processes_gives_the_results_of_the_simulation(tmp_path:
         assert served_value == simulated_value, key
     assert (tmp_path / "exchange" / "done").read_text() == "complete"
     for arguments, message in (
-        (["server", *settings, "--exchange", "exchange", "--out", "r2"], "exchange already"),
+        (["server", *settings, "--exchange", "exchange", "--out", "r2"], "already holds an exchange"),
         (["server", *settings, "--exchange", "e2", "--out", "r"], "run folder r exists already"),
         (["server", *settings, "train.lr=0.1", "--exchange", "exchange", "--resume"], "is of another config"),
         (["server", *settings, "--exchange", "exchange", "--out", "r2", "--resume"], "remove --out"),

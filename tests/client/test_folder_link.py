@@ -72,9 +72,9 @@ def test_the_coordinator_stops_at_its_timeout_and_names_the_missing_clients(
     transport = federation.open(tmp_path, timeout=0.3)
     put(report_file(tmp_path, 0, 0), b"?")
     (round_folder(tmp_path, 0) / "reports" / "1.bin").mkdir()
-    with pytest.raises(RunError, match=r"0 of 3 reports.*no report of client 2; refused that of client 0, 1"):
+    with pytest.raises(RunError, match=r"0 of 3 reports.*no report of client 2; refused the report of client 0, 1"):
         transport.exchange(round_plan(federation), None)
-    with pytest.raises(UserError, match="exchange already"):
+    with pytest.raises(UserError, match="already holds an exchange"):
         check_new(tmp_path)
 
 

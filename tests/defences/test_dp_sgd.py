@@ -86,7 +86,7 @@ def test_noise_on_an_empty_batch_has_its_full_variance(monkeypatch: pytest.Monke
         ({"train": {"private_rows_per_batch": 0}}, "train.local_steps above 0"),
         ({"method": {"name": "edgefd"}}, "which rows a client of method edgefd accepts"),
         ({"method": {"name": "fedprox"}}, "method fedprox sends none"),
-        ({"method": {"name": "indlearn"}}, "clients send nothing"),
+        ({"method": {"name": "indlearn"}}, "clients of method indlearn send nothing"),
         ({"method": {"name": "comet"}}, "trains clients in a way of its own"),
         ({"run": {"workers": 0, "learner": "onnx"}}, "run.learner=torch"),
         ({"baselines": ["selective_fd"]}, "which rows a client of method selective_fd"),

@@ -57,8 +57,8 @@ def test_fedprox_with_mu_zero_is_fedavg() -> None:
     [
         ({"codec": {"name": "uint8"}}, "uint8 carries numbers from 0 to 1, but method fedavg"),
         ({"model": [{"name": "cnn"}, {"name": "mlp"}]}, "all clients need the same model"),
-        ({"aggregator": {"name": "median"}}, "aggregate of its own"),
-        ({"attack": {"name": "random", "fraction": 0.2}}, "method fedavg sends something else"),
+        ({"aggregator": {"name": "median"}}, "method fedavg has its own aggregation rule"),
+        ({"attack": {"name": "random", "fraction": 0.2}}, "method fedavg sends other messages"),
     ],
 )
 @pytest.mark.parametrize("where", ["method", "baselines"])
