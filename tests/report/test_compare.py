@@ -122,6 +122,7 @@ def test_incomplete_and_missing_runs_are_refused(tmp_path: Path) -> None:
     (tmp_path / "summary.json").write_text("{}")
     with pytest.raises(UserError, match=r"cannot read .*config\.yaml: No such file"):
         load_runs([tmp_path])
-    (tmp_path / "config.yaml").write_text("{}")
+    sections = "{data: {name: a}, method: {name: m}, partition: {name: iid}, train: {rounds: 1}, seed: 0}"
+    (tmp_path / "config.yaml").write_text(sections)
     with pytest.raises(UserError, match="did not reach its end"):
         load_runs([tmp_path])
