@@ -26,19 +26,16 @@ _PRIORITIES = {  # of sd-daemon(3), which journald reads at the start of each li
 }
 
 
-def configure_logging(verbose: bool = False) -> None:
+def configure_logging() -> None:
     """Write the log messages of edgefd's packages to stderr. A second call replaces the settings of the first.
 
     A line is "HH:MM:SS level message". Where the environment has JOURNAL_STREAM, which systemd sets for services that
     log to journald, it is "<priority>message": journald adds the time itself.
 
-    Args:
-        verbose: log debug messages too; the environment variable EDGEFD_LOG has priority over it.
-
     Raises:
         UserError: if EDGEFD_LOG is not a level.
     """
-    level = _level(os.environ, verbose)
+    level = _level(os.environ)
     handler = _StderrHandler()
     handler.setFormatter(_JournalFormatter() if "JOURNAL_STREAM" in os.environ else _TerminalFormatter())
     for package in PACKAGES:
@@ -49,10 +46,10 @@ def configure_logging(verbose: bool = False) -> None:
         logger.setLevel(level)
 
 
-def _level(environment: Mapping[str, str], verbose: bool) -> int:
+def _level(environment: Mapping[str, str]) -> int:
     name = environment.get(LEVEL_VARIABLE, "")
     if not name:
-        return logging.DEBUG if verbose else logging.INFO
+        return logging.INFO
     if name not in LEVELS:
         raise UserError(f"{LEVEL_VARIABLE} is {name!r}: set it to one of {', '.join(LEVELS)}")
     return LEVELS[name]

@@ -40,6 +40,7 @@ from edgefd.core.errors import RunError, Stopped, UserError
 from edgefd.runs.execute import execute_run
 from edgefd.runs.load_data import load_data
 from edgefd.runs.prepare import check_fits, prepare
+from edgefd.runs.read import read_json
 from edgefd.runs.round_metrics import RoundMetrics
 from edgefd.simulation.engine import open_transport, simulate
 
@@ -119,12 +120,12 @@ def run_sweep(cells: list[Cell], out: Path, workers: int, on_done: Callable[[Cel
 def is_complete(folder: Path) -> bool:
     """Return whether the folder holds a complete run."""
     summary = folder / "summary.json"
-    return summary.exists() and bool(json.loads(summary.read_text(encoding="utf-8"))["complete"])
+    return summary.exists() and bool(read_json(summary)["complete"])
 
 
 def outcome(folder: Path) -> str:
     """Return one line about a finished run."""
-    summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+    summary = read_json(folder / "summary.json")
     return f"accuracy {summary['accuracy_mean']:.4f} in {summary['seconds_total']:.0f} s"
 
 

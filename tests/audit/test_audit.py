@@ -82,6 +82,8 @@ def test_inspect_lists_the_content_of_a_message(recorded: Path) -> None:
 
 def test_recording_is_refused_where_nothing_can_be_recorded(tmp_path: Path) -> None:
     record = "run.record_knowledge=true"
-    one_line(edgefd("check", QUICKSTART, "method.name=indlearn", record, cwd=tmp_path), 2, "exchanges nothing to record")
+    one_line(
+        edgefd("check", QUICKSTART, "method.name=indlearn", record, cwd=tmp_path), 2, "exchanges nothing to record"
+    )
     done = edgefd("simulate", QUICKSTART, record, "--engine", "ray", cwd=tmp_path)
     one_line(done, 2, "not supported with --engine ray, only in local simulations")

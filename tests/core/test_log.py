@@ -40,7 +40,8 @@ def test_a_line_for_journald_has_a_priority_and_no_time(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], level: int, prefix: str
 ) -> None:
     monkeypatch.setenv("JOURNAL_STREAM", "8:12345")
-    configure_logging(verbose=True)
+    monkeypatch.setenv("EDGEFD_LOG", "debug")
+    configure_logging()
     SERVER.log(level, "round %d", 3)
     assert capsys.readouterr().err == f"{prefix}round 3\n"
 
@@ -61,26 +62,14 @@ def test_every_line_of_a_traceback_has_the_priority_for_journald(
 
 
 @pytest.mark.parametrize(
-    ("variable", "verbose", "lowest"),
-    [
-        (None, False, "info"),
-        (None, True, "debug"),
-        ("", False, "info"),
-        ("debug", False, "debug"),
-        ("info", True, "info"),
-        ("warning", True, "warning"),
-    ],
+    ("variable", "lowest"), [(None, "info"), ("", "info"), ("debug", "debug"), ("info", "info"), ("warning", "warning")]
 )
-def test_the_environment_variable_sets_the_level_before_verbose_does(
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    variable: str | None,
-    verbose: bool,
-    lowest: str,
+def test_the_environment_variable_sets_the_level(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], variable: str | None, lowest: str
 ) -> None:
     if variable is not None:
         monkeypatch.setenv("EDGEFD_LOG", variable)
-    configure_logging(verbose)
+    configure_logging()
     for name, level in LEVELS.items():
         SERVER.log(level, name)
     names = list(LEVELS)

@@ -24,6 +24,7 @@ from typing import Any
 from edgefd.core.errors import RunError, UserError
 from edgefd.core.processes import FLOWER_QUIET, end, last_line
 from edgefd.wire.device_link import is_loopback
+from edgefd_server.certs import plaintext_error
 
 APP = Path(__file__).parent / "app"
 """folder of the Flower app that is submitted; it holds only a pyproject.toml, and its code is the installed edgefd"""
@@ -128,10 +129,7 @@ def check_address(requested: SuperLinkAddress) -> SuperLinkAddress:
         )
     certs = requested.certs
     if certs is None and not (requested.insecure or is_loopback(requested.address)):
-        raise UserError(
-            f"refusing to listen on {requested.address} without TLS: pass --certs DIR (create it with "
-            "`edgefd certs init`) or --insecure"
-        )
+        raise plaintext_error(requested.address)
     for path in [] if certs is None else [certs / name for name in ("server.pem", "server.key", "ca.pem")]:
         if not path.is_file():
             raise UserError(f"cannot read {path}: create it with `edgefd certs init`")
