@@ -6,7 +6,9 @@ import os
 
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read when onnxruntime is imported
 
+import contextlib
 import copy
+from collections.abc import Iterator
 
 import numpy as np
 import onnxruntime as ort
@@ -37,6 +39,22 @@ def verify(graphs: Graphs, model: nn.Module, optimizer: str, samples: Float32) -
     Raises:
         UserError: if they differ by more than `TOLERANCE`, unless torch itself differs from float64 as much.
     """
+    with _one_thread():
+        return _compare(graphs, model, optimizer, samples)
+
+
+@contextlib.contextmanager
+def _one_thread() -> Iterator[None]:
+    """Let torch compute with one thread, as runs do: more threads round otherwise, which can decide a pooling's tie."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _compare(graphs: Graphs, model: nn.Module, optimizer: str, samples: Float32) -> dict[str, float]:
     rng = np.random.default_rng(0)
     samples = _real_samples(samples)
     learner = TorchLearner(copy.deepcopy(model), optimizer)
