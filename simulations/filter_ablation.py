@@ -26,11 +26,11 @@ def main() -> None:
     arguments.add_argument("--rounds", type=int, default=10)
     arguments.add_argument("--data", nargs="+", default=["mnist", "fashion_mnist"])
     arguments.add_argument(
-        "--own",
+        "--contributed",
         nargs="+",
-        choices=["claimed", "as-others"],
-        default=["as-others", "claimed"],
-        help="contributed rows: always accepted (claimed), or judged like all other rows (as-others)",
+        choices=["accepted", "judged"],
+        default=["judged", "accepted"],
+        help="contributed rows: always accepted (accepted), or judged like all other rows (judged)",
     )
     arguments.add_argument("--weighting", nargs="+", choices=["hard", "soft"], default=["hard", "soft"])
     arguments.add_argument("--k", nargs="+", type=int, default=[10, 50])
@@ -39,12 +39,12 @@ def main() -> None:
     chosen = arguments.parse_args()
     chosen.out.write_text(HEADER)
     print(HEADER, end="")
-    combinations = itertools.product(chosen.own, ["none", "proxy"], chosen.weighting, chosen.k, chosen.quantile)
+    combinations = itertools.product(chosen.contributed, ["none", "proxy"], chosen.weighting, chosen.k, chosen.quantile)
     for data, values in itertools.product(chosen.data, combinations):
         method = dict(
             zip(("accept_contributed", "reference", "weighting", "n_clusters", "quantile"), values, strict=True)
         )
-        method["accept_contributed"] = method["accept_contributed"] == "claimed"
+        method["accept_contributed"] = method["accept_contributed"] == "accepted"
         line = row(data, method, chosen.limit, chosen.rounds)
         with chosen.out.open("a") as file:
             file.write(line)
