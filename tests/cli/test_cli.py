@@ -177,7 +177,7 @@ def test_a_federation_of_processes_gives_the_results_of_the_simulation(tmp_path:
         (["server", *settings, "train.lr=0.1", "--exchange", "exchange", "--resume"], "is of another config"),
         (["server", *settings, "--exchange", "exchange", "--out", "r2", "--resume"], "remove --out"),
         (["partition", *settings, "--out", "data"], "data exists already"),
-        (["compare", "r"], "no test set"),
+        (["compare", "r"], "no common test set"),
     ):
         before = sorted(tmp_path.rglob("*"))
         done = edgefd(*arguments, cwd=tmp_path, PYTHONPATH=path)

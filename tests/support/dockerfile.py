@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import os
 import re
 import shlex
@@ -124,8 +125,21 @@ def _copy(rest: str, stage: Stage, stages: dict[str, Stage], context: Path) -> N
     if source != context:  # hard links, because the source stage is not used again
         shutil.copytree(origin, target, symlinks=True, dirs_exist_ok=True, copy_function=os.link)
         return
-    ignored = [line.removeprefix("**/") for line in (context / ".dockerignore").read_text().split()]
-    shutil.copytree(origin, target, symlinks=True, dirs_exist_ok=True, ignore=shutil.ignore_patterns(*ignored))
+    patterns = (context / ".dockerignore").read_text().split()
+
+    def ignored(folder: str, names: list[str]) -> set[str]:
+        """Return the names that .dockerignore excludes: `**/` matches at any depth, other patterns from the top."""
+        place = Path(folder).relative_to(context)
+        excluded = set()
+        for pattern in patterns:
+            anywhere = pattern.startswith("**/")
+            for name in names:
+                path = name if anywhere else str(place / name)
+                if fnmatch.fnmatch(path, pattern.removeprefix("**/")):
+                    excluded.add(name)
+        return excluded
+
+    shutil.copytree(origin, target, symlinks=True, dirs_exist_ok=True, ignore=ignored)
 
 
 def _copy_host_settings(root: Path) -> None:
