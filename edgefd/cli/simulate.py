@@ -38,9 +38,10 @@ def simulate(
 
     Example: edgefd simulate simulations/quickstart.yaml seed=1 --out runs/first
     """
+    loaded = load_config(config, overrides or [])  # first: a bad config is refused before torch is imported
     from edgefd.simulation.progress import simulate_all
 
-    simulate_all(load_config(config, overrides or []), out, console, engine.value)
+    simulate_all(loaded, out, console, engine.value)
 
 
 def sweep(
