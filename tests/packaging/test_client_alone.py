@@ -19,7 +19,7 @@ method:    {name: edgefd, n_clusters: 4}
 
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A bundle that the environment of the tests has exported, and raw samples beside it."""
+    """A bundle that the environment of the tests has exported, and raw samples next to it."""
     folder = tmp_path_factory.mktemp("exported")
     (folder / "config.yaml").write_text(CONFIG)
     run(HERE / "edgefd", "export", "config.yaml", "--out", "bundle", cwd=folder)
