@@ -15,7 +15,8 @@ from pathlib import Path
 import numpy as np
 from edgefd_server.coordinator.round_coordinator import RoundCoordinator
 from edgefd_server.grpc_link.bundle_files import BundleFiles
-from edgefd_server.grpc_link.device_service import ListenAddress, open_link
+from edgefd_server.grpc_link.device_service import open_link
+from edgefd_server.grpc_link.server import ListenAddress
 from edgefd_server.grpc_link.sessions import DeviceSessions
 from edgefd_server.monitoring.event_log import json_log
 from edgefd_server.monitoring.prometheus import make_metrics

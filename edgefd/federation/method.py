@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 
@@ -13,15 +13,10 @@ from edgefd.core.arrays import Float32
 from edgefd.core.knowledge import Knowledge, empty, weighted_mean
 from edgefd.federation.clients import ClientData, Federation, ProxySet
 from edgefd.federation.plan import RoundPlan
-from edgefd.federation.state import ClientState
+from edgefd.federation.report import Report
+from edgefd.federation.state import ClientState, Server
 from edgefd.learners.batches import Batch, softmax
 from edgefd.learners.learner import Learner
-
-if TYPE_CHECKING:
-    from edgefd.federation.plan import RoundPlan
-    from edgefd.federation.report import Report
-    from edgefd.federation.state import ClientState, Server
-
 
 T = TypeVar("T")
 

@@ -20,13 +20,14 @@ from edgefd_server.proxy_collection.store import Collection, Wanted
 from edgefd.wire.device_link import PROTOCOL
 from tests.support.device_links import UNLIMITED
 from tests.support.federations import ignore_line
+from tests.support.open_server import OpenServer
 
 SHAPE = (1, 4, 4)
 WANTED = Wanted(n_clients=2, seed=3, dtype="float32", shape=SHAPE, low=-10.0, high=10.0)
 
 
 @dataclass(eq=False)
-class OpenCollector:
+class OpenCollector(OpenServer):
     """An open collector and the parts behind it."""
 
     grpc_server: CollectLink
@@ -34,14 +35,6 @@ class OpenCollector:
     metrics: LinkMetrics
     lines: list[dict[str, Any]] = field(default_factory=list)
     """events of the log"""
-
-    @property
-    def address(self) -> str:
-        return f"127.0.0.1:{self.grpc_server.port}"
-
-    def refused(self, call: str, reason: str) -> float:
-        """Return how many calls were refused for that reason."""
-        return self.metrics.registry.get_sample_value("edgefd_refused_total", {"call": call, "reason": reason}) or 0.0
 
 
 @contextmanager

@@ -20,8 +20,9 @@ from edgefd_proto import edgefd_pb2 as pb
 from edgefd_proto.edgefd_pb2_grpc import DeviceLinkStub
 from edgefd_server.coordinator.round_coordinator import RoundCoordinator
 from edgefd_server.grpc_link.bundle_files import load_bundle_files
-from edgefd_server.grpc_link.device_service import DeviceLink, ListenAddress, open_link
+from edgefd_server.grpc_link.device_service import DeviceLink, open_link
 from edgefd_server.grpc_link.rate_limit import Rate
+from edgefd_server.grpc_link.server import ListenAddress
 from edgefd_server.grpc_link.sessions import DeviceSessions
 from edgefd_server.monitoring.event_log import Log
 from edgefd_server.monitoring.prometheus import LinkMetrics, make_metrics
@@ -37,12 +38,13 @@ from edgefd.wire import messages as wire
 from edgefd.wire.bundle_reader import read_bundle
 from edgefd.wire.device_link import PROTOCOL, REASON, terms_message
 from tests.support.federations import ExportedFederation, ignore_line, in_threads
+from tests.support.open_server import OpenServer
 
 UNLIMITED = Rate(1e9, 1e9)
 
 
 @dataclass(eq=False)
-class OpenLink:
+class OpenLink(OpenServer):
     """An open device link and the parts behind it."""
 
     grpc_server: DeviceLink
@@ -53,14 +55,6 @@ class OpenLink:
     plan: RoundPlan
     lines: list[dict[str, Any]] = field(default_factory=list)
     """events of the log"""
-
-    @property
-    def address(self) -> str:
-        return f"127.0.0.1:{self.grpc_server.port}"
-
-    def refused(self, call: str, reason: str) -> float:
-        """Return how many calls were refused for that reason."""
-        return self.metrics.registry.get_sample_value("edgefd_refused_total", {"call": call, "reason": reason}) or 0.0
 
     def begin(self) -> threading.Thread:
         """Open round 0, and collect its reports in another thread."""

@@ -14,7 +14,6 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 from edgefd.core.errors import RunError
 from edgefd.core.knowledge import Knowledge
@@ -27,9 +26,7 @@ from edgefd.rounds.participation import FULL_PARTICIPATION, ParticipationConfig,
 from edgefd.rounds.validation import check_report, largest_report
 from edgefd.wire import messages as wire
 from edgefd.wire.exchange_folder import COMPLETE
-
-if TYPE_CHECKING:  # Ray needs no metrics
-    from edgefd_server.monitoring.event_log import Log
+from edgefd_server.monitoring.event_log import Log
 
 SHUTDOWN_GRACE = 20.0
 """seconds that clients have to learn that the run is over: more than a device waits between two calls"""

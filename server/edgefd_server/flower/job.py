@@ -30,7 +30,7 @@ from edgefd.runs.prepare import prepare
 from edgefd_server.certs import AllowList
 from edgefd_server.coordinator.checkpoint import load_checkpoint
 from edgefd_server.flower.grid_driver import GridDriver, NodeGrid, run_driver
-from edgefd_server.grpc_link.device_service import ListenAddress
+from edgefd_server.grpc_link.server import ListenAddress
 from edgefd_server.serve.coordinator import serve_coordinator
 from edgefd_server.serve.options import ServeOptions
 

@@ -17,8 +17,6 @@ from edgefd_server.grpc_link.server import Context, GrpcServer, ListenAddress, c
 from edgefd_server.grpc_link.sessions import DeviceSessions
 from edgefd_server.monitoring.prometheus import LinkMetrics
 
-__all__ = ["DeviceLink", "ListenAddress", "open_link"]
-
 _MARGIN = 2.0  # seconds before the device's own deadline at which a poll is answered
 _IDLE = pb.TaskReply(idle=pb.Idle()).SerializeToString()
 

@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from edgefd.core.errors import RunError
-from edgefd_server.monitoring.prometheus import MAX_REFUSALS_PER_SECOND
 
 Log = Callable[..., None]
 """function that records one event; called as `log(event, **fields)`"""
+MAX_REFUSALS_PER_SECOND = 20
+"""refusals per second that the event log writes"""
 
 
 def tee_log(first: Log, second: Log) -> Log:

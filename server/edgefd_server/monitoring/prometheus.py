@@ -12,8 +12,6 @@ from edgefd.core.errors import UserError
 
 ONLINE = 60.0
 """seconds after its last call for which a device counts as online"""
-MAX_REFUSALS_PER_SECOND = 20
-"""refusals per second that the event log writes"""
 
 
 @dataclass(frozen=True, eq=False)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgefd_server.grpc_link.device_service import ListenAddress
+from edgefd_server.grpc_link.server import ListenAddress
 
 
 @dataclass(frozen=True)

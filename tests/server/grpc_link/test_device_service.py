@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from edgefd_client.grpc_link import GrpcLink, connect
 from edgefd_proto import edgefd_pb2 as pb
-from edgefd_server.grpc_link.device_service import ListenAddress, open_link
+from edgefd_server.grpc_link.device_service import open_link
+from edgefd_server.grpc_link.server import ListenAddress
 from edgefd_server.monitoring.prometheus import make_metrics, serve_metrics
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
