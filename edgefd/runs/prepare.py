@@ -15,7 +15,6 @@ from edgefd.federation.terms import FederationTerms
 from edgefd.poisoning.attacks import attackers
 from edgefd.rounds.participation import check_rules
 from edgefd.runs.load_data import federate, load_data
-from edgefd.selection.settings import check_budget
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,9 +43,9 @@ def prepare(config: Config, trains: bool = True) -> PreparedRun:
     attackers(config.attack, len(federation.clients), config.seed)
     if config.method.proxy_labels:
         proxy_labels_of(federation)  # raises here, not in the middle of a run, if there are none
-    federation = config.method.transform_federation(federation)
+    federation = config.method.transform(federation)
     check_rules(config.coordinator, len(federation.clients))
-    check_budget(config.selection, len(federation.proxy))
+    config.selection.check_budget(len(federation.proxy))
     return PreparedRun(config, dataset, federation)
 
 
@@ -83,4 +82,7 @@ def terms_of(config: Config, federation: Federation) -> FederationTerms:
         n_classes=federation.n_classes,
         proxy_sha256=federation.proxy.sha256,
         defence=asdict(config.defence),
+        training=config.train,
+        selection=config.selection,
+        distillation=config.distillation,
     )

@@ -86,4 +86,4 @@ def bytes_once(prepared: PreparedRun) -> int:
     sample = int(prepared.dataset.x_train[0].nbytes)
     up = prepared.federation.raw_samples_disclosed * sample
     down = len(prepared.federation.clients) * len(prepared.federation.proxy) * sample
-    return up + (down if prepared.config.method.uses_proxy else 0)
+    return up + (down if prepared.config.method.message.of_proxy_rows else 0)

@@ -16,7 +16,7 @@ from edgefd.defences.apply import check_devices_can as check_defence
 from edgefd.federation.clients import Federation
 from edgefd.methods import check_devices_can
 from edgefd.rounds.loop import Transport, run_rounds
-from edgefd.runs.execute import ProgressHook, execute_run, make_plans, make_server_state
+from edgefd.runs.execute import ProgressHook, execute_run, make_server
 from edgefd.runs.prepare import PreparedRun
 from edgefd.runs.record import KNOWLEDGE, record_messages
 from edgefd.runs.round_metrics import RoundMetrics, measure
@@ -125,19 +125,14 @@ def _rounds(
 ) -> Iterator[RoundMetrics]:
     """Run the remaining rounds; the checkpoint of each is written before anything of the next one is sent."""
     began = time.perf_counter()
-    plans = make_plans(config, federation, saved.next_round)
-    method, server = config.method, make_server_state(config, federation)
-    for result in run_rounds(
-        method, config.method_config, transport, plans, saved.teacher, server, saved.selection_state
-    ):
+    for result in run_rounds(make_server(config, federation), transport, saved.progress):
         if config.run.record_knowledge:
             record_messages(out / KNOWLEDGE, config, result)
-        metrics = measure(result, federation, time.perf_counter() - began, method.message)
+        metrics = measure(result, federation, time.perf_counter() - began, config.method.message)
         saved = replace(
             saved,
             metrics=(*saved.metrics, metrics.to_dict()),
-            teacher=result.teacher,
-            selection_state=result.selection_state,
+            progress=result.progress,
         )
         save_checkpoint(home, saved)
         yield metrics

@@ -60,7 +60,7 @@ class FolderTransport:
     sleep: Callable[[float], None] = time.sleep
     """waits for so many seconds"""
 
-    def exchange(self, plan: RoundPlan, teacher: Knowledge | None) -> Exchange:
+    def exchange(self, plan: RoundPlan, sampled: Sequence[int], teacher: Knowledge | None) -> Exchange:
         """Run one round. See `edgefd.rounds.loop.Transport`.
 
         A report that fails a check is refused with the reason, and the round continues to wait. A round that is already
@@ -70,7 +70,7 @@ class FolderTransport:
             RunError: if too few clients have reported in time, or the folder cannot be used.
         """
         try:
-            return self._exchange(plan, teacher)
+            return self._exchange(plan, sampled, teacher)
         except OSError as error:
             raise RunError(f"round {plan.round}: cannot use {self.folder}: {error.strerror}") from error
 
@@ -88,11 +88,10 @@ class FolderTransport:
         except OSError as error:
             raise RunError(f"cannot tell the devices that the run is over: {error.strerror}") from error
 
-    def _exchange(self, plan: RoundPlan, teacher: Knowledge | None) -> Exchange:
+    def _exchange(self, plan: RoundPlan, cohort: Sequence[int], teacher: Knowledge | None) -> Exchange:
         folder = round_folder(self.folder, plan.round)
         (folder / "reports").mkdir(parents=True, exist_ok=True)
         data = None if teacher is None else wire.encode(teacher, self.info.terms.codec)
-        cohort = self._all_clients() if plan.clients is None else plan.clients
         if data is not None:
             _put_once(folder / TEACHER, data)
         if len(cohort) < self.info.n_clients:

@@ -93,5 +93,5 @@ def serve_coordinator(
 def _device_sessions(prepared: PreparedRun, options: ServeOptions, coordinator: RoundCoordinator) -> DeviceSessions:
     config, federation = prepared.config, prepared.federation
     bundles = check_bundles(config, options.bundles, coordinator.info.terms)
-    all_rows = RoundPlan(config.seed, 0, np.arange(len(federation.proxy)), config.train)
+    all_rows = RoundPlan(0, np.arange(len(federation.proxy)))
     return DeviceSessions(coordinator, bundles, largest_report(all_rows, federation.n_classes))
