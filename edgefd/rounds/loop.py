@@ -8,8 +8,9 @@ from typing import Protocol
 
 from edgefd.core.knowledge import Knowledge
 from edgefd.federation.plan import RoundPlan
+from edgefd.federation.progress import Progress
 from edgefd.federation.report import Exchange
-from edgefd.rounds.server import Progress, Server, make_plan, server_round
+from edgefd.rounds.server import Server, make_plan, server_round
 
 
 class Transport(Protocol):

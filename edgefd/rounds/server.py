@@ -15,11 +15,11 @@ from edgefd.federation.clients import ProxySet
 from edgefd.federation.context import ServerContext
 from edgefd.federation.method import Method
 from edgefd.federation.plan import RoundPlan
+from edgefd.federation.progress import Progress
 from edgefd.federation.report import Report
 from edgefd.federation.terms import FederationTerms
 from edgefd.learners.learner import Learner
 from edgefd.rounds.participation import FULL_PARTICIPATION, ParticipationConfig, sample_clients
-from edgefd.selection._rule import SelectionState
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,17 +41,6 @@ class Server:
     """model of the server; None unless the method declares one"""
     combine: Callable[[Sequence[Knowledge]], Knowledge] = weighted_mean
     """average of soft labels, row by row"""
-
-
-@dataclass(frozen=True, eq=False)
-class Progress:
-    """State of a server between two rounds."""
-
-    next_round: int = 0
-    teacher: Knowledge | None = None
-    """teacher of the last round; None before the first one"""
-    selection_state: SelectionState | None = None
-    """state of the selection rule; None if the rule has no state"""
 
 
 def make_plan(server: Server, progress: Progress) -> tuple[RoundPlan, tuple[int, ...]]:

@@ -11,13 +11,14 @@ from edgefd.federation.clients import ClientData, ProxySet
 from edgefd.federation.context import ClientContext, client_context
 from edgefd.federation.method import Method
 from edgefd.federation.plan import RoundPlan
+from edgefd.federation.progress import Progress
 from edgefd.federation.report import Report
 from edgefd.federation.terms import FederationTerms
 from edgefd.federation.training import Training
 from edgefd.learners.batches import Batch, softmax
 from edgefd.methods import get_method, method_names
 from edgefd.rounds.client import client_filter, client_round
-from edgefd.rounds.server import Progress, Server, server_round
+from edgefd.rounds.server import Server, server_round
 
 CLASSES, ROWS = 4, 60
 RNG = np.random.default_rng(0)

@@ -24,13 +24,14 @@ from edgefd.defences.apply import privatised
 from edgefd.federation.clients import ClientData, Federation, ProxySet
 from edgefd.federation.context import client_context
 from edgefd.federation.plan import RoundPlan
+from edgefd.federation.progress import Progress
 from edgefd.federation.report import Report
 from edgefd.learners.batches import softmax
 from edgefd.learners.learner import Learner
 from edgefd.learners.torch_learner import TorchLearner
 from edgefd.methods import get_method
 from edgefd.rounds.client import client_filter
-from edgefd.rounds.server import Progress, server_round
+from edgefd.rounds.server import server_round
 from edgefd.runs.execute import make_server
 from edgefd.runs.prepare import terms_of
 from edgefd.runs.record import FINAL

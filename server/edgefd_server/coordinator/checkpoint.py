@@ -21,7 +21,7 @@ from edgefd.config.schema import Config
 from edgefd.core import files
 from edgefd.core.errors import RunError, UserError
 from edgefd.core.files import get, put
-from edgefd.rounds.server import Progress
+from edgefd.federation.progress import Progress
 from edgefd.selection._rule import SelectionState
 from edgefd.wire import messages as wire
 
