@@ -15,14 +15,12 @@ from edgefd.core.host import cores
 from edgefd.defences.apply import Defence, NoDefence, defended
 from edgefd.federation.method import Method
 from edgefd.federation.training import Training
-from edgefd.learners.losses import loss_of
-from edgefd.learners.losses._loss import Distillation
+from edgefd.learners.losses import Distillation, loss_of
 from edgefd.methods import get_method
 from edgefd.poisoning.attacks import Attack
 from edgefd.poisoning.robust_aggregation import Aggregator
 from edgefd.rounds.participation import ParticipationConfig
-from edgefd.selection import selection_of
-from edgefd.selection._rule import Selection
+from edgefd.selection import Selection, selection_of
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from edgefd.core.knowledge import Knowledge
 from edgefd.core.seeding import Purpose
 from edgefd.federation.context import ClientContext
 from edgefd.learners.batches import Batch, augment, draw, labelled, mixed, passes, softmax
-from edgefd.learners.losses._loss import Schedule
+from edgefd.learners.losses import Schedule
 
 _BATCHES = 1
 """last key of the generator that orders the batches of a distillation; it is part of every result"""

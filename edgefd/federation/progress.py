@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from edgefd.core.knowledge import Knowledge
-from edgefd.selection._rule import SelectionState
+from edgefd.selection import SelectionState
 
 
 @dataclass(frozen=True, eq=False)

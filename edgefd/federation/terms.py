@@ -7,10 +7,8 @@ from typing import Any
 
 from edgefd.core.settings import settings_of
 from edgefd.federation.training import Training
-from edgefd.learners.losses import loss_of
-from edgefd.learners.losses._loss import Distillation
-from edgefd.selection import selection_of
-from edgefd.selection._rule import Selection
+from edgefd.learners.losses import Distillation, loss_of
+from edgefd.selection import Selection, selection_of
 
 _IDENTITY = ("method", "method_config", "codec", "seed", "n_classes", "proxy_sha256", "defence")
 

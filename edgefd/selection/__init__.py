@@ -1,6 +1,6 @@
 """Selection of the proxy rows that a server queries and that a client distils: docs/guides/selection-and-losses.md.
 
-Each file whose name does not begin with `_` defines one `RULE`, a subclass of `edgefd.selection._rule.Selection`.
+Each file whose name does not begin with `_` defines one `RULE`, a subclass of `Selection`.
 """
 
 from __future__ import annotations
@@ -11,7 +11,9 @@ from typing import Any
 from edgefd.core.errors import UserError, hint
 from edgefd.core.families import members
 from edgefd.core.settings import settings_of
-from edgefd.selection._rule import Selection
+from edgefd.selection._rule import Selection, SelectionState
+
+__all__ = ["Selection", "SelectionState", "selection_of", "selection_rules"]
 
 
 def selection_rules() -> dict[str, type[Selection]]:

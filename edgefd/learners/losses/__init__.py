@@ -12,7 +12,9 @@ from typing import Any
 from edgefd.core.errors import UserError, hint
 from edgefd.core.families import members
 from edgefd.core.settings import settings_of
-from edgefd.learners.losses._loss import Distillation
+from edgefd.learners.losses._loss import Distillation, Schedule
+
+__all__ = ["Distillation", "Schedule", "loss_of", "losses"]
 
 
 def losses() -> dict[str, type[Distillation]]:

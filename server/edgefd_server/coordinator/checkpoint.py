@@ -22,7 +22,7 @@ from edgefd.core import files
 from edgefd.core.errors import RunError, UserError
 from edgefd.core.files import get, put
 from edgefd.federation.progress import Progress
-from edgefd.selection._rule import SelectionState
+from edgefd.selection import SelectionState
 from edgefd.wire import messages as wire
 
 CHECKPOINT, LOCK = "checkpoint.bin", ".lock"
