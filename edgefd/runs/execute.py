@@ -20,9 +20,9 @@ from edgefd.rounds.loop import RoundResult, Transport, run_rounds
 from edgefd.rounds.participation import round_plans
 from edgefd.runs.environment import environment
 from edgefd.runs.folder import write_config
-from edgefd.runs.prepare import PreparedRun
+from edgefd.runs.facts import RunFacts, ground_truth
 from edgefd.runs.round_metrics import RoundMetrics, measure
-from edgefd.runs.summary import partition_record, summarise
+from edgefd.runs.summary import summarise
 
 ProgressHook = Callable[[Iterator[RoundMetrics]], Iterator[RoundMetrics]]
 """wrapper of the iterator over rounds, which reports the progress of a run; it passes all metrics on"""
@@ -34,7 +34,8 @@ def saved_rounds_message(rounds: int, folder: Path) -> str:
 
 
 def execute_run(
-    prepared: PreparedRun,
+    config: Config,
+    facts: RunFacts,
     folder: Path,
     progress: ProgressHook,
     rounds: Callable[[], Iterator[RoundMetrics]],
@@ -45,7 +46,8 @@ def execute_run(
     When the run is stopped or a client fails, the summary of the completed rounds is written with `complete` false.
 
     Args:
-        prepared: the config with its data and federation.
+        config: the config of the run.
+        facts: the facts about its federation that the folder records.
         folder: the run folder. It exists; it is empty, or holds the files of a run that resumes.
         progress: the hook that reports the progress.
         rounds: opens a transport, runs the rounds over it and yields the metrics of each; without those in `done`.
@@ -55,10 +57,9 @@ def execute_run(
         Stopped: on Ctrl-C; the message names the folder of the completed rounds, if there are any.
         RunError: if a client fails or the folder cannot be written; the message names the folder too.
     """
-    config, federation = prepared.config, prepared.federation
     write_config(folder, config)
     write_json(folder / "env.json", environment())
-    write_json(folder / "partition.json", partition_record(federation, config.run.record_knowledge))
+    write_json(folder / "partition.json", facts.partition)
     if done:
         write_json_lines(folder / "metrics.jsonl", [_line(folder, m) for m in done])
     start = time.perf_counter() - sum(m.seconds for m in done)
@@ -71,11 +72,11 @@ def execute_run(
         if completed and isinstance(error, KeyboardInterrupt):  # the signal can arrive between the two lines above
             write_json_lines(folder / "metrics.jsonl", [_line(folder, m) for m in completed])
         if completed:
-            write_json(folder / "summary.json", summarise(prepared, completed, time.perf_counter() - start))
+            write_json(folder / "summary.json", summarise(config, facts, completed, time.perf_counter() - start))
         if isinstance(error, KeyboardInterrupt):
             raise Stopped(saved_rounds_message(len(completed), folder)) from error
         raise RunError(f"{error}; {saved_rounds_message(len(completed), folder)}") from error
-    summary = summarise(prepared, completed, time.perf_counter() - start)
+    summary = summarise(config, facts, completed, time.perf_counter() - start)
     write_json(folder / "summary.json", summary)
     return summary
 
@@ -106,10 +107,11 @@ def simulate_rounds(
     """
     start = time.perf_counter() if start is None else start
     method, plans, server = config.method, make_plans(config, federation), make_server_state(config, federation)
+    truth = ground_truth(federation)
     for result in run_rounds(method, config.method_config, transport, plans, server=server):
         if record is not None:
             record(result)
-        yield measure(result, federation, time.perf_counter() - start, method.message)
+        yield measure(result, truth, time.perf_counter() - start, method.message)
         start = time.perf_counter()
 
 
@@ -127,7 +129,11 @@ def make_server_state(config: Config, federation: Federation) -> Server:
 
 def make_plans(config: Config, federation: Federation, first: int = 0) -> Iterator[RoundPlan]:
     """Return the round plans of a config from round `first` on, with the sampled clients of each."""
-    ids = np.arange(len(federation.proxy))
-    n_clients, every = len(federation.clients), config.run.evaluate_every
+    return plans_for(config, len(federation.clients), len(federation.proxy), first)
+
+
+def plans_for(config: Config, n_clients: int, n_proxy: int, first: int = 0) -> Iterator[RoundPlan]:
+    """Return the round plans of a config with so many clients and proxy rows, from round `first` on."""
+    ids, every = np.arange(n_proxy), config.run.evaluate_every
     for plan in round_plans(config.coordinator, n_clients, config.seed, ids, config.train, every, first):
         yield replace(plan, selection=config.selection, distillation=config.distillation)

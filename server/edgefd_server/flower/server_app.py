@@ -48,7 +48,11 @@ def main(grid: Grid, context: Context) -> None:
     folder = run_folder(prepared.config, Path(str(settings["out"])) if settings["out"] else None)
     with over_grid(grid, prepared.config, prepared.federation, folder / "link.jsonl") as coordinator:
         execute_run(
-            prepared, folder, _print_rounds, lambda: simulate_rounds(coordinator, prepared.config, prepared.federation)
+            prepared.config,
+            prepared.facts,
+            folder,
+            _print_rounds,
+            lambda: simulate_rounds(coordinator, prepared.config, prepared.federation),
         )
 
 
