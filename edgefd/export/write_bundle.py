@@ -33,7 +33,7 @@ class BundleSettings:
     name: str
     """name of the model"""
     optimizer: str
-    """"sgd" or "adam""""
+    """sgd or adam"""
     batch: int
     """number of rows that the training graph takes"""
     scale: tuple[float, float]

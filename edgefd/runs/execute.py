@@ -19,8 +19,8 @@ from edgefd.federation.state import Server
 from edgefd.rounds.loop import RoundResult, Transport, run_rounds
 from edgefd.rounds.participation import round_plans
 from edgefd.runs.environment import environment
-from edgefd.runs.folder import write_config
 from edgefd.runs.facts import RunFacts, ground_truth
+from edgefd.runs.folder import write_config
 from edgefd.runs.round_metrics import RoundMetrics, measure
 from edgefd.runs.summary import summarise
 

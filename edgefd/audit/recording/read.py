@@ -20,10 +20,10 @@ from edgefd.data.datasets import Dataset
 from edgefd.federation.clients import Federation
 from edgefd.federation.method import MessageKind
 from edgefd.federation.report import Report
+from edgefd.runs.facts import members_of
 from edgefd.runs.prepare import prepare
 from edgefd.runs.read import read_json
 from edgefd.runs.record import CLAIMS, COORDINATOR, FINAL, KNOWLEDGE, model_file
-from edgefd.runs.facts import members_of
 from edgefd.wire import messages as wire
 from edgefd.wire.exchange_folder import TEACHER, report_file, round_folder
 
@@ -117,7 +117,9 @@ def _check_data(folder: Path, summary: dict[str, Any], dataset: Dataset) -> None
 def _check_proxy(folder: Path, partition: dict[str, Any], federation: Federation) -> None:
     """Check that the config gives the proxy set of a coordinator's run: it records no other data."""
     if partition.get("proxy_sha256") != federation.proxy.sha256:
-        raise UserError(f"{folder} was run with another proxy set than its config gives now: restore the data of the run")
+        raise UserError(
+            f"{folder} was run with another proxy set than its config gives now: restore the data of the run"
+        )
 
 
 def _check_members(folder: Path, partition: dict[str, Any], federation: Federation) -> None:

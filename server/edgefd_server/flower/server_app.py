@@ -1,7 +1,7 @@
 """Flower ServerApp that coordinates a whole run. Its clients are the nodes of Flower's Grid.
 
 The run config of `flwr run` has two keys: `config`, the path of a YAML file, and `out`, the run folder, which must not
-exist (empty: runs/<id>). `edgefd server --flower` sets only the key `job`: see `edgefd_server.flower.job`.
+exist (empty: runs/<id>). `edgefd serve flower` sets only the key `job`: see `edgefd_server.flower.job`.
 """
 
 from __future__ import annotations
