@@ -83,9 +83,7 @@ def wanted_of(config: Config, n_clients: int | None, sample: SampleFormat) -> Wa
     configured: int | None = getattr(config.partition, "n_clients", None)
     n = configured if n_clients is None else n_clients
     if n is None or n < 1:
-        raise UserError(
-            f"--clients N is needed: partition {config.partition.name} does not say how many clients there are"
-        )
+        raise UserError(f"partition {config.partition.name} does not say how many clients there are: give --clients N")
     if configured not in (None, n):
         raise UserError(f"--clients is {n}, but partition.n_clients is {configured}: leave --clients out")
     return Wanted(n, config.seed, sample.dtype, _axes(sample.shape), *_range(sample))
