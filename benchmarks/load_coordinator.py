@@ -14,12 +14,12 @@ from pathlib import Path
 
 import numpy as np
 from edgefd_server.coordinator.round_coordinator import RoundCoordinator
-from edgefd_server.grpc_link.bundle_files import BundleFiles
+from edgefd_server.coordinator.served_run import BundleFiles
 from edgefd_server.grpc_link.device_service import open_link
 from edgefd_server.grpc_link.server import ListenAddress
 from edgefd_server.grpc_link.sessions import DeviceSessions
-from edgefd_server.monitoring.event_log import json_log
-from edgefd_server.monitoring.prometheus import make_metrics
+from edgefd_server.monitoring.event_log import json_log, tee_log
+from edgefd_server.monitoring.prometheus import make_metrics, metrics_log
 
 from benchmarks.load_devices import terms_for
 from edgefd.federation.plan import Training
@@ -51,9 +51,10 @@ def coordinate(devices: int, rounds: int, rows: int, classes: int, certs: Path, 
     todo = list(plans(0, np.arange(rows), Training(rounds=rounds)))
     # No bundle is downloaded: the devices of a load run report that they have it.
     bundle = BundleFiles(Path("no-bundle"), "0" * 64, {})
-    coordinator = RoundCoordinator(FederationInfo("load", devices, terms_for(classes)), TIMEOUT, json_log(log))
-    sessions = DeviceSessions(coordinator, [bundle], largest_report(todo[0], classes))
     metrics = make_metrics()
+    events = tee_log(json_log(log), metrics_log(metrics))
+    coordinator = RoundCoordinator(FederationInfo("load", devices, terms_for(classes)), TIMEOUT, events)
+    sessions = DeviceSessions(coordinator, [bundle], largest_report(todo[0], classes))
     with open_link(sessions, ListenAddress("127.0.0.1:0", certs), metrics) as front_end:
         print(json.dumps({"port": front_end.port}), flush=True)
         began = time.perf_counter()

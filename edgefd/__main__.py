@@ -6,9 +6,9 @@ from edgefd.core.errors import UserError, require
 
 
 def main() -> None:
-    """Check the packages that every command needs, then run `edgefd.cli.main.main`."""
+    """Check the packages that every command needs, then run `edgefd.cli.main.main`. Commands check their own."""
     try:
-        require("sim", "torch", "scipy", "pydantic", "typer", "rich")
+        require("sim", "pydantic", "typer", "rich")
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)

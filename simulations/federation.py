@@ -24,7 +24,7 @@ import numpy as np
 
 from edgefd.config.load import load_config
 from edgefd.data.datasets import find_dataset
-from edgefd.runs.prepare import prepare
+from edgefd.runs.load_data import load_data
 
 CONFIG = Path(__file__).with_name("quickstart.yaml")
 EDGEFD = (sys.executable, "-m", "edgefd")
@@ -76,7 +76,7 @@ def federate(run: Sequence[str], clients: int, work: Path, out: Path) -> tuple[f
         The coordinator's peak memory in MB, and whether it loaded torch.
     """
     with ExitStack() as started:
-        serve = [*EDGEFD, "server", *run, "--listen", "127.0.0.1:0", "--certs", str(work / "certs")]
+        serve = [*EDGEFD, "serve", "grpc", *run, "--listen", "127.0.0.1:0", "--certs", str(work / "certs")]
         serve += ["--bundle", str(work / "bundle"), "--out", str(out)]
         server = started.enter_context(process(serve, work / "server.log"))
         port = wait_for_port(server, work / "server.log")
@@ -154,7 +154,7 @@ def print_new(log: Path, printed: int) -> int:
 
 def accuracies(run: Sequence[str], clients: int, work: Path) -> list[float]:
     """Return the accuracy of each device's final model on the test set, by `edgefd-client infer`."""
-    dataset = prepare(load_config(Path(run[0]), list(run[1:])), trains=False).dataset
+    dataset = load_data(load_config(Path(run[0]), list(run[1:])))
     np.save(work / "x.npy", dataset.x_test)
     results = []
     for i in range(clients):

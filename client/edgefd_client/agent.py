@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from edgefd.core.errors import RunError, UserError
-from edgefd.defences.apply import check_devices_can, check_method, defence_of, defended
+from edgefd.defences.apply import defence_of, defended
 from edgefd.federation.clients import ClientData, ProxySet
 from edgefd.federation.context import ClientContext, client_context
 from edgefd.federation.method import Method
@@ -24,7 +24,7 @@ from edgefd.federation.plan import RoundPlan
 from edgefd.federation.report import Report
 from edgefd.federation.terms import FederationTerms
 from edgefd.learners.onnx_learner import OnnxLearner, Sessions
-from edgefd.methods import config_of, get_method
+from edgefd.methods._deployable import deployed_method
 from edgefd.rounds.client import client_filter, client_round
 from edgefd.rounds.validation import check_plan, check_teacher
 from edgefd.wire import messages as wire
@@ -95,18 +95,12 @@ def method_of(bundle: Bundle) -> tuple[Method, Any]:
     """Return the method of a bundle, with its defence applied, and the config of the method.
 
     Raises:
-        UserError: for a method from outside edgefd, because its name would import code; or for a defence that does not
-            exist, or that would not protect a device.
+        UserError: for a method or defence that a device cannot run (`edgefd.methods._deployable`).
     """
     terms = bundle.manifest.terms
-    if ":" in terms.method:
-        raise UserError(
-            f"the bundle names method {terms.method!r}, but a device runs only methods of edgefd: export another one"
-        )
-    method, defence = get_method(terms.method), defence_of(terms.defence)
-    check_devices_can(defence)
-    check_method(defence, method)
-    return defended(method, defence), config_of(method, terms.method_config)
+    defence = defence_of(terms.defence)
+    method, config = deployed_method(terms.method, terms.method_config, defence)
+    return defended(method, defence), config
 
 
 @dataclass(frozen=True, eq=False)

@@ -47,20 +47,20 @@ class ContributeOptions:
     keep: bool
     """also train on the contributed samples"""
     yes: bool
-    """consent of the user: the samples are sent only if this is True"""
+    """consent of the user: without it, nothing is sent"""
     give_up: int
     """seconds without an answer after which the command stops"""
 
 
 def contribute(options: ContributeOptions, log: Callable[[str], None]) -> None:
-    """Send a fraction of the private samples to a coordinator that collects them.
+    """Send a fraction of the private samples to a coordinator that collects them; without consent, print the plan.
 
     Args:
         options: options of the command.
         log: receives the lines that the command prints.
 
     Raises:
-        UserError: if the user has not given consent with --yes, or an option is not valid; nothing was sent.
+        UserError: if an option is not valid; nothing was sent.
         RunError: if the coordinator refuses, or the record cannot be written.
     """
     _check(options)
@@ -69,10 +69,9 @@ def contribute(options: ContributeOptions, log: Callable[[str], None]) -> None:
     samples = f"{len(contribution.rows)} of {len(x)} RAW private samples, without labels,"
     recipients = f"to the coordinator at {options.server}, and from there to every client of the federation"
     if not options.yes:
-        raise UserError(
-            f"this would send {samples} {recipients}; they cannot be taken back. "
-            "Nothing was sent: pass --yes to send them"
-        )
+        log(f"this would send {samples} {recipients}")
+        log("they cannot be taken back; nothing was sent: pass --yes to send them")
+        return
     with exclusive_lock(options.state), connect(options.server, options.certs, options.insecure) as channel:
         before = load_contribution(options.state)
         if before is not None and not before.equals(contribution):

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from edgefd.cli.common import console
+from edgefd.cli.common import console, require_simulation
 from edgefd.core.errors import RunError
 
 
@@ -38,6 +38,7 @@ def audit(
 
     Example: edgefd audit runs/first --fail-if 'presence_auc>0.9'
     """
+    require_simulation()
     from edgefd.audit.report.limits import parse_limit
     from edgefd.audit.report.terminal import progress, summary
     from edgefd.audit.request import parse_request

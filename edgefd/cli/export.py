@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from edgefd.cli.common import Overrides, console
+from edgefd.cli.common import Overrides, console, require_simulation
 from edgefd.config.load import load_config
 from edgefd.core.errors import require
 
@@ -19,16 +19,23 @@ def export(
     model: Annotated[
         str | None, typer.Option("--model", metavar="NAME", help="the model to export (default: the config's first)")
     ] = None,
+    proxy_labels: Annotated[
+        Path | None,
+        typer.Option(
+            "--proxy-labels", metavar="FILE", help="also write the labels of the proxy samples to this npz, for `serve`"
+        ),
+    ] = None,
 ) -> None:
     """Write the bundle that a device needs to train without torch: graphs, first parameters, proxy set, manifest.
 
     Example: edgefd export simulations/quickstart.yaml --model cnn_edge --out bundles/watch
     """
-    require("export", "torch", "onnx", "onnxruntime")
+    require_simulation()
+    require("export", "onnx", "onnxruntime")
     from edgefd.runs.export_bundle import export_config
 
     path = config / "config.yaml" if config.is_dir() else config
-    manifest = export_config(load_config(path, overrides or []), model, out)
+    manifest = export_config(load_config(path, overrides or []), model, out, proxy_labels)
     size = sum(record.bytes for record in manifest.files.values())
     console.print(f"{out}: {manifest.model}, {manifest.optimizer}, batches of {manifest.batch}, {size:,} bytes")
     console.print(f"max. deviation from torch after one training step: {manifest.errors['step']:.1e}")

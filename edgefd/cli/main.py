@@ -8,11 +8,12 @@ import typer
 
 from edgefd.cli.audit import audit, inspect
 from edgefd.cli.certs import app as certs
+from edgefd.cli.collect import collect
 from edgefd.cli.common import errors
 from edgefd.cli.export import export
 from edgefd.cli.methods_and_datasets import datasets, methods
 from edgefd.cli.report import compare, report
-from edgefd.cli.serve import collect, server
+from edgefd.cli.serve import app as serve
 from edgefd.cli.simulate import check, features, partition, simulate, sweep
 from edgefd.core.errors import RunError, Stopped, UserError
 from edgefd.core.log import configure_logging
@@ -20,11 +21,11 @@ from edgefd.core.log import configure_logging
 COMMANDS = (
     *(simulate, sweep, compare, report),
     *(check, partition),
-    *(server, collect, export),
+    *(collect, export),
     *(features, audit, inspect),
     *(methods, datasets),
 )
-"""all commands, in the order in which `edgefd --help` lists them; the group `certs` follows"""
+"""all commands, in the order in which `edgefd --help` lists them; the groups `serve` and `certs` follow"""
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -34,6 +35,7 @@ app = typer.Typer(
 )
 for command in COMMANDS:
     app.command()(command)
+app.add_typer(serve, name="serve")
 app.add_typer(certs, name="certs")
 
 

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from edgefd.cli.common import Runs, console
+from edgefd.cli.common import Runs, console, require_simulation
 
 
 class Format(StrEnum):
@@ -33,6 +33,7 @@ def compare(
 
     Example: edgefd compare runs/mini --format markdown
     """
+    require_simulation()
     from edgefd.report.compare import compare as group_runs
     from edgefd.report.compare import load_runs, to_csv, to_markdown
     from edgefd.report.paper_table import to_wide
@@ -62,6 +63,7 @@ def report(
 
     Example: edgefd report runs/first --out report.html
     """
+    require_simulation()
     from edgefd.report.command import write_report
 
     console.print(f"report: {write_report(runs, out)}", highlight=False, markup=False, soft_wrap=True)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from edgefd.cli.common import ConfigFile, Out, Overrides, console
+from edgefd.cli.common import ConfigFile, Out, Overrides, console, require_simulation
 from edgefd.config.load import load_config
 from edgefd.config.schema import Run
 from edgefd.core.errors import UserError
@@ -39,6 +39,7 @@ def simulate(
     Example: edgefd simulate simulations/quickstart.yaml seed=1 --out runs/first
     """
     loaded = load_config(config, overrides or [])  # first: a bad config is refused before torch is imported
+    require_simulation()
     from edgefd.simulation.progress import simulate_all
 
     simulate_all(loaded, out, console, engine.value)
@@ -61,6 +62,7 @@ def sweep(
 
     Example: edgefd sweep simulations/sweeps/mini.yaml 'seed=[0]' --out runs/mini
     """
+    require_simulation()
     from edgefd.report.compare import compare, load_runs
     from edgefd.simulation.progress import comparison_tables
     from edgefd.simulation.sweep import load_sweep, run_sweep
@@ -82,6 +84,7 @@ def check(config: ConfigFile, overrides: Overrides = None) -> None:
 
     Example: edgefd check simulations/quickstart.yaml train.rounds=5
     """
+    require_simulation()
     import yaml
 
     from edgefd.runs.prepare import prepare
@@ -105,6 +108,7 @@ def partition(
 
     Example: edgefd partition simulations/quickstart.yaml partition.name=dirichlet partition.alpha=0.1
     """
+    require_simulation()
     from edgefd.runs.prepare import prepare
     from edgefd.simulation.client_files import export_client_data
 
@@ -129,6 +133,7 @@ def features(config: ConfigFile, overrides: Overrides = None) -> None:
     loaded = load_config(config, overrides or [])
     if loaded.data.extractor is None:
         raise UserError("this config has no data.extractor: set it to efficientnet_lite2 or the path of an .onnx file")
+    require_simulation()
     from edgefd.data.datasets import cache_folder
     from edgefd.runs.load_data import load_data
 

@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -25,16 +26,31 @@ from edgefd.learners.graphs import Graphs, State
 from edgefd.wire.bundle_manifest import EXTRACTOR, MANIFEST, SCHEMA, FileRecord, Manifest
 
 
+@dataclass(frozen=True)
+class BundleSettings:
+    """The properties of a bundle besides its model and its proxy set."""
+
+    name: str
+    """name of the model"""
+    optimizer: str
+    """sgd or adam"""
+    batch: int
+    """number of rows that the training graph takes"""
+    scale: tuple[float, float]
+    """(mean, std) with which raw samples are scaled"""
+    heldout: float
+    """share of private rows held out from training, if the data do not name the rows"""
+    n_clients: int
+    """number of clients of the federation"""
+    terms: FederationTerms
+    """terms of the federation that the device joins"""
+
+
 def export_bundle(
     out: Path,
     model: nn.Module,
-    name: str,
-    optimizer: str,
-    batch: int,
     proxy: Float32,
-    scale: tuple[float, float],
-    heldout: float,
-    terms: FederationTerms,
+    settings: BundleSettings,
     extractor: tuple[bytes, tuple[int, ...]] | None = None,
 ) -> Manifest:
     """Write a bundle folder completely, or not at all.
@@ -42,13 +58,8 @@ def export_bundle(
     Args:
         out: the folder, which must not exist.
         model: the module, with the parameters that devices start from.
-        name: name of the model.
-        optimizer: "sgd" or "adam".
-        batch: number of rows that the training graph takes.
         proxy: float32 [P, ...], scaled.
-        scale: (mean, std) with which raw samples are scaled.
-        heldout: share of private rows held out from training, if the data do not name the rows.
-        terms: terms of the federation that the device joins.
+        settings: the other properties of the bundle.
         extractor: graph that computes features and the shape of a raw sample; None if the model takes samples.
 
     Raises:
@@ -56,9 +67,9 @@ def export_bundle(
     """
     if out.exists():
         raise UserError(f"{out} exists already: choose another folder, or remove it")
-    graphs = export_graphs(model, optimizer, batch, proxy.shape[1:], terms.n_classes)
-    errors = verify(graphs, model, optimizer, proxy)
-    init = initial_arrays(model, optimizer)
+    graphs = export_graphs(model, settings.optimizer, settings.batch, proxy.shape[1:], settings.terms.n_classes)
+    errors = verify(graphs, model, settings.optimizer, proxy)
+    init = initial_arrays(model, settings.optimizer)
     blobs = {
         "model.onnx": graphs.logits,
         "train_step.onnx": graphs.step,
@@ -71,17 +82,18 @@ def export_bundle(
     manifest = Manifest(
         schema=SCHEMA,
         opset=OPSET,
-        model=name,
-        optimizer=optimizer,
-        batch=batch,
+        model=settings.name,
+        optimizer=settings.optimizer,
+        batch=settings.batch,
         shape=graphs.shape,
-        scale=scale,
+        scale=settings.scale,
         state=graphs.state,
         constants=graphs.constants,
         files={file: FileRecord(len(blob), hashlib.sha256(blob).hexdigest()) for file, blob in blobs.items()},
         errors=errors,
-        heldout=heldout,
-        terms=terms,
+        heldout=settings.heldout,
+        n_clients=settings.n_clients,
+        terms=settings.terms,
         raw_shape=None if extractor is None else extractor[1],
     )
     text = json.dumps(dataclasses.asdict(manifest), indent=2) + "\n"

@@ -11,7 +11,7 @@ from edgefd.report.figure import byte_text
 from edgefd.report.html import Table, escape, table_html
 from edgefd.report.read import missing_parts
 from edgefd.report.settings import Setting, final, mean_of, point_text
-from edgefd.runs.read import RunRecord
+from edgefd.runs.read import RunRecord, Summary
 from edgefd.runs.round_metrics import RoundMetrics
 
 
@@ -134,12 +134,20 @@ def facts(settings: Sequence[Setting]) -> list[tuple[str, str]]:
     first = summaries[0]
     most = max(s.raw_samples_disclosed for s in summaries)
     return [
-        ("Data", f"{first.dataset}, {first.data_source}, {first.data_samples:,} samples"),
-        ("sha256 of the data", first.data_sha256),
+        *_data(first),
         ("Proxy set", f"{listed([f'{p:,}' for p in proxies])} samples" if proxies else "not recorded"),
         ("Labels of proxy samples", f"used by {listed(labelled)}" if labelled else "used by none"),
         ("Raw samples disclosed", f"up to {most:,} by {listed(disclosing)}" if disclosing else "none"),
         ("Run with", _software(runs)),
+    ]
+
+
+def _data(summary: Summary) -> list[tuple[str, str]]:
+    if summary.data_sha256 is None:
+        return [("Data", f"{summary.dataset}, private data of devices")]
+    return [
+        ("Data", f"{summary.dataset}, {summary.data_source}, {summary.data_samples:,} samples"),
+        ("sha256 of the data", summary.data_sha256),
     ]
 
 
@@ -168,7 +176,7 @@ def config_html(setting: Setting, several: bool) -> str:
 def reproducing_command(run: RunRecord) -> str:
     """Return the command that reproduces a run; for a run of devices, the command that started its coordinator."""
     if not run.simulated:
-        return str(run.environment.get("command", "edgefd server ..."))
+        return str(run.environment.get("command", "edgefd serve ..."))
     path = shlex.quote(str(run.folder / "config.yaml"))
     return f"edgefd simulate {path}{' baselines=[]' if run.config.get('baselines') else ''}"
 

@@ -29,6 +29,8 @@ def missing_parts(run: RunRecord) -> list[str]:
         missing.append("data source, bytes sent once, proxy labels used and raw samples disclosed (no summary.json)")
     if run.partition is None:
         missing.append("private data by class (no partition.json)")
+    elif run.partition.clients is None:
+        missing.append("private data by class, and bytes sent once (the data of devices are not known)")
     if run.evaluation is None:
         missing.append(
             "accuracy by class and reliability curves (no evaluation.json: it is written at the end of a run)"
@@ -44,7 +46,7 @@ def _check_same_data(runs: Sequence[RunRecord]) -> None:
     names = sorted({run.dataset for run in runs})
     if len(names) > 1:
         raise UserError(f"these runs are of different data sets ({', '.join(names)}): report on one at a time")
-    contents = {run.summary.data_sha256: run.folder for run in runs if run.summary}
+    contents = {run.summary.data_sha256: run.folder for run in runs if run.summary and run.summary.data_sha256}
     if len(contents) > 1:
         first, second, *_ = contents.values()
         raise UserError(f"{first} and {second} are of different samples of {names[0]}: report on one at a time")

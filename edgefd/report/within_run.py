@@ -46,9 +46,10 @@ def accuracy_figure(run: RunRecord) -> Figure | None:
 def class_figure(run: RunRecord) -> Figure | None:
     """Plot the accuracy of each client on each class, at the end."""
     evaluation = run.evaluation
-    if evaluation is None or all(row is None for row in evaluation.correct_by_class):
+    if evaluation is None or (totals := evaluation.test_by_class) is None:
         return None
-    totals = evaluation.test_by_class
+    if all(row is None for row in evaluation.correct_by_class):
+        return None
     values = [
         [None if row is None or not n else row[c] / n for c, n in enumerate(totals)]
         for row in evaluation.correct_by_class
@@ -65,9 +66,8 @@ def class_figure(run: RunRecord) -> Figure | None:
 
 def data_figure(run: RunRecord) -> Figure | None:
     """Plot the samples of each class that each client received from the partition."""
-    if run.partition is None:
+    if run.partition is None or (clients := run.partition.clients) is None:
         return None
-    clients = run.partition.clients
     counts = [client.samples_by_class for client in clients]
     most = max((n for row in counts for n in row), default=0) or 1
     values = [[n / most if n else None for n in row] for row in counts]

@@ -8,17 +8,21 @@ from pathlib import Path
 from typing import Any
 
 from edgefd.config.schema import Config
+from edgefd.core.arrays import Int64
 from edgefd.core.errors import RunError, Stopped
 from edgefd.core.json_files import append_json_line, write_json, write_json_lines
-from edgefd.federation.clients import Federation, proxy_labels_of
+from edgefd.federation.clients import Federation, ProxySet, proxy_labels_of
+from edgefd.federation.terms import FederationTerms
+from edgefd.learners.learner import Learner
 from edgefd.poisoning.robust_aggregation import aggregate_of
 from edgefd.rounds.loop import RoundResult, Transport, run_rounds
 from edgefd.rounds.server import Server
 from edgefd.runs.environment import environment
+from edgefd.runs.facts import RunFacts, ground_truth
 from edgefd.runs.folder import write_config
-from edgefd.runs.prepare import PreparedRun, terms_of
+from edgefd.runs.prepare import terms_of
 from edgefd.runs.round_metrics import RoundMetrics, measure
-from edgefd.runs.summary import partition_record, summarise
+from edgefd.runs.summary import summarise
 
 ProgressHook = Callable[[Iterator[RoundMetrics]], Iterator[RoundMetrics]]
 """wrapper of the iterator over rounds, which reports the progress of a run; it passes all metrics on"""
@@ -30,7 +34,8 @@ def saved_rounds_message(rounds: int, folder: Path) -> str:
 
 
 def execute_run(
-    prepared: PreparedRun,
+    config: Config,
+    facts: RunFacts,
     folder: Path,
     progress: ProgressHook,
     rounds: Callable[[], Iterator[RoundMetrics]],
@@ -41,7 +46,8 @@ def execute_run(
     When the run is stopped or a client fails, the summary of the completed rounds is written with `complete` false.
 
     Args:
-        prepared: the config with its data and federation.
+        config: the config of the run.
+        facts: the facts about its federation that the folder records.
         folder: the run folder. It exists; it is empty, or holds the files of a run that resumes.
         progress: the hook that reports the progress.
         rounds: opens a transport, runs the rounds over it and yields the metrics of each; without those in `done`.
@@ -51,10 +57,9 @@ def execute_run(
         Stopped: on Ctrl-C; the message names the folder of the completed rounds, if there are any.
         RunError: if a client fails or the folder cannot be written; the message names the folder too.
     """
-    config, federation = prepared.config, prepared.federation
     write_config(folder, config)
     write_json(folder / "env.json", environment())
-    write_json(folder / "partition.json", partition_record(federation, config.run.record_knowledge))
+    write_json(folder / "partition.json", facts.partition)
     if done:
         write_json_lines(folder / "metrics.jsonl", [_line(folder, m) for m in done])
     start = time.perf_counter() - sum(m.seconds for m in done)
@@ -67,11 +72,11 @@ def execute_run(
         if completed and isinstance(error, KeyboardInterrupt):  # the signal can arrive between the two lines above
             write_json_lines(folder / "metrics.jsonl", [_line(folder, m) for m in completed])
         if completed:
-            write_json(folder / "summary.json", summarise(prepared, completed, time.perf_counter() - start))
+            write_json(folder / "summary.json", summarise(config, facts, completed, time.perf_counter() - start))
         if isinstance(error, KeyboardInterrupt):
             raise Stopped(saved_rounds_message(len(completed), folder)) from error
         raise RunError(f"{error}; {saved_rounds_message(len(completed), folder)}") from error
-    summary = summarise(prepared, completed, time.perf_counter() - start)
+    summary = summarise(config, facts, completed, time.perf_counter() - start)
     write_json(folder / "summary.json", summary)
     return summary
 
@@ -101,10 +106,11 @@ def simulate_rounds(
         record: called with the result of each round when the round ends.
     """
     start = time.perf_counter() if start is None else start
+    truth = ground_truth(federation)
     for result in run_rounds(make_server(config, federation), transport):
         if record is not None:
             record(result)
-        yield measure(result, federation, time.perf_counter() - start, config.method.message)
+        yield measure(result, truth, time.perf_counter() - start, config.method.message)
         start = time.perf_counter()
 
 
@@ -116,15 +122,29 @@ def make_server(config: Config, federation: Federation) -> Server:
         from edgefd.runs.learners import server_learner
 
         learner = server_learner(config, federation)
+    labels = proxy_labels_of(federation) if method.proxy_labels else None
+    terms = terms_of(config, federation)
+    return server_of(config, terms, len(federation.clients), federation.proxy, labels, learner)
+
+
+def server_of(
+    config: Config,
+    terms: FederationTerms,
+    n_clients: int,
+    proxy: ProxySet,
+    labels: Int64 | None = None,
+    learner: Learner | None = None,
+) -> Server:
+    """Return the server of a config for a federation; labels and learner only for a method that declares them."""
     return Server(
-        method=method,
+        method=config.method,
         config=config.method_config,
-        terms=terms_of(config, federation),
-        n_clients=len(federation.clients),
-        proxy=federation.proxy,
+        terms=terms,
+        n_clients=n_clients,
+        proxy=proxy,
         participation=config.coordinator,
         evaluate_every=config.run.evaluate_every,
-        labels=proxy_labels_of(federation) if method.proxy_labels else None,
+        labels=labels,
         learner=learner,
         combine=aggregate_of(config.aggregator),
     )

@@ -1,47 +1,61 @@
-"""Export a bundle for devices from a config."""
+"""Export a bundle for devices from a config, and the labels of its proxy set for the coordinator."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
 
-from edgefd.config.consistency import check_one_head
 from edgefd.config.schema import Config, Model
 from edgefd.core.errors import UserError
-from edgefd.defences.apply import check_devices_can as check_defence
-from edgefd.export.write_bundle import export_bundle
+from edgefd.core.files import npz_bytes, put
+from edgefd.export.write_bundle import BundleSettings, export_bundle
 from edgefd.learners.models import build_model
-from edgefd.methods import check_devices_can
+from edgefd.runs.deployable import check_deployable
 from edgefd.runs.load_data import extractor_of
 from edgefd.runs.prepare import prepare, terms_of
 from edgefd.wire.bundle_manifest import Manifest
 
 
-def export_config(config: Config, model: str | None, out: Path) -> Manifest:
+def export_config(config: Config, model: str | None, out: Path, proxy_labels: Path | None = None) -> Manifest:
     """Export the named model, or the config's first, with the proxy set and scale of its federation.
 
+    Args:
+        config: of the run.
+        model: name of the model; None = the config's first.
+        out: the bundle folder, which must not exist.
+        proxy_labels: npz file to which the labels `y` of the proxy samples are written, for a coordinator that measures
+            the teacher; devices never get it. None = no such file.
+
     Raises:
-        UserError: if `out` exists, or devices cannot run the method, the models or the defence of the config.
+        UserError: if a file exists already, the proxy samples have no labels, or devices cannot run the config.
     """
-    if out.exists():
-        raise UserError(f"{out} exists already: choose another folder, or remove it")
+    for path in (out, *([] if proxy_labels is None else [proxy_labels])):
+        if path.exists():
+            raise UserError(f"{path} exists already: choose another path, or remove it")
     name = model or config.model[0].name
-    if ":" in config.method_name:
-        raise UserError(f"method {config.method_name!r} cannot be exported: a device runs the methods of edgefd only")
-    check_devices_can(config.method, config.method_config)
-    check_one_head(config)
-    check_defence(config.defence)
+    check_deployable(config)
     federation = prepare(replace(config, model=(Model(name),))).federation
+    if proxy_labels is not None and federation.proxy_labels is None:
+        raise UserError("--proxy-labels: the file of proxy.path has no labels y: add them, or leave the option out")
     proxy = federation.proxy.x
-    return export_bundle(
-        out,
-        build_model(name, proxy.shape[1:], federation.n_classes, config.seed),
-        name,
-        config.train.optimizer,
-        config.train.batch_size,
-        proxy,
-        (federation.scale.mean, federation.scale.std),
-        config.data.heldout,
-        terms_of(config, federation),
-        extractor_of(config),
+    settings = BundleSettings(
+        name=name,
+        optimizer=config.train.optimizer,
+        batch=config.train.batch_size,
+        scale=(federation.scale.mean, federation.scale.std),
+        heldout=config.data.heldout,
+        n_clients=len(federation.clients),
+        terms=terms_of(config, federation),
     )
+    network = build_model(name, proxy.shape[1:], federation.n_classes, config.seed)
+    manifest = export_bundle(out, network, proxy, settings, extractor_of(config))
+    if proxy_labels is not None and federation.proxy_labels is not None:
+        _write_labels(proxy_labels, npz_bytes({"y": federation.proxy_labels}))
+    return manifest
+
+
+def _write_labels(path: Path, blob: bytes) -> None:
+    try:
+        put(path, blob)
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror}") from error

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 from edgefd.config.schema import Config
 from edgefd.core.errors import UserError, require
@@ -14,7 +14,9 @@ from edgefd.federation.clients import Federation, proxy_labels_of
 from edgefd.federation.terms import FederationTerms
 from edgefd.poisoning.attacks import attackers
 from edgefd.rounds.participation import check_rules
+from edgefd.runs.facts import RunFacts, partition_record
 from edgefd.runs.load_data import federate, load_data
+from edgefd.runs.terms import terms_with
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,20 +27,38 @@ class PreparedRun:
     dataset: Dataset
     federation: Federation
 
+    @property
+    def facts(self) -> RunFacts:
+        """The facts that the run folder records."""
+        dataset, federation = self.dataset, self.federation
+        return RunFacts(
+            n_clients=len(federation.clients),
+            partition=partition_record(federation, self.config.run.record_knowledge),
+            raw_samples_disclosed=federation.raw_samples_disclosed,
+            dataset=dataset.name,
+            bytes_once=bytes_once(self),
+            data_source=dataset.source,
+            data_samples=len(dataset.x_train) + len(dataset.x_test),
+            data_sha256=dataset.sha256,
+        )
 
-def prepare(config: Config, trains: bool = True) -> PreparedRun:
+
+def bytes_once(prepared: PreparedRun) -> int:
+    """Return the bytes of raw samples sent before round 0: contributions up, the proxy set down to every client."""
+    sample = int(prepared.dataset.x_train[0].nbytes)
+    up = prepared.federation.raw_samples_disclosed * sample
+    down = len(prepared.federation.clients) * len(prepared.federation.proxy) * sample
+    return up + (down if prepared.config.method.message.of_proxy_rows else 0)
+
+
+def prepare(config: Config) -> PreparedRun:
     """Load the data, build the federation and check both against the config.
-
-    Args:
-        config: the config of the run.
-        trains: whether this process trains; if not, models are not checked, and torch is not loaded.
 
     Raises:
         UserError: if the data are missing or malformed, or do not fit the config.
     """
     dataset = load_data(config)
-    if trains:
-        check_fits(config, dataset)
+    check_fits(config, dataset)
     federation = federate(config, dataset)
     attackers(config.attack, len(federation.clients), config.seed)
     if config.method.proxy_labels:
@@ -74,15 +94,4 @@ def check_fits(config: Config, dataset: Dataset) -> None:
 
 def terms_of(config: Config, federation: Federation) -> FederationTerms:
     """Return the terms on which devices and coordinator of this federation must agree."""
-    return FederationTerms(
-        method=config.method_name,
-        method_config=asdict(config.method_config),
-        codec=config.codec.name,
-        seed=config.seed,
-        n_classes=federation.n_classes,
-        proxy_sha256=federation.proxy.sha256,
-        defence=asdict(config.defence),
-        training=config.train,
-        selection=config.selection,
-        distillation=config.distillation,
-    )
+    return terms_with(config, federation.n_classes, federation.proxy.sha256)

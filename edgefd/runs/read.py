@@ -37,24 +37,25 @@ class ClientRecord:
 class Partition:
     """The content of partition.json."""
 
-    clients: list[ClientRecord]
+    clients: list[ClientRecord] | None
+    """None for a run of devices: their coordinator does not know them"""
     proxy: int
     """number of samples in the proxy set"""
 
 
 @dataclass(frozen=True)
 class Summary:
-    """The fields of summary.json that a report uses."""
+    """The fields of summary.json that a report uses. Those about the data are None for a run of devices."""
 
     dataset: str
     complete: bool
-    bytes_once: int
+    bytes_once: int | None
     seconds_total: float
     proxy_labels_used: bool
     raw_samples_disclosed: int
-    data_source: str
-    data_samples: int
-    data_sha256: str
+    data_source: str | None
+    data_samples: int | None
+    data_sha256: str | None
 
 
 @dataclass(frozen=True, eq=False)

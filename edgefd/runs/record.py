@@ -90,5 +90,5 @@ def check_unrecorded(config: Config, where: str) -> None:
     """
     if config.run.record_knowledge:
         raise UserError(
-            f"run.record_knowledge is not supported {where}, only in local simulations and by edgefd server: remove it"
+            f"run.record_knowledge is not supported {where}, only in local simulations and by edgefd serve: remove it"
         )

@@ -1,4 +1,4 @@
-"""Metrics of a round. A simulation knows the true labels, so it can measure the out-of-class fraction too."""
+"""Metrics of a round. A simulation knows the clients' classes, so it can measure the out-of-class fraction too."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import numpy as np
 
 from edgefd.core.arrays import Bool
 from edgefd.core.knowledge import Knowledge
-from edgefd.federation.clients import Federation
 from edgefd.federation.method import MessageKind
 from edgefd.federation.report import Report
 from edgefd.rounds.loop import RoundResult
 from edgefd.runs.calibration import Reliability, ece, reliability
+from edgefd.runs.facts import GroundTruth
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class RoundMetrics:
     """accepted fraction of each client"""
     wrong_claims: float | None
     """out-of-class fraction: fraction of the sent soft labels whose row is of a class that the client does not have;
-    None without proxy labels"""
+    None without proxy labels, and for devices, whose classes nobody else knows"""
     teacher_coverage: float
     """fraction of the proxy rows that have a teacher label"""
     teacher_accuracy: float | None
@@ -76,7 +76,7 @@ class RoundMetrics:
 class Evaluation:
     """Detailed evaluation of the final models. Lists have one entry for each client; None = not measured (devices)."""
 
-    test_by_class: list[int]
+    test_by_class: list[int] | None
     """number of test rows of each class"""
     correct_by_class: list[list[int] | None]
     """number of test rows of each class that a client's model predicts correctly"""
@@ -87,7 +87,7 @@ class Evaluation:
 
 
 def measure(
-    result: RoundResult, federation: Federation, seconds: float, message: MessageKind = MessageKind.PROXY_LABELS
+    result: RoundResult, truth: GroundTruth, seconds: float, message: MessageKind = MessageKind.PROXY_LABELS
 ) -> RoundMetrics:
     """Return the metrics of a round.
 
@@ -95,9 +95,9 @@ def measure(
     accepted fraction, and only a single teacher has an accuracy.
     """
     reports = sorted(result.exchange.reports, key=lambda r: r.client)
-    n_clients = len(federation.clients)
+    n_clients = truth.n_clients
     accuracies = [r.metrics["accuracy"] for r in reports if "accuracy" in r.metrics]
-    size = len(federation.proxy)
+    size = truth.n_proxy
     of_rows = message not in (MessageKind.CLASS_LABELS, MessageKind.PARAMETERS)
     accepted_fraction = {r.client: len(r.knowledge) / size if of_rows else 0.0 for r in reports}
     teacher = result.teacher if message is MessageKind.PROXY_LABELS else None
@@ -111,61 +111,60 @@ def measure(
         heldout_accuracy_mean=_mean_of(reports, "heldout_accuracy"),
         kept_fraction=float(np.mean(list(accepted_fraction.values()))),
         kept_per_client=[accepted_fraction.get(c) for c in range(n_clients)],
-        wrong_claims=out_of_class_fraction(reports, federation) if of_rows else None,
+        wrong_claims=out_of_class_fraction(reports, truth) if of_rows else None,
         teacher_coverage=len(teacher) / size if teacher is not None else 0.0,
-        teacher_accuracy=_teacher_accuracy(teacher, federation),
+        teacher_accuracy=_teacher_accuracy(teacher, truth),
         distil_loss=_mean_of(reports, "distil_loss"),
         train_loss=_mean_of(reports, "train_loss"),
         bytes_up=result.exchange.bytes_up,
         bytes_down=result.exchange.bytes_down,
-        wrong_claims_per_client=_out_of_class_by_client(reports, federation, weighted=False) if of_rows else None,
-        wrong_weight_per_client=_out_of_class_by_client(reports, federation, weighted=True) if of_rows else None,
+        wrong_claims_per_client=_out_of_class_by_client(reports, truth, weighted=False) if of_rows else None,
+        wrong_weight_per_client=_out_of_class_by_client(reports, truth, weighted=True) if of_rows else None,
         ece_mean=_mean_of(reports, "ece"),
-        teacher_ece=None if (bins := _teacher_bins(teacher, federation)) is None else ece(bins),
+        teacher_ece=None if (bins := _teacher_bins(teacher, truth)) is None else ece(bins),
         agreement_mean=_mean_of(reports, "agreement"),
         agreement_per_client=_by_client(reports, "agreement", n_clients),
-        evaluation=asdict(_evaluation(reports, teacher, federation)) if result.plan.closing else None,
+        evaluation=asdict(_evaluation(reports, teacher, truth)) if result.plan.closing else None,
     )
 
 
-def out_of_class_fraction(reports: list[Report], federation: Federation) -> float | None:
+def out_of_class_fraction(reports: list[Report], truth: GroundTruth) -> float | None:
     """Return the fraction of the sent soft labels whose row is of a class that the client does not have.
 
-    None without proxy labels, or if no soft label was sent.
+    None without proxy labels, for devices, or if no soft label was sent.
     """
-    has_class: Bool = federation.table > 0
     total = sum(len(r.knowledge) for r in reports)
-    labels = federation.proxy_labels
-    if not total or labels is None:
+    labels = truth.proxy_labels
+    if not total or labels is None or truth.table is None:
         return None
+    has_class: Bool = truth.table > 0
     n_out_of_class = sum(int((~has_class[r.client][labels[r.knowledge.ids]]).sum()) for r in reports)
     return n_out_of_class / total
 
 
-def _out_of_class_by_client(reports: list[Report], federation: Federation, weighted: bool) -> list[float | None] | None:
-    labels = federation.proxy_labels
-    if labels is None:
+def _out_of_class_by_client(reports: list[Report], truth: GroundTruth, weighted: bool) -> list[float | None] | None:
+    labels = truth.proxy_labels
+    if labels is None or truth.table is None:
         return None
-    fractions: list[float | None] = [None] * len(federation.clients)
+    fractions: list[float | None] = [None] * truth.n_clients
     for r in reports:
         if len(r.knowledge):
-            out_of_class = federation.table[r.client][labels[r.knowledge.ids]] == 0
+            out_of_class = truth.table[r.client][labels[r.knowledge.ids]] == 0
             weights = r.knowledge.weights if weighted else np.ones(len(out_of_class))
             fractions[r.client] = float(weights[out_of_class].sum(dtype=np.float64) / weights.sum(dtype=np.float64))
     return fractions
 
 
-def _evaluation(reports: list[Report], teacher: Knowledge | None, federation: Federation) -> Evaluation:
+def _evaluation(reports: list[Report], teacher: Knowledge | None, truth: GroundTruth) -> Evaluation:
     """Build the evaluation from the metrics that `edgefd.runs.evaluate` put into the reports."""
-    correct: list[list[int] | None] = [None] * len(federation.clients)
-    clients: list[Reliability | None] = [None] * len(federation.clients)
+    correct: list[list[int] | None] = [None] * truth.n_clients
+    clients: list[Reliability | None] = [None] * truth.n_clients
     for r in reports:
         if "correct/0" in r.metrics:
             correct[r.client] = [round(n) for n in _listed(r, "correct")]
             count, n_correct = ([round(n) for n in _listed(r, name)] for name in ("bin_count", "bin_correct"))
             clients[r.client] = Reliability(count, _listed(r, "bin_confidence"), n_correct)
-    by_class = np.bincount(federation.y_test, minlength=federation.n_classes)
-    return Evaluation(by_class.tolist(), correct, clients, _teacher_bins(teacher, federation))
+    return Evaluation(truth.test_by_class, correct, clients, _teacher_bins(teacher, truth))
 
 
 def _listed(report: Report, name: str) -> list[float]:
@@ -173,19 +172,19 @@ def _listed(report: Report, name: str) -> list[float]:
     return [report.metrics[f"{name}/{i}"] for i in range(sum(key.startswith(f"{name}/") for key in report.metrics))]
 
 
-def _teacher_bins(teacher: Knowledge | None, federation: Federation) -> Reliability | None:
+def _teacher_bins(teacher: Knowledge | None, truth: GroundTruth) -> Reliability | None:
     """Return the teacher's reliability; None without labels, and for a teacher whose rows are no probabilities."""
-    if teacher is None or not len(teacher) or federation.proxy_labels is None:
+    if teacher is None or not len(teacher) or truth.proxy_labels is None:
         return None
     if teacher.values.min() < 0 or np.abs(teacher.values.sum(1) - 1).max() > 0.02:  # float16 rounds
         return None
-    return reliability(teacher.values, federation.proxy_labels[teacher.ids])
+    return reliability(teacher.values, truth.proxy_labels[teacher.ids])
 
 
-def _teacher_accuracy(teacher: Knowledge | None, federation: Federation) -> float | None:
-    if teacher is None or not len(teacher) or federation.proxy_labels is None:
+def _teacher_accuracy(teacher: Knowledge | None, truth: GroundTruth) -> float | None:
+    if teacher is None or not len(teacher) or truth.proxy_labels is None:
         return None
-    return float((teacher.values.argmax(1) == federation.proxy_labels[teacher.ids]).mean())
+    return float((teacher.values.argmax(1) == truth.proxy_labels[teacher.ids]).mean())
 
 
 def _by_client(reports: list[Report], name: str, n_clients: int) -> list[float | None] | None:

@@ -132,7 +132,7 @@ def _run_with_progress(prepared: PreparedRun, folder: Path, console: Console, en
             return simulate_ray(config, len(federation.clients))
         return simulate(open_transport(config, federation), folder)
 
-    return execute_run(prepared, folder, bar if console.is_terminal else lines, rounds)
+    return execute_run(prepared.config, prepared.facts, folder, bar if console.is_terminal else lines, rounds)
 
 
 def _line(m: RoundMetrics, accuracy: float | None) -> str:

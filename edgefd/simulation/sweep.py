@@ -187,7 +187,8 @@ def _run_cell(cell: Cell, folder: Path) -> str | None:
             shutil.rmtree(folder)
         folder.mkdir(parents=True)
         execute_run(
-            prepared,
+            prepared.config,
+            prepared.facts,
             folder,
             _no_progress,
             lambda: simulate(open_transport(prepared.config, prepared.federation), folder),

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from edgefd.federation.terms import FederationTerms
 
-SCHEMA = 2
+SCHEMA = 3
 FILES = ("model.onnx", "train_step.onnx", "init.npz", "proxy.npz", "selftest.npz")
 EXTRACTOR = "extractor.onnx"
 """graph from raw samples to features; a bundle has this file only if its model takes features"""
@@ -41,6 +41,8 @@ class Manifest:
     errors: dict[str, float]
     heldout: float
     """share of the private rows that is held out from training if the data do not name the held-out rows"""
+    n_clients: int
+    """number of clients of the federation"""
     terms: FederationTerms
     """terms of the federation"""
     raw_shape: tuple[int, ...] | None = None

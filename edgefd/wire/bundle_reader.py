@@ -62,7 +62,7 @@ def read_bundle(folder: Path) -> Bundle:
         raise UserError(
             f"proxy.npz must hold x, float32 samples of shape {list(manifest.shape)}: export the bundle again"
         )
-    if hashlib.sha256(np.ascontiguousarray(proxy).tobytes()).hexdigest() != manifest.terms.proxy_sha256:
+    if hashlib.sha256(np.ascontiguousarray(proxy).data).hexdigest() != manifest.terms.proxy_sha256:
         raise UserError("the proxy samples differ from the sha256 in the manifest: export the bundle again")
     graphs = Graphs(
         blobs["train_step.onnx"],
@@ -108,14 +108,15 @@ def parse_manifest(raw: bytes) -> Manifest:
             files=files,
             errors={str(k): float(v) for k, v in fields["errors"].items()},
             heldout=float(fields["heldout"]),
+            n_clients=int(fields["n_clients"]),
             terms=parse_terms(fields["terms"]),
             raw_shape=None if fields.get("raw_shape") is None else tuple(int(d) for d in fields["raw_shape"]),
         )
     except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
         raise UserError(f"{MANIFEST} is incomplete: {type(error).__name__}: {error}") from error
-    if not 0 < manifest.heldout < 1 or manifest.n_classes < 1 or manifest.batch < 1:
+    if not 0 < manifest.heldout < 1 or min(manifest.n_clients, manifest.n_classes, manifest.batch) < 1:
         raise UserError(
-            f"{MANIFEST} is out of range: heldout must be in (0, 1), n_classes and batch must be at least 1"
+            f"{MANIFEST} is out of range: heldout must be in (0, 1), n_clients, n_classes and batch at least 1"
         )
     required = FILES if manifest.raw_shape is None else (*FILES, EXTRACTOR)
     if set(files) != set(required):

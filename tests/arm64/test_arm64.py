@@ -64,7 +64,6 @@ def test_an_aarch64_device_and_two_x86_devices_complete_three_rounds(
     debian: Roots, cnn_edge: ExportedFederation, tmp_path: Path
 ) -> None:
     exchange, state = tmp_path / "exchange", tmp_path / "state0"
-    transport = cnn_edge.open(exchange, SECONDS)
     options = {"bundle": cnn_edge.bundle, "data": cnn_edge.data[0], "state": state, "exchange": exchange, "client": 0}
     arguments = [part for name, value in options.items() for part in (f"--{name}", str(value))]
     device = subprocess.Popen(
@@ -75,7 +74,7 @@ def test_an_aarch64_device_and_two_x86_devices_complete_three_rounds(
         text=True,
     )
     try:
-        with agents(cnn_edge, tmp_path, (1, 2)):
+        with cnn_edge.open(exchange, SECONDS) as transport, agents(cnn_edge, tmp_path, (1, 2)):
             teachers = coordinate(cnn_edge, transport)
         output, errors = device.communicate(timeout=SECONDS)
     finally:

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from edgefd_server.coordinator.resume import coordinate, create_checkpoint
+from edgefd_server.coordinator.open_run import OpenRun, create_checkpoint
+from edgefd_server.coordinator.rounds import coordinate
+from edgefd_server.coordinator.served_run import ServedRun
 
 from edgefd.audit.recording.read import open_recording
 from edgefd.audit.report.limits import largest_found, parse_limit
@@ -18,7 +20,7 @@ from edgefd.core.knowledge import Knowledge
 from edgefd.federation.plan import RoundPlan
 from edgefd.federation.report import Exchange, Report
 from edgefd.rounds.loop import RoundResult
-from edgefd.runs.prepare import PreparedRun, prepare
+from edgefd.runs.prepare import PreparedRun, prepare, terms_of
 from edgefd.runs.record import KNOWLEDGE, record_messages
 from edgefd.simulation.engine import InProcess, open_transport, simulate
 from tests.support.commands import QUICKSTART, audit
@@ -57,15 +59,25 @@ def open_fleet(prepared: PreparedRun) -> Iterator[SimulatedFleet]:
         yield SimulatedFleet(transport)
 
 
+def served_run(prepared: PreparedRun) -> ServedRun:
+    """Return what a coordinator of these clients would know."""
+    federation = prepared.federation
+    terms = terms_of(prepared.config, federation)
+    return ServedRun(prepared.config, len(federation.clients), terms, federation.proxy, None, ())
+
+
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run folder as `edgefd server` leaves it."""
+    """A run folder as `edgefd serve` leaves it."""
     folder = tmp_path_factory.mktemp("served")
     prepared = prepare(load_config(Path(QUICKSTART), SETTINGS))
     out = folder / "served"
     out.mkdir()
     with open_fleet(prepared) as transport:
-        coordinate(prepared, transport, folder, out, create_checkpoint(prepared.config, folder, out))
+        coordinate(
+            OpenRun(served_run(prepared), out, folder, create_checkpoint(prepared.config, folder, out), False),
+            transport,
+        )
     return out
 
 

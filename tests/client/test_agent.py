@@ -232,7 +232,7 @@ def test_the_state_of_another_run_client_or_process_is_refused(federation: Expor
 @pytest.mark.parametrize(
     ("terms", "message"),
     [
-        ({"method": "os:system"}, "a device runs only methods of edgefd"),
+        ({"method": "os:system"}, "devices run only the methods of edgefd"),
         ({"method_config": {"n_clusters": "9"}}, "n_clusters cannot be '9'"),
         ({"method_config": {"weighting": "firm"}}, "weighting cannot be 'firm'"),
         ({"method_config": {"quantile": 2.0}}, "quantile must be"),

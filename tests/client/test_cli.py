@@ -64,10 +64,10 @@ def start(federation: ExportedFederation, folder: Path, client: int) -> subproce
 
 
 def test_run_needs_no_heavy_package_and_prints_a_line_per_round(federation: ExportedFederation, tmp_path: Path) -> None:
-    transport = federation.open(tmp_path / "x")
     processes = [start(federation, tmp_path, i) for i in range(3)]
     try:
-        assert len(coordinate(federation, transport)) == 3
+        with federation.open(tmp_path / "x") as transport:
+            assert len(coordinate(federation, transport)) == 3
         for process in processes:
             out, err = process.communicate(timeout=30)
             assert (process.returncode, err) == (0, "")
@@ -85,8 +85,8 @@ def test_run_needs_no_heavy_package_and_prints_a_line_per_round(federation: Expo
 def test_a_signal_ends_run_with_its_exit_code(
     federation: ExportedFederation, tmp_path: Path, number: int, code: int
 ) -> None:
-    federation.open(tmp_path / "x")
-    process = start(federation, tmp_path, 0)
+    with federation.open(tmp_path / "x"):
+        process = start(federation, tmp_path, 0)
     try:
         assert process.stdout is not None
         assert process.stdout.readline().startswith("client 0: ")

@@ -44,6 +44,7 @@ def bundle() -> Bundle:
         files={},
         errors={},
         heldout=0.1,
+        n_clients=2,
         terms=FederationTerms("edgefd", {}, "float16", 0, 10, ""),
     )
     return Bundle(manifest, "", Graphs(b"", b"", (), {}, 8, 10, SHAPE), {}, proxy, {})

@@ -95,8 +95,12 @@ def test_kill_9_at_any_point_changes_nothing(tmp_path: Path) -> None:
 
     folder = tmp_path / "killed"
     teachers: list[Knowledge] = []
-    transport = federation.open(folder / "exchange", timeout=120)
-    coordinator = threading.Thread(target=lambda: teachers.extend(coordinate(federation, transport)), daemon=True)
+
+    def coordinate_all() -> None:
+        with federation.open(folder / "exchange", timeout=120) as transport:
+            teachers.extend(coordinate(federation, transport))
+
+    coordinator = threading.Thread(target=coordinate_all, daemon=True)
     coordinator.start()
     first_seen: dict[Path, str] = {}
     killed = 0

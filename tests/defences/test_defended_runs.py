@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from edgefd_server.coordinator.resume import check_deployable
 
 from edgefd.config.load import load_config, parse_config
 from edgefd.config.schema import Config
@@ -14,6 +13,7 @@ from edgefd.core.errors import UserError
 from edgefd.core.knowledge import Knowledge
 from edgefd.poisoning.robust_aggregation import Aggregator, aggregate_of
 from edgefd.rounds.loop import RoundResult, run_rounds
+from edgefd.runs.deployable import check_deployable
 from edgefd.runs.execute import execute_run, make_plans
 from edgefd.runs.export_bundle import export_config
 from edgefd.runs.prepare import prepare
@@ -67,7 +67,7 @@ def test_the_summary_of_a_run_holds_the_claimed_epsilon_and_delta(tmp_path: Path
         prepared = prepare(config(defence=defence, run={"workers": 0, "evaluate_every": 9}))
         (tmp_path / name).mkdir()
         rounds_of = functools.partial(simulate, open_transport(prepared.config, prepared.federation))
-        summaries[name] = execute_run(prepared, tmp_path / name, lambda r: r, rounds_of)
+        summaries[name] = execute_run(prepared.config, prepared.facts, tmp_path / name, lambda r: r, rounds_of)
         assert load_config(tmp_path / name / "config.yaml") == prepared.config
     assert (summaries["none"]["epsilon_claimed"], summaries["none"]["delta_claimed"]) == (None, None)
     assert (summaries["pate"]["epsilon_claimed"], summaries["pate"]["delta_claimed"]) == (3.0, 1e-6)

@@ -123,7 +123,15 @@ def check_run(
     devices: dict[int, subprocess.Popen[bytes]] = {}
     with lossy_link(f"ed{os.getpid()}") as link, ExitStack() as processes:
         link.loss, link.delay = loss, delay
-        serve = [*link.inside(link.near), *EDGEFD, "server", str(folder / "config.yaml"), "--timeout", str(LIMIT)]
+        serve = [
+            *link.inside(link.near),
+            *EDGEFD,
+            "serve",
+            "grpc",
+            str(folder / "config.yaml"),
+            "--timeout",
+            str(LIMIT),
+        ]
         serve += ["--listen", f"{LossyLink.address}:50051", "--certs", str(folder / "certs")]
         serve += ["--bundle", str(federation.bundle), "--out", str(folder / "run")]
         server = processes.enter_context(process(serve, folder / "server.log"))

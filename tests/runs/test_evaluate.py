@@ -17,6 +17,7 @@ from edgefd.rounds.client import accuracy, client_round
 from edgefd.rounds.loop import RoundResult
 from edgefd.runs.calibration import BINS, ece, pooled
 from edgefd.runs.evaluate import AGREEMENT_ROWS, agreement, evaluate
+from edgefd.runs.facts import ground_truth
 from edgefd.runs.prepare import prepare
 from edgefd.runs.round_metrics import RoundMetrics, measure
 from edgefd.simulation.engine import client_report, make_simulation_state, open_transport, simulate
@@ -87,7 +88,7 @@ def test_the_out_of_class_fraction_is_measured_by_client_and_by_weight(federatio
     knowledge = Knowledge(ids, np.full((4, 10), 0.1, np.float32), weights)
     plan = RoundPlan(0, 0, np.arange(len(labels)), config().train)
     reports = [Report(0, 0, knowledge, {}), Report(2, 0, Knowledge(ids[:0], np.empty((0, 10)), weights[:0]), {})]
-    metrics = measure(RoundResult(plan, Exchange(reports, 0, 0), None), federation, 1.0)
+    metrics = measure(RoundResult(plan, Exchange(reports, 0, 0), None), ground_truth(federation), 1.0)
     assert metrics.wrong_claims == 0.25
     assert metrics.wrong_claims_per_client == [0.25, None, None]
     assert metrics.wrong_weight_per_client == pytest.approx([0.1, None, None])

@@ -12,6 +12,7 @@ from edgefd.config.schema import Config
 from edgefd.core.knowledge import Knowledge
 from edgefd.rounds.loop import run_rounds
 from edgefd.rounds.participation import plans
+from edgefd.runs.facts import ground_truth
 from edgefd.runs.prepare import prepare
 from edgefd.runs.round_metrics import measure
 from edgefd.simulation.engine import InProcess, make_simulation_state, open_transport, simulate
@@ -99,7 +100,7 @@ def test_losses_of_a_round_are_means_over_clients() -> None:
     round_plans = plans(c.seed, np.arange(len(federation.proxy)), c.train)
     transport.start()
     for result in run_rounds(c.method, c.method_config, transport, round_plans):
-        exchanges.append((result, measure(result, federation, 0.0)))
+        exchanges.append((result, measure(result, ground_truth(federation), 0.0)))
     for result, metrics in exchanges:
         for name, loss in (("distil_loss", metrics.distil_loss), ("train_loss", metrics.train_loss)):
             values = [r.metrics[name] for r in result.exchange.reports if name in r.metrics]

@@ -13,7 +13,8 @@ from edgefd_client.contribute import ContributeOptions, contribute
 from edgefd_proto import edgefd_pb2 as pb
 from edgefd_server.grpc_link.rate_limit import Rate
 from edgefd_server.grpc_link.server import ListenAddress
-from edgefd_server.monitoring.prometheus import LinkMetrics, make_metrics
+from edgefd_server.monitoring.event_log import tee_log
+from edgefd_server.monitoring.prometheus import LinkMetrics, make_metrics, metrics_log
 from edgefd_server.proxy_collection.service import CollectLink, Collector, open_collector
 from edgefd_server.proxy_collection.store import Collection, Wanted
 
@@ -53,7 +54,7 @@ def collecting(
     def log(event: str, **fields: Any) -> None:
         lines.append({"event": event, **fields})
 
-    collection = Collection(folder, wanted, most, log)
+    collection = Collection(folder, wanted, most, tee_log(log, metrics_log(metrics)))
     with open_collector(
         Collector(collection, rate, clock), ListenAddress(f"127.0.0.1:{port}", certs), metrics
     ) as grpc_server:

@@ -11,24 +11,24 @@ import sys
 from itertools import count
 from typing import Any
 
-from edgefd_server.coordinator import checkpoint, resume
+from edgefd_server.coordinator import checkpoint, open_run, rounds
 from edgefd_server.coordinator.round_coordinator import RoundCoordinator
 from edgefd_server.grpc_link.device_service import DeviceLink
 from edgefd_server.grpc_link.sessions import DeviceSessions
-from edgefd_server.serve import coordinator, grpc
+from edgefd_server.serve import grpc
 
 from edgefd.cli import main as cli
 from edgefd.runs import execute
 
 STEPS: dict[str, tuple[Any, str]] = {
-    "begin": (grpc, "create_checkpoint"),
-    "listen": (coordinator, "open_link"),
+    "begin": (open_run, "create_checkpoint"),
+    "listen": (grpc, "open_link"),
     "join": (DeviceSessions, "join"),
     "open": (RoundCoordinator, "open"),
     "hand out": (DeviceLink, "_wake"),
     "report": (RoundCoordinator, "submit"),
     "collect": (RoundCoordinator, "collect"),
-    "aggregate": (resume, "measure"),
+    "aggregate": (rounds, "measure"),
     "checkpoint": (checkpoint, "put"),
     "metrics": (execute, "append_json_line"),
     "summary": (execute, "summarise"),

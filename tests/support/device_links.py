@@ -19,13 +19,13 @@ from edgefd_client.sources import NpzSource, client_data
 from edgefd_proto import edgefd_pb2 as pb
 from edgefd_proto.edgefd_pb2_grpc import DeviceLinkStub
 from edgefd_server.coordinator.round_coordinator import RoundCoordinator
-from edgefd_server.grpc_link.bundle_files import load_bundle_files
+from edgefd_server.coordinator.served_run import bundle_files
 from edgefd_server.grpc_link.device_service import DeviceLink, open_link
 from edgefd_server.grpc_link.rate_limit import Rate
 from edgefd_server.grpc_link.server import ListenAddress
 from edgefd_server.grpc_link.sessions import DeviceSessions
-from edgefd_server.monitoring.event_log import Log
-from edgefd_server.monitoring.prometheus import LinkMetrics, make_metrics
+from edgefd_server.monitoring.event_log import Log, tee_log
+from edgefd_server.monitoring.prometheus import LinkMetrics, make_metrics, metrics_log
 
 from edgefd.core.knowledge import Knowledge
 from edgefd.federation.plan import RoundPlan
@@ -37,7 +37,7 @@ from edgefd.runs.prepare import terms_of
 from edgefd.wire import messages as wire
 from edgefd.wire.bundle_reader import read_bundle
 from edgefd.wire.device_link import PROTOCOL, REASON, terms_message
-from tests.support.federations import ExportedFederation, ignore_line, in_threads
+from tests.support.federations import ExportedFederation, ignore_event, ignore_line, in_threads
 from tests.support.open_server import OpenServer
 
 UNLIMITED = Rate(1e9, 1e9)
@@ -68,15 +68,11 @@ class OpenLink(OpenServer):
         return thread
 
 
-def unlogged(event: str, **fields: Any) -> None:
-    """Drop an event: a log for tests that need none."""
-
-
 def sessions_of(
     federation: ExportedFederation,
     rate: Rate = UNLIMITED,
     timeout: float = 30.0,
-    log: Log = unlogged,
+    log: Log = ignore_event,
     rules: ParticipationConfig = FULL_PARTICIPATION,
     run: str = "test",
     clock: Callable[[], float] = time.monotonic,
@@ -84,8 +80,7 @@ def sessions_of(
     """Return the sessions of a new coordinator of the federation, and the plan of round 0."""
     prepared = federation.prepared
     plan = next(plans(prepared.config.seed, np.arange(len(prepared.federation.proxy)), prepared.config.train))
-    read = federation.read()
-    bundle = load_bundle_files(federation.bundle, read.manifest, read.digest)
+    bundle = bundle_files(federation.bundle, federation.read())
     info = FederationInfo(run, len(federation.data), terms_of(prepared.config, prepared.federation))
     coordinator = RoundCoordinator(info, timeout, log, rules)
     return DeviceSessions(coordinator, [bundle], largest_report(plan, prepared.federation.n_classes), rate, clock), plan
@@ -108,7 +103,7 @@ def open_device_link(
     def log(event: str, **fields: Any) -> None:
         lines.append({"event": event, **fields})
 
-    sessions, plan = sessions_of(federation, rate, timeout, log, rules, run, clock)
+    sessions, plan = sessions_of(federation, rate, timeout, tee_log(log, metrics_log(metrics)), rules, run, clock)
     coordinator = sessions.coordinator
     with open_link(sessions, ListenAddress(f"127.0.0.1:{port}", certs), metrics) as grpc_server:
         yield OpenLink(grpc_server, sessions, coordinator, metrics, coordinator.info.terms, plan, lines)

@@ -177,7 +177,18 @@ def fleet(
         "--bundle",
         str(federation.data.bundle),
     ]
-    command = ["server", str(federation.config), *settings, *listen, "--timeout", "60", "--out", str(out), "--resume"]
+    command = [
+        "serve",
+        "grpc",
+        str(federation.config),
+        *settings,
+        *listen,
+        "--timeout",
+        "60",
+        "--out",
+        str(out),
+        "--resume",
+    ]
     with ExitStack() as stack:
         server = _program(stack, SERVER, ("proto", "server", "client"), command, folder / "server.log")
         clients = [*range(len(federation.data.data)), *([] if twin is None else [twin])]

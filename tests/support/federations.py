@@ -13,7 +13,9 @@ from edgefd_client.agent import run_agent
 from edgefd_client.folder_link import join
 from edgefd_client.link import Link
 from edgefd_client.sources import NpzSource, client_data
-from edgefd_server.folder_link.transport import FolderTransport, open_folder
+from edgefd_server.coordinator.round_coordinator import RoundCoordinator
+from edgefd_server.coordinator.served_run import ServedRun, read_served_run
+from edgefd_server.folder_link.front_end import open_folder
 
 from edgefd.config.load import parse_config
 from edgefd.config.schema import Config
@@ -47,10 +49,17 @@ class ExportedFederation:
         """Read the data of a client."""
         return client_data(NpzSource(self.data[i]), self.read(), i)
 
-    def open(self, exchange: Path, timeout: float = 60.0) -> FolderTransport:
-        """Open an exchange folder for this federation."""
+    def served(self) -> ServedRun:
+        """Return the federation as its coordinator knows it."""
+        return read_served_run(self.prepared.config, [self.bundle])
+
+    @contextmanager
+    def open(self, exchange: Path, timeout: float = 60.0) -> Iterator[RoundCoordinator]:
+        """Open an exchange folder for this federation while the context lasts."""
         terms = terms_of(self.prepared.config, self.prepared.federation)
-        return open_folder(exchange, FederationInfo("test", len(self.data), terms), timeout)
+        coordinator = RoundCoordinator(FederationInfo("test", len(self.data), terms), timeout, ignore_event)
+        with open_folder(exchange, coordinator):
+            yield coordinator
 
 
 def small(
@@ -98,6 +107,10 @@ def coordinate(d: ExportedFederation, transport: Announced) -> list[Knowledge]:
     return [teacher for teacher in teachers if teacher is not None]
 
 
+def ignore_event(event: str, **fields: Any) -> None:
+    """Drop an event: a log for tests that need none."""
+
+
 def ignore_line(line: str) -> None:
     """Ignore a log line."""
 
@@ -143,8 +156,7 @@ def agents(
 
 def undisturbed(d: ExportedFederation, folder: Path, wrap: Callable[[Link, int], Link] = unwrapped) -> list[Knowledge]:
     """Run a federation with an agent in a thread for each client, without faults, and return its teachers."""
-    transport = d.open(folder / "exchange")
-    with agents(d, folder, range(len(d.data)), wrap):
+    with d.open(folder / "exchange") as transport, agents(d, folder, range(len(d.data)), wrap):
         return coordinate(d, transport)
 
 

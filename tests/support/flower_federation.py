@@ -46,8 +46,9 @@ class FlowerFederation:
         self.started.append((name, process))
         return process
 
-    def server(self, name: str, *options: str) -> subprocess.Popen[bytes]:
-        command = [sys.executable, "-m", "edgefd", "server", str(self.folder / "config.yaml"), *options]
+    def server(self, name: str, kind: str, *options: str) -> subprocess.Popen[bytes]:
+        command = [sys.executable, "-m", "edgefd", "serve", kind, str(self.folder / "config.yaml"), *options]
+        command += ["--bundle", str(self.exported.bundle)]
         return self.start(name, *command, "--out", str(self.folder / name), "--timeout", "150")
 
     def node(self, name: str, client: int, port: int) -> None:

@@ -20,10 +20,10 @@ from edgefd.data.datasets import Dataset
 from edgefd.federation.clients import Federation
 from edgefd.federation.method import MessageKind
 from edgefd.federation.report import Report
+from edgefd.runs.facts import members_of
 from edgefd.runs.prepare import prepare
 from edgefd.runs.read import read_json
 from edgefd.runs.record import CLAIMS, COORDINATOR, FINAL, KNOWLEDGE, model_file
-from edgefd.runs.summary import members_of
 from edgefd.wire import messages as wire
 from edgefd.wire.exchange_folder import TEACHER, report_file, round_folder
 
@@ -74,12 +74,14 @@ def open_recording(folder: Path) -> Recording:
     if not config.run.record_knowledge or not (deployed or (folder / KNOWLEDGE / CLAIMS).is_file()):
         raise UserError(f"{folder} has no recorded knowledge: {_RECORD_COMMAND}")
     if not _ended(folder, deployed):
-        raise UserError(f"{folder} is a run that did not end: {_RECORD_COMMAND}, or edgefd server --resume")
+        raise UserError(f"{folder} is a run that did not end: {_RECORD_COMMAND}, or edgefd serve ... --resume")
     _check_method(config)
     partition, summary = read_json(folder / "partition.json"), read_json(folder / "summary.json")
     prepared = prepare(config)
-    _check_data(folder, summary, prepared.dataset)
-    if not deployed:
+    if deployed:
+        _check_proxy(folder, partition, prepared.federation)
+    else:
+        _check_data(folder, summary, prepared.dataset)
         _check_members(folder, partition, prepared.federation)
     contents = [(folder / name).read_bytes() for name in ("config.yaml", "partition.json", "summary.json")]
     digest = hashlib.sha256(b"\0".join(contents)).hexdigest()
@@ -110,6 +112,14 @@ def _check_data(folder: Path, summary: dict[str, Any], dataset: Dataset) -> None
         raise UserError(
             f"{folder} was run on other data than {dataset.source} now holds, so its members are not known: restore "
             "the data of the run, or run it again"
+        )
+
+
+def _check_proxy(folder: Path, partition: dict[str, Any], federation: Federation) -> None:
+    """Check that the config gives the proxy set of a coordinator's run: it records no other data."""
+    if partition.get("proxy_sha256") != federation.proxy.sha256:
+        raise UserError(
+            f"{folder} was run with another proxy set than its config gives now: restore the data of the run"
         )
 
 

@@ -12,7 +12,8 @@ import hashlib
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from edgefd.core.errors import RunError
@@ -188,7 +189,22 @@ class RoundCoordinator:
         self.note("end", reason=reason)
         self._announce()
 
+    def continue_after(self, closed: OpenRound) -> None:
+        """Set the round that was completed before a resumed run: late reports for it count as the rules say.
+
+        Args:
+            closed: the round. Reports that counted in it must not be submitted again.
+        """
+        with self._changed:
+            self._current = RoundInbox(closed, closed=True)
+
     # for front ends
+
+    @contextmanager
+    def batch(self) -> Iterator[None]:
+        """Accept all reports that are submitted within the context before the round can be closed."""
+        with self._changed:
+            yield
 
     def watch(self, wake: Callable[[], None]) -> None:
         """Call `wake` whenever a round is opened or closed and when the run ends, in the coordinator's thread."""

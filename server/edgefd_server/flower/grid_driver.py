@@ -116,8 +116,6 @@ class GridDriver:
         opened = self.coordinator.round
         if opened is None:
             return
-        if self.metrics is not None:
-            self.metrics.round.set(opened.plan.round)
         if time.monotonic() - self._nodes_checked >= NODE_CHECK_SECONDS:
             self._update_nodes()
         if messages := self._due_messages(opened):
@@ -241,10 +239,7 @@ class GridDriver:
         duplicate = self.coordinator.submit(client, sent.round, report)
         self.nodes[sent.node].failures = 0
         if self.metrics is not None and not duplicate:
-            self.metrics.accepted.inc()
             self.metrics.bytes.labels("up").inc(len(report))
-            if (opened := self.coordinator.round) is not None and opened.plan.round == sent.round:
-                self.metrics.report_seconds.observe(time.monotonic() - opened.began)
 
     def _refuse(self, node: int, refused: Refused) -> None:
         """Record a refusal, and send the round to the node again after a delay. A late report causes no delay."""
@@ -256,8 +251,6 @@ class GridDriver:
             state.failures = min(state.failures + 1, 10)
 
     def _record_refusal(self, node: int, refused: Refused) -> None:
-        if self.metrics is not None:
-            self.metrics.refused.labels("Flower", refused.reason).inc()
         client = self.nodes[node].client if node in self.nodes else None
         self.coordinator.note(
             "refused", call="Flower", reason=refused.reason, line=str(refused), node=node, client=client

@@ -1,4 +1,4 @@
-"""The coordinator in a ServerApp that `edgefd server --flower` has submitted, and the messages between the two.
+"""The coordinator in a ServerApp that `edgefd serve flower` has submitted, and the messages between the two.
 
 The command writes a `Job`, whose path is in the run config. The ServerApp appends events as lines of JSON to the file
 `Job.events`: its process, the lines to print or to log, and how it ended. The command stops it with SIGTERM; the
@@ -15,8 +15,8 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable
-from contextlib import redirect_stdout
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from types import FrameType
@@ -26,12 +26,15 @@ from edgefd.config.load import load_config
 from edgefd.core.errors import RunError, Stopped, UserError
 from edgefd.core.json_files import append_json_line, write_json
 from edgefd.core.log import PACKAGES, configure_logging
-from edgefd.runs.prepare import prepare
 from edgefd_server.certs import AllowList
-from edgefd_server.coordinator.checkpoint import load_checkpoint
+from edgefd_server.coordinator.open_run import OpenRun, load_for_resume
+from edgefd_server.coordinator.round_coordinator import RoundCoordinator
+from edgefd_server.coordinator.served_run import read_served_run
 from edgefd_server.flower.grid_driver import GridDriver, NodeGrid, run_driver
 from edgefd_server.grpc_link.server import ListenAddress
-from edgefd_server.serve.coordinator import serve_coordinator
+from edgefd_server.monitoring.prometheus import LinkMetrics
+from edgefd_server.serve.coordinator import FrontEnd, OpenFrontEnd, serve_coordinator
+from edgefd_server.serve.grpc import device_link
 from edgefd_server.serve.options import ServeOptions
 
 CONFIG = "config.yaml"
@@ -58,7 +61,9 @@ class Job:
     insecure: bool
     """whether an address that other machines can reach is allowed without certificates"""
     bundles: tuple[str, ...]
-    """paths of the bundles for light devices"""
+    """paths of the bundles"""
+    proxy_labels: str | None
+    """path of the labels of the proxy samples; None = not given"""
     metrics_port: int | None
     """port of the Prometheus metrics; None = not served"""
     status: str | None
@@ -68,15 +73,6 @@ class Job:
     def events(self) -> Path:
         """File to which the ServerApp appends its events."""
         return Path(self.work) / "events.jsonl"
-
-    @property
-    def serving(self) -> ServeOptions:
-        """Options for serving light devices, the metrics and the status page."""
-        certs = None if self.certs is None else Path(self.certs)
-        listen = None if self.listen is None else ListenAddress(self.listen, certs, self.insecure)
-        return ServeOptions(
-            listen, [Path(b) for b in self.bundles], self.metrics_port, self.timeout, self.status, certs
-        )
 
 
 def write_job(job: Job) -> Path:
@@ -121,22 +117,27 @@ def run_job(grid: NodeGrid, path: Path) -> None:
 
 
 def _coordinate(grid: NodeGrid, job: Job) -> dict[str, Any]:
+    folder, certs = Path(job.folder), None if job.certs is None else Path(job.certs)
     config = load_config(Path(job.work) / CONFIG)
-    saved = load_checkpoint(Path(job.folder))
-    if saved is None:
-        raise UserError(f"there is no checkpoint in {job.folder} any more: restore it, or start a new run")
-    allowed = None if job.certs is None else AllowList(Path(job.certs))
-    prepared = prepare(config, trains=False)
-    return serve_coordinator(
-        prepared,
-        job.serving,
-        Path(job.folder),
-        saved,
-        job.resuming,
-        lambda coordinator, metrics, seen: run_driver(
-            GridDriver(coordinator, grid, allowed, metrics=metrics, seen=seen)
-        ),
-    )
+    labels = None if job.proxy_labels is None else Path(job.proxy_labels)
+    served = read_served_run(config, [Path(bundle) for bundle in job.bundles], labels)
+    run = OpenRun(served, folder, folder, load_for_resume(config, folder), job.resuming)
+    front_ends = [_super_nodes(grid, None if certs is None else AllowList(certs))]
+    if job.listen is not None:
+        front_ends.insert(0, device_link(served, ListenAddress(job.listen, certs, job.insecure)))
+    return serve_coordinator(run, ServeOptions(job.timeout, job.status, job.metrics_port), front_ends, certs)
+
+
+def _super_nodes(grid: NodeGrid, allowed: AllowList | None) -> FrontEnd:
+    """Return the front end for the nodes of the Grid."""
+
+    @contextmanager
+    def opened(coordinator: RoundCoordinator, metrics: LinkMetrics) -> Iterator[OpenFrontEnd]:
+        driver = GridDriver(coordinator, grid, allowed, metrics=metrics)
+        with run_driver(driver):
+            yield OpenFrontEnd("", lambda: driver.seen)
+
+    return FrontEnd(opened)
 
 
 def _log_to(report: Report) -> None:

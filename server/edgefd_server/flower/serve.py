@@ -1,4 +1,4 @@
-"""The command `edgefd server --flower`: a run whose coordinator is a ServerApp on a SuperLink of its own.
+"""The command `edgefd serve flower`: a run whose coordinator is a ServerApp on a SuperLink of its own.
 
 This process starts the SuperLink, submits the run, prints what the ServerApp reports, and ends all processes at the
 end. If the SuperLink or the ServerApp dies, both are started again from the checkpoint and with the same database;
@@ -9,27 +9,23 @@ from __future__ import annotations
 
 import logging
 import os
-import shutil
 import signal
 import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from edgefd.config.schema import Config
 from edgefd.core.errors import RunError, Stopped, UserError
 from edgefd.core.processes import alive, last_line, reported
 from edgefd.runs.folder import write_config
-from edgefd.runs.prepare import prepare, terms_of
 from edgefd_server.certs import AllowList
-from edgefd_server.coordinator.checkpoint import exclusive_lock, load_checkpoint
-from edgefd_server.coordinator.resume import check_deployable, create_checkpoint, load_for_resume
+from edgefd_server.coordinator.checkpoint import load_checkpoint
+from edgefd_server.coordinator.open_run import OpenRun, RunRequest, open_run
 from edgefd_server.coordinator.round_coordinator import SHUTDOWN_GRACE
 from edgefd_server.flower.job import Job, write_job
 from edgefd_server.flower.superlink import SuperLink, SuperLinkAddress, check_address, run_superlink
-from edgefd_server.serve.bundles import check_bundles
+from edgefd_server.grpc_link.server import ListenAddress
 from edgefd_server.serve.options import ServeOptions
-from edgefd_server.serve.run_folder import new_folder
 
 MAX_DEATHS = 3
 """how many times the SuperLink or the ServerApp may die in one round before the run ends"""
@@ -41,59 +37,48 @@ logger = logging.getLogger(__name__)
 
 
 def serve_flower(
-    config: Config, requested: SuperLinkAddress, serving: ServeOptions, out: Path | None, resume: bool = False
+    request: RunRequest, superlink: SuperLinkAddress, options: ServeOptions, listen: ListenAddress | None = None
 ) -> tuple[Path, dict[str, Any]]:
     """Coordinate a run, and return its folder and summary.
 
-    The clients are SuperNodes and, if `serving` has an address to listen on, light devices too. With `resume`, the run
-    continues from the checkpoint in the run folder `out`, or starts if there is no checkpoint.
+    Args:
+        request: the run. Its bundles are for light devices; SuperNodes have their own copies.
+        superlink: the address for SuperNodes.
+        options: for serving the run.
+        listen: the address for light devices; None = the clients are SuperNodes only.
 
     Raises:
         UserError: if devices cannot run the configuration, or the coordinator cannot listen on an address.
         RunError: if a round does not get its reports in time, or Flower fails. The devices are notified.
         Stopped: on Ctrl-C. The devices are notified.
     """
-    check_deployable(config)
-    if resume and out is None:
-        raise UserError("--resume with --flower needs --out: pass the folder of the run to resume")
-    address = check_address(requested)
+    address = check_address(superlink)
     allowed = None if address.certs is None else AllowList(address.certs)
     if allowed is not None:
         allowed.current()
-    prepared = prepare(config, trains=False)
-    if serving.listen is not None:
-        check_bundles(config, serving.bundles, terms_of(config, prepared.federation))
-    resuming = resume and out is not None and load_checkpoint(out) is not None
-    folder = out if resuming and out is not None else new_folder(config, out, resume)
-    with exclusive_lock(folder):
-        if resuming:
-            load_for_resume(config, folder)
-        else:
-            create_checkpoint(config, folder, folder)
-        job = _job(config, address, serving, folder, resuming)
-        try:
-            return folder, _Command(address, allowed, job).run()
-        except UserError:
-            if not (resuming or (folder / "config.yaml").exists()):  # a refused run leaves no folder
-                shutil.rmtree(folder)
-            raise
+    with open_run(request) as run:
+        job = _job(request, address, options, listen, run)
+        return run.folder, _Command(address, allowed, job).run()
 
 
-def _job(config: Config, address: SuperLinkAddress, serving: ServeOptions, folder: Path, resuming: bool) -> Job:
-    work = folder / "flower"
+def _job(
+    request: RunRequest, address: SuperLinkAddress, options: ServeOptions, listen: ListenAddress | None, run: OpenRun
+) -> Job:
+    work = run.folder / "flower"
     work.mkdir(exist_ok=True)
-    write_config(work, config)
+    write_config(work, request.config)
     return Job(
-        folder=str(folder.resolve()),
+        folder=str(run.folder.resolve()),
         work=str(work.resolve()),
-        resuming=resuming,
-        timeout=serving.timeout,
+        resuming=run.resuming,
+        timeout=options.timeout,
         certs=None if address.certs is None else str(address.certs.resolve()),
-        listen=None if serving.listen is None else serving.listen.address,
+        listen=None if listen is None else listen.address,
         insecure=address.insecure,
-        bundles=tuple(str(bundle.resolve()) for bundle in serving.bundles),
-        metrics_port=serving.metrics_port,
-        status=serving.status,
+        bundles=tuple(str(bundle.resolve()) for bundle in request.bundles),
+        proxy_labels=None if request.proxy_labels is None else str(request.proxy_labels.resolve()),
+        metrics_port=options.metrics_port,
+        status=options.status,
     )
 
 

@@ -1,7 +1,7 @@
 """Flower ServerApp that coordinates a whole run. Its clients are the nodes of Flower's Grid.
 
 The run config of `flwr run` has two keys: `config`, the path of a YAML file, and `out`, the run folder, which must not
-exist (empty: runs/<id>). `edgefd server --flower` sets only the key `job`: see `edgefd_server.flower.job`.
+exist (empty: runs/<id>). `edgefd serve flower` sets only the key `job`: see `edgefd_server.flower.job`.
 """
 
 from __future__ import annotations
@@ -48,7 +48,11 @@ def main(grid: Grid, context: Context) -> None:
     folder = run_folder(prepared.config, Path(str(settings["out"])) if settings["out"] else None)
     with over_grid(grid, prepared.config, prepared.federation, folder / "link.jsonl") as coordinator:
         execute_run(
-            prepared, folder, _print_rounds, lambda: simulate_rounds(coordinator, prepared.config, prepared.federation)
+            prepared.config,
+            prepared.facts,
+            folder,
+            _print_rounds,
+            lambda: simulate_rounds(coordinator, prepared.config, prepared.federation),
         )
 
 

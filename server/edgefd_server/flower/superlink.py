@@ -125,7 +125,7 @@ def check_address(requested: SuperLinkAddress) -> SuperLinkAddress:
     host, _, port = requested.address.rpartition(":")
     if not host or not port.isdigit() or int(port) > 65535:
         raise UserError(
-            f"--flower {requested.address}: must be HOST:PORT, such as 0.0.0.0:9092 (port 0: any free port)"
+            f"--superlink {requested.address}: must be HOST:PORT, such as 0.0.0.0:9092 (port 0: any free port)"
         )
     certs = requested.certs
     if certs is None and not (requested.insecure or is_loopback(requested.address)):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -44,8 +43,6 @@ class DeviceLink(GrpcServer):
     # for the coordinator's thread
 
     def _run_changed(self) -> None:
-        if (opened := self._coordinator.round) is not None:
-            self._metrics.round.set(opened.plan.round)
         self._loop.call_soon_threadsafe(self._wake)
 
     @property
@@ -91,11 +88,7 @@ class DeviceLink(GrpcServer):
         """Answer `DeviceLink.SubmitReport`."""
 
         async def act() -> bytes:
-            _, round, known = self._sessions.submit(self._certified(context), request)
-            if not known:
-                self._metrics.accepted.inc()
-                if (opened := self._coordinator.round) is not None and opened.plan.round == round:
-                    self._metrics.report_seconds.observe(time.monotonic() - opened.began)
+            known = self._sessions.submit(self._certified(context), request)
             return pb.SubmitReply(known=known).SerializeToString()
 
         return await self._answer("SubmitReport", request, context, act)

@@ -2,7 +2,7 @@
 
 A certificate identifies a device. TLS refuses certificates that are missing, have expired, or were not signed by the
 federation's CA. The allow-list maps each of the others to a client, at every call. A subclass answers the calls; every
-refusal is counted, logged and sent.
+refusal is logged and sent.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class GrpcServer:
     Args:
         allowed: maps certificates to clients; None without certificates.
         metrics: count calls and bytes.
-        note: writes an event to the log.
+        note: writes an event to the log; refusals are counted there.
         seen: time of each client's last call (`time.monotonic`).
     """
 
@@ -84,13 +84,12 @@ class GrpcServer:
     async def _answer(
         self, call: str, request: bytes, context: Context, act: Callable[[], Awaitable[Answer]]
     ) -> Answer:
-        """Return the result of `act`. A refusal is counted, logged and sent."""
+        """Return the result of `act`. A refusal is logged and sent."""
         began = time.monotonic()
         self._metrics.bytes.labels("up").inc(len(request))
         try:
             answer = await act()
         except Refusal as refusal:
-            self._metrics.refused.labels(call, refusal.reason).inc()
             line, device = str(refusal), _device_name(context)
             self._note("refused", call=call, reason=refusal.reason, line=line, device=device, peer=context.peer())
             await context.abort(refusal.status, line, ((REASON, refusal.reason),))

@@ -18,7 +18,7 @@ from edgefd.rounds.validation import largest_report
 from edgefd.wire import messages as wire
 from edgefd.wire.device_link import read_terms, terms_message
 from edgefd_server.coordinator.round_coordinator import OpenRound, Refused, RoundCoordinator
-from edgefd_server.grpc_link.bundle_files import BundleFiles
+from edgefd_server.coordinator.served_run import BundleFiles
 from edgefd_server.grpc_link.rate_limit import DEFAULT_RATE, Limiter, Rate
 from edgefd_server.grpc_link.refusals import Code, Refusal, refusal_of
 from edgefd_server.grpc_link.requests import FRAME, check_version, identify_client, parse_request
@@ -129,15 +129,15 @@ class DeviceSessions:
             self._task = opened, pb.TaskReply(task=task).SerializeToString()
         return self._task[1]
 
-    def submit(self, certified: int | None, request: bytes) -> tuple[int, int, bool]:
-        """Answer `DeviceLink.SubmitReport`: return client, round and whether the report had been accepted before."""
+    def submit(self, certified: int | None, request: bytes) -> bool:
+        """Answer `DeviceLink.SubmitReport`: return whether the report had been accepted before."""
         message = parse_request(pb.SubmitRequest(), request, FRAME + self.limit)
         client = self._agreed(certified, message.session)
         info = self.coordinator.info
         if message.run != info.run:
             raise Refusal(Code.FAILED_PRECONDITION, "run", f"this is run {info.run}, not {message.run!r}")
         try:
-            return client, message.round, self.coordinator.submit(client, message.round, message.report)
+            return self.coordinator.submit(client, message.round, message.report)
         except Refused as refused:
             raise refusal_of(refused) from refused
 

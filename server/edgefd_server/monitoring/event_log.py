@@ -19,12 +19,12 @@ MAX_REFUSALS_PER_SECOND = 20
 """refusals per second that the event log writes"""
 
 
-def tee_log(first: Log, second: Log) -> Log:
-    """Return a log that passes every event to both logs, to `first` before `second`."""
+def tee_log(*logs: Log) -> Log:
+    """Return a log that passes every event to all logs, in their order."""
 
     def log(event: str, **fields: Any) -> None:
-        first(event, **fields)
-        second(event, **fields)
+        for each in logs:
+            each(event, **fields)
 
     return log
 

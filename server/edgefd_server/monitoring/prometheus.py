@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
 
 from edgefd.core.errors import UserError
+from edgefd_server.monitoring.event_log import Log
 
 ONLINE = 60.0
 """seconds after its last call for which a device counts as online"""
@@ -57,6 +60,27 @@ def make_metrics() -> LinkMetrics:
             registry=r,
         ),
     )
+
+
+def metrics_log(metrics: LinkMetrics) -> Log:
+    """Return a log that counts the events of a coordinator: its open round, its reports and its refusals."""
+    began = time.monotonic()
+
+    def log(event: str, **fields: Any) -> None:
+        nonlocal began
+        match event:
+            case "round":
+                began = time.monotonic()
+                metrics.round.set(fields["round"])
+            case "report":
+                metrics.accepted.inc()
+                metrics.report_seconds.observe(time.monotonic() - began)
+            case "late":
+                metrics.accepted.inc()
+            case "refused":
+                metrics.refused.labels(fields["call"], fields["reason"]).inc()
+
+    return log
 
 
 def serve_metrics(metrics: LinkMetrics, port: int) -> Callable[[], None]:

@@ -12,8 +12,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Literal
 
+from edgefd.config.schema import Config
 from edgefd.runs.execute import ProgressHook
-from edgefd.runs.prepare import PreparedRun
+from edgefd.runs.facts import RunFacts
 from edgefd.runs.round_metrics import RoundMetrics
 
 MAX_POINTS = 500
@@ -125,12 +126,10 @@ class Status:
         return json.dumps(asdict(self), separators=(",", ":"), allow_nan=False).encode()
 
 
-def about(prepared: PreparedRun) -> RunDescription:
+def about(config: Config, facts: RunFacts) -> RunDescription:
     """Describe a run that is about to begin."""
-    config = prepared.config
     models = ", ".join(model.name for model in config.model)
-    n_clients = len(prepared.federation.clients)
-    return RunDescription(config.method_name, prepared.dataset.name, models, n_clients, config.train.rounds)
+    return RunDescription(config.method_name, facts.dataset, models, facts.n_clients, config.train.rounds)
 
 
 class StatusBoard:

@@ -10,19 +10,15 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from edgefd.config.schema import Config
 from edgefd.core.errors import Stopped, UserError
-from edgefd.core.seeding import Purpose, make_rng
 from edgefd.data.build_federation import CONTRIBUTORS
 from edgefd.data.npz import read_npz
-from edgefd.runs.load_data import load_raw, partition_function
+from edgefd.runs.deployable import check_deployable
 from edgefd_server.coordinator.checkpoint import exclusive_lock
-from edgefd_server.coordinator.resume import check_deployable
 from edgefd_server.grpc_link.server import ListenAddress, warn_if_plaintext
-from edgefd_server.monitoring.event_log import json_log
-from edgefd_server.monitoring.prometheus import make_metrics, metrics_server
+from edgefd_server.monitoring.event_log import json_log, tee_log
+from edgefd_server.monitoring.prometheus import make_metrics, metrics_log, metrics_server
 from edgefd_server.proxy_collection.service import Collector, open_collector
 from edgefd_server.proxy_collection.store import PROXY, Collection, Wanted, open_folder
 
@@ -55,21 +51,77 @@ class Collected:
     """number of clients that contributed"""
 
 
-def collect(config: Config, options: Collecting, folder: Path) -> Collected:
-    """Collect contributions of the config's clients in a folder, and make its proxy.npz from them.
+@dataclass(frozen=True)
+class SampleFormat:
+    """The format of a raw sample, as given on the command line."""
+
+    shape: str
+    """sizes of the axes, such as 1,28,28"""
+    dtype: str
+    low: float | None = None
+    """smallest accepted value; None = 0 for uint8"""
+    high: float | None = None
+    """largest accepted value; None = 255 for uint8"""
+
+
+def wanted_of(config: Config, n_clients: int | None, sample: SampleFormat) -> Wanted:
+    """Return the requirements on contributed samples.
+
+    Args:
+        config: of the run.
+        n_clients: number of clients; None = the partition of the config says it.
+        sample: format of a sample.
+
+    Raises:
+        UserError: if devices cannot contribute the config's proxy set, or something is missing or malformed.
+    """
+    check_deployable(config)
+    if not config.method.message.of_proxy_rows:
+        raise UserError(f"method {config.method_name} has no proxy set: there is nothing to collect")
+    if config.data.extractor is not None:
+        raise UserError("data.extractor: devices contribute raw samples, but a proxy file holds features: remove it")
+    configured: int | None = getattr(config.partition, "n_clients", None)
+    n = configured if n_clients is None else n_clients
+    if n is None or n < 1:
+        raise UserError(f"partition {config.partition.name} does not say how many clients there are: give --clients N")
+    if configured not in (None, n):
+        raise UserError(f"--clients is {n}, but partition.n_clients is {configured}: leave --clients out")
+    return Wanted(n, config.seed, sample.dtype, _axes(sample.shape), *_range(sample))
+
+
+def _axes(text: str) -> tuple[int, ...]:
+    axes = text.split(",")
+    if not all(axis.isdecimal() and int(axis) > 0 for axis in axes):
+        raise UserError(f"--shape must be sizes such as 1,28,28, not {text!r}")
+    return tuple(int(axis) for axis in axes)
+
+
+def _range(sample: SampleFormat) -> tuple[float, float]:
+    defaults = {"uint8": (0.0, 255.0), "float32": (None, None)}
+    if sample.dtype not in defaults:
+        raise UserError(f"--dtype must be uint8 or float32, not {sample.dtype!r}")
+    least, most = defaults[sample.dtype]
+    low, high = least if sample.low is None else sample.low, most if sample.high is None else sample.high
+    if low is None or high is None:
+        raise UserError("--dtype float32 needs --low and --high, the smallest and the largest value of a sample")
+    if not -math.inf < low < high < math.inf:
+        raise UserError(f"--low must be below --high, not {low:g} and {high:g}")
+    return low, high
+
+
+def collect(wanted: Wanted, options: Collecting, folder: Path) -> Collected:
+    """Collect contributions of the clients in a folder, and make its proxy.npz from them.
 
     Contributions that are already in the folder count. If the folder already has its proxy.npz, nothing is collected.
 
     Raises:
-        UserError: if the config has no such proxy set, the folder belongs to another config, or the port cannot be
-            opened.
+        UserError: if the folder belongs to another collection, or the port cannot be opened.
         RunError: if too few clients have contributed in time, or something cannot be written.
         Stopped: on Ctrl-C.
     """
-    wanted = wanted_of(config)
     least = wanted.n_clients if options.least is None else options.least
     if not 1 <= least <= wanted.n_clients:
-        raise UserError(f"--least must be from 1 to {wanted.n_clients}, the clients of the config, not {least}")
+        raise UserError(f"--least must be from 1 to {wanted.n_clients}, the number of clients, not {least}")
     with exclusive_lock(folder):
         open_folder(folder, wanted)
         if not (folder / PROXY).exists():
@@ -78,31 +130,12 @@ def collect(config: Config, options: Collecting, folder: Path) -> Collected:
         return Collected(folder / PROXY, len(arrays["x"]), int(arrays[CONTRIBUTORS]))
 
 
-def wanted_of(config: Config) -> Wanted:
-    """Return the requirements on contributed samples: the dtype, shape and approximate range of the config's data set.
-
-    Values may lie beyond those of the training samples, on each side by at most the width of their range.
-
-    Raises:
-        UserError: if devices cannot contribute the config's proxy set.
-    """
-    check_deployable(config)
-    if not config.method.message.of_proxy_rows:
-        raise UserError(f"method {config.method_name} has no proxy set: there is nothing to collect")
-    if config.data.extractor is not None:
-        raise UserError("data.extractor: devices contribute raw samples, but a proxy file holds features: remove it")
-    dataset = load_raw(config)
-    x = dataset.x_train
-    low, high = float(x.min()), float(x.max())
-    rng = make_rng(config.seed, Purpose.PARTITION)
-    n_clients = len(partition_function(config)(dataset.y_train, dataset.group_train, rng))
-    return Wanted(n_clients, config.seed, str(np.dtype(x.dtype)), x.shape[1:], 2 * low - high, 2 * high - low)
-
-
 def _receive(folder: Path, wanted: Wanted, options: Collecting, least: int) -> None:
     """Wait for the contributions and write the proxy set."""
     metrics = make_metrics()
-    collection = Collection(folder, wanted, options.most, json_log(folder / "link.jsonl"))
+    collection = Collection(
+        folder, wanted, options.most, tee_log(json_log(folder / "link.jsonl"), metrics_log(metrics))
+    )
     with ExitStack() as front_ends:
         front_ends.enter_context(metrics_server(metrics, options.metrics_port))
         grpc_server = front_ends.enter_context(open_collector(Collector(collection), options.listen, metrics))

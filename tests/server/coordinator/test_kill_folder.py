@@ -23,7 +23,6 @@ CLIENTS, ROUNDS = 3, 60
 FRESH, TIMED, POINTS = 2, 6, 16
 """kills of new interpreters and of forks at random times, and kills at this number of points in the order of writes"""
 IMPORTS = """
-import torch
 import edgefd_server.serve.folder
 from edgefd.cli.main import main
 """
@@ -58,8 +57,8 @@ def run(data: ExportedFederation, config: Path, folder: Path, kill: bool) -> lis
     """Run the federation, with or without kills, and return the phase of the run at each kill."""
     folder.mkdir()
     exchange, log = folder / "exchange", folder / "servers.log"
-    server = ["server", str(config), "--exchange", str(exchange), "--timeout", "60", "--out", str(folder / "run")]
-    server += ["--resume"]
+    server = ["serve", "folder", str(config), str(exchange), "--timeout", "60", "--out", str(folder / "run")]
+    server += ["--resume", "--bundle", str(data.bundle)]
     phases: list[str] = []
     seen: dict[Path, str] = {}
     with log.open("wb") as errors, fork_server(IMPORTS, ENV, errors) as servers:

@@ -15,7 +15,7 @@ from edgefd.federation.report import Report
 from edgefd.rounds.participation import ParticipationConfig
 from edgefd.wire import messages as wire
 from edgefd.wire.exchange_folder import COMPLETE
-from tests.support.device_links import unlogged
+from tests.support.federations import ignore_event
 from tests.support.rounds import INFO, knowledge, plan
 from tests.support.waiting import until
 
@@ -49,7 +49,10 @@ class FakeClock:
 
 
 def coordinator_with(
-    timeout: float = 5.0, log: Callable[..., None] = unlogged, clock: Callable[[], float] = time.monotonic, **rules: Any
+    timeout: float = 5.0,
+    log: Callable[..., None] = ignore_event,
+    clock: Callable[[], float] = time.monotonic,
+    **rules: Any,
 ) -> RoundCoordinator:
     """Return a coordinator with these rules of participation."""
     return RoundCoordinator(INFO, timeout, log, ParticipationConfig(**rules), clock=clock)
@@ -230,7 +233,7 @@ def test_front_ends_are_woken_when_a_round_opens_or_closes_and_at_the_end() -> N
 
 def test_the_end_waits_for_clients_that_are_connected_or_may_reconnect() -> None:
     clock = FakeClock()
-    coordinator = RoundCoordinator(INFO, 5.0, unlogged, expected=[3], clock=clock)
+    coordinator = RoundCoordinator(INFO, 5.0, ignore_event, expected=[3], clock=clock)
     coordinator.connected(0)
     thread = threading.Thread(target=coordinator.finish, args=("the disk is full",), daemon=True)
     thread.start()

@@ -1,4 +1,4 @@
-"""`edgefd server --flower` with a real SuperLink and stock SuperNodes."""
+"""`edgefd serve flower` with a real SuperLink and stock SuperNodes."""
 
 import hashlib
 import json
@@ -45,7 +45,7 @@ def metrics(folder: Path) -> list[dict[str, object]]:
 def test_flower_the_device_link_and_the_simulation_have_the_same_teachers(tmp_path: Path) -> None:
     port = free_port()
     with flower_federation(tmp_path, nodes=(0, 1, 2)) as fl:
-        server = fl.server("flower", "--flower", f"127.0.0.1:{port}", "--certs", str(fl.certs))
+        server = fl.server("flower", "flower", "--superlink", f"127.0.0.1:{port}", "--certs", str(fl.certs))
         stranger = fl.supernode("stranger", 0, port, unknown_key(fl))
         assert stranger.wait(90) > 0, fl.all_logs()  # it ended by itself
         assert "Failed to activate SuperNode" in fl.log("stranger")
@@ -61,8 +61,7 @@ def test_flower_the_device_link_and_the_simulation_have_the_same_teachers(tmp_pa
         for client in range(N):
             options = ["--bundle", str(fl.exported.bundle), "--client", str(client), "--server", f"127.0.0.1:{port}"]
             fl.device(f"device{client}", client, *options)
-        bundle = ["--bundle", str(fl.exported.bundle)]
-        server = fl.server("link", "--listen", f"127.0.0.1:{port}", *bundle)
+        server = fl.server("link", "grpc", "--listen", f"127.0.0.1:{port}")
         assert server.wait(90) == 0, fl.log("link")
         assert fl.teachers("link") == fl.teachers("flower")
         assert metrics(tmp_path / "link") == metrics(tmp_path / "flower")
@@ -82,8 +81,8 @@ def unknown_key(fl: FlowerFederation) -> Path:
 def test_a_killed_superlink_is_started_again_in_a_federation_of_nodes_and_devices(tmp_path: Path) -> None:
     port, link_port = free_port(), free_port()
     with flower_federation(tmp_path, nodes=(0, 1), devices=(2,)) as fl:
-        options = ["--certs", str(fl.certs), "--listen", f"127.0.0.1:{link_port}", "--bundle", str(fl.exported.bundle)]
-        server = fl.server("run", "--flower", f"127.0.0.1:{port}", *options)
+        options = ["--certs", str(fl.certs), "--listen", f"127.0.0.1:{link_port}"]
+        server = fl.server("run", "flower", "--superlink", f"127.0.0.1:{port}", *options)
         for client in (0, 1):
             fl.node(f"node{client}", client, port)
         certs = fl.certs / "devices" / "device2"
@@ -105,15 +104,15 @@ def test_a_killed_superlink_is_started_again_in_a_federation_of_nodes_and_device
 def test_no_process_remains_after_ctrl_c_or_kill_9(tmp_path: Path) -> None:
     port = free_port()
     with flower_federation(tmp_path, nodes=(0, 1, 2)) as fl:
-        options = ["--flower", f"127.0.0.1:{port}", "--certs", str(fl.certs)]
-        server = fl.server("run", *options)
+        options = ["--superlink", f"127.0.0.1:{port}", "--certs", str(fl.certs)]
+        server = fl.server("run", "flower", *options)
         fl.until("run", "waiting for 3 clients")
         assert len(processes(f"127.0.0.1:{port}")) >= 3
         server.send_signal(signal.SIGINT)
         assert server.wait(60) == 130, fl.log("run")
         assert "stopped; not one round was done" in fl.log("run")
         assert remaining_processes(f"127.0.0.1:{port}", str(tmp_path), seconds=0) == {}
-        server = fl.server("run", *options, "--resume")
+        server = fl.server("run", "flower", *options, "--resume")
         fl.until("run", "(?s)waiting for 3 clients.*waiting for 3 clients")
         server.kill()
         server.wait(10)
@@ -123,10 +122,10 @@ def test_no_process_remains_after_ctrl_c_or_kill_9(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_an_error_of_the_serverapp_is_one_line_and_leaves_no_run_folder(tmp_path: Path) -> None:
     with flower_federation(tmp_path, nodes=()) as fl:
-        other = fl.server("other", "--listen", "127.0.0.1:0", "--bundle", str(fl.exported.bundle))
+        other = fl.server("other", "grpc", "--listen", "127.0.0.1:0")
         port = fl.until("other", r"on port (\d+)")
-        options = ["--flower", "127.0.0.1:0", "--listen", f"127.0.0.1:{port}", "--bundle", str(fl.exported.bundle)]
-        server = fl.server("run", *options)
+        options = ["--superlink", "127.0.0.1:0", "--listen", f"127.0.0.1:{port}"]
+        server = fl.server("run", "flower", *options)
         assert server.wait(120) == 2, fl.log("run")
         assert fl.log("run").splitlines()[-1].startswith(f"error: cannot listen on 127.0.0.1:{port}")
         assert not (tmp_path / "run").exists()

@@ -1,16 +1,14 @@
-"""The state of the devices on the status page, from a coordinator's events and from an exchange folder."""
+"""The state of the devices on the status page, from a coordinator's events."""
 
+import math
 import time
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
-from edgefd_server.monitoring.fleet import CoordinatorFleet, FolderFleet, RoundTiming, state_of
+from edgefd_server.monitoring.fleet import CoordinatorFleet, RoundTiming, state_of
 
 from edgefd.core.errors import UserError
-from edgefd.core.files import put
-from edgefd.wire.exchange_folder import PLAN, report_file, round_folder
 from tests.support.status_boards import small_config
 
 
@@ -80,42 +78,20 @@ def test_names_that_cannot_be_read_are_reported_on_the_page() -> None:
     assert len(snapshot.devices) == 3
 
 
-def test_an_exchange_folder_gives_the_state_of_each_device(tmp_path: Path) -> None:
-    fleet = FolderFleet(small_config(), 3, tmp_path)
-    assert fleet.snapshot().opened is None
-    for round in range(4):
-        put(round_folder(tmp_path, round) / PLAN, b"plan")
-        for client in range(2):
-            put(report_file(tmp_path, round, client), b"report")
-        if round == 1:
-            fleet.snapshot()
-    put(report_file(tmp_path, 3, 2), b"bad")
-    put(report_file(tmp_path, 3, 2).with_suffix(".refused"), b"row 1 is not finite\n")
-    for _ in range(3):  # a repeated snapshot counts nothing twice
-        snapshot = fleet.snapshot()
-    assert snapshot.opened is not None
-    assert (snapshot.opened.round, snapshot.opened.reports) == (3, 2)
-    assert [(d.state, d.answered, d.refused) for d in snapshot.devices] == [
-        ("answered", 4, 0),
-        ("answered", 4, 0),
+def test_the_events_of_an_exchange_folder_give_the_state_of_each_device() -> None:
+    """A waiting device leaves no trace in a folder: one that has not reported may be working."""
+    seen: dict[int, float] = {1: time.monotonic() - 1000}
+    fleet = CoordinatorFleet(small_config(), 3, lambda: seen, dict, math.inf)
+    fleet.note("round", round=0, closing=False, asked=3)
+    fleet.note("report", client=0, round=0, bytes=9)
+    fleet.note("refused", call="Folder", reason="content", line="row 1 is not finite", round=0, client=1)
+    seen[0] = time.monotonic()
+    devices = fleet.snapshot().devices
+    assert [(d.state, d.answered, d.refused) for d in devices] == [
+        ("answered", 1, 0),
         ("working", 0, 1),
+        ("never seen", 0, 0),
     ]
-    assert snapshot.devices[2].last_refusal == "row 1 is not finite"
-    put(round_folder(tmp_path, 4) / PLAN, b"plan")
-    assert [d.state for d in fleet.snapshot().devices] == ["working", "working", "late"]
-    report_file(tmp_path, 3, 2).with_suffix(".refused").unlink()
-    assert fleet.snapshot().devices[2].answered == 1
-
-
-def test_a_folder_that_cannot_be_read_is_reported_on_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    fleet = FolderFleet(small_config(), 3, tmp_path)
-    put(round_folder(tmp_path, 0) / PLAN, b"plan")
-    assert fleet.snapshot().opened is not None
-
-    def scandir(path: Path) -> None:
-        raise OSError(5, "Input/output error")
-
-    monkeypatch.setattr("edgefd_server.monitoring.fleet.os.scandir", scandir)
-    snapshot = fleet.snapshot()
-    assert "Input/output error" in snapshot.trouble
-    assert snapshot.opened is not None
+    assert devices[1].last_refusal == "row 1 is not finite"
+    fleet.note("round", round=1, closing=False, asked=3)
+    assert [d.state for d in fleet.snapshot().devices] == ["working", "late", "never seen"]

@@ -51,7 +51,16 @@ def test_the_page_shows_a_run_from_its_beginning_to_its_end(
     certs.init(tmp_path / "certs", ["127.0.0.1"], 30)
     keys = [certs.add_device(tmp_path / "certs", f"camera-{i}", i, 30) for i in range(CLIENTS)]
     log = tmp_path / "server.log"
-    serve = [*EDGEFD, "server", str(tmp_path / "config.yaml"), "--listen", "127.0.0.1:0", "--status", "127.0.0.1:0"]
+    serve = [
+        *EDGEFD,
+        "serve",
+        "grpc",
+        str(tmp_path / "config.yaml"),
+        "--listen",
+        "127.0.0.1:0",
+        "--status",
+        "127.0.0.1:0",
+    ]
     serve += ["--certs", str(tmp_path / "certs"), "--bundle", str(federation.bundle), "--out", str(tmp_path / "my-run")]
     with ExitStack() as started:
         server = started.enter_context(process(serve, log))

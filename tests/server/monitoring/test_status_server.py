@@ -12,11 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from edgefd_server.coordinator.open_run import RunRequest
 from edgefd_server.monitoring import status_server as status_server_module
 from edgefd_server.monitoring.fleet import CoordinatorFleet
 from edgefd_server.monitoring.status import FleetSnapshot, StatusBoard
 from edgefd_server.monitoring.status_server import LISTENERS, StatusServer, address, page, status_server
-from edgefd_server.serve.folder import serve
+from edgefd_server.serve.folder import serve_folder
+from edgefd_server.serve.options import ServeOptions
 
 from edgefd.core.errors import RunError, UserError
 from tests.support.federations import agents, export_federation, small
@@ -340,7 +342,8 @@ def test_a_run_through_an_exchange_folder_is_shown_to_its_end(
     reading = threading.Thread(target=reader, daemon=True)
     reading.start()
     with agents(federation, tmp_path, range(2)):
-        serve(federation.prepared.config, exchange, 60, tmp_path / "mine", status="127.0.0.1:0")
+        request = RunRequest(federation.prepared.config, [federation.bundle], out=tmp_path / "mine")
+        serve_folder(request, exchange, ServeOptions(60, "127.0.0.1:0"))
     reading.join(30)
     last = received[-1]
     assert (last["run"], last["ended"], last["done"]) == ("mine", "complete", 4)

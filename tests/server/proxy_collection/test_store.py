@@ -21,7 +21,8 @@ from edgefd.core.errors import RunError, UserError
 from edgefd.data.npz import read_npz
 from edgefd.wire.device_link import PIECE
 from tests.support.collecting import SHAPE, WANTED, collecting, contribute_request, contribute_samples, private_data
-from tests.support.device_links import RawDevice, refusal, unlogged
+from tests.support.device_links import RawDevice, refusal
+from tests.support.federations import ignore_event
 
 Code = grpc.StatusCode
 X = np.random.default_rng(9).uniform(-5, 5, (6, *SHAPE)).astype(np.float32)
@@ -332,7 +333,7 @@ def test_the_seed_determines_the_order_of_the_proxy_set_and_arrival_does_not(tmp
     proxy_sets = []
     for name, order in (("a", (0, 1)), ("b", (1, 0))):
         (tmp_path / name).mkdir()
-        collection = Collection(tmp_path / name, WANTED, 100, unlogged)
+        collection = Collection(tmp_path / name, WANTED, 100, ignore_event)
         for client in order:
             request = contribute_request(X + client, client=client)
             offer = Offer(request.rows, request.dtype, tuple(request.shape), request.sha256)

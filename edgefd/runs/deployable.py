@@ -1,0 +1,24 @@
+"""Check that a config can be run by devices: the same check before an export, a collection and a served run."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+from edgefd.config.consistency import check_one_head
+from edgefd.config.schema import Config
+from edgefd.core.errors import UserError
+from edgefd.methods._deployable import deployed_method
+
+
+def check_deployable(config: Config) -> None:
+    """Check that the config has no setting that only a simulation supports.
+
+    Raises:
+        UserError: if it has one.
+    """
+    if config.attack.name != "none":
+        raise UserError("attack is for simulations: real devices cannot be told to attack; remove the section")
+    deployed_method(config.method_name, asdict(config.method_config), config.defence)
+    check_one_head(config)
+    if config.coordinator.dropout:
+        raise UserError("coordinator.dropout is for simulations: real devices drop out by themselves; remove it")

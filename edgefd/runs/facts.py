@@ -1,0 +1,95 @@
+"""Facts about a federation that its run measures and records, in a simulation or at a coordinator of devices.
+
+What only a simulation knows, because it holds the data of all clients, is None for devices.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgefd.config.schema import Config
+from edgefd.core.arrays import Int64
+from edgefd.federation.clients import ClientData, Federation
+
+
+@dataclass(frozen=True, eq=False)
+class GroundTruth:
+    """The facts with which the metrics of a round are computed."""
+
+    n_clients: int
+    n_proxy: int
+    """number of proxy rows P"""
+    proxy_labels: Int64 | None = None
+    """labels of the proxy rows, int64 [P]; None = not known"""
+    table: Int64 | None = None
+    """number of samples of each client and class, int64 [clients, C]; None for devices"""
+    test_by_class: list[int] | None = None
+    """number of test rows of each class; None for devices"""
+
+
+@dataclass(frozen=True, eq=False)
+class RunFacts:
+    """The facts that a run folder records, besides the config and the metrics."""
+
+    n_clients: int
+    partition: dict[str, Any]
+    """content of partition.json"""
+    raw_samples_disclosed: int
+    dataset: str
+    """name of the data set"""
+    bytes_once: int | None = None
+    """bytes of raw samples sent before round 0; None for devices"""
+    data_source: str | None = None
+    data_samples: int | None = None
+    data_sha256: str | None = None
+
+
+def ground_truth(federation: Federation) -> GroundTruth:
+    """Return the facts of a simulated federation with which its rounds are measured."""
+    return GroundTruth(
+        len(federation.clients),
+        len(federation.proxy),
+        federation.proxy_labels,
+        federation.table,
+        np.bincount(federation.y_test, minlength=federation.n_classes).tolist(),
+    )
+
+
+def partition_record(federation: Federation, members: bool = False) -> dict[str, Any]:
+    """Return partition.json: how many samples of each class each client holds and contributed.
+
+    With `members`, it also lists which samples these are.
+    """
+    return {
+        "clients": [
+            {
+                "client": data.client,
+                "samples_by_class": federation.table[data.client].tolist(),
+                "train": len(data.x),
+                "heldout": len(data.x_heldout),
+                "contributed": len(data.contributed),
+                **(members_of(data) if members else {}),
+            }
+            for data in federation.clients
+        ],
+        "proxy": len(federation.proxy),
+        "proxy_sha256": federation.proxy.sha256,
+        "test": len(federation.x_test),
+    }
+
+
+def members_of(data: ClientData) -> dict[str, list[int]]:
+    """Return the rows of the training set that a client trains on and holds out, and its contributed proxy rows."""
+    rows_by_name = {"train_rows": data.rows, "heldout_rows": data.heldout_rows, "contributed_ids": data.contributed}
+    return {name: rows.tolist() for name, rows in rows_by_name.items() if rows is not None}
+
+
+def facts_of_devices(config: Config, n_clients: int, n_proxy: int, proxy_sha256: str) -> RunFacts:
+    """Return the facts that a coordinator of devices knows: those of its config and its bundle."""
+    disclosed = n_proxy if config.proxy.source == "contributed" else 0
+    partition = {"clients": None, "proxy": n_proxy, "proxy_sha256": proxy_sha256, "test": None}
+    return RunFacts(n_clients, partition, disclosed, Path(config.data.name).stem)

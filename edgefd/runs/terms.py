@@ -1,0 +1,30 @@
+"""Build the terms of a federation from its config."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+from edgefd.config.schema import Config
+from edgefd.federation.terms import FederationTerms
+
+
+def terms_with(config: Config, n_classes: int, proxy_sha256: str) -> FederationTerms:
+    """Return the terms of a config whose federation has this number of classes and this proxy set.
+
+    Args:
+        config: of the run.
+        n_classes: number of classes C.
+        proxy_sha256: SHA-256 of the scaled proxy samples.
+    """
+    return FederationTerms(
+        method=config.method_name,
+        method_config=asdict(config.method_config),
+        codec=config.codec.name,
+        seed=config.seed,
+        n_classes=n_classes,
+        proxy_sha256=proxy_sha256,
+        defence=asdict(config.defence),
+        training=config.train,
+        selection=config.selection,
+        distillation=config.distillation,
+    )

@@ -1,0 +1,157 @@
+"""The beginning of every served run: its checks, its run folder, the lock, and a checkpoint that is new or resumed."""
+
+from __future__ import annotations
+
+import secrets
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from edgefd.config.schema import Config
+from edgefd.core.errors import UserError
+from edgefd.runs.folder import run_folder
+from edgefd.wire.exchange_folder import FEDERATION
+from edgefd_server.coordinator.checkpoint import (
+    CHECKPOINT,
+    LOCK,
+    Checkpoint,
+    config_digest,
+    exclusive_lock,
+    load_checkpoint,
+    save_checkpoint,
+)
+from edgefd_server.coordinator.served_run import ServedRun, read_served_run
+
+
+@dataclass(frozen=True)
+class RunRequest:
+    """A run to serve."""
+
+    config: Config
+    bundles: Sequence[Path]
+    """one folder for each of the config's models, in order"""
+    proxy_labels: Path | None = None
+    """npz file with the labels `y` of the proxy samples; None = no labels"""
+    out: Path | None = None
+    """the run folder; None = a new one in runs"""
+    resume: bool = False
+    """continue from the checkpoint, if there is one"""
+
+
+@dataclass(frozen=True, eq=False)
+class OpenRun:
+    """A run that is ready to be coordinated; its checkpoint is locked by the caller."""
+
+    served: ServedRun
+    folder: Path
+    """the run folder"""
+    home: Path
+    """folder of the checkpoint"""
+    saved: Checkpoint
+    resuming: bool
+    """whether clients may have received something of the run before"""
+
+
+@contextmanager
+def open_run(request: RunRequest, exchange: Path | None = None) -> Iterator[OpenRun]:
+    """Open a run, new or resumed, and keep other coordinators out of it while the context lasts.
+
+    A `UserError` before the first round of a new run, raised here or within the context, leaves nothing behind.
+
+    Args:
+        request: the run.
+        exchange: the exchange folder, which then holds the checkpoint; None = the run folder holds it.
+
+    Raises:
+        UserError: if devices cannot run the config, the bundles do not belong to it, the folder belongs to another run
+            or config, or another coordinator uses it.
+    """
+    served = read_served_run(request.config, request.bundles, request.proxy_labels)
+    place = request.out if exchange is None else exchange
+    if request.resume and place is None:
+        raise UserError("--resume needs --out: give the folder of the run to resume")
+    resuming = request.resume and place is not None and load_checkpoint(place) is not None
+    with ExitStack() as stack:
+        if resuming and place is not None:
+            stack.enter_context(exclusive_lock(place))
+            saved = load_for_resume(request.config, place)
+            _check_out(place, saved, request.out)
+            yield OpenRun(served, Path(saved.out), place, saved, True)
+        else:
+            check_unused(request, exchange)
+            folder = run_folder(request.config, request.out, or_empty=request.resume)
+            home = folder if exchange is None else exchange
+            stack.enter_context(_removed_if_refused(folder))
+            stack.enter_context(_cleared_if_refused(folder, home, home.exists()))
+            check_unused(request, exchange)  # again, because another coordinator may have used it before the lock
+            yield OpenRun(served, folder, home, create_checkpoint(request.config, home, folder), False)
+
+
+def create_checkpoint(config: Config, home: Path, out: Path) -> Checkpoint:
+    """Write the first checkpoint of a run with run folder `out` in `home`, before anything is sent to clients."""
+    saved = Checkpoint(secrets.token_hex(6), config_digest(config), str(out.resolve()))
+    save_checkpoint(home, saved)
+    return saved
+
+
+def load_for_resume(config: Config, home: Path) -> Checkpoint:
+    """Return the checkpoint in `home`, of a run with this config.
+
+    Raises:
+        UserError: if there is none, or it is of another config.
+    """
+    saved = load_checkpoint(home)
+    if saved is None:
+        raise UserError(f"the checkpoint in {home} was removed")
+    if saved.config != config_digest(config):
+        raise UserError(f"the run in {home} is of another config: resume it with {saved.out}/config.yaml")
+    return saved
+
+
+def check_unused(request: RunRequest, exchange: Path | None) -> None:
+    """Check that the folder of a new run holds no other run.
+
+    Raises:
+        UserError: if it does.
+    """
+    if exchange is not None and any((exchange / name).exists() for name in (FEDERATION, "rounds", CHECKPOINT)):
+        raise UserError(
+            f"{exchange} already holds an exchange: choose another folder, remove it, or continue it with --resume"
+        )
+    if request.out is not None and (request.out / CHECKPOINT).exists():
+        raise UserError(
+            f"{request.out} already holds a run: choose another folder, remove it, or continue it with --resume"
+        )
+
+
+def _check_out(home: Path, saved: Checkpoint, out: Path | None) -> None:
+    if out is not None and out.resolve() != Path(saved.out):
+        raise UserError(f"the run in {home} has the run folder {saved.out}: remove --out")
+
+
+@contextmanager
+def _removed_if_refused(folder: Path) -> Iterator[None]:
+    """Remove the run folder if a `UserError` comes before the run has begun to write it."""
+    try:
+        yield
+    except UserError:
+        if not (folder / "config.yaml").exists():
+            shutil.rmtree(folder)
+        raise
+
+
+@contextmanager
+def _cleared_if_refused(folder: Path, home: Path, existed: bool) -> Iterator[None]:
+    """Lock `home`; remove what this coordinator has written there in the same case as `_removed_if_refused`."""
+    with exclusive_lock(home):
+        try:
+            yield
+        except UserError:
+            if home != folder and not (folder / "config.yaml").exists():
+                for name in (CHECKPOINT, LOCK, FEDERATION):
+                    (home / name).unlink(missing_ok=True)
+                if not existed:
+                    home.rmdir()
+            raise

@@ -1,0 +1,143 @@
+"""Rounds through an exchange folder with partial participation, and rounds that a killed coordinator left there."""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from edgefd_client.folder_link import FolderLink
+from edgefd_server.coordinator.round_coordinator import RoundCoordinator
+from edgefd_server.folder_link.front_end import open_folder
+
+from edgefd.core.errors import RunError
+from edgefd.core.files import put
+from edgefd.federation.plan import RoundPlan
+from edgefd.federation.report import Report
+from edgefd.rounds.participation import ParticipationConfig
+from edgefd.wire import messages as wire
+from edgefd.wire.exchange_folder import COMPLETE, COUNTED, DONE, PLAN, report_file, round_folder
+from tests.support.federations import ignore_event
+from tests.support.rounds import INFO, knowledge, plan
+
+
+def submit(folder: Path, round: int, *clients: int) -> None:
+    """Write a report of each of the clients."""
+    for client in clients:
+        blob = wire.encode_report(Report(client, round, knowledge(10 * round + client)), "float32")
+        put(report_file(folder, round, client), blob)
+
+
+@contextmanager
+def exchange(folder: Path, first: int = 0, timeout: float = 5.0, **rules: object) -> Iterator[RoundCoordinator]:
+    """Open the exchange folder with these rules of participation."""
+    coordinator = RoundCoordinator(INFO, timeout, ignore_event, ParticipationConfig(**rules))  # type: ignore[arg-type]
+    with open_folder(folder, coordinator, first):
+        yield coordinator
+
+
+def run_round(transport: RoundCoordinator, p: RoundPlan) -> list[tuple[int, int]]:
+    """Run a round, and return client and round of the reports that count."""
+    teacher = knowledge(99) if p.round else None
+    return sorted((r.client, r.round) for r in transport.exchange(p, teacher).reports)
+
+
+def test_a_quorum_ends_the_round_with_all_reports_that_are_there(tmp_path: Path) -> None:
+    submit(tmp_path, 0, 1, 2, 3)
+    with exchange(tmp_path, min_reports=2) as transport:
+        assert run_round(transport, plan()) == [(1, 0), (2, 0), (3, 0)]
+    assert json.loads((round_folder(tmp_path, 0) / COUNTED).read_text()) == [1, 2, 3]
+
+
+def test_too_few_reports_end_the_run_with_the_sampled_clients_that_are_missing(tmp_path: Path) -> None:
+    submit(tmp_path, 0, 1)
+    with (
+        exchange(tmp_path, timeout=0.5, min_reports=2) as transport,
+        pytest.raises(RunError, match=r"1 of 3 reports after 0.5 s: no report of client 0, 2"),
+    ):
+        run_round(transport, plan(clients=(0, 1, 2)))
+
+
+@pytest.mark.parametrize("killed", [False, True])
+@pytest.mark.parametrize(("late", "expected"), [("drop", [(0, 1), (1, 1)]), ("use", [(0, 1), (1, 1), (2, 0)])])
+def test_a_late_report_counts_in_the_next_round_if_the_rules_use_it(
+    tmp_path: Path, late: str, expected: list[tuple[int, int]], killed: bool
+) -> None:
+    """Clients 1 and 2 are late. Client 1 reports in the next round too. Client 3 was not sampled."""
+    with exchange(tmp_path, min_reports=1, stale_reports=late) as transport:
+        submit(tmp_path, 0, 0)
+        assert run_round(transport, plan(clients=(0, 1, 2))) == [(0, 0)]
+        submit(tmp_path, 0, 1, 2, 3)
+        submit(tmp_path, 1, 0, 1)
+        if not killed:
+            assert run_round(transport, plan(1)) == expected
+    if killed:
+        with exchange(tmp_path, 1, min_reports=1, stale_reports=late) as transport:
+            assert run_round(transport, plan(1)) == expected
+
+
+def test_an_invalid_late_report_is_refused(tmp_path: Path) -> None:
+    with exchange(tmp_path, min_reports=1, stale_reports="use") as transport:
+        submit(tmp_path, 0, 0)
+        run_round(transport, plan())
+        put(report_file(tmp_path, 0, 2), b"rubbish")
+        submit(tmp_path, 1, 0)
+        assert run_round(transport, plan(1)) == [(0, 1)]
+    assert report_file(tmp_path, 0, 2).with_suffix(".refused").exists()
+
+
+def test_a_folder_that_cannot_be_used_ends_the_run(tmp_path: Path) -> None:
+    with exchange(tmp_path) as transport:
+        (tmp_path / "rounds").write_text("not a folder")
+        with pytest.raises(RunError, match=r"cannot use .*: Not a directory"):
+            run_round(transport, plan())
+
+
+def test_a_device_has_a_task_only_in_rounds_that_sample_it(tmp_path: Path) -> None:
+    submit(tmp_path, 0, 0)
+    submit(tmp_path, 1, 3)
+    with exchange(tmp_path, min_reports=1) as transport:
+        run_round(transport, plan(clients=(0, 2)))
+        run_round(transport, plan(1, clients=(1, 3)))
+    tasks = {}
+    for client in range(4):
+        link = FolderLink(tmp_path, client, "run", 0.01)
+        tasks[client] = link._sampled(1) and link.next_task(-1)
+    assert [bool(tasks[c]) for c in range(4)] == [False, True, False, True]
+    returned = tasks[1]
+    assert returned
+    assert returned.teacher is not None
+    assert returned.teacher.equals(knowledge(99))  # client 1 was not sampled in round 0: it gets the newest teacher
+
+
+def test_the_same_round_continues_and_another_one_is_refused(tmp_path: Path) -> None:
+    submit(tmp_path, 0, 0)
+    with exchange(tmp_path, min_reports=1) as transport:
+        first = run_round(transport, plan(clients=(0, 1)))
+    before = (round_folder(tmp_path, 0) / PLAN).stat().st_ino
+    with exchange(tmp_path, min_reports=1) as transport:
+        assert run_round(transport, plan(clients=(0, 1))) == first
+    assert (round_folder(tmp_path, 0) / PLAN).stat().st_ino == before
+    with (
+        exchange(tmp_path, min_reports=1) as transport,
+        pytest.raises(RunError, match=r"asked\.json differs from the file that this run would write"),
+    ):
+        run_round(transport, plan(clients=(0, 2)))
+    other = RoundCoordinator(replace(INFO, run="other"), 1.0, ignore_event)
+    with (
+        pytest.raises(RunError, match=r"federation\.json differs from the file that this run would write"),
+        open_folder(tmp_path, other),
+    ):
+        pass
+
+
+def test_a_stopped_exchange_is_reopened_and_a_complete_one_stays_complete(tmp_path: Path) -> None:
+    with exchange(tmp_path) as transport:
+        transport.finish("it was interrupted")
+    assert (tmp_path / DONE).read_text() == "it was interrupted"
+    with exchange(tmp_path) as transport:
+        assert not (tmp_path / DONE).exists()
+        transport.finish(COMPLETE)
+    with exchange(tmp_path):
+        assert (tmp_path / DONE).read_text() == COMPLETE
