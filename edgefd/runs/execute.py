@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +57,7 @@ def execute_run(
     """
     config, federation = prepared.config, prepared.federation
     write_config(folder, config)
-    write_json(folder / "env.json", environment())
+    write_json(folder / "env.json", asdict(environment()))
     write_json(folder / "partition.json", partition_record(federation, config.run.record_knowledge))
     if done:
         write_json_lines(folder / "metrics.jsonl", [_line(folder, m) for m in done])

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 from edgefd.defences.apply import claim
 from edgefd.federation.clients import ClientData, Federation
 from edgefd.runs.prepare import PreparedRun
+from edgefd.runs.records import Summary
 from edgefd.runs.round_metrics import RoundMetrics
 
 
@@ -47,7 +49,7 @@ def summarise(prepared: PreparedRun, rounds: list[RoundMetrics], seconds: float)
     heldout = [m for m in rounds if m.heldout_accuracy_mean is not None]
     last, final = exchanged[-1], (measured[-1] if measured else None)
     privacy = claim(config.defence)
-    return {
+    values: dict[str, Any] = {
         "method": config.method_name,
         "dataset": prepared.dataset.name,
         "scenario": config.partition.name,
@@ -79,6 +81,7 @@ def summarise(prepared: PreparedRun, rounds: list[RoundMetrics], seconds: float)
         "data_samples": len(prepared.dataset.x_train) + len(prepared.dataset.x_test),
         "data_sha256": prepared.dataset.sha256,
     }
+    return asdict(Summary(**values))
 
 
 def bytes_once(prepared: PreparedRun) -> int:
