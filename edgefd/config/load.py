@@ -14,9 +14,8 @@ from pydantic import TypeAdapter, ValidationError
 
 from edgefd.config.consistency import check_consistency
 from edgefd.config.overrides import read_override, selects_variant, set_key
-from edgefd.config.schema import PARTITIONS, SECTIONS, CodecChoice, Config, Data, Model, Proxy, Run
+from edgefd.config.schema import DEFAULT_METHOD, SECTIONS, VARIANTS, CodecChoice, Config, Data, Model, Proxy, Run
 from edgefd.core.errors import UserError, hint
-from edgefd.defences.apply import DEFENCES
 from edgefd.federation.plan import Training
 from edgefd.learners.distillation_loss import Distillation
 from edgefd.methods import get_method
@@ -66,13 +65,13 @@ def parse_config(raw: Mapping[str, Any]) -> Config:
     _check_keys("", raw, SECTIONS)
     _check_plain("", raw)
     method_section = _section(raw, "method")
-    name = str(method_section.pop("name", "edgefd"))
+    name = str(method_section.pop("name", DEFAULT_METHOD))
     config = Config(
         method_name=name,
         method_config=_parse("method", get_method(name).config, method_section),
         seed=_parse("seed", _Seed, {"seed": raw.get("seed", 0)}).seed,
         data=_parse("data", Data, _section(raw, "data")),
-        partition=_one_of("partition", PARTITIONS, raw, "strong"),
+        partition=_one_of("partition", raw),
         proxy=_parse("proxy", Proxy, _section(raw, "proxy")),
         model=_models(raw.get("model", {})),
         train=_parse("train", Training, _section(raw, "train")),
@@ -80,7 +79,7 @@ def parse_config(raw: Mapping[str, Any]) -> Config:
         run=_parse("run", Run, _section(raw, "run")),
         aggregator=_parse("aggregator", Aggregator, _section(raw, "aggregator")),
         attack=_parse("attack", Attack, _section(raw, "attack")),
-        defence=_one_of("defence", DEFENCES, raw, "none"),
+        defence=_one_of("defence", raw),
         coordinator=_parse("coordinator", ParticipationConfig, _section(raw, "coordinator")),
         selection=_parse("selection", Selection, _section(raw, "selection")),
         distillation=_parse("distillation", Distillation, _section(raw, "distillation")),
@@ -90,10 +89,10 @@ def parse_config(raw: Mapping[str, Any]) -> Config:
     return config
 
 
-def _one_of(section: str, kinds: Mapping[str, type], raw: Mapping[str, Any], default: str) -> Any:
+def _one_of(section: str, raw: Mapping[str, Any]) -> Any:
     """Return a section whose `name` selects one of several dataclasses."""
-    values = _section(raw, section)
-    name = str(values.get("name", default))
+    values, kinds = _section(raw, section), VARIANTS[section]
+    name = str(values.get("name", next(iter(kinds))))
     if name not in kinds:
         raise UserError(f"{section}.name: unknown {section} {name!r}: {hint(name, kinds)}")
     return _parse(section, kinds[name], values)

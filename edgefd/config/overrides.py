@@ -7,9 +7,8 @@ from typing import Any
 
 import yaml
 
-from edgefd.config.schema import PARTITIONS
+from edgefd.config.schema import DEFAULT_METHOD, VARIANTS
 from edgefd.core.errors import UserError
-from edgefd.defences.apply import DEFENCES
 
 
 def selects_variant(path: str) -> bool:
@@ -48,9 +47,9 @@ def set_key(raw: dict[str, Any], path: str, value: Any) -> None:
         if not isinstance(child, dict):
             raise UserError(f"{path}: {section} is not a section")
         node = child
-    if path == "method.name" and node.get("name", "edgefd") != value:
+    if path == "method.name" and node.get("name", DEFAULT_METHOD) != value:
         node.clear()  # settings of the same name can have another meaning in another method
-    kinds = {"partition.name": PARTITIONS, "defence.name": DEFENCES}.get(path, {})
+    kinds = VARIANTS.get(path.removesuffix(".name"), {}) if selects_variant(path) else {}
     if isinstance(value, str) and value in kinds:
         valid = {f.name for f in dataclasses.fields(kinds[value])}
         for other in [k for k in node if k not in valid]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from edgefd.core.host import cores
-from edgefd.defences.apply import Defence, NoDefence, defended
+from edgefd.defences.apply import DEFENCES, Defence, NoDefence, defended
 from edgefd.federation.method import Method
 from edgefd.federation.plan import Training
 from edgefd.learners.distillation_loss import Distillation
@@ -131,6 +131,9 @@ PARTITIONS: dict[str, type] = {
     "by_group": ByGroup,
     "file": FromFile,
 }
+VARIANTS = {"partition": PARTITIONS, "defence": DEFENCES}
+"""sections whose key `name` selects one of several dataclasses; the first is the default"""
+DEFAULT_METHOD = "edgefd"
 
 
 @dataclass(frozen=True)
