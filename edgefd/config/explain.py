@@ -8,8 +8,8 @@ from typing import Any
 
 import yaml
 
-from edgefd.config.keys import REQUIRED, Key, Part, method_part, parts_of
-from edgefd.config.schema import SECTIONS, Config
+from edgefd.config.keys import REQUIRED, Key, Part, form, parts_of
+from edgefd.config.schema import SECTIONS, VARIANTS, Config
 
 WIDTH = 80
 
@@ -21,7 +21,7 @@ def explain(config: Config) -> list[str]:
     for section in SECTIONS:
         entries = _entries(sections[section])
         for index, values in enumerate(entries):
-            part = _part(section, values)
+            part = _part(config, section)
             title = section if len(entries) == 1 else f"{section}[{index}]"
             heading = f"{title}: {part.doc}" if part.doc and part.name is None else title
             lines += ["", *_wrapped(heading, "# ", "# ")]
@@ -35,12 +35,14 @@ def _entries(value: Any) -> list[Any]:
     return value if isinstance(value, list) and value and isinstance(value[0], dict) else [value]
 
 
-def _part(section: str, values: Any) -> Part:
-    """Return the part of a section that its values belong to."""
+def _part(config: Config, section: str) -> Part:
+    """Return the keys of a section, in the form that the config selects."""
     if section == "method":
-        return method_part(values["name"])
-    parts = parts_of(section)
-    return parts[0] if len(parts) == 1 else next(part for part in parts if part.name == values["name"])
+        return form(section, config.method_name, type(config.method_config), config.method.summary)
+    if section in VARIANTS:
+        chosen = getattr(config, section)
+        return form(section, chosen.name, type(chosen))
+    return parts_of(section)[0]
 
 
 def _values(part: Part, values: Any) -> Iterator[tuple[Key, Any]]:
@@ -50,19 +52,14 @@ def _values(part: Part, values: Any) -> Iterator[tuple[Key, Any]]:
 
 def _explained(key: Key, name: str, value: Any) -> list[str]:
     """Return the lines of one key."""
-    default = key.default if key.default is REQUIRED else _plain(key.default)
-    changed = default is not REQUIRED and value != default
-    note = f"   (default: {as_yaml(default)})" if changed else ""
+    changed = key.default is not REQUIRED and value != key.default
+    note = f"   (default: {as_yaml(key.default)})" if changed else ""
     lines = _wrapped(f"{name}: {as_yaml(value)}{note}", "* " if changed else "  ", "      ")
     if key.doc:
         lines += _wrapped(key.doc, "      ", "      ")
     if len(key.choices) > 1:
         lines += _wrapped(f"one of: {', '.join(key.choices)}", "      ", "      ")
     return lines
-
-
-def _plain(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else value
 
 
 def as_yaml(value: Any) -> str:

@@ -27,7 +27,7 @@ class Key:
     choices: tuple[str, ...]
     """the values that the type allows; empty for a type with any number of values"""
     default: Any
-    """value if the key is not given; REQUIRED if there is none"""
+    """value if the key is not given, as in YAML; REQUIRED if there is none"""
     doc: str
     """description; "" if the code has none"""
 
@@ -49,10 +49,9 @@ class Part:
 def parts_of(section: str) -> list[Part]:
     """Return the forms of a section of a config: one, or as many as its key `name` has values."""
     if section == "method":
-        return [method_part(name) for name in method_names()]
+        return [form(section, name, get_method(name).config, get_method(name).summary) for name in method_names()]
     if section in VARIANTS:
-        kinds = VARIANTS[section]
-        return [_form(section, name, next(iter(kinds)), doc_of(kind), kind) for name, kind in kinds.items()]
+        return [form(section, name, kind) for name, kind in VARIANTS[section].items()]
     hint = get_type_hints(Config)[section]
     doc = field_docs(Config).get(section, "")
     kind = get_args(hint)[0] if get_origin(hint) is tuple else hint
@@ -63,20 +62,23 @@ def parts_of(section: str) -> list[Part]:
     return [Part(section, None, "", (_key(section, hint, default, doc),))]
 
 
-def method_part(name: str) -> Part:
-    """Return the keys of the section `method` for a method, which may be one of a user, "package.module:ATTRIBUTE"."""
-    method = get_method(name)
-    return _form("method", name, DEFAULT_METHOD, method.summary, method.config)
-
-
 def all_parts() -> list[Part]:
     """Return the forms of all sections, in the order of SECTIONS."""
     return [part for section in SECTIONS for part in parts_of(section)]
 
 
-def _form(section: str, name: str, default: str, doc: str, kind: type) -> Part:
+def form(section: str, name: str, kind: type, doc: str | None = None) -> Part:
+    """Return the keys of the form of a section that a value of its key `name` selects.
+
+    Args:
+        section: section whose key `name` selects one of several dataclasses.
+        name: value of the key; it may be the path of an object of a user, which no table lists.
+        kind: dataclass of this form.
+        doc: description of this form (None = the first paragraph of the docstring of the dataclass).
+    """
+    doc = doc_of(kind) if doc is None else doc
     names = method_names() if section == "method" else tuple(VARIANTS[section])
-    selector = Key(f"{section}.name", "text", names, default, doc)
+    selector = Key(f"{section}.name", "text", names, DEFAULT_METHOD if section == "method" else names[0], doc)
     return Part(section, name, doc, (selector, *(k for k in _keys(section, kind) if k.name != selector.name)))
 
 
@@ -93,7 +95,8 @@ def _key(name: str, hint: Any, default: Any, doc: str) -> Key:
 
 
 def _default(field: dataclasses.Field[Any]) -> Any:
-    return field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
+    default = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
+    return list(default) if isinstance(default, tuple) else default
 
 
 def in_words(hint: Any) -> str:

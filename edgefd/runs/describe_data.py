@@ -21,7 +21,8 @@ def describe_data(prepared: PreparedRun) -> list[str]:
     low, high = d.x_train.min(), d.x_train.max()
     held_out, shared = [len(c.x_heldout) for c in f.clients], [len(c.contributed) for c in f.clients]
     return [
-        f"{d.name} from {d.source}: {len(d.x_train)} + {len(d.x_test)} samples, sha256 {d.sha256}",
+        f"{d.name} from {d.source}: {len(d.x_train)} + {len(d.x_test)} samples",
+        f"  sha256: {d.sha256}",
         f"  classes: {d.n_classes}, with the labels 0 to {d.n_classes - 1}",
         f"  samples: {d.x_train.dtype} {list(d.x_train.shape[1:])}, training values from {low:g} to {high:g}",
         *_by_class("training samples", d.y_train, d.n_classes),
@@ -54,7 +55,8 @@ def _source(proxy: Proxy) -> str:
         return f"{proxy.source} samples of {proxy.path}"
     if proxy.source == "public":
         return f"{proxy.alpha:g} of the training set, taken before the split"
-    return f"{proxy.alpha:g} of each client's samples, {'also kept' if proxy.keep else 'no longer kept'} by the client"
+    kept = "the client also keeps" if proxy.keep else "the client does not keep"
+    return f"{proxy.alpha:g} of each client's samples, which {kept}"
 
 
 def _spread(counts: list[int]) -> str:
@@ -69,6 +71,4 @@ def _spread(counts: list[int]) -> str:
 
 
 def _wrapped(text: str) -> list[str]:
-    return textwrap.wrap(
-        text, WIDTH, drop_whitespace=True, subsequent_indent="    ", break_long_words=False, break_on_hyphens=False
-    )
+    return textwrap.wrap(text, WIDTH, subsequent_indent="    ", break_long_words=False, break_on_hyphens=False)

@@ -72,7 +72,7 @@ class RoundMetrics:
     agreement_per_client: list[float | None] | None = None
     """agreement with the teacher of each client"""
     evaluation: dict[str, Any] | None = None
-    """fields of an `Evaluation`, in the closing round only; written to evaluation.json"""
+    """fields of an `Evaluation`, in the closing round only; written to evaluation.json instead"""
 
     def to_dict(self) -> dict[str, Any]:
         """Return the metrics as a JSON object."""
