@@ -318,9 +318,9 @@ def undocumented() -> list[str]:
     return keys + fields + names
 
 
-def outdated(folder: Path = HERE) -> list[str]:
-    """Return the names of the pages in a folder that differ from what the code gives."""
-    files = {folder / name: make for name, make in PAGES.items()}
+def outdated() -> list[str]:
+    """Return the names of the pages that differ from what the code gives."""
+    files = {HERE / name: make for name, make in PAGES.items()}
     return [
         file.name for file, make in files.items() if not file.is_file() or file.read_text(encoding="utf-8") != make()
     ]

@@ -1,8 +1,15 @@
-"""The pages: every link between them leads somewhere, and every page can be reached from the index."""
+"""The pages: every link leads somewhere, the index reaches every page, and generated pages are up to date."""
 
 import re
 import subprocess
+import sys
+from dataclasses import replace
 from pathlib import Path
+
+import pytest
+
+from docs import generate
+from edgefd.config.keys import parts_of
 
 ROOT = Path(__file__).parents[1]
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
@@ -44,3 +51,34 @@ def test_every_page_of_docs_is_reached_from_the_index() -> None:
             reached.add(page)
             todo += [target for target, _ in links(page)]
     assert {p for p in pages() if (ROOT / "docs") in p.parents} <= reached
+
+
+def test_the_generated_pages_are_up_to_date() -> None:
+    done = subprocess.run([sys.executable, "docs/generate.py"], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_page_that_differs_or_is_missing_is_reported_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(generate, "HERE", tmp_path)
+    generate.main(["--write"])
+    generate.main([])
+    (tmp_path / "cli.md").unlink()
+    with (tmp_path / "config.md").open("a") as page:
+        page.write("one more line\n")
+    with pytest.raises(SystemExit, match=r"config\.md, cli\.md differ from the code: run `make reference`$"):
+        generate.main([])
+
+
+def test_a_key_without_a_description_is_reported_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    (part,) = parts_of("codec")
+    monkeypatch.setattr(generate, "all_parts", lambda: [replace(part, keys=(replace(part.keys[0], doc=""),))])
+    with pytest.raises(SystemExit, match=r"^codec\.name: write a string after the field"):
+        generate.main(["--write"])
+
+
+def test_every_command_argument_and_option_is_described() -> None:
+    rows = [line.split(" | ") for line in generate.cli_page().splitlines() if line.startswith("| `")]
+    assert len(rows) > 50
+    assert [row[0] for row in rows if not row[-1].strip(" |")] == []

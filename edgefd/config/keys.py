@@ -55,7 +55,7 @@ def parts_of(section: str) -> list[Part]:
     hint = get_type_hints(Config)[section]
     doc = field_docs(Config).get(section, "")
     kind = get_args(hint)[0] if get_origin(hint) is tuple else hint
-    if dataclasses.is_dataclass(kind):
+    if isinstance(kind, type) and dataclasses.is_dataclass(kind):
         doc = f"{doc_of(kind)} {doc[:1].upper()}{doc[1:]}".strip()
         return [Part(section, None, doc, _keys(section, kind))]
     default = _default({f.name: f for f in dataclasses.fields(Config)}[section])
