@@ -14,6 +14,7 @@ import re
 import sys
 import textwrap
 from collections.abc import Iterable, Iterator
+from enum import Enum
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -26,7 +27,7 @@ from edgefd.cli.main import app
 from edgefd.config.explain import as_yaml
 from edgefd.config.keys import REQUIRED, Key, Part, all_parts, parts_of
 from edgefd.config.schema import SECTIONS
-from edgefd.core.field_docs import field_docs
+from edgefd.core.field_docs import doc_of, field_docs
 from edgefd.runs.files import RUN_FILES, RunFile
 
 HERE = Path(__file__).parent / "reference"
@@ -225,10 +226,12 @@ def object_text(name: str) -> Iterator[str]:
         yield from docstring(thing)
         yield from fields_text(thing)
     else:
-        yield signature(thing.__init__, thing.__name__)
+        if "__init__" in vars(thing):
+            yield signature(vars(thing)["__init__"], name)
         yield from docstring(thing)
+    fields = getattr(thing, "__dataclass_fields__", {})
     for member_name, member in vars(thing).items():
-        if member_name.startswith("_") or not inspect.getdoc(member):
+        if member_name.startswith("_") or member_name in fields:
             continue
         function = getattr(member, "fget", None) or getattr(member, "__func__", member)
         if inspect.isfunction(function):
@@ -245,7 +248,7 @@ def signature(function: Any, name: str | None = None) -> str:
     lines = source.splitlines()[definition.lineno - 1 : definition.body[0].lineno - 1]
     text = "\n".join(lines).rstrip().removesuffix(":")
     if name is not None:
-        text = re.sub(r"^def __init__\(\s*self,\s*", f"{name}(", text).removesuffix(" -> None")
+        text = re.sub(r"^def __init__\((\s*)self(,\s*)?", rf"{name}(\1", text).removesuffix(" -> None")
     return f"```python\n{text}\n```"
 
 
@@ -266,7 +269,10 @@ def docstring(thing: Any) -> Iterator[str]:
 def fields_text(kind: Any) -> Iterator[str]:
     """Return the table of the fields of a dataclass, with their types as they are written in the source."""
     docs = field_docs(kind)
-    rows = [(code(f.name), code(f.type), default_of(f), prose(docs.get(f.name, ""))) for f in dataclasses.fields(kind)]
+    rows = []
+    for f in dataclasses.fields(kind):
+        section = doc_of(f.default_factory) if inspect.isclass(f.default_factory) else ""
+        rows.append((code(f.name), code(f.type), default_of(f), prose(docs.get(f.name, section))))
     if rows:
         yield table(("field", "type", "default", "meaning"), rows)
 
@@ -277,6 +283,8 @@ def default_of(field: dataclasses.Field[Any]) -> str:
         return code(f"{getattr(field.default_factory, '__name__', field.default_factory)}()")
     if field.default is dataclasses.MISSING:
         return "required"
+    if isinstance(field.default, Enum):
+        return code(f"{type(field.default).__name__}.{field.default.name}")
     return code(getattr(field.default, "__name__", None) or repr(field.default))
 
 

@@ -8,8 +8,13 @@ from pathlib import Path
 
 import pytest
 
+import edgefd
 from docs import generate
 from edgefd.config.keys import parts_of
+from edgefd.core.errors import UserError
+from edgefd.federation.method import Method
+from edgefd.filters.kmeans_dre import KMeansDRE
+from edgefd.methods import get_method
 
 ROOT = Path(__file__).parents[1]
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
@@ -82,3 +87,18 @@ def test_every_command_argument_and_option_is_described() -> None:
     rows = [line.split(" | ") for line in generate.cli_page().splitlines() if line.startswith("| `")]
     assert len(rows) > 50
     assert [row[0] for row in rows if not row[-1].strip(" |")] == []
+
+
+def test_the_page_of_the_python_api_has_signatures_fields_and_docstrings(monkeypatch: pytest.MonkeyPatch) -> None:
+    things = {"get_method": get_method, "Method": Method, "KMeansDRE": KMeansDRE, "UserError": UserError}
+    for name, thing in things.items():
+        monkeypatch.setattr(edgefd, name, thing, raising=False)
+    monkeypatch.setattr(edgefd, "__all__", [*things, "__version__"], raising=False)
+    text = generate.api_page()
+    assert re.findall(r"^## (\w+)$", text, flags=re.MULTILINE) == list(things)
+    assert "```python\ndef get_method(name: str) -> Method\n```" in text
+    assert "KMeansDRE(\n    n_clusters: int = 10,\n" in text
+    assert "| `message` | `MessageKind` | `MessageKind.PROXY_LABELS` | meaning of a row of its messages |" in text
+    assert "- UserError: if there is no such method." in text
+    assert " at 0x" not in text, "addresses differ between runs"
+    assert generate.undocumented() == []
