@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +59,7 @@ def execute_run(
         RunError: if a client fails or the folder cannot be written; the message names the folder too.
     """
     write_config(folder, config)
-    write_json(folder / "env.json", environment())
+    write_json(folder / "env.json", asdict(environment()))
     write_json(folder / "partition.json", facts.partition)
     if done:
         write_json_lines(folder / "metrics.jsonl", [_line(folder, m) for m in done])

@@ -161,7 +161,7 @@ def test_a_user_method_that_cannot_be_loaded_is_named(
 def test_workers_are_counted_without_sched_getaffinity_too(monkeypatch: pytest.MonkeyPatch) -> None:
     assert Run().n_workers == len(os.sched_getaffinity(0))
     monkeypatch.delattr(os, "sched_getaffinity")
-    assert Run().n_workers == environment()["cores"] == os.cpu_count()
+    assert Run().n_workers == environment().cores == os.cpu_count()
 
 
 @pytest.mark.parametrize(
