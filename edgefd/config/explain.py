@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from edgefd.config.keys import REQUIRED, Key, Part, form, parts_of
-from edgefd.config.schema import SECTIONS, VARIANTS, Config
+from edgefd.config.schema import SECTIONS, VARIANTS, Config, variant_key
 
 WIDTH = 80
 
@@ -41,7 +41,7 @@ def _part(config: Config, section: str) -> Part:
         return form(section, config.method_name, type(config.method_config), config.method.summary)
     if section in VARIANTS:
         chosen = getattr(config, section)
-        return form(section, chosen.name, type(chosen))
+        return form(section, getattr(chosen, variant_key(section)), type(chosen))
     return parts_of(section)[0]
 
 

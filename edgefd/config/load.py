@@ -103,7 +103,13 @@ def _one_of(section: str, raw: Mapping[str, Any]) -> Any:
     values, kinds, key = _section(raw, section), VARIANTS[section], variant_key(section)
     name = str(values.get(key, next(iter(kinds))))
     if name not in kinds:
-        raise UserError(f"{section}.{key}: unknown {section} {name!r}: {hint(name, kinds)}")
+        raise UserError(f"{section}.{key}: unknown {key if key != 'name' else section} {name!r}: {hint(name, kinds)}")
+    for setting in values:
+        owners = [other for other, kind in kinds.items() if setting in _names(kind)]
+        if owners and name not in owners:
+            raise UserError(
+                f"{section}.{setting} is for {key}={' or '.join(owners)}: remove it, or set {section}.{key}"
+            )
     return _parse(section, kinds[name], values)
 
 
@@ -154,7 +160,7 @@ def _check_plain(where: str, value: object) -> None:
 
 def _parse(section: str, kind: Any, values: Mapping[str, Any]) -> Any:
     """Return one section as an instance of its dataclass."""
-    _check_keys(section, values, [f.name for f in dataclasses.fields(kind)])
+    _check_keys(section, values, _names(kind))
     try:
         parsed = TypeAdapter(kind).validate_python(dict(values))
     except ValidationError as error:
@@ -162,11 +168,15 @@ def _parse(section: str, kind: Any, values: Mapping[str, Any]) -> Any:
         where = ".".join([section, *(str(part) for part in first["loc"])])
         got = f" (got {first['input']!r})" if first["type"] not in ("missing", "value_error") else ""
         raise UserError(f"{where}: {first['msg'].removeprefix('Value error, ')}{got}") from error
-    for name in (f.name for f in dataclasses.fields(kind)):
+    for name in _names(kind):
         value = getattr(parsed, name)
         if isinstance(value, float) and not math.isfinite(value):
             raise UserError(f"{section}.{name}: must be a finite number (got {value})")
     return parsed
+
+
+def _names(kind: Any) -> list[str]:
+    return [f.name for f in dataclasses.fields(kind)]
 
 
 def _check_keys(section: str, values: Mapping[str, Any], valid: Sequence[str]) -> None:

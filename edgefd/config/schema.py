@@ -44,6 +44,11 @@ class Data:
     extractor_size: int | None = None
     """width and height in pixels of an EfficientNet's input, from 32 to 512 (None = 192)"""
 
+    def __post_init__(self) -> None:
+        people = self.test_people
+        if people is not None and (not people or list(people) != sorted(set(people))):
+            raise ValueError(f"test_people must be people in ascending order, each once, not {list(people)}")
+
 
 @dataclass(frozen=True)
 class Strong:

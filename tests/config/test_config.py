@@ -66,7 +66,7 @@ def test_the_resolved_config_parses_to_itself(method: str) -> None:
         (["codec.name=float8"], "unknown codec 'float8': did you mean 'float"),
         (["selection.name=randm", "selection.budget=0.5"], "unknown selection 'randm': did you mean 'random'?"),
         (["selection.name=random"], "random needs a budget below 1"),
-        (["selection.budget=0.5"], "budget needs a name: random, pcoreset"),
+        (["selection.budget=0.5"], "selection.budget is for name=adaspec or ddk or"),
         (["selection.name=rad", "selection.budget=0"], "budget must be a share in (0, 1] or a whole number"),
         (["selection.name=rad", "selection.budget=2.5"], "budget must be a share in (0, 1] or a whole number"),
         (

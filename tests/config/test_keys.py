@@ -7,10 +7,14 @@ import pytest
 
 from edgefd.config.keys import REQUIRED, Part, all_parts, form, parts_of
 from edgefd.config.load import parse_config
-from edgefd.config.schema import SECTIONS, VARIANTS, Config
+from edgefd.config.schema import SECTIONS, VARIANTS, Config, variant_key
 from edgefd.methods import method_names
 
-NEEDED: dict[str, Any] = {"partition.path": "split.json"}
+NEEDED: dict[str, dict[str, Any]] = {  # of forms whose defaults are not a valid config
+    "partition-file": {"path": "split.json"},
+    **{f"selection-{name}": {"budget": 0.5} for name in ("adaspec", "ddk", "kd3", "pcoreset", "rad", "random")},
+    "distillation-swing": {"temperature": 2.0},
+}
 
 
 def identifier(part: Part) -> str:
@@ -33,12 +37,13 @@ def test_each_form_that_the_loader_knows_is_a_part() -> None:
 @pytest.mark.parametrize("part", all_parts(), ids=identifier)
 def test_keys_and_defaults_are_those_that_the_loader_gives(part: Part, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("edgefd.config.load.check_consistency", lambda _: None)
-    given = {key.name.partition(".")[2]: NEEDED[key.name] for key in part.keys if key.default is REQUIRED}
-    section: Any = given | ({} if part.name is None else {"name": part.name})
+    given = NEEDED.get(identifier(part), {})
+    assert {key.name.partition(".")[2] for key in part.keys if key.default is REQUIRED} <= set(given)
+    section: Any = given | ({} if part.name is None else {variant_key(part.section): part.name})
     loaded = parse_config({part.section: section} if section else {}).to_dict()[part.section]
     for key in part.keys:
         value = loaded if key.name == part.section else loaded[key.name.removeprefix(f"{part.section}.")]
-        if key.default is not REQUIRED and key.name != f"{part.section}.name":
+        if key.name.partition(".")[2] not in section:
             assert value == key.default, key.name
     if part.keys[0].name != part.section:
         assert {key.name.removeprefix(f"{part.section}.") for key in part.keys} == set(loaded)
