@@ -19,7 +19,7 @@ from edgefd.core.knowledge import Knowledge
 from edgefd.defences.apply import defence_of
 from edgefd.methods import get_method
 from edgefd.rounds.loop import run_rounds
-from edgefd.runs.execute import make_plans, make_server_state
+from edgefd.runs.execute import make_server
 from edgefd.simulation.engine import open_transport
 from edgefd.wire.bundle_reader import Bundle
 from tests.support.federations import (
@@ -66,8 +66,7 @@ def check_equal_to_simulation(federation: ExportedFederation, folder: Path) -> N
     config, clients = federation.prepared.config, federation.prepared.federation
     transport = open_transport(config, clients)
     transport.start()
-    plans, server = make_plans(config, clients), make_server_state(config, clients)
-    simulated = [r.teacher for r in run_rounds(config.method, config.method_config, transport, plans, server=server)]
+    simulated = [r.teacher for r in run_rounds(make_server(config, clients), transport)]
     assert same(undisturbed(federation, folder), [teacher for teacher in simulated if teacher is not None])
 
 
@@ -131,9 +130,9 @@ def test_acceptance_weights_are_computed_once_and_again_for_other_data(
     def counted(*arguments: Any) -> Any:
         nonlocal calls
         calls += 1
-        return method.client_filter(*arguments)
+        return method.filter(*arguments)
 
-    monkeypatch.setattr("edgefd_client.agent.get_method", lambda _: dataclasses.replace(method, client_filter=counted))
+    monkeypatch.setattr("edgefd_client.agent.get_method", lambda _: dataclasses.replace(method, filter=counted))
     run_device(federation, ScriptedLink([]), tmp_path)
     run_device(federation, ScriptedLink([]), tmp_path)
     assert calls == 1

@@ -43,7 +43,7 @@ def test_the_coordinator_refuses_an_invalid_report_and_accepts_its_replacement(
     transport = federation.open(tmp_path, timeout=20)
     exchanges: list[Exchange] = []
     thread = threading.Thread(
-        target=lambda: exchanges.append(transport.exchange(round_plan(federation), None)), daemon=True
+        target=lambda: exchanges.append(transport.exchange(round_plan(federation), range(3), None)), daemon=True
     )
     thread.start()
     until(lambda: (round_folder(tmp_path, 0) / PLAN).exists(), 20)
@@ -73,7 +73,7 @@ def test_the_coordinator_stops_at_its_timeout_and_names_the_missing_clients(
     put(report_file(tmp_path, 0, 0), b"?")
     (round_folder(tmp_path, 0) / "reports" / "1.bin").mkdir()
     with pytest.raises(RunError, match=r"0 of 3 reports.*no report of client 2; refused the report of client 0, 1"):
-        transport.exchange(round_plan(federation), None)
+        transport.exchange(round_plan(federation), range(3), None)
     with pytest.raises(UserError, match="already holds an exchange"):
         check_new(tmp_path)
 
