@@ -95,7 +95,12 @@ def _one_of(section: str, kinds: Mapping[str, type], raw: Mapping[str, Any], def
     values = _section(raw, section)
     name = str(values.get(key, default))
     if name not in kinds:
-        raise UserError(f"{section}.{key}: unknown {section} {name!r}: {hint(name, kinds)}")
+        what = section if key == "name" else key
+        raise UserError(f"{section}.{key}: unknown {what} {name!r}: {hint(name, kinds)}")
+    for setting in values:
+        owners = [other for other, kind in kinds.items() if setting in {f.name for f in dataclasses.fields(kind)}]
+        if owners and name not in owners:
+            raise UserError(f"{section}.{setting} is for {key}={' or '.join(owners)}, not {name}")
     return _parse(section, kinds[name], values)
 
 
