@@ -103,13 +103,12 @@ def _one_of(section: str, raw: Mapping[str, Any]) -> Any:
     values, kinds, key = _section(raw, section), VARIANTS[section], variant_key(section)
     name = str(values.get(key, next(iter(kinds))))
     if name not in kinds:
-        raise UserError(f"{section}.{key}: unknown {key if key != 'name' else section} {name!r}: {hint(name, kinds)}")
+        what = section if key == "name" else key
+        raise UserError(f"{section}.{key}: unknown {what} {name!r}: {hint(name, kinds)}")
     for setting in values:
         owners = [other for other, kind in kinds.items() if setting in _names(kind)]
         if owners and name not in owners:
-            raise UserError(
-                f"{section}.{setting} is for {key}={' or '.join(owners)}: remove it, or set {section}.{key}"
-            )
+            raise UserError(f"{section}.{setting} is for {key}={' or '.join(owners)}, not {name}")
     return _parse(section, kinds[name], values)
 
 

@@ -11,10 +11,10 @@ from edgefd.config.load import load_config, parse_config
 from edgefd.config.schema import Config
 from edgefd.core.errors import UserError
 from edgefd.core.knowledge import Knowledge
+from edgefd.federation.progress import Progress
 from edgefd.poisoning.robust_aggregation import Aggregator, aggregate_of
 from edgefd.rounds.loop import RoundResult, run_rounds
 from edgefd.rounds.server import make_plan
-from edgefd.federation.progress import Progress
 from edgefd.runs.deployable import check_deployable
 from edgefd.runs.execute import execute_run, make_server
 from edgefd.runs.export_bundle import export_config

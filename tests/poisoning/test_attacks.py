@@ -10,11 +10,12 @@ from edgefd.config.schema import Config
 from edgefd.core.errors import UserError
 from edgefd.core.knowledge import Knowledge
 from edgefd.federation.method import Method
+from edgefd.federation.progress import Progress
 from edgefd.federation.report import Report
 from edgefd.methods import get_method
 from edgefd.poisoning.attacks import Attack, attackers, poisoned
 from edgefd.rounds.loop import run_rounds
-from edgefd.rounds.server import Progress, make_plan
+from edgefd.rounds.server import make_plan
 from edgefd.runs.execute import make_server
 from edgefd.runs.prepare import prepare
 from edgefd.simulation.engine import open_transport, simulate

@@ -8,10 +8,11 @@ import numpy as np
 
 from edgefd.core.knowledge import Knowledge
 from edgefd.federation.plan import RoundPlan
+from edgefd.federation.progress import Progress
 from edgefd.federation.report import Exchange, Report
 from edgefd.methods import get_method
 from edgefd.rounds.loop import run_rounds
-from edgefd.rounds.server import Progress, Server, make_plan
+from edgefd.rounds.server import Server, make_plan
 from edgefd.runs.execute import make_server
 from edgefd.runs.prepare import prepare
 from edgefd.selection import selection_of

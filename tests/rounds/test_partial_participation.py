@@ -8,9 +8,10 @@ import pytest
 from edgefd.config.load import parse_config
 from edgefd.config.schema import Config
 from edgefd.core.errors import RunError, UserError
+from edgefd.federation.progress import Progress
 from edgefd.rounds.loop import run_rounds
 from edgefd.rounds.participation import responding_clients, sample_clients
-from edgefd.rounds.server import Progress, make_plan
+from edgefd.rounds.server import make_plan
 from edgefd.runs.execute import make_server
 from edgefd.runs.prepare import prepare
 from edgefd.runs.round_metrics import RoundMetrics

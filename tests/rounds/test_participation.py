@@ -9,6 +9,7 @@ import pytest
 from edgefd.core.errors import RunError, UserError
 from edgefd.core.knowledge import empty
 from edgefd.federation.plan import RoundPlan
+from edgefd.federation.progress import Progress
 from edgefd.federation.report import Report
 from edgefd.methods import get_method
 from edgefd.rounds.participation import (
@@ -20,7 +21,7 @@ from edgefd.rounds.participation import (
     responding_clients,
     sample_clients,
 )
-from edgefd.rounds.server import Progress, make_plan
+from edgefd.rounds.server import make_plan
 from tests.support.linear_clients import new_server
 
 

@@ -8,8 +8,9 @@ import pytest
 from edgefd.core.knowledge import Knowledge
 from edgefd.federation.context import ServerContext
 from edgefd.federation.method import Method
+from edgefd.federation.progress import Progress
 from edgefd.methods import get_method
-from edgefd.rounds.server import Progress, server_round
+from edgefd.rounds.server import server_round
 from tests.support.linear_clients import LABELS, Linear, aggregated, new_server, plan, play, with_methods
 from tests.support.votes import report
 
