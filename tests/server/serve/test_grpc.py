@@ -49,7 +49,7 @@ BUNDLE = ["--bundle", "BUNDLE"]
         ([*GRPC, *BUNDLE, "model.name=cnn"], "is a bundle of mlp"),
         ([*GRPC, *BUNDLE, "partition.n_clients=4"], "is a bundle for 3 clients, but partition.n_clients is 4"),
         ([*GRPC, *BUNDLE, "method.name=fedavg"], "n_clusters"),
-        ([*GRPC, *BUNDLE, "--proxy-labels", "nowhere.npz"], "cannot read nowhere.npz"),
+        ([*GRPC, *BUNDLE, "--proxy-labels", "nowhere.npz"], "there is no file nowhere.npz"),
         ([*GRPC, *BUNDLE, "--status", "page"], "--status is [HOST:]PORT"),
         ([*GRPC, *BUNDLE, "--status", "192.0.2.1:1"], "cannot serve the status page"),
         (["folder", "x", *BUNDLE, "--status", "192.0.2.1:1"], "cannot serve the status page at 192.0.2.1:1"),
