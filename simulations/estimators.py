@@ -19,7 +19,7 @@ import numpy as np
 from edgefd.config.load import load_config
 from edgefd.methods.edgefd import Config
 from edgefd.rounds.client import client_filter
-from edgefd.runs.prepare import prepare
+from edgefd.runs.prepare import prepare, terms_of
 from edgefd.simulation.engine import open_transport, simulate
 
 BASE = Path(__file__).parent / "quickstart.yaml"
@@ -60,8 +60,9 @@ def measure(estimator: str, seed: int, overrides: Sequence[str]) -> list[float]:
     prepared = prepare(load_config(BASE, settings))
     config, federation = prepared.config, prepared.federation
     began = time.process_time()
+    terms = terms_of(config, federation)
     for data in federation.clients[:3]:
-        client_filter(config.method, config.method_config, data, federation.proxy, seed)
+        client_filter(config.method, config.method_config, data, federation.proxy, terms)
     seconds = (time.process_time() - began) / 3
     *_, last, final = simulate(open_transport(config, federation))
     metrics = asdict(last) | {k: v for k, v in asdict(final).items() if k.startswith("accuracy")}

@@ -18,17 +18,18 @@ import numpy as np
 from edgefd.core.errors import RunError, UserError
 from edgefd.defences.apply import defence_of, defended
 from edgefd.federation.clients import ClientData, ProxySet
+from edgefd.federation.context import ClientContext, client_context
 from edgefd.federation.method import Method
 from edgefd.federation.plan import RoundPlan
 from edgefd.federation.report import Report
-from edgefd.federation.state import ClientState
+from edgefd.federation.terms import FederationTerms
 from edgefd.learners.onnx_learner import OnnxLearner, Sessions
 from edgefd.methods._deployable import deployed_method
 from edgefd.rounds.client import client_filter, client_round
 from edgefd.rounds.validation import check_plan, check_teacher
 from edgefd.wire import messages as wire
 from edgefd.wire.bundle_reader import Bundle
-from edgefd_client.link import Link, Task
+from edgefd_client.link import Link, Membership, Task
 from edgefd_client.state import DeviceState, exclusive_lock, load_state, save_state
 
 
@@ -47,26 +48,26 @@ def run_agent(link: Link, bundle: Bundle, data: ClientData, folder: Path, log: C
         RunError: if a round cannot be run or saved; the state saved before is intact.
     """
     with exclusive_lock(folder):
-        device = _Device(bundle, *method_of(bundle), _proxy(bundle), data, folder, log)
-        saved = device.resume(link.run)
-        state = device.client_state(saved)
+        device = _device(link.membership, bundle, data, folder, log)
+        saved = device.resume()
+        context = device.context(saved)
         n_accepted = int((saved.acceptance > 0).sum())
         sizes = f"{len(data.x)} samples, {len(data.x_heldout)} held out"
         log(f"client {data.client}: {sizes}, {n_accepted} proxy rows accepted")
         after = saved.round - 1  # the report of the saved round may not have been submitted
         while (task := link.next_task(after)) is not None:
-            saved = device.finished(task, state, saved)
+            saved = device.finished(task, context, saved)
             link.submit(saved.report, saved.round)
             after = saved.round
 
 
 def one_round(
-    run: str, task: Task, bundle: Bundle, data: ClientData, folder: Path, log: Callable[[str], None]
+    membership: Membership, task: Task, bundle: Bundle, data: ClientData, folder: Path, log: Callable[[str], None]
 ) -> bytes:
     """Run one round in a process that ends afterwards, and return the report to submit.
 
     Args:
-        run: identifier of the federation's run.
+        membership: the run and its terms.
         task: round to run; if it is finished already, the saved report is returned again, byte for byte.
         bundle: bundle of this client.
         data: private data, scaled.
@@ -78,9 +79,16 @@ def one_round(
         RunError: if the round cannot be run or saved; the state saved before is intact.
     """
     with exclusive_lock(folder):
-        device = _Device(bundle, *method_of(bundle), _proxy(bundle), data, folder, log)
-        saved = device.resume(run)
-        return device.finished(task, device.client_state(saved), saved).report
+        device = _device(membership, bundle, data, folder, log)
+        saved = device.resume()
+        return device.finished(task, device.context(saved), saved).report
+
+
+def _device(
+    membership: Membership, bundle: Bundle, data: ClientData, folder: Path, log: Callable[[str], None]
+) -> _Device:
+    check_terms(membership.terms, bundle)
+    return _Device(membership, bundle, *method_of(bundle), _proxy(bundle), data, folder, log)
 
 
 def method_of(bundle: Bundle) -> tuple[Method, Any]:
@@ -99,6 +107,7 @@ def method_of(bundle: Bundle) -> tuple[Method, Any]:
 class _Device:
     """Everything of a device that does not change between rounds."""
 
+    membership: Membership
     bundle: Bundle
     method: Method
     config: Any
@@ -107,9 +116,9 @@ class _Device:
     folder: Path
     log: Callable[[str], None]
 
-    def resume(self, run: str) -> DeviceState:
+    def resume(self) -> DeviceState:
         """Load the saved state, or create the first one. Recompute and save the acceptance weights for new data."""
-        bundle, client = self.bundle, self.data.client
+        bundle, client, run = self.bundle, self.data.client, self.membership.run
         saved = load_state(self.folder, bundle.digest)
         digest = _digest(bundle, self.data)
         if saved is not None and (saved.run, saved.client) != (run, client):
@@ -119,37 +128,37 @@ class _Device:
             )
         if saved is not None and saved.acceptance_of == digest and saved.acceptance.shape == (len(self.proxy),):
             return saved
-        acceptance = client_filter(self.method, self.config, self.data, self.proxy, bundle.manifest.terms.seed)
+        acceptance = client_filter(self.method, self.config, self.data, self.proxy, self.membership.terms)
         if saved is None:
             saved = DeviceState(bundle.digest, run, client, -1, bundle.init, acceptance, digest, b"")
         saved = replace(saved, acceptance=acceptance, acceptance_of=digest)
         save_state(self.folder, saved)
         return saved
 
-    def client_state(self, saved: DeviceState) -> ClientState:
+    def context(self, saved: DeviceState) -> ClientContext:
         """Build the client from the saved state."""
         learner = OnnxLearner(Sessions(self.bundle.graphs), saved.learner)
-        return ClientState(self.data, learner, self.bundle.manifest.n_classes, saved.acceptance)
+        return client_context(self.data, learner, self.proxy, saved.acceptance, self.membership.terms, self.config)
 
-    def finished(self, task: Task, state: ClientState, saved: DeviceState) -> DeviceState:
+    def finished(self, task: Task, context: ClientContext, saved: DeviceState) -> DeviceState:
         """Return the saved state after the task; run the task unless it is finished already."""
         if task.plan.round < saved.round:
             raise RunError(
                 f"the coordinator is at round {task.plan.round}, but this device has finished round {saved.round}"
             )
-        return saved if task.plan.round == saved.round else self._run_round(task, state, saved)
+        return saved if task.plan.round == saved.round else self._run_round(task, context, saved)
 
-    def _run_round(self, task: Task, state: ClientState, saved: DeviceState) -> DeviceState:
+    def _run_round(self, task: Task, context: ClientContext, saved: DeviceState) -> DeviceState:
         """Run one round and save the state after it. The round counts only when it is saved."""
         started = time.perf_counter()
         plan = task.plan
         try:
             check_task(self.method, task, self.bundle)
-            report = client_round(self.method, self.config, state, self.proxy, plan, task.teacher)
+            report = client_round(self.method, replace(context, plan=plan), task.teacher)
             encoded = wire.encode_report(report, self.bundle.manifest.terms.codec)
         except ValueError as error:
             raise RunError(f"round {plan.round}: {error}") from error
-        saved = replace(saved, round=plan.round, learner=state.learner.state(), report=encoded)
+        saved = replace(saved, round=plan.round, learner=context.learner.state(), report=encoded)
         save_state(self.folder, saved)
         self.log(f"round {plan.round}: {_outcome(report, plan)}, {time.perf_counter() - started:.2f} s")
         return saved
@@ -186,15 +195,27 @@ def check_task(method: Method, task: Task, bundle: Bundle) -> None:
         check_teacher(method, task.teacher, len(bundle.proxy), manifest.n_classes)
     if (task.teacher is None) != (plan.round == 0):
         raise ValueError("every round but the first must have a teacher, and the first must have none")
-    training, seed = plan.training, manifest.terms.seed
-    if (plan.seed, training.optimizer) != (seed, manifest.optimizer):
-        raise ValueError(
-            f"the plan has seed {plan.seed} and optimizer {training.optimizer}, "
-            f"but the bundle has seed {seed} and optimizer {manifest.optimizer}"
+
+
+def check_terms(terms: FederationTerms, bundle: Bundle) -> None:
+    """Check that a device with this bundle can train as the terms of the coordinator say.
+
+    Raises:
+        UserError: if it cannot.
+    """
+    training, manifest = terms.training, bundle.manifest
+    if training.optimizer != manifest.optimizer:
+        raise UserError(
+            f"the coordinator trains with optimizer {training.optimizer}, but the bundle with {manifest.optimizer}: "
+            "export the bundle from the config that the coordinator runs"
         )
     if training.batch_size > manifest.batch:
-        raise ValueError(
-            f"the plan has batches of {training.batch_size} rows, but the graph of the bundle takes {manifest.batch}"
+        raise UserError(
+            f"the coordinator has batches of {training.batch_size} rows, but the graph of the bundle takes "
+            f"{manifest.batch}: export the bundle from the config that the coordinator runs"
         )
     if training.augment_shift and len(manifest.shape) != 3:
-        raise ValueError(f"the plan shifts images, but the samples have shape {list(manifest.shape)}, not three axes")
+        raise UserError(
+            f"the coordinator shifts images, but the samples have shape {list(manifest.shape)}, not three axes: set "
+            "train.augment_shift to 0"
+        )

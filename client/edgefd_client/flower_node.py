@@ -12,12 +12,13 @@ from typing import Any
 from edgefd_proto import edgefd_pb2 as pb
 
 from edgefd.core.errors import RunError, UserError
+from edgefd.federation.terms import FederationTerms
 from edgefd.wire import messages as wire
 from edgefd.wire.bundle_reader import Bundle, read_bundle
 from edgefd.wire.device_link import read_terms
 from edgefd_client.agent import one_round
 from edgefd_client.contribution import load_contribution
-from edgefd_client.link import Task
+from edgefd_client.link import Membership, Task
 from edgefd_client.sources import client_data, source_of
 
 SETTINGS = ("bundle", "data", "state")
@@ -44,9 +45,9 @@ def node_round(body: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str
         return {"client": client}
     bundle_path, data, state = (Path(str(settings[name])) for name in SETTINGS)
     bundle = read_bundle(bundle_path)
-    _check_terms(body["terms"], bundle)
+    membership = Membership(str(body["run"]), _terms(body["terms"], bundle))
     private = client_data(source_of(data, bundle.manifest), bundle, client, load_contribution(state))
-    report = one_round(str(body["run"]), _task(body), bundle, private, state, _print_line)
+    report = one_round(membership, _task(body), bundle, private, state, _print_line)
     return {"client": client, "report": report}
 
 
@@ -71,16 +72,17 @@ def client_number(assigned: Any, configured: Any) -> int:
     return client
 
 
-def _check_terms(terms: bytes, bundle: Bundle) -> None:
+def _terms(message: bytes, bundle: Bundle) -> FederationTerms:
     try:
-        different = read_terms(wire.parsed(pb.Terms(), terms)).differences(bundle.manifest.terms)
+        terms = read_terms(wire.parsed(pb.Terms(), message))
     except ValueError as error:
         raise RunError(f"cannot read the message of the coordinator: {error}") from error
-    if different:
+    if different := terms.differences(bundle.manifest.terms):
         raise UserError(
             f"the bundle is not of this federation ({', '.join(different)} differ): export it from the config that the "
             "coordinator runs"
         )
+    return terms
 
 
 def _task(body: Mapping[str, Any]) -> Task:

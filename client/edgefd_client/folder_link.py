@@ -23,7 +23,7 @@ from edgefd.wire.exchange_folder import (
     report_file,
     round_folder,
 )
-from edgefd_client.link import Task
+from edgefd_client.link import Membership, Task
 
 MAX_MESSAGE = 256 * 2**20
 """largest file in bytes that a device reads"""
@@ -35,7 +35,7 @@ class FolderLink:
 
     folder: Path
     client: int
-    run: str
+    membership: Membership
     poll: float
 
     def next_task(self, after: int) -> Task | None:
@@ -117,7 +117,7 @@ def join(folder: Path, client: int, terms: FederationTerms, poll: float = 0.05) 
             f"the bundle is not of this federation ({', '.join(different)} differ): "
             "export it from the config that the server runs"
         )
-    return FolderLink(folder, client, info.run, poll)
+    return FolderLink(folder, client, Membership(info.run, info.terms), poll)
 
 
 def _bytes(path: Path) -> bytes | None:

@@ -20,7 +20,7 @@ from edgefd.core.errors import RunError, UserError
 from edgefd.federation.terms import FederationTerms
 from edgefd.wire import messages as wire
 from edgefd.wire.device_link import HOLD, PROTOCOL, REASON, is_loopback, read_terms, terms_message
-from edgefd_client.link import Task
+from edgefd_client.link import Membership, Task
 
 MAX_MESSAGE = 256 * 2**20
 """largest message in bytes that a device receives"""
@@ -108,9 +108,9 @@ class GrpcLink:
         self._reply = pb.JoinReply()
 
     @property
-    def run(self) -> str:
-        """Identifier of the run, see `edgefd_client.link.Link`."""
-        return self._reply.run
+    def membership(self) -> Membership:
+        """The run that the device has joined, see `edgefd_client.link.Link`."""
+        return Membership(self._reply.run, read_terms(self._reply.terms))
 
     @property
     def client(self) -> int:
@@ -170,7 +170,7 @@ class GrpcLink:
         self._last_report = report, round
 
     def _send_report(self, report: bytes, round: int) -> None:
-        request = pb.SubmitRequest(session=self._reply.session, run=self.run, round=round, report=report)
+        request = pb.SubmitRequest(session=self._reply.session, run=self._reply.run, round=round, report=report)
         try:
             self._stub.SubmitReport(request, timeout=LONG_TIMEOUT)
         except grpc.RpcError as error:

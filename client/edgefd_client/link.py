@@ -7,6 +7,7 @@ from typing import Protocol
 
 from edgefd.core.knowledge import Knowledge
 from edgefd.federation.plan import RoundPlan
+from edgefd.federation.terms import FederationTerms
 
 
 @dataclass(frozen=True, eq=False)
@@ -18,12 +19,22 @@ class Task:
     """teacher of the last round; None in round 0"""
 
 
+@dataclass(frozen=True)
+class Membership:
+    """A run in which a device takes part."""
+
+    run: str
+    """identifier of the run; the saved state of a device belongs to one run"""
+    terms: FederationTerms
+    """terms of the coordinator, which identify the same federation as those of the bundle"""
+
+
 class Link(Protocol):
     """Connection of a device to its coordinator, for one client in one run."""
 
     @property
-    def run(self) -> str:
-        """Identifier of the run. The saved state of a device belongs to one run."""
+    def membership(self) -> Membership:
+        """The run that the device has joined."""
         ...
 
     def next_task(self, after: int) -> Task | None:

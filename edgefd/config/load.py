@@ -17,13 +17,13 @@ from edgefd.config.overrides import read_override, selects_variant, set_key
 from edgefd.config.schema import PARTITIONS, SECTIONS, CodecChoice, Config, Data, Model, Proxy, Run
 from edgefd.core.errors import UserError, hint
 from edgefd.defences.apply import DEFENCES
-from edgefd.federation.plan import Training
-from edgefd.learners.distillation_loss import Distillation
+from edgefd.federation.training import Training
+from edgefd.learners.losses import losses
 from edgefd.methods import get_method
 from edgefd.poisoning.attacks import Attack
 from edgefd.poisoning.robust_aggregation import Aggregator
 from edgefd.rounds.participation import ParticipationConfig
-from edgefd.selection.settings import Selection
+from edgefd.selection import selection_rules
 
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
@@ -82,20 +82,20 @@ def parse_config(raw: Mapping[str, Any]) -> Config:
         attack=_parse("attack", Attack, _section(raw, "attack")),
         defence=_one_of("defence", DEFENCES, raw, "none"),
         coordinator=_parse("coordinator", ParticipationConfig, _section(raw, "coordinator")),
-        selection=_parse("selection", Selection, _section(raw, "selection")),
-        distillation=_parse("distillation", Distillation, _section(raw, "distillation")),
+        selection=_one_of("selection", selection_rules(), raw, "all"),
+        distillation=_one_of("distillation", losses(), raw, "kl", key="loss"),
         baselines=_baselines(raw.get("baselines", [])),
     )
     check_consistency(config)
     return config
 
 
-def _one_of(section: str, kinds: Mapping[str, type], raw: Mapping[str, Any], default: str) -> Any:
-    """Return a section whose `name` selects one of several dataclasses."""
+def _one_of(section: str, kinds: Mapping[str, type], raw: Mapping[str, Any], default: str, key: str = "name") -> Any:
+    """Return a section in which `key` selects one of several dataclasses."""
     values = _section(raw, section)
-    name = str(values.get("name", default))
+    name = str(values.get(key, default))
     if name not in kinds:
-        raise UserError(f"{section}.name: unknown {section} {name!r}: {hint(name, kinds)}")
+        raise UserError(f"{section}.{key}: unknown {section} {name!r}: {hint(name, kinds)}")
     return _parse(section, kinds[name], values)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import yaml
@@ -10,11 +11,13 @@ import yaml
 from edgefd.config.schema import PARTITIONS
 from edgefd.core.errors import UserError
 from edgefd.defences.apply import DEFENCES
+from edgefd.learners.losses import losses
+from edgefd.selection import selection_rules
 
 
 def selects_variant(path: str) -> bool:
     """Return whether a key selects another method, partition and so on: such keys are set before all others."""
-    return path.endswith(".name")
+    return path.endswith(".name") or path == "distillation.loss"
 
 
 def read_override(override: str) -> tuple[str, Any]:
@@ -32,11 +35,20 @@ def read_override(override: str) -> tuple[str, Any]:
         raise UserError(f"override {override!r}: the value is not valid YAML") from error
 
 
+def _kinds() -> dict[str, Mapping[str, type]]:
+    return {
+        "partition.name": PARTITIONS,
+        "defence.name": DEFENCES,
+        "selection.name": selection_rules(),
+        "distillation.loss": losses(),
+    }
+
+
 def set_key(raw: dict[str, Any], path: str, value: Any) -> None:
     """Set `section.key` in plain dictionaries.
 
-    Another method clears the whole section. Another partition or defence keeps the settings that it also has and
-    removes the others.
+    Another method clears the whole section. Another partition, defence, selection or loss keeps the settings that it
+    also has and removes the others.
 
     Raises:
         UserError: if a part of the path is not a section.
@@ -50,7 +62,7 @@ def set_key(raw: dict[str, Any], path: str, value: Any) -> None:
         node = child
     if path == "method.name" and node.get("name", "edgefd") != value:
         node.clear()  # settings of the same name can have another meaning in another method
-    kinds = {"partition.name": PARTITIONS, "defence.name": DEFENCES}.get(path, {})
+    kinds = _kinds().get(path, {})
     if isinstance(value, str) and value in kinds:
         valid = {f.name for f in dataclasses.fields(kinds[value])}
         for other in [k for k in node if k not in valid]:

@@ -1,8 +1,8 @@
 """The configuration of a run: one frozen dataclass for each YAML section, checked by pydantic.
 
-Sections that devices need too are declared where they are used: `train` in `edgefd.federation.plan`, `coordinator` in
-`edgefd.rounds.participation`, `selection` in `edgefd.selection.settings`, `distillation` in
-`edgefd.learners.distillation_loss`. An unknown key is an error.
+Sections that devices need too are declared where they are used: `train` in `edgefd.federation.training`, `coordinator`
+in `edgefd.rounds.participation`, `selection` in `edgefd.selection`, `distillation` in `edgefd.learners.losses`. An
+unknown key is an error.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from typing import Any, Literal
 from edgefd.core.host import cores
 from edgefd.defences.apply import Defence, NoDefence, defended
 from edgefd.federation.method import Method
-from edgefd.federation.plan import Training
-from edgefd.learners.distillation_loss import Distillation
+from edgefd.federation.training import Training
+from edgefd.learners.losses import Distillation, loss_of
 from edgefd.methods import get_method
 from edgefd.poisoning.attacks import Attack
-from edgefd.poisoning.robust_aggregation import Aggregator, aggregate_of
+from edgefd.poisoning.robust_aggregation import Aggregator
 from edgefd.rounds.participation import ParticipationConfig
-from edgefd.selection.settings import Selection
+from edgefd.selection import Selection, selection_of
 
 
 @dataclass(frozen=True)
@@ -194,6 +194,9 @@ class Run:
         return cores() if self.workers == "auto" else self.workers
 
 
+ALL_ROWS, PLAIN = selection_of({"name": "all"}), loss_of({"loss": "kl"})
+
+
 @dataclass(frozen=True)
 class Config:
     """Configuration of a whole run."""
@@ -216,19 +219,15 @@ class Config:
     attack: Attack = field(default_factory=Attack)
     defence: Defence = field(default_factory=NoDefence)
     coordinator: ParticipationConfig = field(default_factory=ParticipationConfig)
-    selection: Selection = field(default_factory=Selection)
-    distillation: Distillation = field(default_factory=Distillation)
+    selection: Selection = ALL_ROWS
+    distillation: Distillation = PLAIN
     baselines: tuple[str, ...] = ()
     """other methods to run on the same split, each with its default settings"""
 
     @property
     def method(self) -> Method:
-        """Method of this config, with its aggregator and its defence applied."""
-        method = defended(get_method(self.method_name), self.defence)
-        if self.aggregator == Aggregator():
-            return method
-        rule = aggregate_of(self.aggregator)
-        return dataclasses.replace(method, aggregate=lambda uploads, _: rule(uploads))
+        """Method of this config, with its defence applied."""
+        return defended(get_method(self.method_name), self.defence)
 
     def model_of(self, client: int) -> Model:
         """Return the model of a client: models are assigned round-robin."""
@@ -237,8 +236,8 @@ class Config:
     def for_method(self, name: str) -> Config:
         """Return this config with another method at its default settings.
 
-        A reference method that exchanges nothing gets no attack, defence, selection, distillation, participation rules
-        or recording, and models of one head.
+        A reference method that exchanges nothing gets no aggregator, attack, defence, selection, distillation,
+        participation rules or recording, and models of one head.
         """
         method = get_method(name)
         config = dataclasses.replace(self, method_name=name, method_config=method.config(), baselines=())
@@ -246,9 +245,14 @@ class Config:
             return config
         unrecorded = dataclasses.replace(self.run, record_knowledge=False)
         models = tuple(dataclasses.replace(model, heads=1) for model in self.model)
-        config = dataclasses.replace(config, model=models, selection=Selection(), distillation=Distillation())
+        config = dataclasses.replace(config, model=models, selection=ALL_ROWS, distillation=PLAIN)
         return dataclasses.replace(
-            config, attack=Attack(), defence=NoDefence(), coordinator=ParticipationConfig(), run=unrecorded
+            config,
+            aggregator=Aggregator(),
+            attack=Attack(),
+            defence=NoDefence(),
+            coordinator=ParticipationConfig(),
+            run=unrecorded,
         )
 
     def to_dict(self) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Mapping
 from typing import Any, Literal, get_args, get_origin, get_type_hints
@@ -20,9 +21,9 @@ def settings_of(owner: str, kind: type, settings: Mapping[str, Any]) -> Any:
     Raises:
         UserError: for an unknown setting, or a value of another type or out of range.
     """
-    kinds = get_type_hints(kind)
+    kinds, names = get_type_hints(kind), {f.name for f in dataclasses.fields(kind)}
     for name, value in settings.items():
-        if name not in kinds:
+        if name not in names:
             raise UserError(f"{owner} has no setting {name!r}")
         if not _is_a(value, kinds[name]):
             raise UserError(f"{owner}: {name} cannot be {value!r}")

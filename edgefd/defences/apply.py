@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from edgefd.core.errors import UserError
 from edgefd.core.knowledge import Knowledge
 from edgefd.core.settings import settings_of
-from edgefd.defences import dp_sgd, label_only, noise, pate, swing, top_k
+from edgefd.defences import dp_sgd
 from edgefd.defences.dp_sgd import DpSgd
 from edgefd.defences.label_only import LabelOnly
 from edgefd.defences.noise import Noise
 from edgefd.defences.pate import Pate
 from edgefd.defences.swing import Swing
 from edgefd.defences.top_k import TopK
-from edgefd.federation.method import Method, accept_all, default_local_step, identity, teacher_rows
-from edgefd.federation.plan import Training
+from edgefd.federation.context import ClientContext
+from edgefd.federation.method import Method
+from edgefd.federation.training import Training
 
 
 @dataclass(frozen=True)
@@ -38,13 +38,6 @@ DEFENCES: dict[str, type] = {
     "pate": Pate,
     "dp_sgd": DpSgd,
 }
-_PRIVATISE: dict[type, Callable[..., Knowledge]] = {
-    TopK: top_k.privatise,
-    LabelOnly: label_only.privatise,
-    Swing: swing.privatise,
-    Noise: noise.privatise,
-    Pate: pate.privatise,
-}
 Private = Noise | Pate | DpSgd
 """Defences that guarantee differential privacy."""
 
@@ -54,8 +47,15 @@ def defended(method: Method, defence: Defence) -> Method:
     if isinstance(defence, NoDefence):
         return method
     if isinstance(defence, DpSgd):
-        return replace(method, run_local_training=functools.partial(dp_sgd.run_local_training, settings=defence))
-    return replace(method, privatise=functools.partial(_PRIVATISE[type(defence)], settings=defence))
+        return replace(method, local_step=lambda ctx, _: dp_sgd.local_step(ctx, defence))
+    return replace(method, upload=lambda ctx: privatised(defence, ctx, method.upload(ctx)))
+
+
+def privatised(defence: Defence, ctx: ClientContext, knowledge: Knowledge) -> Knowledge:
+    """Return what a client sends instead of `knowledge`."""
+    if isinstance(defence, NoDefence | DpSgd) or not len(knowledge):
+        return knowledge
+    return defence.privatise(ctx, knowledge)
 
 
 def defence_of(settings: Mapping[str, Any]) -> Defence:
@@ -82,26 +82,18 @@ def check_method(defence: Defence, method: Method) -> None:
     """
     if isinstance(defence, NoDefence):
         return
-    if not method.exchanges or not method.message.of_proxy_rows:
+    if not method.message.of_proxy_rows:
         raise UserError(
             f"defence {defence.name} needs soft labels of proxy rows, but method {method.name} sends none: "
             "use another method, or remove the defence"
         )
     if not isinstance(defence, Private):
         return
-    if method.client_filter is not accept_all or method.upload is not None:
+    if not method.privacy_accounting:
         raise UserError(
-            f"defence {defence.name}: which rows a client of method {method.name} accepts, and their weights, are sent "
-            "too and depend on its private data, which no noise covers: use a method that accepts all rows, fedmd"
-        )
-    if (
-        method.distillation_targets is not teacher_rows
-        or method.personalise_teacher is not identity
-        or method.train is not default_local_step
-    ):
-        raise UserError(
-            f"defence {defence.name}: method {method.name} trains clients in a way of its own, which the accounting "
-            "does not cover: use fedmd"
+            f"defence {defence.name}: its accounting does not cover method {method.name}. Which rows a client accepts, "
+            "and their weights, are sent too and may depend on its private data, or clients train in another way: use "
+            "a method that accepts all rows and trains in the standard way, such as fedmd"
         )
 
 

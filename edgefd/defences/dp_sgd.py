@@ -17,9 +17,9 @@ import numpy as np
 from edgefd.core.errors import RunError, UserError, require
 from edgefd.defences.accounting import sgd_multiplier
 from edgefd.defences.noise import check_budget
-from edgefd.federation.plan import RoundPlan, Training
-from edgefd.learners.batches import Batch, random_shift
-from edgefd.learners.learner import Learner
+from edgefd.federation.context import ClientContext
+from edgefd.federation.training import Training
+from edgefd.learners.batches import Batch, labelled, random_shift
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -43,10 +43,8 @@ class DpSgd:
             raise ValueError("clip must be above 0")
 
 
-def run_local_training(
-    learner: Learner, private: Batch, steps: int, plan: RoundPlan, rng: np.random.Generator, settings: DpSgd
-) -> float:
-    """Make `steps` steps of DP-SGD on private rows and return the mean loss.
+def local_step(ctx: ClientContext, settings: DpSgd) -> float:
+    """Make `train.local_steps` steps of DP-SGD on private rows and return the mean loss.
 
     Each record enters each batch independently with probability q = batch_size / n (Poisson sampling), so batches
     differ in size. The gradient of a step is (sum_i min(1, C / |g_i|) g_i + N(0, sigma^2 C^2)) / (q n). The optimizer
@@ -62,27 +60,29 @@ def run_local_training(
 
     from edgefd.learners.torch_learner import TorchLearner
 
-    if not isinstance(learner, TorchLearner):
+    if not isinstance(ctx.learner, TorchLearner):
         raise UserError("defence dp_sgd needs gradients of single records: set run.learner=torch")
-    rate, seed = rate_of(len(private), plan.training), int(rng.integers(2**63))
+    training, seed = ctx.terms.training, int(ctx.rng.integers(2**63))
+    private = labelled(ctx.data.x, ctx.data.y, ctx.terms.n_classes)
+    rate = rate_of(len(private), training)
     losses = []
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # torch warns about hooks on inputs that need no gradient
         torch.manual_seed(seed)  # so dropout does not depend on other clients
-        model = GradSampleModule(learner.model)
-        hooks = [layer.register_forward_pre_hook(_contiguous) for layer in learner.model.modules()]
+        model = GradSampleModule(ctx.learner.model)
+        hooks = [layer.register_forward_pre_hook(_contiguous) for layer in ctx.learner.model.modules()]
         optimizer = DPOptimizer(
             torch.optim.SGD(model.parameters(), lr=0.0),
-            noise_multiplier=noise_multiplier(len(private), plan.training, settings),
+            noise_multiplier=noise_multiplier(len(private), training, settings),
             max_grad_norm=settings.clip,
             expected_batch_size=rate * len(private),  # a divisor; it need not be an integer
             generator=torch.Generator().manual_seed(seed),
         )
         model.train()
-        for batch in poisson(private, steps, rate, plan.training.augment_shift, rng):
+        for batch in poisson(private, training.local_steps, rate, training.augment_shift, ctx.rng):
             losses += _gradients_of_rows(model, batch)
             optimizer.pre_step()  # clips, sums, adds noise and divides
-            learner.step([p.grad for p in model.parameters()], plan.training.lr_at(plan.round))
+            ctx.learner.step([p.grad for p in model.parameters()], ctx.lr)
             optimizer.zero_grad(set_to_none=True)
         model.eval()
         model.remove_hooks()

@@ -11,9 +11,7 @@ from typing import Literal
 import numpy as np
 
 from edgefd.core.knowledge import Knowledge
-from edgefd.federation.clients import ProxySet
-from edgefd.federation.plan import RoundPlan
-from edgefd.federation.state import ClientState
+from edgefd.federation.context import ClientContext
 from edgefd.learners.batches import one_hot
 
 
@@ -23,11 +21,8 @@ class LabelOnly:
 
     name: Literal["label_only"] = "label_only"
 
-
-def privatise(
-    knowledge: Knowledge, state: ClientState, proxy: ProxySet, plan: RoundPlan, settings: LabelOnly
-) -> Knowledge:
-    """Return onehot(argmax p) of the same rows, all with weight 1."""
-    return Knowledge(
-        knowledge.ids, one_hot(knowledge.values.argmax(1), knowledge.width), np.ones(len(knowledge), np.float32)
-    )
+    def privatise(self, ctx: ClientContext, knowledge: Knowledge) -> Knowledge:
+        """Return onehot(argmax p) of the same rows, all with weight 1."""
+        return Knowledge(
+            knowledge.ids, one_hot(knowledge.values.argmax(1), knowledge.width), np.ones(len(knowledge), np.float32)
+        )

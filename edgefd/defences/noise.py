@@ -16,9 +16,7 @@ from edgefd.core.arrays import Float32
 from edgefd.core.knowledge import Knowledge
 from edgefd.core.seeding import Purpose, make_rng
 from edgefd.defences.accounting import gaussian_multiplier
-from edgefd.federation.clients import ProxySet
-from edgefd.federation.plan import RoundPlan
-from edgefd.federation.state import ClientState
+from edgefd.federation.context import ClientContext
 
 
 @dataclass(frozen=True)
@@ -40,6 +38,15 @@ class Noise:
                 f"clip must be above 0 and at most 1, the largest norm of a probability row, not {self.clip:g}"
             )
 
+    def privatise(self, ctx: ClientContext, knowledge: Knowledge) -> Knowledge:
+        """Return the same rows with noise, projected onto the simplex.
+
+        The projection does not weaken the guarantee against a party that does not know the noise.
+        """
+        rng = make_rng(ctx.terms.seed, Purpose.DEFENCE, ctx.plan.round, ctx.data.client)
+        noisy = clipped(knowledge.values, self.clip) + rng.normal(0, sigma_of(self, ctx), knowledge.values.shape)
+        return replace(knowledge, values=onto_simplex(noisy.astype(np.float32)))
+
 
 def check_budget(epsilon: float, delta: float) -> None:
     """Check that (epsilon, delta) is in the supported range.
@@ -55,22 +62,12 @@ def check_budget(epsilon: float, delta: float) -> None:
         raise ValueError(f"delta must be above 0 and far below 1, such as 1e-5, not {delta:g}")
 
 
-def privatise(knowledge: Knowledge, state: ClientState, proxy: ProxySet, plan: RoundPlan, settings: Noise) -> Knowledge:
-    """Return the same rows with noise, projected onto the simplex.
-
-    The projection does not weaken the guarantee against a party that does not know the noise.
-    """
-    rng = make_rng(plan.seed, Purpose.DEFENCE, plan.round, state.data.client)
-    noisy = clipped(knowledge.values, settings.clip) + rng.normal(0, sigma_of(settings, plan), knowledge.values.shape)
-    return replace(knowledge, values=onto_simplex(noisy.astype(np.float32)))
-
-
-def sigma_of(settings: Noise, plan: RoundPlan) -> float:
+def sigma_of(settings: Noise, ctx: ClientContext) -> float:
     """Return the noise of each number: m(epsilon, delta) * sqrt(2) clip sqrt(P R), for P rows per round and R rounds.
 
     Rows are not negative and have a norm of at most `clip`, so two rows differ by at most sqrt(2) clip.
     """
-    sensitivity = math.sqrt(2 * len(plan.ids) * plan.training.rounds) * settings.clip
+    sensitivity = math.sqrt(2 * len(ctx.plan.ids) * ctx.terms.training.rounds) * settings.clip
     return gaussian_multiplier(settings.epsilon, settings.delta) * sensitivity
 
 

@@ -19,9 +19,8 @@ from edgefd.core.knowledge import Knowledge
 from edgefd.core.seeding import Purpose, make_rng
 from edgefd.defences.accounting import gaussian_multiplier
 from edgefd.defences.noise import check_budget
-from edgefd.federation.clients import ClientData, ProxySet
-from edgefd.federation.plan import RoundPlan
-from edgefd.federation.state import ClientState
+from edgefd.federation.clients import ClientData
+from edgefd.federation.context import ClientContext
 from edgefd.learners.batches import one_hot
 
 
@@ -42,23 +41,22 @@ class Pate:
         if self.shards < 1:
             raise ValueError("shards must be at least 1")
 
+    def privatise(self, ctx: ClientContext, knowledge: Knowledge) -> Knowledge:
+        """Return the labels of the same rows that the shards vote for, all with weight 1.
 
-def privatise(knowledge: Knowledge, state: ClientState, proxy: ProxySet, plan: RoundPlan, settings: Pate) -> Knowledge:
-    """Return the labels of the same rows that the shards vote for, all with weight 1.
-
-    Teachers and noise do not change between rounds, so the labels do not change: the privacy budget is spent once.
-    """
-    rng = make_rng(plan.seed, Purpose.DEFENCE, state.data.client)
-    counts = votes(state.data, proxy.x[knowledge.ids], settings.shards, state.n_classes, rng)
-    noise = np.random.default_rng(rng.integers(2**63)).normal(0, sigma_of(settings, plan), counts.shape)
-    return Knowledge(
-        knowledge.ids, one_hot((counts + noise).argmax(1), knowledge.width), np.ones(len(knowledge), np.float32)
-    )
+        Teachers and noise do not change between rounds, so the labels do not change: the privacy budget is spent once.
+        """
+        rng = make_rng(ctx.terms.seed, Purpose.DEFENCE, ctx.data.client)
+        counts = votes(ctx.data, ctx.proxy.x[knowledge.ids], self.shards, ctx.terms.n_classes, rng)
+        noise = np.random.default_rng(rng.integers(2**63)).normal(0, sigma_of(self, ctx), counts.shape)
+        return Knowledge(
+            knowledge.ids, one_hot((counts + noise).argmax(1), knowledge.width), np.ones(len(knowledge), np.float32)
+        )
 
 
-def sigma_of(settings: Pate, plan: RoundPlan) -> float:
+def sigma_of(settings: Pate, ctx: ClientContext) -> float:
     """Return the noise of each count, m(epsilon, delta) * sqrt(2 P): a record changes one vote on each of P rows."""
-    return gaussian_multiplier(settings.epsilon, settings.delta) * math.sqrt(2 * len(plan.ids))
+    return gaussian_multiplier(settings.epsilon, settings.delta) * math.sqrt(2 * len(ctx.plan.ids))
 
 
 def votes(data: ClientData, x: Float32, shards: int, n_classes: int, rng: np.random.Generator) -> Int64:

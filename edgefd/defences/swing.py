@@ -14,9 +14,7 @@ import numpy as np
 from edgefd.core.arrays import Float32
 from edgefd.core.knowledge import Knowledge
 from edgefd.defences.top_k import tempered
-from edgefd.federation.clients import ProxySet
-from edgefd.federation.plan import RoundPlan
-from edgefd.federation.state import ClientState
+from edgefd.federation.context import ClientContext
 from edgefd.learners.batches import softmax
 
 
@@ -36,13 +34,12 @@ class Swing:
         if self.swing < 0:
             raise ValueError("swing must not be negative")
 
-
-def privatise(knowledge: Knowledge, state: ClientState, proxy: ProxySet, plan: RoundPlan, settings: Swing) -> Knowledge:
-    """Return the same rows, each with its temperature."""
-    heldout_probs = softmax(state.learner.predict_logits(state.data.x_heldout))
-    risk = similarity_to_training(knowledge.values, heldout_probs)
-    t: Float32 = np.float32(settings.temperature) * (1 + np.float32(settings.swing) * risk)
-    return replace(knowledge, values=tempered(knowledge.values, t[:, None]))
+    def privatise(self, ctx: ClientContext, knowledge: Knowledge) -> Knowledge:
+        """Return the same rows, each with its temperature."""
+        heldout_probs = softmax(ctx.learner.predict_logits(ctx.data.x_heldout))
+        risk = similarity_to_training(knowledge.values, heldout_probs)
+        t: Float32 = np.float32(self.temperature) * (1 + np.float32(self.swing) * risk)
+        return replace(knowledge, values=tempered(knowledge.values, t[:, None]))
 
 
 def similarity_to_training(p: Float32, heldout_probs: Float32) -> Float32:

@@ -9,9 +9,7 @@ import numpy as np
 
 from edgefd.core.arrays import Float32, Int64
 from edgefd.core.knowledge import Knowledge
-from edgefd.federation.clients import ProxySet
-from edgefd.federation.plan import RoundPlan
-from edgefd.federation.state import ClientState
+from edgefd.federation.context import ClientContext
 from edgefd.learners.batches import softmax
 
 TEMPERATURES = np.geomspace(0.25, 8.0, 31).astype(np.float32)
@@ -34,14 +32,13 @@ class TopK:
         if self.k < 1:
             raise ValueError("k must be at least 1")
 
-
-def privatise(knowledge: Knowledge, state: ClientState, proxy: ProxySet, plan: RoundPlan, settings: TopK) -> Knowledge:
-    """Return the same rows with at most k + 1 different values each."""
-    values = knowledge.values
-    if settings.calibrate:
-        heldout_probs = softmax(state.learner.predict_logits(state.data.x_heldout))
-        values = tempered(values, fitted_temperature(heldout_probs, state.data.y_heldout))
-    return replace(knowledge, values=top_k(values, settings.k))
+    def privatise(self, ctx: ClientContext, knowledge: Knowledge) -> Knowledge:
+        """Return the same rows with at most k + 1 different values each."""
+        values = knowledge.values
+        if self.calibrate:
+            heldout_probs = softmax(ctx.learner.predict_logits(ctx.data.x_heldout))
+            values = tempered(values, fitted_temperature(heldout_probs, ctx.data.y_heldout))
+        return replace(knowledge, values=top_k(values, self.k))
 
 
 def top_k(p: Float32, k: int) -> Float32:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from dataclasses import dataclass
 from typing import Any
@@ -50,7 +51,7 @@ class ProxySet:
     def __len__(self) -> int:
         return len(self.x)
 
-    @property
+    @functools.cached_property
     def sha256(self) -> str:
         """SHA-256 of the samples. A client with another proxy set must be refused, not averaged."""
         return hashlib.sha256(np.ascontiguousarray(self.x).tobytes()).hexdigest()

@@ -1,15 +1,25 @@
-"""`FederationTerms`: the settings in which coordinator and devices must agree before their reports are averaged."""
+"""`FederationTerms`: the constants of a federation, on which coordinator and devices agree before the first round."""
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass, field
 from typing import Any
+
+from edgefd.core.settings import settings_of
+from edgefd.federation.training import Training
+from edgefd.learners.losses import Distillation, loss_of
+from edgefd.selection import Selection, selection_of
+
+_IDENTITY = ("method", "method_config", "codec", "seed", "n_classes", "proxy_sha256", "defence")
 
 
 @dataclass(frozen=True)
 class FederationTerms:
-    """Constants of a federation. A device reads them from its bundle, the coordinator from its config."""
+    """Constants of a federation.
+
+    The fields up to `defence` identify it: they are equal in the bundle of a device and at its coordinator, because
+    otherwise their knowledge must not be averaged. The coordinator decides on the others when a device joins.
+    """
 
     method: str
     method_config: dict[str, Any]
@@ -20,23 +30,32 @@ class FederationTerms:
     """SHA-256 of the scaled proxy samples"""
     defence: dict[str, Any] = field(default_factory=lambda: {"name": "none"})
     """defence that clients apply to their knowledge before they send it, with its settings"""
+    training: Training = field(default_factory=Training)
+    """training protocol of the clients"""
+    selection: Selection = field(default_factory=lambda: selection_of({"name": "all"}))
+    """rule that chooses the rows to query or to distil"""
+    distillation: Distillation = field(default_factory=lambda: loss_of({"loss": "kl"}))
+    """loss of the distillation"""
 
     def differences(self, other: FederationTerms) -> list[str]:
-        """Return the names of the fields that differ.
+        """Return the names of the identifying fields that differ.
 
         >>> a = FederationTerms("fedmd", {}, "float16", 0, 10, "")
         >>> a.differences(FederationTerms("fedmd", {}, "uint8", 0, 10, ""))
         ['codec']
         """
-        mine, theirs = asdict(self), asdict(other)
-        return [name for name in mine if json.dumps(mine[name]) != json.dumps(theirs[name])]
+        return [name for name in _IDENTITY if getattr(self, name) != getattr(other, name)]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the terms as plain JSON values."""
+        return asdict(self)
 
 
 def parse_terms(fields: dict[str, Any]) -> FederationTerms:
     """Parse the terms from plain JSON values.
 
     Raises:
-        KeyError, TypeError, ValueError: if a field is missing or of another type.
+        KeyError, TypeError, ValueError: if a field is missing, of another type or out of range.
     """
     return FederationTerms(
         method=str(fields["method"]),
@@ -45,7 +64,10 @@ def parse_terms(fields: dict[str, Any]) -> FederationTerms:
         seed=int(fields["seed"]),
         n_classes=int(fields["n_classes"]),
         proxy_sha256=str(fields["proxy_sha256"]),
-        **({"defence": dict(fields["defence"])} if "defence" in fields else {}),  # older bundles have no defence
+        defence=dict(fields["defence"]),
+        training=settings_of("training", Training, dict(fields["training"])),
+        selection=selection_of(dict(fields["selection"])),
+        distillation=loss_of(dict(fields["distillation"])),
     )
 
 

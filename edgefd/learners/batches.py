@@ -49,6 +49,15 @@ def one_hot(y: Int64, n_classes: int) -> Float32:
     return out
 
 
+def hard_labels(values: Float32) -> Float32:
+    """Return the most likely class of each row as a one-hot row; `values` are logits or probabilities.
+
+    >>> hard_labels(np.array([[0.2, 3.0, -1.0]], np.float32))
+    array([[0., 1., 0.]], dtype=float32)
+    """
+    return one_hot(values.argmax(1), values.shape[1])
+
+
 def labelled(x: Float32, y: Int64, n_classes: int) -> Batch:
     """Return a batch of labelled rows, all with weight 1."""
     return Batch(x, one_hot(y, n_classes), np.ones(len(y), np.float32))

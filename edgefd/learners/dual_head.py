@@ -12,8 +12,8 @@ import numpy as np
 
 from edgefd.core.arrays import Float32, Float64
 from edgefd.learners.batches import Batch
-from edgefd.learners.distillation_loss import softmax64
 from edgefd.learners.learner import Learner
+from edgefd.learners.probabilities import softmax64
 
 _PRIVATE_SHARE = 0.5  # alpha: share of the private head in a prediction
 _TAUGHT_TEMPERATURE = 0.5  # beta: temperature of the taught head in a prediction
@@ -37,7 +37,7 @@ def dual_head_targets(logits: Float32, targets: Float32, n_taught: int) -> tuple
 
     The first `n_taught` rows are rows of the teacher, the others are private rows. The gradient of a row with respect
     to the logits is q - t in the head of that row and 0 in the other head. The target is the softmax of all logits
-    minus this gradient (see `edgefd.learners.distillation_loss`).
+    minus this gradient (see `edgefd.learners.losses`).
     """
     private, taught = (softmax64(half) for half in np.split(logits, 2, axis=1))
     gradient = np.zeros(logits.shape)

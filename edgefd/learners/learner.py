@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Protocol
+from typing import Any, Protocol, cast
 
 import numpy as np
 
 from edgefd.core.arrays import Float32
+from edgefd.core.errors import RunError
 from edgefd.learners.batches import Batch
 
 
@@ -22,6 +23,13 @@ class Learner(Protocol):
         """
         ...
 
+    def distil(self, batches: Iterable[Batch], lr: float, n_private: int) -> float:
+        """Train on batches of the teacher's rows, the last `n_private` rows of which are private rows.
+
+        A model with one head trains on both in the same way.
+        """
+        ...
+
     def predict_logits(self, x: Float32) -> Float32:
         """Return the logits of samples, float32 [n, C]."""
         ...
@@ -33,3 +41,16 @@ class Learner(Protocol):
     def load_state(self, state: dict[str, np.ndarray]) -> None:
         """Restore a state that `state()` returned."""
         ...
+
+
+class _Missing:
+    """Stands for a model that does not exist yet."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        raise RunError(f"the filter runs before the first round: it cannot use {name} of the client's model")
+
+
+NO_LEARNER = cast(Learner, _Missing())
+"""Learner of a client before the first round: any use of it raises a RunError."""

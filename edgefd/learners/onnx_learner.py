@@ -143,6 +143,10 @@ class OnnxLearner:
         np.copyto(self._block, step.state)
         return sum(losses) / len(losses)
 
+    def distil(self, batches: Iterable[Batch], lr: float, n_private: int) -> float:
+        """Train on rows of the teacher and private rows alike. See `edgefd.learners.learner.Learner`."""
+        return self.train(batches, lr)
+
     def predict_logits(self, x: Float32) -> Float32:
         """Return the logits of samples, float32 [n, C]."""
         graphs = self._sessions.graphs

@@ -94,6 +94,10 @@ class TorchLearner:
         """Make one optimizer step with given gradients, in the order of the parameters of the module."""
         self._update(gradients, lr)
 
+    def distil(self, batches: Iterable[Batch], lr: float, n_private: int) -> float:
+        """Train on rows of the teacher and private rows alike. See `edgefd.learners.learner.Learner`."""
+        return self.train(batches, lr)
+
     def predict_logits(self, x: Float32) -> Float32:
         """Return the logits of samples, float32 [n, C]."""
         with torch.inference_mode():

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import functools
 import importlib
-import pkgutil
 from collections.abc import Mapping
 from dataclasses import is_dataclass
 from typing import Any
 
 from edgefd.core.errors import UserError, hint
+from edgefd.core.families import member_names
 from edgefd.core.settings import settings_of
 from edgefd.federation.method import MessageKind, Method
 
 
-@functools.cache
 def method_names() -> tuple[str, ...]:
     """Return the names of the methods of edgefd: the files of `edgefd/methods`."""
-    return tuple(sorted(m.name for m in pkgutil.iter_modules(__path__) if not m.name.startswith("_")))
+    return member_names(__name__)
 
 
 @functools.cache

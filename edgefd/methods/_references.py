@@ -1,21 +1,20 @@
 """Helpers of methods that train on private data alone."""
 
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 
 from edgefd.core.knowledge import Knowledge
-from edgefd.federation.clients import ClientData, Federation, ProxySet, proxy_labels_of
+from edgefd.federation.clients import ClientData, Federation, proxy_labels_of
+from edgefd.federation.context import ClientContext
 from edgefd.learners.batches import Batch, labelled
 
 
-def sample_private(
-    teacher: Knowledge, data: ClientData, proxy: ProxySet, config: Any, rng: np.random.Generator
-) -> Batch:
+def sample_private(ctx: ClientContext, teacher: Knowledge) -> Batch:
     """Return as many private rows as there are proxy rows, so that all methods train for the same number of steps."""
-    rows = np.concatenate([rng.permutation(len(data.x)) for _ in range(-(-len(proxy) // len(data.x)))])[: len(proxy)]
-    return labelled(data.x[rows], data.y[rows], teacher.width)
+    x, y, n = ctx.data.x, ctx.data.y, len(ctx.proxy)
+    rows = np.concatenate([ctx.rng.permutation(len(x)) for _ in range(-(-n // len(x)))])[:n]
+    return labelled(x[rows], y[rows], teacher.width)
 
 
 def without_contribution(federation: Federation) -> Federation:

@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from edgefd.federation.clients import Federation, merged
-from edgefd.federation.method import Method, accept_none
+from edgefd.federation.method import MessageKind, Method, accept_none
 from edgefd.methods._references import sample_private
 
 
@@ -21,8 +21,9 @@ def pool_everything(federation: Federation) -> Federation:
 METHOD = Method(
     name="centralised",
     summary="reference: one central model on all clients' data and the labelled proxy set",
-    client_filter=accept_none,
+    filter=accept_none,
     distillation_targets=sample_private,
-    transform_federation=pool_everything,
+    transform=pool_everything,
+    message=MessageKind.NOTHING,
     proxy_labels=True,
 )

@@ -4,27 +4,23 @@ What the paper says and what is chosen here: docs/methods/cfd.md.
 """
 
 from dataclasses import replace
-from typing import Any
 
-from edgefd.core.arrays import Float32
-from edgefd.learners.batches import one_hot
+from edgefd.core.knowledge import Knowledge
+from edgefd.federation.context import ClientContext
+from edgefd.federation.method import accepted_ids, labels_of
+from edgefd.learners.batches import hard_labels
 from edgefd.methods import feded
 
 
-def extract(logits: Float32, config: Any) -> Float32:
-    """Return the most likely class as a one-hot row.
-
-    >>> import numpy as np
-    >>> extract(np.array([[0.2, 3.0, -1.0]], np.float32), None)
-    array([[0., 1., 0.]], dtype=float32)
-    """
-    return one_hot(logits.argmax(1), logits.shape[1])
+def upload(ctx: ClientContext) -> Knowledge:
+    """Return the most likely class of each row as a one-hot row."""
+    return labels_of(ctx, accepted_ids(ctx), hard_labels)
 
 
 METHOD = replace(
     feded.METHOD,
     name="cfd",
     summary="clients send 1-bit soft labels; a server model distils their mean and sends its own soft labels",
-    extract=extract,
+    upload=upload,
     local_training="warmup",
 )

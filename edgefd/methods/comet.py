@@ -5,19 +5,16 @@ What the paper says and what is chosen here: docs/methods/comet.md.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from edgefd.core.arrays import Float32, Float64
 from edgefd.core.knowledge import Knowledge, empty
-from edgefd.federation.clients import ProxySet
+from edgefd.federation.context import ClientContext, ServerContext
+from edgefd.federation.distillation import teacher_rows
 from edgefd.federation.method import MessageKind, Method
-from edgefd.federation.plan import RoundPlan
-from edgefd.federation.report import Report
-from edgefd.federation.state import ClientState, Server
-from edgefd.learners.batches import softmax
+from edgefd.learners.batches import Batch, softmax
 from edgefd.methods._several_teachers import join_teachers, stacked
 
 
@@ -65,33 +62,32 @@ def _farthest(votes: Float64, centres: Float64) -> Float64:
     return out
 
 
-def server_update(
-    reports: Sequence[Report], teacher: Knowledge | None, plan: RoundPlan, server: Server, config: Config
-) -> Knowledge:
+def aggregate(ctx: ServerContext) -> Knowledge:
     """Return all centroids as teachers: centroid t of row i has id t * P + i."""
-    ids, votes = stacked([r.knowledge for r in reports])
+    ids, votes = stacked(ctx.uploads)
     if not len(ids):
-        return empty(server.n_classes)
-    k = min(config.n_clusters, len(votes))
-    return join_teachers(range(k), ids, centroids(votes, k, config.max_iter), len(server.proxy))
+        return empty(ctx.terms.n_classes)
+    k = min(ctx.config.n_clusters, len(votes))
+    return join_teachers(range(k), ids, centroids(votes, k, ctx.config.max_iter), len(ctx.proxy))
 
 
-def personalise_teacher(teacher: Knowledge, state: ClientState, proxy: ProxySet, config: Config) -> Knowledge:
+def distillation_targets(ctx: ClientContext, teacher: Knowledge) -> Batch:
     """Return for each row the centroid that is nearest to the client's own soft label."""
-    ids = np.unique(teacher.ids % len(proxy))
+    ids = np.unique(teacher.ids % len(ctx.proxy))
     if not len(ids):
-        return teacher
+        return teacher_rows(ctx, teacher)
     options = teacher.values.reshape(-1, len(ids), teacher.width).astype(np.float64)
-    client_probs: Float32 = softmax(state.learner.predict_logits(proxy.x[ids]))
+    client_probs: Float32 = softmax(ctx.learner.predict_logits(ctx.proxy.x[ids]))
     best = _squares(client_probs[None].astype(np.float64), options)[:, 0].argmin(0)
-    return Knowledge(ids, options[best, np.arange(len(ids))].astype(np.float32), np.ones(len(ids), np.float32))
+    nearest = options[best, np.arange(len(ids))].astype(np.float32)
+    return teacher_rows(ctx, Knowledge(ids, nearest, np.ones(len(ids), np.float32)))
 
 
 METHOD = Method(
     name="comet",
     summary="k-means of the clients' soft labels on each sample; a client distils the nearest centroid",
     config=Config,
-    personalise_teacher=personalise_teacher,
-    server_update=server_update,
+    distillation_targets=distillation_targets,
+    aggregate=aggregate,
     message=MessageKind.MULTI_TEACHER,
 )

@@ -3,11 +3,11 @@
 What the paper says and what is chosen here: docs/methods/dsfl.md.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from edgefd.core.knowledge import Knowledge, weighted_mean
+from edgefd.core.knowledge import Knowledge
+from edgefd.federation.context import ServerContext
 from edgefd.federation.method import Method
 from edgefd.learners.batches import softmax
 
@@ -26,18 +26,23 @@ class Config:
             raise ValueError("temperature must be above 0")
 
 
-def aggregate(uploads: Sequence[Knowledge], config: Config) -> Knowledge:
-    """Return softmax(p / T) of the mean p (ERA).
+def era(mean: Knowledge, temperature: float) -> Knowledge:
+    """Return softmax(p / T) of the mean p (entropy reduction).
 
     It is a softmax of *probabilities*, so no value is above e^(1/T) / (e^(1/T) + C - 1).
 
     >>> import numpy as np
     >>> k = Knowledge(np.array([0]), np.array([[0.6, 0.4]], np.float32), np.ones(1, np.float32))
-    >>> aggregate([k], Config(temperature=0.1)).values.round(3)
+    >>> era(k, 0.1).values.round(3)
     array([[0.881, 0.119]], dtype=float32)
     """
-    k = weighted_mean(uploads)
-    return k if config.aggregation == "mean" else Knowledge(k.ids, softmax(k.values / config.temperature), k.weights)
+    return Knowledge(mean.ids, softmax(mean.values / temperature), mean.weights)
+
+
+def aggregate(ctx: ServerContext) -> Knowledge:
+    """Return the mean of the soft labels, sharpened if the config says so."""
+    mean = ctx.combine(ctx.uploads)
+    return mean if ctx.config.aggregation == "mean" else era(mean, ctx.config.temperature)
 
 
 METHOD = Method(
@@ -45,4 +50,6 @@ METHOD = Method(
     summary="the mean of all clients' soft labels, sharpened by a softmax at T = 0.1 (ERA); no filter",
     config=Config,
     aggregate=aggregate,
+    label_aggregation=True,
+    privacy_accounting=True,
 )

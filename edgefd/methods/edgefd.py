@@ -6,10 +6,8 @@ What the paper says and what is chosen here: docs/methods/edgefd.md.
 from dataclasses import dataclass
 from typing import Literal
 
-import numpy as np
-
 from edgefd.core.arrays import Float32
-from edgefd.federation.clients import ClientData, ProxySet
+from edgefd.federation.context import ClientContext
 from edgefd.federation.method import Method
 from edgefd.filters.acceptance import AcceptanceRule, Scorer, acceptance_weights
 from edgefd.filters.density_ratio import DensityRatio
@@ -52,9 +50,10 @@ class Config:
             raise ValueError(f"n_clusters is for estimator=kmeans, {self.estimator} has no clusters: leave it out")
 
 
-def client_filter(data: ClientData, proxy: ProxySet, config: Config, rng: np.random.Generator) -> Float32:
+def client_filter(ctx: ClientContext) -> Float32:
     """Fit the estimator on private rows and the threshold on held-out rows; return the weights of the proxy rows."""
-    seed = int(rng.integers(2**31))
+    data, proxy, config = ctx.data, ctx.proxy, ctx.config
+    seed = int(ctx.rng.integers(2**31))
     scorer: Scorer
     if config.estimator == "kmeans":
         scorer = KMeansDRE(
@@ -81,6 +80,7 @@ METHOD = Method(
     name="edgefd",
     summary="clients answer only for proxy samples that resemble their own data (KMeans density ratio)",
     config=Config,
-    client_filter=client_filter,
+    filter=client_filter,
+    label_aggregation=True,
     packages=packages,
 )

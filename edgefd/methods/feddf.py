@@ -12,10 +12,8 @@ import numpy as np
 
 from edgefd.core.arrays import Float32
 from edgefd.core.knowledge import Knowledge
-from edgefd.federation.method import identity
-from edgefd.federation.plan import RoundPlan
-from edgefd.federation.report import Report
-from edgefd.federation.state import Server
+from edgefd.federation.context import ServerContext
+from edgefd.federation.method import unchanged
 from edgefd.learners.batches import softmax
 from edgefd.methods import fedavg
 from edgefd.methods._parameters import parameters, set_parameters
@@ -34,28 +32,25 @@ class Config:
             raise ValueError("epochs must be at least 1")
 
 
-def mean_logits(sent: Sequence[Knowledge], server: Server) -> Float32:
+def mean_logits(ctx: ServerContext, sent: Sequence[Knowledge]) -> Float32:
     """Return (1 / K) sum_k z_k on the proxy set, with each client's parameters loaded into the server's model."""
-    model = model_of(server)
-    total = np.zeros((len(server.proxy), server.n_classes))
+    model = model_of(ctx)
+    total = np.zeros((len(ctx.proxy), ctx.terms.n_classes))
     for upload in sent:
         set_parameters(model, upload.values[0])
-        total += model.predict_logits(server.proxy.x)
+        total += model.predict_logits(ctx.proxy.x)
     return (total / len(sent)).astype(np.float32)
 
 
-def server_update(
-    reports: Sequence[Report], teacher: Knowledge | None, plan: RoundPlan, server: Server, config: Config
-) -> Knowledge:
+def aggregate(ctx: ServerContext) -> Knowledge:
     """Average the parameters, then minimise KL(softmax(mean of logits), softmax of its own) on the proxy set."""
-    sent = [r.knowledge for r in reports if len(r.knowledge)]
+    sent = [upload for upload in ctx.uploads if len(upload)]
     if not sent:
-        return reports[0].knowledge
-    ensemble = softmax(mean_logits(sent, server))
-    set_parameters(model_of(server), fedavg.aggregate(sent, config).values[0])
-    targets = Knowledge(np.arange(len(server.proxy)), ensemble, np.ones(len(server.proxy), np.float32))
-    distil(server, targets, plan, config.epochs)
-    return Knowledge(np.zeros(1, np.int64), parameters(model_of(server))[None], np.ones(1, np.float32))
+        return ctx.uploads[0]
+    ensemble = softmax(mean_logits(ctx, sent))
+    set_parameters(model_of(ctx), fedavg.mean_parameters(sent).values[0])
+    distil(ctx, Knowledge(np.arange(len(ctx.proxy)), ensemble, np.ones(len(ctx.proxy), np.float32)), ctx.config.epochs)
+    return Knowledge(np.zeros(1, np.int64), parameters(model_of(ctx))[None], np.ones(1, np.float32))
 
 
 METHOD = replace(
@@ -63,7 +58,7 @@ METHOD = replace(
     name="feddf",
     summary="FedAvg, after which the server distils all clients' models into the mean model on the proxy set",
     config=Config,
-    transform_federation=identity,
-    server_update=server_update,
+    aggregate=aggregate,
+    transform=unchanged,
     server_model=True,
 )

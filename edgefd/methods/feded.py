@@ -5,16 +5,13 @@ What the paper says and what is chosen here: docs/methods/feded.md.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from edgefd.core.knowledge import Knowledge, weighted_mean
+from edgefd.core.knowledge import Knowledge
+from edgefd.federation.context import ServerContext
 from edgefd.federation.method import Method
-from edgefd.federation.plan import RoundPlan
-from edgefd.federation.report import Report
-from edgefd.federation.state import Server
 from edgefd.learners.batches import softmax
 from edgefd.methods._server_model import distil, model_of
 
@@ -31,15 +28,13 @@ class Config:
             raise ValueError("epochs must be at least 1")
 
 
-def server_update(
-    reports: Sequence[Report], teacher: Knowledge | None, plan: RoundPlan, server: Server, config: Config
-) -> Knowledge:
+def aggregate(ctx: ServerContext) -> Knowledge:
     """Distil the mean of the clients' soft labels into the server's model; return the soft labels of that model."""
-    mean = weighted_mean([r.knowledge for r in reports])
+    mean = ctx.combine(ctx.uploads)
     if not len(mean):
         return mean
-    distil(server, mean, plan, config.epochs)
-    server_probs = softmax(model_of(server).predict_logits(server.proxy.x[mean.ids]))
+    distil(ctx, mean, ctx.config.epochs)
+    server_probs = softmax(model_of(ctx).predict_logits(ctx.proxy.x[mean.ids]))
     return Knowledge(mean.ids, server_probs, np.ones(len(mean), np.float32))
 
 
@@ -47,6 +42,8 @@ METHOD = Method(
     name="feded",
     summary="a server model distils the mean of all soft labels and sends its own soft labels",
     config=Config,
-    server_update=server_update,
+    aggregate=aggregate,
+    label_aggregation=True,
+    privacy_accounting=True,
     server_model=True,
 )

@@ -6,4 +6,9 @@ original method averages raw scores and distils them by the L1 loss.
 
 from edgefd.federation.method import Method
 
-METHOD = Method(name="fedmd", summary="the mean of all clients' soft labels on every proxy sample; no filter")
+METHOD = Method(
+    name="fedmd",
+    summary="the mean of all clients' soft labels on every proxy sample; no filter",
+    label_aggregation=True,
+    privacy_accounting=True,
+)

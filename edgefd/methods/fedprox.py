@@ -10,8 +10,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from edgefd.federation.context import ClientContext
 from edgefd.learners.batches import Batch
-from edgefd.learners.learner import Learner
 from edgefd.methods import fedavg
 from edgefd.methods._parameters import parameters, set_parameters
 
@@ -28,14 +28,15 @@ class Config:
             raise ValueError("mu must not be negative")
 
 
-def train(learner: Learner, batches: Iterable[Batch], lr: float, config: Config) -> float:
+def local_step(ctx: ClientContext, batches: Iterable[Batch]) -> float:
     """Train with a proximal step of (mu / 2) |theta - theta_t|^2 after each step on the loss; return the mean loss.
 
     The proximal step is theta <- (theta + lr mu theta_t) / (1 + lr mu), at the learning rate lr of the loss. theta_t
     are the parameters that the server sent: those of the model when private training begins.
     """
+    learner, lr = ctx.learner, ctx.lr
     sent = parameters(learner)
-    pull = np.float32(lr * config.mu)
+    pull = np.float32(lr * ctx.config.mu)
     losses = []
     for batch in batches:
         losses.append(learner.train([batch], lr))
@@ -48,5 +49,5 @@ METHOD = replace(
     name="fedprox",
     summary="FedAvg with a proximal term that keeps each client near the model that it received",
     config=Config,
-    train=train,
+    local_step=local_step,
 )

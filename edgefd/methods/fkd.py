@@ -5,17 +5,14 @@ What the papers say and what is chosen here: docs/methods/fkd.md.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from edgefd.core.arrays import Float32, Int64
 from edgefd.core.knowledge import Knowledge, weighted_mean
-from edgefd.federation.clients import ClientData, ProxySet
+from edgefd.federation.context import ClientContext, ServerContext
 from edgefd.federation.method import MessageKind, Method, accept_none
-from edgefd.federation.plan import RoundPlan
-from edgefd.federation.state import ClientState
 from edgefd.learners.batches import Batch, one_hot, softmax
 from edgefd.methods._references import sample_private, without_contribution
 
@@ -41,15 +38,15 @@ def class_means(logits: Float32, y: Int64) -> Knowledge:
     return Knowledge(classes, means, np.ones(len(classes), np.float32))
 
 
-def upload(state: ClientState, proxy: ProxySet, plan: RoundPlan, config: Config) -> Knowledge:
+def upload(ctx: ClientContext) -> Knowledge:
     """Return the mean logits of the client's own classes."""
-    return class_means(state.learner.predict_logits(state.data.x), state.data.y)
+    return class_means(ctx.learner.predict_logits(ctx.data.x), ctx.data.y)
 
 
-def aggregate(uploads: Sequence[Knowledge], config: Config) -> Knowledge:
+def aggregate(ctx: ServerContext) -> Knowledge:
     """Return the mean of each class over its n_c clients, with weight 1 / n_c, which `without` needs."""
-    k = weighted_mean(uploads)
-    holders = np.sum([np.isin(k.ids, upload.ids) for upload in uploads], axis=0)
+    k = weighted_mean(ctx.uploads)
+    holders = np.sum([np.isin(k.ids, upload.ids) for upload in ctx.uploads], axis=0)
     return Knowledge(k.ids, k.values, (1 / holders).astype(np.float32))
 
 
@@ -71,40 +68,31 @@ def without(teacher: Knowledge, own: Knowledge) -> Knowledge:
     return Knowledge(teacher.ids[others], values, np.ones(int(others.sum()), np.float32))
 
 
-def personalise_teacher(teacher: Knowledge, state: ClientState, proxy: ProxySet, config: Config) -> Knowledge:
-    """Return the mean of the other clients.
-
-    The client computes its own part again, because its model has not changed since its upload. A client that was not
-    sampled, or whose report was late, removes the part that it would have sent.
-    """
-    return without(teacher, class_means(state.learner.predict_logits(state.data.x), state.data.y))
-
-
-def distillation_targets(
-    teacher: Knowledge, data: ClientData, proxy: ProxySet, config: Config, rng: np.random.Generator
-) -> Batch:
+def distillation_targets(ctx: ClientContext, teacher: Knowledge) -> Batch:
     """Return private rows with targets for the loss H(label, q) + lambda H(softmax(g_y), q).
 
-    This loss is (1 + lambda) H(t, q) with t = (label + lambda softmax(g_y)) / (1 + lambda). The target of a row whose
-    class no other client holds is its label.
+    g_c is the mean of the other clients. The client computes its own part of the teacher again, because its model has
+    not changed since its upload. A client that was not sampled, or whose report was late, removes the part that it
+    would have sent. The loss is (1 + lambda) H(t, q) with t = (label + lambda softmax(g_y)) / (1 + lambda). The target
+    of a row whose class no other client holds is its label.
     """
-    rows = sample_private(teacher, data, proxy, config, rng)
-    class_probs = np.zeros((teacher.width, teacher.width), np.float32)
-    class_probs[teacher.ids] = softmax(teacher.values)
+    others = without(teacher, upload(ctx))
+    rows = sample_private(ctx, others)
+    class_probs = np.zeros((others.width, others.width), np.float32)
+    class_probs[others.ids] = softmax(others.values)
     y = rows.targets.argmax(1)
-    share = (config.strength * np.isin(y, teacher.ids)).astype(np.float32)[:, None]
-    return Batch(rows.x, (one_hot(y, teacher.width) + share * class_probs[y]) / (1 + share), 1 + share[:, 0])
+    share = (ctx.config.strength * np.isin(y, others.ids)).astype(np.float32)[:, None]
+    return Batch(rows.x, (one_hot(y, others.width) + share * class_probs[y]) / (1 + share), 1 + share[:, 0])
 
 
 METHOD = Method(
     name="fkd",
     summary="mean logits of each class over the other clients, distilled on private data; no proxy set",
     config=Config,
-    client_filter=accept_none,
-    aggregate=aggregate,
+    filter=accept_none,
     distillation_targets=distillation_targets,
-    transform_federation=without_contribution,
-    personalise_teacher=personalise_teacher,
     upload=upload,
+    aggregate=aggregate,
+    transform=without_contribution,
     message=MessageKind.CLASS_LABELS,
 )

@@ -1,12 +1,13 @@
 """IndLearn: nothing is exchanged. The lower bound that collaboration must beat."""
 
-from edgefd.federation.method import Method, accept_none
+from edgefd.federation.method import MessageKind, Method, accept_none
 from edgefd.methods._references import sample_private, without_contribution
 
 METHOD = Method(
     name="indlearn",
     summary="reference: each client trains alone on its private data; no exchange",
-    client_filter=accept_none,
+    filter=accept_none,
     distillation_targets=sample_private,
-    transform_federation=without_contribution,
+    transform=without_contribution,
+    message=MessageKind.NOTHING,
 )

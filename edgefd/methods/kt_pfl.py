@@ -5,7 +5,6 @@ What the paper says and what is chosen here: docs/methods/kt_pfl.md.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,12 +12,10 @@ import numpy as np
 from edgefd.core.arrays import Float64
 from edgefd.core.errors import UserError
 from edgefd.core.knowledge import Knowledge, empty
-from edgefd.federation.clients import ProxySet
+from edgefd.federation.context import ClientContext, ServerContext
+from edgefd.federation.distillation import teacher_rows
 from edgefd.federation.method import MessageKind, Method
-from edgefd.federation.plan import RoundPlan
-from edgefd.federation.report import Report
-from edgefd.federation.state import ClientState, Server
-from edgefd.learners.batches import softmax
+from edgefd.learners.batches import Batch, softmax
 from edgefd.methods._several_teachers import join_teachers, stacked
 
 
@@ -64,29 +61,28 @@ def coefficients(votes: Float64, config: Config) -> Float64:
     return out
 
 
-def server_update(
-    reports: Sequence[Report], teacher: Knowledge | None, plan: RoundPlan, server: Server, config: Config
-) -> Knowledge:
+def aggregate(ctx: ServerContext) -> Knowledge:
     """Return the teachers of all clients, sum_m c_km p_m: row i of client k has id k * P + i."""
-    answered = [r for r in reports if len(r.knowledge)]
+    answered = [r for r in ctx.reports if len(r.knowledge)]
     if not answered:
-        return empty(server.n_classes)
+        return empty(ctx.terms.n_classes)
     ids, votes = stacked([r.knowledge for r in answered])
-    teachers = np.einsum("km,mpc->kpc", coefficients(votes, config), votes)
-    return join_teachers([r.client for r in answered], ids, teachers, len(server.proxy))
+    teachers = np.einsum("km,mpc->kpc", coefficients(votes, ctx.config), votes)
+    return join_teachers([r.client for r in answered], ids, teachers, len(ctx.proxy))
 
 
-def personalise_teacher(teacher: Knowledge, state: ClientState, proxy: ProxySet, config: Config) -> Knowledge:
+def distillation_targets(ctx: ClientContext, teacher: Knowledge) -> Batch:
     """Return the client's own teacher. A client that did not answer has none, and distils nothing in this round."""
-    own = teacher.ids // len(proxy) == state.data.client
-    return Knowledge(teacher.ids[own] % len(proxy), teacher.values[own], teacher.weights[own])
+    own = teacher.ids // len(ctx.proxy) == ctx.data.client
+    own_ids = teacher.ids[own] % len(ctx.proxy)
+    return teacher_rows(ctx, Knowledge(own_ids, teacher.values[own], teacher.weights[own]))
 
 
 METHOD = Method(
     name="kt_pfl",
     summary="a teacher for each client: a learned mixture of all soft labels that favours similar clients",
     config=Config,
-    personalise_teacher=personalise_teacher,
-    server_update=server_update,
+    distillation_targets=distillation_targets,
+    aggregate=aggregate,
     message=MessageKind.MULTI_TEACHER,
 )

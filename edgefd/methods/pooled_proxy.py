@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 
 from edgefd.federation.clients import Federation, merged, proxy_labels_of
-from edgefd.federation.method import Method, accept_none
+from edgefd.federation.method import MessageKind, Method, accept_none
 from edgefd.methods._references import sample_private
 
 
@@ -19,8 +19,9 @@ def proxy_only(federation: Federation) -> Federation:
 METHOD = Method(
     name="pooled_proxy",
     summary="reference: one central model on the labelled proxy set",
-    client_filter=accept_none,
+    filter=accept_none,
     distillation_targets=sample_private,
-    transform_federation=proxy_only,
+    transform=proxy_only,
+    message=MessageKind.NOTHING,
     proxy_labels=True,
 )

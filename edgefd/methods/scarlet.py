@@ -5,18 +5,14 @@ What the paper says and what is chosen here: docs/methods/scarlet.md.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
 from edgefd.core.arrays import Bool, Float32, Int64
-from edgefd.core.knowledge import Knowledge, weighted_mean
-from edgefd.federation.clients import ProxySet
-from edgefd.federation.method import Method, upload_accepted_rows
-from edgefd.federation.plan import RoundPlan
-from edgefd.federation.report import Report
-from edgefd.federation.state import ClientState, Server
+from edgefd.core.knowledge import Knowledge
+from edgefd.federation.context import ClientContext, ServerContext
+from edgefd.federation.method import Method, accepted_ids, labels_of
 
 
 @dataclass(frozen=True)
@@ -59,18 +55,16 @@ def sharpened(values: Float32, beta: float) -> Float32:
     return out
 
 
-def upload(state: ClientState, proxy: ProxySet, plan: RoundPlan, config: Config) -> Knowledge:
-    """Return soft labels of the rows that are due in this round."""
-    due_ids = plan.ids[due(plan.ids, plan.round, config.lifetime)]
-    return upload_accepted_rows(METHOD, state, proxy, replace(plan, ids=due_ids), config)
+def upload(ctx: ClientContext) -> Knowledge:
+    """Return soft labels of the accepted rows that are due in this round."""
+    ids = accepted_ids(ctx)
+    return labels_of(ctx, ids[due(ids, ctx.plan.round, ctx.config.lifetime)])
 
 
-def server_update(
-    reports: Sequence[Report], teacher: Knowledge | None, plan: RoundPlan, server: Server, config: Config
-) -> Knowledge:
+def aggregate(ctx: ServerContext) -> Knowledge:
     """Return the sharpened new labels, and those of the last teacher for all other rows: the teacher is the cache."""
-    k = weighted_mean([r.knowledge for r in reports])
-    new = Knowledge(k.ids, sharpened(k.values, config.beta), k.weights)
+    k, teacher = ctx.combine(ctx.uploads), ctx.teacher
+    new = Knowledge(k.ids, sharpened(k.values, ctx.config.beta), k.weights)
     if teacher is None:
         return new
     cached = ~np.isin(teacher.ids, new.ids)
@@ -85,5 +79,7 @@ METHOD = Method(
     summary="the mean of all soft labels, sharpened by a power (enhanced ERA); labels are cached for some rounds",
     config=Config,
     upload=upload,
-    server_update=server_update,
+    aggregate=aggregate,
+    label_aggregation=True,
+    answers_queries=False,
 )

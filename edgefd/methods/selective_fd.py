@@ -3,19 +3,18 @@
 What the paper says and what is chosen here: docs/methods/selective_fd.md.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 
 from edgefd.core.arrays import Float32
-from edgefd.core.knowledge import Knowledge, weighted_mean
-from edgefd.federation.clients import ClientData, ProxySet
-from edgefd.federation.method import Method
+from edgefd.core.knowledge import Knowledge
+from edgefd.federation.context import ClientContext, ServerContext
+from edgefd.federation.method import Method, accepted_ids, labels_of
 from edgefd.filters.acceptance import AcceptanceRule, acceptance_weights
 from edgefd.filters.kulsif import KuLSIF, check_memory
-from edgefd.learners.batches import one_hot, softmax
+from edgefd.learners.batches import hard_labels, softmax
 
 
 @dataclass(frozen=True)
@@ -50,12 +49,13 @@ class Config:
             raise ValueError("width must not be negative")
 
 
-def client_filter(data: ClientData, proxy: ProxySet, config: Config, rng: np.random.Generator) -> Float32:
+def client_filter(ctx: ClientContext) -> Float32:
     """Accept x iff r(x) is above the quantile of r over held-out private rows.
 
     Raises:
         UserError: if KuLSIF on so many samples would not fit in memory. It is raised before any allocation.
     """
+    data, proxy, config, rng = ctx.data, ctx.proxy, ctx.config, ctx.rng
     n = min(config.n_auxiliary, len(proxy)) if config.auxiliary == "proxy" else config.n_auxiliary
     check_memory(n, min(config.n_private, len(data.x)), proxy.x[0].size)
     private = data.x[np.sort(rng.permutation(len(data.x))[: config.n_private])]
@@ -69,36 +69,36 @@ def client_filter(data: ClientData, proxy: ProxySet, config: Config, rng: np.ran
     return acceptance_weights(scorer, data.x_heldout, proxy.x, data.contributed, rule)
 
 
-def extract(logits: Float32, config: Config) -> Float32:
-    """Return probabilities or one-hot labels."""
-    return softmax(logits) if config.labels == "soft" else one_hot(logits.argmax(1), logits.shape[1])
+def upload(ctx: ClientContext) -> Knowledge:
+    """Return probabilities or one-hot labels of the accepted rows."""
+    return labels_of(ctx, accepted_ids(ctx), softmax if ctx.config.labels == "soft" else hard_labels)
 
 
-def aggregate(uploads: Sequence[Knowledge], config: Config) -> Knowledge:
-    """Return the mean over the clients that accepted a row."""
-    return weighted_mean(uploads)
-
-
-def server_filter(teacher: Knowledge, config: Config) -> Knowledge:
+def confident_rows(teacher: Knowledge, config: Config) -> Knowledge:
     """Keep x iff |onehot(argmax p) - p|_1 = 2 (1 - max p) < tau; with hard labels, send the most likely class.
 
     >>> k = Knowledge(np.array([0, 1]), np.array([[0.9, 0.1], [0.6, 0.4]], np.float32), np.ones(2, np.float32))
-    >>> server_filter(k, Config(server_threshold=0.5)).ids
+    >>> confident_rows(k, Config(server_threshold=0.5)).ids
     array([0])
     """
     confident = 2 * (1 - teacher.values.max(1, initial=0)) < config.server_threshold
     values = teacher.values[confident]
     if config.labels == "hard":
-        values = one_hot(values.argmax(1), teacher.width)
+        values = hard_labels(values)
     return Knowledge(teacher.ids[confident], values, teacher.weights[confident])
+
+
+def aggregate(ctx: ServerContext) -> Knowledge:
+    """Return the confident rows of the mean over the clients that accepted a row."""
+    return confident_rows(ctx.combine(ctx.uploads), ctx.config)
 
 
 METHOD = Method(
     name="selective_fd",
     summary="clients answer where a KuLSIF density ratio is high enough; the server keeps only confident rows",
     config=Config,
-    client_filter=client_filter,
-    extract=extract,
+    filter=client_filter,
+    upload=upload,
     aggregate=aggregate,
-    server_filter=server_filter,
+    label_aggregation=True,
 )

@@ -6,17 +6,14 @@ What the paper says and what is chosen here: docs/methods/weighted_fd.md.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
 from edgefd.core.arrays import Int64
 from edgefd.core.errors import RunError
 from edgefd.core.knowledge import Knowledge, empty
+from edgefd.federation.context import ServerContext
 from edgefd.federation.method import Method
-from edgefd.federation.plan import RoundPlan
-from edgefd.federation.report import Report
-from edgefd.federation.state import Server
 from edgefd.learners.batches import softmax
 
 _LEAST, _MOST = 1e-6, 1 - 1e-6  # range of p(y), so that log p(y) is finite and not 0
@@ -42,18 +39,17 @@ def weighted(uploads: Sequence[Knowledge], labels: Int64) -> Knowledge:
     )
 
 
-def server_update(
-    reports: Sequence[Report], teacher: Knowledge | None, plan: RoundPlan, server: Server, config: Any
-) -> Knowledge:
+def aggregate(ctx: ServerContext) -> Knowledge:
     """Return the weighted soft labels."""
-    if server.labels is None:
+    if ctx.labels is None:
         raise RunError("weighted_fd weights soft labels by the labels of proxy samples, but the server has none")
-    return weighted([r.knowledge for r in reports], server.labels)
+    return weighted(ctx.uploads, ctx.labels)
 
 
 METHOD = Method(
     name="weighted_fd",
     summary="soft labels weighted by their confidence in the sample's true label, which the server must know",
-    server_update=server_update,
+    aggregate=aggregate,
+    privacy_accounting=True,
     proxy_labels=True,
 )

@@ -8,14 +8,13 @@ round in which it takes part.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Literal
 
-from edgefd.core.arrays import Int64
 from edgefd.core.errors import RunError, UserError
 from edgefd.core.seeding import Purpose, make_rng
-from edgefd.federation.plan import RoundPlan, Training
+from edgefd.federation.plan import RoundPlan
 from edgefd.federation.report import Report
 
 
@@ -100,22 +99,6 @@ def sample_clients(rules: ParticipationConfig, seed: int, round: int, n_clients:
     return tuple(sorted(int(c) for c in drawn))
 
 
-def round_plans(
-    rules: ParticipationConfig,
-    n_clients: int,
-    seed: int,
-    ids: Int64,
-    training: Training,
-    evaluate_every: int = 1,
-    first: int = 0,
-) -> Iterator[RoundPlan]:
-    """Yield the plans from round `first` on, with the sampled clients; the closing round samples all clients."""
-    for plan in plans(seed, ids, training, evaluate_every):
-        if plan.round >= first:
-            sampled = range(n_clients) if plan.closing else sample_clients(rules, seed, plan.round, n_clients)
-            yield replace(plan, clients=tuple(sampled))
-
-
 def min_required(rules: ParticipationConfig, cohort_size: int) -> int:
     """Return the number of reports without which a round cannot end."""
     return cohort_size if rules.min_reports is None else min(rules.min_reports, cohort_size)
@@ -141,7 +124,7 @@ def add_stale_reports(rules: ParticipationConfig, reports: Sequence[Report], lat
     return [*reports, *(r for r in late if r.client not in fresh)]
 
 
-def responding_clients(rules: ParticipationConfig, plan: RoundPlan, sampled: Sequence[int]) -> list[int]:
+def responding_clients(rules: ParticipationConfig, seed: int, plan: RoundPlan, sampled: Sequence[int]) -> list[int]:
     """Return the sampled clients of a simulation that report in this round.
 
     Each client drops out with probability `dropout`, drawn by (seed, round, client). In the closing round no client
@@ -152,7 +135,7 @@ def responding_clients(rules: ParticipationConfig, plan: RoundPlan, sampled: Seq
     """
     if plan.closing or not rules.dropout:
         return list(sampled)
-    draws = ((c, make_rng(plan.seed, Purpose.DROPOUT, plan.round, c).random()) for c in sampled)
+    draws = ((c, make_rng(seed, Purpose.DROPOUT, plan.round, c).random()) for c in sampled)
     clients = [c for c, uniform in draws if uniform >= rules.dropout]
     if len(clients) < min_required(rules, len(sampled)):
         raise RunError(
@@ -160,9 +143,3 @@ def responding_clients(rules: ParticipationConfig, plan: RoundPlan, sampled: Seq
             f"{rules.min_reports}: lower it, or coordinator.dropout"
         )
     return clients
-
-
-def plans(seed: int, ids: Int64, training: Training, evaluate_every: int = 1) -> Iterator[RoundPlan]:
-    """Yield the plans of a run with all clients and all of `ids` in every round, then the closing plan."""
-    for r in range(training.rounds + 1):
-        yield RoundPlan(seed, r, ids, training, evaluate=r % evaluate_every == 0)

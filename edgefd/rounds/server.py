@@ -1,43 +1,80 @@
-"""The part of a round that the server runs."""
+"""The part of a round that the server runs, and its constants."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from edgefd.core.knowledge import Knowledge
+import numpy as np
+
+from edgefd.core.arrays import Int64
+from edgefd.core.knowledge import Knowledge, weighted_mean
+from edgefd.core.seeding import Purpose, make_rng
+from edgefd.federation.clients import ProxySet
+from edgefd.federation.context import ServerContext
 from edgefd.federation.method import Method
 from edgefd.federation.plan import RoundPlan
+from edgefd.federation.progress import Progress
 from edgefd.federation.report import Report
-from edgefd.federation.state import Server
+from edgefd.federation.terms import FederationTerms
+from edgefd.learners.learner import Learner
+from edgefd.rounds.participation import FULL_PARTICIPATION, ParticipationConfig, sample_clients
 
 
-def server_round(
-    method: Method,
-    config: Any,
-    reports: Sequence[Report],
-    plan: RoundPlan,
-    teacher: Knowledge | None = None,
-    server: Server | None = None,
-) -> Knowledge:
-    """Aggregate the reports, sorted by client, and apply the server filter (EdgeFD has none); return the new teacher.
+@dataclass(frozen=True, eq=False)
+class Server:
+    """All that a server needs for its rounds and that is constant in a run."""
 
-    Args:
-        method: the method of the federation.
-        config: an instance of the method's own Config class.
-        reports: reports of the round, in any order.
-        plan: the plan of the round.
-        teacher: the teacher of the last round; None in the first one.
-        server: data of the server; required if the method has a `server_update`.
+    method: Method
+    config: Any
+    """settings of the method, an instance of its Config class"""
+    terms: FederationTerms
+    n_clients: int
+    proxy: ProxySet
+    participation: ParticipationConfig = FULL_PARTICIPATION
+    evaluate_every: int = 1
+    """rounds between two evaluations"""
+    labels: Int64 | None = None
+    """labels of the proxy samples; None unless the method declares that it uses them"""
+    learner: Learner | None = None
+    """model of the server; None unless the method declares one"""
+    combine: Callable[[Sequence[Knowledge]], Knowledge] = weighted_mean
+    """average of soft labels, row by row"""
 
-    Raises:
-        ValueError: if the method has a `server_update` and `server` is None.
+
+def make_plan(server: Server, progress: Progress) -> tuple[RoundPlan, tuple[int, ...]]:
+    """Return the plan of the next round and the clients that it samples, ascending.
+
+    The closing round, which follows the last one, queries all rows and samples all clients.
     """
-    ordered = sorted(reports, key=lambda r: r.client)
-    if method.server_update is None:
-        aggregated = method.aggregate([r.knowledge for r in ordered], config)
-    elif server is None:
-        raise ValueError(f"method {method.name} needs data of the server: pass `server`")
-    else:
-        aggregated = method.server_update(ordered, teacher, plan, server, config)
-    return method.server_filter(aggregated, config)
+    terms, round, ids = server.terms, progress.next_round, np.arange(len(server.proxy))
+    evaluate = round % server.evaluate_every == 0
+    if round >= terms.training.rounds:
+        return RoundPlan(round, ids, evaluate, closing=True), tuple(range(server.n_clients))
+    rng = make_rng(terms.seed, Purpose.QUERY, round)
+    ids = terms.selection.query(ids, progress.teacher, progress.selection_state, rng)
+    return RoundPlan(round, ids, evaluate), sample_clients(server.participation, terms.seed, round, server.n_clients)
+
+
+def server_round(server: Server, reports: Sequence[Report], plan: RoundPlan, progress: Progress) -> Progress:
+    """Aggregate the reports of a round, in any order; return the state after it. A closing round changes no teacher."""
+    if plan.closing:
+        return Progress(plan.round + 1, progress.teacher, progress.selection_state)
+    ordered = sorted(reports, key=lambda report: report.client)
+    teacher = server.method.aggregate(
+        ServerContext(
+            reports=ordered,
+            teacher=progress.teacher,
+            plan=plan,
+            proxy=server.proxy,
+            terms=server.terms,
+            config=server.config,
+            labels=server.labels,
+            learner=server.learner,
+            combine=server.combine,
+        )
+    )
+    metrics = [report.metrics for report in ordered]
+    state = server.terms.selection.next_state(progress.selection_state, plan.ids, teacher, metrics)
+    return Progress(plan.round + 1, teacher, state)

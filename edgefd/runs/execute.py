@@ -4,25 +4,22 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from edgefd.config.schema import Config
 from edgefd.core.errors import RunError, Stopped
 from edgefd.core.json_files import append_json_line, write_json, write_json_lines
 from edgefd.federation.clients import Federation, proxy_labels_of
-from edgefd.federation.plan import RoundPlan
-from edgefd.federation.state import Server
+from edgefd.poisoning.robust_aggregation import aggregate_of
 from edgefd.rounds.loop import RoundResult, Transport, run_rounds
-from edgefd.rounds.participation import round_plans
+from edgefd.rounds.server import Server
 from edgefd.runs.environment import environment
 from edgefd.runs.facts import RunFacts, ground_truth
 from edgefd.runs.folder import write_config
 from edgefd.runs.round_metrics import RoundMetrics, measure
 from edgefd.runs.summary import summarise
+from edgefd.runs.terms import terms_with
 
 ProgressHook = Callable[[Iterator[RoundMetrics]], Iterator[RoundMetrics]]
 """wrapper of the iterator over rounds, which reports the progress of a run; it passes all metrics on"""
@@ -106,34 +103,31 @@ def simulate_rounds(
         record: called with the result of each round when the round ends.
     """
     start = time.perf_counter() if start is None else start
-    method, plans, server = config.method, make_plans(config, federation), make_server_state(config, federation)
     truth = ground_truth(federation)
-    for result in run_rounds(method, config.method_config, transport, plans, server=server):
+    for result in run_rounds(make_server(config, federation), transport):
         if record is not None:
             record(result)
-        yield measure(result, truth, time.perf_counter() - start, method.message)
+        yield measure(result, truth, time.perf_counter() - start, config.method.message)
         start = time.perf_counter()
 
 
-def make_server_state(config: Config, federation: Federation) -> Server:
-    """Return the server state for the config's method: proxy labels and a model only if the method declares them."""
+def make_server(config: Config, federation: Federation) -> Server:
+    """Return the server of a config, with proxy labels and a model only if the method declares them."""
     method = config.method
-    labels = proxy_labels_of(federation) if method.proxy_labels else None
     learner = None
     if method.server_model:
         from edgefd.runs.learners import server_learner
 
         learner = server_learner(config, federation)
-    return Server(federation.proxy, federation.n_classes, labels, learner)
-
-
-def make_plans(config: Config, federation: Federation, first: int = 0) -> Iterator[RoundPlan]:
-    """Return the round plans of a config from round `first` on, with the sampled clients of each."""
-    return plans_for(config, len(federation.clients), len(federation.proxy), first)
-
-
-def plans_for(config: Config, n_clients: int, n_proxy: int, first: int = 0) -> Iterator[RoundPlan]:
-    """Return the round plans of a config with so many clients and proxy rows, from round `first` on."""
-    ids, every = np.arange(n_proxy), config.run.evaluate_every
-    for plan in round_plans(config.coordinator, n_clients, config.seed, ids, config.train, every, first):
-        yield replace(plan, selection=config.selection, distillation=config.distillation)
+    return Server(
+        method=method,
+        config=config.method_config,
+        terms=terms_with(config, federation.n_classes, federation.proxy.sha256),
+        n_clients=len(federation.clients),
+        proxy=federation.proxy,
+        participation=config.coordinator,
+        evaluate_every=config.run.evaluate_every,
+        labels=proxy_labels_of(federation) if method.proxy_labels else None,
+        learner=learner,
+        combine=aggregate_of(config.aggregator),
+    )

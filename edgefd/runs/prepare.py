@@ -17,7 +17,6 @@ from edgefd.rounds.participation import check_rules
 from edgefd.runs.facts import RunFacts, partition_record
 from edgefd.runs.load_data import federate, load_data
 from edgefd.runs.terms import terms_with
-from edgefd.selection.settings import check_budget
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,7 +48,7 @@ def bytes_once(prepared: PreparedRun) -> int:
     sample = int(prepared.dataset.x_train[0].nbytes)
     up = prepared.federation.raw_samples_disclosed * sample
     down = len(prepared.federation.clients) * len(prepared.federation.proxy) * sample
-    return up + (down if prepared.config.method.uses_proxy else 0)
+    return up + (down if prepared.config.method.message.of_proxy_rows else 0)
 
 
 def prepare(config: Config) -> PreparedRun:
@@ -64,9 +63,9 @@ def prepare(config: Config) -> PreparedRun:
     attackers(config.attack, len(federation.clients), config.seed)
     if config.method.proxy_labels:
         proxy_labels_of(federation)  # raises here, not in the middle of a run, if there are none
-    federation = config.method.transform_federation(federation)
+    federation = config.method.transform(federation)
     check_rules(config.coordinator, len(federation.clients))
-    check_budget(config.selection, len(federation.proxy))
+    config.selection.check_budget(len(federation.proxy))
     return PreparedRun(config, dataset, federation)
 
 

@@ -20,7 +20,7 @@ import numpy as np
 from edgefd.config.schema import Config
 from edgefd.core.errors import UserError
 from edgefd.core.files import npz_bytes, put, writing
-from edgefd.federation.state import ClientState
+from edgefd.federation.context import ClientContext
 from edgefd.rounds.loop import RoundResult
 from edgefd.wire import messages as wire
 from edgefd.wire.exchange_folder import TEACHER, report_file, round_folder
@@ -31,7 +31,7 @@ COORDINATOR = "coordinator.json"
 FINAL = "final"
 
 
-def record_round(folder: Path, config: Config, clients: Sequence[ClientState], result: RoundResult) -> None:
+def record_round(folder: Path, config: Config, clients: Sequence[ClientContext], result: RoundResult) -> None:
     """Write the messages of a round, and the clients' models in the rounds that record them.
 
     Raises:
@@ -77,7 +77,7 @@ def model_file(folder: Path, name: str, client: int) -> Path:
     return folder / "models" / name / f"{client}.npz"
 
 
-def weights_of(client: ClientState) -> dict[str, np.ndarray]:
+def weights_of(client: ClientContext) -> dict[str, np.ndarray]:
     """Return the parameters and buffers of a client's model, without the optimizer's state, which is never sent."""
     return {k.removeprefix("model/"): v for k, v in client.learner.state().items() if k.startswith("model/")}
 

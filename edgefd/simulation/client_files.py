@@ -23,7 +23,7 @@ def export_client_data(prepared: PreparedRun, out: Path) -> list[Path]:
     """
     dataset = load_raw(prepared.config)
     kind = dataset.x_train.dtype
-    federation = prepared.config.method.transform_federation(federate(prepared.config, dataset, RAW))
+    federation = prepared.config.method.transform(federate(prepared.config, dataset, RAW))
     paths = []
     try:
         out.mkdir(parents=True)

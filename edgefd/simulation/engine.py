@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -20,16 +20,18 @@ from edgefd.core.arrays import Float32
 from edgefd.core.knowledge import Knowledge
 from edgefd.core.shared_memory import shared_zeros
 from edgefd.federation.clients import ClientData, Federation
+from edgefd.federation.context import ClientContext, client_context
 from edgefd.federation.method import MessageKind
 from edgefd.federation.plan import RoundPlan
 from edgefd.federation.report import Exchange, Report, count_exchange
-from edgefd.federation.state import ClientState
+from edgefd.federation.terms import FederationTerms
 from edgefd.poisoning.attacks import acceptance_of, attackers, poisoned
 from edgefd.rounds.client import client_filter, client_round
 from edgefd.rounds.participation import responding_clients
 from edgefd.runs.evaluate import evaluate
 from edgefd.runs.execute import simulate_rounds
 from edgefd.runs.learners import make_learner, model_sessions
+from edgefd.runs.prepare import terms_of
 from edgefd.runs.record import KNOWLEDGE, record_round
 from edgefd.runs.round_metrics import RoundMetrics
 from edgefd.simulation.workers import ForkPool, Pool, SerialPool
@@ -42,26 +44,23 @@ class SimulationState:
 
     config: Config
     federation: Federation
-    clients: tuple[ClientState, ...]
+    clients: tuple[ClientContext, ...]
 
 
-def client_acceptance(config: Config, data: ClientData, federation: Federation) -> Float32:
+def client_acceptance(config: Config, data: ClientData, federation: Federation, terms: FederationTerms) -> Float32:
     """Return a client's acceptance weights; an attacker accepts every proxy row."""
-    acceptance = client_filter(config.method, config.method_config, data, federation.proxy, config.seed)
+    acceptance = client_filter(config.method, config.method_config, data, federation.proxy, terms)
     return acceptance_of(acceptance) if _is_attacker(config, data.client, federation) else acceptance
 
 
 def client_report(
-    config: Config, federation: Federation, state: ClientState, plan: RoundPlan, teacher: Knowledge | None
+    config: Config, federation: Federation, client: ClientContext, plan: RoundPlan, teacher: Knowledge | None
 ) -> Report:
     """Run a client's round with the measurements of a simulation; return its report, poisoned if it is an attacker."""
     proxy_teacher = teacher if config.method.message is MessageKind.PROXY_LABELS else None
     report = client_round(
         config.method,
-        config.method_config,
-        state,
-        federation.proxy,
-        plan,
+        replace(client, plan=plan),
         teacher,
         lambda learner: evaluate(learner, federation, proxy_teacher, plan.closing),
     )
@@ -74,8 +73,8 @@ def _is_attacker(config: Config, client: int, federation: Federation) -> bool:
 
 def run_filter(state: SimulationState, client: int) -> None:
     """Run a client's filter and store its acceptance weights in the shared state."""
-    client_state = state.clients[client]
-    client_state.acceptance[:] = client_acceptance(state.config, client_state.data, state.federation)
+    context = state.clients[client]
+    context.acceptance[:] = client_acceptance(state.config, context.data, state.federation, context.terms)
 
 
 def run_round(
@@ -93,9 +92,16 @@ _decode = functools.lru_cache(maxsize=1)(wire.decode)  # all clients of a round 
 def make_simulation_state(config: Config, federation: Federation) -> SimulationState:
     """Build all clients with their models in shared memory; their filters have not run yet."""
     acceptance = shared_zeros((len(federation.clients), len(federation.proxy)))
-    sessions = model_sessions(config, federation)
+    sessions, terms = model_sessions(config, federation), terms_of(config, federation)
     clients = tuple(
-        ClientState(data, make_learner(config, data, federation.n_classes, sessions), federation.n_classes, row)
+        client_context(
+            data,
+            make_learner(config, data, federation.n_classes, sessions),
+            federation.proxy,
+            row,
+            terms,
+            config.method_config,
+        )
         for data, row in zip(federation.clients, acceptance, strict=True)
     )
     return SimulationState(config, federation, clients)
@@ -110,26 +116,23 @@ class InProcess:
 
     def start(self) -> None:
         """Run the filters of all clients."""
-        self.pool.map(run_filter, self._all_clients())
+        self.pool.map(run_filter, range(len(self.state.clients)))
 
-    def exchange(self, plan: RoundPlan, teacher: Knowledge | None) -> Exchange:
+    def exchange(self, plan: RoundPlan, sampled: Sequence[int], teacher: Knowledge | None) -> Exchange:
         """See `edgefd.rounds.loop.Transport`. Clients that drop out do nothing in this round.
 
         Raises:
             RunError: if too many clients drop out.
         """
-        data = None if teacher is None else wire.encode(teacher, self.state.config.codec.name)
-        sampled = self._all_clients() if plan.clients is None else plan.clients
-        clients = responding_clients(self.state.config.coordinator, plan, sampled)
+        config = self.state.config
+        data = None if teacher is None else wire.encode(teacher, config.codec.name)
+        clients = responding_clients(config.coordinator, config.seed, plan, sampled)
         encoded_reports = self.pool.map(run_round, clients, plan, data)
         reports = [
             Report(client, plan.round, wire.decode(knowledge), metrics, len(knowledge))
             for client, (knowledge, metrics) in zip(clients, encoded_reports, strict=True)
         ]
         return count_exchange(reports, teacher, data, len(sampled))
-
-    def _all_clients(self) -> range:
-        return range(len(self.state.clients))
 
 
 def open_transport(config: Config, federation: Federation) -> InProcess:

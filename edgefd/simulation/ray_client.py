@@ -18,9 +18,9 @@ from edgefd.config.load import parse_config
 from edgefd.config.schema import Config, Model
 from edgefd.core.errors import UserError
 from edgefd.federation.clients import Federation
-from edgefd.federation.state import ClientState
+from edgefd.federation.context import ClientContext, client_context
 from edgefd.runs.learners import make_learner, model_sessions
-from edgefd.runs.prepare import prepare
+from edgefd.runs.prepare import prepare, terms_of
 from edgefd.simulation.engine import client_acceptance, client_report
 from edgefd.wire import messages as wire
 
@@ -63,14 +63,17 @@ def _federation(text: str) -> tuple[Config, Federation, Callable[[Model], Sessio
 
 def _restore(
     config: Config, federation: Federation, sessions: Callable[[Model], Sessions], client: int, context: Context
-) -> ClientState:
+) -> ClientContext:
     """Return the client's state after its last round, or a new state."""
     data = federation.clients[client]
     learner = make_learner(config, data, federation.n_classes, sessions)
-    if "learner" not in context.state:
-        return ClientState(data, learner, federation.n_classes, client_acceptance(config, data, federation))
-    learner.load_state(_arrays(context, "learner"))
-    return ClientState(data, learner, federation.n_classes, _arrays(context, "claims")["claims"])
+    terms = terms_of(config, federation)
+    if "learner" in context.state:
+        learner.load_state(_arrays(context, "learner"))
+        acceptance = _arrays(context, "claims")["claims"]
+    else:
+        acceptance = client_acceptance(config, data, federation, terms)
+    return client_context(data, learner, federation.proxy, acceptance, terms, config.method_config)
 
 
 def _arrays(context: Context, name: str) -> dict[str, np.ndarray]:

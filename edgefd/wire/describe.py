@@ -44,8 +44,9 @@ def _report(blob: bytes) -> list[str]:
 
 def _plan(blob: bytes) -> list[str]:
     plan = wire.decode_plan(blob)
-    lines = [f"  seed: {plan.seed}", f"  round: {plan.round}", f"  evaluate: {plan.evaluate}"]
-    return [*lines, f"  queried proxy rows: {len(plan.ids)}", f"  training: {plan.training}"]
+    kind = "closing" if plan.closing else "with reports"
+    lines = [f"  round: {plan.round}, {kind}", f"  evaluate: {plan.evaluate}"]
+    return [*lines, f"  queried proxy rows: {len(plan.ids)}"]
 
 
 def _knowledge(blob: bytes) -> list[str]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+from dataclasses import asdict
 from typing import Any
 
 from edgefd_proto import edgefd_pb2 as pb
 
-from edgefd.federation.terms import FederationTerms
+from edgefd.federation.terms import FederationTerms, parse_terms
 
 PROTOCOL = 1
 """version of the device link"""
@@ -19,6 +21,10 @@ PIECE = 256 * 2**10
 """largest number of bytes of samples in one call, unless one sample is larger"""
 HOLD = 30.0
 """seconds that the coordinator holds a NextTask call when there is no task"""
+
+_SETTINGS = ("method_config", "defence", "training", "selection", "distillation")
+_DEFAULTS = {"defence": {"name": "none"}, "selection": {"name": "all"}, "distillation": {"loss": "kl"}}
+"""settings that an empty text stands for"""
 
 
 def rows_a_piece(row: int) -> int:
@@ -32,28 +38,25 @@ def rows_a_piece(row: int) -> int:
 
 def terms_message(terms: FederationTerms) -> pb.Terms:
     """Return the terms as the message that carries them."""
-    return pb.Terms(
-        method=terms.method,
-        method_config=json.dumps(terms.method_config),
-        codec=terms.codec,
-        seed=terms.seed,
-        n_classes=terms.n_classes,
-        proxy_sha256=terms.proxy_sha256,
-        defence="" if terms.defence == {"name": "none"} else json.dumps(terms.defence),
-    )
+    fields: dict[str, Any] = {
+        name: json.dumps(value) if isinstance(value, dict) else value for name, value in asdict(terms).items()
+    }
+    return pb.Terms(**fields)
 
 
 def read_terms(message: pb.Terms) -> FederationTerms:
     """Return the terms that a message carries.
 
     Raises:
-        ValueError: if the settings or the defence are not a JSON object.
+        ValueError: if settings are not a JSON object, or are out of range.
     """
-    settings = _object("method_config", message.method_config)
-    defence = _object("defence", message.defence) if message.defence else {"name": "none"}
-    return FederationTerms(
-        message.method, settings, message.codec, message.seed, message.n_classes, message.proxy_sha256, defence
-    )
+    fields = {f.name: getattr(message, f.name) for f in dataclasses.fields(FederationTerms)}
+    for name in _SETTINGS:
+        fields[name] = _object(name, fields[name]) if fields[name] else _DEFAULTS.get(name, {})
+    try:
+        return parse_terms(fields)
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"terms: {type(error).__name__}: {error}") from error
 
 
 def _object(name: str, text: str) -> dict[str, Any]:

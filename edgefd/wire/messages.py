@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Sequence
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 from edgefd_proto import edgefd_pb2 as pb
@@ -13,11 +12,9 @@ from google.protobuf.message import Message
 
 from edgefd.core.arrays import Float32, Int64
 from edgefd.core.knowledge import Knowledge
-from edgefd.federation.plan import RoundPlan, Training
+from edgefd.federation.plan import RoundPlan
 from edgefd.federation.report import Report
 from edgefd.learners.batches import one_hot
-from edgefd.learners.distillation_loss import PLAIN, Distillation
-from edgefd.selection.settings import ALL_ROWS, Selection
 from edgefd.wire.codecs import CODECS, Codec, labels_size, pack_labels, unpack_labels
 
 AnyMessage = TypeVar("AnyMessage", bound=Message)
@@ -31,14 +28,6 @@ _TO_PB = {
 _FROM_PB = {v: k for k, v in _TO_PB.items()}
 _MAX_EXPANDED = 2**26
 """largest count of numbers that labels or shortened rows may expand to, so that few bytes cannot use up the memory"""
-
-_WIRE_NAMES = {
-    "augment_shift": "shift",
-    "private_rows_per_batch": "private_rows",
-    "assumed_teacher_error": "wrong",
-    "uniform_share": "even",
-}
-"""fields of settings that have another name on the wire: names in `edgefd.v1` are released and never change"""
 
 
 def encode(knowledge: Knowledge, codec: str) -> bytes:
@@ -63,15 +52,7 @@ def decode(data: bytes) -> Knowledge:
 
 def encode_plan(plan: RoundPlan) -> bytes:
     """Return a plan as a serialised `edgefd.v1.RoundPlan`."""
-    message = pb.RoundPlan(
-        seed=plan.seed,
-        round=plan.round,
-        id_gaps=_gaps(plan.ids),
-        training=pb.Training(**_wire_fields(plan.training)),
-        evaluate=plan.evaluate,
-        selection=None if plan.selection == ALL_ROWS else pb.Selection(**_wire_fields(plan.selection)),
-        distillation=None if plan.distillation == PLAIN else pb.Distillation(**_wire_fields(plan.distillation)),
-    )
+    message = pb.RoundPlan(round=plan.round, id_gaps=_gaps(plan.ids), evaluate=plan.evaluate, closing=plan.closing)
     return message.SerializeToString()
 
 
@@ -82,34 +63,7 @@ def decode_plan(data: bytes) -> RoundPlan:
         ValueError: if the bytes are not a well-formed `edgefd.v1.RoundPlan`.
     """
     message = parsed(pb.RoundPlan(), data)
-    if not message.HasField("training"):
-        raise ValueError("the plan has no training settings")
-    settings = _fields(message.training, Training)
-    if settings["optimizer"] not in ("sgd", "adam"):
-        raise ValueError(f"unknown optimizer {settings['optimizer']!r}")
-    if not (math.isfinite(settings["lr"]) and math.isfinite(settings["final_lr"])):
-        raise ValueError("the learning rates of the plan must be finite")
-    return RoundPlan(
-        message.seed,
-        message.round,
-        _ids(message.id_gaps),
-        Training(**settings),
-        message.evaluate,
-        selection=Selection(**_fields(message.selection, Selection)) if message.HasField("selection") else ALL_ROWS,
-        distillation=(
-            Distillation(**_fields(message.distillation, Distillation)) if message.HasField("distillation") else PLAIN
-        ),
-    )
-
-
-def _fields(message: Message, kind: type) -> dict[str, Any]:
-    """Return the values of a settings dataclass, by field name, from the message that carries it."""
-    return {f.name: getattr(message, _WIRE_NAMES.get(f.name, f.name)) for f in dataclasses.fields(kind)}
-
-
-def _wire_fields(settings: Any) -> dict[str, Any]:
-    """Return the values of a settings dataclass, by the field names of its message."""
-    return {_WIRE_NAMES.get(name, name): value for name, value in dataclasses.asdict(settings).items()}
+    return RoundPlan(message.round, _ids(message.id_gaps), message.evaluate, message.closing)
 
 
 def encode_report(report: Report, codec: str) -> bytes:

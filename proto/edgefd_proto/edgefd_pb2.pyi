@@ -40,71 +40,17 @@ class Knowledge(_message.Message):
     classes: bytes
     def __init__(self, id_gaps: _Optional[_Iterable[int]] = ..., width: _Optional[int] = ..., codec: _Optional[_Union[Codec, str]] = ..., values: _Optional[bytes] = ..., weights: _Optional[bytes] = ..., kept: _Optional[int] = ..., classes: _Optional[bytes] = ...) -> None: ...
 
-class Training(_message.Message):
-    __slots__ = ("rounds", "local_steps", "distill_epochs", "closing_epochs", "batch_size", "private_rows", "shift", "optimizer", "lr", "final_lr")
-    ROUNDS_FIELD_NUMBER: _ClassVar[int]
-    LOCAL_STEPS_FIELD_NUMBER: _ClassVar[int]
-    DISTILL_EPOCHS_FIELD_NUMBER: _ClassVar[int]
-    CLOSING_EPOCHS_FIELD_NUMBER: _ClassVar[int]
-    BATCH_SIZE_FIELD_NUMBER: _ClassVar[int]
-    PRIVATE_ROWS_FIELD_NUMBER: _ClassVar[int]
-    SHIFT_FIELD_NUMBER: _ClassVar[int]
-    OPTIMIZER_FIELD_NUMBER: _ClassVar[int]
-    LR_FIELD_NUMBER: _ClassVar[int]
-    FINAL_LR_FIELD_NUMBER: _ClassVar[int]
-    rounds: int
-    local_steps: int
-    distill_epochs: int
-    closing_epochs: int
-    batch_size: int
-    private_rows: int
-    shift: int
-    optimizer: str
-    lr: float
-    final_lr: float
-    def __init__(self, rounds: _Optional[int] = ..., local_steps: _Optional[int] = ..., distill_epochs: _Optional[int] = ..., closing_epochs: _Optional[int] = ..., batch_size: _Optional[int] = ..., private_rows: _Optional[int] = ..., shift: _Optional[int] = ..., optimizer: _Optional[str] = ..., lr: _Optional[float] = ..., final_lr: _Optional[float] = ...) -> None: ...
-
-class Selection(_message.Message):
-    __slots__ = ("name", "budget", "wrong", "even")
-    NAME_FIELD_NUMBER: _ClassVar[int]
-    BUDGET_FIELD_NUMBER: _ClassVar[int]
-    WRONG_FIELD_NUMBER: _ClassVar[int]
-    EVEN_FIELD_NUMBER: _ClassVar[int]
-    name: str
-    budget: float
-    wrong: float
-    even: float
-    def __init__(self, name: _Optional[str] = ..., budget: _Optional[float] = ..., wrong: _Optional[float] = ..., even: _Optional[float] = ...) -> None: ...
-
-class Distillation(_message.Message):
-    __slots__ = ("loss", "temperature", "label_share", "start")
-    LOSS_FIELD_NUMBER: _ClassVar[int]
-    TEMPERATURE_FIELD_NUMBER: _ClassVar[int]
-    LABEL_SHARE_FIELD_NUMBER: _ClassVar[int]
-    START_FIELD_NUMBER: _ClassVar[int]
-    loss: str
-    temperature: float
-    label_share: float
-    start: float
-    def __init__(self, loss: _Optional[str] = ..., temperature: _Optional[float] = ..., label_share: _Optional[float] = ..., start: _Optional[float] = ...) -> None: ...
-
 class RoundPlan(_message.Message):
-    __slots__ = ("seed", "round", "id_gaps", "training", "evaluate", "selection", "distillation")
-    SEED_FIELD_NUMBER: _ClassVar[int]
+    __slots__ = ("round", "id_gaps", "evaluate", "closing")
     ROUND_FIELD_NUMBER: _ClassVar[int]
     ID_GAPS_FIELD_NUMBER: _ClassVar[int]
-    TRAINING_FIELD_NUMBER: _ClassVar[int]
     EVALUATE_FIELD_NUMBER: _ClassVar[int]
-    SELECTION_FIELD_NUMBER: _ClassVar[int]
-    DISTILLATION_FIELD_NUMBER: _ClassVar[int]
-    seed: int
+    CLOSING_FIELD_NUMBER: _ClassVar[int]
     round: int
     id_gaps: _containers.RepeatedScalarFieldContainer[int]
-    training: Training
     evaluate: bool
-    selection: Selection
-    distillation: Distillation
-    def __init__(self, seed: _Optional[int] = ..., round: _Optional[int] = ..., id_gaps: _Optional[_Iterable[int]] = ..., training: _Optional[_Union[Training, _Mapping]] = ..., evaluate: bool = ..., selection: _Optional[_Union[Selection, _Mapping]] = ..., distillation: _Optional[_Union[Distillation, _Mapping]] = ...) -> None: ...
+    closing: bool
+    def __init__(self, round: _Optional[int] = ..., id_gaps: _Optional[_Iterable[int]] = ..., evaluate: bool = ..., closing: bool = ...) -> None: ...
 
 class Report(_message.Message):
     __slots__ = ("client", "round", "knowledge", "metrics")
@@ -126,7 +72,7 @@ class Report(_message.Message):
     def __init__(self, client: _Optional[int] = ..., round: _Optional[int] = ..., knowledge: _Optional[_Union[Knowledge, _Mapping]] = ..., metrics: _Optional[_Mapping[str, float]] = ...) -> None: ...
 
 class Terms(_message.Message):
-    __slots__ = ("method", "method_config", "codec", "seed", "n_classes", "proxy_sha256", "defence")
+    __slots__ = ("method", "method_config", "codec", "seed", "n_classes", "proxy_sha256", "defence", "training", "selection", "distillation")
     METHOD_FIELD_NUMBER: _ClassVar[int]
     METHOD_CONFIG_FIELD_NUMBER: _ClassVar[int]
     CODEC_FIELD_NUMBER: _ClassVar[int]
@@ -134,6 +80,9 @@ class Terms(_message.Message):
     N_CLASSES_FIELD_NUMBER: _ClassVar[int]
     PROXY_SHA256_FIELD_NUMBER: _ClassVar[int]
     DEFENCE_FIELD_NUMBER: _ClassVar[int]
+    TRAINING_FIELD_NUMBER: _ClassVar[int]
+    SELECTION_FIELD_NUMBER: _ClassVar[int]
+    DISTILLATION_FIELD_NUMBER: _ClassVar[int]
     method: str
     method_config: str
     codec: str
@@ -141,7 +90,10 @@ class Terms(_message.Message):
     n_classes: int
     proxy_sha256: str
     defence: str
-    def __init__(self, method: _Optional[str] = ..., method_config: _Optional[str] = ..., codec: _Optional[str] = ..., seed: _Optional[int] = ..., n_classes: _Optional[int] = ..., proxy_sha256: _Optional[str] = ..., defence: _Optional[str] = ...) -> None: ...
+    training: str
+    selection: str
+    distillation: str
+    def __init__(self, method: _Optional[str] = ..., method_config: _Optional[str] = ..., codec: _Optional[str] = ..., seed: _Optional[int] = ..., n_classes: _Optional[int] = ..., proxy_sha256: _Optional[str] = ..., defence: _Optional[str] = ..., training: _Optional[str] = ..., selection: _Optional[str] = ..., distillation: _Optional[str] = ...) -> None: ...
 
 class JoinRequest(_message.Message):
     __slots__ = ("protocol", "client", "terms")

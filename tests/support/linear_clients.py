@@ -1,20 +1,24 @@
 """A small federation of four clients with linear models: fast enough to run rounds of every method."""
 
-from collections.abc import Iterable
+import dataclasses
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import pytest
 
 from edgefd.core.knowledge import Knowledge
 from edgefd.federation.clients import ClientData, ProxySet
+from edgefd.federation.context import ClientContext, client_context
 from edgefd.federation.method import Method
-from edgefd.federation.plan import RoundPlan, Training
+from edgefd.federation.plan import RoundPlan
+from edgefd.federation.progress import Progress
 from edgefd.federation.report import Report
-from edgefd.federation.state import ClientState, Server
+from edgefd.federation.terms import FederationTerms
+from edgefd.federation.training import Training
 from edgefd.learners.batches import Batch, softmax
 from edgefd.methods import get_method, method_names
-from edgefd.rounds.client import client_round
-from edgefd.rounds.server import server_round
+from edgefd.rounds.client import client_filter, client_round
+from edgefd.rounds.server import Server, server_round
 
 CLASSES, ROWS = 4, 60
 RNG = np.random.default_rng(0)
@@ -42,6 +46,9 @@ class Linear:
             self.w = self.w - np.float32(lr) * b.x.T @ ((p - b.targets) * shares[:, None])
         return float(np.mean(losses)) if losses else 0.0
 
+    def distil(self, batches: Iterable[Batch], lr: float, n_private: int) -> float:
+        return self.train(batches, lr)
+
     def predict_logits(self, x: np.ndarray) -> np.ndarray:
         return (x @ self.w).astype(np.float32)
 
@@ -66,32 +73,64 @@ PROXY = ProxySet(x=RNG.normal(MEANS[LABELS], 1, (ROWS, 6)).astype(np.float32), o
 TRAINING = Training(rounds=4, local_steps=3, batch_size=16, private_rows_per_batch=4, optimizer="sgd", lr=0.05)
 
 
+TERMS = FederationTerms("", {}, "float32", 7, CLASSES, PROXY.sha256, training=TRAINING)
+
+
 def acceptance(method: Method, i: int = 0) -> np.ndarray:
-    return method.client_filter(CLIENTS[i], PROXY, method.config(), np.random.default_rng(5))
+    return client_filter(method, method.config(), CLIENTS[i], PROXY, dataclasses.replace(TERMS, seed=5))
 
 
-def new_clients(method: Method) -> list[ClientState]:
-    return [ClientState(data, Linear(), CLASSES, acceptance(method, data.client)) for data in CLIENTS]
+def new_clients(method: Method) -> list[ClientContext]:
+    return [
+        client_context(data, Linear(), PROXY, acceptance(method, data.client), TERMS, method.config())
+        for data in CLIENTS
+    ]
 
 
 def plan(round: int) -> RoundPlan:
-    return RoundPlan(7, round, np.arange(ROWS), TRAINING)
+    return RoundPlan(round, np.arange(ROWS), closing=round >= TRAINING.rounds)
+
+
+def in_round(client: ClientContext, round: int, **training: object) -> ClientContext:
+    """Return a client in a round, with changed settings of the training."""
+    terms = dataclasses.replace(client.terms, training=dataclasses.replace(TRAINING, **training))
+    return dataclasses.replace(client, plan=plan(round), terms=terms)
 
 
 def new_server(method: Method) -> Server:
-    return Server(PROXY, CLASSES, LABELS if method.proxy_labels else None, Linear() if method.server_model else None)
+    return Server(
+        method,
+        method.config(),
+        TERMS,
+        len(CLIENTS),
+        PROXY,
+        labels=LABELS if method.proxy_labels else None,
+        learner=Linear() if method.server_model else None,
+    )
 
 
-def play(method: Method, rounds: int, order: int = 1) -> tuple[list[list[Report]], list[Knowledge], list[ClientState]]:
+def aggregated(
+    method: Method, reports: Sequence[Report], round: int = 0, teacher: Knowledge | None = None
+) -> Knowledge:
+    """Return the teacher that a new server makes of reports."""
+    made = server_round(new_server(method), reports, plan(round), Progress(round, teacher)).teacher
+    assert made is not None
+    return made
+
+
+def play(
+    method: Method, rounds: int, order: int = 1
+) -> tuple[list[list[Report]], list[Knowledge], list[ClientContext]]:
     """Run rounds from the start: the reports and the teacher of each, and the clients after them.
 
     With order=-1, the server receives the reports in reverse order.
     """
-    clients, server, teacher = new_clients(method), new_server(method), None
+    clients, server, progress = new_clients(method), new_server(method), Progress()
     reports, teachers = [], []
     for r in range(rounds):
-        sent = [client_round(method, method.config(), s, PROXY, plan(r), teacher) for s in clients]
-        teacher = server_round(method, method.config(), sent[::order], plan(r), teacher, server)
+        sent = [client_round(method, in_round(client, r), progress.teacher) for client in clients]
+        progress = server_round(server, sent[::order], plan(r), progress)
+        assert progress.teacher is not None
         reports.append(sent)
-        teachers.append(teacher)
+        teachers.append(progress.teacher)
     return reports, teachers, clients

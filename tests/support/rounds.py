@@ -3,10 +3,11 @@
 import numpy as np
 
 from edgefd.core.knowledge import Knowledge
-from edgefd.federation.plan import RoundPlan, Training
+from edgefd.federation.plan import RoundPlan
 from edgefd.federation.terms import FederationInfo, FederationTerms
+from edgefd.federation.training import Training
 
-INFO = FederationInfo("run", 4, FederationTerms("fedmd", {}, "float32", 0, 3, ""))
+INFO = FederationInfo("run", 4, FederationTerms("fedmd", {}, "float32", 0, 3, "", training=Training(rounds=9)))
 
 
 def knowledge(seed: int = 0) -> Knowledge:
@@ -14,5 +15,5 @@ def knowledge(seed: int = 0) -> Knowledge:
     return Knowledge(np.arange(5), values, np.ones(5, np.float32))
 
 
-def plan(round: int = 0, clients: tuple[int, ...] | None = None) -> RoundPlan:
-    return RoundPlan(0, round, np.arange(5), Training(rounds=9), clients=clients)
+def plan(round: int = 0) -> RoundPlan:
+    return RoundPlan(round, np.arange(5), closing=round >= 9)

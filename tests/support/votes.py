@@ -1,12 +1,15 @@
 """Small uploads, clients and learners for closed-form tests."""
 
+from dataclasses import replace
+
 import numpy as np
 
 from edgefd.core.knowledge import Knowledge
 from edgefd.federation.clients import ClientData, ProxySet
-from edgefd.federation.plan import RoundPlan, Training
+from edgefd.federation.context import ClientContext, ServerContext, client_context
+from edgefd.federation.plan import RoundPlan
 from edgefd.federation.report import Report
-from edgefd.federation.state import ClientState
+from edgefd.federation.terms import FederationTerms
 
 NONE = np.empty(0, np.int64)
 
@@ -25,8 +28,14 @@ def proxy(n: int) -> ProxySet:
     return ProxySet(np.arange(n, dtype=np.float32)[:, None], np.full(n, -1))
 
 
-def plan(n: int, round: int = 0) -> RoundPlan:
-    return RoundPlan(0, round, np.arange(n), Training())
+TERMS = FederationTerms("", {}, "float32", 0, 2, "")
+
+
+def server(
+    reports: list[Report], config: object = None, round: int = 0, teacher: Knowledge | None = None, **more: object
+) -> ServerContext:
+    """Return a server in a round with a proxy set of three rows and two classes."""
+    return ServerContext(reports, teacher, RoundPlan(round, np.arange(3)), proxy(3), TERMS, config, **more)
 
 
 class Fixed:
@@ -62,7 +71,9 @@ class Fixed:
         self.parameters = np.concatenate([state["model/a"], state["model/b"]])
 
 
-def holder(client: int, learner: Fixed, n: int = 4) -> ClientState:
-    """Return a client with `n` samples and two classes that accepts every row of `proxy(3)`."""
+def holder(client: int, learner: Fixed, config: object = None, n: int = 4, round: int = 0) -> ClientContext:
+    """Return a client with `n` samples and two classes that accepts every row of `proxy(3)`, in a round."""
     x, y = np.zeros((n, 1), np.float32), np.zeros(n, np.int64)
-    return ClientState(ClientData(client, x, y, x[:1], y[:1], NONE), learner, 2, np.ones(3, np.float32))
+    data = ClientData(client, x, y, x[:1], y[:1], NONE)
+    context = client_context(data, learner, proxy(3), np.ones(3, np.float32), TERMS, config)
+    return replace(context, plan=RoundPlan(round, np.arange(3)))

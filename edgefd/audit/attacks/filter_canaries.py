@@ -19,6 +19,7 @@ from edgefd.core.arrays import Float32
 from edgefd.core.seeding import AuditStream, Purpose, make_rng
 from edgefd.federation.clients import ClientData, ProxySet
 from edgefd.rounds.client import client_filter
+from edgefd.runs.prepare import terms_of
 
 _SHARE = (
     0.1  # largest ratio of canaries to private records; more would change what the filter takes for the client's data
@@ -71,5 +72,6 @@ def _weights(recording: Recording, data: ClientData, members: Float32, queried: 
     x = np.concatenate([data.x, members])
     y = np.concatenate([data.y, np.full(len(members), data.y[0])])  # a filter uses x alone
     with_rows = ProxySet(np.concatenate([proxy.x, queried]), np.concatenate([proxy.owner, np.full(len(queried), -1)]))
-    acceptance = client_filter(config.method, config.method_config, replace(data, x=x, y=y), with_rows, config.seed)
+    terms = terms_of(config, recording.federation)
+    acceptance = client_filter(config.method, config.method_config, replace(data, x=x, y=y), with_rows, terms)
     return acceptance[len(proxy) :]

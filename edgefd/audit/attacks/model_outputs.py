@@ -8,6 +8,7 @@ the aggregate of the reports.
 from __future__ import annotations
 
 import functools
+from dataclasses import replace
 
 import numpy as np
 
@@ -19,13 +20,20 @@ from edgefd.audit.recording.signal_store import Arrays
 from edgefd.config.schema import Config
 from edgefd.core.arrays import Float32
 from edgefd.core.knowledge import Knowledge
+from edgefd.defences.apply import privatised
 from edgefd.federation.clients import ClientData, Federation, ProxySet
+from edgefd.federation.context import client_context
 from edgefd.federation.plan import RoundPlan
-from edgefd.federation.state import ClientState
+from edgefd.federation.progress import Progress
+from edgefd.federation.report import Report
 from edgefd.learners.batches import softmax
 from edgefd.learners.learner import Learner
 from edgefd.learners.torch_learner import TorchLearner
+from edgefd.methods import get_method
 from edgefd.rounds.client import client_filter
+from edgefd.rounds.server import server_round
+from edgefd.runs.execute import make_server
+from edgefd.runs.prepare import terms_of
 from edgefd.runs.record import FINAL
 from edgefd.wire import messages as wire
 
@@ -55,8 +63,10 @@ def output_signals(recording: Recording, candidates: Candidates, population: Pop
     signals["final_z"] = np.stack([softmax(learner.predict_logits(population.x)) for learner in finals])
     on_step("final models")
     signals["sent"] = np.stack(sent)
-    signals["aggregate"] = np.stack([aggregate(config, s, acceptance) for s in sent])
-    signals["aggregate_z"] = aggregate(config, signals["sent_z"], np.ones(signals["sent_z"].shape[:2], np.float32))
+    signals["aggregate"] = np.stack([aggregate(config, recording.federation, s, acceptance) for s in sent])
+    signals["aggregate_z"] = aggregate(
+        config, recording.federation, signals["sent_z"], np.ones(signals["sent_z"].shape[:2], np.float32)
+    )
     return signals
 
 
@@ -64,7 +74,8 @@ def acceptance_of(config: Config, federation: Federation, data: ClientData, rows
     """Return a client's acceptance weights of rows that the server has put among the proxy samples, float32 [n]."""
     proxy = federation.proxy
     with_rows = ProxySet(np.concatenate([proxy.x, rows]), np.concatenate([proxy.owner, np.full(len(rows), -1)]))
-    return client_filter(config.method, config.method_config, data, with_rows, config.seed)[len(proxy) :]
+    terms = terms_of(config, federation)
+    return client_filter(config.method, config.method_config, data, with_rows, terms)[len(proxy) :]
 
 
 def recorded_learner(recording: Recording, name: str, client: int) -> TorchLearner:
@@ -80,21 +91,24 @@ def received_outputs(
     config: Config, federation: Federation, round: int, data: ClientData, learner: Learner, x: Float32
 ) -> Float32:
     """Return a client's outputs on `x` as the server receives them: after the defence and the codec."""
-    rows = ProxySet(x, np.full(len(x), -1))
-    state = ClientState(data, learner, federation.n_classes, np.ones(len(x), np.float32))
-    plan = RoundPlan(config.seed, round, np.arange(len(federation.proxy)), config.train)
-    values = config.method.extract(learner.predict_logits(x), config.method_config)
-    sent = config.method.privatise(Knowledge(np.arange(len(x)), values, state.acceptance), state, rows, plan)
+    rows, terms = ProxySet(x, np.full(len(x), -1)), terms_of(config, federation)
+    ctx = client_context(data, learner, rows, np.ones(len(x), np.float32), terms, config.method_config)
+    honest = get_method(config.method_name).upload(ctx)
+    in_round = replace(ctx, plan=RoundPlan(round, np.arange(len(federation.proxy))))  # noise depends on its rows
+    sent = privatised(config.defence, in_round, honest)
     return wire.decode(wire.encode(sent, config.codec.name)).values
 
 
-def aggregate(config: Config, sent: Float32, acceptance: Float32) -> Float32:
+def aggregate(config: Config, federation: Federation, sent: Float32, acceptance: Float32) -> Float32:
     """Return the teacher on the accepted rows, float32 [n, C]; uniform on rows that no client accepts."""
     uploads = [
         Knowledge(np.flatnonzero(row > 0), outputs[row > 0], row[row > 0])
         for outputs, row in zip(sent, acceptance, strict=True)
     ]
-    teacher = config.method.server_filter(config.method.aggregate(uploads, config.method_config), config.method_config)
+    reports = [Report(client, 0, upload) for client, upload in enumerate(uploads)]
+    plan = RoundPlan(0, np.arange(sent.shape[1]))
+    teacher = server_round(make_server(config, federation), reports, plan, Progress()).teacher
+    assert teacher is not None
     values = np.full(sent.shape[1:], 1 / sent.shape[2], np.float32)
     values[teacher.ids] = teacher.values
     return values

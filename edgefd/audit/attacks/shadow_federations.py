@@ -120,7 +120,7 @@ def _shadow(recording: Recording, candidates: Candidates, shadow: int) -> Arrays
     outputs = rerun(config, federation, candidates.x, students=True)
     assert outputs.students is not None
     by_view = {"sent": outputs.sent, "final": outputs.final, "distilled": outputs.students}
-    teacher = aggregate(config, outputs.sent, outputs.acceptance)
+    teacher = aggregate(config, federation, outputs.sent, outputs.acceptance)
     signals = {view: label_probability(values, candidates.client, candidates.y) for view, values in by_view.items()}
     return signals | {"aggregate": formulas.of_label(teacher, candidates.y).astype(np.float32), "inside": inside}
 

@@ -99,7 +99,8 @@ def _ended(folder: Path, deployed: bool) -> bool:
 
 def _check_method(config: Config) -> None:
     method = config.method
-    if method.message is not MessageKind.PROXY_LABELS or method.upload is not None or method.server_update is not None:
+    rows_alone = method.label_aggregation and method.answers_queries and not method.server_model
+    if method.message is not MessageKind.PROXY_LABELS or not rows_alone:
         raise UserError(
             f"the audit reads soft labels of proxy samples, aggregated row by row; method {method.name} exchanges "
             "other messages or computes its teacher in another way: it cannot be audited yet"

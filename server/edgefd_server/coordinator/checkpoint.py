@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +21,8 @@ from edgefd.config.schema import Config
 from edgefd.core import files
 from edgefd.core.errors import RunError, UserError
 from edgefd.core.files import get, put
-from edgefd.core.knowledge import Knowledge
-from edgefd.selection.query import SelectionState
+from edgefd.federation.progress import Progress
+from edgefd.selection import SelectionState
 from edgefd.wire import messages as wire
 
 CHECKPOINT, LOCK = "checkpoint.bin", ".lock"
@@ -42,15 +42,13 @@ class Checkpoint:
     """path of the run folder"""
     metrics: tuple[dict[str, Any], ...] = ()
     """metrics of the completed rounds, from round 0 on"""
-    teacher: Knowledge | None = None
-    """soft labels of the last completed round; None before the first"""
-    selection_state: SelectionState | None = None
-    """state that the selection of rows depends on; None for selections without a state"""
+    progress: Progress = field(default_factory=Progress)
+    """state of the rounds after the last completed one"""
 
     @property
     def next_round(self) -> int:
         """Number of the first round that is not completed."""
-        return len(self.metrics)
+        return self.progress.next_round
 
 
 def config_digest(config: Config) -> str:
@@ -66,12 +64,13 @@ def save_checkpoint(home: Path, saved: Checkpoint) -> None:
     Raises:
         RunError: if it cannot be written (a full disk); the previous checkpoint stays intact.
     """
-    teacher = b"" if saved.teacher is None else wire.encode(saved.teacher, "float32")
+    progress = saved.progress
+    teacher = b"" if progress.teacher is None else wire.encode(progress.teacher, "float32")
     head: dict[str, Any] = {"run": saved.run, "config": saved.config, "out": saved.out, "metrics": saved.metrics}
     known = b""
-    if saved.selection_state is not None:
-        known = wire.encode(saved.selection_state.known, "float32")
-        head |= {"teacher_bytes": len(teacher), "lag": saved.selection_state.lag.tolist()}
+    if progress.selection_state is not None:
+        known = wire.encode(progress.selection_state.known, "float32")
+        head |= {"teacher_bytes": len(teacher), "lag": progress.selection_state.lag.tolist()}
     body = json.dumps(head).encode() + b"\n" + teacher + known
     try:
         put(home / CHECKPOINT, _MAGIC + hashlib.sha256(body).digest() + body)
@@ -122,6 +121,5 @@ def _decode(blob: bytes) -> Checkpoint:
         str(fields["config"]),
         str(fields["out"]),
         tuple(fields["metrics"]),
-        wire.decode(teacher) if teacher else None,
-        selection_state,
+        Progress(len(fields["metrics"]), wire.decode(teacher) if teacher else None, selection_state),
     )

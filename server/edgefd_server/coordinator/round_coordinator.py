@@ -114,7 +114,7 @@ class RoundCoordinator:
 
     # for the coordinator's thread
 
-    def exchange(self, plan: RoundPlan, teacher: Knowledge | None) -> Exchange:
+    def exchange(self, plan: RoundPlan, sampled: Sequence[int], teacher: Knowledge | None) -> Exchange:
         """Run one round. See `edgefd.rounds.loop.Transport`.
 
         A report that fails a check is refused with the reason, and the round continues to wait.
@@ -123,17 +123,16 @@ class RoundCoordinator:
             RunError: if too few clients have reported in time, or the log cannot be written.
         """
         data = None if teacher is None else wire.encode(teacher, self.info.terms.codec)
-        cohort = self.open(plan, data).asked
-        return count_exchange(self.collect(), teacher, data, len(cohort))
+        self.open(plan, sampled, data)
+        return count_exchange(self.collect(), teacher, data, len(sampled))
 
-    def open(self, plan: RoundPlan, teacher: bytes | None) -> OpenRound:
-        """Open a round and wake the front ends."""
-        cohort = range(self.info.n_clients) if plan.clients is None else plan.clients
-        opened = OpenRound(plan, teacher, cohort, self._clock())
+    def open(self, plan: RoundPlan, sampled: Sequence[int], teacher: bytes | None) -> OpenRound:
+        """Open a round for the sampled clients and wake the front ends."""
+        opened = OpenRound(plan, teacher, sampled, self._clock())
         with self._changed:
             self._previous, self._current = self._current, RoundInbox(opened)
         sent = {"teacher_bytes": len(teacher), "teacher_sha256": hashlib.sha256(teacher).hexdigest()} if teacher else {}
-        self.note("round", round=plan.round, closing=plan.closing, asked=len(cohort), **sent)
+        self.note("round", round=plan.round, closing=plan.closing, asked=len(sampled), **sent)
         self._announce()
         return opened
 

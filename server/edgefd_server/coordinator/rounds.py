@@ -10,14 +10,16 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any, Protocol
 
-from edgefd.federation.state import Server
-from edgefd.rounds.loop import RoundResult, Transport, run_rounds
-from edgefd.runs.execute import ProgressHook, execute_run, plans_for
+from edgefd.poisoning.robust_aggregation import aggregate_of
+from edgefd.rounds.loop import Transport, run_rounds
+from edgefd.rounds.server import Server
+from edgefd.runs.execute import ProgressHook, execute_run
 from edgefd.runs.record import KNOWLEDGE, record_messages
 from edgefd.runs.round_metrics import RoundMetrics, measure
 from edgefd.wire.exchange_folder import COMPLETE
 from edgefd_server.coordinator.checkpoint import Checkpoint, save_checkpoint
 from edgefd_server.coordinator.open_run import OpenRun
+from edgefd_server.coordinator.served_run import ServedRun
 
 
 class Announced(Transport, Protocol):
@@ -74,27 +76,31 @@ def _measured_rounds(run: OpenRun, transport: Transport) -> Iterator[RoundMetric
     """Run the remaining rounds; the checkpoint of each is written before anything of the next one is sent."""
     config, saved = run.served.config, run.saved
     began = time.perf_counter()
-    for result in _rounds(run, transport):
+    for result in run_rounds(make_server(run.served), transport, saved.progress):
         if config.run.record_knowledge:
             record_messages(run.folder / KNOWLEDGE, config, result)
         metrics = measure(result, run.served.truth, time.perf_counter() - began, config.method.message)
         saved = replace(
             saved,
             metrics=(*saved.metrics, metrics.to_dict()),
-            teacher=result.teacher,
-            selection_state=result.selection_state,
+            progress=result.progress,
         )
         save_checkpoint(run.home, saved)
         yield metrics
         began = time.perf_counter()
 
 
-def _rounds(run: OpenRun, transport: Transport) -> Iterator[RoundResult]:
-    """Run the rounds after the checkpoint of a run."""
-    served, saved, method = run.served, run.saved, run.served.config.method
-    labels = served.proxy_labels if method.proxy_labels else None
-    server = Server(served.proxy, served.terms.n_classes, labels)
-    plans = plans_for(served.config, served.n_clients, len(served.proxy), saved.next_round)
-    return run_rounds(
-        method, served.config.method_config, transport, plans, saved.teacher, server, saved.selection_state
+def make_server(served: ServedRun) -> Server:
+    """Return the server of a run, with proxy labels only if the method declares them. It has no model."""
+    config = served.config
+    return Server(
+        method=config.method,
+        config=config.method_config,
+        terms=served.terms,
+        n_clients=served.n_clients,
+        proxy=served.proxy,
+        participation=config.coordinator,
+        evaluate_every=config.run.evaluate_every,
+        labels=served.proxy_labels if config.method.proxy_labels else None,
+        combine=aggregate_of(config.aggregator),
     )

@@ -18,7 +18,6 @@ from edgefd.rounds.participation import check_rules
 from edgefd.runs.deployable import check_deployable
 from edgefd.runs.facts import GroundTruth, RunFacts, facts_of_devices
 from edgefd.runs.terms import terms_with
-from edgefd.selection.settings import check_budget
 from edgefd.wire.bundle_manifest import MANIFEST, Manifest
 from edgefd.wire.bundle_reader import Bundle, read_bundle
 
@@ -94,7 +93,7 @@ def read_served_run(config: Config, bundles: Sequence[Path], proxy_labels: Path 
         )
     proxy = ProxySet(first.proxy, np.full(len(first.proxy), -1))  # a bundle does not say who contributed a row
     check_rules(config.coordinator, n_clients)
-    check_budget(config.selection, len(proxy))
+    config.selection.check_budget(len(proxy))
     labels = _proxy_labels(config, proxy_labels, len(proxy), terms.n_classes)
     return ServedRun(config, n_clients, terms, proxy, labels, tuple(files))
 

@@ -76,7 +76,7 @@ def wanted_of(config: Config, n_clients: int | None, sample: SampleFormat) -> Wa
         UserError: if devices cannot contribute the config's proxy set, or something is missing or malformed.
     """
     check_deployable(config)
-    if not config.method.uses_proxy:
+    if not config.method.message.of_proxy_rows:
         raise UserError(f"method {config.method_name} has no proxy set: there is nothing to collect")
     if config.data.extractor is not None:
         raise UserError("data.extractor: devices contribute raw samples, but a proxy file holds features: remove it")

@@ -43,7 +43,7 @@ def serve_grpc(request: RunRequest, listen: ListenAddress, options: ServeOptions
 
 def device_link(served: ServedRun, listen: ListenAddress) -> FrontEnd:
     """Return the front end for light devices, which listens on that address."""
-    all_rows = RoundPlan(served.config.seed, 0, np.arange(len(served.proxy)), served.config.train)
+    all_rows = RoundPlan(0, np.arange(len(served.proxy)))
     largest = largest_report(all_rows, served.terms.n_classes)
 
     @contextmanager

@@ -1,0 +1,87 @@
+"""`ClientContext` and `ServerContext`: all that the hooks of a method may use."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from edgefd.core.arrays import Float32, Int64
+from edgefd.core.knowledge import Knowledge, weighted_mean
+from edgefd.core.seeding import Purpose, make_rng
+from edgefd.federation.clients import ClientData, ProxySet
+from edgefd.federation.plan import RoundPlan
+from edgefd.federation.report import Report
+from edgefd.federation.terms import FederationTerms
+from edgefd.learners.learner import Learner
+
+
+@dataclass(frozen=True, eq=False)
+class ClientContext:
+    """A client in one round. Its learner is trained in place; nothing else changes during a round."""
+
+    data: ClientData
+    """private data"""
+    learner: Learner
+    """model of the client"""
+    proxy: ProxySet
+    """the shared samples"""
+    acceptance: Float32
+    """acceptance weight of each proxy row, float32 [P]: 0 = the client does not answer for it"""
+    terms: FederationTerms
+    """constants of the run"""
+    config: Any
+    """settings of the method, an instance of its Config class"""
+    plan: RoundPlan
+    """the round; before the first round, a plan that queries all rows"""
+    rng: np.random.Generator
+    """generator of the hook that is running"""
+
+    @property
+    def lr(self) -> float:
+        """Learning rate of the round."""
+        return self.terms.training.lr_at(self.plan.round)
+
+    def draw(self, purpose: Purpose, *keys: int) -> ClientContext:
+        """Return the context with the generator of (seed, purpose, round, client, *keys)."""
+        return replace(self, rng=make_rng(self.terms.seed, purpose, self.plan.round, self.data.client, *keys))
+
+
+def client_context(
+    data: ClientData, learner: Learner, proxy: ProxySet, acceptance: Float32, terms: FederationTerms, config: Any
+) -> ClientContext:
+    """Return the context of a client before the first round, with the generator of its filter."""
+    plan = RoundPlan(0, np.arange(len(proxy)))
+    rng = make_rng(terms.seed, Purpose.FILTER, data.client)
+    return ClientContext(data, learner, proxy, acceptance, terms, config, plan, rng)
+
+
+@dataclass(frozen=True, eq=False)
+class ServerContext:
+    """The server in one round."""
+
+    reports: Sequence[Report]
+    """reports of the round, sorted by client"""
+    teacher: Knowledge | None
+    """teacher of the last round; None in the first one"""
+    plan: RoundPlan
+    """the round"""
+    proxy: ProxySet
+    """the shared samples"""
+    terms: FederationTerms
+    """constants of the run"""
+    config: Any
+    """settings of the method, an instance of its Config class"""
+    labels: Int64 | None = None
+    """labels of the proxy samples, int64 [P]; None unless the method declares that it uses them"""
+    learner: Learner | None = None
+    """model of the server; None unless the method declares one"""
+    combine: Callable[[Sequence[Knowledge]], Knowledge] = weighted_mean
+    """average of soft labels, row by row: the weighted mean, or the robust rule of the config's `aggregator`"""
+
+    @property
+    def uploads(self) -> list[Knowledge]:
+        """Knowledge of all reports, sorted by client."""
+        return [report.knowledge for report in self.reports]

@@ -1,0 +1,35 @@
+"""KD3: a client distils the rows on which the mean of its own and the teacher's label is most confident."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from edgefd.core.arrays import Float32
+from edgefd.core.knowledge import Knowledge
+from edgefd.selection._subset import Subset, best, rows_of
+
+
+@dataclass(frozen=True)
+class Kd3(Subset):
+    """Choose the rows with the highest joint confidence."""
+
+    name: Literal["kd3"] = "kd3"
+    """rows on which teacher and client are confident together"""
+
+    def subset(
+        self,
+        teacher: Knowledge,
+        client_probs: Callable[[], Float32],
+        reference: Callable[[], Float32],
+        rng: np.random.Generator,
+    ) -> Knowledge:
+        """See `Selection.subset`."""
+        confidence = (teacher.values.astype(np.float64) + client_probs()).max(1) / 2
+        return rows_of(teacher, best(confidence, self.n_rows(len(teacher))))
+
+
+RULE = Kd3
