@@ -11,7 +11,7 @@ PYTEST := $(BIN)/python -m pytest -q -n $(JOBS) --dist load --maxschedchunk 1 $(
 
 .DEFAULT_GOAL := help
 .PHONY: help demo federation test test-system test-all lint types unit arm64 browser hooks golden bench ablation
-.PHONY: proto clean
+.PHONY: proto reference clean
 
 help: ## print this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
@@ -31,10 +31,11 @@ test-system: $(VENV)/.dev arm64 browser ## run the other tests: arm64, Docker, n
 test-all: lint types arm64 browser ## run lint, types and all tests, in one run of pytest, as CI does
 	$(PYTEST) -m ""
 
-lint: $(VENV)/.dev ## run ruff
+lint: $(VENV)/.dev ## run ruff, and check that generated code and pages are up to date
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/python proto/check.py
+	$(BIN)/python docs/generate.py
 
 types: $(VENV)/.dev ## run mypy (strict)
 	$(BIN)/mypy
@@ -63,6 +64,9 @@ ablation: $(VENV)/.sim ## compute the tables in docs/results/filter-ablation.md;
 
 proto: $(VENV)/.dev ## generate the Python code of proto/edgefd_proto/edgefd.proto
 	$(BIN)/python proto/check.py --write
+
+reference: $(VENV)/.dev ## write the pages of docs/reference that are generated from the code
+	$(BIN)/python docs/generate.py --write
 
 clean: ## remove the environment and caches
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache

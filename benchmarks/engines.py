@@ -6,7 +6,6 @@ import asyncio
 import os
 from typing import Any, Protocol
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -14,7 +13,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from benchmarks.workload import BATCH, LR, MOMENTUM, Case, config, federation
 from edgefd.rounds.loop import run_rounds
-from edgefd.rounds.participation import plans
+from edgefd.runs.execute import make_server
 from edgefd.simulation.engine import open_transport
 
 
@@ -34,11 +33,10 @@ class Ours:
     """The in-process engine of edgefd."""
 
     def __init__(self, case: Case, workers: int) -> None:
-        chosen = config(case, workers)
-        self._transport = open_transport(chosen, federation(case))
+        chosen, data = config(case, workers), federation(case)
+        self._transport = open_transport(chosen, data)
         self._transport.start()
-        todo = plans(0, np.arange(case.proxy_rows), chosen.train, chosen.run.evaluate_every)
-        self._rounds = run_rounds(chosen.method, chosen.method_config, self._transport, todo)
+        self._rounds = run_rounds(make_server(chosen, data), self._transport)
 
     def round(self) -> None:
         """Implement `Engine`."""

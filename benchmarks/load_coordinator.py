@@ -22,11 +22,12 @@ from edgefd_server.monitoring.event_log import json_log, tee_log
 from edgefd_server.monitoring.prometheus import make_metrics, metrics_log
 
 from benchmarks.load_devices import terms_for
-from edgefd.federation.plan import Training
+from edgefd.federation.clients import ProxySet
+from edgefd.federation.progress import Progress
 from edgefd.federation.terms import FederationInfo
 from edgefd.methods import config_of, get_method
 from edgefd.rounds.loop import run_rounds
-from edgefd.rounds.participation import plans
+from edgefd.rounds.server import Server, make_plan
 from edgefd.rounds.validation import largest_report
 from edgefd.wire.exchange_folder import COMPLETE
 
@@ -48,17 +49,20 @@ def resources() -> dict[str, float]:
 def coordinate(devices: int, rounds: int, rows: int, classes: int, certs: Path, log: Path) -> None:
     """Coordinate a whole run, and print a line for each round."""
     method = get_method("edgefd")
-    todo = list(plans(0, np.arange(rows), Training(rounds=rounds)))
+    terms = terms_for(classes, rounds)
+    proxy = ProxySet(np.zeros((rows, 1), np.float32), np.full(rows, -1))
+    server = Server(method, config_of(method, {}), terms, devices, proxy)
+    first, _ = make_plan(server, Progress())
     # No bundle is downloaded: the devices of a load run report that they have it.
     bundle = BundleFiles(Path("no-bundle"), "0" * 64, {})
     metrics = make_metrics()
     events = tee_log(json_log(log), metrics_log(metrics))
-    coordinator = RoundCoordinator(FederationInfo("load", devices, terms_for(classes)), TIMEOUT, events)
-    sessions = DeviceSessions(coordinator, [bundle], largest_report(todo[0], classes))
+    coordinator = RoundCoordinator(FederationInfo("load", devices, terms), TIMEOUT, events)
+    sessions = DeviceSessions(coordinator, [bundle], largest_report(first, classes))
     with open_link(sessions, ListenAddress("127.0.0.1:0", certs), metrics) as front_end:
         print(json.dumps({"port": front_end.port}), flush=True)
         began = time.perf_counter()
-        for result in run_rounds(method, config_of(method, {}), coordinator, todo):
+        for result in run_rounds(server, coordinator):
             seconds = time.perf_counter() - began
             line = {
                 "round": result.plan.round,

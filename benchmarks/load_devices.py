@@ -19,6 +19,7 @@ from grpc import aio
 
 from edgefd.core.knowledge import Knowledge
 from edgefd.federation.terms import FederationTerms
+from edgefd.federation.training import Training
 from edgefd.wire import messages as wire
 from edgefd.wire.device_link import PROTOCOL, terms_message
 
@@ -26,9 +27,9 @@ CODEC = "float16"
 _JOIN, _TASK, _SUBMIT = 300.0, 150.0, 300.0  # seconds
 
 
-def terms_for(classes: int) -> FederationTerms:
-    """Return the terms that the coordinator and the devices of a load run agree on."""
-    return FederationTerms("edgefd", {}, CODEC, 0, classes, "")
+def terms_for(classes: int, rounds: int = 1) -> FederationTerms:
+    """Return the terms that the coordinator and the devices of a load run agree on; the coordinator sets the rounds."""
+    return FederationTerms("edgefd", {}, CODEC, 0, classes, "", training=Training(rounds=rounds))
 
 
 def prepared_report(client: int, rows: int, classes: int) -> pb.Report:
@@ -60,7 +61,7 @@ async def device(address: str, certs: Path, client: int, rows: int, classes: int
             if not reply.HasField("task"):
                 continue
             plan = pb.RoundPlan.FromString(reply.task.plan)
-            if plan.round >= plan.training.rounds:
+            if plan.closing:
                 report.knowledge.CopyFrom(pb.Knowledge(width=classes, codec=report.knowledge.codec))
             report.round = after = plan.round
             submit = pb.SubmitRequest(

@@ -10,13 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import closing
+from itertools import islice
 from pathlib import Path
 
 from edgefd.config.load import load_config
 from edgefd.core.knowledge import Knowledge, weighted_mean
 from edgefd.poisoning.robust_aggregation import distance, geometric_median, median, one_vote, trimmed_mean
 from edgefd.rounds.loop import run_rounds
-from edgefd.runs.execute import make_plans
+from edgefd.runs.execute import make_server
 from edgefd.runs.prepare import prepare
 from edgefd.simulation.engine import open_transport
 
@@ -44,9 +45,8 @@ def last_uploads(attack: str) -> tuple[list[Knowledge], Callable[[Knowledge], fl
     transport = open_transport(config, federation)
     with closing(transport.pool):
         transport.start()
-        todo = (plan for plan in make_plans(config, federation) if not plan.closing)
-        for result in run_rounds(config.method, config.method_config, transport, todo):
-            uploads = [r.knowledge for r in sorted(result.exchange.reports, key=lambda r: r.client)]
+        *_, last = islice(run_rounds(make_server(config, federation), transport), config.train.rounds)
+    uploads = [r.knowledge for r in sorted(last.exchange.reports, key=lambda r: r.client)]
     return uploads, lambda teacher: float((teacher.values.argmax(1) == labels[teacher.ids]).mean())
 
 

@@ -179,7 +179,7 @@ def doctor(bundle: Path | None, state: Path) -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command. Bad input ends it with exit code 2, a failure with 1; both print one line on stderr."""
-    args = _parser().parse_args(arguments)
+    args = make_parser().parse_args(arguments)
     try:
         configure_logging()
         require_64_bit()
@@ -204,7 +204,8 @@ def main(arguments: list[str] | None = None) -> None:
         sys.exit(130)
 
 
-def _parser() -> argparse.ArgumentParser:
+def make_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command and of its subcommands."""
     parser = argparse.ArgumentParser(prog="edgefd-client", description="Run a device of a federation, without torch.")
     commands = parser.add_subparsers(dest="command", required=True)
     _infer_options(

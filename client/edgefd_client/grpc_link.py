@@ -19,7 +19,7 @@ from edgefd_proto.edgefd_pb2_grpc import DeviceLinkStub
 from edgefd.core.errors import RunError, UserError
 from edgefd.federation.terms import FederationTerms
 from edgefd.wire import messages as wire
-from edgefd.wire.device_link import HOLD, PROTOCOL, REASON, is_loopback, read_terms, terms_message
+from edgefd.wire.device_link import HOLD, PROTOCOL, REASON, identity_message, is_loopback, read_terms
 from edgefd_client.link import Membership, Task
 
 MAX_MESSAGE = 256 * 2**20
@@ -207,7 +207,7 @@ class GrpcLink:
     def _join(self) -> None:
         request = pb.JoinRequest(protocol=PROTOCOL, client=self._client)
         if self._terms is not None:
-            request.terms.CopyFrom(terms_message(self._terms))
+            request.terms.CopyFrom(identity_message(self._terms))
         reply: pb.JoinReply = self._stub.Join(request, timeout=SHORT_TIMEOUT)
         try:
             terms = read_terms(reply.terms)

@@ -8,13 +8,14 @@ import typer
 
 from edgefd.cli.audit import audit, inspect
 from edgefd.cli.certs import app as certs
+from edgefd.cli.check import check, partition
 from edgefd.cli.collect import collect
 from edgefd.cli.common import errors
 from edgefd.cli.export import export
 from edgefd.cli.methods_and_datasets import datasets, methods
 from edgefd.cli.report import compare, report
 from edgefd.cli.serve import app as serve
-from edgefd.cli.simulate import check, features, partition, simulate, sweep
+from edgefd.cli.simulate import features, simulate, sweep
 from edgefd.core.errors import RunError, Stopped, UserError
 from edgefd.core.log import configure_logging
 

@@ -1,4 +1,4 @@
-"""Commands that simulate a federation, or inspect its config and data without a run."""
+"""Commands that simulate a federation, or compute its features without a run."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.table import Table
 
 from edgefd.cli.common import ConfigFile, Out, Overrides, console, require_simulation
 from edgefd.config.load import load_config
@@ -77,52 +76,6 @@ def sweep(
 
     folders = run_sweep(cells, out, jobs or Run().n_workers, log_outcome)
     console.print(*comparison_tables(compare(load_runs(folders))))
-
-
-def check(config: ConfigFile, overrides: Overrides = None) -> None:
-    """Validate a config and its data and print the config with every default. Nothing is written.
-
-    Example: edgefd check simulations/quickstart.yaml train.rounds=5
-    """
-    require_simulation()
-    import yaml
-
-    from edgefd.runs.prepare import prepare
-
-    loaded = load_config(config, overrides or [])
-    prepared = prepare(loaded)
-    print(yaml.safe_dump(loaded.to_dict(), sort_keys=False), end="")
-    d, f = prepared.dataset, prepared.federation
-    print(f"# {d.name} from {d.source}: {len(d.x_train)} + {len(d.x_test)} samples, sha256 {d.sha256}")
-    print(f"# {len(f.clients)} clients, {len(f.proxy)} proxy samples, {f.raw_samples_disclosed} raw samples disclosed")
-
-
-def partition(
-    config: ConfigFile,
-    overrides: Overrides = None,
-    out: Annotated[
-        Path | None, typer.Option("--out", metavar="DIR", help="a new folder to write each client's data to")
-    ] = None,
-) -> None:
-    """Print how many samples of each class each client holds. With --out, write client-000.npz and so on for devices.
-
-    Example: edgefd partition simulations/quickstart.yaml partition.name=dirichlet partition.alpha=0.1
-    """
-    require_simulation()
-    from edgefd.runs.prepare import prepare
-    from edgefd.simulation.client_files import export_client_data
-
-    prepared = prepare(load_config(config, overrides or []))
-    federation = prepared.federation
-    classes = [str(c) for c in range(federation.n_classes)]
-    table = Table("client", *classes, "train", "held", "shared", title=prepared.dataset.name)
-    for data in federation.clients:
-        counts = [str(n) if n else "·" for n in federation.table[data.client]]
-        table.add_row(str(data.client), *counts, str(len(data.x)), str(len(data.x_heldout)), str(len(data.contributed)))
-    paths = export_client_data(prepared, out) if out is not None else []
-    console.print(table)
-    if paths:
-        console.print(f"{len(paths)} files: {paths[0]} ... {paths[-1].name}")
 
 
 def features(config: ConfigFile, overrides: Overrides = None) -> None:

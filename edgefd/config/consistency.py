@@ -83,10 +83,6 @@ def _collected(config: Config) -> bool:
     return config.proxy.path is not None and config.proxy.source == "contributed"
 
 
-def _unordered(people: tuple[int, ...] | None) -> bool:
-    return people is not None and (not people or list(people) != sorted(set(people)))
-
-
 RANGES = (
     Rule(lambda c, _: not 0 <= c.seed < 2**64, "seed must be at least 0 and below 2**64, not {config.seed}"),
     Rule(
@@ -98,10 +94,6 @@ RANGES = (
     Rule(
         lambda c, _: c.data.extractor is None and c.data.extractor_size is not None,
         "data.extractor_size needs data.extractor=efficientnet_lite0 or efficientnet_lite2",
-    ),
-    Rule(
-        lambda c, _: _unordered(c.data.test_people),
-        "data.test_people must be people in ascending order, each once, not {config.data.test_people}",
     ),
     Rule(lambda c, _: getattr(c.partition, "n_clients", 1) < 1, "partition.n_clients must be at least 1"),
     Rule(lambda c, _: getattr(c.partition, "alpha", 1.0) <= 0, "partition.alpha must be above 0"),

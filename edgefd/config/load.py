@@ -14,16 +14,24 @@ from pydantic import TypeAdapter, ValidationError
 
 from edgefd.config.consistency import check_consistency
 from edgefd.config.overrides import read_override, selects_variant, set_key
-from edgefd.config.schema import PARTITIONS, SECTIONS, CodecChoice, Config, Data, Model, Proxy, Run
+from edgefd.config.schema import (
+    DEFAULT_METHOD,
+    SECTIONS,
+    VARIANTS,
+    CodecChoice,
+    Config,
+    Data,
+    Model,
+    Proxy,
+    Run,
+    variant_key,
+)
 from edgefd.core.errors import UserError, hint
-from edgefd.defences.apply import DEFENCES
 from edgefd.federation.training import Training
-from edgefd.learners.losses import losses
 from edgefd.methods import get_method
 from edgefd.poisoning.attacks import Attack
 from edgefd.poisoning.robust_aggregation import Aggregator
 from edgefd.rounds.participation import ParticipationConfig
-from edgefd.selection import selection_rules
 
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
@@ -66,13 +74,13 @@ def parse_config(raw: Mapping[str, Any]) -> Config:
     _check_keys("", raw, SECTIONS)
     _check_plain("", raw)
     method_section = _section(raw, "method")
-    name = str(method_section.pop("name", "edgefd"))
+    name = str(method_section.pop("name", DEFAULT_METHOD))
     config = Config(
         method_name=name,
         method_config=_parse("method", get_method(name).config, method_section),
         seed=_parse("seed", _Seed, {"seed": raw.get("seed", 0)}).seed,
         data=_parse("data", Data, _section(raw, "data")),
-        partition=_one_of("partition", PARTITIONS, raw, "strong"),
+        partition=_one_of("partition", raw),
         proxy=_parse("proxy", Proxy, _section(raw, "proxy")),
         model=_models(raw.get("model", {})),
         train=_parse("train", Training, _section(raw, "train")),
@@ -80,22 +88,27 @@ def parse_config(raw: Mapping[str, Any]) -> Config:
         run=_parse("run", Run, _section(raw, "run")),
         aggregator=_parse("aggregator", Aggregator, _section(raw, "aggregator")),
         attack=_parse("attack", Attack, _section(raw, "attack")),
-        defence=_one_of("defence", DEFENCES, raw, "none"),
+        defence=_one_of("defence", raw),
         coordinator=_parse("coordinator", ParticipationConfig, _section(raw, "coordinator")),
-        selection=_one_of("selection", selection_rules(), raw, "all"),
-        distillation=_one_of("distillation", losses(), raw, "kl", key="loss"),
+        selection=_one_of("selection", raw),
+        distillation=_one_of("distillation", raw),
         baselines=_baselines(raw.get("baselines", [])),
     )
     check_consistency(config)
     return config
 
 
-def _one_of(section: str, kinds: Mapping[str, type], raw: Mapping[str, Any], default: str, key: str = "name") -> Any:
-    """Return a section in which `key` selects one of several dataclasses."""
-    values = _section(raw, section)
-    name = str(values.get(key, default))
+def _one_of(section: str, raw: Mapping[str, Any]) -> Any:
+    """Return a section in which one key selects one of several dataclasses."""
+    values, kinds, key = _section(raw, section), VARIANTS[section], variant_key(section)
+    name = str(values.get(key, next(iter(kinds))))
     if name not in kinds:
-        raise UserError(f"{section}.{key}: unknown {section} {name!r}: {hint(name, kinds)}")
+        what = section if key == "name" else key
+        raise UserError(f"{section}.{key}: unknown {what} {name!r}: {hint(name, kinds)}")
+    for setting in values:
+        owners = [other for other, kind in kinds.items() if setting in _names(kind)]
+        if owners and name not in owners:
+            raise UserError(f"{section}.{setting} is for {key}={' or '.join(owners)}, not {name}")
     return _parse(section, kinds[name], values)
 
 
@@ -146,7 +159,7 @@ def _check_plain(where: str, value: object) -> None:
 
 def _parse(section: str, kind: Any, values: Mapping[str, Any]) -> Any:
     """Return one section as an instance of its dataclass."""
-    _check_keys(section, values, [f.name for f in dataclasses.fields(kind)])
+    _check_keys(section, values, _names(kind))
     try:
         parsed = TypeAdapter(kind).validate_python(dict(values))
     except ValidationError as error:
@@ -154,11 +167,15 @@ def _parse(section: str, kind: Any, values: Mapping[str, Any]) -> Any:
         where = ".".join([section, *(str(part) for part in first["loc"])])
         got = f" (got {first['input']!r})" if first["type"] not in ("missing", "value_error") else ""
         raise UserError(f"{where}: {first['msg'].removeprefix('Value error, ')}{got}") from error
-    for name in (f.name for f in dataclasses.fields(kind)):
+    for name in _names(kind):
         value = getattr(parsed, name)
         if isinstance(value, float) and not math.isfinite(value):
             raise UserError(f"{section}.{name}: must be a finite number (got {value})")
     return parsed
+
+
+def _names(kind: Any) -> list[str]:
+    return [f.name for f in dataclasses.fields(kind)]
 
 
 def _check_keys(section: str, values: Mapping[str, Any], valid: Sequence[str]) -> None:

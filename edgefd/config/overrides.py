@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
 from typing import Any
 
 import yaml
 
-from edgefd.config.schema import PARTITIONS
+from edgefd.config.schema import DEFAULT_METHOD, VARIANTS, variant_key
 from edgefd.core.errors import UserError
-from edgefd.defences.apply import DEFENCES
-from edgefd.learners.losses import losses
-from edgefd.selection import selection_rules
 
 
 def selects_variant(path: str) -> bool:
     """Return whether a key selects another method, partition and so on: such keys are set before all others."""
-    return path.endswith(".name") or path == "distillation.loss"
+    section, _, key = path.rpartition(".")
+    return key == variant_key(section)
 
 
 def read_override(override: str) -> tuple[str, Any]:
@@ -33,15 +30,6 @@ def read_override(override: str) -> tuple[str, Any]:
         return path, yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise UserError(f"override {override!r}: the value is not valid YAML") from error
-
-
-def _kinds() -> dict[str, Mapping[str, type]]:
-    return {
-        "partition.name": PARTITIONS,
-        "defence.name": DEFENCES,
-        "selection.name": selection_rules(),
-        "distillation.loss": losses(),
-    }
 
 
 def set_key(raw: dict[str, Any], path: str, value: Any) -> None:
@@ -60,9 +48,9 @@ def set_key(raw: dict[str, Any], path: str, value: Any) -> None:
         if not isinstance(child, dict):
             raise UserError(f"{path}: {section} is not a section")
         node = child
-    if path == "method.name" and node.get("name", "edgefd") != value:
+    if path == "method.name" and node.get("name", DEFAULT_METHOD) != value:
         node.clear()  # settings of the same name can have another meaning in another method
-    kinds = _kinds().get(path, {})
+    kinds = VARIANTS.get(path.rpartition(".")[0], {}) if selects_variant(path) else {}
     if isinstance(value, str) and value in kinds:
         valid = {f.name for f in dataclasses.fields(kinds[value])}
         for other in [k for k in node if k not in valid]:

@@ -8,19 +8,20 @@ unknown key is an error.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from edgefd.core.host import cores
-from edgefd.defences.apply import Defence, NoDefence, defended
+from edgefd.defences.apply import DEFENCES, Defence, NoDefence, defended
 from edgefd.federation.method import Method
 from edgefd.federation.training import Training
-from edgefd.learners.losses import Distillation, loss_of
+from edgefd.learners.losses import Distillation, loss_of, losses
 from edgefd.methods import get_method
 from edgefd.poisoning.attacks import Attack
 from edgefd.poisoning.robust_aggregation import Aggregator
 from edgefd.rounds.participation import ParticipationConfig
-from edgefd.selection import Selection, selection_of
+from edgefd.selection import Selection, selection_of, selection_rules
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,11 @@ class Data:
     .onnx file (None = the samples themselves)"""
     extractor_size: int | None = None
     """width and height in pixels of an EfficientNet's input, from 32 to 512 (None = 192)"""
+
+    def __post_init__(self) -> None:
+        people = self.test_people
+        if people is not None and (not people or list(people) != sorted(set(people))):
+            raise ValueError(f"test_people must be people in ascending order, each once, not {list(people)}")
 
 
 @dataclass(frozen=True)
@@ -131,6 +137,14 @@ PARTITIONS: dict[str, type] = {
     "by_group": ByGroup,
     "file": FromFile,
 }
+VARIANTS: dict[str, Mapping[str, type]] = {
+    "partition": PARTITIONS,
+    "defence": DEFENCES,
+    "selection": {"all": selection_rules()["all"], **selection_rules()},
+    "distillation": {"kl": losses()["kl"], **losses()},
+}
+"""sections in which the key `variant_key` selects one of several dataclasses; the first is the default"""
+DEFAULT_METHOD = "edgefd"
 
 
 @dataclass(frozen=True)
@@ -192,6 +206,11 @@ class Run:
     def n_workers(self) -> int:
         """Number of worker processes, with auto resolved."""
         return cores() if self.workers == "auto" else self.workers
+
+
+def variant_key(section: str) -> str:
+    """Return the key that selects the variant of a section."""
+    return "loss" if section == "distillation" else "name"
 
 
 ALL_ROWS, PLAIN = selection_of({"name": "all"}), loss_of({"loss": "kl"})

@@ -11,7 +11,8 @@ from edgefd.report.figure import byte_text
 from edgefd.report.html import Table, escape, table_html
 from edgefd.report.read import missing_parts
 from edgefd.report.settings import Setting, final, mean_of, point_text
-from edgefd.runs.read import RunRecord, Summary
+from edgefd.runs.read import RunRecord
+from edgefd.runs.records import Summary
 from edgefd.runs.round_metrics import RoundMetrics
 
 

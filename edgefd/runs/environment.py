@@ -5,28 +5,50 @@ from __future__ import annotations
 import platform
 import subprocess
 import sys
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
 
 from edgefd.core.host import cores
 
 _PACKAGES = ("edgefd", "numpy", "torch", "scikit-learn", "protobuf", "onnxruntime", "flwr")
 
 
-def environment() -> dict[str, Any]:
+@dataclass(frozen=True)
+class Environment:
+    """Software and hardware of a run: the content of env.json."""
+
+    command: str
+    """command that started the run, or resumed it last"""
+    started: str
+    """time of that start: ISO 8601, UTC"""
+    commit: str | None
+    """commit of the checkout that holds the code, with -dirty if files differ; None without a checkout"""
+    python: str
+    """version of Python"""
+    packages: dict[str, str]
+    """installed versions of edgefd and of the packages on which results depend"""
+    system: str
+    """operating system and architecture"""
+    processor: str
+    """model of the processor"""
+    cores: int
+    """number of processor cores that the process may use"""
+
+
+def environment() -> Environment:
     """Return the record of this process: command, start time, versions, machine."""
-    return {
-        "command": " ".join(["edgefd", *sys.argv[1:]]),
-        "started": datetime.now(UTC).isoformat(timespec="seconds"),
-        "commit": _commit(),
-        "python": platform.python_version(),
-        "packages": {name: installed for name in _PACKAGES if (installed := _version(name))},
-        "system": f"{platform.system()} {platform.machine()}",
-        "processor": _processor(),
-        "cores": cores(),
-    }
+    return Environment(
+        command=" ".join(["edgefd", *sys.argv[1:]]),
+        started=datetime.now(UTC).isoformat(timespec="seconds"),
+        commit=_commit(),
+        python=platform.python_version(),
+        packages={name: installed for name in _PACKAGES if (installed := _version(name))},
+        system=f"{platform.system()} {platform.machine()}",
+        processor=_processor(),
+        cores=cores(),
+    )
 
 
 def _version(package: str) -> str | None:

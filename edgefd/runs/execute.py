@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from edgefd.config.schema import Config
+from edgefd.core.arrays import Int64
 from edgefd.core.errors import RunError, Stopped
 from edgefd.core.json_files import append_json_line, write_json, write_json_lines
-from edgefd.federation.clients import Federation, proxy_labels_of
+from edgefd.federation.clients import Federation, ProxySet, proxy_labels_of
+from edgefd.federation.terms import FederationTerms
+from edgefd.learners.learner import Learner
 from edgefd.poisoning.robust_aggregation import aggregate_of
 from edgefd.rounds.loop import RoundResult, Transport, run_rounds
 from edgefd.rounds.server import Server
@@ -55,7 +59,7 @@ def execute_run(
         RunError: if a client fails or the folder cannot be written; the message names the folder too.
     """
     write_config(folder, config)
-    write_json(folder / "env.json", environment())
+    write_json(folder / "env.json", asdict(environment()))
     write_json(folder / "partition.json", facts.partition)
     if done:
         write_json_lines(folder / "metrics.jsonl", [_line(folder, m) for m in done])
@@ -119,15 +123,29 @@ def make_server(config: Config, federation: Federation) -> Server:
         from edgefd.runs.learners import server_learner
 
         learner = server_learner(config, federation)
+    labels = proxy_labels_of(federation) if method.proxy_labels else None
+    terms = terms_with(config, federation.n_classes, federation.proxy.sha256)
+    return server_of(config, terms, len(federation.clients), federation.proxy, labels, learner)
+
+
+def server_of(
+    config: Config,
+    terms: FederationTerms,
+    n_clients: int,
+    proxy: ProxySet,
+    labels: Int64 | None = None,
+    learner: Learner | None = None,
+) -> Server:
+    """Return the server of a config for a federation; labels and learner only for a method that declares them."""
     return Server(
-        method=method,
+        method=config.method,
         config=config.method_config,
-        terms=terms_with(config, federation.n_classes, federation.proxy.sha256),
-        n_clients=len(federation.clients),
-        proxy=federation.proxy,
+        terms=terms,
+        n_clients=n_clients,
+        proxy=proxy,
         participation=config.coordinator,
         evaluate_every=config.run.evaluate_every,
-        labels=proxy_labels_of(federation) if method.proxy_labels else None,
+        labels=labels,
         learner=learner,
         combine=aggregate_of(config.aggregator),
     )

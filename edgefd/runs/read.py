@@ -15,47 +15,11 @@ import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from edgefd.core.errors import UserError
+from edgefd.runs.records import Partition, Summary
 from edgefd.runs.round_metrics import Evaluation, RoundMetrics
 
 T = TypeVar("T")
 _ROUND = TypeAdapter(RoundMetrics)
-
-
-@dataclass(frozen=True)
-class ClientRecord:
-    """The samples of one client, as recorded in partition.json."""
-
-    client: int
-    samples_by_class: list[int]
-    """samples of each class that the partition gave to the client, including contributed and held-out ones"""
-    train: int
-    heldout: int
-    contributed: int
-
-
-@dataclass(frozen=True)
-class Partition:
-    """The content of partition.json."""
-
-    clients: list[ClientRecord] | None
-    """None for a run of devices: their coordinator does not know them"""
-    proxy: int
-    """number of samples in the proxy set"""
-
-
-@dataclass(frozen=True)
-class Summary:
-    """The fields of summary.json that a report uses. Those about the data are None for a run of devices."""
-
-    dataset: str
-    complete: bool
-    bytes_once: int | None
-    seconds_total: float
-    proxy_labels_used: bool
-    raw_samples_disclosed: int
-    data_source: str | None
-    data_samples: int | None
-    data_sha256: str | None
 
 
 @dataclass(frozen=True, eq=False)

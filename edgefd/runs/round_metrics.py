@@ -25,12 +25,17 @@ class RoundMetrics:
     """
 
     round: int
+    """number of the round, from 0"""
     closing: bool
     """whether this is the closing distillation, where clients send no soft labels, so kept_fraction is 0"""
     seconds: float
+    """duration of the round"""
     accuracy_mean: float | None
+    """mean accuracy of the clients' models"""
     accuracy_worst: float | None
+    """lowest accuracy of a client's model"""
     accuracy_per_client: list[float | None] | None
+    """accuracy of each client's model"""
     heldout_accuracy_mean: float | None
     """mean accuracy of the clients' models, each on its own held-out data"""
     kept_fraction: float
@@ -49,7 +54,9 @@ class RoundMetrics:
     train_loss: float | None
     """mean over clients of their mean loss on the private data of `train.local_steps`; None if no client trained"""
     bytes_up: int
+    """bytes of serialised knowledge that all clients sent"""
     bytes_down: int
+    """bytes of serialised teachers that all clients received"""
     wrong_claims_per_client: list[float | None] | None = None
     """`wrong_claims` of each client; None for a client that sent no soft label"""
     wrong_weight_per_client: list[float | None] | None = None
@@ -65,7 +72,7 @@ class RoundMetrics:
     agreement_per_client: list[float | None] | None = None
     """agreement with the teacher of each client"""
     evaluation: dict[str, Any] | None = None
-    """fields of an `Evaluation`, in the closing round only; written to evaluation.json"""
+    """fields of an `Evaluation`, in the closing round only; written to evaluation.json instead"""
 
     def to_dict(self) -> dict[str, Any]:
         """Return the metrics as a JSON object."""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 from edgefd.config.schema import Config
 from edgefd.defences.apply import claim
 from edgefd.runs.facts import RunFacts
+from edgefd.runs.records import Summary
 from edgefd.runs.round_metrics import RoundMetrics
 
 
@@ -17,7 +19,7 @@ def summarise(config: Config, facts: RunFacts, rounds: list[RoundMetrics], secon
     heldout = [m for m in rounds if m.heldout_accuracy_mean is not None]
     last, final = exchanged[-1], (measured[-1] if measured else None)
     privacy = claim(config.defence)
-    return {
+    values: dict[str, Any] = {
         "method": config.method_name,
         "dataset": facts.dataset,
         "scenario": config.partition.name,
@@ -49,3 +51,4 @@ def summarise(config: Config, facts: RunFacts, rounds: list[RoundMetrics], secon
         "data_samples": facts.data_samples,
         "data_sha256": facts.data_sha256,
     }
+    return asdict(Summary(**values))

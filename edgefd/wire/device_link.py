@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from dataclasses import asdict
-from typing import Any
+from typing import Any, Literal
 
 from edgefd_proto import edgefd_pb2 as pb
 
@@ -22,7 +22,8 @@ PIECE = 256 * 2**10
 HOLD = 30.0
 """seconds that the coordinator holds a NextTask call when there is no task"""
 
-_SETTINGS = ("method_config", "defence", "training", "selection", "distillation")
+_DECIDED: tuple[Literal["training", "selection", "distillation"], ...] = ("training", "selection", "distillation")
+_SETTINGS = ("method_config", "defence", *_DECIDED)
 _DEFAULTS = {"defence": {"name": "none"}, "selection": {"name": "all"}, "distillation": {"loss": "kl"}}
 """settings that an empty text stands for"""
 
@@ -38,10 +39,18 @@ def rows_a_piece(row: int) -> int:
 
 def terms_message(terms: FederationTerms) -> pb.Terms:
     """Return the terms as the message that carries them."""
-    fields: dict[str, Any] = {
-        name: json.dumps(value) if isinstance(value, dict) else value for name, value in asdict(terms).items()
-    }
+    fields: dict[str, Any] = asdict(terms)
+    for name in _SETTINGS:
+        fields[name] = "" if fields[name] == _DEFAULTS.get(name) else json.dumps(fields[name])
     return pb.Terms(**fields)
+
+
+def identity_message(terms: FederationTerms) -> pb.Terms:
+    """Return only the fields that identify the federation: a device sends no others, for the coordinator decides."""
+    message = terms_message(terms)
+    for name in _DECIDED:
+        message.ClearField(name)
+    return message
 
 
 def read_terms(message: pb.Terms) -> FederationTerms:

@@ -18,6 +18,7 @@ from edgefd.config.load import load_config
 from edgefd.core.errors import UserError
 from edgefd.core.knowledge import Knowledge
 from edgefd.federation.plan import RoundPlan
+from edgefd.federation.progress import Progress
 from edgefd.federation.report import Exchange, Report
 from edgefd.rounds.loop import RoundResult
 from edgefd.runs.prepare import PreparedRun, prepare, terms_of
@@ -119,10 +120,10 @@ def test_attacks_that_need_private_data_are_refused(served: Path) -> None:
 
 def test_a_repeated_round_replaces_the_recorded_one(tmp_path: Path) -> None:
     config = load_config(Path(QUICKSTART), SETTINGS)
-    plan = RoundPlan(0, 1, np.arange(3), config.train)
+    plan = RoundPlan(1, np.arange(3))
     row = Knowledge(np.array([1]), np.full((1, 10), 0.1, np.float32), np.ones(1, np.float32))
     for clients in ((0, 1, 2), (0, 2)):
         exchange = Exchange([Report(c, 1, row) for c in clients], 0, 0)
-        record_messages(tmp_path, config, RoundResult(plan, exchange, row))
+        record_messages(tmp_path, config, RoundResult(plan, exchange, Progress(2, row)))
     assert sorted(p.name for p in (tmp_path / "rounds" / "0001" / "reports").iterdir()) == ["0.bin", "2.bin"]
     assert (tmp_path / "rounds" / "0002" / "teacher.bin").is_file()

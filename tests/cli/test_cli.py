@@ -85,7 +85,15 @@ def test_partition_and_check_describe_the_federation_and_write_nothing(tmp_path:
     checked = edgefd("check", QUICKSTART, "train.rounds=7", cwd=tmp_path)
     assert yaml.safe_load(checked.stdout)["train"]["rounds"] == 7
     assert "10 clients, 600 proxy samples, 600 raw samples disclosed" in checked.stdout
+    assert "training samples: 6000, 600 of each class" in checked.stdout
     assert list(tmp_path.iterdir()) == []
+
+
+def test_check_explains_the_keys_of_a_config_without_its_data(tmp_path: Path) -> None:
+    done = edgefd("check", QUICKSTART, "--explain", "data.name=absent.npz", "train.rounds=7", cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "\n* train.rounds: 7   (default: 30)\n      number of rounds; after the last one" in done.stdout
+    assert "\n* data.name: absent.npz   (default: mnist_mini)\n" in done.stdout
 
 
 @pytest.mark.parametrize(

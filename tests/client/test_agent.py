@@ -3,7 +3,7 @@
 import dataclasses
 import shutil
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from edgefd_client.agent import method_of, run_agent
-from edgefd_client.link import Task
+from edgefd_client.link import Membership, Task
 from edgefd_client.state import exclusive_lock, load_state
 
 from edgefd.core.errors import RunError, UserError
@@ -19,7 +19,8 @@ from edgefd.core.knowledge import Knowledge
 from edgefd.defences.apply import defence_of
 from edgefd.methods import get_method
 from edgefd.rounds.loop import run_rounds
-from edgefd.runs.execute import make_plans, make_server_state
+from edgefd.runs.execute import make_server
+from edgefd.runs.prepare import terms_of
 from edgefd.simulation.engine import open_transport
 from edgefd.wire.bundle_reader import Bundle
 from tests.support.federations import (
@@ -38,7 +39,7 @@ class ScriptedLink:
     """A link that gives the device a fixed list of tasks and collects its reports."""
 
     tasks: list[Task]
-    run: str = "test"
+    membership: Membership
     submitted: list[tuple[int, bytes]] = field(default_factory=list)
     interrupt: bool = False
     """interrupt the device when it submits a report"""
@@ -50,6 +51,19 @@ class ScriptedLink:
         if self.interrupt:
             raise KeyboardInterrupt
         self.submitted.append((round, report))
+
+
+def scripted(
+    federation: ExportedFederation,
+    tasks: Sequence[Task] = (),
+    run: str = "test",
+    interrupt: bool = False,
+    **training: Any,
+) -> ScriptedLink:
+    """Return a scripted link to a run of the federation, with some training settings changed."""
+    terms = terms_of(federation.prepared.config, federation.prepared.federation)
+    terms = dataclasses.replace(terms, training=dataclasses.replace(terms.training, **training))
+    return ScriptedLink(list(tasks), Membership(run, terms), interrupt=interrupt)
 
 
 def teacher_of(federation: ExportedFederation, width: int = 10) -> Knowledge:
@@ -66,8 +80,7 @@ def check_equal_to_simulation(federation: ExportedFederation, folder: Path) -> N
     config, clients = federation.prepared.config, federation.prepared.federation
     transport = open_transport(config, clients)
     transport.start()
-    plans, server = make_plans(config, clients), make_server_state(config, clients)
-    simulated = [r.teacher for r in run_rounds(config.method, config.method_config, transport, plans, server=server)]
+    simulated = [r.teacher for r in run_rounds(make_server(config, clients), transport)]
     assert same(undisturbed(federation, folder), [teacher for teacher in simulated if teacher is not None])
 
 
@@ -111,10 +124,10 @@ def test_export_refuses_a_method_that_devices_cannot_run(method: str, tmp_path: 
 def test_a_saved_report_is_submitted_again_with_the_same_bytes(federation: ExportedFederation, tmp_path: Path) -> None:
     tasks = [Task(round_plan(federation, 0), None)]
     with pytest.raises(KeyboardInterrupt):
-        run_device(federation, ScriptedLink(tasks, interrupt=True), tmp_path)
+        run_device(federation, scripted(federation, tasks, interrupt=True), tmp_path)
     saved = load_state(tmp_path, federation.read().digest)
     assert saved is not None
-    link = ScriptedLink(tasks)
+    link = scripted(federation, tasks)
     run_device(federation, link, tmp_path)
     assert link.submitted == [(0, saved.report)]
     after = load_state(tmp_path, federation.read().digest)
@@ -131,43 +144,40 @@ def test_acceptance_weights_are_computed_once_and_again_for_other_data(
     def counted(*arguments: Any) -> Any:
         nonlocal calls
         calls += 1
-        return method.client_filter(*arguments)
+        return method.filter(*arguments)
 
-    monkeypatch.setattr("edgefd_client.agent.get_method", lambda _: dataclasses.replace(method, client_filter=counted))
-    run_device(federation, ScriptedLink([]), tmp_path)
-    run_device(federation, ScriptedLink([]), tmp_path)
+    monkeypatch.setattr("edgefd_client.agent.get_method", lambda _: dataclasses.replace(method, filter=counted))
+    run_device(federation, scripted(federation), tmp_path)
+    run_device(federation, scripted(federation), tmp_path)
     assert calls == 1
     data = federation.client(0)
     fewer = dataclasses.replace(data, x=data.x[:-1], y=data.y[:-1])
-    run_agent(ScriptedLink([]), federation.read(), fewer, tmp_path, ignore_line)
+    run_agent(scripted(federation), federation.read(), fewer, tmp_path, ignore_line)
     assert calls == 2
 
 
-def with_training(federation: ExportedFederation, **changes: Any) -> Task:
-    plan = round_plan(federation)
-    return Task(dataclasses.replace(plan, training=dataclasses.replace(plan.training, **changes)), None)
-
-
 @pytest.mark.parametrize(
-    ("task", "message"),
+    ("task", "training", "message"),
     [
-        (lambda f: Task(round_plan(f, ids=np.array([0, 10**6])), None), "proxy row 1000000"),
-        (lambda f: Task(round_plan(f, 1), teacher_of(f, width=9)), "9 values per row"),
-        (lambda f: Task(round_plan(f, 1), Knowledge(np.array([10**6]), *_one_row())), "proxy row 1000000"),
-        (lambda f: Task(round_plan(f, 1), None), "every round but the first"),
-        (lambda f: Task(round_plan(f, seed=7), None), "seed 7"),
-        (lambda f: with_training(f, batch_size=999), "999"),
-        (lambda f: with_training(f, optimizer="sgd"), "sgd"),
-        (lambda f: with_training(f, lr=1e30), "not finite"),
+        (lambda f: Task(round_plan(f, ids=np.array([0, 10**6])), None), {}, "proxy row 1000000"),
+        (lambda f: Task(round_plan(f, 1), teacher_of(f, width=9)), {}, "9 values per row"),
+        (lambda f: Task(round_plan(f, 1), Knowledge(np.array([10**6]), *_one_row())), {}, "proxy row 1000000"),
+        (lambda f: Task(round_plan(f, 1), None), {}, "every round but the first"),
+        (lambda f: Task(round_plan(f), teacher_of(f)), {}, "and the first must have none"),
+        (lambda f: Task(round_plan(f), None), {"lr": 1e30}, "not finite"),
     ],
-    ids=["ids", "width", "teacher_ids", "no_teacher", "seed", "batch_size", "optimizer", "lr"],
+    ids=["ids", "width", "teacher_ids", "no_teacher", "early_teacher", "lr"],
 )
 def test_a_task_that_cannot_be_run_leaves_the_state_unchanged(
-    federation: ExportedFederation, tmp_path: Path, task: Callable[[ExportedFederation], Task], message: str
+    federation: ExportedFederation,
+    tmp_path: Path,
+    task: Callable[[ExportedFederation], Task],
+    training: dict[str, float],
+    message: str,
 ) -> None:
-    run_device(federation, ScriptedLink([]), tmp_path)
+    run_device(federation, scripted(federation), tmp_path)
     files = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
-    link = ScriptedLink([task(federation)])
+    link = scripted(federation, [task(federation)], **training)
     with pytest.raises(RunError, match=message):
         run_device(federation, link, tmp_path)
     assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == files
@@ -181,9 +191,9 @@ def _one_row() -> tuple[np.ndarray, np.ndarray]:
 def test_after_an_error_of_a_full_disk_the_round_is_repeated_with_the_same_report(
     federation: ExportedFederation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    expected, link = (ScriptedLink([Task(round_plan(federation), None)]) for _ in range(2))
+    expected, link = (scripted(federation, [Task(round_plan(federation), None)]) for _ in range(2))
     run_device(federation, expected, tmp_path / "enough")
-    run_device(federation, ScriptedLink([]), tmp_path / "full")
+    run_device(federation, scripted(federation), tmp_path / "full")
 
     def full(descriptor: int) -> None:
         raise OSError(28, "No space left on device")
@@ -209,24 +219,24 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def test_a_really_full_disk_leaves_the_saved_state_unchanged(federation: ExportedFederation, small_disk: Path) -> None:
-    run_device(federation, ScriptedLink([]), small_disk)
+    run_device(federation, scripted(federation), small_disk)
     free = shutil.disk_usage(small_disk).free
     (small_disk / "others").write_bytes(bytes(free - 2**15))
     before = (small_disk / "state.a").read_bytes()
     with pytest.raises(RunError, match="No space left"):
-        run_device(federation, ScriptedLink([Task(round_plan(federation), None)]), small_disk)
+        run_device(federation, scripted(federation, [Task(round_plan(federation), None)]), small_disk)
     assert sorted(file.name for file in small_disk.iterdir()) == ["lock", "others", "state.a"]
     assert (small_disk / "state.a").read_bytes() == before
 
 
 def test_the_state_of_another_run_client_or_process_is_refused(federation: ExportedFederation, tmp_path: Path) -> None:
-    run_device(federation, ScriptedLink([]), tmp_path)
+    run_device(federation, scripted(federation), tmp_path)
     with pytest.raises(UserError, match="run other"):
-        run_device(federation, ScriptedLink([], run="other"), tmp_path)
+        run_device(federation, scripted(federation, run="other"), tmp_path)
     with pytest.raises(UserError, match="this is client 1"):
-        run_device(federation, ScriptedLink([]), tmp_path, client=1)
+        run_device(federation, scripted(federation), tmp_path, client=1)
     with exclusive_lock(tmp_path), pytest.raises(UserError, match="another edgefd-client"):
-        run_device(federation, ScriptedLink([]), tmp_path)
+        run_device(federation, scripted(federation), tmp_path)
 
 
 @pytest.mark.parametrize(

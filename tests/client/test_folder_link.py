@@ -42,7 +42,7 @@ def test_the_coordinator_refuses_an_invalid_report_and_accepts_its_replacement(
     with federation.open(tmp_path, timeout=20) as transport:
         exchanges: list[Exchange] = []
         thread = threading.Thread(
-            target=lambda: exchanges.append(transport.exchange(round_plan(federation), None)), daemon=True
+            target=lambda: exchanges.append(transport.exchange(round_plan(federation), range(3), None)), daemon=True
         )
         thread.start()
         until(lambda: (round_folder(tmp_path, 0) / PLAN).exists(), 20)
@@ -74,7 +74,7 @@ def test_the_coordinator_stops_at_its_timeout_and_names_the_missing_clients(
         federation.open(tmp_path, timeout=0.5) as transport,
         pytest.raises(RunError, match=r"0 of 3 reports.*no report of client 0, 1, 2 .link\.jsonl lists the refused"),
     ):
-        transport.exchange(round_plan(federation), None)
+        transport.exchange(round_plan(federation), range(3), None)
     for client in (0, 1):
         assert report_file(tmp_path, 0, client).with_suffix(".refused").exists()
 

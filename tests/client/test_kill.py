@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import IO
 
 import pytest
-from edgefd_client.link import Link, Task
+from edgefd_client.link import Link, Membership, Task
 from edgefd_client.state import DeviceState, load_state
 
 from edgefd.core.knowledge import Knowledge
@@ -69,8 +69,8 @@ class RecordingLink:
         self.bundle, self.state = federation.read().digest, folder / f"state{client}"
 
     @property
-    def run(self) -> str:
-        return self.link.run
+    def membership(self) -> Membership:
+        return self.link.membership
 
     def next_task(self, after: int) -> Task | None:
         self.record()

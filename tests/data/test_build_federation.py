@@ -209,15 +209,15 @@ def test_centralised_training_discloses_all_rows(source: str, keep: bool) -> Non
     federation = federate(config(proxy={"alpha": 0.25, "source": source, "keep": keep}), MARKED)
     rows = marks(np.concatenate([c.x for c in federation.clients]), federation)
     shared = marks(federation.proxy.x, federation) if source == "contributed" else np.empty(0, int)
-    together = get_method("centralised").transform_federation(federation)
+    together = get_method("centralised").transform(federation)
     assert together.raw_samples_disclosed == len(np.union1d(rows, shared))
-    assert get_method("pooled_proxy").transform_federation(federation).raw_samples_disclosed == len(shared)
+    assert get_method("pooled_proxy").transform(federation).raw_samples_disclosed == len(shared)
 
 
 @pytest.mark.parametrize("keep", [False, True])
 def test_indlearn_clients_train_on_the_rows_they_would_have_contributed(keep: bool) -> None:
     federation = federate(config(proxy={"alpha": 0.25, "keep": keep}), MARKED)
-    alone = get_method("indlearn").transform_federation(federation)
+    alone = get_method("indlearn").transform(federation)
     assert alone.raw_samples_disclosed == 0
     for c, before in zip(alone.clients, federation.clients, strict=True):
         held, train = marks(c.x_heldout, federation), marks(c.x, federation)
@@ -228,7 +228,7 @@ def test_indlearn_clients_train_on_the_rows_they_would_have_contributed(keep: bo
     public = federate(config(proxy={"source": "public"}), MARKED)
     assert all(
         np.array_equal(a.x, b.x)
-        for a, b in zip(get_method("indlearn").transform_federation(public).clients, public.clients, strict=True)
+        for a, b in zip(get_method("indlearn").transform(public).clients, public.clients, strict=True)
     )
 
 

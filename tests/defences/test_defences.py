@@ -1,6 +1,7 @@
 """Each defence against its closed form. All defences keep row ids and return probability rows."""
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -20,15 +21,18 @@ from edgefd.defences.pate import sigma_of as sigma_of_votes
 from edgefd.defences.swing import Swing
 from edgefd.defences.top_k import TEMPERATURES, TopK, fitted_temperature, tempered, top_k
 from edgefd.federation.clients import ClientData, ProxySet
-from edgefd.federation.plan import RoundPlan, Training
-from edgefd.federation.state import ClientState
+from edgefd.federation.context import ClientContext, client_context
+from edgefd.federation.method import Method
+from edgefd.federation.plan import RoundPlan
+from edgefd.federation.terms import FederationTerms
+from edgefd.federation.training import Training
 from edgefd.learners.batches import Batch, softmax
 from edgefd.methods import get_method
 from edgefd.wire import messages as wire
 
 CLASSES, ROWS = 5, 40
 ALL = [TopK(k=2), TopK(calibrate=True), LabelOnly(), Swing(), Noise(), Pate(shards=4)]
-PLAN = RoundPlan(3, 1, np.arange(ROWS), Training(rounds=4))
+TERMS = FederationTerms("", {}, "float32", 3, CLASSES, "", training=Training(rounds=4))
 
 
 class IdentityLearner:
@@ -46,19 +50,30 @@ class IdentityLearner:
     def load_state(self, state: dict[str, np.ndarray]) -> None: ...
 
 
-def knowledge_of_a_client(seed: int = 0) -> tuple[Knowledge, ClientState, ProxySet]:
+def knowledge_of_a_client(seed: int = 0) -> tuple[Knowledge, ClientContext]:
     rng = np.random.default_rng(seed)
     x, heldout, proxy = (rng.normal(0, 2, (n, CLASSES)).astype(np.float32) for n in (30, 20, ROWS))
     data = ClientData(1, x, x.argmax(1), heldout, heldout.argmax(1), np.empty(0, np.int64))
     ids = np.sort(rng.permutation(ROWS)[:25])
     weights = rng.uniform(0.1, 1, len(ids)).astype(np.float32)
-    state = ClientState(data, IdentityLearner(), CLASSES, np.ones(ROWS, np.float32))
-    return Knowledge(ids, softmax(proxy[ids]), weights), state, ProxySet(proxy, np.full(ROWS, -1))
+    proxy_set, acceptance = ProxySet(proxy, np.full(ROWS, -1)), np.ones(ROWS, np.float32)
+    client = client_context(data, IdentityLearner(), proxy_set, acceptance, TERMS, None)
+    return Knowledge(ids, softmax(proxy[ids]), weights), in_round(client, 1)
 
 
-def privatised(defence: Defence, seed: int = 0, plan: RoundPlan = PLAN) -> tuple[Knowledge, Knowledge]:
-    k, state, proxy = knowledge_of_a_client(seed)
-    return k, defended(get_method("fedmd"), defence).privatise(k, state, proxy, plan)
+def in_round(client: ClientContext, round: int, n_rows: int = ROWS, **training: Any) -> ClientContext:
+    terms = replace(TERMS, training=replace(TERMS.training, **training))
+    return replace(client, plan=RoundPlan(round, np.arange(n_rows)), terms=terms)
+
+
+def sending(k: Knowledge) -> Method:
+    """Return a method whose clients all send `k`."""
+    return replace(get_method("fedmd"), upload=lambda _: k)
+
+
+def privatised(defence: Defence, seed: int = 0) -> tuple[Knowledge, Knowledge]:
+    k, client = knowledge_of_a_client(seed)
+    return k, defended(sending(k), defence).upload(client)
 
 
 @settings(deadline=None)
@@ -120,20 +135,21 @@ def test_the_temperature_of_swing_rises_with_the_confidence_of_the_model() -> No
     before, after = privatised(Swing(temperature=2.0, swing=0.0))
     np.testing.assert_allclose(after.values, tempered(before.values, np.float32(2)), atol=1e-6)
     before, after = privatised(Swing(swing=3.0))
-    _, state, _ = knowledge_of_a_client()
-    confidences = softmax(state.data.x_heldout).max(1)
+    _, client = knowledge_of_a_client()
+    confidences = softmax(client.data.x_heldout).max(1)
     share = (confidences[None] < before.values.max(1)[:, None]).mean(1)
     expected = tempered(before.values, (1 + 3 * share)[:, None].astype(np.float32))
     np.testing.assert_allclose(after.values, expected, atol=1e-5)
 
 
 def test_noise_has_the_sigma_of_the_whole_run() -> None:
-    one = sigma_of_noise(Noise(epsilon=8, delta=1e-5), RoundPlan(0, 0, np.arange(1), Training(rounds=1)))
+    _, client = knowledge_of_a_client()
+    one = sigma_of_noise(Noise(epsilon=8, delta=1e-5), in_round(client, 0, n_rows=1, rounds=1))
     assert _delta(8, math.sqrt(2) / one) == pytest.approx(1e-5, rel=1e-3)  # Balle and Wang's exact condition
-    many = sigma_of_noise(Noise(epsilon=8, delta=1e-5), RoundPlan(0, 0, np.arange(1000), Training(rounds=100)))
+    many = sigma_of_noise(Noise(epsilon=8, delta=1e-5), in_round(client, 0, n_rows=1000, rounds=100))
     assert many == pytest.approx(one * math.sqrt(100_000))
     assert many == pytest.approx(268, rel=0.01)  # the figure of docs/guides/defences.md
-    assert sigma_of_noise(Noise(epsilon=8, clip=0.5), PLAN) == pytest.approx(sigma_of_noise(Noise(), PLAN) / 2)
+    assert sigma_of_noise(Noise(epsilon=8, clip=0.5), client) == pytest.approx(sigma_of_noise(Noise(), client) / 2)
 
 
 def _delta(eps: float, mu: float) -> float:
@@ -143,13 +159,12 @@ def _delta(eps: float, mu: float) -> float:
 
 
 def test_noise_differs_between_rounds_and_is_small_for_a_large_epsilon() -> None:
-    k, state, proxy = knowledge_of_a_client()
-    privatise = defended(get_method("fedmd"), Noise(epsilon=8)).privatise
-    after = privatise(k, state, proxy, PLAN)
-    assert not np.array_equal(after.values, privatise(k, state, proxy, RoundPlan(3, 2, PLAN.ids, PLAN.training)).values)
+    k, client = knowledge_of_a_client()
+    after, later = (Noise(epsilon=8).privatise(in_round(client, r), k) for r in (1, 2))
+    assert not np.array_equal(after.values, later.values)
     small_noise = Noise(epsilon=1e7)  # the rows hardly change
     np.testing.assert_allclose(privatised(small_noise)[1].values, privatised(small_noise)[0].values, atol=0.2)
-    assert sigma_of_noise(small_noise, PLAN) < 0.02
+    assert sigma_of_noise(small_noise, client) < 0.02
 
 
 def test_clipping_limits_norms_and_the_projection_is_the_nearest_probability_row() -> None:
@@ -163,11 +178,11 @@ def test_clipping_limits_norms_and_the_projection_is_the_nearest_probability_row
 
 
 def test_one_record_changes_at_most_one_vote_per_row() -> None:
-    _, state, proxy = knowledge_of_a_client()
-    data, changed = state.data, state.data.x.copy()
+    _, client = knowledge_of_a_client()
+    data, changed = client.data, client.data.x.copy()
     changed[7] = 100
     other = ClientData(1, changed, np.where(np.arange(30) == 7, 0, data.y), *_heldout_and_contributed(data))
-    a, b = (votes(d, proxy.x, 4, CLASSES, np.random.default_rng(5)) for d in (data, other))
+    a, b = (votes(d, client.proxy.x, 4, CLASSES, np.random.default_rng(5)) for d in (data, other))
     assert (a.sum(1) == 4).all()
     assert not np.array_equal(a, b)
     assert (np.abs(a - b).sum(1) <= 2).all()  # one count falls and one rises by 1: sqrt(2) in L2
@@ -178,13 +193,14 @@ def _heldout_and_contributed(data: ClientData) -> tuple[Any, Any, Any]:
 
 
 def test_the_noisy_vote_is_the_same_in_every_round() -> None:
-    k, state, proxy = knowledge_of_a_client()
-    privatise = defended(get_method("fedmd"), Pate(shards=4)).privatise
-    first, later = (privatise(k, state, proxy, RoundPlan(3, r, PLAN.ids, PLAN.training)) for r in (0, 3))
+    k, client = knowledge_of_a_client()
+    first, later = (Pate(shards=4).privatise(in_round(client, r), k) for r in (0, 3))
     assert first.equals(later)
     noise = Noise(epsilon=8)
-    assert sigma_of_votes(Pate(), PLAN) == pytest.approx(sigma_of_noise(noise, PLAN) / math.sqrt(PLAN.training.rounds))
-    small_noise = defended(get_method("fedmd"), Pate(shards=4, epsilon=1e7)).privatise(k, state, proxy, PLAN)
+    assert sigma_of_votes(Pate(), client) == pytest.approx(
+        sigma_of_noise(noise, client) / math.sqrt(TERMS.training.rounds)
+    )
+    small_noise = Pate(shards=4, epsilon=1e7).privatise(client, k)
     assert (small_noise.values.argmax(1) == k.values.argmax(1)).mean() > 0.6  # class means find most classes
 
 

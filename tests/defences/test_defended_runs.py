@@ -11,10 +11,12 @@ from edgefd.config.load import load_config, parse_config
 from edgefd.config.schema import Config
 from edgefd.core.errors import UserError
 from edgefd.core.knowledge import Knowledge
+from edgefd.federation.progress import Progress
 from edgefd.poisoning.robust_aggregation import Aggregator, aggregate_of
 from edgefd.rounds.loop import RoundResult, run_rounds
+from edgefd.rounds.server import make_plan
 from edgefd.runs.deployable import check_deployable
-from edgefd.runs.execute import execute_run, make_plans
+from edgefd.runs.execute import execute_run, make_server
 from edgefd.runs.export_bundle import export_config
 from edgefd.runs.prepare import prepare
 from edgefd.simulation.engine import open_transport, simulate
@@ -27,8 +29,7 @@ def run_all_rounds(config: Config) -> list[RoundResult]:
     transport = open_transport(config, federation)
     transport.start()
     try:
-        plans = make_plans(config, federation)
-        return list(run_rounds(config.method, config.method_config, transport, plans))
+        return list(run_rounds(make_server(config, federation), transport))
     finally:
         transport.pool.close()
 
@@ -77,7 +78,8 @@ def test_a_client_that_accepts_no_row_sends_no_row_with_a_defence() -> None:
     pate = config(defence={"name": "pate"})
     federation = prepare(pate).federation
     transport = open_transport(pate, federation)  # not started: no row is accepted yet
-    reports = transport.exchange(next(make_plans(pate, federation)), None).reports
+    plan, sampled = make_plan(make_server(pate, federation), Progress())
+    reports = transport.exchange(plan, sampled, None).reports
     assert [len(r.knowledge) for r in reports] == [0] * 4
 
 

@@ -11,8 +11,11 @@ from edgefd.config.load import parse_config
 from edgefd.core.errors import UserError
 from edgefd.defences import dp_sgd
 from edgefd.defences.accounting import sgd_epsilon, sgd_multiplier
-from edgefd.defences.dp_sgd import DpSgd, run_local_training
-from edgefd.federation.plan import RoundPlan, Training
+from edgefd.defences.dp_sgd import DpSgd
+from edgefd.federation.clients import ClientData, ProxySet
+from edgefd.federation.context import ClientContext, client_context
+from edgefd.federation.terms import FederationTerms
+from edgefd.federation.training import Training
 from edgefd.learners.batches import Batch, labelled
 from edgefd.learners.models import build_model
 from edgefd.learners.torch_learner import TorchLearner
@@ -45,12 +48,18 @@ def test_a_gradient_of_dp_sgd_is_the_mean_of_clipped_gradients(name: str, monkey
     learner = TorchLearner(build_model(name, (1, 28, 28), 10, 0), "sgd")
     expected = _mean_of_clipped_gradients(learner.model, private, clip=0.5)
     monkeypatch.setattr(learner, "step", lambda gradients, _: gradients_of_steps.append([g.clone() for g in gradients]))
-    plan = RoundPlan(0, 0, np.arange(1), Training(rounds=1, local_steps=1, batch_size=12, private_rows_per_batch=0))
-    run_local_training(
-        learner, private, 1, plan, np.random.default_rng(0), DpSgd(clip=0.5)
-    )  # q = 1: all rows in the batch
+    training = Training(rounds=1, local_steps=1, batch_size=12, private_rows_per_batch=0)  # q = 1: all rows
+    dp_sgd.local_step(client(learner, private, training), DpSgd(clip=0.5))
     for gradient, reference in zip(gradients_of_steps[0], expected, strict=True):
         torch.testing.assert_close(gradient, reference, atol=1e-5, rtol=1e-4)
+
+
+def client(learner: TorchLearner, private: Batch, training: Training) -> ClientContext:
+    none = np.empty(0, np.int64)
+    data = ClientData(0, private.x, private.targets.argmax(1), private.x[:0], none, none)
+    proxy = ProxySet(private.x[:1], np.full(1, -1))
+    terms = FederationTerms("", {}, "float32", 0, private.targets.shape[1], "", training=training)
+    return client_context(data, learner, proxy, np.ones(1, np.float32), terms, None)
 
 
 def _mean_of_clipped_gradients(model: nn.Module, private: Batch, clip: float) -> list[torch.Tensor]:
@@ -71,8 +80,8 @@ def test_noise_on_an_empty_batch_has_its_full_variance(monkeypatch: pytest.Monke
     monkeypatch.setattr(dp_sgd, "noise_multiplier", lambda *_: 3.0)
     noise: list[torch.Tensor] = []
     monkeypatch.setattr(learner, "step", lambda gradients, _: noise.extend(g.clone() for g in gradients))
-    plan = RoundPlan(0, 0, np.arange(1), Training(local_steps=1, batch_size=50, private_rows_per_batch=0))
-    assert run_local_training(learner, private, 1, plan, np.random.default_rng(0), DpSgd(clip=2.0)) == 0.0
+    training = Training(local_steps=1, batch_size=50, private_rows_per_batch=0)
+    assert dp_sgd.local_step(client(learner, private, training), DpSgd(clip=2.0)) == 0.0
     values = torch.cat([g.reshape(-1) for g in noise])
     assert float(values.std()) == pytest.approx(3.0 * 2.0 / 50, rel=0.05)
     assert all(p.grad is None for p in learner.model.parameters())
@@ -84,14 +93,17 @@ def test_noise_on_an_empty_batch_has_its_full_variance(monkeypatch: pytest.Monke
         ({"proxy": {"source": "contributed"}}, "raw private samples leave the client"),
         ({"train": {"local_steps": 2}}, "train.private_rows_per_batch=0"),
         ({"train": {"private_rows_per_batch": 0}}, "train.local_steps above 0"),
-        ({"method": {"name": "edgefd"}}, "which rows a client of method edgefd accepts"),
+        ({"method": {"name": "edgefd"}}, "accounting does not cover method edgefd. Which rows a client accepts"),
         ({"method": {"name": "fedprox"}}, "method fedprox sends none"),
         ({"method": {"name": "indlearn"}}, "clients of method indlearn send nothing"),
-        ({"method": {"name": "comet"}}, "trains clients in a way of its own"),
+        ({"method": {"name": "comet"}}, "accounting does not cover method comet.* clients train in another way"),
         ({"run": {"workers": 0, "learner": "onnx"}}, "run.learner=torch"),
-        ({"baselines": ["selective_fd"]}, "which rows a client of method selective_fd"),
+        ({"baselines": ["selective_fd"]}, "accounting does not cover method selective_fd"),
         ({"defence": {"name": "noise"}, "proxy": {"source": "contributed"}}, "no epsilon can be claimed"),
-        ({"defence": {"name": "pate"}, "method": {"name": "edgefd"}}, "no noise covers"),
+        (
+            {"defence": {"name": "pate"}, "method": {"name": "edgefd"}},
+            "defence pate: its accounting does not cover method edgefd",
+        ),
     ],
 )
 def test_a_config_for_which_the_guarantee_does_not_hold_is_refused(change: dict[str, Any], message: str) -> None:

@@ -13,7 +13,9 @@ from edgefd.filters.density_ratio import DensityRatio
 from edgefd.filters.kmeans_dre import KMeansDRE
 from edgefd.filters.log_density import LOG_DENSITIES
 from edgefd.methods import check_devices_can, get_method
-from edgefd.methods.edgefd import Config, client_filter
+from edgefd.methods.edgefd import METHOD, Config
+from edgefd.rounds.client import client_filter
+from tests.support.votes import TERMS
 
 RNG = np.random.default_rng(0)
 PRIVATE = RNG.normal(0, 1, (120, 6)).astype(np.float32)
@@ -141,7 +143,7 @@ def test_mahalanobis_agrees_with_scikit_learn() -> None:
 def test_the_method_accepts_rows_with_every_estimator(name: str) -> None:
     data = ClientData(0, PRIVATE, np.zeros(120, np.int64), HELDOUT, np.zeros(60, np.int64), np.empty(0, np.int64))
     proxy = ProxySet(PROXY, np.full(len(PROXY), -1))
-    acceptance = client_filter(data, proxy, Config(estimator=name), np.random.default_rng(1))
+    acceptance = client_filter(METHOD, Config(estimator=name), data, proxy, TERMS)
     assert (acceptance[:30] > 0).mean() > 0.6
     assert (acceptance[30:] > 0).mean() < 0.1
 

@@ -10,8 +10,8 @@ from edgefd.config.load import parse_config
 from edgefd.config.schema import Model
 from edgefd.core.errors import UserError
 from edgefd.learners.batches import Batch, one_hot
-from edgefd.learners.distillation_loss import softmax64
 from edgefd.learners.dual_head import DualHead, dual_head_targets, mixture
+from edgefd.learners.probabilities import softmax64
 from edgefd.learners.torch_learner import TorchLearner
 from edgefd.runs.export_bundle import export_config
 from tests.support.small_runs import config, teachers

@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 
 from edgefd.federation.clients import ClientData, ProxySet
-from edgefd.methods.edgefd import Config, client_filter
+from edgefd.methods.edgefd import METHOD, Config
+from edgefd.rounds.client import client_filter
+from tests.support.votes import TERMS
 
 RNG = np.random.default_rng(3)
 X = (RNG.normal(0, 1, (160, 6)) * np.array([3, 2, 1, 1, 1, 1]) + RNG.integers(0, 2, (160, 1)) * 3).astype(np.float32)
@@ -15,7 +17,7 @@ PROXY = ProxySet(X[90:], np.full(70, -1))
 
 
 def acceptance(**settings: Any) -> np.ndarray:
-    return client_filter(DATA, PROXY, Config(**settings), np.random.default_rng(4))
+    return client_filter(METHOD, Config(**settings), DATA, PROXY, TERMS)
 
 
 ESTIMATORS = ["kmeans", "knn", "kde", "mahalanobis", "isolation_forest", "kulsif"]

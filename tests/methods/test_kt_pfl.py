@@ -4,11 +4,9 @@ import numpy as np
 import pytest
 
 from edgefd.core.errors import UserError
-from edgefd.federation.state import Server
 from edgefd.methods.kt_pfl import METHOD, Config, coefficients
-from tests.support.votes import Fixed, holder, plan, proxy, report
+from tests.support.votes import Fixed, holder, report, server
 
-THREE = proxy(3)
 REPORTS = [
     report(0, [0, 2], [[0.9, 0.1], [0.8, 0.2]]),
     report(1, [0, 2], [[0.8, 0.2], [0.9, 0.1]]),
@@ -17,7 +15,7 @@ REPORTS = [
 
 
 def test_without_steps_all_clients_receive_the_mean() -> None:
-    teacher = METHOD.server_update(REPORTS, None, plan(3), Server(THREE, 2), Config(steps=0))
+    teacher = METHOD.aggregate(server(REPORTS, Config(steps=0)))
     assert teacher.ids.tolist() == [0, 2, 3, 5, 9, 11]
     np.testing.assert_allclose(teacher.values[::2], np.full((3, 2), [0.6, 0.4]), atol=1e-6)
 
@@ -57,8 +55,8 @@ def test_clients_with_similar_votes_have_large_coefficients_for_each_other() -> 
 
 
 def test_a_client_receives_only_its_own_teacher() -> None:
-    teacher = METHOD.server_update(REPORTS, None, plan(3), Server(THREE, 2), Config())
-    own_teacher = METHOD.personalise_teacher(teacher, holder(3, Fixed()), THREE, Config())
-    assert own_teacher.ids.tolist() == [0, 2]
-    np.testing.assert_array_equal(own_teacher.values, teacher.values[-2:])
-    assert len(METHOD.personalise_teacher(teacher, holder(2, Fixed()), THREE, Config())) == 0
+    teacher = METHOD.aggregate(server(REPORTS, Config()))
+    batch = METHOD.distillation_targets(holder(3, Fixed(), Config()), teacher)
+    assert batch.x.tolist() == [[0], [2]]
+    np.testing.assert_array_equal(batch.targets, teacher.values[-2:])
+    assert len(METHOD.distillation_targets(holder(2, Fixed(), Config()), teacher)) == 0

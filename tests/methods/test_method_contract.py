@@ -9,15 +9,15 @@ import pytest
 from edgefd.config.load import parse_config
 from edgefd.config.schema import Config
 from edgefd.core.knowledge import Knowledge, empty
+from edgefd.core.seeding import Purpose
 from edgefd.federation.method import MessageKind, Method
 from edgefd.federation.report import Report
 from edgefd.learners.batches import softmax
 from edgefd.methods import get_method, method_names
 from edgefd.rounds.client import client_round
 from edgefd.rounds.loop import RoundResult, run_rounds
-from edgefd.rounds.server import server_round
 from edgefd.rounds.validation import check_report, check_teacher
-from edgefd.runs.execute import make_plans, make_server_state
+from edgefd.runs.execute import make_server
 from edgefd.runs.prepare import prepare
 from edgefd.simulation.engine import open_transport
 from edgefd.wire import messages as wire
@@ -27,9 +27,11 @@ from tests.support.linear_clients import (
     METHODS,
     PROXY,
     ROWS,
+    Linear,
     acceptance,
+    aggregated,
+    in_round,
     new_clients,
-    new_server,
     plan,
     play,
     with_methods,
@@ -63,12 +65,16 @@ def test_the_filter_repeats_to_the_bit(method: Method) -> None:
     assert np.array_equal(acceptance(method), acceptance(method))
 
 
-def test_extracted_values_are_finite_probabilities(method: Method) -> None:
-    logits = np.array([[1000, -1000, 0, 0], [0, 0, 0, 0]], np.float32)
-    values = method.extract(logits, method.config())
-    assert values.dtype == np.float32
-    assert np.isfinite(values).all()
-    np.testing.assert_allclose(values.sum(1), 1, rtol=1e-5)
+@with_methods(m for m in METHODS if m.message.of_proxy_rows)
+def test_uploads_are_finite_probabilities_for_extreme_logits(method: Method) -> None:
+    learner = Linear()
+    learner.predict_logits = lambda x: np.resize(np.array([[1000, -1000, 0, 0], [0] * 4], np.float32), (len(x), 4))
+    for client in new_clients(method):
+        k = method.upload(dataclasses.replace(client, learner=learner, acceptance=np.ones(ROWS, np.float32)))
+        assert len(k) == ROWS
+        assert k.values.dtype == np.float32
+        assert np.isfinite(k.values).all()
+        np.testing.assert_allclose(k.values.sum(1), 1, rtol=1e-5)
 
 
 def test_rounds_repeat_to_the_bit(method: Method) -> None:
@@ -85,10 +91,7 @@ def test_rounds_repeat_to_the_bit(method: Method) -> None:
 def test_renumbered_clients_give_the_same_teacher_up_to_rounding(method: Method) -> None:
     reports, _, _ = play(method, 1)
     renumbered = [dataclasses.replace(r, client=CLASSES - 1 - r.client) for r in reports[0]]
-    a, b = (
-        server_round(method, method.config(), sent, plan(0), None, new_server(method))
-        for sent in (reports[0], renumbered)
-    )
+    a, b = (aggregated(method, sent) for sent in (reports[0], renumbered))
     assert np.array_equal(a.ids, b.ids)
     np.testing.assert_allclose(a.values, b.values, atol=1e-5)
 
@@ -115,38 +118,36 @@ def test_a_float16_codec_changes_only_the_low_digits(method: Method) -> None:
 def test_the_teacher_of_a_single_upload_has_its_rows_and_its_most_likely_classes(method: Method) -> None:
     report = play(method, 2)[0][1][0]
     without_rows = dataclasses.replace(report, client=1, knowledge=empty(CLASSES))
-    teacher = server_round(method, method.config(), [report, without_rows], plan(1), None, new_server(method))
+    teacher = aggregated(method, [report, without_rows], round=1)
     upload = report.knowledge
     assert len(upload)
     assert np.array_equal(teacher.ids, upload.ids)
     assert np.array_equal(teacher.values.argmax(1), upload.values.argmax(1))
-    if method.averages_labels:
+    if method.name in ("fedmd", "edgefd", "selective_fd"):
         np.testing.assert_allclose(teacher.values, upload.values, rtol=1e-6)
 
 
 def test_the_teacher_of_reports_without_rows_has_no_rows(method: Method) -> None:
     reports = [Report(c, 0, empty(CLASSES)) for c in range(2)]
-    assert len(server_round(method, method.config(), reports, plan(0), None, new_server(method))) == 0
+    assert len(aggregated(method, reports)) == 0
 
 
 def test_clients_accept_a_teacher_without_rows(method: Method) -> None:
-    for state in new_clients(method):
-        report = client_round(method, method.config(), state, PROXY, plan(1), empty(CLASSES))
+    for client in new_clients(method):
+        report = client_round(method, in_round(client, 1), empty(CLASSES))
         check_report(method, report, plan(1), range(CLASSES), CLASSES)
 
 
 def test_a_client_that_was_absent_can_use_the_teacher_of_the_others(method: Method) -> None:
     reports, _, clients = play(method, 1)
-    teacher = server_round(method, method.config(), reports[0][1:], plan(0), None, new_server(method))
-    report = client_round(method, method.config(), clients[0], PROXY, plan(1), teacher)
+    report = client_round(method, in_round(clients[0], 1), aggregated(method, reports[0][1:]))
     check_report(method, report, plan(1), range(CLASSES), CLASSES)
 
 
 def test_distillation_targets_are_probabilities_with_weights(method: Method) -> None:
     _, teachers, clients = play(method, 2)
-    for state in clients:
-        teacher = method.personalise_teacher(teachers[-1], state, PROXY, method.config())
-        batch = method.distillation_targets(teacher, state.data, PROXY, method.config(), np.random.default_rng(0))
+    for client in clients:
+        batch = method.distillation_targets(in_round(client, 2).draw(Purpose.DISTIL), teachers[-1])
         assert len(batch.x) == len(batch.targets) == len(batch.weights)
         np.testing.assert_allclose(batch.targets.sum(1), 1, rtol=1e-5)
         assert (batch.weights >= 0).all()
@@ -157,9 +158,9 @@ def test_clients_learn_about_two_of_four_classes_or_more(method: Method) -> None
     """Without an exchange, clients know their own two classes. Hardly any method makes that worse."""
     _, teachers, clients = play(method, 4)
     accuracies = []
-    for state in clients:
-        client_round(method, method.config(), state, PROXY, plan(4), teachers[-1])
-        accuracies.append((state.learner.predict_logits(PROXY.x).argmax(1) == LABELS).mean())
+    for client in clients:
+        client_round(method, in_round(client, 4), teachers[-1])
+        accuracies.append((client.learner.predict_logits(PROXY.x).argmax(1) == LABELS).mean())
     assert np.mean(accuracies) > 0.45
 
 
@@ -182,8 +183,7 @@ def simulated(config: Config) -> tuple[list[RoundResult], list[np.ndarray]]:
     transport = open_transport(config, federation)
     try:
         transport.start()
-        plans, server = make_plans(config, federation), make_server_state(config, federation)
-        results = list(run_rounds(config.method, config.method_config, transport, plans, server=server))
+        results = list(run_rounds(make_server(config, federation), transport))
         return results, [s.learner.state()["model/fc1.weight"] for s in transport.state.clients]
     finally:
         transport.pool.close()

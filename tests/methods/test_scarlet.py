@@ -2,11 +2,8 @@
 
 import numpy as np
 
-from edgefd.federation.state import Server
 from edgefd.methods.scarlet import METHOD, Config, due, sharpened
-from tests.support.votes import Fixed, holder, plan, proxy, report, votes
-
-THREE = proxy(3)
+from tests.support.votes import Fixed, holder, report, server, votes
 
 
 def test_enhanced_era_is_a_normalised_power() -> None:
@@ -28,22 +25,19 @@ def test_every_row_is_queried_once_in_a_lifetime_and_in_the_first_two_rounds() -
 
 
 def test_only_rows_that_are_due_are_sent() -> None:
-    state = holder(0, Fixed(logits=[[0, 0], [1, 0], [2, 0]]))
-    sent = METHOD.upload(state, THREE, plan(3, round=4), Config(lifetime=3))
+    sent = METHOD.upload(holder(0, Fixed(logits=[[0, 0], [1, 0], [2, 0]]), Config(lifetime=3), round=4))
     assert sent.ids.tolist() == [2]
     np.testing.assert_allclose(sent.values[0, 0], 1 / (1 + np.exp(-2)), rtol=1e-6)
 
 
 def test_rows_that_were_not_sent_keep_the_label_of_the_last_teacher() -> None:
     old = votes([0, 1, 2], [[1, 0], [0, 1], [0.5, 0.5]])
-    teacher = METHOD.server_update(
-        [report(0, [1], [[0.75, 0.25]])], old, plan(3, 4), Server(THREE, 2), Config(beta=2.0)
-    )
+    teacher = METHOD.aggregate(server([report(0, [1], [[0.75, 0.25]])], Config(beta=2.0), 4, old))
     assert teacher.ids.tolist() == [0, 1, 2]
     np.testing.assert_allclose(teacher.values, [[1, 0], [0.9, 0.1], [0.5, 0.5]], rtol=1e-6)
 
 
 def test_a_round_without_rows_keeps_the_last_teacher() -> None:
     old = votes([0, 1], [[1, 0], [0, 1]])
-    teacher = METHOD.server_update([report(0, [], np.empty((0, 2)))], old, plan(3, 4), Server(THREE, 2), Config())
+    teacher = METHOD.aggregate(server([report(0, [], np.empty((0, 2)))], Config(), 4, old))
     assert teacher.equals(old)

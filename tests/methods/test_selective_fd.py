@@ -6,30 +6,44 @@ import numpy as np
 import pytest
 
 from edgefd.core.errors import UserError
-from edgefd.core.knowledge import Knowledge
 from edgefd.federation.clients import ClientData, ProxySet
 from edgefd.filters.acceptance import AcceptanceRule, acceptance_weights
 from edgefd.filters.kulsif import KuLSIF
 from edgefd.methods import selective_fd
-from edgefd.methods.selective_fd import METHOD, Config, client_filter
+from edgefd.methods.selective_fd import METHOD, Config
+from edgefd.poisoning.robust_aggregation import Aggregator, aggregate_of
+from edgefd.rounds.client import client_filter
+from tests.support.votes import TERMS, Fixed, holder, report, server
 
 RNG = np.random.default_rng(0)
 
 
-def teacher(*rows: list[float]) -> Knowledge:
-    return Knowledge(np.arange(len(rows)), np.array(rows, np.float32), np.ones(len(rows), np.float32))
+ROWS = [[0.7, 0.3], [0.76, 0.24], [0.5, 0.5]]
 
 
 def test_the_server_keeps_rows_above_its_threshold() -> None:
-    k = teacher([0.7, 0.3], [0.76, 0.24], [0.5, 0.5])
-    assert METHOD.server_filter(k, Config(server_threshold=0.5)).ids.tolist() == [1]  # 1 - 0.5 / 2 = 0.75
-    assert len(METHOD.server_filter(k, Config())) == 3
+    reports = [report(0, [0, 1, 2], ROWS)]
+    kept = METHOD.aggregate(server(reports, Config(server_threshold=0.5)))
+    assert kept.ids.tolist() == [1]  # 1 - 0.5 / 2 = 0.75
+    np.testing.assert_allclose(kept.values, ROWS[1:2], rtol=1e-6)
+    assert len(METHOD.aggregate(server(reports, Config()))) == 3
 
 
 def test_hard_labels_are_sent_in_both_directions() -> None:
     hard = Config(labels="hard")
-    assert METHOD.extract(np.array([[1.0, 3.0]], np.float32), hard).tolist() == [[0, 1]]
-    assert METHOD.server_filter(teacher([0.7, 0.3]), hard).values.tolist() == [[1, 0]]
+    sent = METHOD.upload(holder(0, Fixed(logits=[[1.0, 3.0], [2.0, 0.0], [0.0, 1.0]]), hard))
+    assert sent.values.tolist() == [[0, 1], [1, 0], [0, 1]]
+    assert METHOD.aggregate(server([report(0, [0], ROWS[:1])], hard)).values.tolist() == [[1, 0]]
+
+
+def test_the_server_filter_follows_a_robust_aggregator() -> None:
+    """The mean of row 0 is 0.6, so only the median passes the threshold of 0.75; row 1 passes neither."""
+    reports = [report(c, [0, 1], [[p, 1 - p], [0.6, 0.4]]) for c, p in enumerate((0.9, 0.9, 0.0))]
+    config = Config(server_threshold=0.5)
+    assert len(METHOD.aggregate(server(reports, config))) == 0
+    teacher = METHOD.aggregate(server(reports, config, combine=aggregate_of(Aggregator("median"))))
+    assert teacher.ids.tolist() == [0]
+    np.testing.assert_allclose(teacher.values, [[0.9, 0.1]], atol=1e-6)
 
 
 def client(n: int = 60, d: int = 4) -> tuple[ClientData, ProxySet]:
@@ -66,7 +80,7 @@ def test_the_setting_reaches_the_client_selector_and_changes_its_scores(
     monkeypatch.setattr(selective_fd, "acceptance_weights", recording)
     data, proxy = client()
     for config in (Config(), Config(), Config(**changed)):
-        client_filter(data, proxy, config, np.random.default_rng(2))
+        client_filter(METHOD, config, data, proxy, TERMS)
     np.testing.assert_array_equal(scores[0], scores[1])
     assert np.abs(scores[2] - scores[0]).max() > 1e-4
 
@@ -75,13 +89,13 @@ def test_the_setting_reaches_the_client_selector_and_changes_its_scores(
 def test_more_samples_than_fit_in_memory_are_refused_before_they_are_drawn(n: int) -> None:
     data, proxy = client()
     with pytest.raises(UserError, match=f"KuLSIF on {n} auxiliary and 40 private samples needs about"):
-        client_filter(data, proxy, Config(n_auxiliary=n), np.random.default_rng(0))
+        client_filter(METHOD, Config(n_auxiliary=n), data, proxy, TERMS)
 
 
 def test_a_client_accepts_rows_near_its_own_data() -> None:
     near, far = RNG.normal(0, 1, (100, 2)), RNG.normal(8, 1, (50, 2))
     x = np.concatenate([near, far]).astype(np.float32)
     data = ClientData(0, x[:40], np.zeros(40, int), x[40:60], np.zeros(20, int), np.array([149]))
-    acceptance = client_filter(data, ProxySet(x[60:], np.full(90, -1)), Config(quantile=0.9), RNG)
+    acceptance = client_filter(METHOD, Config(quantile=0.9), data, ProxySet(x[60:], np.full(90, -1)), TERMS)
     assert acceptance[:40].mean() > 0.7
     assert acceptance[40:].max() == 0  # the row that it contributed is not accepted either

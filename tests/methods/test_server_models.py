@@ -1,16 +1,16 @@
 """FedED, CFD and FedDF: the methods with a model at the server."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from edgefd.core.errors import RunError, UserError
+from edgefd.federation.plan import RoundPlan
 from edgefd.federation.report import Report
-from edgefd.federation.state import Server
 from edgefd.methods import cfd, check_devices_can, feddf, feded
 from edgefd.wire import messages as wire
-from tests.support.votes import Fixed, plan, proxy, report, votes
-
-THREE = proxy(3)
+from tests.support.votes import Fixed, holder, proxy, report, server, votes
 
 
 class Bias(Fixed):
@@ -31,9 +31,7 @@ class Recorder(Fixed):
 def test_the_server_model_distils_the_mean_and_sends_its_own_labels() -> None:
     model = Recorder(logits=[[0, 0], [1, 0], [0, 0]])
     reports = [report(0, [0, 1], [[0.9, 0.1], [0.6, 0.4]]), report(1, [1], [[0.2, 0.8]])]
-    teacher = feded.METHOD.server_update(
-        reports, None, plan(3), Server(THREE, 2, learner=model), feded.Config(epochs=1)
-    )
+    teacher = feded.METHOD.aggregate(server(reports, feded.Config(epochs=1), learner=model))
     (batch,) = model.batches
     order = batch.x[:, 0].argsort()
     np.testing.assert_allclose(batch.targets[order], [[0.9, 0.1], [0.4, 0.6]], rtol=1e-6)
@@ -43,17 +41,24 @@ def test_the_server_model_distils_the_mean_and_sends_its_own_labels() -> None:
 
 def test_the_server_model_distils_for_the_configured_epochs() -> None:
     model = Recorder(logits=[[0, 0]] * 3)
-    feded.METHOD.server_update(
-        [report(0, [0], [[1, 0]])], None, plan(3), Server(THREE, 2, learner=model), feded.Config(epochs=4)
-    )
+    feded.METHOD.aggregate(server([report(0, [0], [[1, 0]])], feded.Config(epochs=4), learner=model))
     assert len(model.batches) == 4
 
 
 def test_cfd_sends_four_bits_for_ten_classes() -> None:
     logits = np.random.default_rng(0).normal(0, 1, (1000, 10)).astype(np.float32)
-    labels = cfd.METHOD.extract(logits, None)
-    assert np.array_equal(labels.argmax(1), logits.argmax(1))
-    k = votes(list(range(1000)), labels.tolist())
+    client, ids = holder(0, Fixed(logits=logits.tolist())), np.arange(1000)
+    k = cfd.METHOD.upload(
+        replace(
+            client,
+            proxy=proxy(1000),
+            acceptance=np.ones(1000, np.float32),
+            plan=RoundPlan(0, ids),
+            terms=replace(client.terms, n_classes=10),
+        )
+    )
+    assert np.array_equal(k.ids, ids)
+    assert np.array_equal(k.values.argmax(1), logits.argmax(1))
     assert len(wire.encode(k, "float16")) == pytest.approx(1000 * (1 + 0.5), abs=20)  # a byte for each id
 
 
@@ -65,9 +70,7 @@ def test_feddf_distils_the_mean_of_logits_into_the_mean_of_parameters() -> None:
     reports = [
         Report(c, 0, type(u)(u.ids, u.values, w)) for c, (u, w) in enumerate(zip(k, ([0.3], [0.1]), strict=True))
     ]
-    teacher = feddf.METHOD.server_update(
-        reports, None, plan(3), Server(THREE, 2, learner=model), feddf.Config(epochs=1)
-    )
+    teacher = feddf.METHOD.aggregate(server(reports, feddf.Config(epochs=1), learner=model))
     ((batch, start),) = trained
     np.testing.assert_allclose(start, [2.25, 0.25], rtol=1e-6)  # weighted by samples, 3 to 1
     np.testing.assert_allclose(
@@ -81,4 +84,4 @@ def test_devices_and_servers_without_a_model_refuse_methods_with_a_server_model(
     with pytest.raises(UserError, match="it runs in simulations"):
         check_devices_can(method, method.config())
     with pytest.raises(RunError, match="needs a model at the server"):
-        method.server_update([report(0, [0], [[1, 0]])], None, plan(3), Server(THREE, 2), method.config())
+        method.aggregate(server([report(0, [0], [[1, 0]])], method.config()))

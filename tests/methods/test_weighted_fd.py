@@ -4,9 +4,8 @@ import numpy as np
 import pytest
 
 from edgefd.core.errors import RunError
-from edgefd.federation.state import Server
 from edgefd.methods.weighted_fd import METHOD, weighted
-from tests.support.votes import plan, proxy, report, votes
+from tests.support.votes import report, server, votes
 
 
 def test_votes_are_weighted_by_their_probability_of_the_true_label() -> None:
@@ -27,5 +26,5 @@ def test_votes_of_probability_zero_and_one_give_finite_labels() -> None:
 
 def test_a_server_without_labels_is_refused() -> None:
     with pytest.raises(RunError, match="the server has none"):
-        METHOD.server_update([report(0, [0], [[1, 0]])], None, plan(3), Server(proxy(3), 2), None)
+        METHOD.aggregate(server([report(0, [0], [[1, 0]])]))
     assert METHOD.proxy_labels

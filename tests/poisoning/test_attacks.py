@@ -10,15 +10,17 @@ from edgefd.config.schema import Config
 from edgefd.core.errors import UserError
 from edgefd.core.knowledge import Knowledge
 from edgefd.federation.method import Method
+from edgefd.federation.progress import Progress
 from edgefd.federation.report import Report
 from edgefd.methods import get_method
 from edgefd.poisoning.attacks import Attack, attackers, poisoned
 from edgefd.rounds.loop import run_rounds
-from edgefd.rounds.participation import plans
+from edgefd.rounds.server import make_plan
+from edgefd.runs.execute import make_server
 from edgefd.runs.prepare import prepare
 from edgefd.simulation.engine import open_transport, simulate
 
-OWN = Method(name="own", summary="an aggregate of its own", aggregate=lambda uploads, _: uploads[0])
+OWN = Method(name="own", summary="an aggregate of its own", aggregate=lambda ctx: ctx.uploads[0])
 
 
 def config(**sections: Any) -> Config:
@@ -40,8 +42,8 @@ def first_exchange(c: Config) -> list[Report]:
     transport = open_transport(c, federation)
     transport.start()
     try:
-        plan = next(plans(c.seed, np.arange(len(federation.proxy)), c.train))
-        return list(transport.exchange(plan, None).reports)
+        plan, sampled = make_plan(make_server(c, federation), Progress())
+        return list(transport.exchange(plan, sampled, None).reports)
     finally:
         transport.pool.close()
 
@@ -112,10 +114,10 @@ def test_the_aggregator_reaches_the_server_and_changes_the_teacher() -> None:
     results = {}
     for name in ("mean", "median", "distance"):
         c = config(aggregator={"name": name})
-        transport = open_transport(c, prepare(c).federation)
+        federation = prepare(c).federation
+        transport = open_transport(c, federation)
         transport.start()
-        plan = plans(c.seed, np.arange(len(prepare(c).federation.proxy)), c.train)
-        results[name] = next(run_rounds(c.method, c.method_config, transport, [next(plan)])).teacher
+        results[name] = next(run_rounds(make_server(c, federation), transport)).teacher
     assert results["mean"] is not None
     assert not results["mean"].equals(results["median"])
     assert not results["mean"].equals(results["distance"])
@@ -147,7 +149,7 @@ def test_an_attacker_that_does_not_exist_is_refused() -> None:
 def test_a_method_with_its_own_aggregate_refuses_another_aggregator() -> None:
     own = f"{__name__}:OWN"
     assert config(method={"name": own}).method is OWN
-    with pytest.raises(UserError, match="has its own aggregation rule: remove the section"):
+    with pytest.raises(UserError, match=r"has its own aggregation rule .*label_aggregation.: remove the section"):
         config(method={"name": own}, aggregator={"name": "median"})
     with pytest.raises(UserError, match="has its own aggregation rule"):
         config(baselines=[own], aggregator={"name": "median"})

@@ -1,27 +1,31 @@
 """The client's part of a round: what it trains on, measures and sends in each kind of round."""
 
 import dataclasses
+from collections.abc import Callable
 
 import numpy as np
 import pytest
 
 from edgefd.core.errors import RunError
 from edgefd.core.knowledge import Knowledge
-from edgefd.federation.clients import ClientData
+from edgefd.defences.apply import defended
+from edgefd.defences.top_k import TopK
+from edgefd.federation.context import ClientContext
 from edgefd.federation.method import Method
-from edgefd.federation.state import ClientState
+from edgefd.federation.plan import RoundPlan
+from edgefd.learners.learner import Learner
 from edgefd.methods import get_method
 from edgefd.rounds.client import accuracy, client_filter, client_round
-from edgefd.rounds.participation import plans
-from edgefd.runs.execute import make_plans
 from edgefd.runs.prepare import prepare
 from edgefd.simulation.engine import make_simulation_state
 from tests.support.linear_clients import (
     CLIENTS,
     PROXY,
     ROWS,
+    TERMS,
     TRAINING,
     Linear,
+    in_round,
     new_clients,
     plan,
     play,
@@ -33,17 +37,17 @@ FEDMD = get_method("fedmd")
 
 
 def fedmd_round(
-    state: ClientState, round: int, teacher: Knowledge | None = None, **changes: object
+    client: ClientContext, round: int, teacher: Knowledge | None = None, **changes: object
 ) -> dict[str, float]:
     """Run a round of FedMD and return its metrics."""
     changed = dataclasses.replace(plan(round), **changes)
-    return client_round(FEDMD, FEDMD.config(), state, PROXY, changed, teacher).metrics
+    return client_round(FEDMD, dataclasses.replace(client, plan=changed), teacher).metrics
 
 
 @with_methods()
 def test_a_report_of_the_closing_round_has_no_rows(method: Method) -> None:
     _, rounds, clients = play(method, 2)
-    report = client_round(method, method.config(), clients[0], PROXY, plan(TRAINING.rounds), rounds[-1])
+    report = client_round(method, in_round(clients[0], TRAINING.rounds), rounds[-1])
     assert len(report.knowledge) == 0
     assert "heldout_accuracy" in report.metrics
     assert "train_loss" not in report.metrics
@@ -66,31 +70,31 @@ def test_accuracy_is_measured_if_the_plan_demands_it_and_in_the_closing_round() 
 
 
 def test_further_metrics_are_those_of_the_given_function() -> None:
-    state = new_clients(FEDMD)[0]
-    report = client_round(FEDMD, FEDMD.config(), state, PROXY, plan(0), None, lambda _: {"accuracy": 0.25})
+    report = client_round(FEDMD, new_clients(FEDMD)[0], None, lambda _: {"accuracy": 0.25})
     assert report.metrics["accuracy"] == 0.25
 
 
 def test_only_queried_and_accepted_rows_are_sent() -> None:
-    state = new_clients(FEDMD)[0]
-    state.acceptance[10:] = 0
+    client = new_clients(FEDMD)[0]
+    client.acceptance[10:] = 0
     fewer_ids = dataclasses.replace(plan(0), ids=np.arange(0, ROWS, 4))
-    report = client_round(FEDMD, FEDMD.config(), state, PROXY, fewer_ids, None)
+    report = client_round(FEDMD, dataclasses.replace(client, plan=fewer_ids), None)
     assert report.knowledge.ids.tolist() == [0, 4, 8]
 
 
 def test_the_defence_changes_knowledge_last_and_only_if_there_are_rows() -> None:
     seen = []
 
-    def privatise(knowledge: Knowledge, *_: object) -> Knowledge:
-        seen.append(len(knowledge))
-        return Knowledge(knowledge.ids[:2], knowledge.values[:2], knowledge.weights[:2])
+    class FirstRows(TopK):
+        def privatise(self, ctx: ClientContext, knowledge: Knowledge) -> Knowledge:
+            seen.append(len(knowledge))
+            return Knowledge(knowledge.ids[:2], knowledge.values[:2], knowledge.weights[:2])
 
-    defended = dataclasses.replace(FEDMD, privatise=privatise)
-    state = new_clients(FEDMD)[0]
-    assert len(client_round(defended, FEDMD.config(), state, PROXY, plan(0), None).knowledge) == 2
-    state.acceptance[:] = 0
-    assert len(client_round(defended, FEDMD.config(), state, PROXY, plan(0), None).knowledge) == 0
+    method = defended(FEDMD, FirstRows())
+    client = new_clients(FEDMD)[0]
+    assert len(client_round(method, client, None).knowledge) == 2
+    client.acceptance[:] = 0
+    assert len(client_round(method, client, None).knowledge) == 0
     assert seen == [ROWS]
 
 
@@ -101,29 +105,29 @@ def test_without_local_steps_a_method_chooses_the_rounds_of_private_training(
     local_training: str, rounds_with_training: list[int]
 ) -> None:
     method = dataclasses.replace(FEDMD, local_training=local_training)
-    training = dataclasses.replace(TRAINING, local_steps=0)
-    trained = []
-    for r in range(3):
-        state = new_clients(FEDMD)[0]
-        changed = dataclasses.replace(plan(r), training=training)
-        if "train_loss" in client_round(method, FEDMD.config(), state, PROXY, changed, None).metrics:
-            trained.append(r)
-    assert trained == rounds_with_training
+    metrics = [client_round(method, in_round(new_clients(FEDMD)[0], r, local_steps=0), None).metrics for r in range(3)]
+    assert [r for r, m in enumerate(metrics) if "train_loss" in m] == rounds_with_training
 
 
 def test_the_filter_depends_on_the_seed_and_the_client() -> None:
     """The filter of this method returns the first random number of its generator."""
 
-    def client_filter_of_rng(data: ClientData, proxy: object, config: object, rng: np.random.Generator) -> np.ndarray:
-        return rng.random(1).astype(np.float32)
-
-    method = dataclasses.replace(FEDMD, client_filter=client_filter_of_rng)
+    method = dataclasses.replace(FEDMD, filter=lambda ctx: ctx.rng.random(1).astype(np.float32))
     weights = [
-        float(client_filter(method, None, CLIENTS[client], PROXY, seed)[0])
+        float(client_filter(method, None, CLIENTS[client], PROXY, dataclasses.replace(TERMS, seed=seed))[0])
         for client, seed in ((0, 0), (0, 0), (1, 0), (0, 1))
     ]
     assert weights[0] == weights[1]
     assert len(set(weights)) == 3
+
+
+@pytest.mark.parametrize(
+    "use", [lambda model: model.predict_logits(PROXY.x), lambda model: model.state(), lambda model: model.train([], 1)]
+)
+def test_the_filter_cannot_use_the_model_of_the_client(use: Callable[[Learner], object]) -> None:
+    method = dataclasses.replace(FEDMD, filter=lambda ctx: use(ctx.learner))
+    with pytest.raises(RunError, match=r"the filter runs before the first round: it cannot use \w+ of the client's"):
+        client_filter(method, None, CLIENTS[0], PROXY, TERMS)
 
 
 def test_accuracy_is_the_share_of_rows_whose_largest_logit_is_the_label() -> None:
@@ -143,18 +147,18 @@ def test_the_reference_model_of_adaspec_leaves_the_client_as_it_was() -> None:
     teacher = Knowledge(teacher.ids[:10], teacher.values[:10], teacher.weights[:10])
     ends = []
     for one in (c, plain):
-        state = make_simulation_state(one, federation).clients[0]
-        second = next(p for p in make_plans(one, federation) if p.round == 1)
-        client_round(one.method, one.method_config, state, federation.proxy, second, teacher)
-        ends.append(state.learner.state())
+        client = make_simulation_state(one, federation).clients[0]
+        second = RoundPlan(1, np.arange(len(federation.proxy)))
+        client_round(one.method, dataclasses.replace(client, plan=second), teacher)
+        ends.append(client.learner.state())
     assert all(np.array_equal(a, b) for a, b in zip(ends[0].values(), ends[1].values(), strict=True))
 
 
 def test_the_mixed_loss_refuses_a_client_without_labels_of_its_contributed_rows() -> None:
     c = config(distillation={"loss": "mixed"})
     federation = prepare(c).federation
-    state = make_simulation_state(c, federation).clients[1]
-    state = dataclasses.replace(state, data=dataclasses.replace(state.data, contributed_y=None))
-    second = dataclasses.replace(list(plans(0, np.arange(61), c.train))[1], distillation=c.distillation)
-    with pytest.raises(RunError, match=r"labels of the 21 rows that client 1 contributed: add them .* owned_y"):
-        client_round(c.method, c.method_config, state, federation.proxy, second, teachers(config())[0])
+    client = make_simulation_state(c, federation).clients[1]
+    data = dataclasses.replace(client.data, contributed_y=None)
+    client = dataclasses.replace(client, data=data, plan=RoundPlan(1, np.arange(len(federation.proxy))))
+    with pytest.raises(RunError, match=r"labels of the 21 rows that the client contributed: add them .* owned_y"):
+        client_round(c.method, client, teachers(config())[0])

@@ -8,9 +8,11 @@ import pytest
 from edgefd.config.load import parse_config
 from edgefd.config.schema import Config
 from edgefd.core.errors import RunError, UserError
+from edgefd.federation.progress import Progress
 from edgefd.rounds.loop import run_rounds
 from edgefd.rounds.participation import responding_clients, sample_clients
-from edgefd.runs.execute import make_plans
+from edgefd.rounds.server import make_plan
+from edgefd.runs.execute import make_server
 from edgefd.runs.prepare import prepare
 from edgefd.runs.round_metrics import RoundMetrics
 from edgefd.simulation.engine import InProcess, SimulationState, make_simulation_state, open_transport, simulate
@@ -53,12 +55,13 @@ def rounds_of(c: Config) -> list[RoundMetrics]:
 def test_metrics_hold_only_the_clients_that_are_sampled_and_report(workers: int) -> None:
     c = config(workers, fraction=0.6, dropout=0.3, min_reports=1)
     metrics = rounds_of(c)
-    plans = list(make_plans(c, prepare(c).federation))
+    server = make_server(c, prepare(c).federation)
     missed = 0
-    for m, plan in zip(metrics, plans, strict=True):
-        assert plan.clients is not None
-        assert plan.clients == (tuple(range(5)) if m.closing else sample_clients(c.coordinator, c.seed, m.round, 5))
-        reporting = responding_clients(c.coordinator, plan, plan.clients)
+    for m in metrics:
+        plan, sampled = make_plan(server, Progress(m.round))
+        assert plan.closing == m.closing
+        assert sampled == (tuple(range(5)) if m.closing else sample_clients(c.coordinator, c.seed, m.round, 5))
+        reporting = responding_clients(c.coordinator, c.seed, plan, sampled)
         missed += 5 - len(reporting)
         for values in (m.kept_per_client, m.accuracy_per_client):
             assert values is not None
@@ -76,9 +79,12 @@ def test_a_client_that_was_absent_receives_the_newest_teacher() -> None:
     pool = RecordingPool(make_simulation_state(c, federation))
     transport = InProcess(pool.site, pool)
     transport.start()
-    results = list(run_rounds(c.method, c.method_config, transport, make_plans(c, federation)))
+    server = make_server(c, federation)
+    results = list(run_rounds(server, transport))
     pool.calls.pop(0)  # the filters
-    assert [clients for clients, _ in pool.calls] == [list(r.plan.clients or ()) for r in results]
+    assert [clients for clients, _ in pool.calls] == [
+        list(make_plan(server, Progress(r.plan.round))[1]) for r in results
+    ]
     assert {c for clients, _ in pool.calls[:-1] for c in clients} != set(pool.calls[1][0]), "a client must be absent"
     for before, (_, teacher) in zip(results, pool.calls[1:], strict=False):
         assert before.teacher is not None

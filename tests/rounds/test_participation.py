@@ -1,5 +1,6 @@
 """Rules of participation, without a clock: elapsed time is an argument."""
 
+import dataclasses
 from typing import Any
 
 import numpy as np
@@ -7,8 +8,10 @@ import pytest
 
 from edgefd.core.errors import RunError, UserError
 from edgefd.core.knowledge import empty
-from edgefd.federation.plan import RoundPlan, Training
+from edgefd.federation.plan import RoundPlan
+from edgefd.federation.progress import Progress
 from edgefd.federation.report import Report
+from edgefd.methods import get_method
 from edgefd.rounds.participation import (
     ParticipationConfig,
     add_stale_reports,
@@ -16,17 +19,18 @@ from edgefd.rounds.participation import (
     check_supported_over_flower,
     quorum_reached,
     responding_clients,
-    round_plans,
     sample_clients,
 )
+from edgefd.rounds.server import make_plan
+from tests.support.linear_clients import new_server
 
 
 def report(client: int, round: int) -> Report:
     return Report(client, round, empty(3))
 
 
-def plan(round: int = 0, rounds: int = 9, seed: int = 0) -> RoundPlan:
-    return RoundPlan(seed, round, np.arange(3), Training(rounds=rounds))
+def plan(round: int = 0) -> RoundPlan:
+    return RoundPlan(round, np.arange(3), closing=round == 9)
 
 
 @pytest.mark.parametrize(
@@ -70,14 +74,17 @@ def test_all_clients_are_sampled_unless_fraction_is_below_one() -> None:
     assert len(sample_clients(ParticipationConfig(fraction=0.01), 0, 0, 10)) == 1
 
 
-def test_plans_hold_the_sampled_clients_and_can_begin_at_a_later_round() -> None:
-    rules, ids, training = ParticipationConfig(fraction=0.5), np.arange(4), Training(rounds=3)
-    whole = list(round_plans(rules, 6, 7, ids, training))
-    assert [p.clients for p in whole[:3]] == [sample_clients(rules, 7, r, 6) for r in range(3)]
-    assert whole[3].closing
-    assert whole[3].clients == tuple(range(6))
-    rest = list(round_plans(rules, 6, 7, ids, training, first=2))
-    assert [(p.round, p.clients) for p in rest] == [(p.round, p.clients) for p in whole[2:]]
+def test_a_plan_samples_clients_for_its_round_and_all_clients_for_the_closing_one() -> None:
+    rules = ParticipationConfig(fraction=0.5)
+    server = dataclasses.replace(new_server(get_method("fedmd")), n_clients=6, participation=rules, evaluate_every=3)
+    seed, rounds = server.terms.seed, server.terms.training.rounds
+    planned = [make_plan(server, Progress(r)) for r in range(rounds + 1)]
+    assert [plan.round for plan, _ in planned] == list(range(rounds + 1))
+    assert [sampled for _, sampled in planned[:-1]] == [sample_clients(rules, seed, r, 6) for r in range(rounds)]
+    assert [plan.closing for plan, _ in planned] == [False] * rounds + [True]
+    assert planned[-1][1] == tuple(range(6))
+    assert [plan.evaluate for plan, _ in planned[:-1]] == [r % 3 == 0 for r in range(rounds)]
+    assert all(np.array_equal(plan.ids, np.arange(len(server.proxy))) for plan, _ in planned)
 
 
 def test_late_reports_are_used_only_if_their_client_has_no_newer_report() -> None:
@@ -90,19 +97,19 @@ def test_late_reports_are_used_only_if_their_client_has_no_newer_report() -> Non
 def test_clients_drop_out_by_seed_round_and_client() -> None:
     rules = ParticipationConfig(min_reports=1, dropout=0.3)
     everyone = range(1000)
-    first = responding_clients(rules, plan(), everyone)
+    first = responding_clients(rules, 0, plan(), everyone)
     assert 640 < len(first) < 760
-    assert first == responding_clients(rules, plan(), everyone)
-    assert first != responding_clients(rules, plan(round=1), everyone)
-    assert first != responding_clients(rules, plan(seed=1), everyone)
-    assert responding_clients(rules, plan(), [c for c in everyone if c % 2]) == [c for c in first if c % 2]
-    assert responding_clients(rules, plan(round=9), everyone) == list(everyone)  # the closing round
-    assert responding_clients(ParticipationConfig(), plan(), everyone) == list(everyone)
+    assert first == responding_clients(rules, 0, plan(), everyone)
+    assert first != responding_clients(rules, 0, plan(round=1), everyone)
+    assert first != responding_clients(rules, 1, plan(), everyone)
+    assert responding_clients(rules, 0, plan(), [c for c in everyone if c % 2]) == [c for c in first if c % 2]
+    assert responding_clients(rules, 0, plan(round=9), everyone) == list(everyone)  # the closing round
+    assert responding_clients(ParticipationConfig(), 0, plan(), everyone) == list(everyone)
 
 
 def test_too_many_dropouts_end_a_simulation() -> None:
     with pytest.raises(RunError, match=r"round 0: \d of 10 clients report, but coordinator.min_reports is 10"):
-        responding_clients(ParticipationConfig(min_reports=10, dropout=0.5), plan(), range(10))
+        responding_clients(ParticipationConfig(min_reports=10, dropout=0.5), 0, plan(), range(10))
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import pytest
 from edgefd.core.errors import UserError
 from edgefd.core.knowledge import Knowledge
 from edgefd.runs.prepare import prepare
-from edgefd.selection.settings import n_rows
+from edgefd.selection._rule import n_rows
 from tests.support.small_runs import config, rounds, teachers
 
 SETTINGS: list[dict[str, Any]] = [

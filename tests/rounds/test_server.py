@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 
 from edgefd.core.knowledge import Knowledge
+from edgefd.federation.context import ServerContext
 from edgefd.federation.method import Method
-from edgefd.federation.report import Report
+from edgefd.federation.progress import Progress
 from edgefd.methods import get_method
 from edgefd.rounds.server import server_round
-from tests.support.linear_clients import new_server, plan, play, with_methods
+from tests.support.linear_clients import LABELS, Linear, aggregated, new_server, plan, play, with_methods
 from tests.support.votes import report
 
 FEDMD = get_method("fedmd")
@@ -22,39 +23,49 @@ def test_the_order_of_reports_changes_no_bit(method: Method) -> None:
 
 
 def test_reports_are_sorted_by_client_before_they_are_aggregated() -> None:
-    method = dataclasses.replace(FEDMD, aggregate=lambda uploads, _: uploads[0])
+    method = dataclasses.replace(FEDMD, aggregate=lambda ctx: ctx.uploads[0])
     first, second = report(0, [1], [[0.9, 0.1]]), report(1, [2], [[0.2, 0.8]])
-    assert server_round(method, None, [second, first], plan(0)).equals(first.knowledge)
+    assert aggregated(method, [second, first]).equals(first.knowledge)
 
 
-def test_the_server_filter_is_applied_to_the_aggregate() -> None:
-    def first_row(teacher: Knowledge, config: object) -> Knowledge:
-        return Knowledge(teacher.ids[:1], teacher.values[:1], teacher.weights[:1])
+def test_aggregate_receives_the_last_teacher_and_all_that_the_server_has() -> None:
+    received: list[ServerContext] = []
 
-    method = dataclasses.replace(FEDMD, server_filter=first_row)
-    teacher = server_round(method, None, [report(0, [3, 4], [[1, 0], [0, 1]])], plan(0))
-    assert teacher.ids.tolist() == [3]
+    def aggregate(ctx: ServerContext) -> Knowledge:
+        received.append(ctx)
+        return ctx.uploads[0]
 
-
-def test_a_server_update_replaces_the_aggregate_and_receives_the_last_teacher() -> None:
-    received = []
-
-    def server_update(reports: list[Report], teacher: Knowledge | None, *rest: object) -> Knowledge:
-        received.append(([r.client for r in reports], teacher, rest))
-        return reports[0].knowledge
-
-    method = dataclasses.replace(FEDMD, server_update=server_update)
+    server = dataclasses.replace(
+        new_server(dataclasses.replace(FEDMD, aggregate=aggregate)),
+        config="config",
+        labels=LABELS,
+        learner=Linear(),
+        combine=lambda uploads: uploads[-1],
+    )
     reports = [report(1, [0], [[1, 0]]), report(0, [0], [[0, 1]])]
-    last, server = report(9, [0], [[0.5, 0.5]]).knowledge, new_server(FEDMD)
-    the_plan = plan(1)
-    assert server_round(method, "config", reports, the_plan, last, server).equals(reports[1].knowledge)
-    ((clients, teacher, rest),) = received
-    assert clients == [0, 1]
-    assert teacher is last
-    assert rest == (the_plan, server, "config")
+    last, the_plan = report(9, [0], [[0.5, 0.5]]).knowledge, plan(1)
+    progress = server_round(server, reports, the_plan, Progress(1, last))
+    assert progress.next_round == 2
+    assert progress.teacher is reports[1].knowledge
+    (ctx,) = received
+    assert [r.client for r in ctx.reports] == [0, 1]
+    assert ctx.teacher is last
+    assert ctx.plan is the_plan
+    for name in ("proxy", "terms", "config", "labels", "learner", "combine"):
+        assert getattr(ctx, name) is getattr(server, name)
 
 
-def test_a_server_update_without_data_of_the_server_is_refused() -> None:
-    method = dataclasses.replace(FEDMD, server_update=lambda *_: Knowledge(*[np.empty(0)] * 3))
-    with pytest.raises(ValueError, match="method fedmd needs data of the server"):
-        server_round(method, None, [report(0, [0], [[1, 0]])], plan(0))
+def test_the_combination_of_the_server_replaces_the_mean() -> None:
+    server = dataclasses.replace(new_server(FEDMD), combine=lambda uploads: uploads[-1])
+    reports = [report(0, [0], [[1, 0]]), report(1, [0], [[0, 1]])]
+    teacher = server_round(server, reports, plan(0), Progress()).teacher
+    assert teacher is not None
+    assert teacher.equals(reports[1].knowledge)
+
+
+def test_a_closing_round_changes_no_teacher_and_calls_no_hook() -> None:
+    method = dataclasses.replace(FEDMD, aggregate=lambda _: pytest.fail("no teacher is made"))
+    last = report(9, [0], [[0.5, 0.5]]).knowledge
+    progress = server_round(new_server(method), [report(0, [], np.empty((0, 2)))], plan(4), Progress(4, last))
+    assert progress.teacher is last
+    assert progress.next_round == 5

@@ -1,5 +1,6 @@
 """Measurements that only a simulation can make, and proof that devices do not send them."""
 
+import dataclasses
 import json
 from typing import Any
 
@@ -12,6 +13,7 @@ from edgefd.core.arrays import Float32
 from edgefd.core.knowledge import Knowledge
 from edgefd.federation.clients import Federation
 from edgefd.federation.plan import RoundPlan
+from edgefd.federation.progress import Progress
 from edgefd.federation.report import Exchange, Report
 from edgefd.rounds.client import accuracy, client_round
 from edgefd.rounds.loop import RoundResult
@@ -86,9 +88,9 @@ def test_the_out_of_class_fraction_is_measured_by_client_and_by_weight(federatio
     ids = np.sort(np.concatenate([in_class, out_of_class]))
     weights = np.where(np.isin(ids, out_of_class), 0.2, 0.6).astype(np.float32)
     knowledge = Knowledge(ids, np.full((4, 10), 0.1, np.float32), weights)
-    plan = RoundPlan(0, 0, np.arange(len(labels)), config().train)
+    plan = RoundPlan(0, np.arange(len(labels)))
     reports = [Report(0, 0, knowledge, {}), Report(2, 0, Knowledge(ids[:0], np.empty((0, 10)), weights[:0]), {})]
-    metrics = measure(RoundResult(plan, Exchange(reports, 0, 0), None), ground_truth(federation), 1.0)
+    metrics = measure(RoundResult(plan, Exchange(reports, 0, 0), Progress(1)), ground_truth(federation), 1.0)
     assert metrics.wrong_claims == 0.25
     assert metrics.wrong_claims_per_client == [0.25, None, None]
     assert metrics.wrong_weight_per_client == pytest.approx([0.1, None, None])
@@ -119,13 +121,13 @@ def _bins(raw: dict[str, Any]) -> Any:
 
 def test_a_device_report_holds_no_metric_of_the_test_set(federation: Federation) -> None:
     c = config()
-    state = make_simulation_state(c, federation).clients[1]
+    client = make_simulation_state(c, federation).clients[1]
     teacher = Knowledge(np.arange(5), np.full((5, 10), 0.1, np.float32), np.ones(5, np.float32))
     for round in (0, c.train.rounds):
-        plan = RoundPlan(0, round, np.arange(len(federation.proxy)), c.train)
-        report = client_round(c.method, c.method_config, state, federation.proxy, plan, teacher)
+        plan = RoundPlan(round, np.arange(len(federation.proxy)), closing=round >= c.train.rounds)
+        report = client_round(c.method, dataclasses.replace(client, plan=plan), teacher)
         assert set(report.metrics) <= {"distil_loss", "heldout_accuracy", "train_loss"}
-        simulated = client_report(c, federation, state, plan, teacher)
+        simulated = client_report(c, federation, client, plan, teacher)
         assert {"accuracy", "ece", "agreement"} <= set(simulated.metrics)
 
 

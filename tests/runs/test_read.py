@@ -24,8 +24,10 @@ ROUND = {
     "bytes_up": 0, "bytes_down": 0,
 }  # fmt: skip
 SUMMARY = {
-    "dataset": "a", "complete": True, "bytes_once": 0, "seconds_total": 1.0, "proxy_labels_used": False,
-    "raw_samples_disclosed": 0, "data_source": "packaged", "data_samples": 10, "data_sha256": "00",
+    "method": "m", "dataset": "a", "scenario": "iid", "seed": 0, "rounds": 0, "complete": True, "n_clients": 1,
+    "bytes_up": 0, "bytes_down": 0, "bytes_once": 0, "seconds_total": 1.0, "seconds_per_round": 1.0,
+    "kept_fraction": 0.0, "teacher_coverage": 0.0, "proxy_labels_used": False, "raw_samples_disclosed": 0,
+    "data_source": "packaged", "data_samples": 10, "data_sha256": "00",
 }  # fmt: skip
 
 

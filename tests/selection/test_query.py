@@ -6,17 +6,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgefd.core.knowledge import Knowledge, empty
-from edgefd.selection.query import (
-    SelectionState,
-    apportion,
-    budget_shares,
-    by_class,
-    groups,
-    k_centre,
-    query_rows,
-    update_state,
-)
-from edgefd.selection.settings import SERVER_RULES, Selection, n_rows
+from edgefd.selection import selection_of, selection_rules
+from edgefd.selection._rule import SelectionState, n_rows
+from edgefd.selection.ddk import Ddk, apportion, budget_shares, by_class, groups
+from edgefd.selection.pcoreset import k_centre
+
+SERVER_RULES = sorted(name for name, rule in selection_rules().items() if rule.queries)
 
 
 def knowledge(ids: list[int], values: list[list[float]]) -> Knowledge:
@@ -58,9 +53,8 @@ def test_budgets_of_classes_follow_their_lag_and_their_available_rows() -> None:
 def test_rows_that_were_never_queried_come_first() -> None:
     selection_state = SelectionState(knowledge([0, 1, 2], [[1, 0], [0, 1], [0.5, 0.5]]), np.zeros(2, np.float32))
     for name in ("pcoreset", "ddk"):
-        rows = query_rows(
-            Selection(name, 3), np.arange(5), selection_state.known, selection_state, np.random.default_rng(0)
-        )
+        rule = selection_of({"name": name, "budget": 3})
+        rows = rule.query(np.arange(5), selection_state.known, selection_state, np.random.default_rng(0))
         assert {3, 4} <= set(rows.tolist())
         assert len(rows) == 3
 
@@ -70,18 +64,20 @@ def test_pcoreset_queries_rows_that_differ_from_the_last_teacher() -> None:
         knowledge([0, 1, 2, 3], [[1, 0], [0.9, 0.1], [0, 1], [1, 0]]), np.zeros(2, np.float32)
     )
     teacher = knowledge([0], [[1, 0]])
-    rows = query_rows(Selection("pcoreset", 2), np.arange(4), teacher, selection_state, np.random.default_rng(0))
+    rule = selection_of({"name": "pcoreset", "budget": 2})
+    rows = rule.query(np.arange(4), teacher, selection_state, np.random.default_rng(0))
     assert rows.tolist() == [1, 2]
 
 
 def test_the_state_holds_the_newest_labels_and_uniform_ones_for_unanswered_rows() -> None:
-    first = update_state(
+    rule = Ddk(budget=2)
+    first = rule.next_state(
         None, np.array([0, 2]), knowledge([2], [[0.9, 0.1]]), [{"class_kl/1": 4.0}, {"class_kl/1": 2.0}, {}]
     )
     assert first.known.ids.tolist() == [0, 2]
     assert first.known.values == pytest.approx(np.array([[0.5, 0.5], [0.9, 0.1]]))
     assert first.lag.tolist() == [0.0, 3.0]
-    second = update_state(first, np.array([1, 2]), knowledge([1, 2], [[0, 1], [0.2, 0.8]]), [{"class_kl/0": 1e9}])
+    second = rule.next_state(first, np.array([1, 2]), knowledge([1, 2], [[0, 1], [0.2, 0.8]]), [{"class_kl/0": 1e9}])
     assert second.known.ids.tolist() == [0, 1, 2]
     assert second.known.values == pytest.approx(np.array([[0.5, 0.5], [0, 1], [0.2, 0.8]]))
     assert second.lag.tolist() == [20.0, 0.0]  # larger values than soft labels can have are clipped
@@ -104,10 +100,8 @@ def test_queried_rows_are_distinct_rows_of_the_plan_and_fill_the_budget(
 ) -> None:
     selection_state, teacher, n = drawn
     ids = np.arange(n)
-    chosen = [
-        query_rows(Selection(name, budget), ids, teacher, selection_state, np.random.default_rng(seed))
-        for _ in range(2)
-    ]
+    rule = selection_of({"name": name, "budget": budget})
+    chosen = [rule.query(ids, teacher, selection_state, np.random.default_rng(seed)) for _ in range(2)]
     assert np.array_equal(*chosen)
     assert (np.diff(chosen[0]) > 0).all()
     assert np.isin(chosen[0], ids).all()
@@ -115,6 +109,8 @@ def test_queried_rows_are_distinct_rows_of_the_plan_and_fill_the_budget(
 
 
 def test_with_a_rule_of_the_client_the_server_queries_all_rows() -> None:
-    for name in ("all", "kd3"):
-        selection = Selection(name, 1.0 if name == "all" else 0.5)
-        assert query_rows(selection, np.arange(5), None, None, np.random.default_rng(0)).tolist() == [0, 1, 2, 3, 4]
+    assert SERVER_RULES == ["ddk", "pcoreset", "random"]
+    for name in sorted(set(selection_rules()) - set(SERVER_RULES)):
+        rule = selection_of({"name": name} | ({} if name == "all" else {"budget": 0.5}))
+        assert rule.query(np.arange(5), None, None, np.random.default_rng(0)).tolist() == [0, 1, 2, 3, 4]
+        assert rule.next_state(None, np.arange(5), knowledge([0], [[1, 0]]), [{}]) is None

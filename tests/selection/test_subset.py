@@ -7,9 +7,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgefd.core.knowledge import Knowledge
-from edgefd.selection.settings import CLIENT_RULES, Selection, n_rows
-from edgefd.selection.subset import best, class_divergence, gains, llkd, rad, subset_rows, weighted_sample
+from edgefd.core.knowledge import Knowledge, empty
+from edgefd.selection import selection_of, selection_rules
+from edgefd.selection._rule import n_rows
+from edgefd.selection._subset import best
+from edgefd.selection.ddk import Ddk, class_divergence
+from edgefd.selection.llkd import Llkd, llkd
+from edgefd.selection.rad import gains, rad, weighted_sample
+
+CLIENT_RULES = sorted(name for name, rule in selection_rules().items() if rule.subsets)
 
 
 def labels(*rows: list[float]) -> np.ndarray:
@@ -27,8 +33,8 @@ def chosen(
         assert reference is not None
         return reference
 
-    selection = Selection(name, budget)
-    subset = subset_rows(selection, teacher(teacher_probs), client_probs, np.random.default_rng(0), reference_probs)
+    rule = selection_of({"name": name, "budget": budget})
+    subset = rule.subset(teacher(teacher_probs), lambda: client_probs, reference_probs, np.random.default_rng(0))
     return ((subset.ids - 1) // 3).tolist()
 
 
@@ -75,7 +81,7 @@ def test_llkd_takes_rows_with_a_confident_teacher_and_an_unconfident_client_with
     assert chosen("llkd", teacher_probs, client_probs, 1.0) == [0, 3]
     assert chosen("llkd", teacher_probs, client_probs, 0.25) == [0]
     rng = np.random.default_rng(0)
-    subset = subset_rows(Selection("llkd"), teacher(teacher_probs), client_probs, rng, lambda: client_probs)
+    subset = Llkd().subset(teacher(teacher_probs), lambda: client_probs, lambda: client_probs, rng)
     assert subset.weights == pytest.approx([0.5, 0.5 * 0.24 / 0.45])
 
 
@@ -94,7 +100,10 @@ def test_kd3_takes_rows_with_the_highest_mean_confidence_of_teacher_and_client()
 
 def test_class_divergences_are_means_by_the_class_of_the_teacher() -> None:
     k = teacher(labels([1, 0, 0], [1, 0, 0], [0, 0, 1]))
-    metrics = class_divergence(k, labels([0.5, 0.5, 0], [0.25, 0.75, 0], [0, 0, 1]))
+    client_probs = labels([0.5, 0.5, 0], [0.25, 0.75, 0], [0, 0, 1])
+    metrics = class_divergence(k, client_probs)
+    assert Ddk(budget=2).client_metrics(k, lambda: client_probs) == metrics
+    assert Ddk(budget=2).client_metrics(empty(3), lambda: pytest.fail("nothing to predict")) == {}
     assert set(metrics) == {"class_kl/0", "class_kl/2"}
     assert metrics["class_kl/0"] == pytest.approx(1.5 * np.log(2), abs=1e-4)
     assert metrics["class_kl/2"] == pytest.approx(0, abs=1e-4)
@@ -112,9 +121,9 @@ def test_distilled_rows_are_distinct_rows_of_the_teacher_within_the_budget(
     rng = np.random.default_rng(seed)
     teacher_probs, client_probs, reference = rng.dirichlet(np.full(4, 0.3), (3, n)).astype(np.float32)
     k = teacher(teacher_probs)
+    rule = selection_of({"name": name, "budget": budget})
     subset, again = (
-        subset_rows(Selection(name, budget), k, client_probs, np.random.default_rng(seed), lambda: reference)
-        for _ in range(2)
+        rule.subset(k, lambda: client_probs, lambda: reference, np.random.default_rng(seed)) for _ in range(2)
     )
     assert subset.equals(again)
     assert np.isin(subset.ids, k.ids).all()
@@ -128,3 +137,12 @@ def test_distilled_rows_are_distinct_rows_of_the_teacher_within_the_budget(
 
 def test_among_equal_scores_the_first_rows_are_taken() -> None:
     assert best(np.zeros(5), 2).tolist() == [0, 1]
+
+
+def test_the_rules_of_the_client_are_those_that_choose_a_subset() -> None:
+    assert CLIENT_RULES == ["adaspec", "kd3", "llkd", "rad"]
+    k = teacher(labels([1, 0], [0, 1]))
+    for name in sorted(set(selection_rules()) - set(CLIENT_RULES)):
+        rule = selection_of({"name": name} | ({} if name == "all" else {"budget": 1 / 2}))
+        subset = rule.subset(k, lambda: k.values, lambda: k.values, np.random.default_rng(0))
+        assert subset is k

@@ -11,7 +11,7 @@ from edgefd.config.load import parse_config
 from edgefd.config.schema import Config
 from edgefd.core.knowledge import Knowledge
 from edgefd.rounds.loop import run_rounds
-from edgefd.rounds.participation import plans
+from edgefd.runs.execute import make_server
 from edgefd.runs.facts import ground_truth
 from edgefd.runs.prepare import prepare
 from edgefd.runs.round_metrics import measure
@@ -43,8 +43,7 @@ def teachers(transport: InProcess) -> list[Knowledge]:
     """Return the teacher of each round, then the final parameters of each client, as knowledge."""
     c = transport.state.config
     transport.start()
-    round_plans = plans(c.seed, np.arange(len(transport.state.federation.proxy)), c.train)
-    teachers = [r.teacher for r in run_rounds(c.method, c.method_config, transport, round_plans)]
+    teachers = [r.teacher for r in run_rounds(make_server(c, transport.state.federation), transport)]
     transport.pool.close()
     flat = [np.concatenate([v.ravel() for v in s.learner.state().values()]) for s in transport.state.clients]
     parameters = [Knowledge(np.array([0]), f[None].astype(np.float32), np.ones(1, np.float32)) for f in flat]
@@ -97,9 +96,8 @@ def test_losses_of_a_round_are_means_over_clients() -> None:
     federation = prepare(c).federation
     transport = open_transport(c, federation)
     exchanges = []
-    round_plans = plans(c.seed, np.arange(len(federation.proxy)), c.train)
     transport.start()
-    for result in run_rounds(c.method, c.method_config, transport, round_plans):
+    for result in run_rounds(make_server(c, federation), transport):
         exchanges.append((result, measure(result, ground_truth(federation), 0.0)))
     for result, metrics in exchanges:
         for name, loss in (("distil_loss", metrics.distil_loss), ("train_loss", metrics.train_loss)):

@@ -31,13 +31,13 @@ from edgefd.core.knowledge import Knowledge
 from edgefd.federation.plan import RoundPlan
 from edgefd.federation.report import Report
 from edgefd.federation.terms import FederationInfo, FederationTerms
-from edgefd.rounds.participation import FULL_PARTICIPATION, ParticipationConfig, plans
+from edgefd.rounds.participation import FULL_PARTICIPATION, ParticipationConfig
 from edgefd.rounds.validation import largest_report
 from edgefd.runs.prepare import terms_of
 from edgefd.wire import messages as wire
 from edgefd.wire.bundle_reader import read_bundle
 from edgefd.wire.device_link import PROTOCOL, REASON, terms_message
-from tests.support.federations import ExportedFederation, ignore_event, ignore_line, in_threads
+from tests.support.federations import ExportedFederation, ignore_event, ignore_line, in_threads, round_plan
 from tests.support.open_server import OpenServer
 
 UNLIMITED = Rate(1e9, 1e9)
@@ -61,7 +61,7 @@ class OpenLink(OpenServer):
 
         def wait() -> None:
             with contextlib.suppress(Exception):
-                self.coordinator.exchange(self.plan, None)
+                self.coordinator.exchange(self.plan, range(self.coordinator.info.n_clients), None)
 
         thread = threading.Thread(target=wait, daemon=True)
         thread.start()
@@ -78,8 +78,7 @@ def sessions_of(
     clock: Callable[[], float] = time.monotonic,
 ) -> tuple[DeviceSessions, RoundPlan]:
     """Return the sessions of a new coordinator of the federation, and the plan of round 0."""
-    prepared = federation.prepared
-    plan = next(plans(prepared.config.seed, np.arange(len(prepared.federation.proxy)), prepared.config.train))
+    prepared, plan = federation.prepared, round_plan(federation)
     bundle = bundle_files(federation.bundle, federation.read())
     info = FederationInfo(run, len(federation.data), terms_of(prepared.config, prepared.federation))
     coordinator = RoundCoordinator(info, timeout, log, rules)

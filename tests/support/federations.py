@@ -24,8 +24,7 @@ from edgefd.federation.clients import ClientData
 from edgefd.federation.plan import RoundPlan
 from edgefd.federation.terms import FederationInfo
 from edgefd.rounds.loop import Transport, run_rounds
-from edgefd.rounds.participation import plans
-from edgefd.runs.execute import make_plans, make_server_state
+from edgefd.runs.execute import make_server
 from edgefd.runs.export_bundle import export_config
 from edgefd.runs.prepare import PreparedRun, prepare, terms_of
 from edgefd.simulation.client_files import export_client_data
@@ -94,15 +93,15 @@ class Announced(Transport, Protocol):
 
 def round_plan(d: ExportedFederation, round: int = 0, **changes: Any) -> RoundPlan:
     """Build the plan of a round, with some fields changed."""
-    config, ids = d.prepared.config, np.arange(len(d.prepared.federation.proxy))
-    return dataclasses.replace(list(plans(config.seed, ids, config.train))[round], **changes)
+    ids = np.arange(len(d.prepared.federation.proxy))
+    plan = RoundPlan(round, ids, closing=round >= d.prepared.config.train.rounds)
+    return dataclasses.replace(plan, **changes)
 
 
 def coordinate(d: ExportedFederation, transport: Announced) -> list[Knowledge]:
     """Run all rounds of the coordinator and return the teacher after each round."""
-    config, clients = d.prepared.config, d.prepared.federation
-    todo, server = make_plans(config, clients), make_server_state(config, clients)
-    teachers = [r.teacher for r in run_rounds(config.method, config.method_config, transport, todo, server=server)]
+    server = make_server(d.prepared.config, d.prepared.federation)
+    teachers = [r.teacher for r in run_rounds(server, transport)]
     transport.finish(COMPLETE)
     return [teacher for teacher in teachers if teacher is not None]
 

@@ -6,7 +6,7 @@ from edgefd.config.load import parse_config
 from edgefd.config.schema import Config
 from edgefd.core.knowledge import Knowledge
 from edgefd.rounds.loop import RoundResult, run_rounds
-from edgefd.runs.execute import make_plans, make_server_state
+from edgefd.runs.execute import make_server
 from edgefd.runs.prepare import prepare
 from edgefd.runs.round_metrics import RoundMetrics
 from edgefd.simulation.engine import open_transport, simulate
@@ -34,8 +34,7 @@ def results(c: Config) -> list[RoundResult]:
     federation = prepare(c).federation
     transport = open_transport(c, federation)
     transport.start()
-    server = make_server_state(c, federation)
-    done = list(run_rounds(c.method, c.method_config, transport, make_plans(c, federation), server=server))
+    done = list(run_rounds(make_server(c, federation), transport))
     transport.pool.close()
     return done
 

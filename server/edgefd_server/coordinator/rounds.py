@@ -10,16 +10,13 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any, Protocol
 
-from edgefd.poisoning.robust_aggregation import aggregate_of
-from edgefd.rounds.loop import Transport, run_rounds
-from edgefd.rounds.server import Server
-from edgefd.runs.execute import ProgressHook, execute_run
+from edgefd.rounds.loop import RoundResult, Transport, run_rounds
+from edgefd.runs.execute import ProgressHook, execute_run, server_of
 from edgefd.runs.record import KNOWLEDGE, record_messages
 from edgefd.runs.round_metrics import RoundMetrics, measure
 from edgefd.wire.exchange_folder import COMPLETE
 from edgefd_server.coordinator.checkpoint import Checkpoint, save_checkpoint
 from edgefd_server.coordinator.open_run import OpenRun
-from edgefd_server.coordinator.served_run import ServedRun
 
 
 class Announced(Transport, Protocol):
@@ -76,7 +73,7 @@ def _measured_rounds(run: OpenRun, transport: Transport) -> Iterator[RoundMetric
     """Run the remaining rounds; the checkpoint of each is written before anything of the next one is sent."""
     config, saved = run.served.config, run.saved
     began = time.perf_counter()
-    for result in run_rounds(make_server(run.served), transport, saved.progress):
+    for result in _rounds(run, transport):
         if config.run.record_knowledge:
             record_messages(run.folder / KNOWLEDGE, config, result)
         metrics = measure(result, run.served.truth, time.perf_counter() - began, config.method.message)
@@ -90,17 +87,9 @@ def _measured_rounds(run: OpenRun, transport: Transport) -> Iterator[RoundMetric
         began = time.perf_counter()
 
 
-def make_server(served: ServedRun) -> Server:
-    """Return the server of a run, with proxy labels only if the method declares them. It has no model."""
-    config = served.config
-    return Server(
-        method=config.method,
-        config=config.method_config,
-        terms=served.terms,
-        n_clients=served.n_clients,
-        proxy=served.proxy,
-        participation=config.coordinator,
-        evaluate_every=config.run.evaluate_every,
-        labels=served.proxy_labels if config.method.proxy_labels else None,
-        combine=aggregate_of(config.aggregator),
-    )
+def _rounds(run: OpenRun, transport: Transport) -> Iterator[RoundResult]:
+    """Run the rounds after the checkpoint of a run."""
+    served = run.served
+    labels = served.proxy_labels if served.config.method.proxy_labels else None
+    server = server_of(served.config, served.terms, served.n_clients, served.proxy, labels)
+    return run_rounds(server, transport, run.saved.progress)

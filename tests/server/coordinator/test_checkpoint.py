@@ -13,7 +13,8 @@ from edgefd_server.coordinator.checkpoint import (
 )
 
 from edgefd.core.errors import UserError
-from edgefd.selection.query import SelectionState
+from edgefd.federation.progress import Progress
+from edgefd.selection._rule import SelectionState
 from tests.support.rounds import knowledge
 
 
@@ -22,25 +23,26 @@ def test_a_checkpoint_reads_as_it_was_written(tmp_path: Path) -> None:
     metrics, state = ({"round": 0},), SelectionState(knowledge(4), np.array([0.1, 0, 2], np.float32))
     for saved in (
         Checkpoint("r", "c", "o"),
-        Checkpoint("r", "c", "o", metrics, knowledge(3)),
-        Checkpoint("r", "c", "o", metrics, knowledge(3), state),
+        Checkpoint("r", "c", "o", metrics, Progress(1, knowledge(3))),
+        Checkpoint("r", "c", "o", metrics, Progress(1, knowledge(3), state)),
     ):
         save_checkpoint(tmp_path, saved)
         loaded = load_checkpoint(tmp_path)
         assert loaded is not None
         assert (loaded.run, loaded.config, loaded.out, loaded.metrics) == ("r", "c", "o", saved.metrics)
-        assert (loaded.teacher is None) == (saved.teacher is None)
-        assert loaded.teacher is None or loaded.teacher.equals(knowledge(3))
-        assert loaded.next_round == len(saved.metrics)
-        assert (loaded.selection_state is None) == (saved.selection_state is None)
-        if loaded.selection_state is not None:
-            assert loaded.selection_state.known.equals(knowledge(4))
-            assert np.array_equal(loaded.selection_state.lag, state.lag)
+        progress, expected = loaded.progress, saved.progress
+        assert (progress.teacher is None) == (expected.teacher is None)
+        assert progress.teacher is None or progress.teacher.equals(knowledge(3))
+        assert loaded.next_round == expected.next_round == len(saved.metrics)
+        assert (progress.selection_state is None) == (expected.selection_state is None)
+        if progress.selection_state is not None:
+            assert progress.selection_state.known.equals(knowledge(4))
+            assert np.array_equal(progress.selection_state.lag, state.lag)
 
 
 @pytest.mark.parametrize("at", [0, 25, -1])
 def test_a_damaged_checkpoint_is_refused(tmp_path: Path, at: int) -> None:
-    save_checkpoint(tmp_path, Checkpoint("r", "c", "o", ({"round": 0},), knowledge()))
+    save_checkpoint(tmp_path, Checkpoint("r", "c", "o", ({"round": 0},), Progress(1, knowledge())))
     blob = bytearray((tmp_path / CHECKPOINT).read_bytes())
     blob[at] ^= 1
     (tmp_path / CHECKPOINT).write_bytes(blob)

@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -18,6 +18,8 @@ from edgefd.wire.exchange_folder import COMPLETE
 from tests.support.federations import ignore_event
 from tests.support.rounds import INFO, knowledge, plan
 from tests.support.waiting import until
+
+ALL = range(INFO.n_clients)
 
 
 def report(client: int, round: int, seed: int = 0) -> bytes:
@@ -58,9 +60,11 @@ def coordinator_with(
     return RoundCoordinator(INFO, timeout, log, ParticipationConfig(**rules), clock=clock)
 
 
-def run_round(coordinator: RoundCoordinator, p: RoundPlan, *clients: int) -> list[tuple[int, int]]:
+def run_round(
+    coordinator: RoundCoordinator, p: RoundPlan, *clients: int, sampled: Sequence[int] = ALL
+) -> list[tuple[int, int]]:
     """Run a round in which these clients report, and return client and round of the reports that count."""
-    coordinator.open(p, b"teacher" if p.round else None)
+    coordinator.open(p, sampled, b"teacher" if p.round else None)
     submit(coordinator, p.round, *clients)
     return counted(coordinator)
 
@@ -74,7 +78,7 @@ def counted(coordinator: RoundCoordinator) -> list[tuple[int, int]]:
 def collecting(coordinator: RoundCoordinator, p: RoundPlan) -> Iterator[list[list[tuple[int, int]]]]:
     """Run a round in another thread, which must end with the context. The list then holds its result."""
     results: list[list[tuple[int, int]]] = []
-    coordinator.open(p, None)
+    coordinator.open(p, ALL, None)
     thread = threading.Thread(target=lambda: results.append(counted(coordinator)), daemon=True)
     thread.start()
     yield results
@@ -133,19 +137,19 @@ def test_before_the_deadline_the_last_report_ends_the_round() -> None:
 def test_too_few_reports_end_the_run_with_the_sampled_clients_that_are_missing() -> None:
     coordinator = coordinator_with(timeout=0.2, min_reports=2)
     with pytest.raises(RunError, match=r"round 0: 1 of 3 reports after 0.2 s: no report of client 0, 2"):
-        run_round(coordinator, plan(clients=(0, 1, 2)), 1)
+        run_round(coordinator, plan(), 1, sampled=(0, 1, 2))
 
 
 def test_only_sampled_clients_have_a_task_and_it_carries_the_newest_teacher() -> None:
     coordinator = coordinator_with(min_reports=1)
-    coordinator.open(plan(clients=(0, 2)), None)
+    coordinator.open(plan(), (0, 2), None)
     assert [coordinator.next_task(c, -1) is not None for c in range(4)] == [True, False, True, False]
     assert refusal(lambda: submit(coordinator, 0, 1)) == "round"
     submit(coordinator, 0, 0)
     coordinator.collect()
     assert coordinator.round is None
     assert coordinator.next_task(2, -1) is None  # the round is over, so its report would be of no use
-    opened = coordinator.open(plan(1, clients=(1, 3)), b"newest")
+    opened = coordinator.open(plan(1), (1, 3), b"newest")
     task = coordinator.next_task(1, -1)
     assert task is opened
     assert task.teacher == b"newest"
@@ -157,11 +161,11 @@ def test_only_sampled_clients_have_a_task_and_it_carries_the_newest_teacher() ->
 def test_a_late_report_counts_in_the_next_round_if_the_rules_use_it(late: str, expected: list[tuple[int, int]]) -> None:
     """Clients 1 and 2 are late. Client 1 reports in the next round too. Client 3 was not sampled."""
     coordinator = coordinator_with(min_reports=1, stale_reports=late)
-    run_round(coordinator, plan(clients=(0, 1, 2)), 0)
+    run_round(coordinator, plan(), 0, sampled=(0, 1, 2))
     outcomes = []
     for client, between in ((1, True), (2, False), (3, False)):  # between the rounds, and in the next round
         if not between and coordinator.round is None:
-            coordinator.open(plan(1), b"teacher")
+            coordinator.open(plan(1), ALL, b"teacher")
         try:
             submit(coordinator, 0, client)
             outcomes.append("accepted")
@@ -175,7 +179,7 @@ def test_a_late_report_counts_in_the_next_round_if_the_rules_use_it(late: str, e
 def test_a_late_report_counts_once_and_never_in_the_closing_round_or_two_rounds_later() -> None:
     coordinator = coordinator_with(min_reports=1, stale_reports="use")
     run_round(coordinator, plan(), 0)
-    coordinator.open(plan(1), b"teacher")
+    coordinator.open(plan(1), ALL, b"teacher")
     submit(coordinator, 0, 1)
     assert coordinator.submit(1, 0, report(1, 0))  # it had been accepted
     assert refusal(lambda: coordinator.submit(1, 0, report(1, 0, seed=5))) == "conflict"
@@ -183,14 +187,14 @@ def test_a_late_report_counts_once_and_never_in_the_closing_round_or_two_rounds_
     assert counted(coordinator) == [(0, 1), (1, 0)]
     assert run_round(coordinator, plan(2), 0) == [(0, 2)]
     assert refusal(lambda: submit(coordinator, 0, 2)) == "round"
-    coordinator.open(plan(9), b"teacher")  # the closing round
+    coordinator.open(plan(9), ALL, b"teacher")  # the closing round
     assert refusal(lambda: submit(coordinator, 2, 1)) == "round"
 
 
 def test_late_reports_do_not_count_towards_the_quorum() -> None:
     coordinator = coordinator_with(timeout=0.2, min_reports=1, stale_reports="use")
     run_round(coordinator, plan(), 0)
-    coordinator.open(plan(1), b"teacher")
+    coordinator.open(plan(1), ALL, b"teacher")
     submit(coordinator, 0, 1, 2, 3)
     with pytest.raises(RunError, match="0 of 4 reports"):
         coordinator.collect()
@@ -199,7 +203,7 @@ def test_late_reports_do_not_count_towards_the_quorum() -> None:
 def test_invalid_reports_are_refused_and_a_valid_one_is_then_accepted() -> None:
     coordinator = coordinator_with()
     assert refusal(lambda: submit(coordinator, 0, 0)) == "early"
-    coordinator.open(plan(), None)
+    coordinator.open(plan(), ALL, None)
     huge = wire.encode_report(Report(0, 0, knowledge(), {f"{i:04d}" * 20: 1.0 for i in range(1000)}), "float32")
     for data, reason in ((b"\xff", "malformed"), (report(1, 0), "client"), (report(0, 1), "content"), (huge, "size")):
         assert refusal(lambda d=data: coordinator.submit(0, 0, d)) == reason  # type: ignore[misc]

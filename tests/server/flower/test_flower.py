@@ -11,7 +11,7 @@ import pytest
 
 pytest.importorskip("flwr")
 from edgefd.rounds.loop import run_rounds
-from edgefd.runs.execute import make_plans
+from edgefd.runs.execute import make_server
 from edgefd.simulation.engine import open_transport
 from edgefd.wire import messages as wire
 from tests.support.flower_federation import FlowerFederation, flower_federation, processes, remaining_processes
@@ -26,7 +26,7 @@ def simulated(fl: FlowerFederation) -> dict[int, str]:
     transport = open_transport(config, federation)
     with closing(transport.pool):
         transport.start()
-        results = list(run_rounds(config.method, config.method_config, transport, make_plans(config, federation)))
+        results = list(run_rounds(make_server(config, federation), transport))
     sent = {r.plan.round + 1: r.teacher for r in results if not r.plan.closing}
     assert set(sent) == set(range(1, ROUNDS + 1))
     return {

@@ -24,20 +24,21 @@ from flwr.supercore.task_identity import TaskIdentity
 from edgefd.config.load import parse_config
 from edgefd.core.errors import RunError
 from edgefd.core.knowledge import Knowledge
-from edgefd.federation.plan import RoundPlan, Training
+from edgefd.federation.plan import RoundPlan
 from edgefd.federation.report import Report
 from edgefd.federation.terms import FederationInfo, FederationTerms
 from edgefd.rounds.participation import ParticipationConfig
 from edgefd.wire import messages as wire
 
 TERMS = FederationTerms("fedmd", {}, "float16", 0, 2, "")
+BOTH = (0, 1)
 ANSWER = Knowledge(np.array([0, 2]), np.full((2, 2), 0.5, np.float32), np.ones(2, np.float32))
 
 FULL_PARTICIPATION = ParticipationConfig()
 
 
-def plan(round: int = 1, clients: tuple[int, ...] | None = None) -> RoundPlan:
-    return RoundPlan(0, round, np.arange(3), Training(), clients=clients)
+def plan(round: int = 1) -> RoundPlan:
+    return RoundPlan(round, np.arange(3))
 
 
 @pytest.fixture(autouse=True)
@@ -133,7 +134,7 @@ def running_driver(
 
 def test_all_nodes_report_and_the_bytes_of_the_knowledge_are_counted() -> None:
     with running_driver(FakeGrid({7: 1, 9: 0})) as setup:
-        exchange = setup.coordinator.exchange(plan(), ANSWER)
+        exchange = setup.coordinator.exchange(plan(), BOTH, ANSWER)
     assert sorted(r.client for r in exchange.reports) == [0, 1]
     size = len(wire.encode(ANSWER, "float16"))
     assert (exchange.bytes_up, exchange.bytes_down) == (2 * size, 2 * size)
@@ -155,27 +156,27 @@ def test_all_nodes_report_and_the_bytes_of_the_knowledge_are_counted() -> None:
 def test_a_bad_answer_is_refused_and_the_round_ends_without_it(behaviour: int | str, reason: str) -> None:
     rules = ParticipationConfig(min_reports=1, deadline_s=0.2)
     with running_driver(FakeGrid({7: 0, 9: behaviour}), rules) as setup:
-        exchange = setup.coordinator.exchange(plan(), None)
+        exchange = setup.coordinator.exchange(plan(), BOTH, None)
         assert [r.client for r in exchange.reports] == [0]
         assert reason in setup.reasons()
         assert len(setup.sent_to(9)) > 1  # the node was sent the round again
         setup.grid.behaviour[9] = 1
-        assert sorted(r.client for r in setup.coordinator.exchange(plan(2), ANSWER).reports) == [0, 1]
+        assert sorted(r.client for r in setup.coordinator.exchange(plan(2), BOTH, ANSWER).reports) == [0, 1]
 
 
 def test_a_node_with_the_client_of_another_node_is_refused_until_that_node_disconnects() -> None:
     rules = ParticipationConfig(min_reports=1)
     with running_driver(FakeGrid({7: 0}), rules, timeout=5.0) as setup:
-        setup.coordinator.exchange(plan(1), None)
+        setup.coordinator.exchange(plan(1), BOTH, None)
         setup.grid.behaviour[9] = 0
         setup.grid.behaviour[7] = "silent"
         setup.coordinator.timeout = 0.3
         with pytest.raises(RunError, match=r"round 2: 0 of 2 reports after 0.3 s"):
-            setup.coordinator.exchange(plan(2), ANSWER)
+            setup.coordinator.exchange(plan(2), BOTH, ANSWER)
         assert setup.reasons() == {"claimed"}
         del setup.grid.behaviour[7]  # Flower removes the silent node: now the other node may be client 0
         setup.coordinator.timeout = 5.0
-        assert [r.client for r in setup.coordinator.exchange(plan(3), ANSWER).reports] == [0]
+        assert [r.client for r in setup.coordinator.exchange(plan(3), BOTH, ANSWER).reports] == [0]
 
 
 def test_a_lost_message_is_sent_again_and_a_slow_answer_still_counts(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -183,7 +184,7 @@ def test_a_lost_message_is_sent_again_and_a_slow_answer_still_counts(monkeypatch
     with running_driver(FakeGrid({7: 1, 9: "silent"}), timeout=5.0) as setup:
         answers = threading.Timer(0.5, setup.grid.behaviour.__setitem__, (9, 0))
         answers.start()
-        assert len(setup.coordinator.exchange(plan(), None).reports) == 2
+        assert len(setup.coordinator.exchange(plan(), BOTH, None).reports) == 2
         answers.join()
         times = len(setup.sent_to(9))
         assert times >= 2
@@ -197,20 +198,20 @@ def test_a_lost_message_is_sent_again_and_a_slow_answer_still_counts(monkeypatch
 def test_a_client_that_is_not_sampled_identifies_itself_once() -> None:
     with running_driver(FakeGrid({7: 0, 9: 1})) as setup:
         for round in (1, 2):
-            exchange = setup.coordinator.exchange(plan(round, clients=(0,)), None)
+            exchange = setup.coordinator.exchange(plan(round), (0,), None)
             assert [r.client for r in exchange.reports] == [0]
         assert setup.sent_to(9)[0]["asked"] == [0]
         assert len(setup.sent_to(9)) == 1
-        assert len(setup.coordinator.exchange(plan(3), None).reports) == 2
+        assert len(setup.coordinator.exchange(plan(3), BOTH, None).reports) == 2
 
 
 def test_stale_reports_count_in_the_next_round_if_the_rules_allow_it() -> None:
     rules = ParticipationConfig(min_reports=1, stale_reports="use")
     with running_driver(FakeGrid({7: 0, 9: "silent"}), rules, timeout=5.0) as setup:
-        setup.coordinator.exchange(plan(1), None)
+        setup.coordinator.exchange(plan(1), BOTH, None)
         setup.grid.behaviour[9] = 1
         setup.grid.behaviour[7] = "silent"
-        reports = setup.coordinator.exchange(plan(2), ANSWER).reports
+        reports = setup.coordinator.exchange(plan(2), BOTH, ANSWER).reports
         assert {(r.client, r.round) for r in reports} <= {(0, 2), (1, 1), (1, 2)}
         assert 1 in {r.client for r in reports}
 
@@ -222,23 +223,23 @@ def test_a_registered_key_determines_the_client_and_a_revoked_key_is_refused(tmp
     keys = [d.node_key.encode() for d in certs.read_devices(tmp_path / "c").values()]
     grid = FakeGrid({7: 0, 9: 1, 11: 1}, {7: keys[0], 9: keys[1], 11: b"unknown"})
     with running_driver(grid, allowed=certs.AllowList(tmp_path / "c")) as setup:
-        assert len(setup.coordinator.exchange(plan(1), None).reports) == 2
+        assert len(setup.coordinator.exchange(plan(1), BOTH, None).reports) == 2
         assert (setup.sent_to(7)[0]["client"], setup.sent_to(9)[0]["client"], setup.sent_to(11)) == (0, 1, [])
         grid.behaviour[9] = 0  # the node claims to be another client than the one of its key
         setup.coordinator.timeout = 0.3
         with pytest.raises(RunError, match="no report of client 1"):
-            setup.coordinator.exchange(plan(2), ANSWER)
+            setup.coordinator.exchange(plan(2), BOTH, ANSWER)
         assert setup.reasons() == {"certificate", "client"}
         certs.revoke(tmp_path / "c", "node1")
         with pytest.raises(RunError, match="no report of client 1"):
-            setup.coordinator.exchange(plan(3), ANSWER)
+            setup.coordinator.exchange(plan(3), BOTH, ANSWER)
         assert all(wire.decode_plan(body["plan"]).round < 3 for body in setup.sent_to(9)[1:-1])
 
 
 def test_a_simulated_client_that_fails_ends_the_run() -> None:
     with running_driver(FakeGrid({7: 0, 9: "failing"}), timeout=30.0, config="seed: 0") as setup:
         with pytest.raises(RunError, match="round 1: no data"):
-            setup.coordinator.exchange(plan(), None)
+            setup.coordinator.exchange(plan(), BOTH, None)
         assert all(body["config"] == "seed: 0" for body in setup.sent_to(7))
 
 
@@ -248,7 +249,7 @@ def test_too_many_simulated_nodes_end_the_run() -> None:
         running_driver(grid, timeout=30.0, config="seed: 0") as setup,
         pytest.raises(RunError, match="set num-supernodes to 2"),
     ):
-        setup.coordinator.exchange(plan(), None)
+        setup.coordinator.exchange(plan(), BOTH, None)
 
 
 def test_a_grid_that_fails_for_long_ends_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -262,7 +263,7 @@ def test_a_grid_that_fails_for_long_ends_the_run(monkeypatch: pytest.MonkeyPatch
         running_driver(BrokenGrid({}), timeout=30.0) as setup,
         pytest.raises(RunError, match="Grid fails: ConnectionError: gone"),
     ):
-        setup.coordinator.exchange(plan(), None)
+        setup.coordinator.exchange(plan(), BOTH, None)
 
 
 def test_the_status_page_shows_the_events_of_the_nodes() -> None:
@@ -271,7 +272,7 @@ def test_the_status_page_shows_the_events_of_the_nodes() -> None:
     config = parse_config({"train": {"rounds": 3}})
     fleet = CoordinatorFleet(config, 2, lambda: seen, dict)
     with running_driver(grid, ParticipationConfig(min_reports=1, deadline_s=0.2), seen=seen) as setup:
-        setup.coordinator.exchange(plan(), None)
+        setup.coordinator.exchange(plan(), BOTH, None)
     for event in setup.events:
         fleet.note(**event)
     first, second = fleet.snapshot().devices

@@ -7,7 +7,6 @@ import urllib.request
 from pathlib import Path
 
 import grpc
-import numpy as np
 import pytest
 from edgefd_client.grpc_link import GrpcLink, connect
 from edgefd_proto import edgefd_pb2 as pb
@@ -19,7 +18,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from edgefd.core.errors import RunError, UserError
 from edgefd.core.knowledge import Knowledge
 from edgefd.rounds.loop import run_rounds
-from edgefd.rounds.participation import plans
+from edgefd.runs.execute import make_server
 from edgefd.simulation.engine import open_transport
 from edgefd.wire import messages as wire
 from edgefd.wire.exchange_folder import COMPLETE
@@ -44,8 +43,7 @@ def simulated(federation: ExportedFederation) -> list[Knowledge]:
     config, data = federation.prepared.config, federation.prepared.federation
     transport = open_transport(config, data)
     transport.start()
-    round_plans = plans(config.seed, np.arange(len(data.proxy)), config.train)
-    teachers = [r.teacher for r in run_rounds(config.method, config.method_config, transport, round_plans)]
+    teachers = [r.teacher for r in run_rounds(make_server(config, data), transport)]
     return [teacher for teacher in teachers if teacher is not None]
 
 
@@ -172,7 +170,7 @@ def test_a_device_receives_the_reason_why_the_run_ended(federation: ExportedFede
         device = GrpcLink(channel, 0, ignore_line)
         device.join(link.terms)
         with pytest.raises(RunError, match=r"0 of 3 reports after 0\.2 s: no report of client 0, 1, 2"):
-            link.coordinator.exchange(link.plan, None)
+            link.coordinator.exchange(link.plan, range(3), None)
         errors: list[RunError] = []
 
         def poll() -> None:

@@ -82,7 +82,7 @@ def mutate_report(blob: bytes, rng: random.Random) -> bytes:
 def open_session(pair: ExportedFederation) -> tuple[DeviceSessions, RoundPlan, bytes]:
     """Open round 0, which one report ends, and return the sessions, the plan and the session of client 0."""
     sessions, plan = sessions_of(pair, UNLIMITED, rules=ParticipationConfig(min_reports=1))
-    sessions.coordinator.open(plan, None)
+    sessions.coordinator.open(plan, range(2), None)
     join = pb.JoinRequest(protocol=PROTOCOL, client=0, terms=terms_message(sessions.coordinator.info.terms))
     return sessions, plan, sessions.join(None, join.SerializeToString()).session
 
@@ -110,7 +110,7 @@ def submit(sessions: DeviceSessions, plan: RoundPlan, blob: bytes) -> str:
     assert report.client == 0
     assert report.knowledge.width == 10
     assert np.isfinite(report.knowledge.values).all()
-    sessions.coordinator.open(plan, None)
+    sessions.coordinator.open(plan, range(2), None)
     return "accepted"
 
 

@@ -8,18 +8,14 @@ from hypothesis import strategies as st
 
 from edgefd.core.knowledge import Knowledge
 from edgefd.learners.batches import Batch
-from edgefd.learners.distillation_loss import (
-    Distillation,
-    Loss,
-    Taid,
-    divergence,
-    kl_with_temperature,
-    loss_of,
-    per_row_temperature,
-    pld,
-    softmax64,
-    with_labels,
-)
+from edgefd.learners.losses import loss_of
+from edgefd.learners.losses._loss import Schedule, StepLoss
+from edgefd.learners.losses.kl import Kl, kl_with_temperature
+from edgefd.learners.losses.mixed import Mixed, with_labels
+from edgefd.learners.losses.pld import pld
+from edgefd.learners.losses.swing import Swing, per_row_temperature
+from edgefd.learners.losses.taid import Interpolation, Taid
+from edgefd.learners.probabilities import divergence, softmax64
 from edgefd.learners.torch_learner import TorchLearner
 
 
@@ -33,6 +29,7 @@ def knowledge(values: np.ndarray) -> Knowledge:
     return Knowledge(np.arange(len(values)), values, np.ones(len(values), np.float32))
 
 
+SETTINGS = {"kl": {}, "pld": {}, "taid": {}, "mixed": {}, "swing": {"temperature": 2.0}}
 LOSSES = {
     "kl at 2": lambda z, p: kl_with_temperature(z, p, 2.0),
     "kl at 0.5": lambda z, p: kl_with_temperature(z, p, 0.5),
@@ -42,7 +39,7 @@ LOSSES = {
 
 @pytest.mark.parametrize("name", LOSSES)
 def test_softmax_minus_targets_is_the_gradient_of_the_loss(name: str) -> None:
-    loss: Loss = LOSSES[name]
+    loss: StepLoss = LOSSES[name]
     z, p = random_rows()
     wide = z.astype(np.float64)
     gradient = softmax64(z) - loss(z, p)[0]
@@ -93,16 +90,16 @@ def test_targets_and_losses_of_pld_are_finite_for_large_logits(c: int, scale: fl
 
 def test_targets_of_taid_move_from_the_client_to_the_teacher() -> None:
     z, p = random_rows()
-    assert Taid(1.0, 0.0, 0.0)(z, p)[0] == pytest.approx(p, abs=1e-5)
-    assert Taid(0.0, 0.0, 0.0)(z, p)[0] == pytest.approx(softmax64(z), abs=1e-6)
-    between, losses = Taid(0.4, 0.0, 0.0)(z, p)
+    assert Interpolation(1.0, 0.0, 0.0)(z, p)[0] == pytest.approx(p, abs=1e-5)
+    assert Interpolation(0.0, 0.0, 0.0)(z, p)[0] == pytest.approx(softmax64(z), abs=1e-6)
+    between, losses = Interpolation(0.4, 0.0, 0.0)(z, p)
     assert between == pytest.approx(softmax64(0.6 * z + 0.4 * np.log(p)), abs=1e-5)
     assert losses == pytest.approx(divergence(between, softmax64(z)), abs=1e-6)
 
 
 def test_the_share_of_taid_rises_as_in_the_published_code() -> None:
     z, p = random_rows()
-    taid = Taid(0.4, 0.0, 0.001)
+    taid = Interpolation(0.4, 0.0, 0.001)
     first = taid(z, p)[1].mean()
     share = 0.4 + 5e-4 * 0.5 * 0.6  # the loss has no previous value yet: sigmoid(0)
     assert taid.share == pytest.approx(share)
@@ -114,11 +111,14 @@ def test_the_share_of_taid_rises_as_in_the_published_code() -> None:
 
 def test_the_share_of_taid_is_one_at_the_end_of_the_run() -> None:
     z, p = random_rows()
-    loss = loss_of(Distillation("taid"), 3, 3, 4)
+    first, last = (Taid().step_loss(Schedule(round, 3, 4)) for round in (1, 3))
     for _ in range(5):
-        loss(z, p)
-    assert isinstance(loss, Taid)
-    assert loss.share == 1
+        first(z, p)
+        last(z, p)
+    assert isinstance(first, Interpolation)
+    assert isinstance(last, Interpolation)
+    assert 0.4 < first.share < 0.9
+    assert last.share == 1
 
 
 def test_labels_are_mixed_into_the_rows_that_the_client_contributed() -> None:
@@ -128,6 +128,9 @@ def test_labels_are_mixed_into_the_rows_that_the_client_contributed() -> None:
     assert mixed.values[[0, 2, 3]] == pytest.approx(p[[0, 2, 3]])
     assert mixed.values[[1, 4]] == pytest.approx(0.75 * p[[1, 4]] + 0.25 * np.eye(4)[[2, 0]])
     assert with_labels(k, np.array([1]), np.array([2]), 1.0).values[1].tolist() == [0, 0, 1, 0]
+    prepared = Mixed(label_share=0.25).prepare(k, np.ones(5, np.float32), np.array([1, 4, 9]), np.array([2, 0, 3]))
+    assert prepared.equals(mixed)
+    assert Mixed().prepare(k, np.ones(5, np.float32), np.empty(0, np.int64), None) is k
 
 
 def test_rows_with_a_higher_acceptance_weight_are_softened_more() -> None:
@@ -139,6 +142,15 @@ def test_rows_with_a_higher_acceptance_weight_are_softened_more() -> None:
     assert soft[2] == pytest.approx(softmax64(np.log(p[2:3]) / 3)[0], abs=1e-6)
     hard = per_row_temperature(knowledge(np.eye(4, dtype=np.float32)), acceptance, 3.0).values
     assert hard == pytest.approx(np.eye(4))
+    contributed = np.empty(0, np.int64)
+    prepared = Swing(temperature=3.0).prepare(knowledge(p), acceptance, contributed, None)
+    assert prepared.values == pytest.approx(soft)
+
+
+def test_only_losses_whose_targets_depend_on_logits_are_computed_at_each_step() -> None:
+    stepwise = {name: loss_of({"loss": name, **more}).stepwise for name, more in SETTINGS.items()}
+    assert stepwise == {"kl": False, "pld": True, "taid": True, "mixed": False, "swing": False}
+    assert Kl(temperature=2).stepwise
 
 
 def pld_in_torch(z: torch.Tensor, p: torch.Tensor) -> torch.Tensor:

@@ -1,0 +1,40 @@
+"""The files of a run folder, and the classes that describe the content of the JSON files."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from edgefd.runs.calibration import Reliability
+from edgefd.runs.environment import Environment
+from edgefd.runs.records import ClientRecord, Partition, Summary
+from edgefd.runs.round_metrics import Evaluation, RoundMetrics
+
+
+@dataclass(frozen=True)
+class RunFile:
+    """A file or folder of a run folder."""
+
+    name: str
+    """name in the run folder; a folder ends with /"""
+    written: str
+    """when or by what it is written"""
+    content: str
+    """what it holds"""
+    kinds: tuple[type, ...] = ()
+    """dataclasses of a JSON file: that of the file (of a line, for .jsonl), then those that it contains"""
+
+
+RUN_FILES = (
+    RunFile("config.yaml", "at the start", "the config with every default"),
+    RunFile("env.json", "at the start", "software and hardware of the run", (Environment,)),
+    RunFile("partition.json", "at the start", "clients and proxy set", (Partition, ClientRecord)),
+    RunFile("metrics.jsonl", "after each round", "one line of metrics for each round", (RoundMetrics,)),
+    RunFile("evaluation.json", "after the closing round", "details of the final models", (Evaluation, Reliability)),
+    RunFile("summary.json", "at the end, or when the run is stopped", "results of the run", (Summary,)),
+    RunFile("also/METHOD/", "by `edgefd simulate`", "the run folder of each method of `baselines`"),
+    RunFile("knowledge/", "with run.record_knowledge", "what each party received, for `edgefd audit`"),
+    RunFile("checkpoint.bin", "by a coordinator that has no exchange folder", "what `--resume` needs"),
+    RunFile("report.html", "by `edgefd report`", "plots and tables of the run"),
+    RunFile("audit/", "by `edgefd audit`", "audit.json, audit.html, scores.npz, and signals of the attacks for reuse"),
+)
+"""everything that edgefd writes into a run folder, except hidden files"""

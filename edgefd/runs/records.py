@@ -1,0 +1,113 @@
+"""Contents of summary.json and partition.json of a run folder."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class ClientRecord:
+    """The samples of one client."""
+
+    client: int
+    """number of the client, from 0"""
+    samples_by_class: list[int]
+    """samples of each class that the partition gave to the client, including contributed and held-out ones"""
+    train: int
+    """number of samples that the client trains on"""
+    heldout: int
+    """number of samples that the client never trains on"""
+    contributed: int
+    """number of the client's samples in the proxy set"""
+    train_rows: list[int] | None = None
+    """rows of the training set that the client trains on; only with run.record_knowledge"""
+    heldout_rows: list[int] | None = None
+    """rows of the training set that the client holds out; only with run.record_knowledge"""
+    contributed_ids: list[int] | None = None
+    """ids of the proxy rows that the client contributed; only with run.record_knowledge"""
+
+
+@dataclass(frozen=True)
+class Partition:
+    """The clients of a run and its proxy set: the content of partition.json."""
+
+    clients: list[ClientRecord] | None
+    """one entry for each client; None for a run of devices, whose coordinator does not know their data"""
+    proxy: int
+    """number of samples in the proxy set"""
+    proxy_sha256: str
+    """SHA-256 of the samples of the proxy set, as clients receive them"""
+    test: int | None
+    """number of samples in the test set; None for a run of devices"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Summary:
+    """Results of a run: the content of summary.json.
+
+    Accuracies are those of the final round, never those of the best round. None means not measured, as on real devices.
+    """
+
+    method: str
+    """name of the method"""
+    dataset: str
+    """name of the data set"""
+    scenario: str
+    """name of the partition"""
+    seed: int
+    """seed of the run"""
+    rounds: int
+    """number of completed rounds, without the closing one"""
+    complete: bool
+    """whether the run reached its closing round; false for a run that was stopped"""
+    n_clients: int
+    """number of clients"""
+    accuracy_mean: float | None = None
+    """mean over clients of the accuracy of their models on the whole test set"""
+    accuracy_worst: float | None = None
+    """lowest accuracy of a client"""
+    accuracy_per_client: list[float | None] | None = None
+    """accuracy of each client; None for a client whose report was not used"""
+    heldout_accuracy_mean: float | None = None
+    """mean accuracy of the clients' models, each on its own held-out data"""
+    bytes_up: int
+    """bytes of serialised knowledge that all clients sent, in all rounds"""
+    bytes_down: int
+    """bytes of serialised teachers that all clients received, in all rounds"""
+    bytes_once: int | None
+    """bytes of raw samples sent before round 0: contributions up, the proxy set down to every client; None for a run of
+    devices"""
+    seconds_total: float
+    """duration of the run"""
+    seconds_per_round: float
+    """mean duration of a round"""
+    kept_fraction: float
+    """accepted fraction of the last round with reports: mean over clients of the fraction of proxy rows that a client
+    sent soft labels for"""
+    wrong_claims: float | None = None
+    """out-of-class fraction of the last round with reports: fraction of the sent soft labels whose row is of a class
+    that the client does not have"""
+    teacher_coverage: float
+    """fraction of the proxy rows that have a label of the last teacher"""
+    teacher_accuracy: float | None = None
+    """accuracy of the last teacher on its proxy rows"""
+    teacher_ece: float | None = None
+    """expected calibration error of the last teacher on its proxy rows"""
+    ece_mean: float | None = None
+    """mean over clients of their expected calibration error on the test set"""
+    agreement_mean: float | None = None
+    """mean over clients of the fraction of the teacher's rows for which model and teacher predict the same class"""
+    proxy_labels_used: bool
+    """whether the method uses labels of proxy samples: such a result is not comparable with one that uses none"""
+    raw_samples_disclosed: int
+    """number of raw private samples that clients have shared with others"""
+    epsilon_claimed: float | None = None
+    """epsilon of the guaranteed differential privacy of the defence; None without a guarantee"""
+    delta_claimed: float | None = None
+    """delta of the guaranteed differential privacy of the defence; None without a guarantee"""
+    data_source: str | None
+    """origin of the data set, such as the path of its file; None for a run of devices"""
+    data_samples: int | None
+    """number of samples of the data set, training and test; None for a run of devices"""
+    data_sha256: str | None
+    """SHA-256 of the arrays of the data set; None for a run of devices"""
