@@ -47,7 +47,7 @@ MAY_IMPORT_TORCH = (  # rooms and files; imports inside functions count
     *("edgefd.learners.torch_learner", "edgefd.data.efficientnet", "edgefd.defences.dp_sgd"),
 )
 NOT_ON_A_DEVICE = ("torch", "flwr", "sklearn", "scipy", "pydantic", "typer", "rich")
-NOT_AT_A_COORDINATOR = ("torch", "sklearn", "scipy", "flwr", "onnxruntime")
+NOT_AT_A_COORDINATOR = ("torch", "sklearn", "scipy", "numba", "flwr", "onnxruntime")
 LONGEST_FILE = 400
 
 IMPORT_WITHOUT = """
@@ -166,7 +166,17 @@ def test_a_device_imports_its_rooms_without_the_packages_that_it_does_not_have()
 
 def test_a_coordinator_imports_its_rooms_without_torch_scikit_learn_and_flower() -> None:
     modules = [m for m in FILES if m.startswith("edgefd_server") and room(m) != "edgefd_server.flower"]
+    modules += [m for m in FILES if room(m) in ("edgefd.cli", "edgefd.__main__")]  # the commands import the rest later
     assert import_without(NOT_AT_A_COORDINATOR, modules) == {}
+
+
+def test_a_coordinator_cannot_load_a_data_set() -> None:
+    """What it needs of the federation is in the bundle."""
+    reached, new = set[str](), {"edgefd_server.serve.grpc", "edgefd_server.serve.folder", "edgefd.cli.serve"}
+    while new:
+        reached |= new
+        new = {t for module in new for t in targets(module)} - reached
+    assert not reached & {"edgefd.runs.prepare", "edgefd.runs.load_data", "edgefd.data.datasets"}
 
 
 def test_a_device_behind_flower_needs_no_torch() -> None:

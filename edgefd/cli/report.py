@@ -8,7 +8,8 @@ from typing import Annotated
 
 import typer
 
-from edgefd.cli.common import Runs, console, require_simulation
+from edgefd.cli.common import Runs, console
+from edgefd.core.errors import require
 
 
 class Format(StrEnum):
@@ -33,7 +34,7 @@ def compare(
 
     Example: edgefd compare runs/mini --format markdown
     """
-    require_simulation()
+    require("sim", "scipy")
     from edgefd.report.compare import compare as group_runs
     from edgefd.report.compare import load_runs, to_csv, to_markdown
     from edgefd.report.paper_table import to_wide
@@ -63,7 +64,7 @@ def report(
 
     Example: edgefd report runs/first --out report.html
     """
-    require_simulation()
+    require("sim", "scipy")
     from edgefd.report.command import write_report
 
     console.print(f"report: {write_report(runs, out)}", highlight=False, markup=False, soft_wrap=True)

@@ -141,7 +141,8 @@ def test_bad_input_is_reported_in_one_line_and_leaves_no_files(
 @pytest.mark.slow
 def test_a_federation_of_processes_gives_the_results_of_the_simulation(tmp_path: Path) -> None:
     settings = [QUICKSTART, *QUICK, "partition.n_clients=2"]
-    for arguments in (["export", *settings, "--out", "bundle"], ["partition", *settings, "--out", "data"]):
+    labels = ["--proxy-labels", "labels.npz"]
+    for arguments in (["export", *settings, "--out", "bundle", *labels], ["partition", *settings, "--out", "data"]):
         done = edgefd(*arguments, cwd=tmp_path)
         assert done.returncode == 0, done.stderr
     assert sorted(p.name for p in (tmp_path / "data").iterdir()) == ["client-000.npz", "client-001.npz"]
@@ -158,8 +159,8 @@ def test_a_federation_of_processes_gives_the_results_of_the_simulation(tmp_path:
         for i in range(2)
     ]
     try:
-        arguments = ["server", *settings, "--exchange", "exchange", "--timeout", "60", "--out", "r"]
-        served = edgefd(*arguments, cwd=tmp_path, PYTHONPATH=path)
+        serve = ["serve", "folder", QUICKSTART, "exchange", *settings[1:], "--bundle", "bundle", *labels]
+        served = edgefd(*serve, "--timeout", "60", "--out", "r", cwd=tmp_path, PYTHONPATH=path)
         assert served.returncode == 0, served.stderr
         assert [client.wait(30) for client in clients] == [0, 0]
     finally:
@@ -167,23 +168,23 @@ def test_a_federation_of_processes_gives_the_results_of_the_simulation(tmp_path:
             client.kill()
     simulated = edgefd("simulate", *settings, "run.learner=onnx", "--out", "s", cwd=tmp_path, PYTHONPATH=path)
     assert simulated.returncode == 0, simulated.stderr
-    again = edgefd("server", *settings, "--exchange", "exchange", "--resume", cwd=tmp_path, PYTHONPATH=path)
+    again = edgefd(*serve, "--resume", cwd=tmp_path, PYTHONPATH=path)
     assert again.returncode == 0, again.stderr  # of a complete run, only the summary is written again
     assert (
         len((tmp_path / "r" / "metrics.jsonl").read_text().splitlines())
         == 1 + json.loads((tmp_path / "r" / "summary.json").read_text())["rounds"]
     )
-    for key in ("heldout_accuracy_mean", "bytes_up", "bytes_down", "teacher_accuracy", "wrong_claims"):
+    for key in ("heldout_accuracy_mean", "bytes_up", "bytes_down", "teacher_accuracy", "teacher_ece"):
         served_value, simulated_value = (
             json.loads((tmp_path / run / "summary.json").read_text())[key] for run in ("r", "s")
         )
         assert served_value == simulated_value, key
     assert (tmp_path / "exchange" / "done").read_text() == "complete"
     for arguments, message in (
-        (["server", *settings, "--exchange", "exchange", "--out", "r2"], "already holds an exchange"),
-        (["server", *settings, "--exchange", "e2", "--out", "r"], "run folder r exists already"),
-        (["server", *settings, "train.lr=0.1", "--exchange", "exchange", "--resume"], "is of another config"),
-        (["server", *settings, "--exchange", "exchange", "--out", "r2", "--resume"], "remove --out"),
+        ([*serve, "--out", "r2"], "already holds an exchange"),
+        ([*serve[:3], "e2", *serve[4:], "--out", "r"], "run folder r exists already"),
+        ([*serve, "train.lr=0.1", "--resume"], "is of another config"),
+        ([*serve, "--out", "r2", "--resume"], "remove --out"),
         (["partition", *settings, "--out", "data"], "data exists already"),
         (["compare", "r"], "no common test set"),
     ):

@@ -62,14 +62,23 @@ def test_a_run_of_devices_has_no_test_set(single_run: Path) -> None:
         "agreement_per_client",
     )
     rewrite(single_run, [m | dict.fromkeys(keys) for m in lines(single_run)])
-    update_file(single_run, "evaluation.json", correct_by_class=[None] * 4, clients=[None] * 4)
-    update_file(single_run, "env.json", command="edgefd server x.yaml --exchange folder")
+    update_file(single_run, "evaluation.json", test_by_class=None, correct_by_class=[None] * 4, clients=[None] * 4)
+    update_file(single_run, "partition.json", clients=None, test=None)
+    unknown = ("bytes_once", "data_source", "data_samples", "data_sha256")
+    update_file(single_run, "summary.json", **dict.fromkeys(unknown))
+    update_file(single_run, "env.json", command="edgefd serve folder x.yaml folder")
     reported = report_page(single_run)
     assert "run by devices on data like mnist_mini" in reported.text
     assert f"edgefd reached {percent(lines(single_run)[-1]['heldout_accuracy_mean'])} mean accuracy" in reported.text
-    assert "edgefd server x.yaml --exchange folder" in reported.text
-    assert "Not recorded" not in reported.text
+    assert "edgefd serve folder x.yaml folder" in reported.text
+    assert "private data by class, and bytes sent once (the data of devices are not known)" in reported.text
+    assert "private data of devices" in reported.text
     assert "Accuracy on clients' own data" in reported.tables
     assert "Reliability of the teacher" in reported.tables
-    for title in ("Accuracy, mean over clients", "ECE of the clients' models", "Accuracy against bytes"):
+    for title in (
+        "Accuracy, mean over clients",
+        "ECE of the clients' models",
+        "Accuracy against bytes",
+        "Bytes sent once",
+    ):
         assert title not in reported.tables

@@ -16,7 +16,7 @@ from edgefd_client.contribution import contributed_proxy_rows, load_contribution
 from edgefd_client.state import load_state
 from edgefd_server import certs
 from edgefd_server.grpc_link.server import ListenAddress
-from edgefd_server.proxy_collection.serve import Collecting, collect
+from edgefd_server.proxy_collection.serve import Collecting, SampleFormat, collect, wanted_of
 from edgefd_server.proxy_collection.store import PROXY, Collection
 from typer.testing import CliRunner
 
@@ -49,12 +49,19 @@ def with_proxy(config: Config, **proxy: object) -> Config:
         (["--deadline", "1", "--least", "11"], "--least must be from 1 to 10"),
         (["method.name=indlearn", "baselines=[]"], "no proxy set"),
         (["--certs", "nowhere"], "certs init"),
+        (["--clients", "3"], "--clients is 3, but partition.n_clients is 10"),
+        (["partition.name=by_group"], "partition by_group does not say how many clients there are: give --clients N"),
+        (["--shape", "1,x"], "--shape must be sizes such as 1,28,28, not '1,x'"),
+        (["--dtype", "int8"], "--dtype must be uint8 or float32, not 'int8'"),
+        (["--dtype", "float32", "--low", "0"], "--dtype float32 needs --low and --high"),
+        (["--low", "300"], "--low must be below --high, not 300 and 255"),
     ],
 )
 def test_bad_input_is_one_error(tmp_path: Path, options: list[str], message: str) -> None:
     config = tmp_path / "c.yaml"
     config.write_text("data: {name: mnist_mini, limit: 600}\n")
-    command = ["collect", str(config), "--listen", "127.0.0.1:0", "--out", str(tmp_path / "out"), *options]
+    command = ["collect", str(config), "--listen", "127.0.0.1:0", "--out", str(tmp_path / "out")]
+    command += ["--shape", "1,28,28", "--dtype", "uint8", *options]
     result = CliRunner().invoke(app, command)
     assert isinstance(result.exception, UserError)
     assert message in str(result.exception)
@@ -63,7 +70,8 @@ def test_bad_input_is_one_error(tmp_path: Path, options: list[str], message: str
 def test_a_stopped_collection_says_how_to_continue_and_a_finished_one_ends_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    config, options = small(n_clients=2), Collecting(ListenAddress("127.0.0.1:0", None))
+    wanted = wanted_of(small(n_clients=2), None, SampleFormat("1,28,28", "uint8"))
+    options = Collecting(ListenAddress("127.0.0.1:0", None))
 
     def stopped(collection: Collection, least: int, deadline: float) -> None:
         assert (least, deadline) == (2, math.inf)
@@ -73,12 +81,12 @@ def test_a_stopped_collection_says_how_to_continue_and_a_finished_one_ends_at_on
     with pytest.raises(
         Stopped, match=r"0 of 2 clients have contributed; their samples are in .*: run the same command to continue"
     ):
-        collect(config, options, tmp_path)
+        collect(wanted, options, tmp_path)
     warning = "connections are unencrypted and unauthenticated (no --certs): raw samples are sent in plaintext"
     assert warning in caplog.text
     assert (tmp_path / "clients").stat().st_mode & 0o077 == 0
     np.savez(tmp_path / PROXY, x=np.zeros((5, 1, 28, 28), np.uint8), contributors=2)
-    collected = collect(config, options, tmp_path)  # it waits for no client
+    collected = collect(wanted, options, tmp_path)  # it waits for no client
     assert (collected.samples, collected.clients) == (5, 2)
 
 
@@ -86,6 +94,7 @@ def collector(folder: Path, port: str = "0") -> tuple[subprocess.Popen[str], str
     """Start `edgefd collect`, and return the process and its port."""
     command = [sys.executable, "-m", "edgefd", "collect", str(folder / "config.yaml"), "--listen", f"127.0.0.1:{port}"]
     command += ["--certs", str(folder / "certs"), "--out", str(folder / "collected")]
+    command += ["--shape", "1,28,28", "--dtype", "uint8"]
     with (folder / "collect.log").open("wb") as log:
         process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, text=True, env=ENV)
 

@@ -1,16 +1,20 @@
-"""`edgefd server` as users run it: bad input, resuming, Ctrl-C."""
+"""`edgefd serve` as users run it: bad input, resuming, Ctrl-C."""
 
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 from edgefd_server.coordinator.checkpoint import CHECKPOINT, LOCK, exclusive_lock, load_checkpoint
-from edgefd_server.coordinator.resume import create_checkpoint
+from edgefd_server.coordinator.open_run import create_checkpoint
+from edgefd_server.coordinator.served_run import read_served_run
 from typer.testing import CliRunner
 
 from edgefd.cli.main import app, main
 from edgefd.config.load import load_config
 from edgefd.core.errors import Stopped, UserError
+from edgefd.runs.export_bundle import export_config
+from edgefd.runs.prepare import prepare
 from tests.support.federations import ExportedFederation, export_federation, small
 
 ROOT = Path(__file__).parents[3]
@@ -23,48 +27,71 @@ def federation(tmp_path_factory: pytest.TempPathFactory) -> ExportedFederation:
     return export_federation(small(), tmp_path_factory.mktemp("federation"))
 
 
+GRPC, FLOWER = ["grpc", "--listen", "127.0.0.1:0"], ["flower", "--superlink", "127.0.0.1:0"]
+BUNDLE = ["--bundle", "BUNDLE"]
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ([], "give --listen HOST:PORT, --flower HOST:PORT or both, or --exchange DIR"),
-        (["--listen", "127.0.0.1:0", "--exchange", "x"], "or both, or --exchange DIR"),
-        (["--exchange", "x", "--certs", "c"], "go with --listen"),
-        (["--flower", "127.0.0.1:0", "--exchange", "x"], "or both, or --exchange DIR"),
-        (["--flower", "127.0.0.1:0", "--bundle", "BUNDLE"], "--bundle goes with --listen: SuperNodes have their own"),
-        (["--flower", "0.0.0.0:0"], "refusing to listen on 0.0.0.0:0 without TLS"),
-        (["--flower", "127.0.0.1:0", "attack.name=random", "attack.fraction=0.4"], "attack is for simulations"),
-        (["--listen", "127.0.0.1:0"], "--bundle must be given once for each model of the config, in order: mlp"),
+        (["flower", "--superlink", "0.0.0.0:0"], "refusing to listen on 0.0.0.0:0 without TLS"),
+        ([*FLOWER, "attack.name=random", "attack.fraction=0.4"], "attack is for simulations"),
+        (FLOWER, "--bundle must be given once for each model of the config, in order: mlp"),
+        (GRPC, "--bundle must be given once for each model of the config, in order: mlp"),
+        (["folder", "x"], "--bundle must be given once for each model of the config, in order: mlp"),
         (
-            ["--listen", "0.0.0.0:0", "--bundle", "BUNDLE"],
-            "without TLS: pass --certs DIR (create it with `edgefd certs init`) or",
+            ["grpc", "--listen", "0.0.0.0:0", *BUNDLE],
+            "without TLS: pass --certs DIR (create it with `edgefd certs init`)",
         ),
-        (["--listen", "127.0.0.1:0", "--bundle", "BUNDLE", "--certs", "nowhere"], "certs init"),
-        (["--listen", "127.0.0.1:0", "--bundle", "BUNDLE", "codec.name=uint8"], "codec differ"),
-        (["--listen", "127.0.0.1:0", "--bundle", "BUNDLE", "model.name=cnn"], "is a bundle of mlp"),
-        (["--listen", "127.0.0.1:0", "--bundle", "BUNDLE", "--status", "page"], "--status is [HOST:]PORT"),
-        (["--listen", "127.0.0.1:0", "--bundle", "BUNDLE", "--status", "192.0.2.1:1"], "cannot serve the status page"),
-        (["--exchange", "x", "--status", "192.0.2.1:1"], "cannot serve the status page at 192.0.2.1:1"),
-        (["--listen", "192.0.2.1:1", "--bundle", "BUNDLE", "--insecure"], "cannot listen on 192.0.2.1:1"),
-        (["--listen", "192.0.2.1:1", "--bundle", "BUNDLE", "--insecure", "--resume"], "cannot listen on 192.0.2.1:1"),
-        (
-            ["--listen", "127.0.0.1:0", "--bundle", "BUNDLE", "coordinator.min_reports=4"],
-            "a round samples 3 of 3 clients",
-        ),
+        ([*GRPC, *BUNDLE, "--certs", "nowhere"], "certs init"),
+        ([*GRPC, *BUNDLE, "--timeout", "0"], "--timeout must be above 0, not 0"),
+        ([*GRPC, *BUNDLE, "codec.name=uint8"], "codec differ"),
+        ([*GRPC, *BUNDLE, "model.name=cnn"], "is a bundle of mlp"),
+        ([*GRPC, *BUNDLE, "partition.n_clients=4"], "is a bundle for 3 clients, but partition.n_clients is 4"),
+        ([*GRPC, *BUNDLE, "method.name=fedavg"], "n_clusters"),
+        ([*GRPC, *BUNDLE, "--proxy-labels", "nowhere.npz"], "there is no file nowhere.npz"),
+        ([*GRPC, *BUNDLE, "--status", "page"], "--status is [HOST:]PORT"),
+        ([*GRPC, *BUNDLE, "--status", "192.0.2.1:1"], "cannot serve the status page"),
+        (["folder", "x", *BUNDLE, "--status", "192.0.2.1:1"], "cannot serve the status page at 192.0.2.1:1"),
+        (["grpc", "--listen", "192.0.2.1:1", *BUNDLE, "--insecure"], "cannot listen on 192.0.2.1:1"),
+        (["grpc", "--listen", "192.0.2.1:1", *BUNDLE, "--insecure", "--resume"], "cannot listen on 192.0.2.1:1"),
+        ([*GRPC, *BUNDLE, "coordinator.min_reports=4"], "a round samples 3 of 3 clients"),
     ],
 )
 def test_bad_input_is_one_error_and_leaves_no_folder(
     federation: ExportedFederation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: list[str], message: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    arguments = [str(federation.bundle) if o == "BUNDLE" else o for o in options]
-    command = ["server", str(ROOT / "simulations/quickstart.yaml"), *SETTINGS, *arguments, "--out", "run"]
-    result = CliRunner().invoke(app, command)
+    kind, *others = (str(federation.bundle) if o == "BUNDLE" else o for o in options)
+    command = ["serve", kind, str(ROOT / "simulations/quickstart.yaml")]
+    if kind == "folder":
+        command.append(others.pop(0))
+    result = CliRunner().invoke(app, [*command, *SETTINGS, *others, "--out", "run"])
     assert isinstance(result.exception, UserError)
     assert message in str(result.exception)
     assert not list(tmp_path.iterdir())
 
 
-SERVED = ["server", str(ROOT / "simulations/quickstart.yaml"), *SETTINGS, "--listen", "127.0.0.1:0"]
+def test_a_method_that_uses_proxy_labels_needs_their_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    config = small(method="weighted_fd")
+    export_config(config, None, Path("bundle"), Path("labels.npz"))
+    with pytest.raises(
+        UserError, match=r"weighted_fd needs the labels of the proxy samples.* give --proxy-labels FILE"
+    ):
+        read_served_run(config, [Path("bundle")])
+    served = read_served_run(config, [Path("bundle")], Path("labels.npz"))
+    assert served.proxy_labels is not None
+    assert np.array_equal(served.proxy_labels, prepare(config).federation.proxy_labels)
+    for y, message in ((np.zeros(3, int), "3 labels|need"), (served.proxy_labels + 9, "y has label 1")):
+        np.savez("wrong.npz", y=y)
+        with pytest.raises(UserError, match=message):
+            read_served_run(config, [Path("bundle")], Path("wrong.npz"))
+
+
+SERVED = ["serve", "grpc", str(ROOT / "simulations/quickstart.yaml"), *SETTINGS, "--listen", "127.0.0.1:0"]
 
 
 def leave_run(out: Path) -> None:
@@ -77,7 +104,7 @@ def leave_run(out: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--resume"], "--resume with --listen needs --out"),
+        (["--resume"], "--resume needs --out"),
         (["--out", "run"], "run already holds a run: choose another folder, remove it, or continue it with --resume"),
         (["--out", "run", "--resume", "train.lr=0.5"], "the run in run is of another config"),
         (["--out", "run", "--resume", "--listen", "192.0.2.1:1", "--insecure"], "cannot listen on 192.0.2.1:1"),
