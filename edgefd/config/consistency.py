@@ -7,7 +7,6 @@ from edgefd.core.errors import UserError, hint
 from edgefd.defences.apply import NoDefence, Private, check_method, check_private
 from edgefd.federation.method import MessageKind, Method
 from edgefd.learners.distillation_loss import Distillation, needs_logits
-from edgefd.methods import get_method
 from edgefd.poisoning.robust_aggregation import Aggregator
 from edgefd.selection.settings import SERVER_RULES, Selection
 from edgefd.wire.codecs import CODECS
@@ -79,7 +78,7 @@ def _check_proxy(config: Config) -> None:
 
 def _check_exchange(config: Config) -> None:
     """Check that sections about exchanged knowledge have a method that exchanges some."""
-    exchanges = get_method(config.method_name).exchanges
+    exchanges = config.find_method(config.method_name).exchanges
     if config.run.record_knowledge and not exchanges:
         raise UserError(f"run.record_knowledge: method {config.method_name} exchanges nothing to record: remove it")
     if config.attack.name != "none" and not exchanges:
@@ -113,7 +112,7 @@ def _check_defence(config: Config) -> None:
 
 def _check_method(config: Config, name: str) -> None:
     """Check that a method can run with the rest of the config."""
-    method = get_method(name)
+    method = config.find_method(name)
     if config.aggregator != Aggregator() and not method.averages_labels:
         raise UserError(f"aggregator: method {name} has its own aggregation rule: remove the section")
     if config.attack.name != "none" and not method.message.of_proxy_rows:

@@ -8,6 +8,7 @@ Sections that devices need too are declared where they are used: `train` in `edg
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -21,6 +22,9 @@ from edgefd.poisoning.attacks import Attack
 from edgefd.poisoning.robust_aggregation import Aggregator, aggregate_of
 from edgefd.rounds.participation import ParticipationConfig
 from edgefd.selection.settings import Selection
+
+OBJECT = "object:"
+"""start of the names of objects that no other process can import: a config with such a name cannot be repeated"""
 
 
 @dataclass(frozen=True)
@@ -120,7 +124,15 @@ class FromFile:
     name: Literal["file"] = "file"
 
 
-Partition = Strong | Weak | Iid | Dirichlet | Shards | QuantitySkew | ByGroup | FromFile
+@dataclass(frozen=True)
+class Own:
+    """Partition by a function of your own (`edgefd.data.partitions.by_function`)."""
+
+    name: str
+    """path of the function: package.module:function"""
+
+
+Partition = Strong | Weak | Iid | Dirichlet | Shards | QuantitySkew | ByGroup | FromFile | Own
 PARTITIONS: dict[str, type] = {
     "strong": Strong,
     "weak": Weak,
@@ -220,15 +232,26 @@ class Config:
     distillation: Distillation = field(default_factory=Distillation)
     baselines: tuple[str, ...] = ()
     """other methods to run on the same split, each with its default settings"""
+    objects: Mapping[str, Any] = field(default_factory=dict)
+    """objects of a Python session (methods, factories of models, data sets, partitions) that the config names; their
+    names begin with `OBJECT`, and no YAML file can name them"""
 
     @property
     def method(self) -> Method:
         """Method of this config, with its aggregator and its defence applied."""
-        method = defended(get_method(self.method_name), self.defence)
+        method = defended(self.find_method(self.method_name), self.defence)
         if self.aggregator == Aggregator():
             return method
         rule = aggregate_of(self.aggregator)
         return dataclasses.replace(method, aggregate=lambda uploads, _: rule(uploads))
+
+    def find_method(self, name: str) -> Method:
+        """Return the method of that name: an object of this config, or what `get_method` finds."""
+        return self.objects[name] if name in self.objects else get_method(name)
+
+    def factory(self, model: Model) -> Any:
+        """Return what `build_model` builds a model from: its name, or an object of this config."""
+        return self.objects.get(model.name, model.name)
 
     def model_of(self, client: int) -> Model:
         """Return the model of a client: models are assigned round-robin."""
@@ -240,7 +263,7 @@ class Config:
         A reference method that exchanges nothing gets no attack, defence, selection, distillation, participation rules
         or recording, and models of one head.
         """
-        method = get_method(name)
+        method = self.find_method(name)
         config = dataclasses.replace(self, method_name=name, method_config=method.config(), baselines=())
         if method.exchanges:
             return config
@@ -253,7 +276,7 @@ class Config:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the sections of the config as plain YAML values, with every default."""
-        out = dataclasses.asdict(self)
+        out = dataclasses.asdict(dataclasses.replace(self, objects={}))
         method = {"name": out.pop("method_name"), **out.pop("method_config")}
         if people := out["data"]["test_people"]:
             out["data"]["test_people"] = list(people)

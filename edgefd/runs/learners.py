@@ -46,7 +46,7 @@ def _learner(
 def _single_learner(
     config: Config, choice: Model, shape: tuple[int, ...], n_logits: int, sessions: Callable[[Model], Sessions]
 ) -> Learner:
-    model = build_model(choice.name, shape, n_logits, config.seed)
+    model = build_model(config.factory(choice), shape, n_logits, config.seed)
     if (choice.learner or config.run.learner) == "torch":
         recorded_steps = None if is_foreign(choice.name) else _recorded_steps(choice.name, shape, n_logits)
         return TorchLearner(model, config.train.optimizer, shared_zeros, recorded_steps)
@@ -74,5 +74,5 @@ def _sessions(config: Config, federation: Federation, choice: Model) -> Sessions
 
     shape = federation.proxy.x.shape[1:]
     n_logits = choice.heads * federation.n_classes
-    model = build_model(choice.name, shape, n_logits, 0)
+    model = build_model(config.factory(choice), shape, n_logits, 0)
     return Sessions(export_graphs(model, config.train.optimizer, config.train.batch_size, shape, n_logits))

@@ -70,7 +70,7 @@ def acceptance_of(config: Config, federation: Federation, data: ClientData, rows
 def recorded_learner(recording: Recording, name: str, client: int) -> TorchLearner:
     """Load a client's recorded model; `name` is "final" or a round in four digits."""
     config = recording.config
-    learner = untrained(recording.federation, config.model_of(client).name, config.seed)
+    learner = untrained(recording.federation, config.factory(config.model_of(client)), config.seed)
     values = parameters(recording, name, client)
     learner.load_state(learner.state() | {f"model/{k}": v for k, v in values.items()})
     return learner

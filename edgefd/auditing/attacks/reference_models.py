@@ -12,6 +12,7 @@ from edgefd.auditing.recording.signal_store import Arrays
 from edgefd.core.arrays import Float32, Int64
 from edgefd.core.seeding import AuditStream, Purpose, make_rng
 from edgefd.learners.batches import Batch, draw, labelled, softmax
+from edgefd.learners.models import Factory
 from edgefd.learners.torch_learner import TorchLearner
 
 REFERENCES = 4
@@ -33,7 +34,7 @@ def reference_signals(recording: Recording, candidates: Candidates, population: 
         [R, k, C], `canary_y` int64 [k], `canary_member` bool [k]; `y_z`.
     """
     rng = make_rng(recording.config.seed, Purpose.AUDIT, AuditStream.REFERENCE_MODELS)
-    model = recording.config.model[0].name
+    model = recording.config.factory(recording.config.model[0])
     outputs: dict[str, list[Float32]] = {"others": [], "others_z": [], "canary_others": []}
     canaries, wrong, member = mislabelled_records(population, recording.federation.n_classes, rng)
     for i in range(REFERENCES + 1):
@@ -75,7 +76,7 @@ def mislabelled_records(
     return rows, wrong, rng.permutation(member)
 
 
-def train_model(recording: Recording, model: str, batch: Batch, steps: int, key: int) -> TorchLearner:
+def train_model(recording: Recording, model: str | Factory, batch: Batch, steps: int, key: int) -> TorchLearner:
     """Train a model of the adversary's own; `key` seeds it."""
     seed = recording.config.seed
     learner = untrained(recording.federation, model, seed + key)

@@ -30,7 +30,7 @@ def control_signals(recording: Recording, candidates: Candidates, population: Po
         `memorised_distilled` float32 [models + 1, k]: of the wrong labels, with `memorised_in` bool [models + 1, k].
     """
     config, federation = recording.config, recording.federation
-    model, seed = config.model[0].name, config.seed
+    model, seed = config.factory(config.model[0]), config.seed
     rng = make_rng(seed, Purpose.AUDIT, AuditStream.SHADOW_CONTROLS)
     half = rng.permutation(len(population.y))[: len(population.y) // 2]
     batch = labelled(population.x[half], population.y[half], federation.n_classes)

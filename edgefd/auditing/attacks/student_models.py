@@ -14,7 +14,7 @@ from edgefd.core.seeding import AuditStream, Purpose, make_rng
 from edgefd.federation.clients import Federation
 from edgefd.federation.report import Report
 from edgefd.learners.batches import Batch, draw, softmax
-from edgefd.learners.models import build_model, is_foreign
+from edgefd.learners.models import Factory, build_model, is_foreign
 from edgefd.learners.torch_learner import RecordedSteps, TorchLearner
 
 _STEPS = 300
@@ -22,10 +22,12 @@ _BATCH = 64
 _LR = 0.003
 
 
-def untrained(federation: Federation, model: str, seed: int) -> TorchLearner:
-    """Build an untrained model of that name for the federation's samples."""
+def untrained(federation: Federation, model: str | Factory, seed: int) -> TorchLearner:
+    """Build an untrained model for the federation's samples."""
     shape = federation.proxy.x.shape[1:]
-    recorded_steps = None if is_foreign(model) else _recorded_steps(model, shape, federation.n_classes)
+    recorded_steps = None
+    if isinstance(model, str) and not is_foreign(model):
+        recorded_steps = _recorded_steps(model, shape, federation.n_classes)
     return TorchLearner(build_model(model, shape, federation.n_classes, seed), "adam", recorded_steps=recorded_steps)
 
 
@@ -38,11 +40,14 @@ def _recorded_steps(model: str, shape: tuple[int, ...], n_classes: int) -> Recor
 def student(config: Config, federation: Federation, client: int, sent: Knowledge, *key: int) -> TorchLearner:
     """Distil a model of the client's architecture from soft labels of proxy rows alone; `key` seeds it."""
     return distilled(
-        federation, config.model_of(client).name, Batch(federation.proxy.x[sent.ids], sent.values, sent.weights), *key
+        federation,
+        config.factory(config.model_of(client)),
+        Batch(federation.proxy.x[sent.ids], sent.values, sent.weights),
+        *key,
     )
 
 
-def distilled(federation: Federation, model: str, batch: Batch, *key: int) -> TorchLearner:
+def distilled(federation: Federation, model: str | Factory, batch: Batch, *key: int) -> TorchLearner:
     """Train a model on soft labels; without rows it stays untrained. `key` seeds it."""
     rng = make_rng(key[0], Purpose.AUDIT, AuditStream.STUDENT_MODELS, *key[1:])
     learner = untrained(federation, model, int(rng.integers(2**31)))
