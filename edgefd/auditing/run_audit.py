@@ -5,9 +5,7 @@ The schema of audit.json is described in docs/guides/audit.md.
 
 from __future__ import annotations
 
-import shlex
-import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -40,30 +38,35 @@ from edgefd.auditing.write import write_audit
 from edgefd.core.errors import require
 from edgefd.core.version import __version__
 from edgefd.defences.apply import claim, covered
+from edgefd.runs.environment import command
+from edgefd.simulation.engine import one_thread
 
 SCHEMA = 1
 
 
-def audit(folder: Path, request: AuditRequest, start: Callable[[int], OnStep]) -> dict[str, Any]:
+def audit(
+    folder: Path,
+    request: AuditRequest,
+    start: Callable[[int], OnStep],
+    objects: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
     """Audit a run, write RUN/audit, and return the content of audit.json.
 
     `start(n)` is called when it is known that there are up to n steps; the function that it returns is called after
-    each step.
+    each step. `objects` are those that the config of the run names, see `Config.objects`.
 
     Raises:
         UserError: for bad input, see `open_recording`, `choose` and `part`.
         RunError: if something cannot be written.
     """
     require("audit", "scipy", "sklearn", "threadpoolctl")
-    import torch
     from threadpoolctl import threadpool_limits
 
-    torch.set_num_threads(1)  # more threads cost time where cores are shared, and change low bits
-    recording = open_recording(folder)
+    recording = open_recording(folder, objects)
     request = restrict_to_recording(recording, request)
     on_step = start(count_steps(recording, request))
     place = folder / "audit"
-    with threadpool_limits(1):
+    with threadpool_limits(1), one_thread():
         signals = part(place / "signals", recording.digest, "exposure", lambda: disclosure_signals(recording))
         on_step("exposure")
         result = _head(recording, request)
@@ -81,7 +84,7 @@ def _head(recording: Recording, request: AuditRequest) -> dict[str, Any]:
         "schema": SCHEMA,
         "edgefd": __version__,
         "run": str(recording.folder),
-        "command": shlex.join(["edgefd", *sys.argv[1:]]),
+        "command": command(),
         "run_command": run_command(recording),
         "method": config.method_name,
         "dataset": recording.dataset.name,

@@ -86,8 +86,8 @@ def set_key(raw: dict[str, Any], path: str, value: Any) -> None:
     if path == "method.name" and node.get("name", "edgefd") != value:
         node.clear()  # settings of the same name can have another meaning in another method
     kinds = {"partition.name": PARTITIONS, "defence.name": DEFENCES}.get(path, {})
-    if isinstance(value, str) and value in kinds:
-        valid = {f.name for f in dataclasses.fields(kinds[value])}
+    if isinstance(value, str) and (value in kinds or (kinds and ":" in value)):
+        valid = {f.name for f in dataclasses.fields(kinds[value])} if value in kinds else set()
         for other in [k for k in node if k not in valid]:
             del node[other]
     node[key] = value

@@ -3,22 +3,35 @@
 from __future__ import annotations
 
 import platform
+import shlex
 import subprocess
 import sys
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from edgefd.core.host import cores
+from edgefd.data.datasets import Dataset
+from edgefd.federation.method import Method
 
 _PACKAGES = ("edgefd", "numpy", "torch", "scikit-learn", "protobuf", "onnxruntime", "flwr")
 
 
-def environment() -> dict[str, Any]:
-    """Return the record of this process: command, start time, versions, machine."""
+def command() -> str:
+    """Return the command of this process: `edgefd ...`, or that of the Python session that uses edgefd."""
+    program = Path(sys.argv[0])
+    if "edgefd" in (program.stem, program.parent.name):  # the installed command, or python -m edgefd
+        return shlex.join(["edgefd", *sys.argv[1:]])
+    return shlex.join([Path(sys.orig_argv[0]).name, *sys.orig_argv[1:]])
+
+
+def environment(objects: Mapping[str, object] | None = None) -> dict[str, Any]:
+    """Return the record of this process: command, start time, versions, machine; and what `objects` of a config are."""
     return {
-        "command": " ".join(["edgefd", *sys.argv[1:]]),
+        "command": command(),
+        **({"objects": {name: describe_object(value) for name, value in objects.items()}} if objects else {}),
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "commit": _commit(),
         "python": platform.python_version(),
@@ -27,6 +40,17 @@ def environment() -> dict[str, Any]:
         "processor": _processor(),
         "cores": cores(),
     }
+
+
+def describe_object(value: object) -> str:
+    """Return one line about an object of a session: its kind, and where it was defined or what it holds."""
+    if isinstance(value, Method):
+        return f"Method: {value.summary}"
+    if isinstance(value, Dataset):
+        return f"Dataset from {value.source}: {len(value.x_train)} + {len(value.x_test)} samples, sha256 {value.sha256}"
+    code = getattr(value, "__code__", None)
+    place = f", line {code.co_firstlineno} of {code.co_filename}" if code else ""
+    return f"{type(value).__name__} {getattr(value, '__qualname__', '')} of {value.__module__}{place}"
 
 
 def _version(package: str) -> str | None:

@@ -57,7 +57,7 @@ def execute_run(
     """
     config, federation = prepared.config, prepared.federation
     write_config(folder, config)
-    write_json(folder / "env.json", environment())
+    write_json(folder / "env.json", environment(config.objects))
     write_json(folder / "partition.json", partition_record(federation, config.run.record_knowledge))
     if done:
         write_json_lines(folder / "metrics.jsonl", [_line(folder, m) for m in done])

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
+from torch import nn
 
 from edgefd.config.schema import Config, Model
 from edgefd.core.shared_memory import shared_zeros
@@ -27,6 +29,15 @@ def make_learner(config: Config, data: ClientData, n_classes: int, sessions: Cal
     `sessions` returns the ONNX Runtime sessions of a model, created once for each model.
     """
     return _learner(config, config.model_of(data.client), data.x.shape[1:], n_classes, sessions)
+
+
+def trained_model(config: Config, federation: Federation, client: int, weights: Mapping[str, np.ndarray]) -> nn.Module:
+    """Return the model of a client with these weights (`edgefd.runs.record.weights_of`), in evaluation mode."""
+    choice = config.model_of(client)
+    n_logits = choice.heads * federation.n_classes
+    model = build_model(config.factory(choice), federation.proxy.x.shape[1:], n_logits, config.seed)
+    model.load_state_dict({name: torch.from_numpy(values) for name, values in weights.items()})
+    return model.eval()
 
 
 def server_learner(config: Config, federation: Federation) -> Learner:

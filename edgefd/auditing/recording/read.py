@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -60,8 +60,8 @@ class Recording:
         return sorted(int(name) for name in names)
 
 
-def open_recording(folder: Path) -> Recording:
-    """Open the recording of a run folder.
+def open_recording(folder: Path, objects: Mapping[str, Any] | None = None) -> Recording:
+    """Open the recording of a run folder; `objects` are those that its config names.
 
     Raises:
         UserError: if it is no run folder, the run was not recorded or did not end, its data have changed, or its
@@ -69,7 +69,7 @@ def open_recording(folder: Path) -> Recording:
     """
     if not (folder / "config.yaml").is_file():
         raise UserError(f"{folder} is not the folder of a run: it has no config.yaml")
-    config = load_config(folder / "config.yaml")
+    config = load_config(folder / "config.yaml", objects=objects)
     deployed = (folder / KNOWLEDGE / COORDINATOR).is_file()
     if not config.run.record_knowledge or not (deployed or (folder / KNOWLEDGE / CLAIMS).is_file()):
         raise UserError(f"{folder} has no recorded knowledge: {_RECORD_COMMAND}")
