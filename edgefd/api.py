@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-from rich.console import Console
 
 from edgefd.config.load import Source, load_config
 from edgefd.config.overrides import Overrides, read_overrides
@@ -82,9 +81,13 @@ def simulate(
     }
     settings = {key: name for key, name in chosen.items() if name is not None} | dict(read_overrides(overrides))
     loaded = load_config(config, settings, objects)
-    folder, console = None if out is None else Path(out), Console() if progress else None
+    console = None
+    if progress:
+        from rich.console import Console  # here, because its import draws from the user's random numbers
+
+        console = Console()
     with _interruptible():
-        return simulate_config(loaded, folder, engine, on_round, console)
+        return simulate_config(loaded, None if out is None else Path(out), engine, on_round, console)
 
 
 def sweep(
@@ -176,7 +179,6 @@ def audit(
         RunError: if something cannot be written.
     """
     require("audit", "torch", "scipy", "sklearn", "threadpoolctl")
-    from edgefd.auditing.report import terminal
     from edgefd.auditing.request import parse_request
     from edgefd.auditing.run_audit import audit as run_audit
 
@@ -184,7 +186,13 @@ def audit(
         raise UserError(f"level must be 0, 1 or 2, not {level!r}")
     request = parse_request(level, attacks, adversaries, [], shadows)
     objects = {} if isinstance(run, str | os.PathLike) else run.config.objects
-    with terminal.progress(Console(quiet=not progress)) as show:
+    if not progress:
+        return run_audit(_folder_of(run), request, lambda _: lambda _: None, objects)
+    from rich.console import Console
+
+    from edgefd.auditing.report import terminal
+
+    with terminal.progress(Console()) as show:
         return run_audit(_folder_of(run), request, show, objects)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -20,8 +19,8 @@ from edgefd.auditing.report.verdict import results_on_records, verdicts
 @contextmanager
 def progress(console: Console) -> Iterator[Callable[[int], OnStep]]:
     """Show a progress bar on a terminal, and one line per step elsewhere."""
-    if not console.is_terminal or console.quiet:
-        yield functools.partial(_print_lines, console)
+    if not console.is_terminal:
+        yield _print_lines
         return
     with Progress(console=console) as bar:
 
@@ -32,9 +31,9 @@ def progress(console: Console) -> Iterator[Callable[[int], OnStep]]:
         yield start
 
 
-def _print_lines(console: Console, n: int) -> OnStep:
+def _print_lines(n: int) -> OnStep:
     began = time.perf_counter()
-    return lambda step: console.out(f"audit: {step} ({time.perf_counter() - began:.0f} s)", highlight=False)
+    return lambda step: print(f"audit: {step} ({time.perf_counter() - began:.0f} s)", flush=True)
 
 
 def summary(result: Mapping[str, Any]) -> Iterator[Table | str]:
