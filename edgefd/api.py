@@ -22,7 +22,7 @@ from edgefd.data.datasets import Dataset, dataset_of
 from edgefd.data.npz import channels_first
 from edgefd.data.partitions import Function
 from edgefd.federation.method import Method
-from edgefd.methods import check_method, method_names
+from edgefd.methods import check_method, get_method, method_names
 from edgefd.simulation.table import table
 
 if TYPE_CHECKING:
@@ -212,15 +212,17 @@ def _folder_of(run: Run | Folder) -> Path:
 def _name_of_method(method: Method, objects: dict[str, object]) -> str:
     """Return the name of a method for a config; other processes can import most methods by it."""
     check_method(method, f"method {method!r:.60}")
+    if method.name in method_names() and get_method(method.name) is method:
+        return method.name
     hooks = [value for value in vars(method).values() if callable(value)]
-    path = importable_name(method, *hooks)
-    name = (path or "").removeprefix("edgefd.methods.").removesuffix(":METHOD")
-    return name if name in method_names() else path or _add(objects, method.name, method)
+    return importable_name(method, *hooks) or _add(objects, method.name, method)
 
 
 def _names_of_models(model: str | Factory | Sequence[str | Factory], objects: dict[str, object]) -> Any:
     if isinstance(model, Sequence) and not isinstance(model, str):
         return [_names_of_models(one, objects) for one in model]
+    if not isinstance(model, str) and not callable(model):
+        raise UserError(f"model: {model!r:.60} is neither a name nor a function")
     return model if isinstance(model, str) else _name_of_function(model, objects)
 
 

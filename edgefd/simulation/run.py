@@ -7,7 +7,7 @@ from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -119,6 +119,8 @@ def simulate_config(
         RunError: if a client fails or a file cannot be written.
         Stopped: on Ctrl-C; the message names the folder of the completed rounds.
     """
+    if engine not in get_args(Engine):
+        raise UserError(f"engine must be {' or '.join(get_args(Engine))}, not {engine!r}")
     if engine == "ray":
         _check_ray(config)
     runs = [prepare(config), *(prepare(config.for_method(name)) for name in config.baselines)]
