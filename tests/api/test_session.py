@@ -16,8 +16,9 @@ import edgefd
 SMALL = {small!r}
 
 def state():
-    return (random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist(), torch.get_num_threads(),
-            os.getcwd(), signal.getsignal(signal.SIGINT), threading.active_count(), multiprocessing.active_children())
+    numbers = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()
+    threads = torch.get_num_threads(), threading.active_count(), multiprocessing.active_children()
+    return numbers, threads, os.getcwd(), signal.getsignal(signal.SIGINT)
 """
 TWO_RUNS = """
 torch.set_num_threads(2)
@@ -56,14 +57,8 @@ def run_script(folder: Path, program: str) -> str:
     script = folder / "script.py"
     script.write_text(STATE.format(small=SMALL) + program)
     paths = os.pathsep.join(map(str, (ROOT, ROOT / "proto")))
-    done = subprocess.run(
-        [sys.executable, script],
-        cwd=folder,
-        env=os.environ | {"PYTHONPATH": paths},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+    command, variables = [sys.executable, script], os.environ | {"PYTHONPATH": paths}
+    done = subprocess.run(command, cwd=folder, env=variables, capture_output=True, text=True, timeout=300)
     assert (done.returncode, done.stderr) == (0, ""), done.stderr
     return done.stdout
 
@@ -89,5 +84,5 @@ def test_ctrl_c_keeps_the_rounds_and_the_session(tmp_path: Path) -> None:
 def test_a_sweep_does_not_run_the_script_again(tmp_path: Path) -> None:
     outcomes = run_script(tmp_path, SWEEP).splitlines()
     assert len(outcomes) == 2
-    assert all(": accuracy" in line or " accuracy " in line for line in outcomes)
+    assert all(" accuracy " in line for line in outcomes)
     assert len(list((tmp_path / "runs" / "sweep").iterdir())) == 2
