@@ -18,9 +18,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgefd.audit.report.findings import DELTA
-from edgefd.audit.request import AuditRequest
-from edgefd.audit.run_audit import audit
+from edgefd.auditing.report.findings import DELTA
+from edgefd.auditing.request import AuditRequest
+from edgefd.auditing.run_audit import audit
 from edgefd.config.load import load_config
 from edgefd.config.schema import Config
 from edgefd.core.errors import RunError, UserError

@@ -76,7 +76,7 @@ def load_dataset(name: str, root: Path | None = None, test_people: Sequence[int]
     if test_people is not None and name != "watch":
         raise UserError(f"data.test_people is for watch only, {name} has its own test set: remove it")
     if name.endswith(".npz"):
-        return _from_arrays(Path(name).stem, _user_npz(Path(name)), f"file {name}")
+        return dataset_of(Path(name).stem, _user_npz(Path(name)), f"file {name}")
     if name not in DATASETS:
         raise UserError(f"unknown data set {name!r}: {hint(name, DATASETS, otherwise='the path of an npz')}")
     location = _find(name, root)
@@ -85,7 +85,7 @@ def load_dataset(name: str, root: Path | None = None, test_people: Sequence[int]
     path, read = location
     title = "CIFAR-10 (JPEG re-encoded)" if path.name == "cifar10_jpeg.npz" else name
     arrays = read(path) if test_people is None else _watch(path, test_people)
-    return _from_arrays(title, arrays, "packaged with edgefd" if name == "mnist_mini" else str(path))
+    return dataset_of(title, arrays, "packaged with edgefd" if name == "mnist_mini" else str(path))
 
 
 def find_dataset(name: str, root: Path | None = None) -> str | None:
@@ -192,8 +192,12 @@ def download_hint(name: str) -> str:
     return f"run edgefd datasets --download {name}, or set EDGEFD_DATA to the folder that holds it"
 
 
-def _from_arrays(name: str, arrays: dict[str, npt.NDArray[Any]], source: str) -> Dataset:
-    """Check the arrays and return them as a `Dataset`."""
+def dataset_of(name: str, arrays: Mapping[str, npt.NDArray[Any]], source: str) -> Dataset:
+    """Return x_train, y_train, x_test, y_test and, if present, group_train as a `Dataset`; errors begin with `source`.
+
+    Raises:
+        UserError: if samples or labels are malformed, or do not belong together.
+    """
     x_train, x_test = finite_samples(arrays["x_train"], source), finite_samples(arrays["x_test"], source)
     if x_train.shape[1:] != x_test.shape[1:]:
         raise UserError(f"{source}: train samples are {list(x_train.shape[1:])}, test samples {list(x_test.shape[1:])}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from numbers import Integral
 from typing import Any, Literal
 
 import numpy as np
@@ -61,7 +62,9 @@ class KMeansDRE:
         self.random_state = random_state
 
     def fit(self, X: npt.ArrayLike, y: None = None, *, reference: npt.ArrayLike | None = None) -> KMeansDRE:
-        """Fit centroids on X [n, ...] and, if the score is a ratio, on `reference` [m, ...].
+        """Fit centroids on X [n, ...] and, if the score is a ratio, on `reference` [m, ...]; return the estimator.
+
+        Samples of any shape and any real dtype are flattened to float32 rows.
 
         Raises:
             ValueError: for a parameter out of range, data that are not finite, or a missing reference.
@@ -114,10 +117,14 @@ class KMeansDRE:
             setattr(self, name, value)
         return self
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in self.get_params().items())})"
+
     def _check_parameters(self) -> None:
         for name in ("n_clusters", "n_components", "max_iter"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+            value = getattr(self, name)
+            if not isinstance(value, Integral) or value < 1:
+                raise ValueError(f"{name} must be a whole number of at least 1, not {value!r}")
         if self.reference not in ("proxy", "none"):
             raise ValueError(f"reference must be proxy or none, not {self.reference!r}")
         if self.features not in ("pixels", "pca"):
@@ -148,7 +155,8 @@ def rows_of(x: npt.ArrayLike) -> Float32:
     """Return samples of any shape as finite float32 rows [n, d]."""
     if np.iscomplexobj(x):
         raise ValueError("Complex data not supported")
-    out = np.asarray(x, dtype=np.float32)
+    with np.errstate(over="ignore"):  # too large values become infinite, which is an error below
+        out = np.asarray(x, dtype=np.float32)
     if out.ndim < 2:
         raise ValueError("expected samples as rows of an array with two or more axes. Reshape your data")
     if not out.size:

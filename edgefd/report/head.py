@@ -185,6 +185,9 @@ def reproducing_command(run: RunRecord) -> str:
 def _command_note(run: RunRecord) -> str:
     if not run.simulated:
         return "Devices made this run. The command that started its coordinator:"
+    if objects := run.environment.get("objects"):
+        described = "; ".join(f"{escape(name)}: {escape(str(value))}" for name, value in objects.items())
+        return f"This run used objects of a Python session, so this command alone cannot repeat it ({described}):"
     return "This command repeats the run, with the same result on the same kind of machine:"
 
 
