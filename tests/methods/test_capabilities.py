@@ -19,6 +19,7 @@ from tests.support.configs import PRIVATE
 from tests.support.linear_clients import METHODS, acceptance, new_server, plan, play, with_methods
 from tests.support.small_runs import config, results, rounds
 
+OTHER: dict[str | None, Any] = {None: "median", "mean": "median", "median": "mean"}
 MEDIAN: dict[str, Any] = {"aggregator": {"name": "median"}}
 
 
@@ -61,12 +62,15 @@ def test_a_method_has_at_most_six_hooks() -> None:
 @pytest.mark.parametrize("name", [None, "mean", "median"])
 def test_selective_fd_filters_the_rows_of_the_configured_aggregate(name: Any) -> None:
     sections = {"aggregator": {"name": name}} if name else {}
-    c = config(method={"name": "selective_fd", "server_threshold": 1.2, "quantile": 1.0}, **sections)
-    last = results(c)[2]
-    combined = aggregate_of(Aggregator(name or "mean"))([r.knowledge for r in last.exchange.reports])
-    assert last.teacher is not None
-    assert last.teacher.equals(confident_rows(combined, c.method_config))
-    assert 0 < len(last.teacher) < len(combined)
+    train = {"rounds": 1, "local_steps": 20}
+    c = config(method={"name": "selective_fd", "server_threshold": 1.0, "quantile": 1.0}, train=train, **sections)
+    first = results(c)[0]
+    uploads = [r.knowledge for r in first.exchange.reports]
+    combined, other = (aggregate_of(Aggregator(rule))(uploads) for rule in (name or "mean", OTHER[name]))
+    assert first.teacher is not None
+    assert first.teacher.equals(confident_rows(combined, c.method_config))
+    assert not first.teacher.equals(confident_rows(other, c.method_config))
+    assert 0 < len(first.teacher) < len(combined)
 
 
 def test_an_aggregator_is_refused_if_the_method_exchanges_nothing() -> None:
