@@ -55,8 +55,7 @@ def _placements(a: Scores, b: Scores) -> Float64:
     """Return for each of `a` the share of `b` that is smaller, where ties count a half."""
     ordered = np.sort(b)
     below, upto = np.searchsorted(ordered, a, "left"), np.searchsorted(ordered, a, "right")
-    out: Float64 = (below + upto) / (2 * len(b))
-    return out
+    return (below + upto) / (2 * len(b))
 
 
 def roc(inside: Scores, outside: Scores) -> tuple[Float64, Float64]:
