@@ -8,6 +8,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +65,8 @@ def end(process: subprocess.Popen[bytes], patience: float = 10.0, others: Iterab
     deadline = time.monotonic() + patience
     while (family := family_of(family)) and time.monotonic() < deadline:
         for pid in family:
-            _kill(pid)
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
         time.sleep(0.05)
 
 
@@ -87,10 +89,3 @@ def family_of(roots: set[int]) -> set[int]:
     }:
         family |= fresh
     return family
-
-
-def _kill(pid: int) -> None:
-    try:
-        os.kill(pid, signal.SIGKILL)
-    except ProcessLookupError:
-        return

@@ -8,17 +8,17 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
 
 from edgefd.core.arrays import Int64
 from edgefd.core.errors import UserError, hint
+from edgefd.core.files import replacing
 from edgefd.data.formats import (
     FASHION_MNIST_MD5,
     IDX_FILES,
@@ -100,6 +100,21 @@ def cache_folder(name: str) -> Path:
     return Path(base) / "edgefd" / name
 
 
+def write_cache(path: Path, write: Callable[[BinaryIO], object]) -> None:
+    """Write a file of the cache atomically.
+
+    Raises:
+        UserError: if it cannot be written.
+    """
+    try:
+        with replacing(path) as part, part.open("wb") as file:
+            write(file)
+    except OSError as error:
+        raise UserError(
+            f"cannot write {path.name} to {path.parent}: {error.strerror}; set XDG_CACHE_HOME to another folder"
+        ) from error
+
+
 Read = Callable[[Path], dict[str, npt.NDArray[Any]]]
 
 
@@ -130,18 +145,7 @@ def _jpegs(path: Path) -> dict[str, npt.NDArray[Any]]:
     if not cached.exists():
         keys = [f"{key}_{part}" for part in ("train", "test") for key in ("jpeg", "offsets", "y")]
         arrays = decode_jpegs(read_npz(path, keys))
-        part = cached.with_name(f"{os.getpid()}.part.npz")
-        try:
-            cached.parent.mkdir(parents=True, exist_ok=True)
-            np.savez(part, allow_pickle=False, **arrays)
-            os.replace(part, cached)
-        except OSError as error:
-            raise UserError(
-                f"cannot write the decoded images to {cached.parent}: {error}; set XDG_CACHE_HOME to another folder"
-            ) from error
-        finally:
-            with suppress(OSError):
-                part.unlink()
+        write_cache(cached, lambda file: np.savez(file, allow_pickle=False, **arrays))
     return _user_npz(cached)
 
 

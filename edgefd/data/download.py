@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import urllib.request
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
@@ -14,6 +12,7 @@ from pathlib import Path
 from rich.progress import Progress
 
 from edgefd.core.errors import UserError
+from edgefd.core.files import replacing
 from edgefd.data.datasets import DATASETS, cache_folder
 from edgefd.data.formats import CIFAR10_MD5
 
@@ -65,12 +64,10 @@ def fetch_dataset(
         UserError: if the data set cannot be downloaded, or no mirror sent the right file.
     """
     if name not in remote:
-        reason = "needs no download" if name in ("mnist_mini", "digits") else "cannot be downloaded"
-        raise UserError(
-            f"{name} {reason}; these can be downloaded: {', '.join(remote)}"
-            if name in DATASETS
-            else f"unknown data set {name!r}; these can be downloaded: {', '.join(remote)}"
-        )
+        reason = f"unknown data set {name!r}"
+        if name in DATASETS:
+            reason = f"{name} {'needs no download' if name in ('mnist_mini', 'digits') else 'cannot be downloaded'}"
+        raise UserError(f"{reason}; these can be downloaded: {', '.join(remote)}")
     folder = cache_folder(name)
     for file in remote[name]:
         if not _is_complete(folder / file.file, file.md5):
@@ -85,19 +82,14 @@ def download(url: str, path: Path, *, md5: str, max_bytes: int, timeout: float =
         UserError: if the file cannot be downloaded, is larger than `max_bytes`, is incomplete, or has another md5. No
             partial file is left.
     """
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        actual = _stream(url, part, max_bytes, timeout)
-        if actual != md5:
-            raise UserError(f"{url} is not the expected file: its md5 is {actual}, not {md5}")
-        os.replace(part, path)
+        with replacing(path) as part:
+            actual = _stream(url, part, max_bytes, timeout)
+            if actual != md5:
+                raise UserError(f"{url} is not the expected file: its md5 is {actual}, not {md5}")
     except (OSError, HTTPException) as error:
         reason = getattr(error, "reason", None) or error
         raise UserError(f"cannot download {url} to {path}: {reason}") from error
-    finally:
-        with suppress(OSError):
-            part.unlink()
 
 
 def _is_complete(path: Path, md5: str) -> bool:
