@@ -9,7 +9,6 @@ from pathlib import Path
 from edgefd.core.errors import RunError, UserError
 from edgefd.core.files import get, put
 from edgefd.federation.terms import FederationTerms
-from edgefd.wire import messages as wire
 from edgefd.wire.exchange_folder import (
     ASKED,
     COMPLETE,
@@ -23,7 +22,7 @@ from edgefd.wire.exchange_folder import (
     report_file,
     round_folder,
 )
-from edgefd_client.link import Task
+from edgefd_client.link import Task, check_terms, read_task
 
 MAX_MESSAGE = 256 * 2**20
 """largest file in bytes that a device reads"""
@@ -81,10 +80,7 @@ class FolderLink:
         plan, teacher = _bytes(files / PLAN), _bytes(files / TEACHER)
         if plan is None or (teacher is None and round > 0):
             return None
-        try:
-            task = Task(wire.decode_plan(plan), None if teacher is None else wire.decode(teacher))
-        except ValueError as error:
-            raise RunError(f"round {round}: cannot read the message of the coordinator: {error}") from error
+        task = read_task(plan, teacher, f"round {round}: ")
         if task.plan.round != round:
             raise RunError(f"the folder of round {round} holds a plan of round {task.plan.round}")
         return task
@@ -112,24 +108,17 @@ def join(folder: Path, client: int, terms: FederationTerms, poll: float = 0.05) 
     info = decode_info(blob)
     if not 0 <= client < info.n_clients:
         raise UserError(f"--client must be from 0 to {info.n_clients - 1}, not {client}")
-    if different := info.terms.differences(terms):
-        raise UserError(
-            f"the bundle is not of this federation ({', '.join(different)} differ): "
-            "export it from the config that the server runs"
-        )
+    check_terms(info.terms, terms, "export it from the config that the server runs")
     return FolderLink(folder, client, info.run, poll)
 
 
-def _bytes(path: Path) -> bytes | None:
+def _bytes(path: Path, limit: int = MAX_MESSAGE) -> bytes | None:
     try:
-        return get(path, MAX_MESSAGE)
+        return get(path, limit)
     except ValueError as error:
         raise RunError(str(error)) from error
 
 
 def _text(path: Path) -> str | None:
-    try:
-        blob = get(path, MAX_TEXT)
-    except ValueError as error:
-        raise RunError(str(error)) from error
+    blob = _bytes(path, MAX_TEXT)
     return None if blob is None else " ".join(blob.decode(errors="replace").split())
