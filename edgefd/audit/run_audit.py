@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from edgefd import __version__
+from edgefd.audit import scope
 from edgefd.audit.attack_suite import AuditContext, run_attacks
 from edgefd.audit.attacks import label_inference, raw_records, stored_centroids
 from edgefd.audit.attacks.attribution import attribution
@@ -28,15 +29,6 @@ from edgefd.audit.recording.signal_store import Arrays, part
 from edgefd.audit.report.findings import attack_result, controls
 from edgefd.audit.report.limits import judge
 from edgefd.audit.request import AuditRequest, count_steps, restrict_to_recording
-from edgefd.audit.scope import (
-    DISCLOSURE,
-    LEVELS,
-    NOT_TESTED,
-    NOT_TESTED_BELOW_LEVEL_2,
-    NOT_TESTED_OF_COORDINATORS,
-    REPORT_ATTACKS,
-    REPORT_READERS,
-)
 from edgefd.audit.write import write_audit
 from edgefd.core.errors import require
 from edgefd.defences.apply import claim, covered
@@ -101,15 +93,15 @@ def _head(recording: Recording, request: AuditRequest) -> dict[str, Any]:
         "extraction": None,
         "inversion": None,
         "deployed": recording.deployed,
-        "not_tested": [*_omitted_levels(recording, request), *NOT_TESTED],
+        "not_tested": [*_omitted_levels(recording, request), *scope.NOT_TESTED],
     }
 
 
 def _omitted_levels(recording: Recording, request: AuditRequest) -> list[str]:
     """Describe the attacks of higher levels, which this audit does not run."""
     if recording.deployed:
-        return [NOT_TESTED_OF_COORDINATORS.format(", ".join(LEVELS[1] + LEVELS[2]))]
-    return [NOT_TESTED_BELOW_LEVEL_2] if request.level < 2 else []
+        return [scope.NOT_TESTED_OF_COORDINATORS.format(", ".join(scope.LEVELS[1] + scope.LEVELS[2]))]
+    return [scope.NOT_TESTED_BELOW_LEVEL_2] if request.level < 2 else []
 
 
 def _disclosure(recording: Recording, signals: Arrays, request: AuditRequest) -> dict[str, Any]:
@@ -121,7 +113,7 @@ def _disclosure(recording: Recording, signals: Arrays, request: AuditRequest) ->
         "singletons": lambda: single_client_aggregates(signals["votes"]),
         "centroids": lambda: stored_centroids.centroid_exposure(signals),
     }
-    visible = {name for name, recipients in DISCLOSURE.items() if set(recipients) & set(request.adversaries)}
+    visible = {name for name, recipients in scope.DISCLOSURE.items() if set(recipients) & set(request.adversaries)}
     return {name: analyse() for name, analyse in analyses.items() if name in request.attacks and name in visible}
 
 
@@ -129,7 +121,7 @@ def _membership(
     recording: Recording, request: AuditRequest, result: dict[str, Any], place: Path, on_step: OnStep
 ) -> list[Scores]:
     """Run the membership attacks, add their results and controls to `result`, and return the scores."""
-    names = tuple(name for name in request.attacks if name not in DISCLOSURE and name not in REPORT_ATTACKS)
+    names = tuple(name for name in request.attacks if name not in scope.DISCLOSURE and name not in scope.REPORT_ATTACKS)
     if not names or set(request.adversaries) == {"eavesdropper"}:
         return []
     candidates, population = choose(recording.federation, recording.config.seed)
@@ -155,7 +147,9 @@ def _report_attacks(
     recording: Recording, request: AuditRequest, result: dict[str, Any], place: Path, on_step: OnStep
 ) -> Arrays:
     """Add extracted models and reconstructions to `result`, and return the reconstructions, if there are any."""
-    names = [n for n in REPORT_ATTACKS if n in request.attacks and set(REPORT_READERS) & set(request.adversaries)]
+    names = [
+        n for n in scope.REPORT_ATTACKS if n in request.attacks and set(scope.REPORT_READERS) & set(request.adversaries)
+    ]
     if "extraction" in names:
         extracted = part(place / "signals", recording.digest, "copies", lambda: extraction_signals(recording))
         result["extraction"] = extraction(extracted)

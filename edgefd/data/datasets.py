@@ -19,15 +19,7 @@ import numpy.typing as npt
 from edgefd.core.arrays import Int64
 from edgefd.core.errors import UserError, hint
 from edgefd.core.files import replacing
-from edgefd.data.formats import (
-    FASHION_MNIST_MD5,
-    IDX_FILES,
-    MNIST_MD5,
-    cifar10_tar,
-    decode_jpegs,
-    idx_files,
-    windows,
-)
+from edgefd.data import formats
 from edgefd.data.npz import channels_first, finite_samples, read_npz, whole_labels
 
 DATASETS = {
@@ -144,7 +136,7 @@ def _jpegs(path: Path) -> dict[str, npt.NDArray[Any]]:
     cached = cache_folder("cifar10_jpeg") / f"{digest[:16]}.npz"
     if not cached.exists():
         keys = [f"{key}_{part}" for part in ("train", "test") for key in ("jpeg", "offsets", "y")]
-        arrays = decode_jpegs(read_npz(path, keys))
+        arrays = formats.decode_jpegs(read_npz(path, keys))
         write_cache(cached, lambda file: np.savez(file, allow_pickle=False, **arrays))
     return _user_npz(cached)
 
@@ -154,7 +146,7 @@ def _watch(path: Path, test_people: Sequence[int] = WATCH_TEST) -> dict[str, npt
     people = np.unique(recordings["subject"]).tolist()
     if test_people is not WATCH_TEST and not set(test_people) <= set(people):
         raise UserError(f"data.test_people must be among {people}, not {list(test_people)}")
-    return windows(recordings, length=100, step=50, test_subjects=test_people)
+    return formats.windows(recordings, length=100, step=50, test_subjects=test_people)
 
 
 def _digits(path: Path) -> dict[str, npt.NDArray[Any]]:
@@ -174,14 +166,18 @@ def _digits(path: Path) -> dict[str, npt.NDArray[Any]]:
 
 
 def _idx(md5: Mapping[str, str]) -> Read:
-    return lambda path: idx_files(path.parent, md5)
+    return lambda path: formats.idx_files(path.parent, md5)
 
 
-_FIRST_IDX = (f"{IDX_FILES['x_train']}.gz", IDX_FILES["x_train"])
+_FIRST_IDX = (f"{formats.IDX_FILES['x_train']}.gz", formats.IDX_FILES["x_train"])
 _FILES: dict[str, list[tuple[str, Read]]] = {
-    "mnist": [("mnist.npz", _user_npz), *((f, _idx(MNIST_MD5)) for f in _FIRST_IDX)],
-    "fashion_mnist": [("fashion_mnist.npz", _user_npz), *((f, _idx(FASHION_MNIST_MD5)) for f in _FIRST_IDX)],
-    "cifar10": [("cifar-10-python.tar.gz", cifar10_tar), ("cifar10.npz", _user_npz), ("cifar10_jpeg.npz", _jpegs)],
+    "mnist": [("mnist.npz", _user_npz), *((f, _idx(formats.MNIST_MD5)) for f in _FIRST_IDX)],
+    "fashion_mnist": [("fashion_mnist.npz", _user_npz), *((f, _idx(formats.FASHION_MNIST_MD5)) for f in _FIRST_IDX)],
+    "cifar10": [
+        ("cifar-10-python.tar.gz", formats.cifar10_tar),
+        ("cifar10.npz", _user_npz),
+        ("cifar10_jpeg.npz", _jpegs),
+    ],
     "watch": [("watch.npz", _watch)],
 }
 
