@@ -69,6 +69,9 @@ def audit(folder: Path, request: AuditRequest, start: Callable[[int], OnStep]) -
 
 def _head(recording: Recording, request: AuditRequest) -> dict[str, Any]:
     config = recording.config
+    omitted = [scope.NOT_TESTED_BELOW_LEVEL_2] if request.level < 2 else []
+    if recording.deployed:
+        omitted = [scope.NOT_TESTED_OF_COORDINATORS.format(", ".join(scope.LEVELS[1] + scope.LEVELS[2]))]
     return {
         "schema": SCHEMA,
         "edgefd": __version__,
@@ -93,15 +96,8 @@ def _head(recording: Recording, request: AuditRequest) -> dict[str, Any]:
         "extraction": None,
         "inversion": None,
         "deployed": recording.deployed,
-        "not_tested": [*_omitted_levels(recording, request), *scope.NOT_TESTED],
+        "not_tested": [*omitted, *scope.NOT_TESTED],
     }
-
-
-def _omitted_levels(recording: Recording, request: AuditRequest) -> list[str]:
-    """Describe the attacks of higher levels, which this audit does not run."""
-    if recording.deployed:
-        return [scope.NOT_TESTED_OF_COORDINATORS.format(", ".join(scope.LEVELS[1] + scope.LEVELS[2]))]
-    return [scope.NOT_TESTED_BELOW_LEVEL_2] if request.level < 2 else []
 
 
 def _disclosure(recording: Recording, signals: Arrays, request: AuditRequest) -> dict[str, Any]:
