@@ -53,9 +53,7 @@ class ContributeOptions(DeviceOptions):
 def contribute(options: ContributeOptions, log: Callable[[str], None]) -> None:
     """Send a fraction of the private samples to a coordinator that collects them.
 
-    Args:
-        options: options of the command.
-        log: receives the lines that the command prints.
+    `log` receives the lines that the command prints.
 
     Raises:
         UserError: if the user has not given consent with --yes, or an option is not valid; nothing was sent.

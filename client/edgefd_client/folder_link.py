@@ -82,11 +82,7 @@ class FolderLink:
 def join(folder: Path, client: int, terms: FederationTerms, poll: float = 0.05) -> FolderLink:
     """Wait for the coordinator's federation.json and return a link to this federation.
 
-    Args:
-        folder: exchange folder that the coordinator shares.
-        client: number of this device's client.
-        terms: terms of the device's bundle.
-        poll: seconds between two reads of the folder.
+    `terms` are those of the device's bundle, and `poll` is the number of seconds between two reads of the folder.
 
     Raises:
         UserError: if the client number or the bundle does not belong to this federation.

@@ -49,10 +49,7 @@ Result = TypeVar("Result")
 def connect(address: str, certs: Path | None, insecure: bool) -> grpc.Channel:
     """Open a channel to HOST:PORT, with a warning if it is without TLS. Nothing is sent yet.
 
-    Args:
-        address: HOST:PORT of the coordinator.
-        certs: folder with ca.pem, device.pem and device.key; None = no TLS.
-        insecure: allow a connection to another machine without TLS.
+    `certs` and `insecure` are those of `edgefd_client.options.DeviceOptions`.
 
     Raises:
         UserError: if certificates are missing, or a connection to another machine without TLS is not allowed.
@@ -128,8 +125,7 @@ class GrpcLink:
     def join(self, terms: FederationTerms | None) -> None:
         """Open a session, or open it again if the coordinator has forgotten it.
 
-        Args:
-            terms: terms of the device's bundle; None = no bundle yet, and the session may only download one.
+        `terms` are those of the device's bundle; with None, the session may only download one.
 
         Raises:
             UserError: if the bundle belongs to another federation.
@@ -237,9 +233,10 @@ class GrpcLink:
                     self._reply.session = b""  # a second refusal after joining again is final
                     self.retry(self._join)
                     continue
-                if not (reason in _TEMPORARY_REASONS or (not reason and error.code() in _RETRIED_CODES)):
-                    raise _refusal(error, reason) from error
                 line = " ".join((error.details() or error.code().name).split())
+                if not (reason in _TEMPORARY_REASONS or (not reason and error.code() in _RETRIED_CODES)):
+                    kind = UserError if reason in ("terms", "protocol", "client") else RunError
+                    raise kind(f"the coordinator refused: {line} ({error.code().name})") from error
             if reason:
                 self._last_contact = time.monotonic()
             elif (silence := time.monotonic() - self._last_contact) > self._give_up:
@@ -258,9 +255,3 @@ def _reason(error: grpc.RpcError) -> str:
     """Return the reason that the coordinator gives for a refusal; "" if the error is not from the coordinator."""
     metadata: Iterable[Any] = error.trailing_metadata() or ()
     return next((str(value) for key, value in metadata if key == REASON), "")
-
-
-def _refusal(error: grpc.RpcError, reason: str) -> Exception:
-    line = " ".join((error.details() or "").split())
-    kind = UserError if reason in ("terms", "protocol", "client") else RunError
-    return kind(f"the coordinator refused: {line} ({error.code().name})")

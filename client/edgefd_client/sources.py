@@ -139,12 +139,6 @@ def client_data(
     looked up in the proxy set. Those that are in it are removed from the private data. With `keep` they remain, but for
     training only: they are never held out.
 
-    Args:
-        source: source of raw samples and labels.
-        bundle: bundle of this client.
-        client: number of this client.
-        contribution: record of `edgefd-client contribute`; None = nothing was contributed.
-
     Raises:
         UserError: for samples of another shape, numbers that are not finite, labels outside the model's classes, ids of
             rows that do not exist, fewer than two samples, or data that do not contain the recorded contribution.

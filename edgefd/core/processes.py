@@ -23,10 +23,7 @@ FLOWER_QUIET = {
 def reported(process: subprocess.Popen[bytes], path: Path, seen: int = 0) -> Iterator[dict[str, Any] | None]:
     """Yield the lines of JSON that a process writes, and None whenever there is no new line, until the process ends.
 
-    Args:
-        process: the process that writes the file.
-        path: the file of JSON lines; it need not exist yet. A line that is not complete yet is not yielded.
-        seen: number of lines to skip at the start.
+    The file need not exist yet, and a line that is not complete yet is not yielded. The first `seen` lines are skipped.
     """
     while True:
         ended = process.poll() is not None

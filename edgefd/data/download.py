@@ -29,10 +29,7 @@ class Remote:
 
 
 MIRRORS: dict[str, tuple[str, ...]] = {
-    "mnist": (
-        "https://ossci-datasets.s3.amazonaws.com/mnist/",
-        "https://storage.googleapis.com/cvdf-datasets/mnist/",
-    ),
+    "mnist": ("https://ossci-datasets.s3.amazonaws.com/mnist/", "https://storage.googleapis.com/cvdf-datasets/mnist/"),
     "fashion_mnist": ("http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",),
     "cifar10": ("https://www.cs.toronto.edu/~kriz/",),
 }
@@ -54,9 +51,7 @@ REMOTE: dict[str, tuple[Remote, ...]] = {
 
 
 def fetch_dataset(
-    name: str,
-    mirrors: Mapping[str, Sequence[str]] = MIRRORS,
-    remote: Mapping[str, Sequence[Remote]] = REMOTE,
+    name: str, mirrors: Mapping[str, Sequence[str]] = MIRRORS, remote: Mapping[str, Sequence[Remote]] = REMOTE
 ) -> Path:
     """Download the original files of a data set to its cache folder, unless they are there already.
 
@@ -70,7 +65,8 @@ def fetch_dataset(
         raise UserError(f"{reason}; these can be downloaded: {', '.join(remote)}")
     folder = cache_folder(name)
     for file in remote[name]:
-        if not _is_complete(folder / file.file, file.md5):
+        path = folder / file.file  # a wrong file is downloaded again, as its reader advises
+        if not path.exists() or hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest() != file.md5:
             _download_from_any(mirrors[name], file, folder)
     return folder
 
@@ -90,11 +86,6 @@ def download(url: str, path: Path, *, md5: str, max_bytes: int, timeout: float =
     except (OSError, HTTPException) as error:
         reason = getattr(error, "reason", None) or error
         raise UserError(f"cannot download {url} to {path}: {reason}") from error
-
-
-def _is_complete(path: Path, md5: str) -> bool:
-    """Return whether the file exists and has the right md5; a wrong file is downloaded again, as its reader advises."""
-    return path.exists() and hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest() == md5
 
 
 def _download_from_any(mirrors: Sequence[str], file: Remote, folder: Path) -> None:

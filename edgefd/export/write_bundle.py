@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 import os
 import shutil
 import tempfile
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -25,66 +25,67 @@ from edgefd.learners.graphs import Graphs, State
 from edgefd.wire.bundle_manifest import EXTRACTOR, MANIFEST, SCHEMA, FileRecord, Manifest
 
 
-def export_bundle(
-    out: Path,
-    model: nn.Module,
-    name: str,
-    optimizer: str,
-    batch: int,
-    proxy: Float32,
-    scale: tuple[float, float],
-    heldout: float,
-    terms: FederationTerms,
-    extractor: tuple[bytes, tuple[int, ...]] | None = None,
-) -> Manifest:
-    """Write a bundle folder completely, or not at all.
+@dataclass(frozen=True, eq=False)
+class BundleSpec:
+    """What a bundle is made of."""
 
-    Args:
-        out: the folder, which must not exist.
-        model: the module, with the parameters that devices start from.
-        name: name of the model.
-        optimizer: "sgd" or "adam".
-        batch: number of rows that the training graph takes.
-        proxy: float32 [P, ...], scaled.
-        scale: (mean, std) with which raw samples are scaled.
-        heldout: share of private rows held out from training, if the data do not name the rows.
-        terms: terms of the federation that the device joins.
-        extractor: graph that computes features and the shape of a raw sample; None if the model takes samples.
+    model: nn.Module
+    """the module, with the parameters that devices start from"""
+    name: str
+    """name of the model"""
+    optimizer: str
+    """sgd or adam"""
+    batch: int
+    """number of rows that the training graph takes"""
+    proxy: Float32
+    """float32 [P, ...], scaled"""
+    scale: tuple[float, float]
+    """(mean, std) with which raw samples are scaled"""
+    heldout: float
+    """share of private rows held out from training, if the data do not name the rows"""
+    terms: FederationTerms
+    """terms of the federation that the device joins"""
+    extractor: tuple[bytes, tuple[int, ...]] | None = None
+    """graph that computes features and the shape of a raw sample; None if the model takes samples"""
+
+
+def export_bundle(out: Path, spec: BundleSpec) -> Manifest:
+    """Write a bundle folder, which must not exist, completely, or not at all.
 
     Raises:
         UserError: if the model cannot be exported, its graphs disagree with torch, or `out` cannot be written.
     """
     if out.exists():
         raise UserError(f"{out} exists already: choose another folder, or remove it")
-    graphs = export_graphs(model, optimizer, batch, proxy.shape[1:], terms.n_classes)
-    errors = verify(graphs, model, optimizer, proxy)
-    init = initial_arrays(model, optimizer)
+    graphs = export_graphs(spec.model, spec.optimizer, spec.batch, spec.proxy.shape[1:], spec.terms.n_classes)
+    errors = verify(graphs, spec.model, spec.optimizer, spec.proxy)
+    init = initial_arrays(spec.model, spec.optimizer)
     blobs = {
         "model.onnx": graphs.logits,
         "train_step.onnx": graphs.step,
         "init.npz": npz_bytes(init),
-        "proxy.npz": npz_bytes({"x": proxy}),
-        "selftest.npz": npz_bytes(_selftest(graphs, init, proxy)),
+        "proxy.npz": npz_bytes({"x": spec.proxy}),
+        "selftest.npz": npz_bytes(_selftest(graphs, init, spec.proxy)),
     }
-    if extractor is not None:
-        blobs[EXTRACTOR] = extractor[0]
+    if spec.extractor is not None:
+        blobs[EXTRACTOR] = spec.extractor[0]
     manifest = Manifest(
         schema=SCHEMA,
         opset=OPSET,
-        model=name,
-        optimizer=optimizer,
-        batch=batch,
+        model=spec.name,
+        optimizer=spec.optimizer,
+        batch=spec.batch,
         shape=graphs.shape,
-        scale=scale,
+        scale=spec.scale,
         state=graphs.state,
         constants=graphs.constants,
         files={file: FileRecord(len(blob), hashlib.sha256(blob).hexdigest()) for file, blob in blobs.items()},
         errors=errors,
-        heldout=heldout,
-        terms=terms,
-        raw_shape=None if extractor is None else extractor[1],
+        heldout=spec.heldout,
+        terms=spec.terms,
+        raw_shape=None if spec.extractor is None else spec.extractor[1],
     )
-    text = json.dumps(dataclasses.asdict(manifest), indent=2) + "\n"
+    text = json.dumps(asdict(manifest), indent=2) + "\n"
     _write(out, blobs | {MANIFEST: text.encode()})
     return manifest
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import yaml
 
@@ -11,7 +11,7 @@ from edgefd.report.figure import byte_text
 from edgefd.report.html import Table, escape, table_html
 from edgefd.report.read import missing_parts
 from edgefd.report.settings import Setting, final, mean_of, point_text
-from edgefd.runs.read import RunRecord
+from edgefd.runs.read import RunRecord, Summary
 from edgefd.runs.round_metrics import RoundMetrics
 
 
@@ -122,12 +122,8 @@ def facts(settings: Sequence[Setting]) -> list[tuple[str, str]]:
     """Return the source of the data, what was disclosed, and the software, as pairs of name and value."""
     runs = [run for s in settings for run in s.runs]
     summaries = [run.summary for run in runs if run.summary]
-    disclosing = list(
-        dict.fromkeys(s.name for s in settings if any(r.summary and r.summary.raw_samples_disclosed for r in s.runs))
-    )
-    labelled = list(
-        dict.fromkeys(s.name for s in settings if any(r.summary and r.summary.proxy_labels_used for r in s.runs))
-    )
+    disclosing = _names_where(settings, lambda summary: summary.raw_samples_disclosed)
+    labelled = _names_where(settings, lambda summary: summary.proxy_labels_used)
     proxies = sorted({run.partition.proxy for run in runs if run.partition})
     if not summaries:
         return [("Data", f"{runs[0].dataset}; source not recorded")]
@@ -141,6 +137,11 @@ def facts(settings: Sequence[Setting]) -> list[tuple[str, str]]:
         ("Raw samples disclosed", f"up to {most:,} by {listed(disclosing)}" if disclosing else "none"),
         ("Run with", _software(runs)),
     ]
+
+
+def _names_where(settings: Sequence[Setting], holds: Callable[[Summary], object]) -> list[str]:
+    """Return the names of the settings with a run whose summary meets a condition."""
+    return list(dict.fromkeys(s.name for s in settings if any(run.summary and holds(run.summary) for run in s.runs)))
 
 
 def _software(runs: Sequence[RunRecord]) -> str:
@@ -157,10 +158,13 @@ def config_html(setting: Setting, several: bool) -> str:
     first = setting.runs[0]
     text = yaml.safe_dump(first.config, sort_keys=False, allow_unicode=True)
     commands = "\n".join(reproducing_command(run) for run in setting.runs)
+    note = "This command repeats the run, with the same result on the same kind of machine:"
+    if not first.simulated:
+        note = "Devices made this run. The command that started its coordinator:"
     others = "; the configs of the other seeds differ only in the seed" if len(setting.runs) > 1 else ""
     return (
         f"<details><summary>{escape(setting.name)}{escape(f', {setting.scenario}' if several else '')}</summary>"
-        f"<p>{_command_note(first)}</p><pre><code>{escape(commands)}</code></pre>"
+        f"<p>{note}</p><pre><code>{escape(commands)}</code></pre>"
         f"<p>{escape(str(first.folder / 'config.yaml'))}{others}:</p><pre><code>{escape(text)}</code></pre></details>"
     )
 
@@ -171,12 +175,6 @@ def reproducing_command(run: RunRecord) -> str:
         return str(run.environment.get("command", "edgefd server ..."))
     path = shlex.quote(str(run.folder / "config.yaml"))
     return f"edgefd simulate {path}{' baselines=[]' if run.config.get('baselines') else ''}"
-
-
-def _command_note(run: RunRecord) -> str:
-    if not run.simulated:
-        return "Devices made this run. The command that started its coordinator:"
-    return "This command repeats the run, with the same result on the same kind of machine:"
 
 
 def head_html(settings: Sequence[Setting]) -> str:

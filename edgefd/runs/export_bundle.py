@@ -9,7 +9,7 @@ from edgefd.config.consistency import check_one_head
 from edgefd.config.schema import Config, Model
 from edgefd.core.errors import UserError
 from edgefd.defences.apply import check_devices_can as check_defence
-from edgefd.export.write_bundle import export_bundle
+from edgefd.export.write_bundle import BundleSpec, export_bundle
 from edgefd.learners.models import build_model
 from edgefd.methods import check_devices_can
 from edgefd.runs.load_data import extractor_of
@@ -33,15 +33,15 @@ def export_config(config: Config, model: str | None, out: Path) -> Manifest:
     check_defence(config.defence)
     federation = prepare(replace(config, model=(Model(name),))).federation
     proxy = federation.proxy.x
-    return export_bundle(
-        out,
-        build_model(name, proxy.shape[1:], federation.n_classes, config.seed),
-        name,
-        config.train.optimizer,
-        config.train.batch_size,
-        proxy,
-        (federation.scale.mean, federation.scale.std),
-        config.data.heldout,
-        terms_of(config, federation),
-        extractor_of(config),
+    spec = BundleSpec(
+        model=build_model(name, proxy.shape[1:], federation.n_classes, config.seed),
+        name=name,
+        optimizer=config.train.optimizer,
+        batch=config.train.batch_size,
+        proxy=proxy,
+        scale=(federation.scale.mean, federation.scale.std),
+        heldout=config.data.heldout,
+        terms=terms_of(config, federation),
+        extractor=extractor_of(config),
     )
+    return export_bundle(out, spec)

@@ -199,7 +199,10 @@ def read_devices(folder: Path) -> dict[str, Device]:
 
 
 class AllowList:
-    """The allow-list of a running coordinator, which is read again when the file changes."""
+    """The allow-list of a running coordinator, which is read again when the file changes.
+
+    Its methods raise a `UserError` if it cannot be read.
+    """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -211,7 +214,6 @@ class AllowList:
 
         Raises:
             PermissionError: if it is unknown, revoked, replaced or expired.
-            UserError: if the allow-list cannot be read.
         """
         caller = identity(certificate)
         device = self.current().get(caller.name)
@@ -230,7 +232,6 @@ class AllowList:
 
         Raises:
             PermissionError: if it is unknown or revoked.
-            UserError: if the allow-list cannot be read.
         """
         digest = hashlib.sha256(key).hexdigest()
         for name, device in self.current().items():
@@ -241,20 +242,12 @@ class AllowList:
         raise PermissionError("the SuperNode's key is unknown: it is not on the allow-list")
 
     def node_keys(self) -> set[bytes]:
-        """Return the public keys of the SuperNodes that may take part.
-
-        Raises:
-            UserError: if the allow-list cannot be read.
-        """
+        """Return the public keys of the SuperNodes that may take part."""
         devices = self.current().values()
         return {device.node_key.encode() for device in devices if device.node_key and not device.revoked}
 
     def current(self) -> dict[str, Device]:
-        """Return the devices by name, as they are in the file at present.
-
-        Raises:
-            UserError: if it cannot be read.
-        """
+        """Return the devices by name, as they are in the file at present."""
         path = self._folder / DEVICES
         try:
             status = os.stat(path)
@@ -266,11 +259,7 @@ class AllowList:
         return self._devices
 
     def names(self) -> dict[int, str]:
-        """Return the name of each client's device, as in the file at present.
-
-        Raises:
-            UserError: if it cannot be read.
-        """
+        """Return the name of each client's device, as in the file at present."""
         return {device.client: name for name, device in self.current().items() if not device.revoked}
 
 

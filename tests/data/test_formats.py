@@ -33,7 +33,6 @@ def write_idx(folder: Path, monkeypatch: pytest.MonkeyPatch, packed: bool) -> No
         data = idx(a[key])
         md5[file] = hashlib.md5(data).hexdigest()
         (folder / (file + ".gz" if packed else file)).write_bytes(gzip.compress(data) if packed else data)
-    monkeypatch.setattr(datasets, "MNIST_MD5", md5)
     monkeypatch.setitem(datasets._FILES, "mnist", [(f, datasets._idx(md5)) for f in datasets._FIRST_IDX])
 
 

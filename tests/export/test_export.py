@@ -11,7 +11,7 @@ from edgefd.config.load import parse_config
 from edgefd.core.errors import UserError
 from edgefd.export.model_graphs import export_graphs, initial_arrays
 from edgefd.export.verify import run_step, verify
-from edgefd.export.write_bundle import export_bundle
+from edgefd.export.write_bundle import BundleSpec, export_bundle
 from edgefd.federation.terms import FederationTerms
 from edgefd.learners.batches import Batch, one_hot
 from edgefd.learners.models import MODELS, build_model
@@ -80,10 +80,10 @@ def test_an_operator_or_layer_that_a_device_cannot_run_is_refused_by_name(layer:
 
 
 def test_a_failed_export_leaves_no_files(tmp_path: Path) -> None:
+    proxy = np.zeros((9, 6), np.float32)
+    spec = BundleSpec(LinearThen(Sort()), "s", "sgd", 4, proxy, (0.0, 1.0), 0.1, TERMS)
     with pytest.raises(UserError):
-        export_bundle(
-            tmp_path / "b", LinearThen(Sort()), "s", "sgd", 4, np.zeros((9, 6), np.float32), (0.0, 1.0), 0.1, TERMS
-        )
+        export_bundle(tmp_path / "b", spec)
     assert list(tmp_path.iterdir()) == []
 
 

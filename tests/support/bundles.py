@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from edgefd.export.write_bundle import export_bundle
+from edgefd.export.write_bundle import BundleSpec, export_bundle
 from edgefd.federation.terms import FederationTerms
 from edgefd.learners.models import build_model
 
@@ -21,7 +21,7 @@ def small_bundle(out: Path) -> Path:
     proxy = np.random.default_rng(0).standard_normal((20, *SHAPE)).astype(np.float32)
     terms = FederationTerms("edgefd", {"n_clusters": 2}, "float16", 0, 3, hashlib.sha256(proxy.tobytes()).hexdigest())
     model = build_model("cnn_small", SHAPE, 3, 0)
-    export_bundle(out, model, "cnn_small", "adam", 8, proxy, (10.0, 2.0), 0.1, terms)
+    export_bundle(out, BundleSpec(model, "cnn_small", "adam", 8, proxy, (10.0, 2.0), 0.1, terms))
     return out
 
 
