@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,7 +47,7 @@ def main() -> int:
     for folder in arguments.parse_args().runs:
         if not (folder / "audit" / "audit.json").is_file():
             print(f"auditing {folder}", file=sys.stderr)
-            audit(folder, AuditRequest(), _no_progress)
+            audit(folder, AuditRequest(), lambda _: lambda _: None)
         points.append(point(folder))
     print(f"| {' | '.join(HEAD)} |\n|{' --- |' * len(HEAD)}")
     for p in sorted(points, key=lambda p: -p.accuracy):
@@ -107,10 +106,6 @@ def described(config: Config) -> str:
         "" if defence["name"] == "none" else f"{defence['name']} {settings}".strip(),
     ]
     return ", ".join(part for part in parts if part) or "nothing"
-
-
-def _no_progress(steps: int) -> Callable[[str], None]:
-    return lambda _: None
 
 
 if __name__ == "__main__":

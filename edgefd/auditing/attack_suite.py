@@ -66,17 +66,14 @@ def run_attacks(context: AuditContext) -> AuditResults:
     context.on_step("canary pairs")
     signals = _model_signals(context)
     _run_models_and_filters(context, results, signals, filters)
-    if _requested(context, insertion.ATTACKS) and "server" in context.adversaries:
+    requested = set(context.names)
+    if requested & set(insertion.ATTACKS) and "server" in context.adversaries:
         _run_insertion(context, results, signals, filters)
-    if _requested(context, shadow_lira.ATTACKS):
+    if requested & set(shadow_lira.ATTACKS):
         _run_shadows(context, results, signals)
-    if _requested(context, planted_canaries.ATTACKS):
+    if requested & set(planted_canaries.ATTACKS):
         _run_planted(context, results, signals)
     return results
-
-
-def _requested(context: AuditContext, names: tuple[str, ...]) -> bool:
-    return any(name in context.names for name in names)
 
 
 def _model_signals(context: AuditContext) -> Arrays:

@@ -27,11 +27,7 @@ class AuditRequest:
 
 
 def parse_request(
-    level: int,
-    attacks: Sequence[str],
-    adversaries: Sequence[str],
-    limits: Sequence[Limit],
-    shadows: int | None = None,
+    level: int, attacks: Sequence[str], adversaries: Sequence[str], limits: Sequence[Limit], shadows: int | None = None
 ) -> AuditRequest:
     """Check a request; without attacks, it means all attacks up to the level.
 

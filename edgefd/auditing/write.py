@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -30,7 +29,7 @@ def write_audit(place: Path, result: dict[str, Any], scores: Sequence[Scores], r
     with writing(place):
         put(place / "scores.npz", npz_bytes(arrays))
         put(place / "audit.html", page(result, reconstructions).encode())
-    write_json(place / "audit.json", json.loads(json.dumps(result)))
+    write_json(place / "audit.json", result)
 
 
 def verdict_error(result: dict[str, Any]) -> str | None:

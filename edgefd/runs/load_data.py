@@ -14,7 +14,7 @@ from edgefd.core.errors import UserError
 from edgefd.core.objects import load_object
 from edgefd.core.seeding import Purpose, make_rng
 from edgefd.data import partitions
-from edgefd.data.build_federation import build_federation
+from edgefd.data.build_federation import ProxySpec, build_federation
 from edgefd.data.datasets import Dataset, digest, load_dataset
 from edgefd.data.features import extractor_graph, with_features
 from edgefd.federation.clients import Federation, Scale
@@ -69,16 +69,10 @@ def limit_samples(dataset: Dataset, limit: int) -> Dataset:
 
 def federate(config: Config, dataset: Dataset, scale: Scale | None = None) -> Federation:
     """Build clients, proxy set and test set; `scale` is described at `build_federation`."""
+    path = None if config.proxy.path is None else Path(config.proxy.path)
+    proxy = ProxySpec(config.proxy.source, config.proxy.alpha, config.proxy.keep, path)
     return build_federation(
-        dataset,
-        partition=partition_function(config),
-        proxy_source=config.proxy.source,
-        alpha=config.proxy.alpha,
-        keep=config.proxy.keep,
-        proxy_path=None if config.proxy.path is None else Path(config.proxy.path),
-        heldout=config.data.heldout,
-        seed=config.seed,
-        scale=scale,
+        dataset, partition_function(config), proxy, heldout=config.data.heldout, seed=config.seed, scale=scale
     )
 
 

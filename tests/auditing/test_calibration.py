@@ -45,7 +45,7 @@ def covered(seeds: range) -> dict[str, int]:
             "entropy": formulas.entropy(p, yc),
             "modified_entropy": formulas.modified_entropy(p, yc),
             "label_only": formulas.label_only(p, yc),
-            "rmia": formulas.rmia(p, yc, others, p_z, yz, others_z),
+            "rmia": formulas.rmia(formulas.Outputs(p, yc, others), formulas.Outputs(p_z, yz, others_z)),
             "lira": formulas.lira(p, yc, others),
         }
         for name, values in scores.items():

@@ -12,18 +12,15 @@ from dataclasses import replace
 
 import numpy as np
 
+from edgefd.auditing.attacks.model_outputs import acceptance_of
 from edgefd.auditing.recording.candidates import fresh_records
 from edgefd.auditing.recording.read import Recording
 from edgefd.auditing.recording.signal_store import Arrays
 from edgefd.core.arrays import Float32
 from edgefd.core.seeding import AuditStream, Purpose, make_rng
-from edgefd.federation.clients import ClientData, ProxySet
-from edgefd.rounds.client import client_filter
-from edgefd.runs.prepare import terms_of
+from edgefd.federation.clients import ClientData
 
-_SHARE = (
-    0.1  # largest ratio of canaries to private records; more would change what the filter takes for the client's data
-)
+_SHARE = 0.1  # largest ratio of canaries to private records; more would change what the filter accepts
 _NOISE = 10  # records with shuffled values: they resemble no other record, so the filter must disclose them
 _NAMES = ("inside", "outside", "null", "null_member", "noise_inside", "noise_outside")
 
@@ -68,10 +65,6 @@ def _pairs(recording: Recording, data: ClientData, fresh: Float32, rng: np.rando
 
 def _weights(recording: Recording, data: ClientData, members: Float32, queried: Float32) -> Float32:
     """Return the weights of `queried`, put among the proxy samples, with `members` added to the private records."""
-    proxy, config = recording.federation.proxy, recording.config
     x = np.concatenate([data.x, members])
     y = np.concatenate([data.y, np.full(len(members), data.y[0])])  # a filter uses x alone
-    with_rows = ProxySet(np.concatenate([proxy.x, queried]), np.concatenate([proxy.owner, np.full(len(queried), -1)]))
-    terms = terms_of(config, recording.federation)
-    acceptance = client_filter(config.method, config.method_config, replace(data, x=x, y=y), with_rows, terms)
-    return acceptance[len(proxy) :]
+    return acceptance_of(recording.config, recording.federation, replace(data, x=x, y=y), queried)

@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from edgefd.auditing.measures.statistics import auc
 from edgefd.auditing.recording.signal_store import Arrays
-from edgefd.core.arrays import Float32, Int64
+from edgefd.core.arrays import Float32, Float64, Int64
 
 NO_PRIVATE_DATA = "a coordinator has no private data to compare with"
 
@@ -22,15 +22,15 @@ def label_inference(signals: Arrays) -> dict[str, Any]:
     this estimate is best. An adversary with the proxy samples can label them; without labels, the classes of the last
     teacher are used.
     """
+    votes, classes, n_classes = signals["votes"], signals["classes"], signals["labels"].shape[2]
+    weights = _by_class(signals["weights"], classes, n_classes)
     if "table" not in signals:
-        return {"reason": NO_PRIVATE_DATA, "estimated_shares": _estimated_shares(signals)}
-    votes, table = signals["votes"], signals["table"]
-    last = votes[-1] if votes[-1].any() else votes.any(0)
-    classes, n_classes = signals["classes"], table.shape[1]
+        return {"reason": NO_PRIVATE_DATA, "estimated_shares": _shares(weights).tolist()}
+    last, table = votes[-1] if votes[-1].any() else votes.any(0), signals["table"]
     masks = _by_class(np.asarray(last, np.float32), classes, n_classes)
     results = {
         "masks": _compare(masks, table),
-        "weights": _compare(_by_class(signals["weights"], classes, n_classes), table),
+        "weights": _compare(weights, table),
     }
     by_round = [_compare(labels, table) for labels in signals["labels"]]
     best = int(np.argmin([row["total_variation"] for row in by_round]))
@@ -38,13 +38,11 @@ def label_inference(signals: Arrays) -> dict[str, Any]:
     return results | {"soft_labels_by_round": [row["total_variation"] for row in by_round]}
 
 
-def _estimated_shares(signals: Arrays) -> list[list[float]]:
-    """Estimate each client's class shares from its last weights; uniform for a client that sent no soft label."""
-    n_classes = signals["labels"].shape[2]
-    weights = _by_class(signals["weights"], signals["classes"], n_classes)
-    total = weights.sum(1, keepdims=True)
-    shares: list[list[float]] = np.where(total > 0, weights / np.where(total > 0, total, 1), 1 / n_classes).tolist()
-    return shares
+def _shares(estimate: Float32) -> Float64:
+    """Return the rows normalised to shares, float64 [clients, C]; equal shares where a row is empty."""
+    total = estimate.sum(1, keepdims=True)
+    uniform = np.full_like(estimate, 1 / estimate.shape[1])
+    return np.where(total > 0, estimate / np.where(total > 0, total, 1), uniform).astype(np.float64)
 
 
 def _by_class(weights: npt.NDArray[np.floating], classes: Int64, n_classes: int) -> Float32:
@@ -58,9 +56,7 @@ def _by_class(weights: npt.NDArray[np.floating], classes: Int64, n_classes: int)
 def _compare(estimate: Float32, table: Int64) -> dict[str, Any]:
     """Compare estimated shares [clients, C] with the true ones, and measure how well they reveal present classes."""
     truth = table / table.sum(1, keepdims=True)
-    total = estimate.sum(1, keepdims=True)
-    uniform = np.full_like(estimate, 1 / estimate.shape[1])
-    shares = np.where(total > 0, estimate / np.where(total > 0, total, 1), uniform).astype(np.float64)
+    shares = _shares(estimate)
     smooth = (shares + 1e-3) / (shares + 1e-3).sum(1, keepdims=True)
     log_ratio = np.log(np.where(truth > 0, truth, 1)) - np.log(smooth)
     per_client = np.abs(truth - shares).sum(1) / 2

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from edgefd.auditing.measures import membership_formulas as formulas
-from edgefd.auditing.measures.membership_formulas import Floats
+from edgefd.auditing.measures.membership_formulas import Floats, Outputs
 from edgefd.auditing.recording.signal_store import Arrays
 from edgefd.core.arrays import Bool, Float64, Int64
 
@@ -47,19 +47,17 @@ def model_scores(signals: Arrays, names: tuple[str, ...], adversaries: tuple[str
     scores = []
     if "server" in adversaries:
         scores += _server_scores(signals, names)
-    client, member = signals["client"], signals["member"]
-    if "client" in adversaries:
-        last = int(signals["rounds"][-1])
-        z = np.broadcast_to(signals["aggregate_z"], signals["sent_z"].shape)
-        for name in names:
-            values = _values(name, signals, signals["aggregate"][-1], None, z)
+    client, last = signals["client"], int(signals["rounds"][-1])
+    z_of_aggregate = np.broadcast_to(signals["aggregate_z"], signals["sent_z"].shape)
+    targets = {
+        "client": (signals["aggregate"][-1], z_of_aggregate, last),
+        "holder": (outputs_of_client(signals["final"], client), signals["final_z"], None),
+    }
+    for adversary, (target, z, round) in targets.items():
+        for name in names if adversary in adversaries else ():
+            values = _values(name, signals, target, None, z)
             if values is not None:
-                scores.append(Scores(name, "client", values, client, member, last))
-    if "holder" in adversaries:
-        for name in names:
-            values = _values(name, signals, outputs_of_client(signals["final"], client), None, signals["final_z"])
-            if values is not None:
-                scores.append(Scores(name, "holder", values, client, member))
+                scores.append(Scores(name, adversary, values, client, signals["member"], round))
     return scores
 
 
@@ -99,14 +97,8 @@ def _values(name: str, signals: Arrays, target: Floats, all_clients: Floats | No
         values = np.zeros(len(y))
         for client in np.unique(signals["client"]):
             rows = signals["client"] == client
-            values[rows] = formulas.rmia(
-                target[rows],
-                y[rows],
-                signals["others"][:, rows],
-                z[client],
-                signals["y_z"],
-                signals["others_z"],
-            )
+            records = Outputs(target[rows], y[rows], signals["others"][:, rows])
+            values[rows] = formulas.rmia(records, Outputs(z[client], signals["y_z"], signals["others_z"]))
         return values
     if name == "coop_lira" and all_clients is not None and len(all_clients) > 2:
         return coop_lira(target, y, all_clients, signals["client"])
@@ -130,13 +122,17 @@ def filter_scores(filters: Arrays, names: tuple[str, ...]) -> list[Scores]:
 
     Empty where every client accepts every record with one weight, because nothing then separates the two.
     """
-    weights = np.concatenate([filters["inside"], filters["outside"]]).astype(np.float64)
+    weights = np.concatenate([filters["inside"], filters["outside"]])
     client, member = np.concatenate([filters["client"]] * 2), np.arange(len(weights)) < len(filters["inside"])
     return [
         Scores(name, "server", values, client, member)
-        for name, values in (("mask", (weights > 0).astype(np.float64)), ("weight", weights))
+        for name, values in _by_filter_attack(weights).items()
         if name in names and np.ptp(values) > 0
     ]
+
+
+def _by_filter_attack(weights: Floats) -> dict[str, Float64]:
+    return {"mask": (weights > 0).astype(np.float64), "weight": weights.astype(np.float64)}
 
 
 def null_scores(signals: Arrays, filters: Arrays, names: tuple[str, ...]) -> Control:
@@ -147,7 +143,7 @@ def null_scores(signals: Arrays, filters: Arrays, names: tuple[str, ...]) -> Con
         values = _values(name, signals, signals["null"], signals["sent"][-1], z)
         if values is not None:
             control[name] = (values, signals["member"])
-    by_attack = {"mask": (filters["null"] > 0).astype(np.float64), "weight": filters["null"].astype(np.float64)}
+    by_attack = _by_filter_attack(filters["null"])
     return control | {name: (by_attack[name], filters["null_member"]) for name in names if name in by_attack}
 
 
@@ -161,12 +157,12 @@ def positive_scores(signals: Arrays, filters: Arrays, names: tuple[str, ...]) ->
         if name in PLAIN:
             values = PLAIN[name](p, y)
         elif name == "rmia":
-            z = signals["canary_z"]
-            values = formulas.rmia(p, y, signals["canary_others"], z, signals["y_z"], signals["others_z"])
+            z = Outputs(signals["canary_z"], signals["y_z"], signals["others_z"])
+            values = formulas.rmia(Outputs(p, y, signals["canary_others"]), z)
         else:
             values = formulas.lira(p, y, signals["canary_others"])
         control[name] = (values, signals["canary_member"])
-    noise = np.concatenate([filters["noise_inside"], filters["noise_outside"]]).astype(np.float64)
+    noise = np.concatenate([filters["noise_inside"], filters["noise_outside"]])
     member = np.arange(len(noise)) < len(filters["noise_inside"])
-    by_attack = {"mask": (noise > 0).astype(np.float64), "weight": noise}
+    by_attack = _by_filter_attack(noise)
     return control | {name: (by_attack[name], member) for name in names if name in by_attack}

@@ -8,7 +8,7 @@ import numpy as np
 
 from edgefd.auditing.recording.read import Recording
 from edgefd.auditing.recording.signal_store import Arrays
-from edgefd.core.arrays import Bool, Float32, Float64, Int64
+from edgefd.core.arrays import Bool
 from edgefd.federation.clients import ClientData
 
 
@@ -36,7 +36,8 @@ def ledger(recording: Recording, signals: Arrays) -> dict[str, Any]:
 def _near_copies(recording: Recording, s: Arrays) -> dict[str, Any]:
     """Return, by client, the share of its records that left, and how many of the others have a near copy."""
     federation = recording.federation
-    half = _half_medians(s["fresh_to_proxy"], s["fresh_y"], federation.n_classes)
+    by_class = [s["fresh_to_proxy"][s["fresh_y"] == c] for c in range(federation.n_classes)]
+    half = np.array([float(np.median(d)) / 2 if len(d) else 0.0 for d in by_class])  # 0: no distance is below it
     near = s["private_to_proxy"] < half[s["private_y"]]
     rows = [_client_row(recording, s, data, near[s["private_client"] == data.client]) for data in federation.clients]
     return {
@@ -47,23 +48,17 @@ def _near_copies(recording: Recording, s: Arrays) -> dict[str, Any]:
     }
 
 
-def _half_medians(distances: Float32, y: Int64, n_classes: int) -> Float64:
-    """Return half of the median distance by class; 0, which no distance is below, for a class without a record."""
-    by_class = [distances[y == c] for c in range(n_classes)]
-    return np.array([float(np.median(d)) / 2 if len(d) else 0.0 for d in by_class])
-
-
 def _client_row(recording: Recording, s: Arrays, data: ClientData, near: Bool) -> dict[str, Any]:
     federation = recording.federation
     contributed = s["owner"] == data.client
-    sent, labels = int(contributed.sum()), federation.proxy_labels
+    sent, by_class = int(contributed.sum()), None
+    if federation.proxy_labels is not None:
+        by_class = np.bincount(federation.proxy_labels[contributed], minlength=federation.n_classes).tolist()
     return {
         "client": data.client,
         "raw_records_sent": sent,
         "share": sent / int(federation.table[data.client].sum()),
-        "by_class": None
-        if labels is None
-        else np.bincount(labels[contributed], minlength=federation.n_classes).tolist(),
+        "by_class": by_class,
         "private_with_near_copy": int(near.sum()),
         "private_records": len(near),
     }

@@ -11,6 +11,7 @@ only a random draw separates: those that the client trained on, and those that i
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -53,12 +54,12 @@ def inversion_signals(recording: Recording) -> Arrays:
     all_reports = [report for round in recording.rounds for report in reports(recording, round)]
     sent = [history([r for r in all_reports if r.client == c.client], federation.n_classes) for c in federation.clients]
     low, high = float(federation.proxy.x.min()), float(federation.proxy.x.max())
-    images = unit(federation.proxy.x, low, high)
+    view = _View(federation, sent, server_probs, unit(federation.proxy.x, low, high), config.seed)
     signals: dict[str, list[Any]] = {}
     for client, knowledge in enumerate(sent):
         if len(knowledge) >= _LEAST_ROWS:
             records = _records(candidates, client, low, high)
-            by_class = _reconstruct(federation, sent, server_probs, images, client, records, config.seed)
+            by_class = _reconstruct(view, client, records)
             for c, by_source in by_class.items():
                 for name, value in (_compare(by_source, *records[c]) | {"client": client, "y": c}).items():
                     signals.setdefault(name, []).append(value)
@@ -82,33 +83,36 @@ def _records(candidates: Candidates, client: int, low: float, high: float) -> di
     return by_class
 
 
+@dataclass(frozen=True, eq=False)
+class _View:
+    """What a malicious server sees, and the seed of the attack."""
+
+    federation: Federation
+    sent: list[Knowledge]
+    """the history of each client's soft labels"""
+    server_probs: Float32
+    """outputs of the server's model on the proxy samples"""
+    images: Float32
+    """the proxy samples as images"""
+    seed: int
+
+
 def _reconstruct(
-    federation: Federation,
-    sent: list[Knowledge],
-    server_probs: Float32,
-    images: Float32,
-    client: int,
-    records: dict[int, tuple[Float32, Float32]],
-    seed: int,
+    view: _View, client: int, records: dict[int, tuple[Float32, Float32]]
 ) -> dict[int, dict[str, Float32]]:
     """Return by class that the client has the images of all `SOURCES`; empty if no other client has sent anything."""
+    federation, sent, server_probs, images = view.federation, view.sent, view.server_probs, view.images
     others = {c: other for c in records if (other := _other_client(federation, sent, client, c)) is not None}
     if not others:
         return {}
     classes = list(others)
     inputs, targets = pairs(sent[client], server_probs), images[sent[client].ids]
-    own = np.stack([inputs[_most_confident(sent[client], c)] for c in classes])
-    of_others = np.stack(
-        [pairs(sent[other], server_probs)[_most_confident(sent[other], c)] for c, other in others.items()]
-    )
-    decoded = decode(
-        inputs,
-        targets,
-        np.concatenate([own, of_others]),
-        make_rng(seed, Purpose.AUDIT, AuditStream.INVERSION_DECODER, client),
-    )
+    own = [inputs[_most_confident(sent[client], c)] for c in classes]
+    of_others = [pairs(sent[other], server_probs)[_most_confident(sent[other], c)] for c, other in others.items()]
+    key = (view.seed, Purpose.AUDIT, AuditStream.INVERSION_DECODER, client)
+    decoded = decode(inputs, targets, np.stack([*own, *of_others]), make_rng(*key))
     planted = _plant(sent[client], inputs, targets, {c: records[c][0][0] for c in classes})
-    control = decode(inputs, planted, own, make_rng(seed, Purpose.AUDIT, AuditStream.INVERSION_DECODER, client))
+    control = decode(inputs, planted, np.stack(own), make_rng(*key))
     n_rows = max(1, len(images) // (2 * federation.n_classes))
     by_class = {}
     for i, c in enumerate(classes):

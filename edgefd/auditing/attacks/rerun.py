@@ -9,7 +9,7 @@ import numpy as np
 
 from edgefd.auditing.attacks.model_outputs import acceptance_of, received_outputs
 from edgefd.auditing.attacks.student_models import last_sent, probabilities, student
-from edgefd.auditing.measures import membership_formulas as formulas
+from edgefd.auditing.measures.membership_formulas import of_label32
 from edgefd.config.schema import Config
 from edgefd.core.arrays import Float32, Int64
 from edgefd.core.knowledge import Knowledge
@@ -96,4 +96,4 @@ def _student(simulation: SimulationState, client: int, sent: list[Knowledge], x:
 
 def label_probability(outputs: Float32, client: Int64, y: Int64) -> Float32:
     """Return, from outputs [clients, n, C], the probability of each record's label by its client, float32 [n]."""
-    return formulas.of_label(outputs[client, np.arange(len(client))], y).astype(np.float32)
+    return of_label32(outputs[client, np.arange(len(client))], y)

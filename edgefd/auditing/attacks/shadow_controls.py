@@ -6,11 +6,11 @@ import numpy as np
 
 from edgefd.auditing.attacks.reference_models import CANARY_STEPS, STEPS, mislabelled_records, train_model
 from edgefd.auditing.attacks.student_models import distilled, probabilities
-from edgefd.auditing.measures import membership_formulas as formulas
+from edgefd.auditing.measures.membership_formulas import of_label32
 from edgefd.auditing.recording.candidates import Candidates, Population
 from edgefd.auditing.recording.read import Recording
 from edgefd.auditing.recording.signal_store import Arrays
-from edgefd.core.arrays import Bool, Float32, Int64
+from edgefd.core.arrays import Bool, Float32
 from edgefd.core.seeding import AuditStream, Purpose, make_rng
 from edgefd.learners.batches import Batch, labelled
 
@@ -38,8 +38,8 @@ def control_signals(recording: Recording, candidates: Candidates, population: Po
     proxy = federation.proxy.x
     student = distilled(federation, model, _batch(proxy, probabilities(learner, proxy)), seed, 100)
     null: Arrays = {
-        "null": _label_probability(probabilities(learner, candidates.x), candidates.y),
-        "null_distilled": _label_probability(probabilities(student, candidates.x), candidates.y),
+        "null": of_label32(probabilities(learner, candidates.x), candidates.y),
+        "null_distilled": of_label32(probabilities(student, candidates.x), candidates.y),
     }
     rows, wrong, _ = mislabelled_records(population, federation.n_classes, rng)
     inside = _pairs(_MODELS + 1, len(rows), rng)
@@ -49,8 +49,8 @@ def control_signals(recording: Recording, candidates: Candidates, population: Po
         learner = train_model(recording, model, batch, CANARY_STEPS, 101 + i)
         queried = np.concatenate([proxy, population.x[rows]])
         student = distilled(federation, model, _batch(queried, probabilities(learner, queried)), seed, 101 + i)
-        memorised["memorised"].append(_label_probability(probabilities(learner, population.x[rows]), wrong))
-        memorised["memorised_distilled"].append(_label_probability(probabilities(student, population.x[rows]), wrong))
+        memorised["memorised"].append(of_label32(probabilities(learner, population.x[rows]), wrong))
+        memorised["memorised_distilled"].append(of_label32(probabilities(student, population.x[rows]), wrong))
     return null | {name: np.stack(values) for name, values in memorised.items()} | {"memorised_in": inside}
 
 
@@ -62,7 +62,3 @@ def _pairs(models: int, k: int, rng: np.random.Generator) -> Bool:
 
 def _batch(x: Float32, soft_labels: Float32) -> Batch:
     return Batch(x, soft_labels, np.ones(len(x), np.float32))
-
-
-def _label_probability(p: Float32, y: Int64) -> Float32:
-    return formulas.of_label(p, y).astype(np.float32)

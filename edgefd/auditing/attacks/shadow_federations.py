@@ -21,7 +21,7 @@ import numpy as np
 from edgefd.auditing.attacks.model_outputs import aggregate
 from edgefd.auditing.attacks.rerun import label_probability, rerun, rerun_config
 from edgefd.auditing.attacks.student_models import last_sent, probabilities, student
-from edgefd.auditing.measures import membership_formulas as formulas
+from edgefd.auditing.measures.membership_formulas import of_label32
 from edgefd.auditing.progress import OnStep
 from edgefd.auditing.recording.candidates import Candidates
 from edgefd.auditing.recording.read import Recording, reports
@@ -79,7 +79,7 @@ def shadow_signals(recording: Recording, candidates: Candidates, n: int, place: 
         raise UserError(
             "shadow federations cannot hold out records that also stay in the proxy set (proxy.keep): use --level 1"
         )
-    seconds = seconds_of(recording)
+    seconds = float(read_json(recording.folder / "summary.json")["seconds_total"])
     on_step(
         f"{n} shadow federations, {_minutes(n * seconds)} if none is stored and each takes as long as the recorded run"
     )
@@ -103,11 +103,6 @@ def shadow_signals(recording: Recording, candidates: Candidates, n: int, place: 
     return {view: np.stack([s[view] for s in signals]) for view in VIEWS} | {"inside": inside}
 
 
-def seconds_of(recording: Recording) -> float:
-    """Return the duration of the recorded run, which is about that of a shadow federation."""
-    return float(read_json(recording.folder / "summary.json")["seconds_total"])
-
-
 def _minutes(seconds: float) -> str:
     return f"about {seconds / 60:.0f} min" if seconds >= 90 else f"about {seconds:.0f} s"
 
@@ -122,7 +117,7 @@ def _shadow(recording: Recording, candidates: Candidates, shadow: int) -> Arrays
     by_view = {"sent": outputs.sent, "final": outputs.final, "distilled": outputs.students}
     teacher = aggregate(config, federation, outputs.sent, outputs.acceptance)
     signals = {view: label_probability(values, candidates.client, candidates.y) for view, values in by_view.items()}
-    return signals | {"aggregate": formulas.of_label(teacher, candidates.y).astype(np.float32), "inside": inside}
+    return signals | {"aggregate": of_label32(teacher, candidates.y), "inside": inside}
 
 
 def target_student(recording: Recording, candidates: Candidates) -> Float32:

@@ -6,10 +6,12 @@ Throughout, `p` float [n, C] are the target's probabilities for n records and `y
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 import numpy.typing as npt
 
-from edgefd.core.arrays import Bool, Float64, Int64
+from edgefd.core.arrays import Bool, Float32, Float64, Int64
 
 Floats = npt.NDArray[np.floating]
 
@@ -22,6 +24,11 @@ def of_label(p: Floats, y: Int64) -> Float64:
     """Return the probability of each record's label, float64 [..., n], within [TINY, 1 - TINY]."""
     of_label = np.take_along_axis(p.astype(np.float64), np.broadcast_to(y[:, None], (*p.shape[:-1], 1)), -1)[..., 0]
     return np.clip(of_label, TINY, 1 - TINY)
+
+
+def of_label32(p: Floats, y: Int64) -> Float32:
+    """Return `of_label` as it is stored, in float32."""
+    return of_label(p, y).astype(np.float32)
 
 
 def loss(p: Floats, y: Int64) -> Float64:
@@ -121,16 +128,15 @@ def _moments(others: Float64, used: Bool) -> tuple[Float64, Float64]:
     return mean, np.maximum(np.sqrt(variance), _LEAST_SPREAD)
 
 
-def rmia(
-    p: Floats,
-    y: Int64,
-    others: Floats,
-    p_z: Floats,
-    y_z: Int64,
-    others_z: Floats,
-    gamma: float = 1.0,
-    a: float = 0.3,
-) -> Float64:
+class Outputs(NamedTuple):
+    """Outputs on labelled records: `p` of the target, labels `y`, and `others` of the references."""
+
+    p: Floats
+    y: Int64
+    others: Floats
+
+
+def rmia(records: Outputs, population: Outputs, gamma: float = 1.0, a: float = 0.3) -> Float64:
     """Return scores of RMIA (Zarifzadeh et al. 2024, arXiv 2312.03262): the share of population records z that x beats.
 
     x beats z if [p(x) / Pr(x)] / [p(z) / Pr(z)] >= gamma, where p is the target's probability of the label and
@@ -139,17 +145,14 @@ def rmia(
         Pr(z) = mean_others p(z)                              half of the references have seen z
 
     Args:
-        p: float [n, C], with `y` and `others` [R, n, C]: records whose membership is tested.
-        y: int64 [n], labels.
-        others: float [R, n, C], outputs of the references.
-        p_z: float [m, C], with `y_z` and `others_z` [R, m, C]: population, not trained on by the target.
-        y_z: int64 [m], labels.
-        others_z: float [R, m, C], outputs of the references.
+        records: n records whose membership is tested.
+        population: m records that the target was not trained on.
         gamma: factor by which x must have become likelier than z.
         a: slope of the line that estimates the probability by a model that has seen a record from one that has not.
     """
-    usual = ((1 + a) * of_label(others, y).mean(0) + (1 - a)) / 2
-    ratio = of_label(p, y) / usual
-    population = np.sort(of_label(p_z, y_z) / of_label(others_z, y_z).mean(0))
-    out: Float64 = np.searchsorted(population, ratio / gamma, side="right") / len(population)
+    usual = ((1 + a) * of_label(records.others, records.y).mean(0) + (1 - a)) / 2
+    ratio = of_label(records.p, records.y) / usual
+    z = population
+    ratios_z = np.sort(of_label(z.p, z.y) / of_label(z.others, z.y).mean(0))
+    out: Float64 = np.searchsorted(ratios_z, ratio / gamma, side="right") / len(ratios_z)
     return out

@@ -55,8 +55,7 @@ def _placements(a: Scores, b: Scores) -> Float64:
     """Return for each of `a` the share of `b` that is smaller, where ties count a half."""
     ordered = np.sort(b)
     below, upto = np.searchsorted(ordered, a, "left"), np.searchsorted(ordered, a, "right")
-    out: Float64 = (below + upto) / (2 * len(b))
-    return out
+    return (below + upto) / (2 * len(b))
 
 
 def roc(inside: Scores, outside: Scores) -> tuple[Float64, Float64]:
@@ -127,8 +126,7 @@ def tpr_at(inside: Scores, outside: Scores, fpr: float, rng: np.random.Generator
     needed = 2 * math.ceil(1 / fpr - 1e-9)
     if len(outside) < needed:
         return Rate(fpr, None, None, f"needs {needed} non-members, there are {len(outside)}")
-    order = rng.permutation(len(outside))
-    first, second = outside[order[: len(order) // 2]], outside[order[len(order) // 2 :]]
+    first, second = _halves(outside, rng)
     above = np.sort(first)[::-1][math.floor(fpr * len(first) + 1e-9)]  # the first score that must not pass
     tp, fp = int((inside > above).sum()), int((second > above).sum())
     return Rate(fpr, _share(tp, len(inside), significance), _share(fp, len(second), significance))
@@ -213,7 +211,7 @@ def epsilon_one_run_fdp(g: Guesses, delta: float, significance: float) -> float:
     m, total, correct = g.n_in + g.n_out, g.tp + g.fp, g.tp
 
     def refuted(eps: float) -> bool:
-        mu = _mu_of(eps, delta)
+        mu = _largest(lambda mu: _delta_of(eps, mu) <= delta)  # whose Gaussian mechanism is (eps, delta)-DP
         r, h = significance * correct / m, significance * (total - correct) / m
         for i in range(correct - 1, -1, -1):
             next_h = max(h, float(ndtr(ndtri(r) - mu)))
@@ -266,11 +264,6 @@ def _largest(holds: Callable[[float], bool]) -> float:
         middle = (low + high) / 2
         low, high = (middle, high) if holds(middle) else (low, middle)
     return low
-
-
-def _mu_of(eps: float, delta: float) -> float:
-    """Return the largest mu whose Gaussian mechanism is (eps, delta)-DP."""
-    return _largest(lambda mu: _delta_of(eps, mu) <= delta)
 
 
 def _delta_of(eps: float, mu: float) -> float:

@@ -62,7 +62,10 @@ def choose(federation: Federation, seed: int) -> tuple[Candidates, Population]:
             f"members of their class, {LEAST} are needed: run with a larger data.heldout, or use --level 0"
         )
     _, rest = _halves(federation, seed)
-    population = _population(federation, rest)
+    x, y = federation.x_test[rest], federation.y_test[rest]
+    if not federation.kept and federation.proxy_labels is not None:
+        x, y = np.concatenate([x, federation.proxy.x]), np.concatenate([y, federation.proxy_labels])
+    population = Population(x, y)
     if len(population.y) < LEAST:
         raise UserError(f"too few samples: a population of {len(population.y)}, {LEAST} are needed; use --level 0")
     return candidates, population
@@ -112,10 +115,3 @@ def _halves(federation: Federation, seed: int) -> tuple[Int64, Int64]:
     """Split the shuffled rows of the test set into two halves."""
     order = make_rng(seed, Purpose.AUDIT, AuditStream.TEST_SET_HALVES).permutation(len(federation.x_test))
     return order[: len(order) // 2], order[len(order) // 2 :]
-
-
-def _population(federation: Federation, rest: Int64) -> Population:
-    x, y = federation.x_test[rest], federation.y_test[rest]
-    if federation.kept or federation.proxy_labels is None:
-        return Population(x, y)
-    return Population(np.concatenate([x, federation.proxy.x]), np.concatenate([y, federation.proxy_labels]))

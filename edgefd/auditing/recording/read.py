@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ import numpy as np
 from edgefd.config.load import load_config
 from edgefd.config.schema import Config
 from edgefd.core.errors import UserError
+from edgefd.core.files import npz_arrays
 from edgefd.core.knowledge import Knowledge
 from edgefd.data.datasets import Dataset
 from edgefd.federation.clients import Federation
@@ -159,12 +159,7 @@ def teacher_after(recording: Recording, round: int) -> Knowledge:
 
 def parameters(recording: Recording, name: str, client: int) -> dict[str, np.ndarray]:
     """Return the parameters of a client's model; `name` is "final" or a round in four digits."""
-    return _decode(model_file(recording.folder / KNOWLEDGE, name, client), _unpack)
-
-
-def _unpack(blob: bytes) -> dict[str, np.ndarray]:
-    with np.load(io.BytesIO(blob), allow_pickle=False) as z:
-        return {k: z[k] for k in z.files}
+    return _decode(model_file(recording.folder / KNOWLEDGE, name, client), npz_arrays)
 
 
 def _decode(path: Path, decode: Callable[[bytes], T]) -> T:

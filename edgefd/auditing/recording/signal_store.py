@@ -7,15 +7,15 @@ sha256).
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
-from edgefd.core.errors import RunError, UserError
-from edgefd.core.files import npz_bytes, put
+from edgefd.core.errors import UserError
+from edgefd.core.files import npz_arrays, npz_bytes, put, writing
+from edgefd.core.json_files import write_json
 
 SCHEMA = 2
 Arrays = dict[str, np.ndarray]
@@ -36,12 +36,10 @@ def part(folder: Path, run: str, name: str, compute: Callable[[], Arrays]) -> Ar
     arrays = compute()
     blob = npz_bytes(arrays)
     stored[name] = hashlib.sha256(blob).hexdigest()
-    try:
+    with writing(path):
         put(path, blob)
-        put(folder / "manifest.json", (json.dumps(manifest, indent=2) + "\n").encode())
-    except OSError as error:
-        raise RunError(f"cannot write {path}: {error.strerror}") from error
-    return _unpack(blob)
+    write_json(folder / "manifest.json", manifest)
+    return npz_arrays(blob)
 
 
 def _manifest(folder: Path, run: str) -> dict[str, object]:
@@ -67,9 +65,4 @@ def _load(path: Path, sha256: str, folder: Path) -> Arrays:
         raise UserError(
             f"{path} is corrupt (its sha256 differs from the manifest's): remove {folder} to compute it again"
         )
-    return _unpack(blob)
-
-
-def _unpack(blob: bytes) -> Arrays:
-    with np.load(io.BytesIO(blob), allow_pickle=False) as z:
-        return {k: z[k] for k in z.files}
+    return npz_arrays(blob)

@@ -9,18 +9,7 @@ from typing import Any
 import numpy as np
 
 from edgefd.auditing.attacks.membership import Scores
-from edgefd.auditing.measures.statistics import (
-    Rate,
-    advantage,
-    auc,
-    epsilon_clopper_pearson,
-    epsilon_one_run,
-    epsilon_one_run_fdp,
-    epsilon_split,
-    largest_epsilon,
-    roc,
-    tpr_at,
-)
+from edgefd.auditing.measures import statistics
 from edgefd.auditing.recording.candidates import LEAST
 from edgefd.core.arrays import Bool, Float64
 from edgefd.core.seeding import AuditStream, Purpose, make_rng
@@ -29,9 +18,9 @@ DELTA = 1e-5
 RATES = {"10%": 0.1, "1%": 0.01, "0.1%": 0.001}
 _CURVE_POINTS = 200  # points of an ROC curve that are stored
 _BOUNDS = {
-    "clopper_pearson": epsilon_clopper_pearson,
-    "one_run": epsilon_one_run,
-    "one_run_fdp": epsilon_one_run_fdp,
+    "clopper_pearson": statistics.epsilon_clopper_pearson,
+    "one_run": statistics.epsilon_one_run,
+    "one_run_fdp": statistics.epsilon_one_run_fdp,
 }
 
 
@@ -50,14 +39,14 @@ def attack_result(scores: Scores, seed: int, claimed: float | None = None) -> di
         "round": scores.round,
         "members": len(inside),
         "non_members": len(outside),
-        "auc": asdict(auc(inside, outside)),
-        "tpr": {name: _rate(tpr_at(inside, outside, fpr, rng)) for name, fpr in RATES.items()},
-        "advantage": advantage(inside, outside),
+        "auc": asdict(statistics.auc(inside, outside)),
+        "tpr": {name: _rate(statistics.tpr_at(inside, outside, fpr, rng)) for name, fpr in RATES.items()},
+        "advantage": statistics.advantage(inside, outside),
         "epsilon": {
             "delta": DELTA,
             "claimed": claimed,
-            "largest_possible": largest_epsilon(len(inside) // 2, len(outside) // 2, DELTA),
-            **{name: epsilon_split(bound, inside, outside, DELTA, rng) for name, bound in _BOUNDS.items()},
+            "largest_possible": statistics.largest_epsilon(len(inside) // 2, len(outside) // 2, DELTA),
+            **{name: statistics.epsilon_split(bound, inside, outside, DELTA, rng) for name, bound in _BOUNDS.items()},
         },
         "roc": _curve(inside, outside),
         "clients": sorted(measured, key=lambda row: -row["auc"]["value"]) + [r for r in clients if r["auc"] is None],
@@ -70,16 +59,16 @@ def _client_row(scores: Scores, client: int) -> dict[str, Any]:
     row: dict[str, Any] = {"client": client, "members": len(inside), "auc": None}
     if min(len(inside), len(outside)) < LEAST:
         return row | {"reason": f"fewer than {LEAST} members or non-members"}
-    return row | {"auc": asdict(auc(inside, outside))}
+    return row | {"auc": asdict(statistics.auc(inside, outside))}
 
 
-def _rate(rate: Rate) -> dict[str, Any]:
+def _rate(rate: statistics.Rate) -> dict[str, Any]:
     return {name: value for name, value in asdict(rate).items() if name != "reason" or value}
 
 
 def _curve(inside: Float64, outside: Float64) -> dict[str, list[float]]:
     """Return at most `_CURVE_POINTS` points of the ROC curve, evenly in log FPR, because low rates matter most."""
-    fpr, tpr = roc(inside, outside)
+    fpr, tpr = statistics.roc(inside, outside)
     rates = np.concatenate([[0], np.geomspace(1 / (2 * len(outside)), 1, _CURVE_POINTS - 1)])
     indices = np.unique(np.searchsorted(fpr, rates, side="right") - 1)
     return {"fpr": fpr[indices].tolist(), "tpr": tpr[indices].tolist()}
@@ -96,12 +85,12 @@ def controls(
     failed = []
     areas: dict[str, Any] = {"null": {}, "positive": {}, "null_significance": 0.05 / max(1, len(null))}
     for name, (values, member) in null.items():
-        area = auc(values[member], values[~member], areas["null_significance"])
+        area = statistics.auc(values[member], values[~member], areas["null_significance"])
         areas["null"][name] = asdict(area)
         if not area.low <= 0.5 <= area.high:
             failed.append(f"null control: {name} finds members where there are none (AUC {area.value:.3f})")
     for name, (values, member) in positive.items():
-        area = auc(values[member], values[~member])
+        area = statistics.auc(values[member], values[~member])
         areas["positive"][name] = asdict(area)
         if not area.low > 0.5:
             failed.append(f"positive control: {name} does not find what was planted (AUC {area.value:.3f})")

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from edgefd.auditing.recording.signal_store import Arrays
-from edgefd.auditing.report.formats import interval_text, signed_interval_text
+from edgefd.auditing.report.formats import interval_text
 from edgefd.auditing.report.image_grid import grid
 from edgefd.report.html import Table, escape, table_html
 
@@ -61,7 +61,7 @@ def inversion_html(inversion: Mapping[str, Any] | None, reconstructions: Arrays)
         (f"null control: the proxy mean, must cover 0 (at {level:.0%})", inversion["null"]),
         ("positive control: a planted record, must be above 0", inversion["positive"]),
     ]
-    table = Table(("difference of SSIM", "mean, 95 %"), [(name, signed_interval_text(value)) for name, value in rows])
+    table = Table(("difference of SSIM", "mean, 95 %"), [(name, interval_text(value, "+")) for name, value in rows])
     return (
         "<h2>Images reconstructed from soft labels</h2><p>A decoder that was trained on the proxy samples "
         f"reconstructed {inversion['drawings']} images, one for each client and class. Its input is the pair of soft "

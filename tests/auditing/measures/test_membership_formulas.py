@@ -96,7 +96,7 @@ def test_rmia_follows_the_formula_of_the_paper(gamma: float) -> None:
             (P[i, y] / usual) / (P_Z[j, z] / (sum(o[j, z] for o in OTHERS_Z) / 3)) >= gamma for j, z in enumerate(Y_Z)
         ]
         expected.append(sum(beaten) / len(Y_Z))
-    scores = formulas.rmia(P, Y, OTHERS, P_Z, Y_Z, OTHERS_Z, gamma, scale)
+    scores = formulas.rmia(formulas.Outputs(P, Y, OTHERS), formulas.Outputs(P_Z, Y_Z, OTHERS_Z), gamma, scale)
     np.testing.assert_allclose(scores, expected, atol=1e-6)
     assert len(set(scores)) > 1
 
