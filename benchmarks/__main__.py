@@ -7,6 +7,7 @@ and the first line says how to download it.
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 from benchmarks import density, flower_ray, rounds
@@ -31,9 +32,9 @@ def main() -> None:
         for k in (10, 50):
             results += density.against_sklearn(4000, k)
     for r in results:
-        print(f"{r.case:55} {r.against:18} {r.ratio:7.2f}  [{r.low:.2f}, {r.high:.2f}]")
+        print(r)
     OUT.parent.mkdir(exist_ok=True)
-    OUT.write_text(json.dumps([r.to_dict() for r in results], indent=2) + "\n")
+    OUT.write_text(json.dumps([asdict(r) for r in results], indent=2) + "\n")
     print(f"written: {OUT}")
 
 

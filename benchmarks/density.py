@@ -10,13 +10,15 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 from scipy.linalg import cho_factor, cho_solve
 from sklearn.cluster import KMeans
 from threadpoolctl import threadpool_limits
 
-from benchmarks.pairing import Ratio, ratio, take_turns
+from benchmarks.pairing import Ratio, ratio, summary, take_turns
+from benchmarks.processes import memory
 from edgefd.core.arrays import Float32
 from edgefd.data.datasets import download_hint, find_dataset, load_dataset
 from edgefd.federation.clients import scale_of
@@ -97,8 +99,8 @@ def compare(n: int, turns: int = 5) -> list[Ratio]:
     ratios.append(ratio(f"KMeansDRE k=10 fit, n={n}", "KuLSIF", fit["kulsif"], fit["ours"]))
     ratios.append(ratio(f"KMeansDRE k=10 fit with reference, n={n}", "KuLSIF", fit["kulsif"], fit["ratio"]))
     ratios.append(ratio(f"KMeansDRE k=10 score {SCORED} rows, n={n}", "KuLSIF", score["kulsif"], score["ours"]))
-    memory = extra_memory("kulsif", n) / max(extra_memory("ours", n), 1)
-    ratios.append(Ratio(f"KMeansDRE k=10 extra memory, n={n}", "KuLSIF", memory, memory, memory))
+    extra = extra_memory("kulsif", n) / max(extra_memory("ours", n), 1)
+    ratios.append(Ratio(f"KMeansDRE k=10 extra memory, n={n}", "KuLSIF", extra, extra, extra))
     return ratios
 
 
@@ -120,10 +122,9 @@ def against_sklearn(n: int, k: int, turns: int = 5) -> list[Ratio]:
             ours += seconds["ours"]
             theirs += seconds["theirs"]
             inertia.append(results["theirs"] / results["ours"])
-    low, middle, high = np.quantile(inertia, [0.25, 0.5, 0.75])
     return [
         ratio(f"KMeans k={k}, n={n}, time", "scikit-learn", theirs, ours),
-        Ratio(f"KMeans k={k}, n={n}, inertia", "scikit-learn", float(middle), float(low), float(high)),
+        summary(f"KMeans k={k}, n={n}, inertia", "scikit-learn", inertia),
     ]
 
 
@@ -139,23 +140,13 @@ def _measure_memory(which: str, n: int) -> int:
     tiny = private[:20]  # import everything and let every library allocate its buffers before the baseline is taken
     KMeansDRE(2).fit(tiny, reference=tiny).score_samples(tiny)
     KuLSIF().fit(tiny, tiny).score(tiny)
-    baseline = _reset_peak()
+    Path("/proc/self/clear_refs").write_text("5")  # the peak begins again
+    baseline = memory()
     if which == "ours":
         KMeansDRE(10).fit(private, reference=auxiliary).score_samples(scored)
     else:
         KuLSIF().fit(private, auxiliary).score(scored)
-    return _peak() - baseline
-
-
-def _reset_peak() -> int:
-    with open("/proc/self/clear_refs", "w") as file:
-        file.write("5")
-    return _peak()
-
-
-def _peak() -> int:
-    with open("/proc/self/status") as file:
-        return next(int(line.split()[1]) * 1024 for line in file if line.startswith("VmHWM"))
+    return round((memory() - baseline) * 2**20)
 
 
 if __name__ == "__main__":
@@ -167,7 +158,7 @@ if __name__ == "__main__":
     else:
         for size in [int(a) for a in sys.argv[1:]] or [1000, 2000, 4000]:
             for line in compare(size):
-                print(f"{line.case:50} {line.against:14} {line.ratio:8.2f}  [{line.low:.2f}, {line.high:.2f}]")
+                print(line)
         for clusters in (10, 50):
             for line in against_sklearn(4000, clusters):
-                print(f"{line.case:50} {line.against:14} {line.ratio:8.3f}  [{line.low:.3f}, {line.high:.3f}]")
+                print(line)

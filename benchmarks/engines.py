@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
 from typing import Any, Protocol
 
 import torch
@@ -25,11 +26,24 @@ class Engine(Protocol):
         ...
 
     def close(self) -> None:
-        """End all processes of the engine."""
-        ...
+        """End all processes of the engine, if it has any."""
+        return
 
 
-class Ours:
+def round_seconds(engine: Engine, rounds: int) -> list[float]:
+    """Run rounds, close the engine, and return the seconds of each round."""
+    seconds = []
+    try:
+        for _ in range(rounds):
+            began = time.perf_counter()
+            engine.round()
+            seconds.append(time.perf_counter() - began)
+    finally:
+        engine.close()
+    return seconds
+
+
+class Ours(Engine):
     """The in-process engine of edgefd."""
 
     def __init__(self, case: Case, workers: int) -> None:
@@ -71,7 +85,22 @@ def plain_model(case: Case) -> nn.Module:
     return PlainCNN()
 
 
-class Naive:
+def client_step(
+    model: nn.Module, optimizer: torch.optim.Optimizer, shared: TensorDataset, private: DataLoader[Any]
+) -> Tensor:
+    """Train one epoch on the proxy rows and one on the private rows, and return the soft labels of the proxy rows."""
+    model.train()
+    for loader in (DataLoader(shared, BATCH, shuffle=True), private):
+        for x, target in loader:
+            optimizer.zero_grad()
+            F.cross_entropy(model(x), target).backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+    model.eval()
+    with torch.no_grad():
+        return torch.cat([model(x).softmax(1) for (x, _) in DataLoader(shared, 256)])
+
+
+class Naive(Engine):
     """Clients that run in turn with `threads` torch threads, each with its own model, optimizer and DataLoaders."""
 
     def __init__(self, case: Case, threads: int) -> None:
@@ -91,23 +120,12 @@ class Naive:
         self._teacher = torch.stack(predictions).mean(0)
         torch.set_num_threads(1)
 
-    def close(self) -> None:
-        """Implement `Engine`."""
-
     def _client(self, model: nn.Module, optimizer: torch.optim.Optimizer, private: DataLoader[Any]) -> Tensor:
         shared = TensorDataset(self._proxy, self._teacher)
-        model.train()
-        for loader in (DataLoader(shared, BATCH, shuffle=True), private):
-            for x, target in loader:
-                optimizer.zero_grad()
-                F.cross_entropy(model(x), target).backward()  # type: ignore[no-untyped-call]
-                optimizer.step()
-        model.eval()
-        with torch.no_grad():
-            return torch.cat([model(x).softmax(1) for (x, _) in DataLoader(shared, 256)])
+        return client_step(model, optimizer, shared, private)
 
 
-class Pfl:
+class Pfl(Engine):
     """The simulated backend and PyTorchModel of pfl in one process: its user loop, weight swapping and statistics."""
 
     def __init__(self, case: Case) -> None:
@@ -120,6 +138,3 @@ class Pfl:
     def round(self) -> None:
         """Implement `Engine`."""
         asyncio.run(self._federation.round())
-
-    def close(self) -> None:
-        """Implement `Engine`."""

@@ -15,14 +15,13 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
 from flwr.simulation import run_simulation
 from torch.utils.data import DataLoader, TensorDataset
 
-from benchmarks.engines import plain_model
+from benchmarks.engines import client_step, plain_model
 from benchmarks.workload import BATCH, LR, MOMENTUM, Case, federation
 
 client = ClientApp()
@@ -50,13 +49,7 @@ def train(message: Message, context: Context) -> Message:
     proxy, teacher = torch.from_numpy(fed.proxy.x), message.content["teacher"]["teacher"].numpy()  # type: ignore[index,union-attr]
     shared = TensorDataset(proxy, torch.from_numpy(teacher.copy()))
     private = TensorDataset(torch.from_numpy(client_data.x), torch.from_numpy(client_data.y))
-    for data in (shared, private):
-        for x, target in DataLoader(data, BATCH, shuffle=True):
-            optimizer.zero_grad()
-            F.cross_entropy(model(x), target).backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
-    with torch.no_grad():
-        answer = torch.cat([model(x).softmax(1) for (x, _) in DataLoader(shared, 256)])
+    answer = client_step(model, optimizer, shared, DataLoader(private, BATCH, shuffle=True))
     context.state["model"] = ArrayRecord(model.state_dict())
     buffers = [optimizer.state[p]["momentum_buffer"] for p in model.parameters()]
     context.state["momentum"] = ArrayRecord({str(i): Array(b.numpy()) for i, b in enumerate(buffers)})

@@ -11,7 +11,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 
 import numpy as np
 
@@ -36,18 +35,9 @@ def compare(case: Case, turns: int = 3) -> Ratio:
 
 def ours(model: str, clients: int, rows: int, rounds: int) -> None:
     """Print a JSON list of the seconds of edgefd's rounds."""
-    from benchmarks.engines import Ours
+    from benchmarks.engines import Ours, round_seconds
 
-    engine = Ours(Case(model, clients, rows), workers=2)
-    seconds = []
-    try:
-        for _ in range(rounds):
-            began = time.perf_counter()
-            engine.round()
-            seconds.append(time.perf_counter() - began)
-    finally:
-        engine.close()
-    print(json.dumps(seconds))
+    print(json.dumps(round_seconds(Ours(Case(model, clients, rows), workers=2), rounds)))
 
 
 def _warm_round_seconds(importing: str, case: Case) -> float:
@@ -66,5 +56,4 @@ def _warm_round_seconds(importing: str, case: Case) -> float:
 
 if __name__ == "__main__":
     for benchmark_case in CASES:
-        result = compare(benchmark_case, int(sys.argv[1]) if sys.argv[1:] else 3)
-        print(f"  Flower on Ray takes {result.ratio:.2f} times as long  [{result.low:.2f}, {result.high:.2f}]")
+        print(compare(benchmark_case, int(sys.argv[1]) if sys.argv[1:] else 3))

@@ -24,6 +24,7 @@ import numpy as np
 from edgefd_server.certs import add_device, init
 
 from benchmarks import load_flower
+from benchmarks.processes import start
 
 GENERATORS = 2
 
@@ -77,24 +78,15 @@ def measure(devices: int, rounds: int, rows: int, classes: int, limit: float = 1
         work = Path(name)
         certs = certificates(work / "certs", devices)
         size = ["--rows", str(rows), "--classes", str(classes)]
-        command = [
-            "--devices",
-            str(devices),
-            "--rounds",
-            str(rounds),
-            "--certs",
-            str(certs),
-            "--log",
-            str(work / "log"),
-        ]
-        coordinator = _start(started, work / "coordinator", "load_coordinator", *command, *size)
+        python, piped = [sys.executable, "-m"], {"stdout": subprocess.PIPE, "text": True}
+        command = [*python, "benchmarks.load_coordinator", "--devices", str(devices), "--rounds", str(rounds)]
+        command += [*size, "--certs", str(certs), "--log", str(work / "log")]
+        coordinator = start(started, command, work / "coordinator", **piped)
         port = json.loads(coordinator.stdout.readline() or "{}").get("port")  # type: ignore[union-attr]
         parts = np.array_split(np.arange(devices), min(GENERATORS, devices)) if port else []
-        join = ["--address", f"127.0.0.1:{port}", "--certs", str(certs)]
+        join = [*python, "benchmarks.load_devices", "--address", f"127.0.0.1:{port}", "--certs", str(certs), *size]
         fleets = [
-            _start(
-                started, work / f"fleet{i}", "load_devices", *join, *size, "--first", str(p[0]), "--count", str(len(p))
-            )
+            start(started, [*join, "--first", str(p[0]), "--count", str(len(p))], work / f"fleet{i}")
             for i, p in enumerate(parts)
         ]
         output, _ = coordinator.communicate(timeout=limit)
@@ -104,16 +96,6 @@ def measure(devices: int, rounds: int, rows: int, classes: int, limit: float = 1
     lines = [json.loads(line) for line in output.splitlines()]
     completed = [Round(**{k: v for k, v in line.items() if k != "round"}) for line in lines[:-2]]
     return Load(devices, completed, int(lines[-1]["accepted"]))
-
-
-def _start(started: ExitStack, log: Path, module: str, *arguments: str) -> subprocess.Popen[str]:
-    """Start a process that is ended with the stack. Its standard error goes to `log`."""
-    file = started.enter_context(log.open("w"))
-    command = [sys.executable, "-m", f"benchmarks.{module}", *arguments]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=file, text=True)
-    started.callback(process.wait)
-    started.callback(process.kill)
-    return process
 
 
 def show(load: Load) -> None:

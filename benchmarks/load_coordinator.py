@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import re
 import time
 from pathlib import Path
 
@@ -22,6 +21,7 @@ from edgefd_server.monitoring.event_log import json_log, tee_log
 from edgefd_server.monitoring.prometheus import make_metrics, metrics_log
 
 from benchmarks.load_devices import terms_for
+from benchmarks.processes import memory
 from edgefd.federation.clients import ProxySet
 from edgefd.federation.progress import Progress
 from edgefd.federation.terms import FederationInfo
@@ -36,12 +36,10 @@ TIMEOUT = 900.0
 
 def resources() -> dict[str, float]:
     """Return the processor time of this process (s), its current and peak memory (MB), and its open descriptors."""
-    status = Path("/proc/self/status").read_text()
-    memory, peak = (int(re.search(rf"{name}:\s+(\d+)", status)[1]) / 1024 for name in ("VmRSS", "VmHWM"))  # type: ignore[index]
     return {
         "processor": time.process_time(),
-        "memory": memory,
-        "peak": peak,
+        "memory": memory(field="VmRSS"),
+        "peak": memory(),
         "descriptors": len(os.listdir("/proc/self/fd")),
     }
 
@@ -64,14 +62,10 @@ def coordinate(devices: int, rounds: int, rows: int, classes: int, certs: Path, 
         began = time.perf_counter()
         for result in run_rounds(server, coordinator):
             seconds = time.perf_counter() - began
-            line = {
-                "round": result.plan.round,
-                "seconds": seconds,
-                "reports": len(result.exchange.reports),
-                **resources(),
-            }
-            line["up"], line["down"] = result.exchange.bytes_up, result.exchange.bytes_down
-            print(json.dumps(line), flush=True)
+            exchange = result.exchange
+            line = {"round": result.plan.round, "seconds": seconds, "reports": len(exchange.reports)}
+            line |= {"up": exchange.bytes_up, "down": exchange.bytes_down}
+            print(json.dumps(line | resources()), flush=True)
             began = time.perf_counter()
         coordinator.finish(COMPLETE)
     accepted = metrics.registry.get_sample_value("edgefd_reports_accepted_total")

@@ -17,9 +17,7 @@ import contextlib
 import json
 import os
 import random
-import re
 import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -31,6 +29,8 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+
+from benchmarks.processes import memory, start
 
 POLL = 3.0  # seconds, the value of flwr
 GENERATORS = 2
@@ -94,9 +94,8 @@ def measure(devices: int, rounds: int, up: int, down: int, limit: float = 900.0)
         environment = os.environ | ENVIRONMENT | {"FLWR_HOME": str(work / "home")}
         _write_app(work, devices, rounds, down, port)
         command = [_tool("flower-superlink"), "--insecure", "--disable-runtime-dependency-installation"]
-        superlink = _start(
-            started, [*command, "--host", "127.0.0.1", "--port", str(port)], work / "superlink.log", environment
-        )
+        command += ["--host", "127.0.0.1", "--port", str(port)]
+        superlink = start(started, command, work / "superlink.log", env=environment)
         _wait_for_health(superlink, port, work / "superlink.log")
         # Submit the run before the nodes start: a SuperLink that so many nodes poll does not answer `flwr run` in time.
         run = [_tool("flwr"), "run", str(work / "app"), "load"]
@@ -106,12 +105,8 @@ def measure(devices: int, rounds: int, up: int, down: int, limit: float = 900.0)
         for i in range(GENERATORS):
             count = devices // GENERATORS + (i < devices % GENERATORS)
             nodes = ["--address", f"127.0.0.1:{port}", "--count", str(count), "--size", str(up)]
-            _start(
-                started,
-                [sys.executable, "-m", "benchmarks.load_flower", *nodes],
-                work / f"nodes{i}.log",
-                environment,
-            )
+            command = [sys.executable, "-m", "benchmarks.load_flower", *nodes]
+            start(started, command, work / f"nodes{i}.log", env=environment)
         out, deadline = work / "rounds.jsonl", time.monotonic() + limit
         marks: list[float] = []  # processor time after each round
         while len(marks) < rounds:
@@ -123,13 +118,13 @@ def measure(devices: int, rounds: int, up: int, down: int, limit: float = 900.0)
                     f"{len(marks)} of {rounds} rounds after {limit:g} s; the SuperLink's last line: {last_line}"
                 )
             time.sleep(0.1)
-        memory = _peak(superlink.pid)
+        peak = memory(superlink.pid)
         lines = [json.loads(line) for line in out.read_text().splitlines()]
     replies = sum(devices - line["failed"] for line in lines)
     if sum(line["bytes"] for line in lines) != replies * up:
         raise RuntimeError("the replies have another size than requested")
     seconds, serverapp = [line["seconds"] for line in lines], max(line["peak"] for line in lines)
-    return FlowerLoad(seconds, replies, memory, serverapp, (marks[-1] - marks[0]) / max(rounds - 1, 1))
+    return FlowerLoad(seconds, replies, peak, serverapp, (marks[-1] - marks[0]) / max(rounds - 1, 1))
 
 
 def _write_app(work: Path, devices: int, rounds: int, down: int, port: int) -> None:
@@ -142,20 +137,6 @@ def _write_app(work: Path, devices: int, rounds: int, down: int, port: int) -> N
     (package / "__init__.py").write_text("")
     (package / "client_app.py").write_text("from flwr.clientapp import ClientApp\n\napp = ClientApp()\n")
     shutil.copy(Path(__file__).with_name("load_flower_app.py"), package / "server_app.py")
-
-
-def _start(started: ExitStack, command: list[str], log: Path, environment: dict[str, str]) -> subprocess.Popen[bytes]:
-    """Start a process in a new session, which is ended with the stack: a SuperLink starts processes too."""
-    file = started.enter_context(log.open("wb"))
-    process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, env=environment, start_new_session=True)
-    started.callback(_end, process)
-    return process
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
 
 
 def _tool(name: str) -> str:
@@ -174,11 +155,6 @@ def _wait_for_health(superlink: subprocess.Popen[bytes], port: int, log: Path) -
             return
         time.sleep(0.2)
     raise RuntimeError(f"the SuperLink did not start: {log.read_text()[-2000:]}")
-
-
-def _peak(pid: int) -> float:
-    match = re.search(r"VmHWM:\s+(\d+)", Path(f"/proc/{pid}/status").read_text())
-    return int(match[1]) / 1024 if match else 0.0
 
 
 def _processor(pid: int) -> float:

@@ -9,11 +9,13 @@ milliseconds do.
 from __future__ import annotations
 
 import time
+from functools import partial
 
 import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks.pairing import take_turns
 from edgefd.core.arrays import Float32
 from edgefd.data.datasets import load_dataset
 from edgefd.export.model_graphs import export_graphs, initial_arrays
@@ -57,15 +59,10 @@ def step_times() -> dict[tuple[str, str], float]:
     for name in MODELS:
         x = samples(name)
         batches = [labelled(x, np.arange(BATCH) % CLASSES, CLASSES)] * STEPS
-        contenders |= {(name, kind): (learner, batches) for kind, learner in learners(name, x.shape[1:]).items()}
-    best = dict.fromkeys(contenders, np.inf)
-    for repeat in range(WARM_UP + REPEATS):
-        for key, (learner, batches) in contenders.items():
-            began = time.process_time()
-            learner.train(batches, 0.001)
-            if repeat >= WARM_UP:
-                best[key] = min(best[key], (time.process_time() - began) / STEPS * 1000)
-    return best
+        for kind, learner in learners(name, x.shape[1:]).items():
+            contenders[name, kind] = partial(learner.train, batches, 0.001)
+    seconds = take_turns(contenders, REPEATS, WARM_UP, time.process_time)
+    return {key: min(each) / STEPS * 1000 for key, each in seconds.items()}
 
 
 def main() -> None:

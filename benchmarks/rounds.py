@@ -29,9 +29,8 @@ def compare(case: Case, turns: int) -> tuple[list[Ratio], dict[str, float]]:
         "naive, 2 threads": lambda: Naive(case, threads=2),
         "pfl, 1 process": lambda: Pfl(case),
     }
-    engines = {
-        name: engine() for name, engine in make.items()
-    }  # edgefd first: its workers must fork before torch has threads
+    # edgefd first: its workers must fork before torch has threads
+    engines = {name: engine() for name, engine in make.items()}
     try:
         seconds = take_turns({name: engine.round for name, engine in engines.items()}, turns, warm_up=2)
     finally:
@@ -46,4 +45,4 @@ if __name__ == "__main__":
         ratios, medians = compare(case, int(sys.argv[1]) if sys.argv[1:] else 7)
         print(f"{case.name}: " + ", ".join(f"{name} {s:.3f} s" for name, s in medians.items()))
         for line in ratios:
-            print(f"  {line.against:20} takes {line.ratio:6.2f} times as long  [{line.low:.2f}, {line.high:.2f}]")
+            print(line)

@@ -8,12 +8,12 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import time
 
 import numpy as np
 import torch
 
-from benchmarks.engines import Ours
+from benchmarks.engines import Ours, round_seconds
+from benchmarks.pairing import take_turns
 from benchmarks.workload import Case
 
 CLIENTS, PROXY = (1, 10, 100, 1000), (320, 1000, 3000)
@@ -22,16 +22,7 @@ FLOPS_A_ROW = 2 * (24 * 24 * 25 * 10 + 8 * 8 * 250 * 20 + 320 * 50 + 500)  # cnn
 
 def seconds_a_round(case: Case, workers: int, rounds: int) -> float:
     """Return the median seconds of a round, without the first two rounds."""
-    engine = Ours(case, workers)
-    try:
-        times = []
-        for _ in range(rounds + 2):
-            began = time.perf_counter()
-            engine.round()
-            times.append(time.perf_counter() - began)
-    finally:
-        engine.close()
-    return float(np.median(times[2:]))
+    return float(np.median(round_seconds(Ours(case, workers), rounds + 2)[2:]))
 
 
 def peak_memory(case: Case, workers: int) -> int:
@@ -48,12 +39,7 @@ def gemm_peak() -> float:
     """Return the floating-point operations per second of one thread on a large product (two per multiply-add)."""
     torch.set_num_threads(1)
     a = torch.rand(1536, 1536)
-    times = []
-    for _ in range(6):
-        began = time.perf_counter()
-        a @ a
-        times.append(time.perf_counter() - began)
-    return 2 * 1536**3 / min(times)
+    return 2 * 1536**3 / min(take_turns({"product": lambda: a @ a}, 6)["product"])
 
 
 def _measure_memory(case: Case, workers: int) -> int:

@@ -23,6 +23,7 @@ from pathlib import Path
 import numpy as np
 
 from edgefd.config.load import load_config
+from edgefd.core.processes import end
 from edgefd.data.datasets import find_dataset
 from edgefd.runs.load_data import load_data
 
@@ -111,12 +112,7 @@ def process(command: Sequence[str], log: Path) -> Iterator[subprocess.Popen[byte
         yield started
     finally:
         if started.poll() is None:
-            started.terminate()
-            try:
-                started.wait(15)
-            except subprocess.TimeoutExpired:
-                started.kill()
-                started.wait()
+            end(started)
 
 
 def wait_for_port(server: subprocess.Popen[bytes], log: Path) -> int:

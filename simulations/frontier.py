@@ -14,13 +14,12 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgefd.audit.report.findings import DELTA
-from edgefd.audit.request import AuditRequest
-from edgefd.audit.run_audit import audit
+from edgefd.auditing.report.findings import DELTA
+from edgefd.auditing.request import AuditRequest
+from edgefd.auditing.run_audit import audit
 from edgefd.config.load import load_config
 from edgefd.config.schema import Config
 from edgefd.core.errors import RunError, UserError
@@ -48,7 +47,7 @@ def main() -> int:
     for folder in arguments.parse_args().runs:
         if not (folder / "audit" / "audit.json").is_file():
             print(f"auditing {folder}", file=sys.stderr)
-            audit(folder, AuditRequest(), _no_progress)
+            audit(folder, AuditRequest(), lambda _: lambda _: None)
         points.append(point(folder))
     print(f"| {' | '.join(HEAD)} |\n|{' --- |' * len(HEAD)}")
     for p in sorted(points, key=lambda p: -p.accuracy):
@@ -107,10 +106,6 @@ def described(config: Config) -> str:
         "" if defence["name"] == "none" else f"{defence['name']} {settings}".strip(),
     ]
     return ", ".join(part for part in parts if part) or "nothing"
-
-
-def _no_progress(steps: int) -> Callable[[str], None]:
-    return lambda _: None
 
 
 if __name__ == "__main__":

@@ -6,7 +6,10 @@ import argparse
 import logging
 import signal
 import sys
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -17,7 +20,7 @@ from edgefd.wire.bundle_reader import Bundle, read_bundle
 from edgefd.wire.exchange_folder import FEDERATION
 from edgefd_client.contribution import load_contribution
 from edgefd_client.doctor import machine, require_64_bit, selftest
-from edgefd_client.options import settings
+from edgefd_client.options import DeviceOptions, settings
 from edgefd_client.sources import client_data, model_input, source_of
 from edgefd_client.state import exclusive_lock, load_state
 
@@ -35,6 +38,8 @@ RUN: dict[str, tuple[type, str]] = {
     "client": (int, "number of this client in the federation: 0, 1, ... (with --certs, the certificate determines it)"),
 }
 METAVARS = {Path: "PATH", int: "N", str: "HOST:PORT"}
+_EXCHANGE = "--exchange needs --bundle and --client, and cannot be combined with --certs, --insecure or --give-up"
+_print_line = partial(print, flush=True)
 OPTIONAL = ("bundle", "exchange", "server", "certs", "insecure", "give-up", "client")
 
 
@@ -64,89 +69,71 @@ def infer(bundle: Bundle, state: Path | None, input_file: Path, out: Path | None
         print("\n".join(str(label) for label in logits.argmax(1)))
 
 
-def run(
-    bundle: Path | None,
-    data: Path,
-    state: Path,
-    exchange: Path | None,
-    server: str | None,
-    certs: Path | None,
-    insecure: bool | None,
-    give_up: int | None,
-    client: int | None,
-) -> None:
+@dataclass(frozen=True)
+class RunOptions(DeviceOptions):
+    """Options of `edgefd-client run`; it takes part either over `server` or through the folder `exchange`."""
+
+    bundle: Path | None
+    exchange: Path | None
+
+
+def run(options: RunOptions) -> None:
     """Take part in a federation until its run is complete, and print one line per round."""
     signal.signal(signal.SIGTERM, _exit_cleanly)
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell script ignores SIGINT in background processes
-    if client is not None and client < 0:
-        raise UserError(f"--client must be 0, 1, ...: the number of this client in the federation, not {client}")
-    if client is None and certs is None:
-        raise UserError("--client must be given: the number of this client in the federation, 0, 1, ...")
-    if (exchange is None) == (server is None):
+    options.check()
+    if (options.exchange is None) == (options.server is None):
         raise UserError("give either --server HOST:PORT or --exchange DIR")
-    if exchange is None:
-        assert server is not None
-        if give_up is not None and give_up < 1:
-            raise UserError(f"--give-up must be at least 1 second, not {give_up}")
-        _run_over_grpc(bundle, data, state, server, certs, bool(insecure), give_up, client)
+    if options.exchange is None:
+        _run_over_grpc(options)
     else:
-        if bundle is None or client is None or certs is not None or insecure or give_up is not None:
-            raise UserError(
-                "--exchange needs --bundle and --client, and cannot be combined with --certs, --insecure or --give-up"
-            )
-        _run_over_folder(bundle, data, state, exchange, client)
+        if options.certs is not None or options.insecure or options.give_up is not None:
+            raise UserError(_EXCHANGE)
+        _run_over_folder(options, options.exchange)
     _print_line("the run is complete")
 
 
-def _run_over_folder(bundle: Path, data: Path, state: Path, exchange: Path, client: int) -> None:
+def _run_over_folder(options: RunOptions, exchange: Path) -> None:
     from edgefd_client.agent import method_of, run_agent
     from edgefd_client.folder_link import join
 
-    verified = read_bundle(bundle)
-    method_of(verified)  # report errors in bundle or data before the coordinator is there
-    private = _private_data(data, verified, client, state)
+    if options.bundle is None or options.client is None:
+        raise UserError(_EXCHANGE)
+    bundle = read_bundle(options.bundle)
+    method_of(bundle)  # report errors in bundle or data before the coordinator is there
+    private = _private_data(options, bundle, options.client)
     if not (exchange / FEDERATION).exists():
         _LOG.info("waiting for the coordinator to open %s", exchange)
-    link = join(exchange, client, verified.manifest.terms)
-    run_agent(link, verified, private, state, _print_line)
+    link = join(exchange, options.client, bundle.manifest.terms)
+    run_agent(link, bundle, private, options.state, _print_line)
 
 
-def _run_over_grpc(
-    bundle: Path | None,
-    data: Path,
-    state: Path,
-    server: str,
-    certs: Path | None,
-    insecure: bool,
-    give_up: int | None,
-    client: int | None,
-) -> None:
+def _run_over_grpc(options: RunOptions) -> None:
     require("client", "grpc")
     from edgefd_client.agent import method_of, run_agent
     from edgefd_client.bundle_download import fetch_bundle
     from edgefd_client.grpc_link import GIVE_UP, GrpcLink, connect
 
-    verified = None if bundle is None else read_bundle(bundle)
-    with connect(server, certs, insecure) as channel:
-        if certs is None:
-            _LOG.warning("the connection is unencrypted and unauthenticated: pass --certs to use TLS")
-        link = GrpcLink(channel, client, _LOG.warning, GIVE_UP if give_up is None else give_up)
-        link.join(None if verified is None else verified.manifest.terms)
-        if verified is None:
-            with exclusive_lock(state):
-                verified = read_bundle(fetch_bundle(link, state))
-        if verified.digest != link.manifest_sha256:
-            raise UserError("the bundle differs from the coordinator's: leave --bundle out to fetch it")
-        method_of(verified)
-        private = _private_data(data, verified, link.client, state)
+    assert options.server is not None
+    bundle = None if options.bundle is None else read_bundle(options.bundle)
+    with connect(options.server, options.certs, bool(options.insecure)) as channel:
+        link = GrpcLink(channel, options.client, _LOG.warning, options.give_up or GIVE_UP)
+        link.join(None if bundle is None else bundle.manifest.terms)
         if bundle is None:
-            link.join(verified.manifest.terms)
-        run_agent(link, verified, private, state, _print_line)
+            with exclusive_lock(options.state):
+                bundle = read_bundle(fetch_bundle(link, options.state))
+        if bundle.digest != link.manifest_sha256:
+            raise UserError("the bundle differs from the coordinator's: leave --bundle out to fetch it")
+        method_of(bundle)
+        private = _private_data(options, bundle, link.client)
+        if options.bundle is None:
+            link.join(bundle.manifest.terms)
+        run_agent(link, bundle, private, options.state, _print_line)
 
 
-def _private_data(data: Path, bundle: Bundle, client: int, state: Path) -> ClientData:
-    contribution = load_contribution(state)
-    private = client_data(source_of(data, bundle.manifest), bundle, client, contribution)
+def _private_data(options: RunOptions, bundle: Bundle, client: int) -> ClientData:
+    contribution = load_contribution(options.state)
+    private = client_data(source_of(options.data, bundle.manifest), bundle, client, contribution)
     if contribution is not None:
         n_offered, n_used = len(contribution.rows), len(private.contributed)
         _print_line(f"this device offered {n_offered} samples; {n_used} rows of the proxy set are its own")
@@ -158,10 +145,6 @@ def _contribute(args: argparse.Namespace) -> None:
 
     options = {name: getattr(args, name) for name in ContributeOptions.__dataclass_fields__}
     contribute(ContributeOptions(**options), _print_line)
-
-
-def _print_line(line: str) -> None:
-    print(line, flush=True)
 
 
 def _exit_cleanly(signum: int, frame: object) -> None:
@@ -187,7 +170,7 @@ def main(arguments: list[str] | None = None) -> None:
         if args.command == "infer":
             infer(read_bundle(args.bundle), args.state, args.input, args.out)
         elif args.command == "run":
-            run(**settings(RUN, args, args.config, OPTIONAL))
+            run(RunOptions(**settings(RUN, args, args.config, OPTIONAL)))
         elif args.command == "contribute":
             require("client", "grpc")
             _contribute(args)
@@ -243,14 +226,18 @@ def _infer_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _run_options(parser: argparse.ArgumentParser) -> None:
-    for name, (kind, text) in RUN.items():
-        if kind is bool:
-            parser.add_argument(f"--{name}", action="store_true", default=None, help=text)
-        else:
-            parser.add_argument(f"--{name}", type=kind, metavar=METAVARS[kind], help=text)
+    for name in RUN:
+        _add_run_option(parser, name, default=None)
     parser.add_argument(
         "--config", type=Path, metavar="FILE.yaml", help="file with these options; the command line overrides it"
     )
+
+
+def _add_run_option(parser: argparse.ArgumentParser, name: str, **settings: Any) -> None:
+    """Add an option of `RUN`; `settings` replace or complete its arguments."""
+    kind, text = RUN[name]
+    form = {"action": "store_true"} if kind is bool else {"type": kind, "metavar": METAVARS[kind]}
+    parser.add_argument(f"--{name}", **({"help": text} | form | settings))
 
 
 def _doctor_options(parser: argparse.ArgumentParser) -> None:
@@ -261,23 +248,17 @@ def _doctor_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _contribute_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--server", required=True, metavar="HOST:PORT", help=RUN["server"][1].partition(",")[0])
+    _add_run_option(parser, "server", required=True, help=RUN["server"][1].partition(",")[0])
     for name in ("certs", "insecure", "client"):
-        kind, text = RUN[name]
-        if kind is bool:
-            parser.add_argument(f"--{name}", action="store_true", help=text.removeprefix("with --server: "))
-        else:
-            parser.add_argument(
-                f"--{name}", type=kind, metavar=METAVARS[kind], help=text.removeprefix("with --server: ")
-            )
-    parser.add_argument("--data", type=Path, required=True, metavar="PATH", help="private data: .npz with x and y")
-    parser.add_argument("--state", type=Path, required=True, metavar="PATH", help=f"{RUN['state'][1]}, as for `run`")
+        _add_run_option(parser, name, help=RUN[name][1].removeprefix("with --server: "))
+    _add_run_option(parser, "data", required=True, help="private data: .npz with x and y")
+    _add_run_option(parser, "state", required=True, help=f"{RUN['state'][1]}, as for `run`")
     parser.add_argument(
         "--fraction", type=float, required=True, metavar="A", help="share of the samples of each class, in (0, 1)"
     )
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the choice of samples (0)")
     parser.add_argument("--keep", action="store_true", help="also train on the contributed samples")
-    parser.add_argument("--give-up", type=int, default=3600, metavar="N", help=RUN["give-up"][1].partition(": ")[2])
+    _add_run_option(parser, "give-up", default=3600, help=RUN["give-up"][1].partition(": ")[2])
     parser.add_argument(
         "--yes", action="store_true", help="send the samples; without it, the command only prints what it would send"
     )

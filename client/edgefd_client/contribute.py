@@ -17,7 +17,8 @@ from edgefd.core.errors import RunError, UserError
 from edgefd.data.npz import finite_samples, whole_labels
 from edgefd.wire.device_link import PROTOCOL, rows_a_piece
 from edgefd_client.contribution import RECORD, Contribution, choose, load_contribution, save_contribution
-from edgefd_client.grpc_link import GrpcLink, connect
+from edgefd_client.grpc_link import GIVE_UP, GrpcLink, connect
+from edgefd_client.options import DeviceOptions
 from edgefd_client.sources import NpzSource
 from edgefd_client.state import exclusive_lock
 
@@ -25,21 +26,10 @@ _LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class ContributeOptions:
-    """Options of `edgefd-client contribute`."""
+class ContributeOptions(DeviceOptions):
+    """Options of `edgefd-client contribute`; `data` is an npz."""
 
     server: str
-    """HOST:PORT of the coordinator"""
-    certs: Path | None
-    """folder with ca.pem, device.pem and device.key; None = no TLS"""
-    insecure: bool
-    """allow a connection to another machine without TLS"""
-    client: int | None
-    """number of this client; None if its certificate determines it"""
-    data: Path
-    """npz with the private data"""
-    state: Path
-    """folder of the durable state"""
     fraction: float
     """share of the samples of each class to contribute, in (0, 1)"""
     seed: int
@@ -48,22 +38,28 @@ class ContributeOptions:
     """also train on the contributed samples"""
     yes: bool
     """consent of the user: without it, nothing is sent"""
-    give_up: int
-    """seconds without an answer after which the command stops"""
+
+    def check(self) -> None:
+        """Check the numbers, see `DeviceOptions`."""
+        if not 0 < self.fraction < 1:
+            raise UserError(
+                f"--fraction is the share of the samples to contribute: it must be in (0, 1), not {self.fraction:g}"
+            )
+        if self.seed < 0:
+            raise UserError(f"--seed must be 0 or more, not {self.seed}")
+        super().check()
 
 
 def contribute(options: ContributeOptions, log: Callable[[str], None]) -> None:
     """Send a fraction of the private samples to a coordinator that collects them; without consent, print the plan.
 
-    Args:
-        options: options of the command.
-        log: receives the lines that the command prints.
+    `log` receives the lines that the command prints.
 
     Raises:
         UserError: if an option is not valid; nothing was sent.
         RunError: if the coordinator refuses, or the record cannot be written.
     """
-    _check(options)
+    options.check()
     x, y = raw_data(options.data)
     contribution = choose(x, y, options.fraction, options.seed, options.keep)
     samples = f"{len(contribution.rows)} of {len(x)} RAW private samples, without labels,"
@@ -72,36 +68,17 @@ def contribute(options: ContributeOptions, log: Callable[[str], None]) -> None:
         log(f"this would send {samples} {recipients}")
         log("they cannot be taken back; nothing was sent: pass --yes to send them")
         return
-    with exclusive_lock(options.state), connect(options.server, options.certs, options.insecure) as channel:
+    with exclusive_lock(options.state), connect(options.server, options.certs, bool(options.insecure)) as channel:
         before = load_contribution(options.state)
         if before is not None and not before.equals(contribution):
             raise UserError(
                 f"{options.state / RECORD}: this device has offered {len(before.rows)} other samples already, or with "
                 "another --keep; repeat the former --data, --fraction, --seed and --keep to send those again"
             )
-        if options.certs is None:
-            _LOG.warning("the connection is unencrypted and unauthenticated: pass --certs to use TLS")
         log(f"sending {samples} {recipients}")
-        link = GrpcLink(channel, options.client, _LOG.warning, options.give_up)
+        link = GrpcLink(channel, options.client, _LOG.warning, options.give_up or GIVE_UP)
         known = send(link, x[contribution.rows], contribution, options)
     log("the coordinator had them already" if known else "the coordinator has them")
-
-
-def _check(options: ContributeOptions) -> None:
-    if not 0 < options.fraction < 1:
-        raise UserError(
-            f"--fraction is the share of the samples to contribute: it must be in (0, 1), not {options.fraction:g}"
-        )
-    if options.seed < 0:
-        raise UserError(f"--seed must be 0 or more, not {options.seed}")
-    if options.give_up < 1:
-        raise UserError(f"--give-up must be at least 1 second, not {options.give_up}")
-    if options.client is None and options.certs is None:
-        raise UserError("--client must be given: the number of this client in the federation, 0, 1, ...")
-    if options.client is not None and options.client < 0:
-        raise UserError(
-            f"--client must be 0, 1, ...: the number of this client in the federation, not {options.client}"
-        )
 
 
 def raw_data(path: Path) -> tuple[npt.NDArray[Any], Int64]:

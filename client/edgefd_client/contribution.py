@@ -120,9 +120,7 @@ def check_source(contribution: Contribution, x: npt.NDArray[Any]) -> None:
 def contributed_proxy_rows(offered: Float32, proxy: Float32) -> tuple[Int64, npt.NDArray[np.bool_]]:
     """Find the rows of the proxy set that are equal to an offered sample, to the bit.
 
-    Args:
-        offered: scaled samples [n, ...] that the device has offered.
-        proxy: proxy samples [P, ...] in the same scale.
+    The offered samples [n, ...] and the proxy samples [P, ...] are in the same scale.
 
     Returns:
         ids of these proxy rows, int64, ascending; bool [n], True for each offered sample that is in the proxy set.

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
-from edgefd import __version__
 from edgefd.core.errors import RunError, UserError
+from edgefd.core.version import __version__
 from edgefd.learners.batches import Batch
 from edgefd.wire.bundle_reader import Bundle
 

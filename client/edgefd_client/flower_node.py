@@ -6,19 +6,19 @@ The whole state is therefore in files, and a process does the same as `edgefd-cl
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from edgefd_proto import edgefd_pb2 as pb
 
-from edgefd.core.errors import RunError, UserError
-from edgefd.federation.terms import FederationTerms
+from edgefd.core.errors import UserError
 from edgefd.wire import messages as wire
-from edgefd.wire.bundle_reader import Bundle, read_bundle
+from edgefd.wire.bundle_reader import read_bundle
 from edgefd.wire.device_link import read_terms
 from edgefd_client.agent import one_round
 from edgefd_client.contribution import load_contribution
-from edgefd_client.link import Membership, Task
+from edgefd_client.link import Membership, check_terms, read_task, reading
 from edgefd_client.sources import client_data, source_of
 
 SETTINGS = ("bundle", "data", "state")
@@ -45,9 +45,12 @@ def node_round(body: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str
         return {"client": client}
     bundle_path, data, state = (Path(str(settings[name])) for name in SETTINGS)
     bundle = read_bundle(bundle_path)
-    membership = Membership(str(body["run"]), _terms(body["terms"], bundle))
+    with reading():
+        terms = read_terms(wire.parsed(pb.Terms(), body["terms"]))
+    check_terms(terms, bundle.manifest.terms, "export it from the config that the coordinator runs")
     private = client_data(source_of(data, bundle.manifest), bundle, client, load_contribution(state))
-    report = one_round(membership, _task(body), bundle, private, state, _print_line)
+    task = read_task(body["plan"], body.get("teacher"))
+    report = one_round(Membership(str(body["run"]), terms), task, bundle, private, state, partial(print, flush=True))
     return {"client": client, "report": report}
 
 
@@ -70,28 +73,3 @@ def client_number(assigned: Any, configured: Any) -> int:
             f"{'no number' if assigned is None else f'client {assigned}'}: correct the client in --node-config"
         )
     return client
-
-
-def _terms(message: bytes, bundle: Bundle) -> FederationTerms:
-    try:
-        terms = read_terms(wire.parsed(pb.Terms(), message))
-    except ValueError as error:
-        raise RunError(f"cannot read the message of the coordinator: {error}") from error
-    if different := terms.differences(bundle.manifest.terms):
-        raise UserError(
-            f"the bundle is not of this federation ({', '.join(different)} differ): export it from the config that the "
-            "coordinator runs"
-        )
-    return terms
-
-
-def _task(body: Mapping[str, Any]) -> Task:
-    try:
-        teacher = wire.decode(body["teacher"]) if "teacher" in body else None
-        return Task(wire.decode_plan(body["plan"]), teacher)
-    except ValueError as error:
-        raise RunError(f"cannot read the message of the coordinator: {error}") from error
-
-
-def _print_line(line: str) -> None:
-    print(line, flush=True)

@@ -9,21 +9,8 @@ from pathlib import Path
 from edgefd.core.errors import RunError, UserError
 from edgefd.core.files import get, put
 from edgefd.federation.terms import FederationTerms
-from edgefd.wire import messages as wire
-from edgefd.wire.exchange_folder import (
-    ASKED,
-    COMPLETE,
-    DONE,
-    FEDERATION,
-    MAX_TEXT,
-    PLAN,
-    TEACHER,
-    decode_clients,
-    decode_info,
-    report_file,
-    round_folder,
-)
-from edgefd_client.link import Membership, Task
+from edgefd.wire import exchange_folder as layout
+from edgefd_client.link import Membership, Task, check_terms, read_task
 
 MAX_MESSAGE = 256 * 2**20
 """largest file in bytes that a device reads"""
@@ -41,8 +28,8 @@ class FolderLink:
     def next_task(self, after: int) -> Task | None:
         """Wait for the next round, see `edgefd_client.link.Link`."""
         while True:
-            outcome = _text(self.folder / DONE)
-            if outcome == COMPLETE:
+            outcome = _text(self.folder / layout.DONE)
+            if outcome == layout.COMPLETE:
                 return None
             if outcome is not None:
                 raise RunError(f"the coordinator stopped: {outcome}")
@@ -54,7 +41,7 @@ class FolderLink:
 
     def submit(self, report: bytes, round: int) -> None:
         """Write a report, see `edgefd_client.link.Link`."""
-        path = report_file(self.folder, round, self.client)
+        path = layout.report_file(self.folder, round, self.client)
         present = _bytes(path)
         if present is None:
             put(path, report)
@@ -65,32 +52,29 @@ class FolderLink:
             )
 
     def _newest_round(self) -> int:
-        names = (path.parent.name for path in self.folder.glob(f"rounds/*/{PLAN}"))
+        names = (path.parent.name for path in self.folder.glob(f"rounds/*/{layout.PLAN}"))
         return max((int(name) for name in names if name.isdigit()), default=-1)
 
     def _sampled(self, round: int) -> bool:
-        blob = _bytes(round_folder(self.folder, round) / ASKED)
+        blob = _bytes(layout.round_folder(self.folder, round) / layout.ASKED)
         try:
-            return blob is None or self.client in decode_clients(blob)
+            return blob is None or self.client in layout.decode_clients(blob)
         except ValueError as error:
             raise RunError(f"round {round}: cannot read the list of sampled clients: {error}") from error
 
     def _task(self, round: int) -> Task | None:
         """Read the task of a round; None if the teacher is still missing, which happens while a folder is copied."""
-        files = round_folder(self.folder, round)
-        plan, teacher = _bytes(files / PLAN), _bytes(files / TEACHER)
+        files = layout.round_folder(self.folder, round)
+        plan, teacher = _bytes(files / layout.PLAN), _bytes(files / layout.TEACHER)
         if plan is None or (teacher is None and round > 0):
             return None
-        try:
-            task = Task(wire.decode_plan(plan), None if teacher is None else wire.decode(teacher))
-        except ValueError as error:
-            raise RunError(f"round {round}: cannot read the message of the coordinator: {error}") from error
+        task = read_task(plan, teacher, f"round {round}: ")
         if task.plan.round != round:
             raise RunError(f"the folder of round {round} holds a plan of round {task.plan.round}")
         return task
 
     def _check_not_refused(self, round: int) -> None:
-        path = report_file(self.folder, round, self.client).with_suffix(".refused")
+        path = layout.report_file(self.folder, round, self.client).with_suffix(".refused")
         if round >= 0 and (reason := _text(path)) is not None:
             raise RunError(f"the coordinator refused the report of round {round}: {reason}")
 
@@ -98,38 +82,27 @@ class FolderLink:
 def join(folder: Path, client: int, terms: FederationTerms, poll: float = 0.05) -> FolderLink:
     """Wait for the coordinator's federation.json and return a link to this federation.
 
-    Args:
-        folder: exchange folder that the coordinator shares.
-        client: number of this device's client.
-        terms: terms of the device's bundle.
-        poll: seconds between two reads of the folder.
+    `terms` are those of the device's bundle, and `poll` is the number of seconds between two reads of the folder.
 
     Raises:
         UserError: if the client number or the bundle does not belong to this federation.
     """
-    while (blob := _bytes(folder / FEDERATION)) is None:
+    while (blob := _bytes(folder / layout.FEDERATION)) is None:
         time.sleep(poll)
-    info = decode_info(blob)
+    info = layout.decode_info(blob)
     if not 0 <= client < info.n_clients:
         raise UserError(f"--client must be from 0 to {info.n_clients - 1}, not {client}")
-    if different := info.terms.differences(terms):
-        raise UserError(
-            f"the bundle is not of this federation ({', '.join(different)} differ): "
-            "export it from the config that the server runs"
-        )
+    check_terms(info.terms, terms, "export it from the config that the server runs")
     return FolderLink(folder, client, Membership(info.run, info.terms), poll)
 
 
-def _bytes(path: Path) -> bytes | None:
+def _bytes(path: Path, limit: int = MAX_MESSAGE) -> bytes | None:
     try:
-        return get(path, MAX_MESSAGE)
+        return get(path, limit)
     except ValueError as error:
         raise RunError(str(error)) from error
 
 
 def _text(path: Path) -> str | None:
-    try:
-        blob = get(path, MAX_TEXT)
-    except ValueError as error:
-        raise RunError(str(error)) from error
+    blob = _bytes(path, layout.MAX_TEXT)
     return None if blob is None else " ".join(blob.decode(errors="replace").split())

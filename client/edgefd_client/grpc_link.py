@@ -5,6 +5,7 @@ A call that gets no answer is repeated until it gets one. The repeated call has 
 
 from __future__ import annotations
 
+import logging
 import random
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -18,9 +19,10 @@ from edgefd_proto.edgefd_pb2_grpc import DeviceLinkStub
 
 from edgefd.core.errors import RunError, UserError
 from edgefd.federation.terms import FederationTerms
-from edgefd.wire import messages as wire
 from edgefd.wire.device_link import HOLD, PROTOCOL, REASON, identity_message, is_loopback, read_terms
-from edgefd_client.link import Membership, Task
+from edgefd_client.link import Membership, Task, check_terms, read_task, reading
+
+_LOG = logging.getLogger(__name__)
 
 MAX_MESSAGE = 256 * 2**20
 """largest message in bytes that a device receives"""
@@ -45,12 +47,9 @@ Result = TypeVar("Result")
 
 
 def connect(address: str, certs: Path | None, insecure: bool) -> grpc.Channel:
-    """Open a channel to HOST:PORT. Nothing is sent yet.
+    """Open a channel to HOST:PORT, with a warning if it is without TLS. Nothing is sent yet.
 
-    Args:
-        address: HOST:PORT of the coordinator.
-        certs: folder with ca.pem, device.pem and device.key; None = no TLS.
-        insecure: allow a connection to another machine without TLS.
+    `certs` and `insecure` are those of `edgefd_client.options.DeviceOptions`.
 
     Raises:
         UserError: if certificates are missing, or a connection to another machine without TLS is not allowed.
@@ -70,6 +69,7 @@ def connect(address: str, certs: Path | None, insecure: bool) -> grpc.Channel:
                 f"refusing to connect to {address} without TLS: pass --certs DIR "
                 "(create it with `edgefd certs device`) or --insecure"
             )
+        _LOG.warning("the connection is unencrypted and unauthenticated: pass --certs to use TLS")
         return grpc.insecure_channel(address, options)
     try:
         ca, key, certificate = ((certs / name).read_bytes() for name in ("ca.pem", "device.key", "device.pem"))
@@ -125,8 +125,7 @@ class GrpcLink:
     def join(self, terms: FederationTerms | None) -> None:
         """Open a session, or open it again if the coordinator has forgotten it.
 
-        Args:
-            terms: terms of the device's bundle; None = no bundle yet, and the session may only download one.
+        `terms` are those of the device's bundle; with None, the session may only download one.
 
         Raises:
             UserError: if the bundle belongs to another federation.
@@ -149,7 +148,11 @@ class GrpcLink:
             reply = self.retry(call)
             match reply.WhichOneof("what"):
                 case "task":
-                    return _task(reply.task, after)
+                    teacher = reply.task.teacher if reply.task.HasField("teacher") else None
+                    task = read_task(reply.task.plan, teacher)
+                    if task.plan.round <= after:
+                        raise RunError(f"the coordinator sent round {task.plan.round} after round {after}")
+                    return task
                 case "end":
                     self._acknowledge_end(after)
                     if reply.end.reason:
@@ -186,12 +189,8 @@ class GrpcLink:
         Raises:
             RunError: if the coordinator refuses.
         """
-
-        def call() -> pb.ContributeReply:
-            reply: pb.ContributeReply = self._stub.ContributeProxy(request, timeout=LONG_TIMEOUT)
-            return reply
-
-        return self.retry(call)
+        reply: pb.ContributeReply = self.retry(lambda: self._stub.ContributeProxy(request, timeout=LONG_TIMEOUT))
+        return reply
 
     def pieces(self, file: str, offset: int) -> Iterator[bytes]:
         """Yield the content of a file of the bundle from the given offset on.
@@ -209,15 +208,10 @@ class GrpcLink:
         if self._terms is not None:
             request.terms.CopyFrom(identity_message(self._terms))
         reply: pb.JoinReply = self._stub.Join(request, timeout=SHORT_TIMEOUT)
-        try:
+        with reading():
             terms = read_terms(reply.terms)
-        except ValueError as error:
-            raise RunError(f"cannot read the message of the coordinator: {error}") from error
-        if self._terms is not None and (different := terms.differences(self._terms)):
-            raise UserError(
-                f"the bundle is not of this federation ({', '.join(different)} differ): "
-                "leave --bundle out to fetch it from the coordinator"
-            )
+        if self._terms is not None:
+            check_terms(terms, self._terms, "leave --bundle out to fetch it from the coordinator")
         if self._reply.run not in ("", reply.run):
             raise RunError(f"the coordinator is at run {reply.run} now, but this device is in run {self._reply.run}")
         self._reply, self._report_may_be_lost = reply, True
@@ -239,9 +233,10 @@ class GrpcLink:
                     self._reply.session = b""  # a second refusal after joining again is final
                     self.retry(self._join)
                     continue
-                if not (reason in _TEMPORARY_REASONS or (not reason and error.code() in _RETRIED_CODES)):
-                    raise _refusal(error, reason) from error
                 line = " ".join((error.details() or error.code().name).split())
+                if not (reason in _TEMPORARY_REASONS or (not reason and error.code() in _RETRIED_CODES)):
+                    kind = UserError if reason in ("terms", "protocol", "client") else RunError
+                    raise kind(f"the coordinator refused: {line} ({error.code().name})") from error
             if reason:
                 self._last_contact = time.monotonic()
             elif (silence := time.monotonic() - self._last_contact) > self._give_up:
@@ -256,24 +251,7 @@ class GrpcLink:
             pause = min(2 * pause, MAX_PAUSE)
 
 
-def _task(message: pb.Task, after: int) -> Task:
-    try:
-        teacher = wire.decode(message.teacher) if message.HasField("teacher") else None
-        task = Task(wire.decode_plan(message.plan), teacher)
-    except ValueError as error:
-        raise RunError(f"cannot read the message of the coordinator: {error}") from error
-    if task.plan.round <= after:
-        raise RunError(f"the coordinator sent round {task.plan.round} after round {after}")
-    return task
-
-
 def _reason(error: grpc.RpcError) -> str:
     """Return the reason that the coordinator gives for a refusal; "" if the error is not from the coordinator."""
     metadata: Iterable[Any] = error.trailing_metadata() or ()
     return next((str(value) for key, value in metadata if key == REASON), "")
-
-
-def _refusal(error: grpc.RpcError, reason: str) -> Exception:
-    line = " ".join((error.details() or "").split())
-    kind = UserError if reason in ("terms", "protocol", "client") else RunError
-    return kind(f"the coordinator refused: {line} ({error.code().name})")

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
+from edgefd.core.errors import RunError, UserError
 from edgefd.core.knowledge import Knowledge
 from edgefd.federation.plan import RoundPlan
 from edgefd.federation.terms import FederationTerms
+from edgefd.wire import messages as wire
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,3 +56,32 @@ class Link(Protocol):
             RunError: if the round already has a different report of this client.
         """
         ...
+
+
+@contextmanager
+def reading(where: str = "") -> Iterator[None]:
+    """Convert the error of a malformed message into a `RunError`, whose text begins with `where`."""
+    try:
+        yield
+    except ValueError as error:
+        raise RunError(f"{where}cannot read the message of the coordinator: {error}") from error
+
+
+def read_task(plan: bytes, teacher: bytes | None, where: str = "") -> Task:
+    """Decode a task.
+
+    Raises:
+        RunError: if a message is malformed; the text begins with `where`.
+    """
+    with reading(where):
+        return Task(wire.decode_plan(plan), None if teacher is None else wire.decode(teacher))
+
+
+def check_terms(coordinator: FederationTerms, device: FederationTerms, advice: str) -> None:
+    """Check that the bundle of a device belongs to the coordinator's federation.
+
+    Raises:
+        UserError: if not; the text ends with `advice`.
+    """
+    if different := coordinator.differences(device):
+        raise UserError(f"the bundle is not of this federation ({', '.join(different)} differ): {advice}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +20,43 @@ _TYPES = {
 }
 
 
+@dataclass(frozen=True)
+class DeviceOptions:
+    """Options that `edgefd-client run` and `edgefd-client contribute` share."""
+
+    server: str | None
+    """HOST:PORT of the coordinator"""
+    certs: Path | None
+    """folder with ca.pem, device.pem and device.key; None = no TLS"""
+    insecure: bool | None
+    """allow a connection to another machine without TLS"""
+    client: int | None
+    """number of this client; None if its certificate determines it"""
+    data: Path
+    """private data"""
+    state: Path
+    """folder of the durable state"""
+    give_up: int | None
+    """seconds without an answer after which the command stops; None = the default"""
+
+    def check(self) -> None:
+        """Check the numbers.
+
+        Raises:
+            UserError: if one is missing or out of range.
+        """
+        if self.client is not None and self.client < 0:
+            raise UserError(
+                f"--client must be 0, 1, ...: the number of this client in the federation, not {self.client}"
+            )
+        if self.client is None and self.certs is None:
+            raise UserError("--client must be given: the number of this client in the federation, 0, 1, ...")
+        if self.give_up is not None and self.give_up < 1:
+            raise UserError(f"--give-up must be at least 1 second, not {self.give_up}")
+
+
 def settings(
-    options: Mapping[str, tuple[type, str]],
-    args: argparse.Namespace,
-    file: Path | None,
-    optional: Collection[str] = (),
+    options: Mapping[str, tuple[type, str]], args: argparse.Namespace, file: Path | None, optional: Collection[str] = ()
 ) -> dict[str, Any]:
     """Return the value of each option: from the command line, else from the file; None for an optional one in neither.
 

@@ -23,7 +23,7 @@ from edgefd_client.contribution import Contribution, check_source, contributed_p
 class DataSource(Protocol):
     """Source of private labelled samples.
 
-    To read a sensor of your own, write a class with this one method and pass an object of it to `private_data`.
+    To read a sensor of your own, write a class with this one method and pass an object of it to `client_data`.
     """
 
     def load(self) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
@@ -139,19 +139,13 @@ def client_data(
     looked up in the proxy set. Those that are in it are removed from the private data. With `keep` they remain, but for
     training only: they are never held out.
 
-    Args:
-        source: source of raw samples and labels.
-        bundle: bundle of this client.
-        client: number of this client.
-        contribution: record of `edgefd-client contribute`; None = nothing was contributed.
-
     Raises:
         UserError: for samples of another shape, numbers that are not finite, labels outside the model's classes, ids of
             rows that do not exist, fewer than two samples, or data that do not contain the recorded contribution.
     """
     manifest = bundle.manifest
     raw, labels = source.load()
-    x, y = _scaled(raw, labels, bundle)
+    x, y = scaled(raw, labels, bundle)
     named = source.split() if isinstance(source, NpzSource) else Split(None, None)
     contributed, contributed_y = _contributed(named, len(bundle.proxy), manifest.n_classes)
     shared, private = np.empty(0, np.int64), np.arange(len(x))
@@ -168,7 +162,7 @@ def client_data(
         contributed_y = np.array([label[sample.tobytes()] for sample in bundle.proxy[contributed]], np.int64)
         private = private if contribution.keep else np.setdiff1d(private, shared)
     if named.heldout is not None:
-        held_x, held_y = _scaled(*named.heldout, bundle)
+        held_x, held_y = scaled(*named.heldout, bundle)
         return ClientData(client, x[private], y[private], held_x, held_y, contributed, contributed_y=contributed_y)
     if len(private) < 2 or np.isin(private, shared).all():
         raise UserError(
@@ -193,15 +187,6 @@ def _contributed(named: Split, n_proxy: int, n_classes: int) -> tuple[Int64, Int
     return ids, _labels(named.contributed_y, len(contributed), n_classes)[first]
 
 
-def private_data(source: DataSource, bundle: Bundle) -> tuple[Float32, Int64]:
-    """Return scaled samples and labels for the bundle's model.
-
-    Raises:
-        UserError: for samples of another shape, numbers that are not finite, labels outside the model's classes.
-    """
-    return _scaled(*source.load(), bundle)
-
-
 def model_input(x: npt.NDArray[Any], bundle: Bundle) -> Float32:
     """Convert raw samples to the input of the bundle's model: apply the extractor, if there is one, then scale.
 
@@ -220,7 +205,12 @@ def model_input(x: npt.NDArray[Any], bundle: Bundle) -> Float32:
     return Scale(*manifest.scale)(x)
 
 
-def _scaled(x: npt.NDArray[Any], y: npt.NDArray[Any], bundle: Bundle) -> tuple[Float32, Int64]:
+def scaled(x: npt.NDArray[Any], y: npt.NDArray[Any], bundle: Bundle) -> tuple[Float32, Int64]:
+    """Return scaled samples and labels for the bundle's model.
+
+    Raises:
+        UserError: for samples of another shape, numbers that are not finite, labels outside the model's classes.
+    """
     manifest, shape = bundle.manifest, bundle.manifest.sample_shape
     if len(x) == 0 or x.shape[1:] != shape or len(x) != len(y) or y.ndim != 1:
         raise UserError(

@@ -12,7 +12,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import io
-import os
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,21 +56,11 @@ def save_state(folder: Path, state: DeviceState) -> None:
     Raises:
         RunError: if it cannot be written, for example to a full disk; the state saved before is intact.
     """
-    partial = folder / "state.part"
+    saved = [_read(folder / name) for name in _NAMES]
+    generations = [-1 if entry is None else entry[0] for entry in saved]
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        saved = [_read(folder / name) for name in _NAMES]
-        generations = [-1 if entry is None else entry[0] for entry in saved]
-        target = folder / _NAMES[generations.index(min(generations))]
-        with partial.open("wb") as file:
-            file.write(_encoded(state, max(generations) + 1))
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, target)
-        _sync_folder(folder)
+        files.put(folder / _NAMES[generations.index(min(generations))], _encoded(state, max(generations) + 1))
     except OSError as error:
-        with contextlib.suppress(OSError):
-            partial.unlink()
         raise RunError(f"cannot save state in {folder}: {error.strerror}; the state saved before is intact") from error
 
 
@@ -121,28 +110,18 @@ def _read(path: Path) -> tuple[int, DeviceState] | None:
     if blob[:start] != _MAGIC + _VERSION or hashlib.sha256(body).digest() != digest:
         return None
     try:
-        with np.load(io.BytesIO(body), allow_pickle=False) as arrays:
-            learner = {
-                name.removeprefix("learner/"): arrays[name] for name in arrays.files if name.startswith("learner/")
-            }
-            state = DeviceState(
-                bundle=str(arrays["bundle"]),
-                run=str(arrays["run"]),
-                client=int(arrays["client"]),
-                round=int(arrays["round"]),
-                learner=learner,
-                acceptance=arrays["claims"],
-                acceptance_of=str(arrays["claims_of"]),
-                report=arrays["report"].tobytes(),
-            )
-            return int(arrays["generation"]), state
+        arrays = files.npz_arrays(body)
+        learner = {name.removeprefix("learner/"): v for name, v in arrays.items() if name.startswith("learner/")}
+        state = DeviceState(
+            bundle=str(arrays["bundle"]),
+            run=str(arrays["run"]),
+            client=int(arrays["client"]),
+            round=int(arrays["round"]),
+            learner=learner,
+            acceptance=arrays["claims"],
+            acceptance_of=str(arrays["claims_of"]),
+            report=arrays["report"].tobytes(),
+        )
+        return int(arrays["generation"]), state
     except (ValueError, KeyError, OSError, zipfile.BadZipFile):
         return None
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -39,11 +39,11 @@ def audit(
     Example: edgefd audit runs/first --fail-if 'presence_auc>0.9'
     """
     require_simulation()
-    from edgefd.audit.report.limits import parse_limit
-    from edgefd.audit.report.terminal import progress, summary
-    from edgefd.audit.request import parse_request
-    from edgefd.audit.run_audit import audit as run_audit
-    from edgefd.audit.write import verdict_error
+    from edgefd.auditing.report.limits import parse_limit
+    from edgefd.auditing.report.terminal import progress, summary
+    from edgefd.auditing.request import parse_request
+    from edgefd.auditing.run_audit import audit as run_audit
+    from edgefd.auditing.write import verdict_error
 
     limits = [parse_limit(text) for text in fail_if or []]
     request = parse_request(level, attack or [], adversary or [], limits, shadows)

@@ -39,9 +39,12 @@ def simulate(
     """
     loaded = load_config(config, overrides or [])  # first: a bad config is refused before torch is imported
     require_simulation()
-    from edgefd.simulation.progress import simulate_all
+    from edgefd.simulation.progress import results_table
+    from edgefd.simulation.run import simulate_config
 
-    simulate_all(loaded, out, console, engine.value)
+    run = simulate_config(loaded, out, engine.value, console=console)
+    console.print(results_table([run.summary, *(baseline.summary for baseline in run.baselines.values())]))
+    console.print(f"run folder: {run.folder}")
 
 
 def sweep(

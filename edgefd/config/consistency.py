@@ -9,7 +9,6 @@ from edgefd.config.schema import PLAIN, Config, FromFile
 from edgefd.core.errors import UserError, hint
 from edgefd.defences.apply import NoDefence, Private, check_method, check_private
 from edgefd.federation.method import MessageKind, Method
-from edgefd.methods import get_method
 from edgefd.poisoning.robust_aggregation import Aggregator
 from edgefd.wire.codecs import CODECS
 
@@ -32,14 +31,14 @@ def check_consistency(config: Config) -> None:
     Raises:
         UserError: for the first rule that the config breaks.
     """
-    method = get_method(config.method_name)
+    method = config.find_method(config.method_name)
     if config.codec.name not in CODECS:
         raise UserError(f"codec.name: unknown codec {config.codec.name!r}: {hint(config.codec.name, CODECS)}")
     _check(RANGES, config, method)
     _check(RULES, config, method)
     check_private(config.defence, config.train, config.proxy.source == "contributed", _learners(config))
     for name in (config.method_name, *config.baselines):
-        other = get_method(name)
+        other = config.find_method(name)
         _check(METHOD_RULES, config, other)
         if other.exchanges:
             check_method(config.defence, other)

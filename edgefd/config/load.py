@@ -4,24 +4,28 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from edgefd.config.consistency import check_consistency
-from edgefd.config.overrides import read_override, selects_variant, set_key
+from edgefd.config.overrides import Overrides, plain, read_overrides, set_key
 from edgefd.config.schema import (
     DEFAULT_METHOD,
+    OBJECT,
     SECTIONS,
     VARIANTS,
     CodecChoice,
     Config,
     Data,
     Model,
+    Own,
+    Partition,
     Proxy,
     Run,
     variant_key,
@@ -33,17 +37,40 @@ from edgefd.poisoning.attacks import Attack
 from edgefd.poisoning.robust_aggregation import Aggregator
 from edgefd.rounds.participation import ParticipationConfig
 
+Source = str | os.PathLike[str] | Mapping[str, Any] | Config
+"""a YAML file, its sections as a dict, or a config"""
+PACKAGED = {Path("simulations/quickstart.yaml"): Path(__file__).with_name("quickstart.yaml")}
+"""configs of the checkout that are part of the package too: they are found from every folder"""
 
-def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
-    """Return the config of a YAML file, with `section.key=value` overrides.
+
+def load_config(source: Source, overrides: Overrides = (), objects: Mapping[str, Any] | None = None) -> Config:
+    """Return the checked config of a YAML file, of a dict of its sections, or of a config.
+
+    Args:
+        source: the path of a YAML file, a dict such as {"method": {"name": "edgefd"}}, or a `Config`. The path
+            simulations/quickstart.yaml is found from every folder, because that config is part of the package.
+        overrides: settings that replace those of `source`: {"train.rounds": 2}, or ["train.rounds=2"].
+        objects: objects that names in `source` or `overrides` stand for; `edgefd.simulate` gives them.
 
     Raises:
         UserError: for the first error; the message names the key, the error and the valid values.
     """
-    raw = read_yaml(path)
-    for override in sorted(overrides, key=lambda o: selects_variant(o.partition("=")[0]), reverse=True):
-        set_key(raw, *read_override(override))
-    return parse_config(raw)
+    known = {**(source.objects if isinstance(source, Config) else {}), **(objects or {})}
+    raw = read_sections(source)
+    for key, value in read_overrides(overrides):
+        set_key(raw, key, value)
+    return parse_config(raw, known)
+
+
+def read_sections(source: Source) -> dict[str, Any]:
+    """Return the sections of a config as plain values, which the caller may change.
+
+    Raises:
+        UserError: if it is a file that cannot be read or does not hold sections.
+    """
+    if isinstance(source, Config):
+        return source.to_dict()
+    return dict(plain(source)) if isinstance(source, Mapping) else read_yaml(Path(source))
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -53,7 +80,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         UserError: if the file cannot be read or does not hold sections.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = (path if path.exists() else PACKAGED.get(path, path)).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"cannot read config {path}: {getattr(error, 'strerror', None) or error}") from error
     try:
@@ -65,22 +92,23 @@ def read_yaml(path: Path) -> dict[str, Any]:
     return raw
 
 
-def parse_config(raw: Mapping[str, Any]) -> Config:
-    """Return the config that plain dictionaries describe.
+def parse_config(raw: Mapping[str, Any], objects: Mapping[str, Any] | None = None) -> Config:
+    """Return the config that plain dictionaries describe; names that begin with `OBJECT` stand for `objects`.
 
     Raises:
         UserError: for the first error; the message names the key, the error and the valid values.
     """
     _check_keys("", raw, SECTIONS)
-    _check_plain("", raw)
+    objects = objects or {}
+    used = set(_check_plain("", raw, objects))
     method_section = _section(raw, "method")
     name = str(method_section.pop("name", DEFAULT_METHOD))
     config = Config(
         method_name=name,
-        method_config=_parse("method", get_method(name).config, method_section),
+        method_config=_parse("method", (objects.get(name) or get_method(name)).config, method_section),
         seed=_parse("seed", _Seed, {"seed": raw.get("seed", 0)}).seed,
         data=_parse("data", Data, _section(raw, "data")),
-        partition=_one_of("partition", raw),
+        partition=_partition(raw),
         proxy=_parse("proxy", Proxy, _section(raw, "proxy")),
         model=_models(raw.get("model", {})),
         train=_parse("train", Training, _section(raw, "train")),
@@ -93,9 +121,17 @@ def parse_config(raw: Mapping[str, Any]) -> Config:
         selection=_one_of("selection", raw),
         distillation=_one_of("distillation", raw),
         baselines=_baselines(raw.get("baselines", [])),
+        objects={name: objects[name] for name in objects if name in used},
     )
     check_consistency(config)
     return config
+
+
+def _partition(raw: Mapping[str, Any]) -> Partition:
+    values = _section(raw, "partition")
+    if ":" not in str(values.get("name")):
+        return cast(Partition, _one_of("partition", raw))
+    return cast(Partition, _parse("partition", Own, values))
 
 
 def _one_of(section: str, raw: Mapping[str, Any]) -> Any:
@@ -143,16 +179,27 @@ def _section(raw: Mapping[str, Any], name: str) -> dict[str, Any]:
     return dict(section)
 
 
-def _check_plain(where: str, value: object) -> None:
-    """Check that YAML gave only text, numbers, lists and sections, and no dates, sets or bytes."""
+def _check_plain(where: str, value: object, objects: Mapping[str, Any]) -> Iterator[str]:
+    """Check that there are only text, numbers, lists and sections, and no dates, sets or bytes.
+
+    Yields:
+        The names of objects; each must be in `objects`.
+    """
     if isinstance(value, Mapping):
         for key, inner in value.items():
             if not isinstance(key, str):
                 raise UserError(f"{where}: the key {key!r} must be text")
-            _check_plain(f"{where}.{key}" if where else key, inner)
+            yield from _check_plain(f"{where}.{key}" if where else key, inner, objects)
     elif isinstance(value, list):
         for inner in value:
-            _check_plain(where, inner)
+            yield from _check_plain(where, inner, objects)
+    elif isinstance(value, str) and value.startswith(OBJECT):
+        if value not in objects:
+            raise UserError(
+                f"{where}: {value!r} was an object of a Python session, which no config can hold: "
+                "pass it to edgefd.simulate again"
+            )
+        yield value
     elif not isinstance(value, str | int | float | None):
         raise UserError(f"{where}: {value} is a {type(value).__name__}, not text or a number: put it in quotes")
 

@@ -1,20 +1,50 @@
-"""Overrides of a config: `section.key=value`."""
+"""Overrides of a config: `section.key=value`, or a dict from keys to values."""
 
 from __future__ import annotations
 
 import dataclasses
+import os
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import yaml
 
 from edgefd.config.schema import DEFAULT_METHOD, VARIANTS, variant_key
 from edgefd.core.errors import UserError
+
+Overrides = Mapping[str, Any] | Sequence[str]
+"""settings by key, such as {"train.rounds": 2}, or a list of "key=value" whose values are YAML"""
 
 
 def selects_variant(path: str) -> bool:
     """Return whether a key selects another method, partition and so on: such keys are set before all others."""
     section, _, key = path.rpartition(".")
     return key == variant_key(section)
+
+
+def read_overrides(overrides: Overrides) -> list[tuple[str, Any]]:
+    """Return the keys and the values of overrides, those that select a variant first.
+
+    Raises:
+        UserError: if a key or a value has another form.
+    """
+    if isinstance(overrides, Mapping):
+        pairs = [(_checked_key(key, key), plain(value)) for key, value in overrides.items()]
+    else:
+        pairs = [read_override(text) for text in ([overrides] if isinstance(overrides, str) else overrides)]
+    return sorted(pairs, key=lambda pair: selects_variant(pair[0]), reverse=True)
+
+
+def plain(value: Any) -> Any:
+    """Return a value of Python as YAML would give it: tuples as lists, paths as text, numbers of numpy as numbers."""
+    if isinstance(value, Mapping):
+        return {key: plain(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(inner) for inner in value]
+    if isinstance(value, np.generic):
+        return value.item()
+    return os.fspath(value) if isinstance(value, os.PathLike) else value
 
 
 def read_override(override: str) -> tuple[str, Any]:
@@ -24,12 +54,17 @@ def read_override(override: str) -> tuple[str, Any]:
         UserError: if the override has another form, or its value is not valid YAML.
     """
     path, equals, text = override.partition("=")
-    if not equals or not all(path.split(".")):
-        raise UserError(f"override {override!r} must look like section.key=value")
+    _checked_key(path if equals else "", override)
     try:
         return path, yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise UserError(f"override {override!r}: the value is not valid YAML") from error
+
+
+def _checked_key(key: object, override: object) -> str:
+    if not isinstance(key, str) or not all(key.split(".")):
+        raise UserError(f"override {override!r} must look like section.key=value")
+    return key
 
 
 def set_key(raw: dict[str, Any], path: str, value: Any) -> None:
@@ -51,8 +86,8 @@ def set_key(raw: dict[str, Any], path: str, value: Any) -> None:
     if path == "method.name" and node.get("name", DEFAULT_METHOD) != value:
         node.clear()  # settings of the same name can have another meaning in another method
     kinds = VARIANTS.get(path.rpartition(".")[0], {}) if selects_variant(path) else {}
-    if isinstance(value, str) and value in kinds:
-        valid = {f.name for f in dataclasses.fields(kinds[value])}
+    if isinstance(value, str) and (value in kinds or (kinds and ":" in value)):
+        valid = {f.name for f in dataclasses.fields(kinds[value])} if value in kinds else set()
         for other in [k for k in node if k not in valid]:
             del node[other]
     node[key] = value

@@ -23,6 +23,9 @@ from edgefd.poisoning.robust_aggregation import Aggregator
 from edgefd.rounds.participation import ParticipationConfig
 from edgefd.selection import Selection, selection_of, selection_rules
 
+OBJECT = "object:"
+"""start of the names of objects that no other process can import: a config with such a name cannot be repeated"""
+
 
 @dataclass(frozen=True)
 class Data:
@@ -126,7 +129,15 @@ class FromFile:
     name: Literal["file"] = "file"
 
 
-Partition = Strong | Weak | Iid | Dirichlet | Shards | QuantitySkew | ByGroup | FromFile
+@dataclass(frozen=True)
+class Own:
+    """Partition by a function of your own (`edgefd.data.partitions.by_function`)."""
+
+    name: str
+    """path of the function: package.module:function"""
+
+
+Partition = Strong | Weak | Iid | Dirichlet | Shards | QuantitySkew | ByGroup | FromFile | Own
 PARTITIONS: dict[str, type] = {
     "strong": Strong,
     "weak": Weak,
@@ -242,11 +253,22 @@ class Config:
     distillation: Distillation = PLAIN
     baselines: tuple[str, ...] = ()
     """other methods to run on the same split, each with its default settings"""
+    objects: Mapping[str, Any] = field(default_factory=dict)
+    """objects of a Python session (methods, factories of models, data sets, partitions) that the config names; their
+    names begin with `OBJECT`, and no YAML file can name them"""
 
     @property
     def method(self) -> Method:
         """Method of this config, with its defence applied."""
-        return defended(get_method(self.method_name), self.defence)
+        return defended(self.find_method(self.method_name), self.defence)
+
+    def find_method(self, name: str) -> Method:
+        """Return the method of that name: an object of this config, or what `get_method` finds."""
+        return self.objects[name] if name in self.objects else get_method(name)
+
+    def factory(self, model: Model) -> Any:
+        """Return what `build_model` builds a model from: its name, or an object of this config."""
+        return self.objects.get(model.name, model.name)
 
     def model_of(self, client: int) -> Model:
         """Return the model of a client: models are assigned round-robin."""
@@ -258,7 +280,7 @@ class Config:
         A reference method that exchanges nothing gets no aggregator, attack, defence, selection, distillation,
         participation rules or recording, and models of one head.
         """
-        method = get_method(name)
+        method = self.find_method(name)
         config = dataclasses.replace(self, method_name=name, method_config=method.config(), baselines=())
         if method.exchanges:
             return config
@@ -276,7 +298,7 @@ class Config:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the sections of the config as plain YAML values, with every default."""
-        out = dataclasses.asdict(self)
+        out = dataclasses.asdict(dataclasses.replace(self, objects={}))
         method = {"name": out.pop("method_name"), **out.pop("method_config")}
         if people := out["data"]["test_people"]:
             out["data"]["test_people"] = list(people)

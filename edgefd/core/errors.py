@@ -23,10 +23,7 @@ class Stopped(Exception):
 def hint(word: str, valid: Iterable[str], otherwise: str = "") -> str:
     """Return the valid word that an unknown word resembles, or the list of all valid words.
 
-    Args:
-        word: the unknown word.
-        valid: the words to choose from.
-        otherwise: a choice that is not a single word, named at the end of the list.
+    `otherwise` is a choice that is not a single word, named at the end of the list.
 
     >>> hint("edgfd", ["edgefd", "fedmd"]), hint("x", ["edgefd", "fedmd"])
     ("did you mean 'edgefd'?", 'there are edgefd, fedmd')

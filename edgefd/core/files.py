@@ -7,7 +7,7 @@ import io
 import os
 import stat
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +63,23 @@ def _open_without_blocking(path: str, flags: int) -> int:
 
 
 @contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yield a path to write to, which becomes `path` at the end of the context. After an error, nothing is left of it.
+
+    Each process writes to a path of its own, so several processes can write the same file. Unlike `put`, this does not
+    wait for the disk.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    try:
+        yield part
+        os.replace(part, path)
+    finally:
+        with suppress(OSError):
+            part.unlink()
+
+
+@contextmanager
 def writing(path: Path) -> Iterator[Path]:
     """Convert an error of the disk, such as a full disk, into a `RunError` of one line that names `path`."""
     try:
@@ -76,6 +93,12 @@ def npz_bytes(arrays: Mapping[str, npt.NDArray[Any]]) -> bytes:
     file = io.BytesIO()
     np.savez_compressed(file, allow_pickle=False, **arrays)
     return file.getvalue()
+
+
+def npz_arrays(blob: bytes) -> dict[str, npt.NDArray[Any]]:
+    """Return the arrays of an npz file. Nothing is ever unpickled."""
+    with np.load(io.BytesIO(blob), allow_pickle=False) as arrays:
+        return dict(arrays)
 
 
 @contextmanager

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +23,7 @@ FLOWER_QUIET = {
 def reported(process: subprocess.Popen[bytes], path: Path, seen: int = 0) -> Iterator[dict[str, Any] | None]:
     """Yield the lines of JSON that a process writes, and None whenever there is no new line, until the process ends.
 
-    Args:
-        process: the process that writes the file.
-        path: the file of JSON lines; it need not exist yet. A line that is not complete yet is not yielded.
-        seen: number of lines to skip at the start.
+    The file need not exist yet, and a line that is not complete yet is not yielded. The first `seen` lines are skipped.
     """
     while True:
         ended = process.poll() is not None
@@ -64,7 +62,8 @@ def end(process: subprocess.Popen[bytes], patience: float = 10.0, others: Iterab
     deadline = time.monotonic() + patience
     while (family := family_of(family)) and time.monotonic() < deadline:
         for pid in family:
-            _kill(pid)
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
         time.sleep(0.05)
 
 
@@ -87,10 +86,3 @@ def family_of(roots: set[int]) -> set[int]:
     }:
         family |= fresh
     return family
-
-
-def _kill(pid: int) -> None:
-    try:
-        os.kill(pid, signal.SIGKILL)
-    except ProcessLookupError:
-        return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,29 +25,31 @@ CONTRIBUTORS = "contributors"
 Partition = Callable[[Int64, Int64 | None, np.random.Generator], list[Int64]]
 
 
+@dataclass(frozen=True)
+class ProxySpec:
+    """The origin of a proxy set."""
+
+    source: Literal["contributed", "public"]
+    """contributed: a fraction of every client's samples; public: a fraction of the training set, taken before it is
+    split among the clients; or samples of either kind in `path`"""
+    alpha: float
+    """fraction of the samples that become proxy samples, in (0, 1)"""
+    keep: bool = False
+    """whether contributed samples also remain in the private set, to train on; none is ever held out"""
+    path: Path | None = None
+    """npz file with `x` and, for measurements only, `y`. Contributed samples come from devices (`edgefd collect`): the
+    owner of a row is not recorded, and the samples were never part of this data set."""
+
+
 def build_federation(
-    dataset: Dataset,
-    partition: Partition,
-    *,
-    proxy_source: Literal["contributed", "public"],
-    alpha: float,
-    keep: bool,
-    proxy_path: Path | None,
-    heldout: float,
-    seed: int,
-    scale: Scale | None = None,
+    dataset: Dataset, partition: Partition, proxy: ProxySpec, heldout: float, seed: int, scale: Scale | None = None
 ) -> Federation:
     """Split the training set among clients and build the proxy set.
 
     Args:
         dataset: the data set with its training and test samples.
         partition: function (labels, groups, rng) → one index array for each client.
-        proxy_source: "contributed": a fraction `alpha` of every client's samples; "public": a fraction `alpha` of the
-            training set, taken before it is split among the clients; or samples of either kind in `proxy_path`.
-        alpha: fraction of the samples that become proxy samples, in (0, 1).
-        keep: whether contributed samples also remain in the private set, to train on; none is ever held out.
-        proxy_path: npz file with `x` and, for measurements only, `y`. Contributed samples come from devices
-            (`edgefd collect`): the owner of a row is not recorded, and the samples were never part of this data set.
+        proxy: origin of the proxy set.
         heldout: fraction of each client's private rows that is held out from training.
         seed: seed of everything random in this function.
         scale: scale of all samples; None means the scale of the proxy set. `RAW` leaves the samples unchanged.
@@ -56,39 +59,62 @@ def build_federation(
     """
     if not 0 < heldout < 1:
         raise UserError(f"data.heldout must be in (0, 1), not {heldout}")
-    y, group = dataset.y_train, dataset.group_train
-    rng = make_rng(seed, Purpose.PROXY)
-    remaining = np.arange(len(y))
-    shared = np.empty(0, np.int64)
-    if proxy_source == "public" and proxy_path is None:
-        shared, remaining = stratified(remaining, y, alpha, rng)
-    remaining_group = None if group is None else group[remaining]
-    index_arrays = partition(y[remaining], remaining_group, make_rng(seed, Purpose.PARTITION))
-    parts = [remaining[rows] for rows in index_arrays]
-    owner, private = np.full(len(shared), -1), parts
-    if proxy_source == "contributed" and proxy_path is None:
-        shared, owner, private = contribute_samples(parts, y, alpha, keep, rng)
+    y = dataset.y_train
+    parts, private, shared, owner = _divide(dataset, partition, proxy, seed)
     x: npt.NDArray[Any] = dataset.x_train[shared]
     labels: Int64 | None = y[shared]
-    if proxy_path is not None:
-        x, labels = load_proxy_file(proxy_path, dataset, proxy_source)
+    if proxy.path is not None:
+        x, labels = load_proxy_file(proxy.path, dataset, proxy.source)
         owner = np.full(len(x), -1)
     scale = scale or scale_of(x)
-    proxy = ProxySet(scale(x), owner)
-    clients = tuple(_client(i, rows, shared, dataset, proxy, scale, heldout, seed) for i, rows in enumerate(private))
+    clients = []
+    for client, rows in enumerate(private):
+        train, held = _split(client, rows, shared, heldout, seed)
+        of_client = np.flatnonzero(owner == client)
+        data = ClientData(
+            client,
+            scale(dataset.x_train[train]),
+            y[train],
+            scale(dataset.x_train[held]),
+            y[held],
+            of_client,
+            rows=train,
+            heldout_rows=held,
+            contributed_y=y[shared[of_client]],
+        )
+        clients.append(data)
     return Federation(
-        clients=clients,
-        proxy=proxy,
+        clients=tuple(clients),
+        proxy=ProxySet(scale(x), owner),
         proxy_labels=labels,
         x_test=scale(dataset.x_test),
         y_test=dataset.y_test,
         n_classes=dataset.n_classes,
         scale=scale,
         table=class_table(y, parts, dataset.n_classes),
-        raw_samples_disclosed=len(proxy) if proxy_source == "contributed" else 0,
-        kept=keep,
-        proxy_rows=shared if proxy_path is None else None,
+        raw_samples_disclosed=len(x) if proxy.source == "contributed" else 0,
+        kept=proxy.keep,
+        proxy_rows=shared if proxy.path is None else None,
     )
+
+
+def _divide(
+    dataset: Dataset, partition: Partition, proxy: ProxySpec, seed: int
+) -> tuple[list[Int64], list[Int64], Int64, Int64]:
+    """Return the rows of each client, those of them that stay private, the rows of the proxy set, and their owners."""
+    y, group = dataset.y_train, dataset.group_train
+    rng = make_rng(seed, Purpose.PROXY)
+    remaining = np.arange(len(y))
+    shared = np.empty(0, np.int64)
+    if proxy.source == "public" and proxy.path is None:
+        shared, remaining = stratified(remaining, y, proxy.alpha, rng)
+    remaining_group = None if group is None else group[remaining]
+    index_arrays = partition(y[remaining], remaining_group, make_rng(seed, Purpose.PARTITION))
+    parts = [remaining[rows] for rows in index_arrays]
+    owner, private = np.full(len(shared), -1), parts
+    if proxy.source == "contributed" and proxy.path is None:
+        shared, owner, private = contribute_samples(parts, y, proxy.alpha, proxy.keep, rng)
+    return parts, private, shared, owner
 
 
 def contribute_samples(
@@ -133,24 +159,11 @@ def load_proxy_file(path: Path, dataset: Dataset, source: str) -> tuple[npt.NDAr
     return x, y
 
 
-def _client(
-    client: int, rows: Int64, shared: Int64, dataset: Dataset, proxy: ProxySet, scale: Scale, heldout: float, seed: int
-) -> ClientData:
+def _split(client: int, rows: Int64, shared: Int64, heldout: float, seed: int) -> tuple[Int64, Int64]:
+    """Return the training rows and the held-out rows of a client."""
     if len(rows) < 2 or np.isin(rows, shared).all():
         raise UserError(
             f"client {client} has {len(rows)} private samples, but needs 2 or more, one to train on and one held out "
             "that it did not contribute: use fewer clients, more data, or a smaller proxy.alpha"
         )
-    train, held = split(rows, heldout, seed, client, shared)
-    contributed = np.flatnonzero(proxy.owner == client)
-    return ClientData(
-        client=client,
-        x=scale(dataset.x_train[train]),
-        y=dataset.y_train[train],
-        x_heldout=scale(dataset.x_train[held]),
-        y_heldout=dataset.y_train[held],
-        contributed=contributed,
-        rows=train,
-        heldout_rows=held,
-        contributed_y=dataset.y_train[shared[contributed]],
-    )
+    return split(rows, heldout, seed, client, shared)

@@ -8,26 +8,18 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
 
 from edgefd.core.arrays import Int64
 from edgefd.core.errors import UserError, hint
-from edgefd.data.formats import (
-    FASHION_MNIST_MD5,
-    IDX_FILES,
-    MNIST_MD5,
-    cifar10_tar,
-    decode_jpegs,
-    idx_files,
-    windows,
-)
+from edgefd.core.files import replacing
+from edgefd.data import formats
 from edgefd.data.npz import channels_first, finite_samples, read_npz, whole_labels
 
 DATASETS = {
@@ -76,7 +68,7 @@ def load_dataset(name: str, root: Path | None = None, test_people: Sequence[int]
     if test_people is not None and name != "watch":
         raise UserError(f"data.test_people is for watch only, {name} has its own test set: remove it")
     if name.endswith(".npz"):
-        return _from_arrays(Path(name).stem, _user_npz(Path(name)), f"file {name}")
+        return dataset_of(Path(name).stem, _user_npz(Path(name)), f"file {name}")
     if name not in DATASETS:
         raise UserError(f"unknown data set {name!r}: {hint(name, DATASETS, otherwise='the path of an npz')}")
     location = _find(name, root)
@@ -85,7 +77,7 @@ def load_dataset(name: str, root: Path | None = None, test_people: Sequence[int]
     path, read = location
     title = "CIFAR-10 (JPEG re-encoded)" if path.name == "cifar10_jpeg.npz" else name
     arrays = read(path) if test_people is None else _watch(path, test_people)
-    return _from_arrays(title, arrays, "packaged with edgefd" if name == "mnist_mini" else str(path))
+    return dataset_of(title, arrays, "packaged with edgefd" if name == "mnist_mini" else str(path))
 
 
 def find_dataset(name: str, root: Path | None = None) -> str | None:
@@ -98,6 +90,21 @@ def cache_folder(name: str) -> Path:
     """Return the cache folder of a data set."""
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(base) / "edgefd" / name
+
+
+def write_cache(path: Path, write: Callable[[BinaryIO], object]) -> None:
+    """Write a file of the cache atomically.
+
+    Raises:
+        UserError: if it cannot be written.
+    """
+    try:
+        with replacing(path) as part, part.open("wb") as file:
+            write(file)
+    except OSError as error:
+        raise UserError(
+            f"cannot write {path.name} to {path.parent}: {error.strerror}; set XDG_CACHE_HOME to another folder"
+        ) from error
 
 
 Read = Callable[[Path], dict[str, npt.NDArray[Any]]]
@@ -129,19 +136,8 @@ def _jpegs(path: Path) -> dict[str, npt.NDArray[Any]]:
     cached = cache_folder("cifar10_jpeg") / f"{digest[:16]}.npz"
     if not cached.exists():
         keys = [f"{key}_{part}" for part in ("train", "test") for key in ("jpeg", "offsets", "y")]
-        arrays = decode_jpegs(read_npz(path, keys))
-        part = cached.with_name(f"{os.getpid()}.part.npz")
-        try:
-            cached.parent.mkdir(parents=True, exist_ok=True)
-            np.savez(part, allow_pickle=False, **arrays)
-            os.replace(part, cached)
-        except OSError as error:
-            raise UserError(
-                f"cannot write the decoded images to {cached.parent}: {error}; set XDG_CACHE_HOME to another folder"
-            ) from error
-        finally:
-            with suppress(OSError):
-                part.unlink()
+        arrays = formats.decode_jpegs(read_npz(path, keys))
+        write_cache(cached, lambda file: np.savez(file, allow_pickle=False, **arrays))
     return _user_npz(cached)
 
 
@@ -150,7 +146,7 @@ def _watch(path: Path, test_people: Sequence[int] = WATCH_TEST) -> dict[str, npt
     people = np.unique(recordings["subject"]).tolist()
     if test_people is not WATCH_TEST and not set(test_people) <= set(people):
         raise UserError(f"data.test_people must be among {people}, not {list(test_people)}")
-    return windows(recordings, length=100, step=50, test_subjects=test_people)
+    return formats.windows(recordings, length=100, step=50, test_subjects=test_people)
 
 
 def _digits(path: Path) -> dict[str, npt.NDArray[Any]]:
@@ -170,14 +166,18 @@ def _digits(path: Path) -> dict[str, npt.NDArray[Any]]:
 
 
 def _idx(md5: Mapping[str, str]) -> Read:
-    return lambda path: idx_files(path.parent, md5)
+    return lambda path: formats.idx_files(path.parent, md5)
 
 
-_FIRST_IDX = (f"{IDX_FILES['x_train']}.gz", IDX_FILES["x_train"])
+_FIRST_IDX = (f"{formats.IDX_FILES['x_train']}.gz", formats.IDX_FILES["x_train"])
 _FILES: dict[str, list[tuple[str, Read]]] = {
-    "mnist": [("mnist.npz", _user_npz), *((f, _idx(MNIST_MD5)) for f in _FIRST_IDX)],
-    "fashion_mnist": [("fashion_mnist.npz", _user_npz), *((f, _idx(FASHION_MNIST_MD5)) for f in _FIRST_IDX)],
-    "cifar10": [("cifar-10-python.tar.gz", cifar10_tar), ("cifar10.npz", _user_npz), ("cifar10_jpeg.npz", _jpegs)],
+    "mnist": [("mnist.npz", _user_npz), *((f, _idx(formats.MNIST_MD5)) for f in _FIRST_IDX)],
+    "fashion_mnist": [("fashion_mnist.npz", _user_npz), *((f, _idx(formats.FASHION_MNIST_MD5)) for f in _FIRST_IDX)],
+    "cifar10": [
+        ("cifar-10-python.tar.gz", formats.cifar10_tar),
+        ("cifar10.npz", _user_npz),
+        ("cifar10_jpeg.npz", _jpegs),
+    ],
     "watch": [("watch.npz", _watch)],
 }
 
@@ -192,8 +192,12 @@ def download_hint(name: str) -> str:
     return f"run edgefd datasets --download {name}, or set EDGEFD_DATA to the folder that holds it"
 
 
-def _from_arrays(name: str, arrays: dict[str, npt.NDArray[Any]], source: str) -> Dataset:
-    """Check the arrays and return them as a `Dataset`."""
+def dataset_of(name: str, arrays: Mapping[str, npt.NDArray[Any]], source: str) -> Dataset:
+    """Return x_train, y_train, x_test, y_test and, if present, group_train as a `Dataset`; errors begin with `source`.
+
+    Raises:
+        UserError: if samples or labels are malformed, or do not belong together.
+    """
     x_train, x_test = finite_samples(arrays["x_train"], source), finite_samples(arrays["x_test"], source)
     if x_train.shape[1:] != x_test.shape[1:]:
         raise UserError(f"{source}: train samples are {list(x_train.shape[1:])}, test samples {list(x_test.shape[1:])}")

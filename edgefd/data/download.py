@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import urllib.request
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
@@ -14,6 +12,7 @@ from pathlib import Path
 from rich.progress import Progress
 
 from edgefd.core.errors import UserError
+from edgefd.core.files import replacing
 from edgefd.data.datasets import DATASETS, cache_folder
 from edgefd.data.formats import CIFAR10_MD5
 
@@ -30,10 +29,7 @@ class Remote:
 
 
 MIRRORS: dict[str, tuple[str, ...]] = {
-    "mnist": (
-        "https://ossci-datasets.s3.amazonaws.com/mnist/",
-        "https://storage.googleapis.com/cvdf-datasets/mnist/",
-    ),
+    "mnist": ("https://ossci-datasets.s3.amazonaws.com/mnist/", "https://storage.googleapis.com/cvdf-datasets/mnist/"),
     "fashion_mnist": ("http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",),
     "cifar10": ("https://www.cs.toronto.edu/~kriz/",),
 }
@@ -55,9 +51,7 @@ REMOTE: dict[str, tuple[Remote, ...]] = {
 
 
 def fetch_dataset(
-    name: str,
-    mirrors: Mapping[str, Sequence[str]] = MIRRORS,
-    remote: Mapping[str, Sequence[Remote]] = REMOTE,
+    name: str, mirrors: Mapping[str, Sequence[str]] = MIRRORS, remote: Mapping[str, Sequence[Remote]] = REMOTE
 ) -> Path:
     """Download the original files of a data set to its cache folder, unless they are there already.
 
@@ -65,15 +59,14 @@ def fetch_dataset(
         UserError: if the data set cannot be downloaded, or no mirror sent the right file.
     """
     if name not in remote:
-        reason = "needs no download" if name in ("mnist_mini", "digits") else "cannot be downloaded"
-        raise UserError(
-            f"{name} {reason}; these can be downloaded: {', '.join(remote)}"
-            if name in DATASETS
-            else f"unknown data set {name!r}; these can be downloaded: {', '.join(remote)}"
-        )
+        reason = f"unknown data set {name!r}"
+        if name in DATASETS:
+            reason = f"{name} {'needs no download' if name in ('mnist_mini', 'digits') else 'cannot be downloaded'}"
+        raise UserError(f"{reason}; these can be downloaded: {', '.join(remote)}")
     folder = cache_folder(name)
     for file in remote[name]:
-        if not _is_complete(folder / file.file, file.md5):
+        path = folder / file.file  # a wrong file is downloaded again, as its reader advises
+        if not path.exists() or hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest() != file.md5:
             _download_from_any(mirrors[name], file, folder)
     return folder
 
@@ -85,24 +78,14 @@ def download(url: str, path: Path, *, md5: str, max_bytes: int, timeout: float =
         UserError: if the file cannot be downloaded, is larger than `max_bytes`, is incomplete, or has another md5. No
             partial file is left.
     """
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        actual = _stream(url, part, max_bytes, timeout)
-        if actual != md5:
-            raise UserError(f"{url} is not the expected file: its md5 is {actual}, not {md5}")
-        os.replace(part, path)
+        with replacing(path) as part:
+            actual = _stream(url, part, max_bytes, timeout)
+            if actual != md5:
+                raise UserError(f"{url} is not the expected file: its md5 is {actual}, not {md5}")
     except (OSError, HTTPException) as error:
         reason = getattr(error, "reason", None) or error
         raise UserError(f"cannot download {url} to {path}: {reason}") from error
-    finally:
-        with suppress(OSError):
-            part.unlink()
-
-
-def _is_complete(path: Path, md5: str) -> bool:
-    """Return whether the file exists and has the right md5; a wrong file is downloaded again, as its reader advises."""
-    return path.exists() and hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest() == md5
 
 
 def _download_from_any(mirrors: Sequence[str], file: Remote, folder: Path) -> None:

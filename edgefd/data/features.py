@@ -8,9 +8,7 @@ it too.
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +19,7 @@ import numpy.typing as npt
 from edgefd.core.arrays import Float32
 from edgefd.core.errors import UserError, require
 from edgefd.core.host import cores
-from edgefd.data.datasets import Dataset, cache_folder, digest
+from edgefd.data.datasets import Dataset, cache_folder, digest, write_cache
 
 ProgressHook = Callable[[Sequence[npt.NDArray[Any]]], Iterator[npt.NDArray[Any]]]
 """wrapper of the blocks of rows, which reports the progress; it passes all blocks on"""
@@ -80,7 +78,8 @@ def _efficientnet(name: str, shape: tuple[int, ...], size: int) -> bytes:
     if not cached.exists():
         from edgefd.data.efficientnet import export_efficientnet
 
-        _write_cache(cached, export_efficientnet(name, shape, size))
+        graph = export_efficientnet(name, shape, size)
+        write_cache(cached, lambda file: file.write(graph))
     return cached.read_bytes()
 
 
@@ -120,7 +119,7 @@ def cached_features(graph: bytes, x: npt.NDArray[Any], progress: ProgressHook = 
     if cached.exists():
         return _read_cache(cached, len(x))
     features = extract(graph, x, progress)
-    _write_cache(cached, features)
+    write_cache(cached, lambda file: np.save(file, features, allow_pickle=False))
     return features
 
 
@@ -141,23 +140,3 @@ def _read_cache(path: Path, n: int) -> Float32:
         raise UserError(f"{path} does not hold the features of {n} samples: remove it, and it will be computed again")
     out: Float32 = features
     return out
-
-
-def _write_cache(path: Path, content: bytes | Float32) -> None:
-    """Write a file of the cache atomically."""
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with part.open("wb") as file:
-            if isinstance(content, bytes):
-                file.write(content)
-            else:
-                np.save(file, content, allow_pickle=False)
-        os.replace(part, path)
-    except OSError as error:
-        raise UserError(
-            f"cannot write {path.name} to {path.parent}: {error.strerror}; set XDG_CACHE_HOME to another folder"
-        ) from error
-    finally:
-        with suppress(OSError):
-            part.unlink()

@@ -65,7 +65,8 @@ def cifar10_tar(path: Path, md5: str = CIFAR10_MD5) -> Arrays:
         raise UserError(f"{path} is not the original: its md5 is {actual}, not {md5}; download it again")
     batches = [f"cifar-10-batches-py/{name}" for name in (*(f"data_batch_{i}" for i in range(1, 6)), "test_batch")]
     with tarfile.open(path) as tar:
-        members = [_plain_pickle(tar, name) for name in batches]
+        pickles = [file.read() for name in batches if (file := tar.extractfile(name))]
+    members = [_ArraysOnly(io.BytesIO(blob), encoding="bytes").load() for blob in pickles]
     images = [np.asarray(b[b"data"], np.uint8).reshape(-1, 3, 32, 32) for b in members]
     labels = [np.asarray(b[b"labels"], np.int64) for b in members]
     return {
@@ -185,13 +186,6 @@ def _read_idx(folder: Path, file: str, md5: str) -> npt.NDArray[np.uint8]:
         )
     shape = [int.from_bytes(data[4 + 4 * i : 8 + 4 * i], "big") for i in range(data[3])]
     return np.frombuffer(data, np.uint8, offset=4 + 4 * data[3]).reshape(shape).copy()
-
-
-def _plain_pickle(tar: tarfile.TarFile, name: str) -> dict[bytes, Any]:
-    member = tar.extractfile(name)
-    assert member is not None
-    loaded: dict[bytes, Any] = _ArraysOnly(io.BytesIO(member.read()), encoding="bytes").load()
-    return loaded
 
 
 class _ArraysOnly(pickle.Unpickler):

@@ -71,7 +71,8 @@ def _convolution(call: Call) -> Value:
     n, out = x.shape[0], weight.shape[0]
     height, width = geometry.output_size(x, weight)
     columns, few = _im2col(g, x, weight, geometry)
-    matrix = g.reshape(_matrix_order(g, weight), (weight.shape[1] * weight.shape[2] * weight.shape[3], out)).name
+    in_column_order = g.ordered(g.permute(weight, (2, 3, 1, 0)))  # [kh, kw, C, O]
+    matrix = g.reshape(in_column_order, (weight.shape[1] * weight.shape[2] * weight.shape[3], out)).name
     optional_bias = (bias.name,) if bias is not None else ()
     product = g.op("Gemm", columns, matrix, *optional_bias, transA=int(few))
     rows = g.reshape(plain(product, (n * height * width, out)), (n, height, width, out))
@@ -90,7 +91,10 @@ def _convolution_backward(call: Call) -> tuple[Value | None, Value | None, Value
     flat = g.reshape(plain(last.name, last.memory), (x.shape[0] * grad.shape[2] * grad.shape[3], weight.shape[0]))
     grad_x = grad_weight = grad_bias = None
     if x_needed:
-        grad_x = _input_gradient(g, Value(last.name, grad.shape, CHANNELS_LAST), x, weight, geometry)
+        unused = geometry.unused_size(x, weight, grad.shape[2:])
+        source = g.ordered(Value(last.name, grad.shape, CHANNELS_LAST)).name
+        attributes = geometry.attributes(weight)
+        grad_x = plain(g.op("ConvTranspose", source, weight.name, output_padding=unused, **attributes), x.shape)
     if weight_needed and groups > 1:
         grad_weight = _depthwise_weight_gradient(g, grad, x, weight, geometry)
     elif weight_needed:
@@ -112,14 +116,6 @@ def _check_supported(x: Value, weight: Value, transposed: bool, groups: int) -> 
     if len(x.shape) != 4 or transposed or not (groups == 1 or depthwise):
         kind = "transposed" if transposed else f"{len(x.shape) - 2}-d" if len(x.shape) != 4 else "grouped"
         raise NotImplementedError(f"a {kind} convolution is not supported: use a plain or depthwise conv2d")
-
-
-def _input_gradient(g: GraphBuilder, grad: Value, x: Value, weight: Value, geometry: ConvGeometry) -> Value:
-    unused = geometry.unused_size(x, weight, grad.shape[2:])
-    name = g.op(
-        "ConvTranspose", g.ordered(grad).name, weight.name, output_padding=unused, **geometry.attributes(weight)
-    )
-    return plain(name, x.shape)
 
 
 def _weight_gradient(g: GraphBuilder, flat: Value, x: Value, weight: Value, geometry: ConvGeometry) -> Value:
@@ -157,11 +153,6 @@ def _depthwise_weight_gradient(g: GraphBuilder, grad: Value, x: Value, weight: V
     rows = [g.reshape(plain(name, (channels,)), (1, channels)).name for name in sums]
     taps = g.permute(plain(g.op("Concat", *rows, axis=0), (kh * kw, channels)), (1, 0))
     return g.reshape(taps, weight.shape)
-
-
-def _matrix_order(g: GraphBuilder, weight: Value) -> Value:
-    """Return the weight as [kh, kw, C, O], the order of the columns."""
-    return g.ordered(g.permute(weight, (2, 3, 1, 0)))
 
 
 def _im2col(g: GraphBuilder, x: Value, weight: Value, geometry: ConvGeometry) -> tuple[str, bool]:

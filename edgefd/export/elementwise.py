@@ -66,10 +66,6 @@ def _power(call: Call) -> Value:
     return _combine(call, "Mul", (a, a)) if exponent == 2 else _combine(call, "Pow", (a, exponent))
 
 
-def _rsqrt(call: Call) -> Value:
-    return _combine(call, "Reciprocal", (_combine(call, "Sqrt", call.args[:1]),))
-
-
 def _clamp(call: Call) -> Value:
     value, low, high = call.args[0], call.get(1, "min"), call.get(2, "max")
     if low is not None:
@@ -88,69 +84,42 @@ def _cast(call: Call) -> Value:
     return Value(call.g.op("Cast", x.name, to=ONNX_TYPES[call.dtype]), x.shape, x.perm)
 
 
-def _same(call: Call) -> Value:
-    value: Value = call.args[0]
-    return value
-
-
 def _expand(call: Call) -> Value:
     value: Value = call.args[0]
     return call.g.reshape(value, (1,) * (len(call.shape) - len(value.shape)) + value.shape)
 
 
-_BINARY = {
-    _aten.mul.Tensor: "Mul",
-    _aten.mul.Scalar: "Mul",
-    _aten.div.Tensor: "Div",
-    _aten.div.Scalar: "Div",
-    _aten.maximum.default: "Max",
-    _aten.minimum.default: "Min",
-    _aten.gt.Scalar: "Greater",
-    _aten.gt.Tensor: "Greater",
-    _aten.ge.Scalar: "GreaterOrEqual",
-    _aten.ge.Tensor: "GreaterOrEqual",
-    _aten.lt.Scalar: "Less",
-    _aten.lt.Tensor: "Less",
-    _aten.le.Scalar: "LessOrEqual",
-    _aten.le.Tensor: "LessOrEqual",
-    _aten.eq.Scalar: "Equal",
-    _aten.logical_and.default: "And",
-    _aten.bitwise_and.Tensor: "And",
-    _aten.logical_or.default: "Or",
-    _aten.bitwise_or.Tensor: "Or",
+_SAME = (_aten.clone.default, _aten.alias.default, _aten.detach.default, _aten.lift_fresh_copy.default)
+_SAME_NAME = ("relu", "neg", "exp", "log", "sqrt", "reciprocal", "tanh", "sigmoid", "erf", "abs")  # as in ONNX
+_BINARY: dict[str, tuple[Any, ...]] = {
+    "Mul": (_aten.mul.Tensor, _aten.mul.Scalar),
+    "Div": (_aten.div.Tensor, _aten.div.Scalar),
+    "Max": (_aten.maximum.default,),
+    "Min": (_aten.minimum.default,),
+    "Greater": (_aten.gt.Scalar, _aten.gt.Tensor),
+    "GreaterOrEqual": (_aten.ge.Scalar, _aten.ge.Tensor),
+    "Less": (_aten.lt.Scalar, _aten.lt.Tensor),
+    "LessOrEqual": (_aten.le.Scalar, _aten.le.Tensor),
+    "Equal": (_aten.eq.Scalar,),
+    "And": (_aten.logical_and.default, _aten.bitwise_and.Tensor),
+    "Or": (_aten.logical_or.default, _aten.bitwise_or.Tensor),
 }
-_UNARY = {
-    _aten.relu.default: "Relu",
-    _aten.neg.default: "Neg",
-    _aten.exp.default: "Exp",
-    _aten.log.default: "Log",
-    _aten.sqrt.default: "Sqrt",
-    _aten.reciprocal.default: "Reciprocal",
-    _aten.tanh.default: "Tanh",
-    _aten.sigmoid.default: "Sigmoid",
-    _aten.erf.default: "Erf",
-    _aten.abs.default: "Abs",
-    _aten.logical_not.default: "Not",
-    _aten.bitwise_not.default: "Not",
+_UNARY: dict[str, tuple[Any, ...]] = {
+    **{name.capitalize(): (getattr(_aten, name).default,) for name in _SAME_NAME},
+    "Not": (_aten.logical_not.default, _aten.bitwise_not.default),
 }
 ELEMENTWISE: dict[Any, Callable[[Call], Any]] = {
-    **{op: _elementwise(kind, 2) for op, kind in _BINARY.items()},
-    **{op: _elementwise(kind, 1) for op, kind in _UNARY.items()},
-    _aten.add.Tensor: _scaled("Add"),
-    _aten.add.Scalar: _scaled("Add"),
-    _aten.sub.Tensor: _scaled("Sub"),
-    _aten.sub.Scalar: _scaled("Sub"),
+    **{op: _elementwise(kind, 2) for kind, operators in _BINARY.items() for op in operators},
+    **{op: _elementwise(kind, 1) for kind, operators in _UNARY.items() for op in operators},
+    **dict.fromkeys((_aten.add.Tensor, _aten.add.Scalar), _scaled("Add")),
+    **dict.fromkeys((_aten.sub.Tensor, _aten.sub.Scalar), _scaled("Sub")),
     _aten.pow.Tensor_Scalar: _power,
-    _aten.rsqrt.default: _rsqrt,
-    _aten.clamp.default: _clamp,
-    _aten.clamp_min.default: _clamp,
+    _aten.rsqrt.default: lambda call: _combine(call, "Reciprocal", (_combine(call, "Sqrt", call.args[:1]),)),
+    **dict.fromkeys((_aten.clamp.default, _aten.clamp_min.default), _clamp),
     _aten.where.self: _elementwise("Where", 3),
     _aten.threshold_backward.default: _threshold_backward,
     _aten._to_copy.default: _cast,
-    _aten.clone.default: _same,
-    _aten.alias.default: _same,
-    _aten.detach.default: _same,
-    _aten.lift_fresh_copy.default: _same,
+    **dict.fromkeys(_SAME, lambda call: call.args[0]),
     _aten.expand.default: _expand,
 }
 """Translations by torch operator. They accept tensors whose expanded axes still have size 1."""

@@ -14,13 +14,7 @@ Constants = Mapping[str, onnx.TensorProto]
 
 
 def fuse(nodes: Sequence[onnx.NodeProto], constants: Constants, outputs: Collection[str]) -> Nodes:
-    """Return nodes that compute the same outputs with fewer nodes. Nodes with several outputs do not change.
-
-    Args:
-        nodes: the nodes of the graph, in order.
-        constants: the constants of the graph, by name.
-        outputs: the names of the outputs of the graph.
-    """
+    """Return nodes that compute the same outputs with fewer nodes. Nodes with several outputs do not change."""
     return _name_outputs_directly(_fuse_products(list(nodes), constants), outputs)
 
 

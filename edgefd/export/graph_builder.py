@@ -128,10 +128,11 @@ class GraphBuilder:
     def model(self) -> onnx.ModelProto:
         """Build the ONNX model and check it."""
         constants = {tensor.name: tensor for tensor in self._constants.values()}
-        nodes = fuse(self._nodes, constants, {o.name for o in self._outputs})
-        graph = helper.make_graph(nodes, "edgefd", self._inputs, self._outputs, initializer=list(constants.values()))
+        outputs = {o.name for o in self._outputs}
+        nodes, needed = _pruned(fuse(self._nodes, constants, outputs), outputs)
+        used = [constant for name, constant in constants.items() if name in needed]
         model = helper.make_model(
-            _pruned(graph),
+            helper.make_graph(nodes, "edgefd", self._inputs, self._outputs, initializer=used),
             opset_imports=[helper.make_opsetid("", OPSET)],
             ir_version=IR_VERSION,
             producer_name="edgefd",
@@ -157,14 +158,11 @@ def _hashable(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
 
 
-def _pruned(graph: onnx.GraphProto) -> onnx.GraphProto:
-    """Return the graph without the nodes and constants that no output needs."""
-    needed = {o.name for o in graph.output}
-    nodes = []
-    for node in reversed(graph.node):
+def _pruned(nodes: Sequence[onnx.NodeProto], outputs: set[str]) -> tuple[list[onnx.NodeProto], set[str]]:
+    """Return the nodes that the outputs need, in order, and the names of all values that these read."""
+    needed, remaining = set(outputs), []
+    for node in reversed(nodes):
         if needed & set(node.output):
-            nodes.append(node)
+            remaining.append(node)
             needed.update(node.input)
-    nodes.reverse()
-    constants = [c for c in graph.initializer if c.name in needed]
-    return helper.make_graph(nodes, graph.name, list(graph.input), list(graph.output), initializer=constants)
+    return remaining[::-1], needed

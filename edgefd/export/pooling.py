@@ -37,12 +37,7 @@ class PoolGeometry:
 
 
 def _geometry(
-    operation: str,
-    x: Value,
-    kernel: Sequence[int],
-    stride: Sequence[int],
-    unsupported: bool,
-    ceil_mode: bool,
+    operation: str, x: Value, kernel: Sequence[int], stride: Sequence[int], unsupported: bool, ceil_mode: bool
 ) -> PoolGeometry:
     """Return the windows of a pooling operator.
 

@@ -21,11 +21,6 @@ def column_sums(g: GraphBuilder, x: Value) -> Value:
     return g.reshape(plain(g.op("MatMul", ones, x.name), (1, columns)), (columns,))
 
 
-def _matrix_product(call: Call) -> Value:
-    a, b = call.args
-    return _gemm(call, a, b)
-
-
 def _addmm(call: Call) -> Value:
     bias, a, b = call.args
     if call.kwargs.get("beta", 1) != 1 or call.kwargs.get("alpha", 1) != 1:
@@ -94,13 +89,11 @@ def _group_norm(call: Call) -> tuple[Value, Value, Value]:
 
 
 REDUCTIONS: dict[Any, Callable[[Call], Any]] = {
-    _aten.mm.default: _matrix_product,
+    _aten.mm.default: lambda call: _gemm(call, *call.args),
     _aten.addmm.default: _addmm,
     _aten.bmm.default: _batch_product,
-    _aten.sum.dim_IntList: _reduce("ReduceSum"),
-    _aten.sum.default: _reduce("ReduceSum"),
-    _aten.mean.dim: _reduce("ReduceMean"),
-    _aten.mean.default: _reduce("ReduceMean"),
+    **dict.fromkeys((_aten.sum.dim_IntList, _aten.sum.default), _reduce("ReduceSum")),
+    **dict.fromkeys((_aten.mean.dim, _aten.mean.default), _reduce("ReduceMean")),
     _aten.amax.default: _reduce("ReduceMax"),
     _aten._softmax.default: _softmax("Softmax"),
     _aten._log_softmax.default: _softmax("LogSoftmax"),

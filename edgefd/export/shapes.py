@@ -15,10 +15,6 @@ from edgefd.export.graph_builder import Value, plain
 _aten = torch.ops.aten
 
 
-def _view(call: Call) -> Value:
-    return call.g.reshape(call.args[0], call.shape)
-
-
 def _permute(call: Call) -> Value:
     value, axes = call.args
     return call.g.permute(value, [a % len(axes) for a in axes])
@@ -73,13 +69,12 @@ def _filled(value: float | None) -> Callable[[Call], Value]:
     return translate
 
 
+_VIEWS = (
+    *(_aten.view.default, _aten._unsafe_view.default, _aten.reshape.default),
+    *(_aten.unsqueeze.default, _aten.squeeze.dim, _aten.squeeze.dims),
+)
 SHAPES: dict[Any, Callable[[Call], Any]] = {
-    _aten.view.default: _view,
-    _aten._unsafe_view.default: _view,
-    _aten.reshape.default: _view,
-    _aten.unsqueeze.default: _view,
-    _aten.squeeze.dim: _view,
-    _aten.squeeze.dims: _view,
+    **dict.fromkeys(_VIEWS, lambda call: call.g.reshape(call.args[0], call.shape)),
     _aten.permute.default: _permute,
     _aten.t.default: lambda call: call.g.permute(call.args[0], (1, 0)),
     _aten.transpose.int: _transpose,

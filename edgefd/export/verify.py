@@ -61,7 +61,8 @@ def _compare(graphs: Graphs, model: nn.Module, optimizer: str, samples: Float32)
     for _ in range(_WARM_UP):
         learner.train([_batch(graphs, samples, rng)], LR)
     shared = learner.state()
-    logits = _run(graphs.logits, ["logits"], _parameters(graphs, shared) | {"x": samples[:37]})[0]
+    parameters = {name: shared[name] for name in graphs.state if name.startswith("model/")}
+    logits = _run(graphs.logits, ["logits"], parameters | {"x": samples[:37]})[0]
     errors = {"logits": float(np.abs(logits - learner.predict_logits(samples[:37])).max())}
     batch = _batch(graphs, samples, rng)
     new, loss = run_step(graphs, shared, batch, LR)
@@ -145,10 +146,6 @@ def _float64_step(model: nn.Module, optimizer: str, shared: State, batch: Batch)
     ((each * weights).sum() / weights.sum()).backward()  # type: ignore[no-untyped-call]
     optim.step()
     return {f"model/{name}": p.detach().numpy() for name, p in zip(names, parameters, strict=True)}
-
-
-def _parameters(graphs: Graphs, state: State) -> State:
-    return {name: state[name] for name in graphs.state if name.startswith("model/")}
 
 
 def _run(model: bytes, outputs: list[str], feed: State) -> list[np.ndarray]:

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from edgefd.core.arrays import Float32, Float64
-from edgefd.filters.kmeans_dre import rows_of
+from edgefd.filters.estimator import RatioEstimator, rows_of
 from edgefd.filters.kulsif import KuLSIF
 from edgefd.filters.log_density import LOG_DENSITIES, LogDensity
-from edgefd.filters.pca import PCA
 
 AUXILIARY = 250  # rows of the reference set that KuLSIF uses, as in the code of Selective-FD
 _SMALLEST = 1e-12  # a least-squares ratio may be zero or negative, but its log must be finite
 
 
-class DensityRatio:
+@dataclass(eq=False, repr=False)
+class DensityRatio(RatioEstimator):
     """Log ratio of the density of the client's private data to the density of a reference set.
 
         s(x) = log p(x) - log q(x)      reference="proxy"; q is fitted on the reference set
@@ -45,19 +46,11 @@ class DensityRatio:
     True
     """
 
-    def __init__(
-        self,
-        estimator: str,
-        reference: Literal["proxy", "none"] = "proxy",
-        features: Literal["pixels", "pca"] = "pixels",
-        n_components: int = 50,
-        random_state: int = 0,
-    ) -> None:
-        self.estimator = estimator
-        self.reference = reference
-        self.features = features
-        self.n_components = n_components
-        self.random_state = random_state
+    estimator: str
+    reference: Literal["proxy", "none"] = "proxy"
+    features: Literal["pixels", "pca"] = "pixels"
+    n_components: int = 50
+    random_state: int = 0
 
     def fit(self, X: npt.ArrayLike, y: None = None, *, reference: npt.ArrayLike | None = None) -> DensityRatio:
         """Fit on X [n, ...] and, if the score is a ratio, on `reference` [m, ...] with two rows or more.
@@ -66,15 +59,14 @@ class DensityRatio:
             ValueError: for a parameter out of range, data that are not finite, or a missing or too small reference.
             UserError: if scikit-learn is needed and not installed, or if kulsif would not fit in memory.
         """
-        self._check_parameters()
-        private, reference_rows = rows_of(X), self._checked_reference(reference)
-        if reference_rows is not None and reference_rows.shape[1] != private.shape[1]:
-            raise ValueError(f"reference has {reference_rows.shape[1]} features, X has {private.shape[1]}")
-        self.pca_ = (
-            PCA(self.n_components).fit(reference_rows)
-            if self.features == "pca" and reference_rows is not None
-            else None
-        )
+        if self.estimator not in (*LOG_DENSITIES, "kulsif"):
+            raise ValueError(f"estimator must be {', '.join(LOG_DENSITIES)} or kulsif, not {self.estimator!r}")
+        if self.estimator == "kulsif" and self.reference == "none":
+            raise ValueError("kulsif estimates a ratio: set reference='proxy'")
+        private = rows_of(X)
+        reference_rows = self._fit_projection(private, reference)
+        if reference_rows is not None and len(reference_rows) < 2:
+            raise ValueError(f"the reference set has {len(reference_rows)} row, but needs two rows or more")
         rng = np.random.default_rng(self.random_state)
         projected = self._project(private)
         self.half_of_: dict[bytes, int] = {}
@@ -93,11 +85,7 @@ class DensityRatio:
 
     def score_samples(self, X: npt.ArrayLike) -> Float32:
         """Return s(x), float32 [n]. A higher score means that x is more like the private data."""
-        if not hasattr(self, "n_features_in_"):
-            raise ValueError("this DensityRatio is not fitted yet: call fit first")
-        x = rows_of(X)
-        if x.shape[1] != self.n_features_in_:
-            raise ValueError(f"X has {x.shape[1]} features, but DensityRatio expects {self.n_features_in_} features")
+        x = self._rows_to_score(X)
         projected = self._project(x)
         score = self.private_(projected)
         if self.halves_:
@@ -118,31 +106,6 @@ class DensityRatio:
         first, second = (half(projected) for half in self.halves_)
         half_of = np.array([self.half_of_.get(row.tobytes(), -1) for row in x])
         return np.select([half_of == 0, half_of == 1], [second, first], (first + second) / 2)
-
-    def _check_parameters(self) -> None:
-        if self.estimator not in (*LOG_DENSITIES, "kulsif"):
-            raise ValueError(f"estimator must be {', '.join(LOG_DENSITIES)} or kulsif, not {self.estimator!r}")
-        if self.reference not in ("proxy", "none"):
-            raise ValueError(f"reference must be proxy or none, not {self.reference!r}")
-        if self.estimator == "kulsif" and self.reference == "none":
-            raise ValueError("kulsif estimates a ratio: set reference='proxy'")
-        if self.features not in ("pixels", "pca"):
-            raise ValueError(f"features must be pixels or pca, not {self.features!r}")
-        if self.n_components < 1:
-            raise ValueError(f"n_components must be at least 1, not {self.n_components}")
-
-    def _checked_reference(self, reference: npt.ArrayLike | None) -> Float32 | None:
-        if self.reference == "none" and self.features == "pixels":
-            return None
-        if reference is None:
-            raise ValueError("reference='proxy' and features='pca' need the reference set: fit(X, reference=...)")
-        rows = rows_of(reference)
-        if len(rows) < 2:
-            raise ValueError(f"the reference set has {len(rows)} row, but needs two rows or more")
-        return rows
-
-    def _project(self, x: Float32) -> Float32:
-        return x if self.pca_ is None else self.pca_.transform(x)
 
 
 def _log_kulsif(private: Float32, reference: Float32, rng: np.random.Generator) -> LogDensity:

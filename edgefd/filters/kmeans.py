@@ -104,12 +104,7 @@ def lloyd(x: Float32, centroids: Float32, max_iter: int = 100, tol: float = 1e-4
 
 
 def kmeans(
-    x: npt.NDArray[np.floating],
-    k: int,
-    rng: np.random.Generator,
-    *,
-    max_iter: int = 100,
-    tol: float = 1e-4,
+    x: npt.NDArray[np.floating], k: int, rng: np.random.Generator, *, max_iter: int = 100, tol: float = 1e-4
 ) -> tuple[Float32, float]:
     """Return centroids, float32 [k, d], and the inertia of x, float [n, d].
 

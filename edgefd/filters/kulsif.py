@@ -7,6 +7,7 @@ only k centroids. benchmarks/density.py has an optimised version of KuLSIF with 
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -14,11 +15,12 @@ import numpy.typing as npt
 
 from edgefd.core.arrays import Float32, Float64
 from edgefd.core.errors import UserError
+from edgefd.filters.estimator import Estimator, reference_rows, rows_of
 from edgefd.filters.kmeans import BLOCK, row_squares, squared_distances
-from edgefd.filters.kmeans_dre import rows_of
 
 
-class KuLSIF:
+@dataclass(eq=False, repr=False)
+class KuLSIF(Estimator):
     """Kernel unconstrained least-squares importance fitting: the ratio p(x) / q(x) of private and auxiliary samples.
 
     With private samples y_1..y_m, auxiliary samples u_1..u_n, the Gaussian kernel k(a, b) = exp(-|a - b|^2 / (2 w^2)),
@@ -42,9 +44,8 @@ class KuLSIF:
     True
     """
 
-    def __init__(self, width: float | None = None, variant: Literal["correct", "published"] = "correct") -> None:
-        self.width = width
-        self.variant = variant
+    width: float | None = None
+    variant: Literal["correct", "published"] = "correct"
 
     def fit(self, X: npt.ArrayLike, y: None = None, *, reference: npt.ArrayLike) -> KuLSIF:
         """Solve for the coefficients of the auxiliary samples `reference` [n, ...]; X [m, ...] are private samples.
@@ -57,12 +58,10 @@ class KuLSIF:
             raise ValueError(f"width must be above 0, not {self.width}")
         if self.variant not in ("correct", "published"):
             raise ValueError(f"variant must be correct or published, not {self.variant!r}")
-        private, auxiliary = rows_of(X), rows_of(reference)
-        self.n_features_in_ = private.shape[1]
-        if auxiliary.shape[1] != self.n_features_in_:
-            raise ValueError(f"reference has {auxiliary.shape[1]} features, X has {self.n_features_in_}")
+        private = rows_of(X)
+        auxiliary = reference_rows(reference, private)
         n, m = len(auxiliary), len(private)
-        check_memory(n, m, self.n_features_in_)
+        check_memory(n, m, private.shape[1])
         self.centre_ = private.mean(0)  # distances by matrix product lose digits far from zero
         self.private_, self.auxiliary_ = private - self.centre_, auxiliary - self.centre_
         self.two_w2_ = _median_square(self.private_) if self.width is None else 2 * self.width**2
@@ -72,37 +71,20 @@ class KuLSIF:
         right = self._sums(self.auxiliary_, np.ones(m, np.float32), self.private_)
         solved = left @ right if self.variant == "published" else _solve(left, right)
         self.coefficients_ = -solved / (n * m * self.lam_)
+        self.n_features_in_ = private.shape[1]
         return self
 
     def score_samples(self, X: npt.ArrayLike) -> Float32:
         """Return r(x), float32 [n]. A higher score means that x is more like the private data."""
-        if not hasattr(self, "coefficients_"):
-            raise ValueError("this KuLSIF is not fitted yet: call fit first")
-        x = rows_of(X)
-        if x.shape[1] != self.n_features_in_:
-            raise ValueError(f"X has {x.shape[1]} features, but KuLSIF is expecting {self.n_features_in_} features")
-        x = x - self.centre_
+        x = self._rows_to_score(X) - self.centre_
         private_sums = self._sums(x, np.full(len(self.private_), 1 / (len(self.private_) * self.lam_)), self.private_)
         return (private_sums + self._sums(x, self.coefficients_, self.auxiliary_)).astype(np.float32)
-
-    def get_params(self, deep: bool = True) -> dict[str, Any]:
-        """Return the arguments of the constructor, as scikit-learn requires of an estimator."""
-        return {"width": self.width, "variant": self.variant}
-
-    def set_params(self, **params: Any) -> KuLSIF:
-        """Set arguments of the constructor, as scikit-learn requires of an estimator."""
-        for name, value in params.items():
-            if name not in self.get_params():
-                raise ValueError(f"KuLSIF has no parameter {name!r}; it has width, variant")
-            setattr(self, name, value)
-        return self
 
     def _kernel(self, a: Float32, b: Float32) -> Float32:
         """Return the kernel matrix k(a, b), float32 [len(a), len(b)]."""
         distances = squared_distances(a, b, row_squares(a))
         distances /= -self.two_w2_
-        out: Float32 = np.exp(distances, out=distances)
-        return out
+        return np.exp(distances, out=distances)
 
     def _sums(self, x: Float32, coefficients: npt.NDArray[Any], samples: Float32) -> Float64:
         """Return sum_j c_j k(x_i, s_j), float64 [len(x)], computed in blocks of rows."""

@@ -5,7 +5,6 @@ Pooling comes before the rectifier: the result has the same bits, and the rectif
 
 from __future__ import annotations
 
-import importlib
 import math
 from collections.abc import Callable
 
@@ -14,10 +13,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from edgefd.core.errors import UserError, hint
+from edgefd.core.objects import load_object, one_line
 from edgefd.learners.max_pool_relu import pool_relu
 
 Shape = tuple[int, ...]
 """Shape of one sample."""
+Factory = Callable[[Shape, int], nn.Module]
+"""Function from the shape of one sample and the number of classes C to a model with C logits."""
 
 
 class Linear(nn.Module):
@@ -247,7 +249,7 @@ def cnn_small(shape: Shape, n_classes: int) -> nn.Module:
     return CNN(shape, n_classes, width=4, hidden=32)
 
 
-MODELS: dict[str, Callable[[Shape, int], nn.Module]] = {
+MODELS: dict[str, Factory] = {
     "linear": Linear,
     "random_features": RandomFeatures,
     "mlp": MLP,
@@ -265,11 +267,11 @@ FLAT = ("linear", "mlp")
 """Names of the models that take samples of any shape."""
 
 
-def build_model(name: str, shape: Shape, n_classes: int, seed: int) -> nn.Module:
+def build_model(model: str | Factory, shape: Shape, n_classes: int, seed: int) -> nn.Module:
     """Build a model for samples of `shape`. The global random state does not change.
 
     Args:
-        name: a name in `MODELS`, or "package.module:Factory", which is called with (shape, n_classes).
+        model: a name in `MODELS`, a factory, or the path of a factory, such as "package.module:Factory".
         shape: shape of one sample.
         n_classes: C.
         seed: seed of the initial weights.
@@ -278,36 +280,40 @@ def build_model(name: str, shape: Shape, n_classes: int, seed: int) -> nn.Module
         UserError: for an unknown model, or a model that does not take samples of this shape.
     """
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        if is_foreign(name):
-            return _build_user_model(name, shape, n_classes)
-        _check_named(name, shape)
-        return MODELS[name](shape, n_classes)
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would also seed the GPUs, which is not undone
+        if not isinstance(model, str):
+            return _build_user_model(model, shape, n_classes)
+        if is_foreign(model):
+            return _build_user_model(load_object(model, "model"), shape, n_classes, repr(model))
+        _check_named(model, shape)
+        return MODELS[model](shape, n_classes)
 
 
 def is_foreign(name: str) -> bool:
-    """Return whether the name is the import path of a user's own model."""
+    """Return whether the name is that of a user's own model."""
     return ":" in name
 
 
-def check_model(name: str, shape: Shape, n_classes: int) -> None:
+def check_model(model: str | Factory, shape: Shape, n_classes: int) -> None:
     """Check that the model exists and takes samples of this shape.
 
     Raises:
         UserError: if it does not.
     """
-    if not is_foreign(name):
-        _check_named(name, shape)
+    if isinstance(model, str) and not is_foreign(model):
+        _check_named(model, shape)
         return
-    model = build_model(name, shape, n_classes, 0).eval()
+    built = build_model(model, shape, n_classes, 0).eval()
     try:
         with torch.inference_mode():
-            logits = model(torch.zeros(2, *shape))
+            logits = built(torch.zeros(2, *shape))
     except Exception as error:  # a user's module may raise anything
-        raise UserError(f"model {name!r} fails on samples of shape {list(shape)}: {_one_line(error)}") from error
+        raise UserError(f"model {_label(model)} fails on samples of shape {list(shape)}: {one_line(error)}") from error
     if not isinstance(logits, Tensor) or logits.shape != (2, n_classes):
         result = list(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-        raise UserError(f"model {name!r} must return logits [n, {n_classes}], but for 2 samples it returned {result}")
+        raise UserError(
+            f"model {_label(model)} must return logits [n, {n_classes}], but for 2 samples it returned {result}"
+        )
 
 
 def _check_named(name: str, shape: Shape) -> None:
@@ -326,23 +332,21 @@ def _check_named(name: str, shape: Shape) -> None:
         )
 
 
-def _build_user_model(path: str, shape: Shape, n_classes: int) -> nn.Module:
-    module, _, attribute = path.partition(":")
-    if not module or not attribute:
-        raise UserError(f"model {path!r} must have the form package.module:Factory")
+def _build_user_model(factory: Factory, shape: Shape, n_classes: int, label: str = "") -> nn.Module:
+    label = label or _label(factory)
     try:
-        model = getattr(importlib.import_module(module), attribute)(shape, n_classes)
-    except (Exception, SystemExit) as error:  # a user's module may raise anything
-        raise UserError(f"cannot build model {path!r}: {_one_line(error)}") from error
+        model = factory(shape, n_classes)
+    except (Exception, SystemExit) as error:  # a user's factory may raise anything
+        raise UserError(f"cannot build model {label}: {one_line(error)}") from error
     if not isinstance(model, nn.Module):
-        raise UserError(f"model {path!r} must return a torch.nn.Module, but it returned {model!r:.60}")
+        raise UserError(f"model {label} must return a torch.nn.Module, but it returned {model!r:.60}")
     if not any(p.requires_grad for p in model.parameters()):
-        raise UserError(f"model {path!r} has no parameters to train: set requires_grad of at least one parameter")
+        raise UserError(f"model {label} has no parameters to train: set requires_grad of at least one parameter")
     return model
 
 
-def _one_line(error: BaseException) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"
+def _label(model: str | Factory) -> str:
+    return repr(model if isinstance(model, str) else getattr(model, "__name__", type(model).__name__))
 
 
 def _size_after_two_poolings(pixels: int) -> int:

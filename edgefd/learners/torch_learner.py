@@ -126,7 +126,9 @@ class TorchLearner:
     def _step(self, batch: Batch, lr: float) -> Tensor:
         data = (tensor_of(batch.x), torch.from_numpy(batch.targets), torch.from_numpy(batch.weights))
         if self._recorded_steps is None:
-            torch.manual_seed(zlib.crc32(batch.x.tobytes()))  # so dropout does not depend on other clients
+            torch.default_generator.manual_seed(
+                zlib.crc32(batch.x.tobytes())
+            )  # so dropout does not depend on other clients
             loss, *gradients = self._loss_and_gradients(*data)
         else:
             loss, *gradients = self._replayed(self._recorded_steps, *data)

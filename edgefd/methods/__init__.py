@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import importlib
 from collections.abc import Mapping
 from dataclasses import is_dataclass
@@ -10,6 +9,7 @@ from typing import Any
 
 from edgefd.core.errors import UserError, hint
 from edgefd.core.families import member_names
+from edgefd.core.objects import load_object
 from edgefd.core.settings import settings_of
 from edgefd.federation.method import MessageKind, Method
 
@@ -19,7 +19,6 @@ def method_names() -> tuple[str, ...]:
     return member_names(__name__)
 
 
-@functools.cache
 def get_method(name: str) -> Method:
     """Return a method of edgefd by its name, or any other method by "package.module:ATTRIBUTE".
 
@@ -27,7 +26,7 @@ def get_method(name: str) -> Method:
         UserError: if there is no such method.
     """
     if ":" in name:
-        return _import_method(name)
+        return check_method(load_object(name, "method"), repr(name))
     if name not in method_names():
         raise UserError(f"unknown method {name!r}: {hint(name, method_names())}")
     method: Method = importlib.import_module(f"edgefd.methods.{name}").METHOD
@@ -67,17 +66,14 @@ def config_of(method: Method, settings: Mapping[str, Any]) -> Any:
     return settings_of(f"method {method.name}", method.config, settings)
 
 
-def _import_method(path: str) -> Method:
-    module, _, attribute = path.partition(":")
-    if not module or not attribute:
-        raise UserError(f"method {path!r} must look like package.module:ATTRIBUTE")
-    try:
-        method = getattr(importlib.import_module(module), attribute)
-    except (Exception, SystemExit) as error:  # the import runs code that is not ours
-        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
-        raise UserError(f"cannot load method {path!r}: {reason}") from error
+def check_method(method: object, label: str) -> Method:
+    """Return the object if it is a method; errors call it `label`.
+
+    Raises:
+        UserError: if it is no `Method`, or its config is no dataclass.
+    """
     if not isinstance(method, Method):
-        raise UserError(f"{path!r} is a {type(method).__name__}, not an edgefd.federation.method.Method")
+        raise UserError(f"{label} is a {type(method).__name__}, not an edgefd.federation.method.Method")
     if not is_dataclass(method.config):
-        raise UserError(f"{path!r}: its config must be a dataclass")
+        raise UserError(f"{label}: its config must be a dataclass")
     return method

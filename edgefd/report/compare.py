@@ -120,8 +120,8 @@ def varying_settings(runs: Sequence[dict[str, Any]], over: str = "seed") -> dict
     keys = {key for f in flat for key in f}
     last_part = Counter(key.rpartition(".")[2] for key in keys)
     candidates = sorted(keys - _NOT_RESULTS - {over, "data.name", "partition.name", "method.name"})
-    varying = [k for k in candidates if _varies(k, flat)]
-    return {k: k if last_part[k.rpartition(".")[2]] > 1 else k.rpartition(".")[2] for k in varying}
+    labels = {k: k.rpartition(".")[2] for k in candidates if _varies(k, flat)}
+    return {k: k if last_part[label] > 1 else label for k, label in labels.items()}
 
 
 def _varies(key: str, flat: Sequence[dict[str, Any]]) -> bool:
@@ -228,10 +228,7 @@ def _group(members: list[dict[str, Any]], varying: dict[str, str]) -> Group:
         low=low,
         high=high,
         worst=average("accuracy_worst"),
-        bytes_up=average("bytes_up"),
-        bytes_down=average("bytes_down"),
-        bytes_once=average("bytes_once"),
         seconds=average("seconds_total"),
         proxy_labels=first["proxy_labels_used"],
-        raw_samples_disclosed=average("raw_samples_disclosed"),
+        **{name: average(name) for name in ("bytes_up", "bytes_down", "bytes_once", "raw_samples_disclosed")},
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import yaml
 
@@ -123,12 +123,8 @@ def facts(settings: Sequence[Setting]) -> list[tuple[str, str]]:
     """Return the source of the data, what was disclosed, and the software, as pairs of name and value."""
     runs = [run for s in settings for run in s.runs]
     summaries = [run.summary for run in runs if run.summary]
-    disclosing = list(
-        dict.fromkeys(s.name for s in settings if any(r.summary and r.summary.raw_samples_disclosed for r in s.runs))
-    )
-    labelled = list(
-        dict.fromkeys(s.name for s in settings if any(r.summary and r.summary.proxy_labels_used for r in s.runs))
-    )
+    disclosing = _names_where(settings, lambda summary: summary.raw_samples_disclosed)
+    labelled = _names_where(settings, lambda summary: summary.proxy_labels_used)
     proxies = sorted({run.partition.proxy for run in runs if run.partition})
     if not summaries:
         return [("Data", f"{runs[0].dataset}; source not recorded")]
@@ -152,6 +148,11 @@ def _data(summary: Summary) -> list[tuple[str, str]]:
     ]
 
 
+def _names_where(settings: Sequence[Setting], holds: Callable[[Summary], object]) -> list[str]:
+    """Return the names of the settings with a run whose summary meets a condition."""
+    return list(dict.fromkeys(s.name for s in settings if any(run.summary and holds(run.summary) for run in s.runs)))
+
+
 def _software(runs: Sequence[RunRecord]) -> str:
     versions = {
         f"edgefd {env.get('packages', {}).get('edgefd', 'of unknown version')}, commit {env.get('commit') or 'unknown'}"
@@ -166,10 +167,13 @@ def config_html(setting: Setting, several: bool) -> str:
     first = setting.runs[0]
     text = yaml.safe_dump(first.config, sort_keys=False, allow_unicode=True)
     commands = "\n".join(reproducing_command(run) for run in setting.runs)
+    note = "This command repeats the run, with the same result on the same kind of machine:"
+    if not first.simulated:
+        note = "Devices made this run. The command that started its coordinator:"
     others = "; the configs of the other seeds differ only in the seed" if len(setting.runs) > 1 else ""
     return (
         f"<details><summary>{escape(setting.name)}{escape(f', {setting.scenario}' if several else '')}</summary>"
-        f"<p>{_command_note(first)}</p><pre><code>{escape(commands)}</code></pre>"
+        f"<p>{note}</p><pre><code>{escape(commands)}</code></pre>"
         f"<p>{escape(str(first.folder / 'config.yaml'))}{others}:</p><pre><code>{escape(text)}</code></pre></details>"
     )
 
@@ -185,6 +189,9 @@ def reproducing_command(run: RunRecord) -> str:
 def _command_note(run: RunRecord) -> str:
     if not run.simulated:
         return "Devices made this run. The command that started its coordinator:"
+    if objects := run.environment.get("objects"):
+        described = "; ".join(f"{escape(name)}: {escape(str(value))}" for name, value in objects.items())
+        return f"This run used objects of a Python session, so this command alone cannot repeat it ({described}):"
     return "This command repeats the run, with the same result on the same kind of machine:"
 
 

@@ -6,22 +6,8 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from edgefd.report.svg import (
-    BOTTOM,
-    COLOURS,
-    HEIGHT,
-    LEFT,
-    RIGHT,
-    TOP,
-    WIDTH,
-    Axis,
-    labelled_cells,
-    line_style,
-    mark,
-    path,
-    shortened,
-    text,
-)
+from edgefd.report import svg
+from edgefd.report.svg import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, Axis, mark, path, text
 
 
 @dataclass(frozen=True)
@@ -54,7 +40,7 @@ def line_plot(x: Axis, y: Axis, curves: Sequence[Curve], diagonal: bool = False)
         upper = [_position(x, y, px, high) for px, _, high in curve.band]
         lower = [_position(x, y, px, low) for px, low, _ in reversed(curve.band)]
         if len(curve.band) > 1:
-            parts.append(f'<path class="band s{curve.style % COLOURS}" d="{path(upper + lower)}Z"/>')
+            parts.append(f'<path class="band s{curve.style % svg.COLOURS}" d="{path(upper + lower)}Z"/>')
     parts += [_curve(x, y, curve) for curve in curves]
     return "".join(parts)
 
@@ -66,7 +52,7 @@ def _position(x: Axis, y: Axis, px: float, py: float) -> tuple[float, float]:
 def _curve(x: Axis, y: Axis, curve: Curve) -> str:
     """Draw one curve with its marks. Of many points, only the last is marked."""
     positions = [_position(x, y, px, py) for px, py in curve.points]
-    parts = [f'<g class="{line_style(curve.style)}"><path class="curve" d="{path(positions)}"/>']
+    parts = [f'<g class="{svg.line_style(curve.style)}"><path class="curve" d="{path(positions)}"/>']
     all_marked = len(positions) <= 45
     for i, ((px, py), (cx, cy)) in enumerate(zip(curve.points, positions, strict=True)):
         if all_marked or i == len(positions) - 1:
@@ -95,7 +81,7 @@ def bar_plot(groups: Sequence[tuple[str, Sequence[Bar]]], show: Callable[[float]
     left, room = 8 + 7 * longest_name, 76
     parts, top = [], 4.0
     for name, bars in groups:
-        parts.append(text(0, top + 11, shortened(name, 52), "start", "axis"))
+        parts.append(text(0, top + 11, svg.shortened(name, 52), "start", "axis"))
         top += 17
         for bar in bars:
             length = (WIDTH - left - room) * bar.value / largest
@@ -129,9 +115,9 @@ def heat_map(
             for j, (value, cell) in enumerate(zip(row, row_texts, strict=True)):
                 kind = "cell on-light" if (shade(value) or 0) < 5 else "cell on-dark"
                 parts.append(text(left + (j + 0.5) * width, top + (i + 0.5) * height + 3.6, cell, "middle", kind))
-    for i in labelled_cells(len(rows), height, 11):
+    for i in svg.labelled_cells(len(rows), height, 11):
         parts.append(text(left - 5, top + (i + 0.5) * height + 4, rows[i], "end"))
-    for j in labelled_cells(len(columns), width, 8 * max(len(c) for c in columns)):
+    for j in svg.labelled_cells(len(columns), width, 8 * max(len(c) for c in columns)):
         parts.append(text(left + (j + 0.5) * width, top - 5, columns[j], "middle"))
     bottom = top + len(rows) * height
     parts.append(text(left, bottom + 14, f"{labels[0]} →   {labels[1]} ↓", "start", "axis"))
@@ -173,7 +159,7 @@ def dot_plot(rows: Sequence[str], x: Axis, series: Sequence[tuple[str, Sequence[
                 tooltip = f"client {rows[i]}, {name}: {x.show(value)}"
                 parts.append(mark(style, x.place(value, left, right), TOP + (i + 0.5) * height, 3.4, tooltip))
         parts.append("</g>")
-    for i in labelled_cells(len(rows), height, 11):
+    for i in svg.labelled_cells(len(rows), height, 11):
         parts.append(text(left - 5, TOP + (i + 0.5) * height + 4, rows[i], "end"))
     parts.append(text((left + right) / 2, bottom + 30, x.label, "middle", "axis"))
     return bottom + 36, "".join(parts)

@@ -54,8 +54,10 @@ def settings_in(runs: Sequence[RunRecord]) -> list[Setting]:
     settings = []
     for members in groups:
         members.sort(key=lambda run: int(run.config["seed"]))
-        label = f"{members[0].method} {describe_settings(members[0].config, varying)}".strip()
-        settings.append(Setting(label + _unfinished(members[0]), members[0].scenario, 0, tuple(members)))
+        first = members[0]
+        label = f"{first.method} {describe_settings(first.config, varying)}".strip()
+        label += "" if first.complete else f" (unfinished, seed {first.config['seed']})"
+        settings.append(Setting(label, first.scenario, 0, tuple(members)))
     settings.sort(key=lambda s: (s.scenario, -(end.mean if (end := final(s)) else -1.0), s.name))
     styles = {name: i for i, name in enumerate(dict.fromkeys(s.name for s in settings))}
     return [replace(s, style=styles[s.name]) for s in settings]
@@ -73,20 +75,12 @@ def _row(run: RunRecord) -> dict[str, Any]:
     }
 
 
-def _unfinished(run: RunRecord) -> str:
-    return "" if run.complete else f" (unfinished, seed {run.config['seed']})"
-
-
 def by_round(setting: Setting, value: Value, closing: bool = True) -> list[Point]:
     """Return the mean value of each round in which all runs of the setting have one; `closing`: the last round too."""
-    columns = [
-        {
-            m.round: v
-            for m in run.rounds
-            if (closing or not m.closing) and (v := value(m)) is not None and math.isfinite(v)
-        }
-        for run in setting.runs
-    ]
+    columns = []
+    for run in setting.runs:
+        values = {m.round: v for m in run.rounds if (closing or not m.closing) and (v := value(m)) is not None}
+        columns.append({round: v for round, v in values.items() if math.isfinite(v)})
     shared = set.intersection(*(set(c) for c in columns))
     return [point(round, [c[round] for c in columns]) for round in sorted(shared)]
 

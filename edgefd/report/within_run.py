@@ -16,14 +16,8 @@ SHARES = ("0 %", "100 %")
 
 def figures_within_run(run: RunRecord) -> list[Figure]:
     """Return the plots for which the run recorded the numbers."""
-    figures = [
-        accuracy_figure(run),
-        class_figure(run),
-        data_figure(run),
-        acceptance_figure(run),
-        calibration_figure(run),
-    ]
-    return [figure for figure in figures if figure is not None]
+    draw = (accuracy_figure, class_figure, data_figure, acceptance_figure, calibration_figure)
+    return [figure for figure in (each(run) for each in draw) if figure is not None]
 
 
 def accuracy_figure(run: RunRecord) -> Figure | None:
@@ -77,14 +71,8 @@ def data_figure(run: RunRecord) -> Figure | None:
     table = Table(
         ["client", *(f"class {c}" for c in classes), "to train on", "held out", "contributed"],
         [
-            [
-                name,
-                *(f"{n:,}" for n in client.samples_by_class),
-                f"{client.train:,}",
-                f"{client.heldout:,}",
-                f"{client.contributed:,}",
-            ]
-            for name, client in zip(names, clients, strict=True)
+            [name, *(f"{n:,}" for n in (*c.samples_by_class, c.train, c.heldout, c.contributed))]
+            for name, c in zip(names, clients, strict=True)
         ],
     )
     note = "Samples that each client received, including contributed and held-out ones. Empty frames: none."

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import platform
+import shlex
 import subprocess
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from edgefd.core.host import cores
+from edgefd.data.datasets import Dataset
+from edgefd.federation.method import Method
 
 _PACKAGES = ("edgefd", "numpy", "torch", "scikit-learn", "protobuf", "onnxruntime", "flwr")
 
@@ -35,12 +39,22 @@ class Environment:
     """model of the processor"""
     cores: int
     """number of processor cores that the process may use"""
+    objects: dict[str, str] | None = None
+    """objects of a Python session that the config names, with what they are; None without any"""
 
 
-def environment() -> Environment:
-    """Return the record of this process: command, start time, versions, machine."""
+def command() -> str:
+    """Return the command of this process: `edgefd ...`, or that of the Python session that uses edgefd."""
+    program = Path(sys.argv[0])
+    if "edgefd" in (program.stem, program.parent.name):  # the installed command, or python -m edgefd
+        return shlex.join(["edgefd", *sys.argv[1:]])
+    return shlex.join([Path(sys.orig_argv[0]).name, *sys.orig_argv[1:]])
+
+
+def environment(objects: Mapping[str, object] | None = None) -> Environment:
+    """Return the record of this process: command, start time, versions, machine; and what `objects` of a config are."""
     return Environment(
-        command=" ".join(["edgefd", *sys.argv[1:]]),
+        command=command(),
         started=datetime.now(UTC).isoformat(timespec="seconds"),
         commit=_commit(),
         python=platform.python_version(),
@@ -48,7 +62,19 @@ def environment() -> Environment:
         system=f"{platform.system()} {platform.machine()}",
         processor=_processor(),
         cores=cores(),
+        objects={name: describe_object(value) for name, value in objects.items()} if objects else None,
     )
+
+
+def describe_object(value: object) -> str:
+    """Return one line about an object of a session: its kind, and where it was defined or what it holds."""
+    if isinstance(value, Method):
+        return f"Method: {value.summary}"
+    if isinstance(value, Dataset):
+        return f"Dataset from {value.source}: {len(value.x_train)} + {len(value.x_test)} samples, sha256 {value.sha256}"
+    code = getattr(value, "__code__", None)
+    place = f", line {code.co_firstlineno} of {code.co_filename}" if code else ""
+    return f"{type(value).__name__} {getattr(value, '__qualname__', '')} of {value.__module__}{place}"
 
 
 def _version(package: str) -> str | None:

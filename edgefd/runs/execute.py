@@ -59,7 +59,7 @@ def execute_run(
         RunError: if a client fails or the folder cannot be written; the message names the folder too.
     """
     write_config(folder, config)
-    write_json(folder / "env.json", asdict(environment()))
+    write_json(folder / "env.json", asdict(environment(config.objects)))
     write_json(folder / "partition.json", facts.partition)
     if done:
         write_json_lines(folder / "metrics.jsonl", [_line(folder, m) for m in done])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from datetime import datetime
 from pathlib import Path
 
@@ -21,10 +22,7 @@ def run_folder(config: Config, out: Path | None, or_empty: bool = False) -> Path
     Raises:
         UserError: if the folder exists already (no run is ever overwritten) or cannot be written.
     """
-    data = Path(config.data.name).stem
-    stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
-    name = f"{stamp}-{config.method_name.replace(':', '.')}-{data}-{config.partition.name}-s{config.seed}"
-    folder = out if out is not None else Path("runs") / name
+    folder = out if out is not None else _new_folder(config)
     try:
         folder.mkdir(parents=True)
     except FileExistsError:
@@ -36,8 +34,18 @@ def run_folder(config: Config, out: Path | None, or_empty: bool = False) -> Path
     return folder
 
 
+def _new_folder(config: Config) -> Path:
+    """Return runs/<time>-<method>-<data>-<partition>-s<seed>, with a number at the end if it exists already."""
+    stamp, data = datetime.now().strftime("%Y%m%d-%H%M%S"), Path(config.data.name).stem
+    name = f"{stamp}-{config.method_name}-{data}-{config.partition.name}-s{config.seed}".replace(":", ".")
+    numbered = (Path("runs") / (f"{name}-{i}" if i > 1 else name) for i in itertools.count(1))
+    return next(folder for folder in numbered if not folder.exists())
+
+
 def write_config(folder: Path, config: Config) -> None:
     """Write config.yaml: the resolved config with every default."""
     text = yaml.safe_dump(config.to_dict(), sort_keys=False, allow_unicode=True)
+    if config.objects:
+        text = f"# This file alone cannot repeat the run: env.json says what {', '.join(config.objects)} was.\n{text}"
     with writing(folder / "config.yaml") as path:
         path.write_text(text, encoding="utf-8")

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
+from torch import nn
 
 from edgefd.config.schema import Config, Model
 from edgefd.core.shared_memory import shared_zeros
@@ -29,6 +31,15 @@ def make_learner(config: Config, data: ClientData, n_classes: int, sessions: Cal
     return _learner(config, config.model_of(data.client), data.x.shape[1:], n_classes, sessions)
 
 
+def trained_model(config: Config, federation: Federation, client: int, weights: Mapping[str, np.ndarray]) -> nn.Module:
+    """Return the model of a client with these weights (`edgefd.runs.record.weights_of`), in evaluation mode."""
+    choice = config.model_of(client)
+    n_logits = choice.heads * federation.n_classes
+    model = build_model(config.factory(choice), federation.proxy.x.shape[1:], n_logits, config.seed)
+    model.load_state_dict({name: torch.from_numpy(values) for name, values in weights.items()})
+    return model.eval()
+
+
 def server_learner(config: Config, federation: Federation) -> Learner:
     """Build the server's learner, for methods that have one: the config's first model, with the clients' parameters."""
     torch.set_num_threads(1)
@@ -46,7 +57,7 @@ def _learner(
 def _single_learner(
     config: Config, choice: Model, shape: tuple[int, ...], n_logits: int, sessions: Callable[[Model], Sessions]
 ) -> Learner:
-    model = build_model(choice.name, shape, n_logits, config.seed)
+    model = build_model(config.factory(choice), shape, n_logits, config.seed)
     if (choice.learner or config.run.learner) == "torch":
         recorded_steps = None if is_foreign(choice.name) else _recorded_steps(choice.name, shape, n_logits)
         return TorchLearner(model, config.train.optimizer, shared_zeros, recorded_steps)
@@ -74,5 +85,5 @@ def _sessions(config: Config, federation: Federation, choice: Model) -> Sessions
 
     shape = federation.proxy.x.shape[1:]
     n_logits = choice.heads * federation.n_classes
-    model = build_model(choice.name, shape, n_logits, 0)
+    model = build_model(config.factory(choice), shape, n_logits, 0)
     return Sessions(export_graphs(model, config.train.optimizer, config.train.batch_size, shape, n_logits))

@@ -8,12 +8,13 @@ from pathlib import Path
 
 import numpy as np
 
-from edgefd.config.schema import ByGroup, Config, Dirichlet, FromFile, Iid, QuantitySkew, Shards, Strong, Weak
+from edgefd.config.schema import ByGroup, Config, Dirichlet, FromFile, Iid, Own, QuantitySkew, Shards, Strong, Weak
 from edgefd.core.arrays import Int64
 from edgefd.core.errors import UserError
+from edgefd.core.objects import load_object
 from edgefd.core.seeding import Purpose, make_rng
 from edgefd.data import partitions
-from edgefd.data.build_federation import build_federation
+from edgefd.data.build_federation import ProxySpec, build_federation
 from edgefd.data.datasets import Dataset, digest, load_dataset
 from edgefd.data.features import extractor_graph, with_features
 from edgefd.federation.clients import Federation, Scale
@@ -29,7 +30,9 @@ def load_data(config: Config) -> Dataset:
 
 def load_raw(config: Config) -> Dataset:
     """Return the data set, limited to `data.limit` samples, before any extractor."""
-    dataset = load_dataset(config.data.name, test_people=config.data.test_people)
+    dataset = config.objects.get(config.data.name)
+    if dataset is None:
+        dataset = load_dataset(config.data.name, test_people=config.data.test_people)
     return dataset if config.data.limit is None else limit_samples(dataset, config.data.limit)
 
 
@@ -66,16 +69,10 @@ def limit_samples(dataset: Dataset, limit: int) -> Dataset:
 
 def federate(config: Config, dataset: Dataset, scale: Scale | None = None) -> Federation:
     """Build clients, proxy set and test set; `scale` is described at `build_federation`."""
+    path = None if config.proxy.path is None else Path(config.proxy.path)
+    proxy = ProxySpec(config.proxy.source, config.proxy.alpha, config.proxy.keep, path)
     return build_federation(
-        dataset,
-        partition=partition_function(config),
-        proxy_source=config.proxy.source,
-        alpha=config.proxy.alpha,
-        keep=config.proxy.keep,
-        proxy_path=None if config.proxy.path is None else Path(config.proxy.path),
-        heldout=config.data.heldout,
-        seed=config.seed,
-        scale=scale,
+        dataset, partition_function(config), proxy, heldout=config.data.heldout, seed=config.seed, scale=scale
     )
 
 
@@ -99,6 +96,9 @@ def partition_function(config: Config) -> Callable[[Int64, Int64 | None, np.rand
                 return partitions.quantity_skew(y, p.n_clients, p.alpha, rng)
             case ByGroup():
                 return partitions.by_group(group)
+            case Own():
+                function = config.objects[p.name] if p.name in config.objects else load_object(p.name, "partition")
+                return partitions.by_function(function, y, rng, p.name)
             case FromFile():
                 return partitions.from_file(Path(p.path), len(y))
 

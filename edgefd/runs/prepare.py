@@ -83,11 +83,11 @@ def check_fits(config: Config, dataset: Dataset) -> None:
             f"train.augment_shift shifts images, but samples of {dataset.name} have shape {list(shape)}: set it to 0"
         )
     for model in config.model:
-        check_model(model.name, shape, dataset.n_classes)
+        check_model(config.factory(model), shape, dataset.n_classes)
         if (model.learner or config.run.learner) == "onnx":
             require("export", "onnx", "onnxruntime")
         if isinstance(config.defence, DpSgd):
-            check_private_model(model.name, build_model(model.name, shape, dataset.n_classes, config.seed))
+            check_private_model(model.name, build_model(config.factory(model), shape, dataset.n_classes, config.seed))
     if claim(config.defence) is not None:
         require("privacy", "dp_accounting")
 

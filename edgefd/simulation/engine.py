@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import closing
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -27,6 +27,7 @@ from edgefd.federation.report import Exchange, Report, count_exchange
 from edgefd.federation.terms import FederationTerms
 from edgefd.poisoning.attacks import acceptance_of, attackers, poisoned
 from edgefd.rounds.client import client_filter, client_round
+from edgefd.rounds.loop import RoundResult
 from edgefd.rounds.participation import responding_clients
 from edgefd.runs.evaluate import evaluate
 from edgefd.runs.execute import simulate_rounds
@@ -135,24 +136,45 @@ class InProcess:
         return count_exchange(reports, teacher, data, len(sampled))
 
 
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Let torch use one thread until the context ends: more change bits and, on shared cores, take more time."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 def open_transport(config: Config, federation: Federation) -> InProcess:
-    """Return a transport that is ready to `start`. Workers are forked here, before torch or edgefd starts a thread."""
-    torch.set_num_threads(1)  # more threads change bits and, on shared cores, take more time
+    """Return a transport that is ready to `start`. Workers are forked here, and torch is set to one thread."""
+    torch.set_num_threads(1)  # see `one_thread`
     state = make_simulation_state(config, federation)
     n = min(config.run.n_workers, len(state.clients))
     return InProcess(state, ForkPool(state, n) if n else SerialPool(state))
 
 
-def simulate(transport: InProcess, folder: Path | None = None) -> Iterator[RoundMetrics]:
+def simulate(
+    transport: InProcess, folder: Path | None = None, observe: Callable[[RoundResult], None] | None = None
+) -> Generator[RoundMetrics]:
     """Run the rounds and yield the metrics of each; the last metrics are those of the closing distillation.
 
-    `folder` is the run folder, which records the messages if `run.record_knowledge` is set (None = no recording).
+    Args:
+        transport: the transport, which is closed at the end.
+        folder: the run folder, which records the messages if `run.record_knowledge` is set (None = no recording).
+        observe: called with the result of each round when the round ends.
     """
     state = transport.state
+    recorded = folder / KNOWLEDGE if state.config.run.record_knowledge and folder is not None else None
+
+    def end_round(result: RoundResult) -> None:
+        if recorded is not None:
+            record_round(recorded, state.config, state.clients, result)
+        if observe is not None:
+            observe(result)
+
     with closing(transport.pool):
         start = time.perf_counter()
         transport.start()
-        record = None
-        if state.config.run.record_knowledge and folder is not None:
-            record = functools.partial(record_round, folder / KNOWLEDGE, state.config, state.clients)
-        yield from simulate_rounds(transport, state.config, state.federation, start, record)
+        yield from simulate_rounds(transport, state.config, state.federation, start, end_round)

@@ -1,54 +1,19 @@
-"""Output of `edgefd simulate`: a progress bar during each run, and a table of all methods at the end."""
+"""Output of a simulation: a progress bar during each run, and a table of all methods at the end."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from itertools import groupby
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from rich.box import SIMPLE
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from edgefd.config.schema import Config
 from edgefd.report.compare import HEADER, Group, cells
-from edgefd.rounds.participation import check_supported_over_flower
-from edgefd.runs.execute import execute_run
-from edgefd.runs.folder import run_folder
-from edgefd.runs.prepare import PreparedRun, prepare
-from edgefd.runs.record import check_unrecorded
+from edgefd.runs.prepare import PreparedRun
 from edgefd.runs.round_metrics import RoundMetrics
-from edgefd.simulation.engine import open_transport, simulate
-from edgefd.simulation.ray import check_ray, simulate_ray
-
-Engine = Literal["local", "ray"]
-
-
-def simulate_all(config: Config, out: Path | None, console: Console, engine: Engine = "local") -> list[dict[str, Any]]:
-    """Run the config's method in `out`, then each of its baselines on the same split in `out`/also/<method>.
-
-    Print a table of all methods and return their summaries.
-
-    Raises:
-        UserError: for bad input of any of the methods, before the first run begins.
-    """
-    if engine == "ray":
-        check_supported_over_flower(config.coordinator)
-        check_unrecorded(config, "with --engine ray")
-        check_ray()
-    runs = [prepare(config), *(prepare(config.for_method(name)) for name in config.baselines)]
-    folder = run_folder(config, out)
-    _print_data(runs[0], console)
-    summaries = []
-    for prepared in runs:
-        name = prepared.config.method_name
-        method_folder = folder if prepared is runs[0] else run_folder(prepared.config, folder / "also" / name)
-        summaries.append(_run_with_progress(prepared, method_folder, console, engine))
-    console.print(results_table(summaries))
-    console.print(f"run folder: {folder}")
-    return summaries
 
 
 def results_table(summaries: list[dict[str, Any]]) -> Table:
@@ -97,7 +62,8 @@ def comparison_tables(groups: Sequence[Group]) -> Iterator[Table]:
         yield table
 
 
-def _print_data(prepared: PreparedRun, console: Console) -> None:
+def print_data(prepared: PreparedRun, console: Console) -> None:
+    """Print one line about the data of a run."""
     dataset, federation = prepared.dataset, prepared.federation
     console.print(
         f"{dataset.name} ({dataset.source}, {len(dataset.x_train)} + {len(dataset.x_test)} samples, "
@@ -107,32 +73,27 @@ def _print_data(prepared: PreparedRun, console: Console) -> None:
     )
 
 
-def _run_with_progress(prepared: PreparedRun, folder: Path, console: Console, engine: Engine) -> dict[str, Any]:
-    """Run with a progress bar on a terminal, otherwise with one plain line for each round."""
+def show_progress(prepared: PreparedRun, console: Console, rounds: Iterator[RoundMetrics]) -> Iterator[RoundMetrics]:
+    """Pass the rounds on, with a progress bar on a terminal, otherwise with one plain line for each round."""
     name, total = prepared.config.method_name, prepared.config.train.rounds + 1
-
-    def bar(rounds: Iterator[RoundMetrics]) -> Iterator[RoundMetrics]:
-        columns = (TextColumn(f"{name:>12}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"))
-        with Progress(*columns, TimeElapsedColumn(), console=console) as progress:
-            task = progress.add_task("clients filter the proxy set", total=total)
-            accuracy = None
-            for m in rounds:
-                accuracy = m.accuracy_mean or accuracy
-                progress.update(task, advance=1, description=_line(m, accuracy))
-                yield m
-
-    def lines(rounds: Iterator[RoundMetrics]) -> Iterator[RoundMetrics]:
+    if not console.is_terminal:
         for m in rounds:
-            print(f"{name} {m.round + 1}/{total} {_line(m, m.accuracy_mean)}", flush=True)
+            console.print(
+                f"{name} {m.round + 1}/{total} {_line(m, m.accuracy_mean)}",
+                highlight=False,
+                markup=False,
+                soft_wrap=True,
+            )
             yield m
-
-    def rounds() -> Iterator[RoundMetrics]:
-        config, federation = prepared.config, prepared.federation
-        if engine == "ray":
-            return simulate_ray(config, len(federation.clients))
-        return simulate(open_transport(config, federation), folder)
-
-    return execute_run(prepared.config, prepared.facts, folder, bar if console.is_terminal else lines, rounds)
+        return
+    columns = (TextColumn(f"{name:>12}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"))
+    with Progress(*columns, TimeElapsedColumn(), console=console) as progress:
+        task = progress.add_task("clients filter the proxy set", total=total)
+        accuracy = None
+        for m in rounds:
+            accuracy = m.accuracy_mean or accuracy
+            progress.update(task, advance=1, description=_line(m, accuracy))
+            yield m
 
 
 def _line(m: RoundMetrics, accuracy: float | None) -> str:

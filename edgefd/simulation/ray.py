@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import yaml
@@ -40,7 +40,7 @@ def check_ray() -> None:
         _check_reachable(address)
 
 
-def simulate_ray(config: Config, n_clients: int) -> Iterator[RoundMetrics]:
+def simulate_ray(config: Config, n_clients: int) -> Generator[RoundMetrics]:
     """Run the rounds and yield the metrics of each.
 
     Raises:

@@ -23,26 +23,26 @@ import multiprocessing
 import os
 import shutil
 import signal
+import sys
 import threading
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing, contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
-from edgefd.config.load import parse_config, read_yaml
-from edgefd.config.overrides import read_override, selects_variant, set_key
+from edgefd.config.load import Source, parse_config, read_sections
+from edgefd.config.overrides import Overrides, read_overrides, selects_variant, set_key
 from edgefd.config.schema import Config, Data, FromFile
 from edgefd.core.errors import RunError, Stopped, UserError
-from edgefd.runs.execute import execute_run
 from edgefd.runs.load_data import load_data
-from edgefd.runs.prepare import check_fits, prepare
+from edgefd.runs.prepare import check_fits
 from edgefd.runs.read import read_json
-from edgefd.runs.round_metrics import RoundMetrics
-from edgefd.simulation.engine import open_transport, simulate
+from edgefd.simulation.run import simulate_config
 
 
 @dataclass(frozen=True)
@@ -54,17 +54,17 @@ class Cell:
     config: Config
 
 
-def load_sweep(path: Path, overrides: Sequence[str] = ()) -> list[Cell]:
+def load_sweep(source: Source, overrides: Overrides = ()) -> list[Cell]:
     """Return the runs of a sweep file; the last key of the grid varies fastest.
 
     Args:
-        path: the sweep file.
-        overrides: `key=value`: other values for a key of the grid (`seed=[0, 1]`), or another setting in `base`.
+        source: the sweep file, or its content as a dict.
+        overrides: other values for a key of the grid (`seed=[0, 1]`), or another setting in `base`.
 
     Raises:
         UserError: for the first error in the file or its data, before any run starts.
     """
-    raw = read_yaml(path)
+    raw, path = read_sections(source), "the sweep" if isinstance(source, Mapping | Config) else source
     base, grid, cases = raw.get("base", {}), raw.get("grid", {} if "cases" in raw else None), raw.get("cases", [{}])
     if set(raw) - {"base", "grid", "cases"} or not isinstance(grid, dict) or not isinstance(base, dict):
         raise UserError(
@@ -72,8 +72,8 @@ def load_sweep(path: Path, overrides: Sequence[str] = ()) -> list[Cell]:
         )
     if not isinstance(cases, list) or not cases or not all(isinstance(case, dict) for case in cases):
         raise UserError(f"{path}: cases must be a list of settings, such as - {{train.rounds: 10, seed: 1}}")
-    for override in overrides:
-        _apply_override(base, grid, cases, *read_override(override))
+    for key, value in read_overrides(overrides):
+        _apply_override(base, grid, cases, key, value)
     for key in itertools.chain(grid, *cases):
         if not isinstance(key, str):
             raise UserError(f"{path}: grid.{key} must be the name of a key, such as train.rounds")
@@ -139,7 +139,7 @@ def _run_all(cells: list[Cell], out: Path, workers: int) -> Generator[tuple[Cell
         while waiting or running:
             while waiting and len(running) < workers:
                 cell = waiting.pop()
-                with _ctrl_c_blocked():
+                with _isolated_start():
                     running[pool.submit(_run_cell, cell, out / cell.name)] = cell
             for future in wait(running, return_when=FIRST_COMPLETED).done:
                 yield running.pop(future), future.result()
@@ -170,38 +170,32 @@ def _end_with_parent() -> None:
 
 
 @contextmanager
-def _ctrl_c_blocked() -> Iterator[None]:
-    """Block Ctrl-C until the context ends; a process started in it inherits this, so it cannot die during its start."""
+def _isolated_start() -> Iterator[None]:
+    """Prepare the start of a process: it must not die of Ctrl-C then, and must not run the user's script again.
+
+    It inherits that Ctrl-C is blocked. It would import `__main__`, and run a script that calls `edgefd.sweep` again.
+    """
+    script = sys.modules["__main__"]
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    sys.modules["__main__"] = ModuleType("__main__")
     try:
         yield
     finally:
+        sys.modules["__main__"] = script
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
 
 
 def _run_cell(cell: Cell, folder: Path) -> str | None:
     """Run one cell in this process; return its error in one line, or None."""
     try:
-        prepared = prepare(cell.config)
         if folder.exists():  # the folder of a stopped run
             shutil.rmtree(folder)
-        folder.mkdir(parents=True)
-        execute_run(
-            prepared.config,
-            prepared.facts,
-            folder,
-            _no_progress,
-            lambda: simulate(open_transport(prepared.config, prepared.federation), folder),
-        )
+        simulate_config(cell.config, folder)
     except (UserError, RunError) as error:
         return f"failed: {error}"
     except Exception as error:  # an error of one run must not stop the others
         return f"failed: {type(error).__name__}: {' '.join(str(error).split())}"
     return None
-
-
-def _no_progress(rounds: Iterator[RoundMetrics]) -> Iterator[RoundMetrics]:
-    return rounds
 
 
 def _apply_override(

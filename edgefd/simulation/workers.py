@@ -66,19 +66,27 @@ class SerialPool(Generic[State]):
 
 
 class ForkPool(Generic[State]):
-    """Pool of `n` forked processes. Create it before the process starts threads."""
+    """Pool of `n` forked processes.
+
+    Threads of this process are not in the workers, so a worker must not need them: it uses torch with one thread.
+    """
 
     def __init__(self, state: State, n: int) -> None:
         context = multiprocessing.get_context("fork")
         self._connections: list[Connection] = []
         self._processes: list[BaseProcess] = []
-        for _ in range(n):
-            parent_end, worker_end = context.Pipe()
-            self._connections.append(parent_end)
-            process = context.Process(target=_serve, args=(state, worker_end, tuple(self._connections)), daemon=True)
-            process.start()
-            worker_end.close()
-            self._processes.append(process)
+        try:
+            for _ in range(n):
+                parent_end, worker_end = context.Pipe()
+                self._connections.append(parent_end)
+                inherited = tuple(self._connections)
+                process = context.Process(target=_serve, args=(state, worker_end, inherited), daemon=True)
+                process.start()
+                worker_end.close()
+                self._processes.append(process)
+        except BaseException:  # Ctrl-C too
+            self.close()
+            raise
 
     def map(self, work: Work[Result], clients: Sequence[int], *arguments: Any) -> list[Result]:
         """See `Pool`."""

@@ -81,13 +81,14 @@ def init(folder: Path, hosts: Sequence[str], days: int) -> None:
     try:
         folder.mkdir(parents=True, mode=0o700)
         key = ec.generate_private_key(ec.SECP256R1())
-        authority = _ca(key)
+        authority = _signed(key, None, "edgefd federation CA", key.public_key(), CA_DAYS)
         _write_key(folder / "ca.key", key)
         put(folder / "ca.pem", _pem(authority))
         server_key = ec.generate_private_key(ec.SECP256R1())
         names = x509.SubjectAlternativeName([_host(host) for host in hosts])
-        purpose = ExtendedKeyUsageOID.SERVER_AUTH
-        certificate = _signed(authority, key, server_key.public_key(), "coordinator", purpose, days, names)
+        purpose = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH])
+        public = server_key.public_key()
+        certificate = _signed(key, authority.subject, "coordinator", public, days, purpose, names)
         _write_key(folder / "server.key", server_key)
         put(folder / "server.pem", _pem(certificate))
         _write_devices(folder, {})
@@ -106,8 +107,9 @@ def add_device(folder: Path, name: str, client: int, days: float) -> Path:
         authority = x509.load_pem_x509_certificate((folder / "ca.pem").read_bytes())
         key = serialization.load_pem_private_key((folder / "ca.key").read_bytes(), None)
         device_key = ec.generate_private_key(ec.SECP256R1())
-        purpose = ExtendedKeyUsageOID.CLIENT_AUTH
-        certificate = _signed(authority, key, device_key.public_key(), name, purpose, days)  # type: ignore[arg-type]
+        purpose = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH])
+        public = device_key.public_key()
+        certificate = _signed(key, authority.subject, name, public, days, purpose)  # type: ignore[arg-type]
         _write_key(out / "device.key", device_key)
         put(out / "device.pem", _pem(certificate))
         put(out / "ca.pem", _pem(authority))
@@ -197,7 +199,10 @@ def read_devices(folder: Path) -> dict[str, Device]:
 
 
 class AllowList:
-    """The allow-list of a running coordinator, which is read again when the file changes."""
+    """The allow-list of a running coordinator, which is read again when the file changes.
+
+    Its methods raise a `UserError` if it cannot be read.
+    """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -209,7 +214,6 @@ class AllowList:
 
         Raises:
             PermissionError: if it is unknown, revoked, replaced or expired.
-            UserError: if the allow-list cannot be read.
         """
         caller = identity(certificate)
         device = self.current().get(caller.name)
@@ -228,7 +232,6 @@ class AllowList:
 
         Raises:
             PermissionError: if it is unknown or revoked.
-            UserError: if the allow-list cannot be read.
         """
         digest = hashlib.sha256(key).hexdigest()
         for name, device in self.current().items():
@@ -239,20 +242,12 @@ class AllowList:
         raise PermissionError("the SuperNode's key is unknown: it is not on the allow-list")
 
     def node_keys(self) -> set[bytes]:
-        """Return the public keys of the SuperNodes that may take part.
-
-        Raises:
-            UserError: if the allow-list cannot be read.
-        """
+        """Return the public keys of the SuperNodes that may take part."""
         devices = self.current().values()
         return {device.node_key.encode() for device in devices if device.node_key and not device.revoked}
 
     def current(self) -> dict[str, Device]:
-        """Return the devices by name, as they are in the file at present.
-
-        Raises:
-            UserError: if it cannot be read.
-        """
+        """Return the devices by name, as they are in the file at present."""
         path = self._folder / DEVICES
         try:
             status = os.stat(path)
@@ -264,11 +259,7 @@ class AllowList:
         return self._devices
 
     def names(self) -> dict[int, str]:
-        """Return the name of each client's device, as in the file at present.
-
-        Raises:
-            UserError: if it cannot be read.
-        """
+        """Return the name of each client's device, as in the file at present."""
         return {device.client: name for name, device in self.current().items() if not device.revoked}
 
 
@@ -290,43 +281,33 @@ def plaintext_error(address: str) -> UserError:
     )
 
 
-def _ca(key: ec.EllipticCurvePrivateKey) -> x509.Certificate:
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "edgefd federation CA")])
-    now = datetime.now(UTC)
-    return (
-        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
-        .not_valid_before(now - EARLIER)
-        .not_valid_after(now + timedelta(days=CA_DAYS))
-        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-        .add_extension(_usage(signs_certificates=True), critical=True)
-        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
-        .sign(key, hashes.SHA256())
-    )
-
-
 def _signed(
-    authority: x509.Certificate,
     key: ec.EllipticCurvePrivateKey,
-    public: ec.EllipticCurvePublicKey,
+    issuer: x509.Name | None,
     name: str,
-    purpose: x509.ObjectIdentifier,
+    public: ec.EllipticCurvePublicKey,
     days: float,
-    hosts: x509.SubjectAlternativeName | None = None,
+    *extensions: x509.ExtensionType,
 ) -> x509.Certificate:
-    """Return a certificate that the authority signed, valid until `days` from now."""
+    """Return a certificate that the authority's key signed, valid until `days` from now.
+
+    Without an issuer, it is the authority's own: it may sign other certificates.
+    """
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-    now = datetime.now(UTC)
+    now, own = datetime.now(UTC), issuer is None
     builder = (
-        x509.CertificateBuilder(authority.subject, subject, public, x509.random_serial_number())
+        x509.CertificateBuilder(issuer or subject, subject, public, x509.random_serial_number())
         .not_valid_before(now - EARLIER)
         .not_valid_after(now + timedelta(days=days))
-        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-        .add_extension(_usage(signs_certificates=False), critical=True)
-        .add_extension(x509.ExtendedKeyUsage([purpose]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=own, path_length=0 if own else None), critical=True)
+        .add_extension(_usage(signs_certificates=own), critical=True)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(public), critical=False)
-        .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(key.public_key()), critical=False)
     )
-    return (builder if hosts is None else builder.add_extension(hosts, critical=False)).sign(key, hashes.SHA256())
+    if not own:
+        extensions = (*extensions, x509.AuthorityKeyIdentifier.from_issuer_public_key(key.public_key()))
+    for extension in extensions:
+        builder = builder.add_extension(extension, critical=False)
+    return builder.sign(key, hashes.SHA256())
 
 
 def _usage(signs_certificates: bool) -> x509.KeyUsage:

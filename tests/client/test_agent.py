@@ -199,7 +199,7 @@ def test_after_an_error_of_a_full_disk_the_round_is_repeated_with_the_same_repor
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patched:
-        patched.setattr("edgefd_client.state.os.fsync", full)
+        patched.setattr("os.fsync", full)
         with pytest.raises(RunError, match="No space left"):
             run_device(federation, link, tmp_path / "full")
     assert not link.submitted

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from edgefd_client.sources import CsvWindows, ImageFolder, NpzSource, client_data, private_data
+from edgefd_client.sources import CsvWindows, ImageFolder, NpzSource, client_data, scaled
 from PIL import Image
 
 from edgefd.core.errors import UserError
@@ -22,13 +22,13 @@ def test_npz_csv_and_image_folder_give_the_same_scaled_samples(tmp_path: Path) -
     (tmp_path / "d.csv").write_text(",".join(["2", *["12"] * 256]) + "\n")
     csv, images = CsvWindows(tmp_path / "d.csv", SHAPE), ImageFolder(tmp_path / "images", SHAPE)
     for source in (NpzSource(tmp_path / "d.npz"), images, csv):
-        x, y = private_data(source, bundle)
+        x, y = scaled(*source.load(), bundle)
         assert x.dtype == np.float32
         assert (x == 1).all()
         assert y.tolist() == [2]
     np.savez(tmp_path / "d.npz", x=image[None, None], y=np.array([3]))
     with pytest.raises(UserError, match="0 to 2"):
-        private_data(NpzSource(tmp_path / "d.npz"), bundle)
+        scaled(*NpzSource(tmp_path / "d.npz").load(), bundle)
 
 
 def test_exported_client_data_are_those_of_the_simulation(federation: ExportedFederation) -> None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from edgefd.config.load import parse_config
 from edgefd.config.schema import Config
 from edgefd.core.errors import UserError
-from edgefd.data.build_federation import build_federation, contribute_samples
+from edgefd.data.build_federation import ProxySpec, build_federation, contribute_samples
 from edgefd.data.datasets import Dataset, load_dataset
 from edgefd.federation.clients import Federation, merged
 from edgefd.methods import get_method
@@ -176,9 +176,7 @@ def test_fractions_outside_0_to_1_are_refused(fraction: float) -> None:
         return [np.arange(len(y))]
 
     def build(source: Literal["contributed", "public"], alpha: float, heldout: float) -> Federation:
-        return build_federation(
-            MARKED, one_client, proxy_source=source, alpha=alpha, keep=False, proxy_path=None, heldout=heldout, seed=0
-        )
+        return build_federation(MARKED, one_client, ProxySpec(source, alpha), heldout, seed=0)
 
     with pytest.raises(UserError, match=r"proxy\.alpha.*must be in"):
         build("public", fraction, 0.1)

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from edgefd.core.arrays import Float32
 from edgefd.core.errors import UserError
 from edgefd.core.knowledge import Knowledge
-from edgefd.defences.apply import Defence, defence_of, defended
+from edgefd.defences.apply import Defence, NoDefence, defence_of, defended
+from edgefd.defences.dp_sgd import DpSgd
 from edgefd.defences.label_only import LabelOnly
 from edgefd.defences.noise import Noise, clipped, onto_simplex
 from edgefd.defences.noise import sigma_of as sigma_of_noise
@@ -74,6 +75,21 @@ def sending(k: Knowledge) -> Method:
 def privatised(defence: Defence, seed: int = 0) -> tuple[Knowledge, Knowledge]:
     k, client = knowledge_of_a_client(seed)
     return k, defended(sending(k), defence).upload(client)
+
+
+def test_a_defence_wraps_what_clients_send_or_replaces_their_local_steps() -> None:
+    k, client = knowledge_of_a_client()
+    method = sending(k)
+    assert defended(method, NoDefence()) is method
+    for defence in ALL:
+        wrapped = defended(method, defence)
+        assert wrapped.upload(client).equals(defence.privatise(client, k))
+        assert replace(wrapped, upload=method.upload) == method
+    private = defended(method, DpSgd())
+    assert private.local_step is not method.local_step
+    assert replace(private, local_step=method.local_step) == method
+    with pytest.raises(UserError, match="needs gradients of single records"):
+        private.local_step(client, [])
 
 
 @settings(deadline=None)

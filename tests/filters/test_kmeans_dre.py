@@ -76,7 +76,8 @@ def test_pca_agrees_with_scikit_learn() -> None:
 @pytest.mark.parametrize(
     ("parameters", "message"),
     [
-        ({"n_clusters": 0}, "n_clusters must be at least 1"),
+        ({"n_clusters": 0}, "n_clusters must be a whole number of at least 1"),
+        ({"n_clusters": 2.5}, "n_clusters must be a whole number of at least 1, not 2.5"),
         ({"reference": "both"}, "reference must be proxy or none"),
         ({"features": "edges"}, "features must be pixels or pca"),
     ],

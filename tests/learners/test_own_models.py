@@ -49,9 +49,9 @@ def test_an_own_model_runs_without_recorded_steps_and_predicts_in_evaluation_mod
         ("tests.support.own_models:broken", "cannot build model .*: RuntimeError: no weights found"),
         ("tests.support.own_models:untrained", "has no parameters to train"),
         ("tests.support.own_models:Two", r"must return logits \[n, 10\], but for 2 samples it returned tuple"),
-        ("tests.support.own_models:Missing", "cannot build model .*: AttributeError"),
-        ("no_such_package.models:Net", "cannot build model .*: ModuleNotFoundError"),
-        ("tests.support.own_models:", "must have the form package.module:Factory"),
+        ("tests.support.own_models:Missing", "cannot load model .*: AttributeError"),
+        ("no_such_package.models:Net", "cannot load model .*: ModuleNotFoundError"),
+        ("tests.support.own_models:", "must look like package.module:ATTRIBUTE"),
     ],
 )
 def test_an_error_in_an_own_model_is_reported_in_one_line(name: str, message: str) -> None:

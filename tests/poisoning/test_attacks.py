@@ -149,7 +149,7 @@ def test_an_attacker_that_does_not_exist_is_refused() -> None:
 def test_a_method_with_its_own_aggregate_refuses_another_aggregator() -> None:
     own = f"{__name__}:OWN"
     assert config(method={"name": own}).method is OWN
-    with pytest.raises(UserError, match=r"has its own aggregation rule .*label_aggregation.: remove the section"):
+    with pytest.raises(UserError, match=r"has its own aggregation rule .*label_aggregation\): remove the section"):
         config(method={"name": own}, aggregator={"name": "median"})
     with pytest.raises(UserError, match="has its own aggregation rule"):
         config(baselines=[own], aggregator={"name": "median"})

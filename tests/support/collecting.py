@@ -80,7 +80,8 @@ def contribute_samples(
 ) -> None:
     """Run `edgefd-client contribute`."""
     defaults = {"insecure": False, "fraction": 0.25, "seed": 0, "keep": False, "yes": True, "give_up": 30}
-    contribute(ContributeOptions(address, certs, client=client, data=data, state=state, **(defaults | settings)), say)
+    options = {"server": address, "certs": certs, "client": client, "data": data, "state": state}
+    contribute(ContributeOptions(**(options | defaults | settings)), say)
 
 
 def contribute_request(x: np.ndarray, client: int | None = 0, **changes: Any) -> pb.ContributeRequest:

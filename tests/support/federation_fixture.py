@@ -135,9 +135,9 @@ class Fleet:
         """Return what must not depend on kills: last teacher, metrics, and digests of devices' models and reports."""
         saved = load_checkpoint(self.out)
         assert saved is not None
-        assert saved.teacher is not None
+        assert saved.progress.teacher is not None
         lines = [{k: v for k, v in line.items() if k != "seconds"} for line in self.metrics()]
-        return wire.encode(saved.teacher, "float32"), lines, [self._state(i) for i in range(len(self.devices))]
+        return wire.encode(saved.progress.teacher, "float32"), lines, [self._state(i) for i in range(len(self.devices))]
 
     def _state(self, i: int) -> str:
         saved = load_state(self.folder / f"state{i}", self.federation.data.read().digest)

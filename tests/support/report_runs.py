@@ -1,6 +1,5 @@
 """Run folders for tests of the report, and a parser of its page."""
 
-import io
 import json
 import shutil
 from html.parser import HTMLParser
@@ -8,11 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from rich.console import Console
 
-from edgefd.config.load import parse_config
+import edgefd
 from edgefd.report.command import write_report
-from edgefd.simulation.progress import simulate_all
 
 METHODS = {"edgefd": "", "fedmd": "also/fedmd", "indlearn": "also/indlearn"}
 """the methods of `simulated`, and the folder of each below the first"""
@@ -34,7 +31,7 @@ def simulated(folder: Path, **sections: Any) -> Path:
         "run": {"workers": 0},
         "baselines": ["fedmd", "indlearn"],
     }
-    simulate_all(parse_config(raw | sections), folder, Console(file=io.StringIO()))
+    edgefd.simulate(raw | sections, out=folder)
     return folder
 
 

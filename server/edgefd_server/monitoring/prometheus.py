@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -83,31 +83,23 @@ def metrics_log(metrics: LinkMetrics) -> Log:
     return log
 
 
-def serve_metrics(metrics: LinkMetrics, port: int) -> Callable[[], None]:
-    """Serve the metrics over HTTP on 127.0.0.1, and return a function that stops the server.
+@contextmanager
+def metrics_server(metrics: LinkMetrics, port: int | None) -> Iterator[None]:
+    """Serve the metrics over HTTP on 127.0.0.1 while the context lasts. Do nothing if `port` is None.
 
     Raises:
         UserError: if it cannot listen on the port.
     """
+    if port is None:
+        yield
+        return
     try:
         server, thread = start_http_server(port, "127.0.0.1", metrics.registry)
     except OSError as error:
         raise UserError(f"cannot serve metrics on port {port}: {error.strerror}") from error
-
-    def stop() -> None:
-        server.shutdown()
-        server.server_close()
-        thread.join()
-
-    return stop
-
-
-@contextmanager
-def metrics_server(metrics: LinkMetrics, port: int | None) -> Iterator[None]:
-    """Serve the metrics over HTTP while the context lasts. Do nothing if `port` is None."""
-    stop = None if port is None else serve_metrics(metrics, port)
     try:
         yield
     finally:
-        if stop is not None:
-            stop()
+        server.shutdown()
+        server.server_close()
+        thread.join()

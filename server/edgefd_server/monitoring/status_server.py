@@ -86,8 +86,8 @@ class StatusServer:
         """
         self._thread.start()
         try:
-            future = asyncio.run_coroutine_threadsafe(self._start(host, port), self._loop)
-            self._server = future.result()
+            listening = asyncio.start_server(self._connected, host, port, limit=HEAD_BYTES)
+            self._server = asyncio.run_coroutine_threadsafe(listening, self._loop).result()
         except BaseException:
             self._stop_loop()
             raise
@@ -107,9 +107,6 @@ class StatusServer:
             self._loop.close()
 
     # Methods that run in the event loop.
-
-    async def _start(self, host: str, port: int) -> asyncio.Server:
-        return await asyncio.start_server(self._connected, host, port, limit=HEAD_BYTES)
 
     async def _finish(self) -> None:
         self._server.close()

@@ -117,7 +117,7 @@ def result(folder: Path) -> tuple[bytes, list[dict[str, object]], dict[str, byte
     """Return the last teacher, the metrics and the exchanged files of a run."""
     saved = load_checkpoint(folder / "exchange")
     assert saved is not None
-    assert saved.teacher is not None
+    assert saved.progress.teacher is not None
     lines = [json.loads(line) for line in (folder / "run" / "metrics.jsonl").read_text().splitlines()]
     for line in lines:
         del line["seconds"]
@@ -126,7 +126,7 @@ def result(folder: Path) -> tuple[bytes, list[dict[str, object]], dict[str, byte
         for name in ("teacher.bin", "reports/*.bin")
         for p in folder.glob(f"exchange/rounds/*/{name}")
     }
-    return wire.encode(saved.teacher, "float32"), lines, files
+    return wire.encode(saved.progress.teacher, "float32"), lines, files
 
 
 @pytest.mark.slow

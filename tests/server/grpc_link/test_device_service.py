@@ -12,7 +12,7 @@ from edgefd_client.grpc_link import GrpcLink, connect
 from edgefd_proto import edgefd_pb2 as pb
 from edgefd_server.grpc_link.device_service import open_link
 from edgefd_server.grpc_link.server import ListenAddress
-from edgefd_server.monitoring.prometheus import make_metrics, serve_metrics
+from edgefd_server.monitoring.prometheus import make_metrics, metrics_server
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from edgefd.core.errors import RunError, UserError
@@ -284,12 +284,11 @@ def test_health_check_and_metrics_are_served(federation: ExportedFederation) -> 
         reply = stub.Check(health_pb2.HealthCheckRequest(service="edgefd.v1.DeviceLink"), timeout=5)
         assert reply.status == health_pb2.HealthCheckResponse.SERVING
         RawDevice(link.address).join(0, link.terms)
-        stop = serve_metrics(link.metrics, port := free_port())
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as page:
-            text = page.read().decode()
-        with pytest.raises(UserError, match=f"port {port}"):
-            serve_metrics(link.metrics, port)
-        stop()
+        with metrics_server(link.metrics, port := free_port()):
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as page:
+                text = page.read().decode()
+            with pytest.raises(UserError, match=f"port {port}"), metrics_server(link.metrics, port):
+                pass
     for name in (
         "devices_online 1.0",
         "round 0.0",

@@ -115,11 +115,11 @@ def test_a_run_that_cannot_be_resumed_stays_unchanged(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     leave_run(Path("run"))
-    before = (Path("run") / CHECKPOINT).read_bytes()
+    before = Path("run", CHECKPOINT).read_bytes()
     result = CliRunner().invoke(app, [*SERVED, "--bundle", str(federation.bundle), *options])
     assert isinstance(result.exception, UserError)
     assert message in str(result.exception)
-    assert (Path("run") / CHECKPOINT).read_bytes() == before
+    assert Path("run", CHECKPOINT).read_bytes() == before
     assert {path.name for path in Path("run").iterdir()} <= {CHECKPOINT, LOCK}
 
 

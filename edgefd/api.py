@@ -1,0 +1,255 @@
+"""The functions of `import edgefd`: simulate, sweep, compare and audit, for scripts, the prompt and notebooks."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from edgefd.config.load import Source, load_config
+from edgefd.config.overrides import Overrides, read_overrides
+from edgefd.config.schema import OBJECT
+from edgefd.core.errors import Stopped, UserError, require
+from edgefd.core.host import cores
+from edgefd.core.objects import importable_name
+from edgefd.data.datasets import Dataset, dataset_of
+from edgefd.data.npz import channels_first
+from edgefd.data.partitions import Function
+from edgefd.federation.method import Method
+from edgefd.methods import check_method, get_method, method_names
+from edgefd.simulation.table import table
+
+if TYPE_CHECKING:
+    from edgefd.learners.models import Factory
+    from edgefd.simulation.run import Engine, OnRound, Run
+    from edgefd.simulation.sweep import Cell
+
+Folder = str | os.PathLike[str]
+Arrays = tuple[npt.ArrayLike, npt.ArrayLike, npt.ArrayLike, npt.ArrayLike]
+"""x_train, y_train, x_test, y_test: samples in rows, uint8 or float, and labels 0..C-1"""
+
+
+def simulate(
+    config: Source,
+    overrides: Overrides = (),
+    *,
+    method: str | Method | None = None,
+    model: str | Factory | Sequence[str | Factory] | None = None,
+    data: Folder | Dataset | Arrays | None = None,
+    partition: str | Function | None = None,
+    out: Folder | None = None,
+    on_round: OnRound | None = None,
+    engine: Engine = "local",
+    progress: bool = False,
+) -> Run:
+    """Simulate a federation, write its run folder, and return the finished run, as `edgefd simulate` does.
+
+    Args:
+        config: a YAML file, a dict of its sections, or a `Config`. The path simulations/quickstart.yaml is found from
+            every folder.
+        overrides: settings that replace those of `config`: {"train.rounds": 2}, or ["train.rounds=2"].
+        method: a name or a `Method`.
+        model: a name, or a function (shape of a sample, number of classes) → torch module; or a list of these, which
+            the clients use in turn.
+        data: a name, the path of an npz file, a `Dataset`, or the arrays (x_train, y_train, x_test, y_test).
+        partition: a name, or a function (labels int64 [n], random generator) → one array of indices for each client.
+        out: the run folder, which must not exist (None = a new folder in runs/ of the current folder).
+        on_round: called with the `RoundMetrics` of each round of the method, not of its baselines.
+        engine: "local" = this machine; "ray" = Flower on Ray, which returns neither teacher nor models.
+        progress: whether the progress is printed.
+
+    Raises:
+        UserError: for bad input, in one line, before anything is written.
+        RunError: if a client fails or a file cannot be written.
+        KeyboardInterrupt: on Ctrl-C; the message names the folder with the rounds done so far.
+    """
+    require("sim", "torch", "scipy")
+    from edgefd.simulation.run import simulate_config
+
+    objects: dict[str, object] = {}
+    chosen = {
+        "method.name": method if method is None or isinstance(method, str) else _name_of_method(method, objects),
+        "model": None if model is None else _names_of_models(model, objects),
+        "data.name": None if data is None else _name_of_data(data, objects),
+        "partition.name": _name_of_function(partition, objects) if callable(partition) else partition,
+    }
+    settings = {key: name for key, name in chosen.items() if name is not None} | dict(read_overrides(overrides))
+    loaded = load_config(config, settings, objects)
+    console = None
+    if progress:
+        from rich.console import Console  # here, because its import draws from the user's random numbers
+
+        console = Console()
+    with _interruptible():
+        return simulate_config(loaded, None if out is None else Path(out), engine, on_round, console)
+
+
+def sweep(
+    grid: Source,
+    overrides: Overrides = (),
+    *,
+    out: Folder = "runs/sweep",
+    jobs: int | None = None,
+    on_done: Callable[[str, str], object] | None = None,
+) -> list[Path]:
+    """Run a grid of methods, data sets, splits and seeds in several processes, and return the run folders.
+
+    Repeat the call to resume a sweep that was stopped. The processes do not run the calling script again, so it needs
+    no `if __name__ == "__main__"`.
+
+    Args:
+        grid: a sweep file, or its content as a dict with base, grid and cases.
+        overrides: other values for a key of the grid, such as {"seed": [0, 1]}, or another setting of base.
+        out: the folder of all run folders.
+        jobs: number of runs at the same time (None = one for each core).
+        on_done: called with the name of a run and its outcome, in one line, when the run ends.
+
+    Raises:
+        UserError: for the first error in the grid or its data, before any run starts.
+        RunError: at the end, if runs failed; the message names them.
+        KeyboardInterrupt: on Ctrl-C; finished runs are kept.
+    """
+    require("sim", "torch", "scipy")
+    from edgefd.simulation.sweep import load_sweep, run_sweep
+
+    if jobs is not None and jobs < 1:
+        raise UserError(f"jobs must be at least 1, not {jobs}")
+    cells = load_sweep(grid, overrides)
+
+    def report(cell: Cell, outcome: str) -> None:
+        if on_done is not None:
+            on_done(cell.name, outcome)
+
+    with _interruptible():
+        return run_sweep(cells, Path(out), jobs or cores(), report)
+
+
+def compare(runs: Run | Folder | Sequence[Run | Folder], *, over: str = "seed") -> Any:
+    """Compare finished runs: mean accuracy over seeds with its 95 % interval, bytes and seconds, best first.
+
+    Args:
+        runs: runs, run folders, or folders that contain run folders. A run brings its baselines.
+        over: the setting to average over.
+
+    Returns:
+        A table with one row for each method and its settings: a pandas DataFrame where pandas is installed, otherwise
+        a list of dicts with `head` and `tail`. Accuracies are fractions.
+
+    Raises:
+        UserError: if there is no such run or setting, a run did not reach its end, or a run is listed twice.
+    """
+    require("sim", "scipy")
+    from edgefd.report.compare import compare as group
+    from edgefd.report.compare import load_runs
+
+    listed: Any = runs if isinstance(runs, list | tuple) else [runs]
+    return table([asdict(row) for row in group(load_runs([_folder_of(run) for run in listed]), over)])
+
+
+def audit(
+    run: Run | Folder,
+    *,
+    level: int = 1,
+    attacks: Sequence[str] = (),
+    adversaries: Sequence[str] = (),
+    shadows: int | None = None,
+    progress: bool = False,
+) -> dict[str, Any]:
+    """Measure what a recorded run disclosed, and to whom; write the results to RUN/audit and return them.
+
+    Args:
+        run: a run, or its folder; its config must have had run.record_knowledge=true.
+        level: 0 = takes seconds; 1 = adds attacks on models; 2 = adds shadow federations.
+        attacks: the attacks to run (none = all of the level).
+        adversaries: server, client, holder, eavesdropper (none = all).
+        shadows: with level 2, the number of shadow federations (None = 16).
+        progress: whether the progress is printed.
+
+    Returns:
+        The content of audit.json, as docs/guides/audit.md describes it.
+
+    Raises:
+        UserError: for bad input, or a run that was not recorded.
+        RunError: if something cannot be written.
+    """
+    require("audit", "torch", "scipy", "sklearn", "threadpoolctl")
+    from edgefd.auditing.request import parse_request
+    from edgefd.auditing.run_audit import audit as run_audit
+
+    if level not in (0, 1, 2):
+        raise UserError(f"level must be 0, 1 or 2, not {level!r}")
+    request = parse_request(level, attacks, adversaries, [], shadows)
+    objects = {} if isinstance(run, str | os.PathLike) else run.config.objects
+    if not progress:
+        return run_audit(_folder_of(run), request, lambda _: lambda _: None, objects)
+    from rich.console import Console
+
+    from edgefd.auditing.report import terminal
+
+    with terminal.progress(Console()) as show:
+        return run_audit(_folder_of(run), request, show, objects)
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Raise KeyboardInterrupt where the command line needs `Stopped`: no `except Exception` of a user catches it."""
+    try:
+        yield
+    except Stopped as stop:
+        raise KeyboardInterrupt(str(stop)) from None
+
+
+def _folder_of(run: Run | Folder) -> Path:
+    return Path(run if isinstance(run, str | os.PathLike) else run.folder)
+
+
+def _name_of_method(method: Method, objects: dict[str, object]) -> str:
+    """Return the name of a method for a config; other processes can import most methods by it."""
+    check_method(method, f"method {method!r:.60}")
+    if method.name in method_names() and get_method(method.name) is method:
+        return method.name
+    hooks = [value for value in vars(method).values() if callable(value)]
+    return importable_name(method, *hooks) or _add(objects, method.name, method)
+
+
+def _names_of_models(model: str | Factory | Sequence[str | Factory], objects: dict[str, object]) -> Any:
+    if isinstance(model, Sequence) and not isinstance(model, str):
+        return [_names_of_models(one, objects) for one in model]
+    if not isinstance(model, str) and not callable(model):
+        raise UserError(f"model: {model!r:.60} is neither a name nor a function")
+    return model if isinstance(model, str) else _name_of_function(model, objects)
+
+
+def _name_of_data(data: Folder | Dataset | Arrays, objects: dict[str, object]) -> str:
+    if isinstance(data, str | os.PathLike):
+        return os.fspath(data)
+    if isinstance(data, Dataset):
+        return _add(objects, data.name, data)
+    if not isinstance(data, tuple | list) or len(data) != 4:
+        raise UserError("data must be a name, a path, a Dataset, or the arrays (x_train, y_train, x_test, y_test)")
+    x_train, y_train, x_test, y_test = map(np.asarray, data)
+    arrays = {"x_train": channels_first(x_train), "y_train": y_train, "x_test": channels_first(x_test)}
+    return _add(objects, "arrays", dataset_of("arrays", {**arrays, "y_test": y_test}, "arrays of this session"))
+
+
+def _name_of_function(function: Callable[..., Any], objects: dict[str, object]) -> str:
+    name = str(getattr(function, "__name__", type(function).__name__))
+    return importable_name(function) or _add(objects, name, function)
+
+
+def _add(objects: dict[str, object], name: str, value: object) -> str:
+    """Add an object that no other process can import, and return its name, which is unique."""
+    for key, known in objects.items():
+        if known is value:
+            return key
+    key = f"{OBJECT}{name}"
+    while key in objects:
+        key += "'"
+    objects[key] = value
+    return key

@@ -1,0 +1,170 @@
+"""Read a recorded run back: what each party received (`edgefd.runs.record`), and the federation behind it."""
+
+from __future__ import annotations
+
+import hashlib
+import zipfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+
+from edgefd.config.load import load_config
+from edgefd.config.schema import Config
+from edgefd.core.errors import UserError
+from edgefd.core.files import npz_arrays
+from edgefd.core.knowledge import Knowledge
+from edgefd.data.datasets import Dataset
+from edgefd.federation.clients import Federation
+from edgefd.federation.method import MessageKind
+from edgefd.federation.report import Report
+from edgefd.runs.facts import members_of
+from edgefd.runs.prepare import prepare
+from edgefd.runs.read import read_json
+from edgefd.runs.record import CLAIMS, COORDINATOR, FINAL, KNOWLEDGE, model_file
+from edgefd.wire import messages as wire
+from edgefd.wire.exchange_folder import TEACHER, report_file, round_folder
+
+T = TypeVar("T")
+
+_RECORD_COMMAND = "run edgefd simulate CONFIG run.record_knowledge=true --out RUN"
+
+
+@dataclass(frozen=True, eq=False)
+class Recording:
+    """A run that recorded its knowledge."""
+
+    folder: Path
+    config: Config
+    dataset: Dataset
+    federation: Federation
+    digest: str
+    """sha256 over config, partition and summary, which identifies the run"""
+    deployed: bool = False
+    """whether a coordinator recorded the run, which sees messages alone.
+
+    The clients' data in `federation` are then those that the config would give to simulated clients; what the devices
+    really hold is not known. Only the proxy set with its contributors and the test set are meaningful."""
+
+    @property
+    def rounds(self) -> range:
+        """Rounds in which clients sent reports."""
+        return range(self.config.train.rounds)
+
+    @property
+    def model_rounds(self) -> list[int]:
+        """Rounds whose client models are stored."""
+        names = [p.name for p in (self.folder / KNOWLEDGE / "models").iterdir() if p.name != FINAL]
+        return sorted(int(name) for name in names)
+
+
+def open_recording(folder: Path, objects: Mapping[str, Any] | None = None) -> Recording:
+    """Open the recording of a run folder; `objects` are those that its config names.
+
+    Raises:
+        UserError: if it is no run folder, the run was not recorded or did not end, its data have changed, or its
+            members and non-members overlap; or if an audit cannot read the messages of its method.
+    """
+    if not (folder / "config.yaml").is_file():
+        raise UserError(f"{folder} is not the folder of a run: it has no config.yaml")
+    config = load_config(folder / "config.yaml", objects=objects)
+    deployed = (folder / KNOWLEDGE / COORDINATOR).is_file()
+    if not config.run.record_knowledge or not (deployed or (folder / KNOWLEDGE / CLAIMS).is_file()):
+        raise UserError(f"{folder} has no recorded knowledge: {_RECORD_COMMAND}")
+    if not _ended(folder, deployed):
+        raise UserError(f"{folder} is a run that did not end: {_RECORD_COMMAND}, or edgefd serve ... --resume")
+    _check_method(config)
+    partition, summary = read_json(folder / "partition.json"), read_json(folder / "summary.json")
+    prepared = prepare(config)
+    if deployed:
+        _check_proxy(folder, partition, prepared.federation)
+    else:
+        _check_data(folder, summary, prepared.dataset)
+        _check_members(folder, partition, prepared.federation)
+    contents = [(folder / name).read_bytes() for name in ("config.yaml", "partition.json", "summary.json")]
+    digest = hashlib.sha256(b"\0".join(contents)).hexdigest()
+    return Recording(folder, config, prepared.dataset, prepared.federation, digest, deployed)
+
+
+def _ended(folder: Path, deployed: bool) -> bool:
+    """Whether the last round is recorded; for a simulation, the final models too."""
+    if not (folder / "summary.json").is_file():
+        return False
+    if not deployed:
+        return (folder / KNOWLEDGE / "models" / FINAL).is_dir()
+    return bool(read_json(folder / "summary.json").get("complete"))
+
+
+def _check_method(config: Config) -> None:
+    method = config.method
+    rows_alone = method.label_aggregation and method.answers_queries and not method.server_model
+    if method.message is not MessageKind.PROXY_LABELS or not rows_alone:
+        raise UserError(
+            f"the audit reads soft labels of proxy samples, aggregated row by row; method {method.name} exchanges "
+            "other messages or computes its teacher in another way: it cannot be audited yet"
+        )
+
+
+def _check_data(folder: Path, summary: dict[str, Any], dataset: Dataset) -> None:
+    if summary.get("data_sha256") != dataset.sha256:
+        raise UserError(
+            f"{folder} was run on other data than {dataset.source} now holds, so its members are not known: restore "
+            "the data of the run, or run it again"
+        )
+
+
+def _check_proxy(folder: Path, partition: dict[str, Any], federation: Federation) -> None:
+    """Check that the config gives the proxy set of a coordinator's run: it records no other data."""
+    if partition.get("proxy_sha256") != federation.proxy.sha256:
+        raise UserError(
+            f"{folder} was run with another proxy set than its config gives now: restore the data of the run"
+        )
+
+
+def _check_members(folder: Path, partition: dict[str, Any], federation: Federation) -> None:
+    """Check that partition.json lists disjoint members and non-members, and the same ones as the config gives."""
+    for listed, data in zip(partition["clients"], federation.clients, strict=True):
+        both = set(listed.get("train_rows", ())) & set(listed.get("heldout_rows", ()))
+        if both:
+            raise UserError(
+                f"{folder}/partition.json: sample {min(both)} is both a member and a non-member of client {data.client}"
+            )
+        if any(listed.get(name) != rows for name, rows in members_of(data).items()):
+            raise UserError(f"{folder}/partition.json: members of client {data.client} are not those of config.yaml")
+
+
+def run_command(recording: Recording) -> str:
+    """Return the command that started the recorded run."""
+    path = recording.folder / "env.json"
+    environment = read_json(path)
+    if "command" not in environment:
+        raise UserError(f"{path} names no command: {_RECORD_COMMAND} again")
+    return str(environment["command"])
+
+
+def reports(recording: Recording, round: int) -> list[Report]:
+    """Return the reports of a round, decoded from the transmitted bytes, without those of clients that dropped out."""
+    paths = [
+        report_file(recording.folder / KNOWLEDGE, round, client) for client in range(len(recording.federation.clients))
+    ]
+    return [_decode(path, wire.decode_report) for path in paths if path.is_file()]
+
+
+def teacher_after(recording: Recording, round: int) -> Knowledge:
+    """Return the teacher that was aggregated from the reports of a round, as every client received it."""
+    return _decode(round_folder(recording.folder / KNOWLEDGE, round + 1) / TEACHER, wire.decode)
+
+
+def parameters(recording: Recording, name: str, client: int) -> dict[str, np.ndarray]:
+    """Return the parameters of a client's model; `name` is "final" or a round in four digits."""
+    return _decode(model_file(recording.folder / KNOWLEDGE, name, client), npz_arrays)
+
+
+def _decode(path: Path, decode: Callable[[bytes], T]) -> T:
+    try:
+        return decode(path.read_bytes())
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"{path} is corrupt or missing ({reason}): {_RECORD_COMMAND} again") from error

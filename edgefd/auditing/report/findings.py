@@ -1,0 +1,97 @@
+"""From scores to findings: the result of an attack with its intervals, and the verdict on the controls."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+
+from edgefd.auditing.attacks.membership import Scores
+from edgefd.auditing.measures import statistics
+from edgefd.auditing.recording.candidates import LEAST
+from edgefd.core.arrays import Bool, Float64
+from edgefd.core.seeding import AuditStream, Purpose, make_rng
+
+DELTA = 1e-5
+RATES = {"10%": 0.1, "1%": 0.01, "0.1%": 0.001}
+_CURVE_POINTS = 200  # points of an ROC curve that are stored
+_BOUNDS = {
+    "clopper_pearson": statistics.epsilon_clopper_pearson,
+    "one_run": statistics.epsilon_one_run,
+    "one_run_fdp": statistics.epsilon_one_run_fdp,
+}
+
+
+def attack_result(scores: Scores, seed: int, claimed: float | None = None) -> dict[str, Any]:
+    """Return all figures of one attack, pooled over clients, and the AUC of each client, worst first.
+
+    `claimed` is the epsilon that the run claims against this adversary, if any.
+    """
+    inside, outside = scores.values[scores.member], scores.values[~scores.member]
+    rng = make_rng(seed, Purpose.AUDIT, AuditStream.INTERVALS)
+    clients = [_client_row(scores, int(c)) for c in np.unique(scores.client)]
+    measured = [row for row in clients if row["auc"] is not None]
+    return {
+        "attack": scores.attack,
+        "adversary": scores.adversary,
+        "round": scores.round,
+        "members": len(inside),
+        "non_members": len(outside),
+        "auc": asdict(statistics.auc(inside, outside)),
+        "tpr": {name: _rate(statistics.tpr_at(inside, outside, fpr, rng)) for name, fpr in RATES.items()},
+        "advantage": statistics.advantage(inside, outside),
+        "epsilon": {
+            "delta": DELTA,
+            "claimed": claimed,
+            "largest_possible": statistics.largest_epsilon(len(inside) // 2, len(outside) // 2, DELTA),
+            **{name: statistics.epsilon_split(bound, inside, outside, DELTA, rng) for name, bound in _BOUNDS.items()},
+        },
+        "roc": _curve(inside, outside),
+        "clients": sorted(measured, key=lambda row: -row["auc"]["value"]) + [r for r in clients if r["auc"] is None],
+    }
+
+
+def _client_row(scores: Scores, client: int) -> dict[str, Any]:
+    of_client = scores.client == client
+    inside, outside = scores.values[of_client & scores.member], scores.values[of_client & ~scores.member]
+    row: dict[str, Any] = {"client": client, "members": len(inside), "auc": None}
+    if min(len(inside), len(outside)) < LEAST:
+        return row | {"reason": f"fewer than {LEAST} members or non-members"}
+    return row | {"auc": asdict(statistics.auc(inside, outside))}
+
+
+def _rate(rate: statistics.Rate) -> dict[str, Any]:
+    return {name: value for name, value in asdict(rate).items() if name != "reason" or value}
+
+
+def _curve(inside: Float64, outside: Float64) -> dict[str, list[float]]:
+    """Return at most `_CURVE_POINTS` points of the ROC curve, evenly in log FPR, because low rates matter most."""
+    fpr, tpr = statistics.roc(inside, outside)
+    rates = np.concatenate([[0], np.geomspace(1 / (2 * len(outside)), 1, _CURVE_POINTS - 1)])
+    indices = np.unique(np.searchsorted(fpr, rates, side="right") - 1)
+    return {"fpr": fpr[indices].tolist(), "tpr": tpr[indices].tolist()}
+
+
+def controls(
+    null: Mapping[str, tuple[Float64, Bool]], positive: Mapping[str, tuple[Float64, Bool]]
+) -> tuple[dict[str, Any], list[str]]:
+    """Evaluate both controls of each attack; return their AUCs, and a message for each control that failed.
+
+    Null: the interval must cover 0.5. All null controls together are to fail by chance in 5 of 100 audits, so each
+    interval is at 1 - 0.05 / number of attacks. Positive: the 95 % interval must be above 0.5.
+    """
+    failed = []
+    areas: dict[str, Any] = {"null": {}, "positive": {}, "null_significance": 0.05 / max(1, len(null))}
+    for name, (values, member) in null.items():
+        area = statistics.auc(values[member], values[~member], areas["null_significance"])
+        areas["null"][name] = asdict(area)
+        if not area.low <= 0.5 <= area.high:
+            failed.append(f"null control: {name} finds members where there are none (AUC {area.value:.3f})")
+    for name, (values, member) in positive.items():
+        area = statistics.auc(values[member], values[~member])
+        areas["positive"][name] = asdict(area)
+        if not area.low > 0.5:
+            failed.append(f"positive control: {name} does not find what was planted (AUC {area.value:.3f})")
+    return areas, failed

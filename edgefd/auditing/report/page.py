@@ -1,0 +1,72 @@
+"""audit.html: one self-contained page for a reviewer who has never seen federated distillation."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from itertools import count
+from typing import Any
+
+from edgefd.auditing.recording.signal_store import Arrays
+from edgefd.auditing.report.disclosure_section import disclosure_html
+from edgefd.auditing.report.membership_section import canaries_html, controls_html, membership_html
+from edgefd.auditing.report.models_and_images import extraction_html, inversion_html
+from edgefd.auditing.report.verdict import verdicts
+from edgefd.report.html import document, escape
+
+_INTRODUCTION = (
+    "<p>In federated distillation, clients keep their records and send <em>soft labels</em>: the class probabilities "
+    "that their own model gives to shared <em>proxy samples</em>. With EdgeFD, each client first decides which proxy "
+    "samples look like its own data, and sends soft labels only for those. Which samples these are is the client's "
+    "<em>mask</em>; how certain it is of each of them is given by its <em>weights</em>. This page shows what those "
+    "messages disclose.</p>"
+)
+
+
+def page(result: Mapping[str, Any], reconstructions: Arrays) -> str:
+    """Render the whole page; `reconstructions` is what `inversion_signals` returns, or empty."""
+    keys = (f"roc{i}" for i in count())
+    title = f"Privacy audit: {result['method']} on {result['dataset']}, {result['scenario']}"
+    return document("edgefd audit", title, "\n".join(_sections(title, result, reconstructions, keys)), "audit.css")
+
+
+def _sections(title: str, result: Mapping[str, Any], reconstructions: Arrays, keys: Iterator[str]) -> Iterator[str]:
+    yield f"<h1>{escape(title)}</h1>"
+    yield (
+        f'<p class="subtitle">{result["n_clients"]} clients, {result["rounds"]} rounds, seed {result["seed"]}, codec '
+        f"{escape(result['codec'])}, level {result['level']}, edgefd {escape(result['edgefd'])}</p>"
+    )
+    yield _state(result)
+    yield _INTRODUCTION
+    pairs = "".join(
+        f"<dt>{escape(adversary)}</dt><dd>{escape(text)}</dd>" for adversary, text in verdicts(result).items()
+    )
+    yield f"<h2>Verdict</h2><dl>{pairs}</dl>"
+    yield disclosure_html(result["exposure"])
+    yield membership_html(result, keys)
+    yield canaries_html(result, keys)
+    yield extraction_html(result["extraction"])
+    yield inversion_html(result["inversion"], reconstructions)
+    yield controls_html(result["controls"])
+    items = "".join(f"<li>{escape(text)}</li>" for text in result["not_tested"])
+    yield f"<h2>What was not tested</h2><ul>{items}</ul>"
+    yield (
+        f"<h2>Commands</h2><p>This audit: <code>{escape(result['command'])}</code><br>The run: <code>"
+        f"{escape(result['run_command'])}</code>; its settings are in "
+        f"<code>{escape(result['run'])}/config.yaml</code>. All figures are in <code>audit.json</code>, all "
+        "scores in <code>scores.npz</code>.</p>"
+    )
+
+
+def _state(result: Mapping[str, Any]) -> str:
+    if not result["valid"]:
+        failed = escape("; ".join(result["failed_controls"]))
+        return f'<p class="state bad"><b>Invalid.</b> A control failed: {failed}</p>'
+    limits = "".join(
+        f" <b>{escape(limit['limit'])}</b>: found {limit['found']:.3g}, "
+        f"{'exceeded' if limit['exceeded'] else 'not exceeded'}."
+        for limit in result["limits"]
+    )
+    attacked = result["controls"] or "individual" in (result["inversion"] or {})
+    controls = "Both controls of every attack passed." if attacked else "No attack on a model was run."
+    bad = " bad" if any(limit["exceeded"] for limit in result["limits"]) else ""
+    return f'<p class="state{bad}">{controls}{limits}</p>'

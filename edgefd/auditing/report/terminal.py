@@ -1,0 +1,59 @@
+"""The output of `edgefd audit` on a terminal: progress, verdicts and a table of the best attacks."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from rich.box import SIMPLE
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+
+from edgefd.auditing.progress import OnStep
+from edgefd.auditing.report.verdict import results_on_records, verdicts
+
+
+@contextmanager
+def progress(console: Console) -> Iterator[Callable[[int], OnStep]]:
+    """Show a progress bar on a terminal, and one line per step elsewhere."""
+    if not console.is_terminal:
+        yield _print_lines
+        return
+    with Progress(console=console) as bar:
+
+        def start(n: int) -> OnStep:
+            task = bar.add_task("audit", total=n)
+            return lambda step: bar.update(task, advance=1, description=step)
+
+        yield start
+
+
+def _print_lines(n: int) -> OnStep:
+    began = time.perf_counter()
+    return lambda step: print(f"audit: {step} ({time.perf_counter() - began:.0f} s)", flush=True)
+
+
+def summary(result: Mapping[str, Any]) -> Iterator[Table | str]:
+    """Yield the verdicts, then a table of the best attacks."""
+    for adversary, text in verdicts(result).items():
+        yield f"[bold]{adversary}[/bold]: {text}"
+    best = sorted(results_on_records(result), key=lambda r: -r["auc"]["value"])[:10]
+    if not best:
+        return
+    table = Table(title="membership, the ten best attacks", box=SIMPLE, pad_edge=False)
+    for name in ("who", "attack", "round", "AUC", "95 %", "TPR @ 1 %"):
+        table.add_column(name, justify="left" if name in ("who", "attack") else "right", no_wrap=True)
+    for r in best:
+        area, rate = r["auc"], r["tpr"]["1%"]["tpr"]
+        table.add_row(
+            r["adversary"],
+            r["attack"],
+            "-" if r["round"] is None else str(r["round"]),
+            f"{area['value']:.3f}",
+            f"{area['low']:.3f}..{area['high']:.3f}",
+            f"{rate['value']:.3f}" if rate else "-",
+        )
+    yield table

@@ -1,0 +1,40 @@
+"""Write the results of an audit, and tell whether it passes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgefd.auditing.attacks.membership import Scores
+from edgefd.auditing.recording.signal_store import Arrays
+from edgefd.auditing.report.page import page
+from edgefd.core.files import npz_bytes, put, writing
+from edgefd.core.json_files import write_json
+
+
+def write_audit(place: Path, result: dict[str, Any], scores: Sequence[Scores], reconstructions: Arrays) -> None:
+    """Write scores.npz, audit.html and audit.json.
+
+    Raises:
+        RunError: if one of them cannot be written.
+    """
+    arrays: dict[str, np.ndarray] = {f"inversion/{name}": values for name, values in reconstructions.items()}
+    for attack in scores:
+        when = "final" if attack.round is None else f"{attack.round:04d}"
+        name = f"{attack.adversary}/{when}/{attack.attack}"
+        arrays |= {name: attack.values, f"{name}/member": attack.member, f"{name}/client": attack.client}
+    with writing(place):
+        put(place / "scores.npz", npz_bytes(arrays))
+        put(place / "audit.html", page(result, reconstructions).encode())
+    write_json(place / "audit.json", result)
+
+
+def verdict_error(result: dict[str, Any]) -> str | None:
+    """Return why the audit must not pass (controls that failed, limits that are exceeded); None if it may pass."""
+    if result["failed_controls"]:
+        return f"audit invalid: {'; '.join(result['failed_controls'])}"
+    exceeded = [f"{limit['limit']}: found {limit['found']:.3g}" for limit in result["limits"] if limit["exceeded"]]
+    return f"audit finds more than --fail-if allows: {'; '.join(exceeded)}" if exceeded else None

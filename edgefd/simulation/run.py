@@ -1,0 +1,189 @@
+"""Simulate the runs of a config, each in its run folder, and return them as `Run` objects."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+import numpy as np
+import torch
+
+from edgefd.config.schema import Config
+from edgefd.core.errors import UserError
+from edgefd.core.knowledge import Knowledge
+from edgefd.data.datasets import Dataset
+from edgefd.federation.clients import Federation
+from edgefd.rounds.loop import RoundResult
+from edgefd.rounds.participation import check_supported_over_flower
+from edgefd.runs.execute import execute_run
+from edgefd.runs.folder import run_folder
+from edgefd.runs.learners import trained_model
+from edgefd.runs.prepare import PreparedRun, prepare
+from edgefd.runs.record import check_unrecorded, weights_of
+from edgefd.runs.round_metrics import RoundMetrics
+from edgefd.simulation.engine import one_thread, open_transport, simulate
+from edgefd.simulation.ray import check_ray, simulate_ray
+from edgefd.simulation.table import table
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+Engine = Literal["local", "ray"]
+OnRound = Callable[[RoundMetrics], object]
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """A finished run of a simulation: its results, its models, and the folder that holds its files.
+
+    `print(run)` shows one line. All accuracies are those of the final round, never those of the best round.
+    """
+
+    folder: Path
+    """the run folder: config.yaml, env.json, partition.json, metrics.jsonl, evaluation.json, summary.json"""
+    config: Config
+    """the config with every default"""
+    summary: dict[str, Any]
+    """the content of summary.json, such as accuracy_mean, accuracy_worst, bytes_up, kept_fraction"""
+    rounds: tuple[RoundMetrics, ...]
+    """the metrics of each round; the last one is the closing distillation"""
+    dataset: Dataset
+    """the raw data"""
+    federation: Federation
+    """the data as the models get them: clients, proxy set and test set, standardised by `federation.scale`"""
+    teacher: Knowledge | None = None
+    """the last teacher; None if the method has none, and with engine="ray\""""
+    weights: tuple[dict[str, np.ndarray], ...] = ()
+    """final parameters and buffers of each client's model by name, float32; empty with engine="ray\""""
+    baselines: Mapping[str, Run] = field(default_factory=dict)
+    """the runs of the config's baselines on the same split, by method; their folders are in `folder`/also"""
+
+    @property
+    def metrics(self) -> Any:
+        """The rounds as a table, with the fields of metrics.jsonl as columns (see `RoundMetrics`).
+
+        It is a pandas DataFrame where pandas is installed, otherwise `Rows`: a list of dicts with `head` and `tail`.
+        """
+        return table([{k: v for k, v in m.to_dict().items() if k != "evaluation"} for m in self.rounds])
+
+    @functools.cached_property
+    def models(self) -> tuple[torch.nn.Module, ...]:
+        """The final model of each client, as a torch module in evaluation mode.
+
+        It takes float32 samples as in `federation.x_test` and returns logits [n, C]; with `model.heads=2`, it returns
+        [n, 2C], the logits of the private head before those of the taught head. Empty with engine="ray".
+        """
+        return tuple(trained_model(self.config, self.federation, i, state) for i, state in enumerate(self.weights))
+
+    def report(self, out: str | Path | None = None) -> Path:
+        """Write one HTML page about this run and its baselines, and return its path.
+
+        Args:
+            out: the file (None = report.html in the run folder).
+
+        Raises:
+            UserError: if the file cannot be written, or exists and is no report.
+        """
+        from edgefd.report.command import write_report
+
+        return write_report([self.folder], None if out is None else Path(out))
+
+    def __repr__(self) -> str:
+        accuracy = self.summary["accuracy_mean"]
+        name = f"{self.summary['method']} on {self.summary['dataset']}, {self.summary['scenario']}"
+        return f"<Run of {name}: accuracy {accuracy:.4f} after {self.summary['rounds']} rounds, in {self.folder}>"
+
+
+def simulate_config(
+    config: Config,
+    out: Path | None = None,
+    engine: Engine = "local",
+    on_round: OnRound | None = None,
+    console: Console | None = None,
+) -> Run:
+    """Run the config's method in `out`, then each of its baselines on the same split in `out`/also/<method>.
+
+    Args:
+        config: the config.
+        out: the run folder, which must not exist (None = a new folder in runs/).
+        engine: "local" = this machine; "ray" = Flower on Ray.
+        on_round: called with the metrics of each round of the config's own method, after they were written.
+        console: where the data and the progress are printed (None = nowhere).
+
+    Raises:
+        UserError: for bad input of any of the methods, before the first run begins.
+        RunError: if a client fails or a file cannot be written.
+        Stopped: on Ctrl-C; the message names the folder of the completed rounds.
+    """
+    if engine not in get_args(Engine):
+        raise UserError(f"engine must be {' or '.join(get_args(Engine))}, not {engine!r}")
+    if engine == "ray":
+        _check_ray(config)
+    runs = [prepare(config), *(prepare(config.for_method(name)) for name in config.baselines)]
+    folder = run_folder(config, out)
+    if console is not None:
+        from edgefd.simulation.progress import print_data
+
+        print_data(runs[0], console)
+    with one_thread():
+        run = _run(runs[0], folder, engine, on_round, console)
+        others = {prepared.config.method_name: prepared for prepared in runs[1:]}
+        baselines = {
+            name: _run(prepared, run_folder(prepared.config, folder / "also" / name), engine, None, console)
+            for name, prepared in others.items()
+        }
+    return replace(run, baselines=baselines)
+
+
+def _check_ray(config: Config) -> None:
+    if config.objects:
+        raise UserError(
+            f"{', '.join(config.objects)}: the processes of Ray cannot import objects of this session: "
+            "put them into a module, or use engine='local'"
+        )
+    check_supported_over_flower(config.coordinator)
+    check_unrecorded(config, "with --engine ray")
+    check_ray()
+
+
+def _run(prepared: PreparedRun, folder: Path, engine: Engine, on_round: OnRound | None, console: Console | None) -> Run:
+    """Run one method; nothing of it remains in this process but the result, whatever happens."""
+    config, federation = prepared.config, prepared.federation
+    completed: list[RoundMetrics] = []
+    teachers: list[Knowledge | None] = [None]
+    transports = []
+
+    def keep_teacher(result: RoundResult) -> None:
+        teachers[0] = result.teacher
+
+    with ExitStack() as stack:
+
+        def rounds() -> Iterator[RoundMetrics]:
+            if engine == "ray":
+                return stack.enter_context(closing(simulate_ray(config, len(federation.clients))))
+            transport = open_transport(config, federation)
+            transports.append(transport)
+            stack.callback(transport.pool.close)
+            return stack.enter_context(closing(simulate(transport, folder, keep_teacher)))
+
+        def watch(rounds: Iterator[RoundMetrics]) -> Generator[RoundMetrics]:
+            for metrics in rounds:
+                yield metrics  # the caller writes them
+                completed.append(metrics)
+                if on_round is not None:
+                    on_round(metrics)
+
+        def progress(rounds: Iterator[RoundMetrics]) -> Iterator[RoundMetrics]:
+            if console is not None:
+                from edgefd.simulation.progress import show_progress
+
+                rounds = show_progress(prepared, console, rounds)
+            return stack.enter_context(closing(watch(rounds)))
+
+        summary = execute_run(config, prepared.facts, folder, progress, rounds)
+    weights = tuple(weights_of(client) for transport in transports for client in transport.state.clients)
+    return Run(folder, config, summary, tuple(completed), prepared.dataset, federation, teachers[0], weights)

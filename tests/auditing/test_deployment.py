@@ -1,0 +1,129 @@
+"""A coordinator records the same messages as a simulation, and an audit of it states what it cannot know."""
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+from edgefd_server.coordinator.open_run import OpenRun, create_checkpoint
+from edgefd_server.coordinator.rounds import coordinate
+from edgefd_server.coordinator.served_run import ServedRun
+
+from edgefd.auditing.recording.read import open_recording
+from edgefd.auditing.report.limits import largest_found, parse_limit
+from edgefd.auditing.request import parse_request, restrict_to_recording
+from edgefd.config.load import load_config
+from edgefd.core.errors import UserError
+from edgefd.core.knowledge import Knowledge
+from edgefd.federation.plan import RoundPlan
+from edgefd.federation.progress import Progress
+from edgefd.federation.report import Exchange, Report
+from edgefd.rounds.loop import RoundResult
+from edgefd.runs.prepare import PreparedRun, prepare, terms_of
+from edgefd.runs.record import KNOWLEDGE, record_messages
+from edgefd.simulation.engine import InProcess, open_transport, simulate
+from tests.support.commands import QUICKSTART, audit
+
+SETTINGS = [
+    *(
+        "data.limit=400",
+        "train.rounds=2",
+        "model.name=mlp",
+        "baselines=[]",
+        "method.n_clusters=3",
+        "partition.n_clients=10",
+    ),
+    *("run.record_knowledge=true", "run.workers=0"),
+]
+
+
+class SimulatedFleet:
+    """A simulated fleet that accepts the end of a run, as real devices do."""
+
+    def __init__(self, transport: InProcess) -> None:
+        self._transport = transport
+        transport.start()
+
+    def exchange(self, plan: RoundPlan, sampled: Sequence[int], teacher: Knowledge | None) -> Exchange:
+        return self._transport.exchange(plan, sampled, teacher)
+
+    def finish(self, outcome: str) -> None:
+        assert outcome == "complete"
+
+
+@contextmanager
+def open_fleet(prepared: PreparedRun) -> Iterator[SimulatedFleet]:
+    transport = open_transport(prepared.config, prepared.federation)
+    with closing(transport.pool):
+        yield SimulatedFleet(transport)
+
+
+def served_run(prepared: PreparedRun) -> ServedRun:
+    """Return what a coordinator of these clients would know."""
+    federation = prepared.federation
+    terms = terms_of(prepared.config, federation)
+    return ServedRun(prepared.config, len(federation.clients), terms, federation.proxy, None, ())
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run folder as `edgefd serve` leaves it."""
+    folder = tmp_path_factory.mktemp("served")
+    prepared = prepare(load_config(Path(QUICKSTART), SETTINGS))
+    out = folder / "served"
+    out.mkdir()
+    with open_fleet(prepared) as transport:
+        coordinate(
+            OpenRun(served_run(prepared), out, folder, create_checkpoint(prepared.config, folder, out), False),
+            transport,
+        )
+    return out
+
+
+def test_a_coordinator_records_the_messages_of_a_simulation(served: Path, tmp_path: Path) -> None:
+    prepared = prepare(load_config(Path(QUICKSTART), SETTINGS))
+    assert len(list(simulate(open_transport(prepared.config, prepared.federation), tmp_path))) == 3
+    files = {p.relative_to(served): p.read_bytes() for p in (served / KNOWLEDGE / "rounds").rglob("*.bin")}
+    recorded = (tmp_path / KNOWLEDGE / "rounds").rglob("*.bin")
+    assert files == {p.relative_to(tmp_path): p.read_bytes() for p in recorded}
+    assert len(files) == 3 * 10 + 2
+    assert not (served / KNOWLEDGE / "models").exists()
+
+
+def test_an_audit_of_a_coordinator_states_what_it_cannot_know(served: Path) -> None:
+    done = audit(served)
+    assert done.returncode == 0, done.stderr
+    result = json.loads((served / "audit" / "audit.json").read_text())
+    assert result["level"] == 0
+    assert result["exposure"]["ledger"]["raw_records_sent"] == 40
+    assert "no private data" in result["exposure"]["labels"]["reason"]
+    shares = result["exposure"]["labels"]["estimated_shares"]
+    assert [row.index(max(row)) for row in shares] == list(range(10))  # one class per client, inferred from its weights
+    assert "lira" in result["not_tested"][0]
+    assert "a coordinator has neither" in result["not_tested"][0]
+    page = (served / "audit" / "audit.html").read_text()
+    assert "The accuracy of the estimate is not known" in page
+
+
+def test_attacks_that_need_private_data_are_refused(served: Path) -> None:
+    recording = open_recording(served)
+    with pytest.raises(UserError, match=r"--attack lira needs .* recorded by a coordinator"):
+        restrict_to_recording(recording, parse_request(1, ["lira"], [], []))
+    with pytest.raises(UserError, match=r"--level 2 needs .* use --level 0"):
+        restrict_to_recording(recording, parse_request(2, [], [], []))
+    result = {"exposure": {"labels": {"reason": "none"}}, "membership": []}
+    with pytest.raises(UserError, match="measures presence_auc"):
+        largest_found(parse_limit("presence_auc>0.5"), result)
+
+
+def test_a_repeated_round_replaces_the_recorded_one(tmp_path: Path) -> None:
+    config = load_config(Path(QUICKSTART), SETTINGS)
+    plan = RoundPlan(1, np.arange(3))
+    row = Knowledge(np.array([1]), np.full((1, 10), 0.1, np.float32), np.ones(1, np.float32))
+    for clients in ((0, 1, 2), (0, 2)):
+        exchange = Exchange([Report(c, 1, row) for c in clients], 0, 0)
+        record_messages(tmp_path, config, RoundResult(plan, exchange, Progress(2, row)))
+    assert sorted(p.name for p in (tmp_path / "rounds" / "0001" / "reports").iterdir()) == ["0.bin", "2.bin"]
+    assert (tmp_path / "rounds" / "0002" / "teacher.bin").is_file()
