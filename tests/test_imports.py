@@ -177,7 +177,7 @@ def test_a_coordinator_cannot_load_a_data_set() -> None:
     while new:
         reached |= new
         new = {t for module in new for t in targets(module)} - reached
-    assert not reached & {"edgefd.runs.prepare", "edgefd.runs.load_data", "edgefd.data.datasets"}
+    assert not reached & {"edgefd.runs.prepare", "edgefd.runs.load_data", "edgefd.data.build_federation"}
 
 
 def test_a_device_behind_flower_needs_no_torch() -> None:
