@@ -1,7 +1,7 @@
 """A coordinator records the same messages as a simulation, and an audit of it states what it cannot know."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 
@@ -44,8 +44,8 @@ class SimulatedFleet:
         self._transport = transport
         transport.start()
 
-    def exchange(self, plan: RoundPlan, teacher: Knowledge | None) -> Exchange:
-        return self._transport.exchange(plan, teacher)
+    def exchange(self, plan: RoundPlan, sampled: Sequence[int], teacher: Knowledge | None) -> Exchange:
+        return self._transport.exchange(plan, sampled, teacher)
 
     def finish(self, outcome: str) -> None:
         assert outcome == "complete"
