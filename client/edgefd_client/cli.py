@@ -140,13 +140,6 @@ def _private_data(options: RunOptions, bundle: Bundle, client: int) -> ClientDat
     return private
 
 
-def _contribute(args: argparse.Namespace) -> None:
-    from edgefd_client.contribute import ContributeOptions, contribute
-
-    options = {name: getattr(args, name) for name in ContributeOptions.__dataclass_fields__}
-    contribute(ContributeOptions(**options), _print_line)
-
-
 def _exit_cleanly(signum: int, frame: object) -> None:
     """Exit with code 0 on SIGTERM, with which services are stopped. The state is already saved."""
     sys.exit(0)
@@ -173,7 +166,10 @@ def main(arguments: list[str] | None = None) -> None:
             run(RunOptions(**settings(RUN, args, args.config, OPTIONAL)))
         elif args.command == "contribute":
             require("client", "grpc")
-            _contribute(args)
+            from edgefd_client.contribute import ContributeOptions, contribute
+
+            options = {name: getattr(args, name) for name in ContributeOptions.__dataclass_fields__}
+            contribute(ContributeOptions(**options), _print_line)
         else:
             doctor(args.bundle, args.state)
     except UserError as error:

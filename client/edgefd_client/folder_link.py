@@ -33,8 +33,11 @@ class FolderLink:
                 return None
             if outcome is not None:
                 raise RunError(f"the coordinator stopped: {outcome}")
-            self._check_not_refused(after)
-            newest = self._newest_round()
+            refused = layout.report_file(self.folder, after, self.client).with_suffix(".refused")
+            if after >= 0 and (reason := _text(refused)) is not None:
+                raise RunError(f"the coordinator refused the report of round {after}: {reason}")
+            names = (path.parent.name for path in self.folder.glob(f"rounds/*/{layout.PLAN}"))
+            newest = max((int(name) for name in names if name.isdigit()), default=-1)
             if newest > after and self._sampled(newest) and (task := self._task(newest)) is not None:
                 return task
             time.sleep(self.poll)
@@ -50,10 +53,6 @@ class FolderLink:
                 f"round {round} already has another report of client {self.client}: "
                 "either two devices use this client number, or this device lost its state"
             )
-
-    def _newest_round(self) -> int:
-        names = (path.parent.name for path in self.folder.glob(f"rounds/*/{layout.PLAN}"))
-        return max((int(name) for name in names if name.isdigit()), default=-1)
 
     def _sampled(self, round: int) -> bool:
         blob = _bytes(layout.round_folder(self.folder, round) / layout.ASKED)
@@ -72,11 +71,6 @@ class FolderLink:
         if task.plan.round != round:
             raise RunError(f"the folder of round {round} holds a plan of round {task.plan.round}")
         return task
-
-    def _check_not_refused(self, round: int) -> None:
-        path = layout.report_file(self.folder, round, self.client).with_suffix(".refused")
-        if round >= 0 and (reason := _text(path)) is not None:
-            raise RunError(f"the coordinator refused the report of round {round}: {reason}")
 
 
 def join(folder: Path, client: int, terms: FederationTerms, poll: float = 0.05) -> FolderLink:

@@ -154,18 +154,14 @@ class GrpcLink:
                         raise RunError(f"the coordinator sent round {task.plan.round} after round {after}")
                     return task
                 case "end":
-                    self._acknowledge_end(after)
+                    told = pb.TaskRequest(session=self._reply.session, after=after, told=True)
+                    with suppress(grpc.RpcError):  # the coordinator then waits longer; the device needs no answer
+                        self._stub.NextTask(told, timeout=SHORT_TIMEOUT)
                     if reply.end.reason:
                         raise RunError(f"the coordinator stopped: {' '.join(reply.end.reason.split())}")
                     return None
                 case None:
                     raise RunError("unexpected reply from the coordinator: expected task, idle or end")
-
-    def _acknowledge_end(self, after: int) -> None:
-        """Acknowledge the end of the run. If this fails, the coordinator waits longer; the device needs no answer."""
-        end_acknowledged = pb.TaskRequest(session=self._reply.session, after=after, told=True)
-        with suppress(grpc.RpcError):
-            self._stub.NextTask(end_acknowledged, timeout=SHORT_TIMEOUT)
 
     def submit(self, report: bytes, round: int) -> None:
         """Send a report, see `edgefd_client.link.Link`. Drop a report that is refused because its round has ended."""

@@ -10,8 +10,8 @@ import typer
 
 from edgefd.cli.common import ConfigFile, Out, Overrides, console, require_simulation
 from edgefd.config.load import load_config
-from edgefd.config.schema import Run
 from edgefd.core.errors import UserError
+from edgefd.core.host import cores
 
 if TYPE_CHECKING:
     from edgefd.simulation.sweep import Cell
@@ -77,7 +77,7 @@ def sweep(
         n_finished += 1
         print(f"{n_finished}/{len(cells)} {cell.name}: {outcome}", flush=True)
 
-    folders = run_sweep(cells, out, jobs or Run().n_workers, log_outcome)
+    folders = run_sweep(cells, out, jobs or cores(), log_outcome)
     console.print(*comparison_tables(compare(load_runs(folders))))
 
 

@@ -27,7 +27,7 @@ from edgefd.config.schema import (
     Own,
     Partition,
     Proxy,
-    Run,
+    RunSettings,
     variant_key,
 )
 from edgefd.core.errors import UserError, hint
@@ -113,7 +113,7 @@ def parse_config(raw: Mapping[str, Any], objects: Mapping[str, Any] | None = Non
         model=_models(raw.get("model", {})),
         train=_parse("train", Training, _section(raw, "train")),
         codec=_parse("codec", CodecChoice, _section(raw, "codec")),
-        run=_parse("run", Run, _section(raw, "run")),
+        run=_parse("run", RunSettings, _section(raw, "run")),
         aggregator=_parse("aggregator", Aggregator, _section(raw, "aggregator")),
         attack=_parse("attack", Attack, _section(raw, "attack")),
         defence=_one_of("defence", raw),

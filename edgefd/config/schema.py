@@ -196,7 +196,7 @@ class CodecChoice:
 
 
 @dataclass(frozen=True)
-class Run:
+class RunSettings:
     """Execution of a run. Nothing here changes results, except that `learner` changes their low bits."""
 
     workers: int | Literal["auto"] = "auto"
@@ -244,7 +244,7 @@ class Config:
     """models of the clients, assigned round-robin by client number"""
     train: Training = field(default_factory=Training)
     codec: CodecChoice = field(default_factory=CodecChoice)
-    run: Run = field(default_factory=Run)
+    run: RunSettings = field(default_factory=RunSettings)
     aggregator: Aggregator = field(default_factory=Aggregator)
     attack: Attack = field(default_factory=Attack)
     defence: Defence = field(default_factory=NoDefence)

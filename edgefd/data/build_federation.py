@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from edgefd.core.arrays import Int64
+from edgefd.core.arrays import Float32, Int64
 from edgefd.core.errors import UserError
 from edgefd.core.seeding import Purpose, make_rng
 from edgefd.data.datasets import Dataset
@@ -66,31 +66,25 @@ def build_federation(
     if proxy.path is not None:
         x, labels = load_proxy_file(proxy.path, dataset, proxy.source)
         owner = np.full(len(x), -1)
-    scale = scale or scale_of(x)
+    to_model = scale or scale_of(x)
+
+    def samples(rows: Int64) -> tuple[Float32, Int64]:
+        return to_model(dataset.x_train[rows]), y[rows]
+
     clients = []
     for client, rows in enumerate(private):
         train, held = _split(client, rows, shared, heldout, seed)
         of_client = np.flatnonzero(owner == client)
-        data = ClientData(
-            client,
-            scale(dataset.x_train[train]),
-            y[train],
-            scale(dataset.x_train[held]),
-            y[held],
-            of_client,
-            rows=train,
-            heldout_rows=held,
-            contributed_y=y[shared[of_client]],
-        )
-        clients.append(data)
+        data = ClientData(client, *samples(train), *samples(held), of_client, contributed_y=y[shared[of_client]])
+        clients.append(replace(data, rows=train, heldout_rows=held))
     return Federation(
         clients=tuple(clients),
-        proxy=ProxySet(scale(x), owner),
+        proxy=ProxySet(to_model(x), owner),
         proxy_labels=labels,
-        x_test=scale(dataset.x_test),
+        x_test=to_model(dataset.x_test),
         y_test=dataset.y_test,
         n_classes=dataset.n_classes,
-        scale=scale,
+        scale=to_model,
         table=class_table(y, parts, dataset.n_classes),
         raw_samples_disclosed=len(x) if proxy.source == "contributed" else 0,
         kept=proxy.keep,

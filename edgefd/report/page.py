@@ -46,16 +46,15 @@ def _scenario(name: str, settings: Sequence[Setting], keys: Iterator[str], sever
         "Bytes": [bytes_figure(settings), once_figure(settings), accuracy_bytes_figure(settings)],
     }
     of = f", {name}" if several else ""
-    return "".join(_grid(f"{heading}{of}", figures, keys) for heading, figures in sections.items() if any(figures))
+    parts = []
+    for heading, figures in sections.items():
+        if drawn := "".join(figure_html(figure, next(keys)) for figure in figures if figure):
+            parts.append(f'<section><h2>{escape(f"{heading}{of}")}</h2><div class="grid">{drawn}</div></section>')
+    return "".join(parts)
 
 
 def _by_round(quantities: Sequence[Quantity], settings: Sequence[Setting]) -> list[Figure | None]:
     return [round_figure(quantity, settings) for quantity in quantities]
-
-
-def _grid(heading: str, figures: Sequence[Figure | None], keys: Iterator[str]) -> str:
-    drawn = "".join(figure_html(figure, next(keys)) for figure in figures if figure)
-    return f'<section><h2>{escape(heading)}</h2><div class="grid">{drawn}</div></section>'
 
 
 def _inside(setting: Setting, keys: Iterator[str], opened: bool, several: bool) -> str:

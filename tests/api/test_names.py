@@ -11,6 +11,7 @@ import edgefd
 ROOT = Path(__file__).parents[2]
 GUIDE = ROOT / "docs" / "guides" / "python.md"
 SNIPPET = """
+import math
 from pathlib import Path
 import numpy as np
 import torch
@@ -20,7 +21,7 @@ def split(labels: np.ndarray, rng: np.random.Generator) -> list[np.ndarray]:
     return np.array_split(rng.permutation(len(labels)), 4)
 
 def network(shape: tuple[int, ...], classes: int) -> torch.nn.Module:
-    return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.LazyLinear(classes))
+    return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(math.prod(shape), classes))
 
 config: edgefd.Config = edgefd.load_config({"method": {"name": "edgefd"}}, {"train.rounds": 2})
 method: edgefd.Method = edgefd.get_method("fedmd")

@@ -257,12 +257,13 @@ def test_the_command_without_its_extra_names_it(tmp_path: Path) -> None:
 
 FAULTY = """
 import os, signal
-from edgefd.federation.method import Method, teacher_rows
+from edgefd.federation.distillation import teacher_rows
+from edgefd.federation.method import Method
 
-def distillation_targets(teacher, data, proxy, config, rng):
-    if data.client == 3:
+def distillation_targets(ctx, teacher):
+    if ctx.data.client == 3:
         {fault}
-    return teacher_rows(teacher, data, proxy, config, rng)
+    return teacher_rows(ctx, teacher)
 
 METHOD = Method(
     name="faulty", summary="fails in client 3, in the second round", distillation_targets=distillation_targets

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from edgefd.config.load import load_config, parse_config
-from edgefd.config.schema import Run
+from edgefd.config.schema import RunSettings
 from edgefd.core.errors import UserError
 from edgefd.federation.method import MessageKind
 from edgefd.methods import get_method, method_names
@@ -164,9 +164,9 @@ def test_a_user_method_that_cannot_be_loaded_is_named(
 
 
 def test_workers_are_counted_without_sched_getaffinity_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert Run().n_workers == len(os.sched_getaffinity(0))
+    assert RunSettings().n_workers == len(os.sched_getaffinity(0))
     monkeypatch.delattr(os, "sched_getaffinity")
-    assert Run().n_workers == environment().cores == os.cpu_count()
+    assert RunSettings().n_workers == environment().cores == os.cpu_count()
 
 
 @pytest.mark.parametrize(

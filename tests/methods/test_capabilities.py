@@ -11,10 +11,11 @@ from edgefd.core.errors import UserError
 from edgefd.core.knowledge import Knowledge, weighted_mean
 from edgefd.federation.distillation import teacher_rows
 from edgefd.federation.method import MessageKind, Method, plain_steps
+from edgefd.federation.progress import Progress
 from edgefd.methods import get_method
 from edgefd.methods.selective_fd import confident_rows
 from edgefd.poisoning.robust_aggregation import Aggregator, aggregate_of
-from edgefd.rounds.server import Progress, server_round
+from edgefd.rounds.server import server_round
 from tests.support.configs import PRIVATE
 from tests.support.linear_clients import METHODS, acceptance, new_server, plan, play, with_methods
 from tests.support.small_runs import config, results, rounds

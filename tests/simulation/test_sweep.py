@@ -182,10 +182,10 @@ def test_a_failing_run_does_not_stop_the_other_runs(cells: list[Cell], tmp_path:
 FOREIGN = """
 from edgefd.federation.method import Method
 
-def transform_federation(federation):
+def transform(federation):
     raise LookupError("lost\\nin two lines")
 
-METHOD = Method(name="foreign", summary="raises an error", transform_federation=transform_federation)
+METHOD = Method(name="foreign", summary="raises an error", transform=transform)
 """
 
 

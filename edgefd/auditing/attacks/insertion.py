@@ -16,7 +16,7 @@ from edgefd.auditing.measures.membership_formulas import Floats
 from edgefd.auditing.recording.candidates import Candidates
 from edgefd.auditing.recording.read import Recording
 from edgefd.auditing.recording.signal_store import Arrays
-from edgefd.core.arrays import Float64, Int64
+from edgefd.core.arrays import Float64
 from edgefd.core.seeding import AuditStream, Purpose, make_rng
 
 ATTACKS = ("inserted_weight", "insertion")
@@ -32,19 +32,15 @@ def insertion_signals(recording: Recording, candidates: Candidates) -> Arrays:
     """
     clients = recording.federation.clients
     weights = {name: np.zeros(len(candidates.y), np.float32) for name in ("inserted", "inserted_null")}
+    size = max(1, int(_SHARE * len(recording.federation.proxy)))  # of a group that is inserted together
     for data in clients:
         other = clients[(data.client + 1) % len(clients)]
-        for rows in _groups(recording, np.flatnonzero(candidates.client == data.client), data.client):
+        rng = make_rng(recording.config.seed, Purpose.AUDIT, AuditStream.INSERTION_GROUPS, data.client)
+        mixed = rng.permutation(np.flatnonzero(candidates.client == data.client))  # members and controls
+        for rows in np.array_split(mixed, -(-len(mixed) // size)):
             for name, queried in (("inserted", data), ("inserted_null", other)):
                 weights[name][rows] = acceptance_of(recording.config, recording.federation, queried, candidates.x[rows])
     return weights
-
-
-def _groups(recording: Recording, rows: Int64, client: int) -> list[Int64]:
-    """Split a client's candidates, members and controls mixed, into groups that are inserted together."""
-    size = max(1, int(_SHARE * len(recording.federation.proxy)))
-    order = make_rng(recording.config.seed, Purpose.AUDIT, AuditStream.INSERTION_GROUPS, client).permutation(rows)
-    return np.array_split(order, -(-len(order) // size))
 
 
 def insertion_scores(signals: Arrays, names: tuple[str, ...]) -> list[Scores]:

@@ -7,6 +7,10 @@ from pathlib import Path
 import numpy as np
 
 from edgefd.auditing.recording.read import open_recording, parameters, reports, teacher_after
+from edgefd.federation.plan import RoundPlan
+from edgefd.federation.progress import Progress
+from edgefd.rounds.server import server_round
+from edgefd.runs.execute import make_server
 from edgefd.runs.record import KNOWLEDGE
 from edgefd.wire import messages as wire
 from tests.support.commands import audit
@@ -20,7 +24,9 @@ def test_the_recording_holds_the_messages_that_were_sent(recorded: Path) -> None
     sent = [reports(recording, r) for r in recording.rounds]
     up = sum(len(wire.encode(r.knowledge, config.codec.name)) for rs in sent for r in rs if len(r.knowledge))
     assert up == summary["bytes_up"]
-    teacher = config.method.aggregate([r.knowledge for r in sent[-1]], config.method_config)
+    plan = RoundPlan(1, np.arange(len(recording.federation.proxy)))
+    teacher = server_round(make_server(config, recording.federation), sent[-1], plan, Progress(1)).teacher
+    assert teacher is not None
     decoded = wire.decode(wire.encode(teacher, config.codec.name))
     assert teacher_after(recording, 1).equals(decoded)
     acceptance = np.load(recorded / KNOWLEDGE / "claims.npz")["claims"]
