@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -84,10 +84,11 @@ def test_devices_use_the_coordinators_settings_over_grpc(
         assert same(coordinate(other, link.coordinator), expected)
 
 
-def over_folder(federation: ExportedFederation, folder: Path) -> AbstractContextManager[list[str]]:
-    """Open an exchange folder, and return the options with which a device joins."""
-    federation.open(folder)
-    return nullcontext(["--exchange", str(folder)])
+@contextmanager
+def over_folder(federation: ExportedFederation, folder: Path) -> Iterator[list[str]]:
+    """Open an exchange folder, and yield the options with which a device joins."""
+    with federation.open(folder):
+        yield ["--exchange", str(folder)]
 
 
 @contextmanager
