@@ -26,7 +26,8 @@ def describe(path: Path) -> list[str]:
         raise UserError(f"cannot read {path}: {error.strerror}") from error
     if zipfile.is_zipfile(path):
         return [f"{path.name}: npz, {len(blob):,} bytes", *_arrays(path)]
-    for kind, lines in (("Report", _report), ("RoundPlan", _plan), ("Knowledge", _knowledge)):
+    # A plan is last: almost all knowledge could be read as a plan, but no plan has the codec of knowledge.
+    for kind, lines in (("Report", _report), ("Knowledge", _knowledge), ("RoundPlan", _plan)):
         try:
             return [f"{path.name}: edgefd.v1.{kind}, {len(blob):,} bytes", *lines(blob)]
         except ValueError:
@@ -44,6 +45,8 @@ def _report(blob: bytes) -> list[str]:
 
 def _plan(blob: bytes) -> list[str]:
     plan = wire.decode_plan(blob)
+    if not len(plan.ids):
+        raise ValueError("a plan queries at least one row")
     kind = "closing" if plan.closing else "with reports"
     lines = [f"  round: {plan.round}, {kind}", f"  evaluate: {plan.evaluate}"]
     return [*lines, f"  queried proxy rows: {len(plan.ids)}"]
