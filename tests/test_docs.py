@@ -97,7 +97,7 @@ def test_the_page_of_the_python_api_has_signatures_fields_and_docstrings(monkeyp
     text = generate.api_page()
     assert re.findall(r"^## (\w+)$", text, flags=re.MULTILINE) == list(things)
     assert "```python\ndef get_method(name: str) -> Method\n```" in text
-    assert "KMeansDRE(\n    n_clusters: int = 10,\n" in text
+    assert "| `n_clusters` | `int` | `10` |" in text
     assert "| `message` | `MessageKind` | `MessageKind.PROXY_LABELS` | meaning of a row of its messages |" in text
     assert "- UserError: if there is no such method." in text
     assert " at 0x" not in text, "addresses differ between runs"

@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from edgefd.config.keys import REQUIRED, Key, Part, form, parts_of
-from edgefd.config.schema import SECTIONS, VARIANTS, Config, variant_key
+from edgefd.config.schema import SECTIONS, Config, variant_key, variants
 
 WIDTH = 80
 
@@ -39,7 +39,7 @@ def _part(config: Config, section: str) -> Part:
     """Return the keys of a section, in the form that the config selects."""
     if section == "method":
         return form(section, config.method_name, type(config.method_config), config.method.summary)
-    if section in VARIANTS:
+    if section in variants():
         chosen = getattr(config, section)
         return form(section, getattr(chosen, variant_key(section)), type(chosen))
     return parts_of(section)[0]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from edgefd.config.schema import DEFAULT_METHOD, SECTIONS, VARIANTS, Config, variant_key
+from edgefd.config.schema import DEFAULT_METHOD, SECTIONS, Config, variant_key, variants
 from edgefd.core.field_docs import doc_of, field_docs
 from edgefd.methods import get_method, method_names
 
@@ -50,8 +50,8 @@ def parts_of(section: str) -> list[Part]:
     """Return the forms of a section of a config: one, or as many as its key `name` has values."""
     if section == "method":
         return [form(section, name, get_method(name).config, get_method(name).summary) for name in method_names()]
-    if section in VARIANTS:
-        return [form(section, name, kind) for name, kind in VARIANTS[section].items()]
+    if section in variants():
+        return [form(section, name, kind) for name, kind in variants()[section].items()]
     hint = get_type_hints(Config)[section]
     doc = field_docs(Config).get(section, "")
     kind = get_args(hint)[0] if get_origin(hint) is tuple else hint
@@ -77,7 +77,7 @@ def form(section: str, name: str, kind: type, doc: str | None = None) -> Part:
         doc: description of this form (None = the first paragraph of the docstring of the dataclass).
     """
     doc = doc_of(kind) if doc is None else doc
-    names = method_names() if section == "method" else tuple(VARIANTS[section])
+    names = method_names() if section == "method" else tuple(variants()[section])
     selector = Key(
         f"{section}.{variant_key(section)}", "text", names, DEFAULT_METHOD if section == "method" else names[0], doc
     )

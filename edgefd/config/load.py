@@ -19,7 +19,6 @@ from edgefd.config.schema import (
     DEFAULT_METHOD,
     OBJECT,
     SECTIONS,
-    VARIANTS,
     CodecChoice,
     Config,
     Data,
@@ -29,6 +28,7 @@ from edgefd.config.schema import (
     Proxy,
     RunSettings,
     variant_key,
+    variants,
 )
 from edgefd.core.errors import UserError, hint
 from edgefd.federation.training import Training
@@ -136,7 +136,7 @@ def _partition(raw: Mapping[str, Any]) -> Partition:
 
 def _one_of(section: str, raw: Mapping[str, Any]) -> Any:
     """Return a section in which one key selects one of several dataclasses."""
-    values, kinds, key = _section(raw, section), VARIANTS[section], variant_key(section)
+    values, kinds, key = _section(raw, section), variants()[section], variant_key(section)
     name = str(values.get(key, next(iter(kinds))))
     if name not in kinds:
         what = section if key == "name" else key

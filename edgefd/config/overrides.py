@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import yaml
 
-from edgefd.config.schema import DEFAULT_METHOD, VARIANTS, variant_key
+from edgefd.config.schema import DEFAULT_METHOD, variant_key, variants
 from edgefd.core.errors import UserError
 
 Overrides = Mapping[str, Any] | Sequence[str]
@@ -85,7 +85,7 @@ def set_key(raw: dict[str, Any], path: str, value: Any) -> None:
         node = child
     if path == "method.name" and node.get("name", DEFAULT_METHOD) != value:
         node.clear()  # settings of the same name can have another meaning in another method
-    kinds = VARIANTS.get(path.rpartition(".")[0], {}) if selects_variant(path) else {}
+    kinds = variants().get(path.rpartition(".")[0], {}) if selects_variant(path) else {}
     if isinstance(value, str) and (value in kinds or (kinds and ":" in value)):
         valid = {f.name for f in dataclasses.fields(kinds[value])} if value in kinds else set()
         for other in [k for k in node if k not in valid]:

@@ -148,13 +148,21 @@ PARTITIONS: dict[str, type] = {
     "by_group": ByGroup,
     "file": FromFile,
 }
-VARIANTS: dict[str, Mapping[str, type]] = {
-    "partition": PARTITIONS,
-    "defence": DEFENCES,
-    "selection": {"all": selection_rules()["all"], **selection_rules()},
-    "distillation": {"kl": losses()["kl"], **losses()},
-}
-"""sections in which the key `variant_key` selects one of several dataclasses; the first is the default"""
+
+
+def variants() -> dict[str, Mapping[str, type]]:
+    """Return the sections in which the key `variant_key` selects one of several dataclasses; the first is the default.
+
+    Rules and losses are read from their folders.
+    """
+    return {
+        "partition": PARTITIONS,
+        "defence": DEFENCES,
+        "selection": {"all": selection_rules()["all"], **selection_rules()},
+        "distillation": {"kl": losses()["kl"], **losses()},
+    }
+
+
 DEFAULT_METHOD = "edgefd"
 
 

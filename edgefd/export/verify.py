@@ -33,8 +33,9 @@ def verify(graphs: Graphs, model: nn.Module, optimizer: str, samples: Float32) -
 
     Returns:
         The differences by name. `step`, `loss` and `logits` compare the graphs with torch in float32. `step_float64`
-        and `torch_float64` compare the graphs, and torch in float32, with torch in float64, on samples with noise:
-        such samples have no equal numbers between which rounding could decide.
+        compares the graphs with torch in float64, on samples with noise: such samples have no equal numbers between
+        which rounding could decide. `torch_float64` is the larger difference of torch in float32 from torch in float64,
+        on samples with noise and without: on some processors, its rounding decides whether a unit is active.
 
     Raises:
         UserError: if they differ by more than `TOLERANCE`, unless torch itself differs from float64 as much.
@@ -68,6 +69,7 @@ def _compare(graphs: Graphs, model: nn.Module, optimizer: str, samples: Float32)
     new, loss = run_step(graphs, shared, batch, LR)
     errors["loss"] = abs(loss - learner.train([batch], LR))
     errors["step"] = distance(new, learner.state())
+    of_torch = distance(learner.state(), _float64_step(model, optimizer, shared, batch))
 
     x = (batch.x + 0.1 * rng.standard_normal(batch.x.shape)).astype(np.float32)
     noisy = Batch(x, batch.targets, batch.weights)
@@ -75,7 +77,7 @@ def _compare(graphs: Graphs, model: nn.Module, optimizer: str, samples: Float32)
     learner.load_state(shared)
     learner.train([noisy], LR)
     errors["step_float64"] = distance(run_step(graphs, shared, noisy, LR)[0], control)
-    errors["torch_float64"] = distance(learner.state(), control)
+    errors["torch_float64"] = max(of_torch, distance(learner.state(), control))
 
     allowed = max(TOLERANCE, 3 * errors["torch_float64"])
     for name in ("step", "step_float64"):

@@ -30,14 +30,6 @@ class KMeansDRE(RatioEstimator):
     reference set of m rows has min(k, m // 10) centroids, but at least one: if its rows were centroids, d_q would be 0
     at all of them. docs/methods/edgefd.md lists what the paper leaves open and what is chosen here.
 
-    Args:
-        n_clusters: k, the number of centroids of the private data; with fewer rows, every row is a centroid.
-        reference: "proxy" or "none", see above.
-        features: "pixels" (the flattened sample) or "pca" (fitted on the reference set).
-        n_components: number of dimensions that "pca" keeps.
-        max_iter: largest number of iterations of Lloyd's algorithm.
-        random_state: seed, an int.
-
     >>> rng = np.random.default_rng(0)
     >>> private, proxy = rng.normal(0, 1, (200, 2)), rng.normal([[0, 0]] * 50 + [[9, 9]] * 50, 1)
     >>> dre = KMeansDRE(n_clusters=2).fit(private, reference=proxy)
@@ -47,11 +39,17 @@ class KMeansDRE(RatioEstimator):
     """
 
     n_clusters: int = 10
+    """k, the number of centroids of the private data; with fewer rows, every row is a centroid"""
     reference: Literal["proxy", "none"] = "proxy"
+    """whether the score is the ratio to a reference set, or the plain distance"""
     features: Literal["pixels", "pca"] = "pixels"
+    """input of the estimator: the flattened sample, or its principal components in the reference set"""
     n_components: int = 50
+    """number of dimensions that "pca" keeps"""
     max_iter: int = 100
+    """largest number of iterations of Lloyd's algorithm"""
     random_state: int = 0
+    """seed"""
 
     def fit(self, X: npt.ArrayLike, y: None = None, *, reference: npt.ArrayLike | None = None) -> KMeansDRE:
         """Fit centroids on X [n, ...] and, if the score is a ratio, on `reference` [m, ...]; return the estimator.

@@ -167,13 +167,10 @@ def config_html(setting: Setting, several: bool) -> str:
     first = setting.runs[0]
     text = yaml.safe_dump(first.config, sort_keys=False, allow_unicode=True)
     commands = "\n".join(reproducing_command(run) for run in setting.runs)
-    note = "This command repeats the run, with the same result on the same kind of machine:"
-    if not first.simulated:
-        note = "Devices made this run. The command that started its coordinator:"
     others = "; the configs of the other seeds differ only in the seed" if len(setting.runs) > 1 else ""
     return (
         f"<details><summary>{escape(setting.name)}{escape(f', {setting.scenario}' if several else '')}</summary>"
-        f"<p>{note}</p><pre><code>{escape(commands)}</code></pre>"
+        f"<p>{_command_note(first)}</p><pre><code>{escape(commands)}</code></pre>"
         f"<p>{escape(str(first.folder / 'config.yaml'))}{others}:</p><pre><code>{escape(text)}</code></pre></details>"
     )
 

@@ -146,7 +146,7 @@ def test_acceptance_weights_are_computed_once_and_again_for_other_data(
         calls += 1
         return method.filter(*arguments)
 
-    monkeypatch.setattr("edgefd_client.agent.get_method", lambda _: dataclasses.replace(method, filter=counted))
+    monkeypatch.setattr("edgefd.methods._deployable.get_method", lambda _: dataclasses.replace(method, filter=counted))
     run_device(federation, scripted(federation), tmp_path)
     run_device(federation, scripted(federation), tmp_path)
     assert calls == 1

@@ -102,7 +102,7 @@ def test_the_resolved_config_parses_to_itself(method: str) -> None:
         (["distillation.loss=mixed", "proxy.source=public"], "clients know no labels of a public proxy set"),
         (["data=mnist"], "data must be a section"),
         (["data.heldout=1"], "data.heldout must be in (0, 1)"),
-        (["data.test_people=[9, 8]"], "ascending order, each once, not (9, 8)"),
+        (["data.test_people=[9, 8]"], "ascending order, each once, not [9, 8]"),
         (["data.test_people=[]"], "ascending order"),
         (["data.test_people=nine"], "data.test_people"),
         (["data.limit=0"], "data.limit must be at least 1"),

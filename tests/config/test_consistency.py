@@ -23,7 +23,6 @@ OF_RANGES: list[dict[str, Any]] = [
     {"data": {"heldout": 0.0}},
     {"data": {"limit": 0}},
     {"data": {"extractor_size": 64}},
-    {"data": {"test_people": [9, 8]}},
     {"partition": {"name": "weak", "n_clients": 0}},
     {"partition": {"name": "dirichlet", "alpha": 0.0}},
     {"partition": {"name": "shards", "classes_per_client": 0}},

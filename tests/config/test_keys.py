@@ -7,7 +7,7 @@ import pytest
 
 from edgefd.config.keys import REQUIRED, Part, all_parts, form, parts_of
 from edgefd.config.load import parse_config
-from edgefd.config.schema import SECTIONS, VARIANTS, Config, variant_key
+from edgefd.config.schema import SECTIONS, Config, variant_key, variants
 from edgefd.methods import method_names
 
 NEEDED: dict[str, dict[str, Any]] = {  # of forms whose defaults are not a valid config
@@ -29,7 +29,7 @@ def test_every_section_has_keys_and_each_key_is_described() -> None:
 
 def test_each_form_that_the_loader_knows_is_a_part() -> None:
     assert [part.name for part in parts_of("method")] == list(method_names())
-    for section, kinds in VARIANTS.items():
+    for section, kinds in variants().items():
         assert [part.name for part in parts_of(section)] == list(kinds)
         assert type(getattr(Config("edgefd", None), section)) is next(iter(kinds.values())), "the default comes first"
 

@@ -115,7 +115,7 @@ def test_devices_and_coordinators_refuse_defences_without_effect_there(name: str
     ("sections", "message"),
     [
         ({"defence": {"name": "topk"}}, "defence.name: unknown defence 'topk': did you mean 'top_k'"),
-        ({"defence": {"name": "top_k", "shards": 3}}, "defence.shards: unknown key"),
+        ({"defence": {"name": "top_k", "shards": 3}}, "defence.shards is for name=pate, not top_k"),
         ({"defence": {"name": "label_only"}, "method": {"name": "fkd"}}, "method fkd sends none"),
         ({"aggregator": {"min_voters": 0}}, "min_voters must be at least 1"),
         ({"codec": {"name": "uint4"}, "method": {"name": "fedavg"}}, "uint4 carries numbers from 0 to 1"),

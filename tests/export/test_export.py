@@ -29,7 +29,8 @@ def test_one_exported_step_agrees_with_torch(name: str, optimizer: str) -> None:
     x = WINDOWS if name == "cnn1d" else X
     model = build_model(name, x.shape[1:], 10, 0)
     errors = verify(export_graphs(model, optimizer, 64, x.shape[1:], 10), model, optimizer, x)
-    assert errors["step"] <= 1e-5, errors
+    assert errors["step"] <= max(1e-5, 3 * errors["torch_float64"]), errors
+    assert errors["step_float64"] <= 1e-5, errors
     assert errors["logits"] <= 1e-5, errors
 
 

@@ -97,7 +97,7 @@ def test_bad_samples_are_refused(name: str) -> None:
         ({"estimator": "kd"}, "estimator must be kde, knn"),
         ({"estimator": "kde", "reference": "both"}, "reference must be"),
         ({"estimator": "kde", "features": "edges"}, "features must be"),
-        ({"estimator": "kde", "n_components": 0}, "n_components must be at least 1"),
+        ({"estimator": "kde", "n_components": 0}, "n_components must be a whole number of at least 1"),
         ({"estimator": "kulsif", "reference": "none"}, "kulsif estimates a ratio"),
     ],
 )
