@@ -9,6 +9,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 from edgefd_server import certs
@@ -48,6 +49,7 @@ def test_the_page_shows_a_run_from_its_beginning_to_its_end(
     config = small(CLIENTS, ROUNDS)
     federation = export_federation(config, tmp_path)
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(config.to_dict()))
+    np.savez(tmp_path / "labels.npz", y=federation.prepared.federation.proxy_labels)
     certs.init(tmp_path / "certs", ["127.0.0.1"], 30)
     keys = [certs.add_device(tmp_path / "certs", f"camera-{i}", i, 30) for i in range(CLIENTS)]
     log = tmp_path / "server.log"
@@ -60,6 +62,8 @@ def test_the_page_shows_a_run_from_its_beginning_to_its_end(
         "127.0.0.1:0",
         "--status",
         "127.0.0.1:0",
+        "--proxy-labels",
+        str(tmp_path / "labels.npz"),
     ]
     serve += ["--certs", str(tmp_path / "certs"), "--bundle", str(federation.bundle), "--out", str(tmp_path / "my-run")]
     with ExitStack() as started:
