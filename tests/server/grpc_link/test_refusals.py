@@ -98,7 +98,7 @@ def test_a_repeated_report_counts_once_and_a_different_one_is_refused(federation
 @pytest.mark.parametrize(
     ("send", "status", "reason", "line"),
     [
-        (lambda d, t: d.join(0, t, protocol=2), Code.FAILED_PRECONDITION, "protocol", "speaks version 2"),
+        (lambda d, t: d.join(0, t, protocol=1), Code.FAILED_PRECONDITION, "protocol", "speaks version 1"),
         (
             lambda d, t: d.join(0, dataclasses.replace(t, proxy_sha256="0" * 64)),
             Code.FAILED_PRECONDITION,

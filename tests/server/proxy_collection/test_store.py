@@ -172,7 +172,7 @@ BAD_REQUESTS = [
         "another sha256",
     ),
     ("no sha256", contribute_request(X, sha256=b"1"), Code.INVALID_ARGUMENT, "content", "32 bytes, not 1"),
-    ("version", contribute_request(X, protocol=2), Code.FAILED_PRECONDITION, "protocol", "speaks version 2"),
+    ("version", contribute_request(X, protocol=1), Code.FAILED_PRECONDITION, "protocol", "speaks version 1"),
     (
         "another client",
         contribute_request(X, client=1),
