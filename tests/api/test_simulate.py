@@ -126,6 +126,17 @@ def test_objects_replace_names_and_are_described_in_the_folder(tmp_path: Path) -
     assert edgefd.simulate(run.config, {"baselines": []}, out=tmp_path / "b").teacher.equals(run.teacher)  # type: ignore[union-attr, arg-type]
 
 
+def test_an_object_never_takes_the_name_of_another_object_of_the_config(tmp_path: Path) -> None:
+    first = edgefd.simulate(SMALL, {"train.rounds": 1}, model=lambda *_: network(*_), out=tmp_path / "a")
+    split = lambda labels, rng: np.array_split(rng.permutation(len(labels)), 3)  # noqa: E731
+    second = edgefd.simulate(first.config, partition=split, out=tmp_path / "b")
+    assert second.config.model[0].name == "object:<lambda>"
+    assert second.config.partition.name == "object:<lambda>'"
+    assert len(second.models) == 3
+    third = edgefd.simulate(second.config, partition=lambda *_: split(*_), out=tmp_path / "c")
+    assert third.config.partition.name == second.config.partition.name
+
+
 def test_objects_that_can_be_imported_are_recorded_by_their_names(tmp_path: Path) -> None:
     run = edgefd.simulate(
         SMALL, {"train.rounds": 1}, method=edgefd.get_method("fedmd"), partition=by_halves, out=tmp_path / "run"
@@ -154,6 +165,12 @@ def test_a_data_set_gives_the_run_of_its_name(run: edgefd.Run, tmp_path: Path) -
         ({"train.round": 2}, {}, "train.round: unknown key, did you mean 'rounds'?"),
         ({2: 2}, {}, "override 2 must look like section.key=value"),
         ("train.rounds", {}, "override 'train.rounds' must look like section.key=value"),
+        (None, {}, "overrides must be a dict or a list of section.key=value, not None"),
+        (
+            [("train.rounds", 2)],
+            {},
+            "overrides must be a dict or a list of section.key=value, not [('train.rounds', 2)]",
+        ),
         ({}, {"method": "edgfd"}, "unknown method 'edgfd': did you mean 'edgefd'?"),
         ({}, {"method": object()}, "is a object, not an edgefd.federation.method.Method"),
         ({}, {"model": lambda _: None}, "cannot build model '<lambda>': TypeError"),
