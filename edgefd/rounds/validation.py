@@ -43,6 +43,7 @@ def check_report(method: Method, report: Report, plan: RoundPlan, clients: Conta
     """Check that a report fits the plan: the round, an expected client, only queried rows, width = C.
 
     Rows of classes and of parameters are not queried. Instead, ids must be < C, or the only id is 0 with any width.
+    Where the server sends several teachers, a report has all queried rows or none.
     """
     if report.client not in clients:
         raise ValueError(f"unexpected report of client {report.client}")
@@ -60,6 +61,15 @@ def check_report(method: Method, report: Report, plan: RoundPlan, clients: Conta
     if len(unexpected):
         subject = {MessageKind.CLASS_LABELS: "class", MessageKind.PARAMETERS: "model"}.get(method.message, "proxy row")
         raise ValueError(f"the report has {subject} {unexpected[0]}, which the plan does not query")
+    if method.message is MessageKind.MULTI_TEACHER and 0 < len(knowledge) < len(plan.ids):
+        raise ValueError(f"the report has {len(knowledge)} of {len(plan.ids)} rows: method {method.name} needs all")
+
+
+def check_soft_labels(knowledge: Knowledge) -> None:
+    """Check that all values are from 0 to 1, as probabilities in any codec are."""
+    if len(knowledge) and not 0 <= knowledge.values.min() <= knowledge.values.max() <= 1:
+        low, high = float(knowledge.values.min()), float(knowledge.values.max())
+        raise ValueError(f"the report has values from {low:g} to {high:g}, but soft labels are from 0 to 1")
 
 
 def largest_report(plan: RoundPlan, n_classes: int) -> int:

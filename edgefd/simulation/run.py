@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import shutil
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field, replace
@@ -184,6 +185,11 @@ def _run(prepared: PreparedRun, folder: Path, engine: Engine, on_round: OnRound 
                 rounds = show_progress(prepared, console, rounds)
             return stack.enter_context(closing(watch(rounds)))
 
-        summary = execute_run(config, prepared.facts, folder, progress, rounds)
+        try:
+            summary = execute_run(config, prepared.facts, folder, progress, rounds)
+        except UserError:  # such as a filter that does not fit in memory
+            if not completed:
+                shutil.rmtree(folder)
+            raise
     weights = tuple(weights_of(client) for transport in transports for client in transport.state.clients)
     return Run(folder, config, summary, tuple(completed), prepared.dataset, federation, teachers[0], weights)
