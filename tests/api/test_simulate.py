@@ -177,6 +177,11 @@ def test_a_data_set_gives_the_run_of_its_name(run: edgefd.Run, tmp_path: Path) -
         ({}, {"model": ["cnn", 3]}, "model: 3 is neither a name nor a function"),
         ({}, {"data": np.zeros((3, 3))}, "data must be a name, a path, a Dataset, or the arrays"),
         ({}, {"data": ([[0.0]], [0], [[0.0]], [0])}, "arrays of this session: labels must be 0..C-1"),
+        (
+            {"method.name": "selective_fd", "method.n_auxiliary": 10**7},
+            {},
+            "KuLSIF on 10000000 auxiliary and",
+        ),
         ({}, {"partition": "none"}, "partition.name: unknown partition 'none'"),
         ({}, {"partition": lambda labels, _: [labels]}, "partition object:<lambda> gives a sample to more than one"),
         ({}, {"partition": lambda _: []}, "partition object:<lambda> failed: TypeError"),
