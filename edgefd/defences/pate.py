@@ -59,9 +59,10 @@ class Pate:
 def sigma_of(settings: Pate, ctx: ClientContext) -> float:
     """Return the noise of each count, m(epsilon, delta) * sqrt(2 P): a record changes one vote on each of P rows.
 
-    P is the number of all proxy rows: if the server queries fewer, it can query others in another round.
+    P is the number of all proxy rows, also if the server queries fewer: it queries others in another round.
     """
-    return gaussian_multiplier(settings.epsilon, settings.delta) * math.sqrt(2 * len(ctx.proxy))
+    n_rows = len(ctx.proxy) if ctx.terms.selection.queries else len(ctx.plan.ids)
+    return gaussian_multiplier(settings.epsilon, settings.delta) * math.sqrt(2 * n_rows)
 
 
 def votes(data: ClientData, x: Float32, shards: int, n_classes: int, rng: np.random.Generator) -> Int64:

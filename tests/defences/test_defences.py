@@ -29,6 +29,7 @@ from edgefd.federation.terms import FederationTerms
 from edgefd.federation.training import Training
 from edgefd.learners.batches import Batch, softmax
 from edgefd.methods import get_method
+from edgefd.selection import selection_of
 from edgefd.wire import messages as wire
 
 CLASSES, ROWS = 5, 40
@@ -223,6 +224,7 @@ def test_the_noisy_vote_is_the_same_in_every_round() -> None:
 def test_a_vote_spends_its_budget_on_all_rows_that_could_be_queried() -> None:
     k, client = knowledge_of_a_client()
     few = in_round(client, 1, n_rows=10)
+    few = replace(few, terms=replace(few.terms, selection=selection_of({"name": "random", "budget": 10})))
     assert sigma_of_votes(Pate(), few) == sigma_of_votes(Pate(), client)
     everything = Pate(shards=4).privatise(client, k)
     part = np.arange(0, len(k), 3)
