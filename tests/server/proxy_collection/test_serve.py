@@ -47,7 +47,7 @@ def with_proxy(config: Config, **proxy: object) -> Config:
         (["--least", "1"], "--least goes with it"),
         (["--deadline", "0"], "--deadline must be above 0"),
         (["--deadline", "1", "--least", "11"], "--least must be from 1 to 10"),
-        (["method.name=indlearn", "baselines=[]"], "no proxy set"),
+        (["method.name=fkd", "baselines=[]"], "no proxy set"),
         (["--certs", "nowhere"], "certs init"),
         (["--clients", "3"], "--clients is 3, but partition.n_clients is 10"),
         (["partition.name=by_group"], "partition by_group does not say how many clients there are: give --clients N"),

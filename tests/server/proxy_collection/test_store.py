@@ -353,7 +353,7 @@ def test_a_folder_belongs_to_one_config(tmp_path: Path) -> None:
     wanted = wanted_of(other, None, IMAGES)
     assert (wanted.n_clients, wanted.dtype, wanted.shape) == (3, "uint8", (1, 28, 28))
     for section, message in (
-        ({"method": {"name": "indlearn"}}, "no proxy set"),
+        ({"method": {"name": "fkd"}}, "no proxy set"),
         ({"data": {"name": "cifar10", "extractor": "efficientnet_lite0"}}, "devices contribute raw samples"),
     ):
         with pytest.raises(UserError, match=message):
