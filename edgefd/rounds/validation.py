@@ -16,6 +16,7 @@ from edgefd.federation.plan import RoundPlan
 from edgefd.federation.report import Report
 
 _OVERHEAD = 64 * 2**10  # bytes for metrics and framing
+_MAX_LOGIT = 10_000  # below the largest number of float16
 
 
 def check_plan(plan: RoundPlan, n_proxy: int) -> None:
@@ -65,11 +66,14 @@ def check_report(method: Method, report: Report, plan: RoundPlan, clients: Conta
         raise ValueError(f"the report has {len(knowledge)} of {len(plan.ids)} rows: method {method.name} needs all")
 
 
-def check_soft_labels(knowledge: Knowledge) -> None:
-    """Check that all values are from 0 to 1, as probabilities in any codec are."""
-    if len(knowledge) and not 0 <= knowledge.values.min() <= knowledge.values.max() <= 1:
-        low, high = float(knowledge.values.min()), float(knowledge.values.max())
-        raise ValueError(f"the report has values from {low:g} to {high:g}, but soft labels are from 0 to 1")
+def check_values(message: MessageKind, knowledge: Knowledge) -> None:
+    """Check that values are possible: soft labels from 0 to 1, as in any codec, and logits that float16 can hold."""
+    if message is MessageKind.PARAMETERS or not len(knowledge):
+        return
+    low, high = float(knowledge.values.min()), float(knowledge.values.max())
+    least, most, subject = (0, 1, "soft labels") if message.of_proxy_rows else (-_MAX_LOGIT, _MAX_LOGIT, "logits")
+    if not least <= low <= high <= most:
+        raise ValueError(f"the report has values from {low:g} to {high:g}, but {subject} are from {least} to {most}")
 
 
 def largest_report(plan: RoundPlan, n_classes: int) -> int:

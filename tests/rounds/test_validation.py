@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from edgefd.core.knowledge import Knowledge, empty
-from edgefd.federation.method import Method
+from edgefd.federation.method import MessageKind, Method
 from edgefd.federation.report import Report
 from edgefd.methods import get_method
-from edgefd.rounds.validation import check_plan, check_report, check_soft_labels, check_teacher, largest_report
+from edgefd.rounds.validation import check_plan, check_report, check_teacher, check_values, largest_report
 from edgefd.wire import messages as wire
 from tests.support.linear_clients import CLASSES, ROWS, TRAINING, plan, with_methods
 
@@ -58,15 +58,22 @@ def test_a_report_with_some_of_the_rows_is_refused_where_methods_need_all() -> N
         check_report(COMET, Report(0, 0, rows(0, 1)), plan(0), range(4), CLASSES)
 
 
-@pytest.mark.parametrize("wrong", [-0.01, 1.01, 3e38])
-def test_values_that_are_no_probabilities_are_refused(wrong: float) -> None:
+@pytest.mark.parametrize(
+    ("message", "wrong"),
+    [
+        *((MessageKind.PROXY_LABELS, value) for value in (-0.01, 1.01, 3e38)),
+        (MessageKind.MULTI_TEACHER, 1.01),
+        *((MessageKind.CLASS_LABELS, value) for value in (-3e38, 10_001)),
+    ],
+)
+def test_values_that_no_client_can_have_are_refused(message: MessageKind, wrong: float) -> None:
     good = rows(0, 1)
     for knowledge in (good, empty(CLASSES)):
-        check_soft_labels(knowledge)
+        check_values(message, knowledge)
     values = good.values.copy()
     values[1, 2] = wrong
-    with pytest.raises(ValueError, match="soft labels are from 0 to 1"):
-        check_soft_labels(dataclasses.replace(good, values=values))
+    with pytest.raises(ValueError, match="the report has values from"):
+        check_values(message, dataclasses.replace(good, values=values))
 
 
 def test_a_plan_with_a_row_that_does_not_exist_is_refused() -> None:
