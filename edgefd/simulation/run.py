@@ -125,6 +125,7 @@ def simulate_config(
     if engine == "ray":
         _check_ray(config)
     runs = [prepare(config), *(prepare(config.for_method(name)) for name in config.baselines)]
+    _check_loss(runs[0])
     folder = run_folder(config, out)
     if console is not None:
         from edgefd.simulation.progress import print_data
@@ -138,6 +139,16 @@ def simulate_config(
             for name, prepared in others.items()
         }
     return replace(run, baselines=baselines)
+
+
+def _check_loss(prepared: PreparedRun) -> None:
+    if prepared.config.distillation.loss == "mixed" and not any(
+        len(c.contributed) for c in prepared.federation.clients
+    ):
+        raise UserError(
+            "distillation.loss=mixed would change nothing: a simulation does not know who contributed the samples of "
+            "proxy.path, only devices do; use another loss, or remove proxy.path"
+        )
 
 
 def _check_ray(config: Config) -> None:

@@ -200,6 +200,15 @@ def test_bad_input_is_one_line_and_leaves_nothing_behind(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_loss_that_would_change_nothing_is_refused(tmp_path: Path) -> None:
+    x = load_dataset("mnist_mini").x_test[:20]
+    np.savez(tmp_path / "proxy.npz", x=x, contributors=3)
+    proxy = {"source": "contributed", "path": str(tmp_path / "proxy.npz")}
+    with pytest.raises(edgefd.UserError, match="mixed would change nothing: a simulation does not know"):
+        edgefd.simulate(SMALL, {"proxy": proxy, "distillation.loss": "mixed"}, out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 def test_an_error_of_the_callback_reaches_the_caller_and_ends_the_workers(tmp_path: Path) -> None:
     def fail(metrics: object) -> None:
         raise ZeroDivisionError("mine")
