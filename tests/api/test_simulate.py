@@ -110,6 +110,7 @@ def test_objects_replace_names_and_are_described_in_the_folder(tmp_path: Path) -
     assert run.federation.table.shape == (4, 3)
     assert [len(model(torch.zeros(1, 1, 8, 8))[0]) for model in run.models] == [3] * 4
     assert set(run.baselines) == {"indlearn"}
+    assert set(run.config.objects) - set(run.baselines["indlearn"].config.objects) == {"object:toy"}
     config = yaml.safe_load((run.folder / "config.yaml").read_text())
     assert config["method"]["name"] == "object:toy"
     names = [model["name"] for model in config["model"]]
