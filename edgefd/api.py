@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from edgefd.config.load import Source, load_config
 from edgefd.config.overrides import Overrides, read_overrides
-from edgefd.config.schema import OBJECT
+from edgefd.config.schema import OBJECT, Config
 from edgefd.core.errors import Stopped, UserError, require
 from edgefd.core.host import cores
 from edgefd.core.objects import importable_name
@@ -72,7 +72,7 @@ def simulate(
     require("sim", "torch", "scipy")
     from edgefd.simulation.run import simulate_config
 
-    objects: dict[str, object] = {}
+    objects = _kept_objects(config, {"method": method, "model": model, "data": data, "partition": partition})
     chosen = {
         "method.name": method if method is None or isinstance(method, str) else _name_of_method(method, objects),
         "model": None if model is None else _names_of_models(model, objects),
@@ -207,6 +207,20 @@ def _interruptible() -> Iterator[None]:
 
 def _folder_of(run: Run | Folder) -> Path:
     return Path(run if isinstance(run, str | os.PathLike) else run.folder)
+
+
+def _kept_objects(config: Source, replaced: Mapping[str, object]) -> dict[str, object]:
+    """Return the objects of a config whose sections no argument replaces: another object must not get their names."""
+    if not isinstance(config, Config):
+        return {}
+    names = {
+        "method": [config.method_name],
+        "model": [model.name for model in config.model],
+        "data": [config.data.name],
+        "partition": [config.partition.name],
+    }
+    kept = {name for section, argument in replaced.items() if argument is None for name in names[section]}
+    return {name: value for name, value in config.objects.items() if name in kept}
 
 
 def _name_of_method(method: Method, objects: dict[str, object]) -> str:

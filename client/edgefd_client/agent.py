@@ -32,6 +32,9 @@ from edgefd.wire.bundle_reader import Bundle
 from edgefd_client.link import Link, Membership, Task
 from edgefd_client.state import DeviceState, exclusive_lock, load_state, save_state
 
+MAX_STEPS = 10**6
+"""training steps in a round that a device makes at most; more can only be a mistake of the coordinator"""
+
 
 def run_agent(link: Link, bundle: Bundle, data: ClientData, folder: Path, log: Callable[[str], None]) -> None:
     """Take part in a run until it is over.
@@ -214,8 +217,9 @@ def check_terms(terms: FederationTerms, bundle: Bundle) -> None:
             f"the coordinator has batches of {training.batch_size} rows, but the graph of the bundle takes "
             f"{manifest.batch}: export the bundle from the config that the coordinator runs"
         )
-    if training.augment_shift and len(manifest.shape) != 3:
+    if (steps := training.most_steps(len(bundle.proxy))) > MAX_STEPS:
         raise UserError(
-            f"the coordinator shifts images, but the samples have shape {list(manifest.shape)}, not three axes: set "
-            "train.augment_shift to 0"
+            f"the coordinator asks for {steps} training steps in a round, but a device makes at most {MAX_STEPS}: set "
+            "smaller train.distill_epochs, train.closing_epochs or train.local_steps"
         )
+    training.check_shift(manifest.shape)

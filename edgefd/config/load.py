@@ -68,9 +68,9 @@ def read_sections(source: Source) -> dict[str, Any]:
     Raises:
         UserError: if it is a file that cannot be read or does not hold sections.
     """
-    if isinstance(source, Config):
-        return source.to_dict()
-    return dict(plain(source)) if isinstance(source, Mapping) else read_yaml(Path(source))
+    if isinstance(source, Config | Mapping):
+        return dict(plain(source.to_dict() if isinstance(source, Config) else source))
+    return read_yaml(Path(source))
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

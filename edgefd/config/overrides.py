@@ -32,7 +32,10 @@ def read_overrides(overrides: Overrides) -> list[tuple[str, Any]]:
     if isinstance(overrides, Mapping):
         pairs = [(_checked_key(key, key), plain(value)) for key, value in overrides.items()]
     else:
-        pairs = [read_override(text) for text in ([overrides] if isinstance(overrides, str) else overrides)]
+        texts = [overrides] if isinstance(overrides, str) else overrides
+        if not isinstance(texts, list | tuple) or not all(isinstance(text, str) for text in texts):
+            raise UserError(f"overrides must be a dict or a list of section.key=value, not {overrides!r}")
+        pairs = [read_override(text) for text in texts]
     return sorted(pairs, key=lambda pair: selects_variant(pair[0]), reverse=True)
 
 
@@ -80,6 +83,8 @@ def set_key(raw: dict[str, Any], path: str, value: Any) -> None:
     node = raw
     for section in sections:
         child = node.setdefault(section, {})
+        if child is None:  # an empty section of YAML
+            child = node[section] = {}
         if not isinstance(child, dict):
             raise UserError(f"{path}: {section} is not a section")
         node = child

@@ -289,7 +289,9 @@ class Config:
         participation rules or recording, and models of one head.
         """
         method = self.find_method(name)
+        objects = {key: value for key, value in self.objects.items() if key == name or key != self.method_name}
         config = dataclasses.replace(self, method_name=name, method_config=method.config(), baselines=())
+        config = dataclasses.replace(config, objects=objects)
         if method.exchanges:
             return config
         unrecorded = dataclasses.replace(self.run, record_knowledge=False)

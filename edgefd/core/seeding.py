@@ -18,6 +18,7 @@ class Purpose(IntEnum):
     DISTIL = 12
     TRAIN = 13
     SUBSET = 16
+    UPLOAD = 17
     ATTACKERS = 21
     ATTACK = 22
     SAMPLING = 31

@@ -44,19 +44,25 @@ class Pate:
     def privatise(self, ctx: ClientContext, knowledge: Knowledge) -> Knowledge:
         """Return the labels of the same rows that the shards vote for, all with weight 1.
 
-        Teachers and noise do not change between rounds, so the labels do not change: the privacy budget is spent once.
+        Teachers and noise do not change between rounds, so the label of a row never changes: the privacy budget is
+        spent once, whatever rows the server queries.
         """
         rng = make_rng(ctx.terms.seed, Purpose.DEFENCE, ctx.data.client)
         counts = votes(ctx.data, ctx.proxy.x[knowledge.ids], self.shards, ctx.terms.n_classes, rng)
-        noise = np.random.default_rng(rng.integers(2**63)).normal(0, sigma_of(self, ctx), counts.shape)
+        shape = (len(ctx.proxy), ctx.terms.n_classes)
+        noise = np.random.default_rng(rng.integers(2**63)).normal(0, sigma_of(self, ctx), shape)[knowledge.ids]
         return Knowledge(
             knowledge.ids, one_hot((counts + noise).argmax(1), knowledge.width), np.ones(len(knowledge), np.float32)
         )
 
 
 def sigma_of(settings: Pate, ctx: ClientContext) -> float:
-    """Return the noise of each count, m(epsilon, delta) * sqrt(2 P): a record changes one vote on each of P rows."""
-    return gaussian_multiplier(settings.epsilon, settings.delta) * math.sqrt(2 * len(ctx.plan.ids))
+    """Return the noise of each count, m(epsilon, delta) * sqrt(2 P): a record changes one vote on each of P rows.
+
+    P is the number of all proxy rows, also if the server queries fewer: it queries others in another round.
+    """
+    n_rows = len(ctx.proxy) if ctx.terms.selection.queries else len(ctx.plan.ids)
+    return gaussian_multiplier(settings.epsilon, settings.delta) * math.sqrt(2 * n_rows)
 
 
 def votes(data: ClientData, x: Float32, shards: int, n_classes: int, rng: np.random.Generator) -> Int64:

@@ -23,7 +23,8 @@ class MessageKind(StrEnum):
     PROXY_LABELS = "proxy labels"
     """each row is a proxy sample"""
     MULTI_TEACHER = "multi-teacher"
-    """each row is a proxy sample; the server sends several teachers, and row i of teacher t has id t * P + i"""
+    """each row is a proxy sample, and a client sends all queried rows or none; the server sends several teachers, and
+    row i of teacher t has id t * P + i"""
     CLASS_LABELS = "class labels"
     """each row is a class"""
     PARAMETERS = "parameters"

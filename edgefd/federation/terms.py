@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
+from dataclasses import fields as fields_of
 from typing import Any
 
 from edgefd.core.settings import settings_of
@@ -55,8 +56,10 @@ def parse_terms(fields: dict[str, Any]) -> FederationTerms:
     """Parse the terms from plain JSON values.
 
     Raises:
-        KeyError, TypeError, ValueError: if a field is missing, of another type or out of range.
+        TypeError, ValueError: if a field is missing, of another type or out of range.
     """
+    if missing := [f.name for f in fields_of(FederationTerms) if f.name not in fields]:
+        raise ValueError(f"the terms have no {', '.join(missing)}: they are from another version of edgefd")
     return FederationTerms(
         method=str(fields["method"]),
         method_config=dict(fields["method_config"]),

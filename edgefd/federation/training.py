@@ -7,6 +7,8 @@ from typing import Literal
 
 import numpy as np
 
+from edgefd.core.errors import UserError
+
 
 @dataclass(frozen=True)
 class Training:
@@ -48,6 +50,27 @@ class Training:
     def proxy_rows_per_batch(self) -> int:
         """Rows of the teacher in each distillation batch."""
         return self.batch_size - self.private_rows_per_batch
+
+    def check_shift(self, shape: tuple[int, ...]) -> None:
+        """Check that samples of this shape can be shifted.
+
+        Raises:
+            UserError: if they are no images, or no larger than the shift.
+        """
+        if self.augment_shift and len(shape) != 3:
+            raise UserError(
+                f"train.augment_shift shifts images, but samples have shape {list(shape)}, not three axes: set it to 0"
+            )
+        if self.augment_shift and self.augment_shift >= min(shape[1:]):
+            raise UserError(
+                f"train.augment_shift={self.augment_shift} would move images of {shape[1]} x {shape[2]} pixels out of "
+                "view: set a smaller one"
+            )
+
+    def most_steps(self, n_proxy: int) -> int:
+        """Return the largest number of training steps in a round, if `n_proxy` rows are distilled."""
+        batches = -(-n_proxy // self.proxy_rows_per_batch)
+        return max(self.distill_epochs, self.closing_epochs) * batches + self.local_steps
 
     def lr_at(self, round: int) -> float:
         """Return the learning rate of round r of R: final + (lr - final) (1 + cos(pi r / R)) / 2."""

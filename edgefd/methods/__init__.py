@@ -39,6 +39,8 @@ def check_devices_can(method: Method, config: Any) -> None:
     Raises:
         UserError: if they cannot.
     """
+    if not method.exchanges:
+        raise UserError(f"method {method.name} is a reference without any exchange: it runs in simulations")
     if method.message is MessageKind.PARAMETERS:
         raise UserError(
             f"method {method.name} exchanges parameters, but devices exchange only predictions: it runs in simulations"

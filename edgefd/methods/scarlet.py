@@ -50,7 +50,9 @@ def sharpened(values: Float32, beta: float) -> Float32:
     array([[0.9, 0.1]], dtype=float32)
     """
     p = values.astype(np.float64)
-    power = (p / p.max(1, keepdims=True)) ** beta  # without the division, all p_c^beta of a row can underflow
+    largest = p.max(1, keepdims=True)
+    p = np.where(largest > 0, p, 1)  # a coarse codec makes zeros of a row of many small values
+    power = (p / np.where(largest > 0, largest, 1)) ** beta  # without the division, all p_c^beta can underflow
     out: Float32 = (power / power.sum(1, keepdims=True)).astype(np.float32)
     return out
 

@@ -54,7 +54,7 @@ def client_round(
         return Report(data.client, plan.round, empty(ctx.terms.n_classes), metrics)
     if steps := method.local_steps(ctx):
         metrics["train_loss"] = _train_locally(method, ctx.draw(Purpose.TRAIN), steps)
-    return Report(data.client, plan.round, method.upload(ctx), metrics)
+    return Report(data.client, plan.round, method.upload(ctx.draw(Purpose.UPLOAD)), metrics)
 
 
 def accuracy(learner: Learner, x: Float32, y: Int64) -> float:

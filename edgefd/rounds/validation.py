@@ -16,6 +16,7 @@ from edgefd.federation.plan import RoundPlan
 from edgefd.federation.report import Report
 
 _OVERHEAD = 64 * 2**10  # bytes for metrics and framing
+_MAX_LOGIT = 10_000  # below the largest number of float16
 
 
 def check_plan(plan: RoundPlan, n_proxy: int) -> None:
@@ -43,6 +44,7 @@ def check_report(method: Method, report: Report, plan: RoundPlan, clients: Conta
     """Check that a report fits the plan: the round, an expected client, only queried rows, width = C.
 
     Rows of classes and of parameters are not queried. Instead, ids must be < C, or the only id is 0 with any width.
+    Where the server sends several teachers, a report has all queried rows or none.
     """
     if report.client not in clients:
         raise ValueError(f"unexpected report of client {report.client}")
@@ -60,6 +62,18 @@ def check_report(method: Method, report: Report, plan: RoundPlan, clients: Conta
     if len(unexpected):
         subject = {MessageKind.CLASS_LABELS: "class", MessageKind.PARAMETERS: "model"}.get(method.message, "proxy row")
         raise ValueError(f"the report has {subject} {unexpected[0]}, which the plan does not query")
+    if method.message is MessageKind.MULTI_TEACHER and 0 < len(knowledge) < len(plan.ids):
+        raise ValueError(f"the report has {len(knowledge)} of {len(plan.ids)} rows: method {method.name} needs all")
+
+
+def check_values(message: MessageKind, knowledge: Knowledge) -> None:
+    """Check that values are possible: soft labels from 0 to 1, as in any codec, and logits that float16 can hold."""
+    if message is MessageKind.PARAMETERS or not len(knowledge):
+        return
+    low, high = float(knowledge.values.min()), float(knowledge.values.max())
+    least, most, subject = (0, 1, "soft labels") if message.of_proxy_rows else (-_MAX_LOGIT, _MAX_LOGIT, "logits")
+    if not least <= low <= high <= most:
+        raise ValueError(f"the report has values from {low:g} to {high:g}, but {subject} are from {least} to {most}")
 
 
 def largest_report(plan: RoundPlan, n_classes: int) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from edgefd.config.schema import Config
-from edgefd.core.errors import UserError, require
+from edgefd.core.errors import require
 from edgefd.data.datasets import Dataset
 from edgefd.defences.apply import claim
 from edgefd.defences.dp_sgd import DpSgd
@@ -78,10 +78,7 @@ def check_fits(config: Config, dataset: Dataset) -> None:
     from edgefd.learners.models import build_model, check_model
 
     shape = dataset.x_train.shape[1:]
-    if config.train.augment_shift and len(shape) != 3:
-        raise UserError(
-            f"train.augment_shift shifts images, but samples of {dataset.name} have shape {list(shape)}: set it to 0"
-        )
+    config.train.check_shift(shape)
     for model in config.model:
         check_model(config.factory(model), shape, dataset.n_classes)
         if (model.learner or config.run.learner) == "onnx":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,9 @@ from edgefd.federation.report import Report
 from edgefd.rounds.loop import RoundResult
 from edgefd.runs.calibration import Reliability, ece, reliability
 from edgefd.runs.facts import GroundTruth
+
+_OF_DEVICES = ("heldout_accuracy", "distil_loss", "train_loss")
+"""metrics that devices measure; a simulation measures all others"""
 
 
 @dataclass(frozen=True)
@@ -102,6 +105,10 @@ def measure(
     accepted fraction, and only a single teacher has an accuracy.
     """
     reports = sorted(result.exchange.reports, key=lambda r: r.client)
+    if truth.table is None:  # devices: they have no test set, so no other metric of theirs is believed
+        reports = [
+            replace(r, metrics={name: r.metrics[name] for name in _OF_DEVICES if name in r.metrics}) for r in reports
+        ]
     n_clients = truth.n_clients
     accuracies = [r.metrics["accuracy"] for r in reports if "accuracy" in r.metrics]
     size = truth.n_proxy

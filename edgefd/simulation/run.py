@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import shutil
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field, replace
@@ -124,6 +125,7 @@ def simulate_config(
     if engine == "ray":
         _check_ray(config)
     runs = [prepare(config), *(prepare(config.for_method(name)) for name in config.baselines)]
+    _check_loss(runs[0])
     folder = run_folder(config, out)
     if console is not None:
         from edgefd.simulation.progress import print_data
@@ -137,6 +139,16 @@ def simulate_config(
             for name, prepared in others.items()
         }
     return replace(run, baselines=baselines)
+
+
+def _check_loss(prepared: PreparedRun) -> None:
+    if prepared.config.distillation.loss == "mixed" and not any(
+        len(c.contributed) for c in prepared.federation.clients
+    ):
+        raise UserError(
+            "distillation.loss=mixed would change nothing: a simulation does not know who contributed the samples of "
+            "proxy.path, only devices do; use another loss, or remove proxy.path"
+        )
 
 
 def _check_ray(config: Config) -> None:
@@ -184,6 +196,11 @@ def _run(prepared: PreparedRun, folder: Path, engine: Engine, on_round: OnRound 
                 rounds = show_progress(prepared, console, rounds)
             return stack.enter_context(closing(watch(rounds)))
 
-        summary = execute_run(config, prepared.facts, folder, progress, rounds)
+        try:
+            summary = execute_run(config, prepared.facts, folder, progress, rounds)
+        except UserError:  # such as a filter that does not fit in memory
+            if not completed:
+                shutil.rmtree(folder)
+            raise
     weights = tuple(weights_of(client) for transport in transports for client in transport.state.clients)
     return Run(folder, config, summary, tuple(completed), prepared.dataset, federation, teachers[0], weights)

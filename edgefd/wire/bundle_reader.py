@@ -85,7 +85,7 @@ def parse_manifest(raw: bytes) -> Manifest:
     try:
         fields: dict[str, Any] = json.loads(raw)
         schema = int(fields["schema"])
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise UserError(f"{MANIFEST} is not the manifest of a bundle: {error}") from error
     if schema > SCHEMA:
         raise UserError(f"the bundle has schema {schema}, but this client supports schema {SCHEMA}: update edgefd")
@@ -112,7 +112,7 @@ def parse_manifest(raw: bytes) -> Manifest:
             terms=parse_terms(fields["terms"]),
             raw_shape=None if fields.get("raw_shape") is None else tuple(int(d) for d in fields["raw_shape"]),
         )
-    except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError) as error:
         raise UserError(f"{MANIFEST} is incomplete: {type(error).__name__}: {error}") from error
     if not 0 < manifest.heldout < 1 or min(manifest.n_clients, manifest.n_classes, manifest.batch) < 1:
         raise UserError(

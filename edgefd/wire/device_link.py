@@ -11,8 +11,8 @@ from edgefd_proto import edgefd_pb2 as pb
 
 from edgefd.federation.terms import FederationTerms, parse_terms
 
-PROTOCOL = 1
-"""version of the device link"""
+PROTOCOL = 2
+"""version of the device link; 1 had the training in every plan"""
 REASON = "edgefd-reason"
 """key of the trailing metadata of a refusal; its value is one word that a program can act on"""
 CHUNK = 32 * 2**10
@@ -54,17 +54,41 @@ def identity_message(terms: FederationTerms) -> pb.Terms:
 
 
 def read_terms(message: pb.Terms) -> FederationTerms:
-    """Return the terms that a message carries.
+    """Return the terms that a coordinator sends.
 
     Raises:
-        ValueError: if settings are not a JSON object, or are out of range.
+        ValueError: if settings are not a JSON object, or are out of range, or there is no training.
     """
+    return _parsed(_fields(message))
+
+
+def read_identity(message: pb.Terms) -> FederationTerms:
+    """Return the terms that a device sends: only the fields that identify the federation are read.
+
+    Raises:
+        ValueError: if settings are not a JSON object.
+    """
+    identity = pb.Terms()
+    identity.CopyFrom(message)
+    for name in _DECIDED:
+        identity.ClearField(name)
+    return _parsed(_fields(identity) | {"training": {}})
+
+
+def _fields(message: pb.Terms) -> dict[str, Any]:
     fields = {f.name: getattr(message, f.name) for f in dataclasses.fields(FederationTerms)}
     for name in _SETTINGS:
-        fields[name] = _object(name, fields[name]) if fields[name] else _DEFAULTS.get(name, {})
+        if text := fields.pop(name):
+            fields[name] = _object(name, text)
+        elif name != "training":  # it has no default: a device must not guess how the others train
+            fields[name] = _DEFAULTS.get(name, {})
+    return fields
+
+
+def _parsed(fields: dict[str, Any]) -> FederationTerms:
     try:
         return parse_terms(fields)
-    except (KeyError, TypeError) as error:
+    except TypeError as error:
         raise ValueError(f"terms: {type(error).__name__}: {error}") from error
 
 

@@ -45,7 +45,7 @@ def decode_info(blob: bytes) -> FederationInfo:
     try:
         fields = json.loads(blob)
         return FederationInfo(str(fields["run"]), int(fields["n_clients"]), parse_terms(fields["terms"]))
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise RunError(f"{FEDERATION} does not describe a federation: {type(error).__name__}: {error}") from error
 
 

@@ -110,6 +110,7 @@ def test_objects_replace_names_and_are_described_in_the_folder(tmp_path: Path) -
     assert run.federation.table.shape == (4, 3)
     assert [len(model(torch.zeros(1, 1, 8, 8))[0]) for model in run.models] == [3] * 4
     assert set(run.baselines) == {"indlearn"}
+    assert set(run.config.objects) - set(run.baselines["indlearn"].config.objects) == {"object:toy"}
     config = yaml.safe_load((run.folder / "config.yaml").read_text())
     assert config["method"]["name"] == "object:toy"
     names = [model["name"] for model in config["model"]]
@@ -124,6 +125,17 @@ def test_objects_replace_names_and_are_described_in_the_folder(tmp_path: Path) -
     with pytest.raises(edgefd.UserError, match=r"'object:arrays' was an object of a Python session"):
         edgefd.simulate(run.folder / "config.yaml")
     assert edgefd.simulate(run.config, {"baselines": []}, out=tmp_path / "b").teacher.equals(run.teacher)  # type: ignore[union-attr, arg-type]
+
+
+def test_an_object_never_takes_the_name_of_another_object_of_the_config(tmp_path: Path) -> None:
+    first = edgefd.simulate(SMALL, {"train.rounds": 1}, model=lambda *_: network(*_), out=tmp_path / "a")
+    split = lambda labels, rng: np.array_split(rng.permutation(len(labels)), 3)  # noqa: E731
+    second = edgefd.simulate(first.config, partition=split, out=tmp_path / "b")
+    assert second.config.model[0].name == "object:<lambda>"
+    assert second.config.partition.name == "object:<lambda>'"
+    assert len(second.models) == 3
+    third = edgefd.simulate(second.config, partition=lambda *_: split(*_), out=tmp_path / "c")
+    assert third.config.partition.name == second.config.partition.name
 
 
 def test_objects_that_can_be_imported_are_recorded_by_their_names(tmp_path: Path) -> None:
@@ -154,12 +166,23 @@ def test_a_data_set_gives_the_run_of_its_name(run: edgefd.Run, tmp_path: Path) -
         ({"train.round": 2}, {}, "train.round: unknown key, did you mean 'rounds'?"),
         ({2: 2}, {}, "override 2 must look like section.key=value"),
         ("train.rounds", {}, "override 'train.rounds' must look like section.key=value"),
+        (None, {}, "overrides must be a dict or a list of section.key=value, not None"),
+        (
+            [("train.rounds", 2)],
+            {},
+            "overrides must be a dict or a list of section.key=value, not [('train.rounds', 2)]",
+        ),
         ({}, {"method": "edgfd"}, "unknown method 'edgfd': did you mean 'edgefd'?"),
         ({}, {"method": object()}, "is a object, not an edgefd.federation.method.Method"),
         ({}, {"model": lambda _: None}, "cannot build model '<lambda>': TypeError"),
         ({}, {"model": ["cnn", 3]}, "model: 3 is neither a name nor a function"),
         ({}, {"data": np.zeros((3, 3))}, "data must be a name, a path, a Dataset, or the arrays"),
         ({}, {"data": ([[0.0]], [0], [[0.0]], [0])}, "arrays of this session: labels must be 0..C-1"),
+        (
+            {"method.name": "selective_fd", "method.n_auxiliary": 10**7},
+            {},
+            "KuLSIF on 10000000 auxiliary and",
+        ),
         ({}, {"partition": "none"}, "partition.name: unknown partition 'none'"),
         ({}, {"partition": lambda labels, _: [labels]}, "partition object:<lambda> gives a sample to more than one"),
         ({}, {"partition": lambda _: []}, "partition object:<lambda> failed: TypeError"),
@@ -176,6 +199,15 @@ def test_bad_input_is_one_line_and_leaves_nothing_behind(
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_loss_that_would_change_nothing_is_refused(tmp_path: Path) -> None:
+    x = load_dataset("mnist_mini").x_test[:20]
+    np.savez(tmp_path / "proxy.npz", x=x, contributors=3)
+    proxy = {"source": "contributed", "path": str(tmp_path / "proxy.npz")}
+    with pytest.raises(edgefd.UserError, match="mixed would change nothing: a simulation does not know"):
+        edgefd.simulate(SMALL, {"proxy": proxy, "distillation.loss": "mixed"}, out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_an_error_of_the_callback_reaches_the_caller_and_ends_the_workers(tmp_path: Path) -> None:

@@ -114,7 +114,7 @@ def test_devices_equal_the_simulation_with_a_defence(tmp_path: Path) -> None:
     check_equal_to_simulation(export_federation(defended, tmp_path / "federation"), tmp_path)
 
 
-@pytest.mark.parametrize("method", ["fedavg", "feded"])
+@pytest.mark.parametrize("method", ["fedavg", "feded", "indlearn", "centralised"])
 def test_export_refuses_a_method_that_devices_cannot_run(method: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=f"method {method} .* it runs in simulations"):
         export_federation(small(method=method), tmp_path)

@@ -128,11 +128,30 @@ def test_what_the_bundle_cannot_do_is_refused_before_the_first_round(
     assert not list(state.glob("state*"))
 
 
+@pytest.mark.parametrize(
+    ("train", "message"),
+    [
+        ({"local_steps": 10**9}, r"asks for 10000000\d\d training steps in a round, .* at most 1000000: set smaller"),
+        ({"distill_epochs": 10**9}, "training steps in a round"),
+        ({"closing_epochs": 10**9}, "training steps in a round"),
+        ({"augment_shift": 10**9}, "augment_shift=1000000000 would move images of 28 x 28 pixels out of view"),
+        ({"augment_shift": 28}, "out of view"),
+    ],
+    ids=str,
+)
+def test_no_coordinator_can_make_a_device_train_for_ever_or_use_up_its_memory(
+    federation: ExportedFederation, train: dict[str, int], message: str
+) -> None:
+    changed = with_settings(federation, **train)
+    with pytest.raises(UserError, match=message):
+        check_terms(terms_of(changed.prepared.config, changed.prepared.federation), federation.read())
+
+
 def test_a_shift_of_samples_that_are_no_images_is_refused(federation: ExportedFederation) -> None:
     bundle = federation.read()
     terms = terms_of(federation.prepared.config, federation.prepared.federation)
     check_terms(terms, bundle)
     assert terms.training.augment_shift
     features = dataclasses.replace(bundle, manifest=dataclasses.replace(bundle.manifest, shape=(1280,)))
-    with pytest.raises(UserError, match=r"images, but the samples have shape \[1280\].* train.augment_shift to 0"):
+    with pytest.raises(UserError, match=r"augment_shift shifts images, but samples have shape \[1280\]"):
         check_terms(terms, features)

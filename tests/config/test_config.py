@@ -237,6 +237,20 @@ def test_a_method_override_resets_its_settings_to_defaults(tmp_path: Path) -> No
     assert same.method_config.quantile == 0.5
 
 
+def test_a_key_of_an_empty_section_can_be_set() -> None:
+    assert load_config({"train": None}, {"train.rounds": 3}).train.rounds == 3
+
+
+def test_a_config_with_tuples_in_the_settings_of_its_method_is_read_again() -> None:
+    @dataclasses.dataclass(frozen=True)
+    class Settings:
+        sizes: tuple[int, ...] = (1, 2)
+
+    method = dataclasses.replace(get_method("fedmd"), config=Settings)
+    config = load_config({"method": {"name": "object:own"}}, objects={"object:own": method})
+    assert load_config(config, {"seed": 1}).method_config == Settings((1, 2))
+
+
 def test_for_method_uses_the_defaults_of_the_other_method() -> None:
     config = parse_config({"method": {"name": "fedmd"}, "seed": 3, "baselines": ["edgefd"]})
     other = config.for_method("edgefd")

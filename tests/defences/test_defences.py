@@ -29,6 +29,7 @@ from edgefd.federation.terms import FederationTerms
 from edgefd.federation.training import Training
 from edgefd.learners.batches import Batch, softmax
 from edgefd.methods import get_method
+from edgefd.selection import selection_of
 from edgefd.wire import messages as wire
 
 CLASSES, ROWS = 5, 40
@@ -218,6 +219,17 @@ def test_the_noisy_vote_is_the_same_in_every_round() -> None:
     )
     small_noise = Pate(shards=4, epsilon=1e7).privatise(client, k)
     assert (small_noise.values.argmax(1) == k.values.argmax(1)).mean() > 0.6  # class means find most classes
+
+
+def test_a_vote_spends_its_budget_on_all_rows_that_could_be_queried() -> None:
+    k, client = knowledge_of_a_client()
+    few = in_round(client, 1, n_rows=10)
+    few = replace(few, terms=replace(few.terms, selection=selection_of({"name": "random", "budget": 10})))
+    assert sigma_of_votes(Pate(), few) == sigma_of_votes(Pate(), client)
+    everything = Pate(shards=4).privatise(client, k)
+    part = np.arange(0, len(k), 3)
+    queried = Knowledge(k.ids[part], k.values[part], k.weights[part])
+    assert np.array_equal(Pate(shards=4).privatise(few, queried).values, everything.values[part])
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from edgefd.core.knowledge import Knowledge
 from edgefd.core.seeding import Purpose, make_rng
 from edgefd.federation.context import ClientContext, ServerContext, client_context
 from edgefd.methods import get_method
@@ -55,10 +56,16 @@ def test_hooks_receive_the_generator_of_their_purpose() -> None:
         drawn["targets"] = ctx.rng.random()
         return FEDMD.distillation_targets(ctx, teacher)
 
-    method = replace(FEDMD, local_step=local_step, distillation_targets=targets)
+    def upload(ctx: ClientContext) -> Knowledge:
+        drawn["upload"] = ctx.rng.random()
+        return FEDMD.upload(ctx)
+
+    method = replace(FEDMD, local_step=local_step, distillation_targets=targets, upload=upload)
     _, teachers, clients = play(FEDMD, 1)
-    client_round(method, in_round(clients[3], 1), teachers[0])
-    assert drawn["targets"] == make_rng(TERMS.seed, Purpose.DISTIL, 1, 3).random()
+    for _ in range(2):  # a round that is repeated, or run by another process, draws the same numbers
+        client_round(method, in_round(clients[3], 1), teachers[0])
+        assert drawn["targets"] == make_rng(TERMS.seed, Purpose.DISTIL, 1, 3).random()
+        assert drawn["upload"] == make_rng(TERMS.seed, Purpose.UPLOAD, 1, 3).random()
 
 
 def test_the_uploads_of_a_server_are_the_knowledge_of_its_reports() -> None:

@@ -17,6 +17,11 @@ def test_a_power_that_underflows_leaves_the_largest_classes() -> None:
     np.testing.assert_allclose(sharpened(p, 5000.0), [[0.5, 0.5, 0, 0], [0, 0, 0, 1]], atol=1e-6)
 
 
+def test_a_row_of_zeros_as_a_coarse_codec_makes_it_is_uniform() -> None:
+    p = np.array([[0, 0, 0, 0], [0.5, 0.5, 0, 0]], np.float32)
+    assert sharpened(p, 2.0).tolist() == [[0.25] * 4, [0.5, 0.5, 0, 0]]
+
+
 def test_every_row_is_queried_once_in_a_lifetime_and_in_the_first_two_rounds() -> None:
     times_due = sum(due(np.arange(10), r, 4).astype(int) for r in range(2, 6))
     assert times_due.tolist() == [1] * 10

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from edgefd.core.knowledge import Knowledge, empty
-from edgefd.federation.method import Method
+from edgefd.federation.method import MessageKind, Method
 from edgefd.federation.report import Report
 from edgefd.methods import get_method
-from edgefd.rounds.validation import check_plan, check_report, check_teacher, largest_report
+from edgefd.rounds.validation import check_plan, check_report, check_teacher, check_values, largest_report
 from edgefd.wire import messages as wire
 from tests.support.linear_clients import CLASSES, ROWS, TRAINING, plan, with_methods
 
@@ -49,6 +49,31 @@ def test_a_report_of_class_labels_may_have_classes_that_the_plan_does_not_query(
     check_report(FKD, Report(0, 0, rows(0, 3)), no_rows, range(4), CLASSES)
     with pytest.raises(ValueError, match="class 4, which the plan does not query"):
         check_report(FKD, Report(0, 0, rows(0, 4)), no_rows, range(4), CLASSES)
+
+
+def test_a_report_with_some_of_the_rows_is_refused_where_methods_need_all() -> None:
+    for knowledge in (empty(CLASSES), rows(*range(ROWS))):
+        check_report(COMET, Report(0, 0, knowledge), plan(0), range(4), CLASSES)
+    with pytest.raises(ValueError, match="the report has 2 of 60 rows: method comet needs all"):
+        check_report(COMET, Report(0, 0, rows(0, 1)), plan(0), range(4), CLASSES)
+
+
+@pytest.mark.parametrize(
+    ("message", "wrong"),
+    [
+        *((MessageKind.PROXY_LABELS, value) for value in (-0.01, 1.01, 3e38)),
+        (MessageKind.MULTI_TEACHER, 1.01),
+        *((MessageKind.CLASS_LABELS, value) for value in (-3e38, 10_001)),
+    ],
+)
+def test_values_that_no_client_can_have_are_refused(message: MessageKind, wrong: float) -> None:
+    good = rows(0, 1)
+    for knowledge in (good, empty(CLASSES)):
+        check_values(message, knowledge)
+    values = good.values.copy()
+    values[1, 2] = wrong
+    with pytest.raises(ValueError, match="the report has values from"):
+        check_values(message, dataclasses.replace(good, values=values))
 
 
 def test_a_plan_with_a_row_that_does_not_exist_is_refused() -> None:

@@ -10,7 +10,7 @@ import pytest
 from edgefd.config.load import parse_config
 from edgefd.config.schema import Config
 from edgefd.core.arrays import Float32
-from edgefd.core.knowledge import Knowledge
+from edgefd.core.knowledge import Knowledge, empty
 from edgefd.federation.clients import Federation
 from edgefd.federation.plan import RoundPlan
 from edgefd.federation.progress import Progress
@@ -19,7 +19,7 @@ from edgefd.rounds.client import accuracy, client_round
 from edgefd.rounds.loop import RoundResult
 from edgefd.runs.calibration import BINS, ece, pooled
 from edgefd.runs.evaluate import AGREEMENT_ROWS, agreement, evaluate
-from edgefd.runs.facts import ground_truth
+from edgefd.runs.facts import GroundTruth, ground_truth
 from edgefd.runs.prepare import prepare
 from edgefd.runs.round_metrics import RoundMetrics, measure
 from edgefd.simulation.engine import client_report, make_simulation_state, open_transport, simulate
@@ -95,6 +95,16 @@ def test_the_out_of_class_fraction_is_measured_by_client_and_by_weight(federatio
     assert metrics.wrong_claims_per_client == [0.25, None, None]
     assert metrics.wrong_weight_per_client == pytest.approx([0.1, None, None])
     assert (metrics.agreement_mean, metrics.ece_mean, metrics.evaluation) == (None, None, None)
+
+
+def test_a_device_cannot_claim_what_only_a_simulation_measures() -> None:
+    claimed = {"heldout_accuracy": 0.5, "accuracy": 1.0, "agreement": 1.0, "correct/0": 9.0, "correct/none": 9.0}
+    plan = RoundPlan(2, np.arange(60), closing=True)
+    result = RoundResult(plan, Exchange([Report(1, 2, empty(10), claimed)], 0, 0), Progress(3))
+    metrics = measure(result, GroundTruth(3, 60), 1.0)
+    assert (metrics.heldout_accuracy_mean, metrics.accuracy_mean, metrics.agreement_mean) == (0.5, None, None)
+    assert metrics.evaluation is not None
+    assert metrics.evaluation["correct_by_class"] == [None] * 3
 
 
 def test_a_simulation_measures_calibration_and_agreement_in_the_evaluated_rounds(federation: Federation) -> None:

@@ -50,7 +50,8 @@ def test_an_older_schema_is_refused(bundle: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("key", "value"), [("heldout", 1.5), ("terms", {"method": "edgefd"}), ("terms", None), ("batch", 0)]
+    ("key", "value"),
+    [("heldout", 1.5), ("terms", {"method": "edgefd"}), ("terms", None), ("batch", 0), ("n_clients", float("inf"))],
 )
 def test_a_manifest_that_is_incomplete_or_out_of_range_is_refused(bundle: Path, key: str, value: object) -> None:
     edit(bundle, lambda m: m.update({key: value}))

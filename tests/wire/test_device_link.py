@@ -19,7 +19,7 @@ from edgefd.federation.terms import FederationTerms, parse_terms
 from edgefd.federation.training import Training
 from edgefd.selection import selection_of
 from edgefd.wire import messages as wire
-from edgefd.wire.device_link import PROTOCOL, identity_message, read_terms, terms_message
+from edgefd.wire.device_link import PROTOCOL, identity_message, read_identity, read_terms, terms_message
 
 ROOT = Path(__file__).parents[2]
 DOCUMENT = ROOT / "docs" / "reference" / "wire-format.md"
@@ -104,7 +104,7 @@ def test_the_documented_examples_decode_to_the_described_values() -> None:
     assert (plan.round, plan.ids.tolist(), plan.evaluate, plan.closing) == (2, [0, 1, 5], True, False)
     assert wire.decode_report(examples["report"]).metrics == {"heldout_accuracy": 0.5}
     assert read_terms(pb.Terms.FromString(examples["terms"])) == TERMS
-    assert TERMS.differences(read_terms(pb.JoinRequest.FromString(examples["join"]).terms)) == []
+    assert TERMS.differences(read_identity(pb.JoinRequest.FromString(examples["join"]).terms)) == []
 
 
 def test_terms_are_sent_with_their_defence() -> None:

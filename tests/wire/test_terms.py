@@ -9,11 +9,12 @@ from edgefd_proto import edgefd_pb2 as pb
 from hypothesis import given
 from hypothesis import strategies as st
 
+from edgefd.core.errors import RunError
 from edgefd.federation.terms import FederationInfo, FederationTerms, parse_terms
 from edgefd.federation.training import Training
 from edgefd.learners.losses import loss_of, losses
 from edgefd.selection import selection_of, selection_rules
-from edgefd.wire.device_link import identity_message, read_terms, terms_message
+from edgefd.wire.device_link import identity_message, read_identity, read_terms, terms_message
 from edgefd.wire.exchange_folder import decode_info, encode_info
 
 SHARES = st.floats(0.01, 0.99)
@@ -123,11 +124,31 @@ def test_the_coordinator_decides_on_training_selection_and_loss() -> None:
         assert base.differences(dataclasses.replace(other, **{name: value})) == [name]
     sent = identity_message(other)
     assert (sent.training, sent.selection, sent.distillation) == ("", "", "")
-    assert other.differences(read_terms(sent)) == []
+    assert other.differences(read_identity(sent)) == []
+    sent.training = '{"rounds": 0}'
+    assert other.differences(read_identity(sent)) == []
 
 
-def test_a_message_without_settings_has_the_defaults() -> None:
-    assert read_terms(pb.Terms(method="fedmd", n_classes=2)) == FederationTerms("fedmd", {}, "", 0, 2, "")
+def test_settings_that_are_left_out_have_their_defaults_but_training_has_none() -> None:
+    message = pb.Terms(method="fedmd", n_classes=2)
+    assert read_identity(message) == FederationTerms("fedmd", {}, "", 0, 2, "")
+    with pytest.raises(ValueError, match="the terms have no training: they are from another version of edgefd"):
+        read_terms(message)
+    message.training = "{}"
+    assert read_terms(message) == FederationTerms("fedmd", {}, "", 0, 2, "")
+
+
+def test_a_folder_of_another_version_is_refused_in_one_line() -> None:
+    info = json.loads(encode_info(FederationInfo("r", 3, FederationTerms("edgefd", {}, "float16", 7, 10, "ab"))))
+    del info["terms"]["training"], info["terms"]["selection"]
+    with pytest.raises(RunError, match="the terms have no training, selection: they are from another version"):
+        decode_info(json.dumps(info).encode())
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"run": "r", "n_clients": Infinity, "terms": {}}'])
+def test_a_folder_with_impossible_values_is_refused(text: str) -> None:
+    with pytest.raises(RunError, match="does not describe a federation"):
+        decode_info(text.encode())
 
 
 @pytest.mark.parametrize(
@@ -158,5 +179,6 @@ def test_a_message_without_settings_has_the_defaults() -> None:
     ],
 )
 def test_settings_that_cannot_be_are_refused(message: pb.Terms, error: str) -> None:
+    message.training = message.training or "{}"
     with pytest.raises(ValueError, match=error):
         read_terms(message)

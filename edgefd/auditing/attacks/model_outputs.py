@@ -17,7 +17,7 @@ from edgefd.auditing.progress import OnStep
 from edgefd.auditing.recording.candidates import Candidates, Population
 from edgefd.auditing.recording.read import Recording, parameters
 from edgefd.auditing.recording.signal_store import Arrays
-from edgefd.config.schema import Config
+from edgefd.config.schema import ALL_ROWS, Config
 from edgefd.core.arrays import Float32
 from edgefd.core.knowledge import Knowledge
 from edgefd.defences.apply import privatised
@@ -29,7 +29,6 @@ from edgefd.federation.report import Report
 from edgefd.learners.batches import softmax
 from edgefd.learners.learner import Learner
 from edgefd.learners.torch_learner import TorchLearner
-from edgefd.methods import get_method
 from edgefd.rounds.client import client_filter
 from edgefd.rounds.server import server_round
 from edgefd.runs.execute import make_server
@@ -91,9 +90,9 @@ def received_outputs(
     config: Config, federation: Federation, round: int, data: ClientData, learner: Learner, x: Float32
 ) -> Float32:
     """Return a client's outputs on `x` as the server receives them: after the defence and the codec."""
-    rows, terms = ProxySet(x, np.full(len(x), -1)), terms_of(config, federation)
+    rows, terms = ProxySet(x, np.full(len(x), -1)), replace(terms_of(config, federation), selection=ALL_ROWS)
     ctx = client_context(data, learner, rows, np.ones(len(x), np.float32), terms, config.method_config)
-    honest = get_method(config.method_name).upload(ctx)
+    honest = config.find_method(config.method_name).upload(ctx)
     in_round = replace(ctx, plan=RoundPlan(round, np.arange(len(federation.proxy))))  # noise depends on its rows
     sent = privatised(config.defence, in_round, honest)
     return wire.decode(wire.encode(sent, config.codec.name)).values

@@ -43,7 +43,8 @@ def per_row_temperature(teacher: Knowledge, acceptance: Float32, temperature: fl
            [0.75, 0.25]], dtype=float32)
     """
     t = 1 + (temperature - 1) * acceptance[teacher.ids].astype(np.float64)[:, None]
-    power = np.maximum(teacher.values.astype(np.float64), 0) ** (1 / t)
+    p = np.maximum(teacher.values.astype(np.float64), 0)
+    power = np.where(p.any(1, keepdims=True), p, 1) ** (1 / t)  # a coarse codec makes zeros of many small values
     return Knowledge(teacher.ids, (power / power.sum(1, keepdims=True)).astype(np.float32), teacher.weights)
 
 

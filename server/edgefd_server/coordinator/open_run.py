@@ -83,9 +83,12 @@ def open_run(request: RunRequest, exchange: Path | None = None) -> Iterator[Open
             check_unused(request, exchange)
             folder = run_folder(request.config, request.out, or_empty=request.resume)
             home = folder if exchange is None else exchange
-            stack.enter_context(_removed_if_refused(folder))
-            stack.enter_context(_cleared_if_refused(folder, home, home.exists()))
-            check_unused(request, exchange)  # again, because another coordinator may have used it before the lock
+            removed, cleared = _removed_if_refused(folder), _cleared_if_refused(folder, home, home.exists())
+            if exchange is not None:
+                stack.enter_context(removed)
+            stack.enter_context(exclusive_lock(home))
+            check_unused(request, exchange)  # again, because another coordinator may have used it before the lock:
+            stack.enter_context(removed if exchange is None else cleared)  # then nothing in it may be removed
             yield OpenRun(served, folder, home, create_checkpoint(request.config, home, folder), False)
 
 
@@ -144,14 +147,13 @@ def _removed_if_refused(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def _cleared_if_refused(folder: Path, home: Path, existed: bool) -> Iterator[None]:
-    """Lock `home`; remove what this coordinator has written there in the same case as `_removed_if_refused`."""
-    with exclusive_lock(home):
-        try:
-            yield
-        except UserError:
-            if home != folder and not (folder / "config.yaml").exists():
-                for name in (CHECKPOINT, LOCK, FEDERATION):
-                    (home / name).unlink(missing_ok=True)
-                if not existed:
-                    home.rmdir()
-            raise
+    """Remove what this coordinator has written in `home`, which it has locked, in the same case."""
+    try:
+        yield
+    except UserError:
+        if not (folder / "config.yaml").exists():
+            for name in (CHECKPOINT, LOCK, FEDERATION):
+                (home / name).unlink(missing_ok=True)
+            if not existed:
+                home.rmdir()
+        raise

@@ -24,7 +24,7 @@ from edgefd.federation.report import Exchange, Report, count_exchange
 from edgefd.federation.terms import FederationInfo, FederationTerms
 from edgefd.methods import get_method
 from edgefd.rounds.participation import FULL_PARTICIPATION, ParticipationConfig, add_stale_reports, quorum_reached
-from edgefd.rounds.validation import check_report, largest_report
+from edgefd.rounds.validation import check_report, check_values, largest_report
 from edgefd.wire import messages as wire
 from edgefd.wire.exchange_folder import COMPLETE
 from edgefd_server.monitoring.event_log import Log
@@ -339,6 +339,8 @@ def _decode_checked(data: bytes, plan: RoundPlan, client: int, terms: Federation
         raise Refused("client", f"the report is of client {report.client}, but the device is client {client}")
     try:
         check_report(method, report, plan, (client,), terms.n_classes)
+        if ":" not in terms.method:  # a method of a user, which is simulated, may send others
+            check_values(method.message, report.knowledge)
     except ValueError as error:
         raise Refused("content", str(error)) from error
     return report

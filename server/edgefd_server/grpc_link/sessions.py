@@ -16,7 +16,7 @@ from edgefd_proto import edgefd_pb2 as pb
 
 from edgefd.rounds.validation import largest_report
 from edgefd.wire import messages as wire
-from edgefd.wire.device_link import read_terms, terms_message
+from edgefd.wire.device_link import read_identity, terms_message
 from edgefd_server.coordinator.round_coordinator import OpenRound, Refused, RoundCoordinator
 from edgefd_server.coordinator.served_run import BundleFiles
 from edgefd_server.grpc_link.rate_limit import DEFAULT_RATE, Limiter, Rate
@@ -155,7 +155,7 @@ class DeviceSessions:
 
     def _check_terms(self, message: pb.Terms) -> None:
         try:
-            different = self.coordinator.info.terms.differences(read_terms(message))
+            different = self.coordinator.info.terms.differences(read_identity(message))
         except ValueError as error:
             raise Refusal(Code.INVALID_ARGUMENT, "malformed", str(error)) from error
         if different:

@@ -6,6 +6,7 @@ The process may be killed at any moment and started again.
 from __future__ import annotations
 
 import math
+import shutil
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +21,7 @@ from edgefd_server.grpc_link.server import ListenAddress, warn_if_plaintext
 from edgefd_server.monitoring.event_log import json_log, tee_log
 from edgefd_server.monitoring.prometheus import make_metrics, metrics_log, metrics_server
 from edgefd_server.proxy_collection.service import Collector, open_collector
-from edgefd_server.proxy_collection.store import PROXY, Collection, Wanted, open_folder
+from edgefd_server.proxy_collection.store import CLIENTS, PROXY, Collection, Wanted, open_folder
 
 
 @dataclass(frozen=True)
@@ -122,10 +123,16 @@ def collect(wanted: Wanted, options: Collecting, folder: Path) -> Collected:
     least = wanted.n_clients if options.least is None else options.least
     if not 1 <= least <= wanted.n_clients:
         raise UserError(f"--least must be from 1 to {wanted.n_clients}, the number of clients, not {least}")
+    new = not folder.exists()
     with exclusive_lock(folder):
-        open_folder(folder, wanted)
-        if not (folder / PROXY).exists():
-            _receive(folder, wanted, options, least)
+        try:
+            open_folder(folder, wanted)
+            if not (folder / PROXY).exists():
+                _receive(folder, wanted, options, least)
+        except UserError:
+            if new and not any((folder / CLIENTS).glob("*")):  # refused before it received anything
+                shutil.rmtree(folder)
+            raise
         arrays = read_npz(folder / PROXY, ("x", CONTRIBUTORS))
         return Collected(folder / PROXY, len(arrays["x"]), int(arrays[CONTRIBUTORS]))
 

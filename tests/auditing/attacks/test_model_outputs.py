@@ -8,6 +8,9 @@ import numpy as np
 from edgefd.auditing.attacks.model_outputs import received_outputs, recorded_learner
 from edgefd.auditing.recording.read import open_recording
 from edgefd.defences.apply import defence_of
+from edgefd.defences.pate import Pate
+from edgefd.methods import get_method
+from edgefd.selection import selection_of
 
 
 def test_attacks_see_outputs_after_the_defence(recorded: Path) -> None:
@@ -20,3 +23,26 @@ def test_attacks_see_outputs_after_the_defence(recorded: Path) -> None:
         outputs[name] = received_outputs(config, plain.federation, 1, clients[2], learner, x)
     assert np.array_equal(outputs["label_only"], np.eye(10)[outputs["none"].argmax(1)])
     assert outputs["none"].max() < 1
+
+
+def test_the_method_may_be_an_object_of_a_session(recorded: Path) -> None:
+    plain = open_recording(recorded)
+    x, client = plain.federation.x_test[:30], plain.federation.clients[2]
+    learner = recorded_learner(plain, "0001", client.client)
+    method = replace(get_method("edgefd"), name="own")
+    own = replace(plain.config, method_name="object:own", objects={"object:own": method})
+    outputs = [received_outputs(c, plain.federation, 1, client, learner, x) for c in (plain.config, own)]
+    assert np.array_equal(*outputs)
+
+
+def test_the_noise_of_a_vote_is_that_of_the_whole_proxy_set(recorded: Path) -> None:
+    plain = open_recording(recorded)
+    federation, client = plain.federation, plain.federation.clients[2]
+    learner = recorded_learner(plain, "0001", client.client)
+    config = replace(plain.config, defence=Pate(epsilon=1e5))
+    some, many = federation.x_test[:30], np.concatenate([federation.x_test] * 4)
+    queried = replace(config, selection=selection_of({"name": "random", "budget": 0.5}))
+    votes = received_outputs(config, federation, 1, client, learner, some)
+    assert np.array_equal(received_outputs(queried, federation, 1, client, learner, some), votes)
+    assert len(many) > len(federation.proxy)
+    assert np.array_equal(received_outputs(config, federation, 1, client, learner, many)[:30], votes)

@@ -140,6 +140,8 @@ def test_rows_with_a_higher_acceptance_weight_are_softened_more() -> None:
     assert soft[0] == pytest.approx(p[0], abs=1e-6)
     assert soft[1] == pytest.approx(softmax64(np.log(p[1:2]) / 2)[0], abs=1e-6)
     assert soft[2] == pytest.approx(softmax64(np.log(p[2:3]) / 3)[0], abs=1e-6)
+    zeros = per_row_temperature(knowledge(np.zeros((2, 4), np.float32)), acceptance, 3.0).values
+    assert (zeros == 0.25).all()  # a coarse codec makes zeros of many small values
     hard = per_row_temperature(knowledge(np.eye(4, dtype=np.float32)), acceptance, 3.0).values
     assert hard == pytest.approx(np.eye(4))
     contributed = np.empty(0, np.int64)

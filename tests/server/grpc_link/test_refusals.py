@@ -42,6 +42,13 @@ BAD_REPORTS = [
         "content",
         "3 values per row",
     ),
+    (
+        "no probabilities",
+        raw_report(values=np.full(20, 3e38, np.float32).tobytes()),
+        Code.INVALID_ARGUMENT,
+        "content",
+        "soft labels are from 0 to 1",
+    ),
     ("half", raw_report(values=b"123"), Code.INVALID_ARGUMENT, "malformed", "3 bytes where 80"),
     ("no message", b"\xff\xff\xff", Code.INVALID_ARGUMENT, "malformed", "not an edgefd.v1.Report"),
     ("oversize", bytes(120_000), Code.RESOURCE_EXHAUSTED, "size", "the limit is"),
@@ -98,7 +105,7 @@ def test_a_repeated_report_counts_once_and_a_different_one_is_refused(federation
 @pytest.mark.parametrize(
     ("send", "status", "reason", "line"),
     [
-        (lambda d, t: d.join(0, t, protocol=2), Code.FAILED_PRECONDITION, "protocol", "speaks version 2"),
+        (lambda d, t: d.join(0, t, protocol=1), Code.FAILED_PRECONDITION, "protocol", "speaks version 1"),
         (
             lambda d, t: d.join(0, dataclasses.replace(t, proxy_sha256="0" * 64)),
             Code.FAILED_PRECONDITION,

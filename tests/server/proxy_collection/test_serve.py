@@ -47,7 +47,7 @@ def with_proxy(config: Config, **proxy: object) -> Config:
         (["--least", "1"], "--least goes with it"),
         (["--deadline", "0"], "--deadline must be above 0"),
         (["--deadline", "1", "--least", "11"], "--least must be from 1 to 10"),
-        (["method.name=indlearn", "baselines=[]"], "no proxy set"),
+        (["method.name=fkd", "baselines=[]"], "no proxy set"),
         (["--certs", "nowhere"], "certs init"),
         (["--clients", "3"], "--clients is 3, but partition.n_clients is 10"),
         (["partition.name=by_group"], "partition by_group does not say how many clients there are: give --clients N"),
@@ -55,9 +55,10 @@ def with_proxy(config: Config, **proxy: object) -> Config:
         (["--dtype", "int8"], "--dtype must be uint8 or float32, not 'int8'"),
         (["--dtype", "float32", "--low", "0"], "--dtype float32 needs --low and --high"),
         (["--low", "300"], "--low must be below --high, not 300 and 255"),
+        (["--listen", "192.0.2.1:1", "--insecure"], "cannot listen on 192.0.2.1:1"),
     ],
 )
-def test_bad_input_is_one_error(tmp_path: Path, options: list[str], message: str) -> None:
+def test_bad_input_is_one_error_and_leaves_no_folder(tmp_path: Path, options: list[str], message: str) -> None:
     config = tmp_path / "c.yaml"
     config.write_text("data: {name: mnist_mini, limit: 600}\n")
     command = ["collect", str(config), "--listen", "127.0.0.1:0", "--out", str(tmp_path / "out")]
@@ -65,6 +66,7 @@ def test_bad_input_is_one_error(tmp_path: Path, options: list[str], message: str
     result = CliRunner().invoke(app, command)
     assert isinstance(result.exception, UserError)
     assert message in str(result.exception)
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_stopped_collection_says_how_to_continue_and_a_finished_one_ends_at_once(

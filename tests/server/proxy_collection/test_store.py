@@ -172,7 +172,7 @@ BAD_REQUESTS = [
         "another sha256",
     ),
     ("no sha256", contribute_request(X, sha256=b"1"), Code.INVALID_ARGUMENT, "content", "32 bytes, not 1"),
-    ("version", contribute_request(X, protocol=2), Code.FAILED_PRECONDITION, "protocol", "speaks version 2"),
+    ("version", contribute_request(X, protocol=1), Code.FAILED_PRECONDITION, "protocol", "speaks version 1"),
     (
         "another client",
         contribute_request(X, client=1),
@@ -353,7 +353,7 @@ def test_a_folder_belongs_to_one_config(tmp_path: Path) -> None:
     wanted = wanted_of(other, None, IMAGES)
     assert (wanted.n_clients, wanted.dtype, wanted.shape) == (3, "uint8", (1, 28, 28))
     for section, message in (
-        ({"method": {"name": "indlearn"}}, "no proxy set"),
+        ({"method": {"name": "fkd"}}, "no proxy set"),
         ({"data": {"name": "cifar10", "extractor": "efficientnet_lite0"}}, "devices contribute raw samples"),
     ):
         with pytest.raises(UserError, match=message):
