@@ -50,16 +50,6 @@ def _check(rules: tuple[Rule, ...], config: Config, method: Method) -> None:
             raise UserError(rule.message.format(config=config, method=method))
 
 
-def check_one_head(config: Config) -> None:
-    """Check that devices can run the config's models: a bundle holds models of one head only.
-
-    Raises:
-        UserError: if a model has two heads.
-    """
-    if _two_heads(config):
-        raise UserError("model.heads=2 runs in simulations only: a device's bundle has a model of one head; remove it")
-
-
 def _learners(config: Config) -> set[str]:
     return {str(model.learner or config.run.learner) for model in config.model}
 

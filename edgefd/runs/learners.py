@@ -50,21 +50,18 @@ def server_learner(config: Config, federation: Federation) -> Learner:
 def _learner(
     config: Config, choice: Model, shape: tuple[int, ...], n_classes: int, sessions: Callable[[Model], Sessions]
 ) -> Learner:
-    learner = _single_learner(config, choice, shape, choice.heads * n_classes, sessions)
-    return learner if choice.heads == 1 else DualHead(learner)
-
-
-def _single_learner(
-    config: Config, choice: Model, shape: tuple[int, ...], n_logits: int, sessions: Callable[[Model], Sessions]
-) -> Learner:
+    n_logits = choice.heads * n_classes
     model = build_model(config.factory(choice), shape, n_logits, config.seed)
+    learner: Learner
     if (choice.learner or config.run.learner) == "torch":
         recorded_steps = None if is_foreign(choice.name) else _recorded_steps(choice.name, shape, n_logits)
-        return TorchLearner(model, config.train.optimizer, shared_zeros, recorded_steps)
-    from edgefd.export.model_graphs import initial_arrays
-    from edgefd.learners.onnx_learner import OnnxLearner
+        learner = TorchLearner(model, config.train.optimizer, shared_zeros, recorded_steps)
+    else:
+        from edgefd.export.model_graphs import initial_arrays
+        from edgefd.learners.onnx_learner import OnnxLearner
 
-    return OnnxLearner(sessions(choice), initial_arrays(model, config.train.optimizer), shared_zeros)
+        learner = OnnxLearner(sessions(choice), initial_arrays(model, config.train.optimizer), shared_zeros)
+    return learner if choice.heads == 1 else DualHead(learner)
 
 
 @functools.cache
