@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edgefd.core.errors import Stopped
+from edgefd.core.errors import Stopped, UserError
 from edgefd.runs.execute import saved_rounds_message
 from edgefd.wire.device_link import HOLD
 from edgefd_server.certs import AllowList
@@ -20,7 +20,22 @@ from edgefd_server.monitoring.fleet import CoordinatorFleet
 from edgefd_server.monitoring.prometheus import LinkMetrics, make_metrics, metrics_log, metrics_server
 from edgefd_server.monitoring.status import StatusBoard, about
 from edgefd_server.monitoring.status_server import status_server
-from edgefd_server.serve.options import ServeOptions
+
+
+@dataclass(frozen=True)
+class ServeOptions:
+    """Options for serving a run."""
+
+    timeout: float = 600.0
+    """seconds that a round may take"""
+    status: str | None = None
+    """[HOST:]PORT of the status page; None = no page"""
+    metrics_port: int | None = None
+    """port on this machine that serves Prometheus metrics; None = no metrics"""
+
+    def __post_init__(self) -> None:
+        if not self.timeout > 0:
+            raise UserError(f"--timeout must be above 0, not {self.timeout:g}")
 
 
 @dataclass(frozen=True)
