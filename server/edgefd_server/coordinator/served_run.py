@@ -16,7 +16,7 @@ from edgefd.federation.clients import ProxySet
 from edgefd.federation.terms import FederationInfo, FederationTerms
 from edgefd.rounds.participation import check_rules
 from edgefd.runs.deployable import check_deployable
-from edgefd.runs.facts import GroundTruth, RunFacts, facts_of_devices
+from edgefd.runs.facts import GroundTruth, RunFacts
 from edgefd.runs.terms import terms_with
 from edgefd.wire.bundle_manifest import MANIFEST, Manifest
 from edgefd.wire.bundle_reader import Bundle, read_bundle
@@ -54,7 +54,10 @@ class ServedRun:
     @property
     def facts(self) -> RunFacts:
         """The facts that the run folder records."""
-        return facts_of_devices(self.config, self.n_clients, len(self.proxy), self.terms.proxy_sha256)
+        n_proxy, sha256 = len(self.proxy), self.terms.proxy_sha256
+        partition = {"clients": None, "proxy": n_proxy, "proxy_sha256": sha256, "test": None}
+        disclosed = n_proxy if self.config.proxy.source == "contributed" else 0
+        return RunFacts(self.n_clients, partition, disclosed, Path(self.config.data.name).stem)
 
     def info(self, run: str) -> FederationInfo:
         """Return the description of the federation that devices receive; `run` is the id of the run."""
