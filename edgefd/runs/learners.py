@@ -72,15 +72,14 @@ def _recorded_steps(name: str, shape: tuple[int, ...], n_logits: int) -> Recorde
 
 def model_sessions(config: Config, federation: Federation) -> Callable[[Model], Sessions]:
     """Return a function from a model to the sessions of its exported graphs; each model is exported once."""
-    return functools.cache(functools.partial(_sessions, config, federation))
 
+    @functools.cache
+    def sessions(choice: Model) -> Sessions:  # workers open them after the fork
+        from edgefd.export.model_graphs import export_graphs
+        from edgefd.learners.onnx_learner import Sessions
 
-def _sessions(config: Config, federation: Federation, choice: Model) -> Sessions:
-    """Export a model's graphs and return their sessions; workers open them after the fork."""
-    from edgefd.export.model_graphs import export_graphs
-    from edgefd.learners.onnx_learner import Sessions
+        shape, n_logits = federation.proxy.x.shape[1:], choice.heads * federation.n_classes
+        model = build_model(config.factory(choice), shape, n_logits, 0)
+        return Sessions(export_graphs(model, config.train.optimizer, config.train.batch_size, shape, n_logits))
 
-    shape = federation.proxy.x.shape[1:]
-    n_logits = choice.heads * federation.n_classes
-    model = build_model(config.factory(choice), shape, n_logits, 0)
-    return Sessions(export_graphs(model, config.train.optimizer, config.train.batch_size, shape, n_logits))
+    return sessions

@@ -131,11 +131,10 @@ def simulate_config(
         print_data(runs[0], console)
     with one_thread():
         run = _run(runs[0], folder, engine, on_round, console)
-        others = {prepared.config.method_name: prepared for prepared in runs[1:]}
-        baselines = {
-            name: _run(prepared, run_folder(prepared.config, folder / "also" / name), engine, None, console)
-            for name, prepared in others.items()
-        }
+        baselines: dict[str, Run] = {}
+        for name, prepared in zip(config.baselines, runs[1:], strict=True):
+            own_folder = run_folder(prepared.config, folder / "also" / name)
+            baselines[name] = _run(prepared, own_folder, engine, None, console)
     return replace(run, baselines=baselines)
 
 

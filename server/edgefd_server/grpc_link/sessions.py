@@ -72,8 +72,7 @@ class DeviceSessions:
 
     def join(self, certified: int | None, request: bytes) -> pb.JoinReply:
         """Answer `DeviceLink.Join`: check version and terms, and open a session, which ends the client's older one."""
-        if certified is not None:
-            self._limiter.pay(certified)
+        self._limiter.pay(certified)
         message = parse_request(pb.JoinRequest(), request, FRAME)
         client = identify_client(certified, message, self.coordinator.info.n_clients)
         if certified is None:
@@ -143,8 +142,7 @@ class DeviceSessions:
 
     def contribute(self, certified: int | None) -> NoReturn:
         """Refuse `DeviceLink.ContributeProxy`: a run takes no samples."""
-        if certified is not None:
-            self._limiter.pay(certified)
+        self._limiter.pay(certified)
         raise refusal_of(Refused("closed", "this coordinator no longer collects samples: the run has its proxy set"))
 
     @property
@@ -174,8 +172,7 @@ class DeviceSessions:
 
     def _session(self, certified: int | None, token: bytes) -> _Session:
         session = self._sessions.get(token)
-        if certified is not None:
-            self._limiter.pay(certified)
+        self._limiter.pay(certified)
         if session is None and token.startswith(self._boot):
             line = "a newer connection has joined as this client: two devices use one certificate or number"
             raise Refusal(Code.ABORTED, "superseded", line)

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from edgefd.core.errors import RunError
+from edgefd.core.files import writing
 
 Log = Callable[..., None]
 """function that records one event; called as `log(event, **fields)`"""
@@ -52,10 +52,8 @@ def json_log(path: Path) -> Log:
                 if left_out:
                     fields["left_out"], left_out = left_out, 0
             line = {"time": datetime.now(UTC).isoformat(timespec="milliseconds"), "event": event, **fields}
-            try:
+            with writing(path):
                 _append(path, json.dumps(line) + "\n")
-            except OSError as error:
-                raise RunError(f"cannot write {path}: {error.strerror}") from error
 
     return log
 

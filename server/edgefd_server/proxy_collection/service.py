@@ -45,8 +45,7 @@ class Collector:
 
     def contribute(self, certified: int | None, request: bytes) -> pb.ContributeReply:
         """Answer `DeviceLink.ContributeProxy`."""
-        if certified is not None:
-            self.limiter.pay(certified)
+        self.limiter.pay(certified)
         message = parse_request(pb.ContributeRequest(), request, FRAME + self.largest)
         client = identify_client(certified, message, self.collection.wanted.n_clients)
         if certified is None:
@@ -61,8 +60,7 @@ class Collector:
 
     def early(self, certified: int | None) -> NoReturn:
         """Refuse any other call: the device tries again by itself until the run has begun."""
-        if certified is not None:
-            self.limiter.pay(certified)
+        self.limiter.pay(certified)
         raise refusal_of(
             Refused("early", "the run has not begun: this coordinator is still collecting samples for its proxy set")
         )

@@ -25,7 +25,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgefd.core.errors import RunError, UserError
-from edgefd.core.files import get, npz_bytes, put
+from edgefd.core.files import get, npz_bytes, put, writing
 from edgefd.core.seeding import Purpose, make_rng
 from edgefd.data.build_federation import CONTRIBUTORS
 from edgefd.data.npz import read_npz
@@ -249,10 +249,8 @@ class Collection:
         x = np.concatenate(contributions)
         order = make_rng(self.wanted.seed, Purpose.PROXY).permutation(len(x))
         path = self.folder / PROXY
-        try:
+        with writing(path):
             put(path, npz_bytes({"x": x[order], CONTRIBUTORS: np.array(len(contributions))}))
-        except OSError as error:
-            raise RunError(f"cannot write {path}: {error.strerror}") from error
         return path
 
     def note(self, event: str, **fields: object) -> None:
