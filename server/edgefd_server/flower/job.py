@@ -19,7 +19,7 @@ from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import TypeAdapter
 
@@ -31,11 +31,14 @@ from edgefd_server.certs import AllowList
 from edgefd_server.coordinator.open_run import OpenRun, load_for_resume
 from edgefd_server.coordinator.round_coordinator import RoundCoordinator
 from edgefd_server.coordinator.served_run import read_served_run
-from edgefd_server.flower.grid_driver import GridDriver, NodeGrid, run_driver
+from edgefd_server.flower.grid_driver import GridDriver, run_driver
 from edgefd_server.flower.superlink import SuperLinkAddress
 from edgefd_server.monitoring.prometheus import LinkMetrics
 from edgefd_server.serve.coordinator import FrontEnd, OpenFrontEnd, ServeOptions, serve_coordinator
 from edgefd_server.serve.grpc import device_link
+
+if TYPE_CHECKING:
+    from flwr.serverapp import Grid
 
 Report = Callable[..., None]
 """function that appends an event; called as `report(**fields)`"""
@@ -71,7 +74,7 @@ class Job:
 JOB = TypeAdapter(Job)
 
 
-def run_job(grid: NodeGrid, path: Path) -> None:
+def run_job(grid: Grid, path: Path) -> None:
     """Coordinate the run of a job over the Grid, and report how it ended."""
     job = JOB.validate_json(path.read_bytes())
 
@@ -99,7 +102,7 @@ def run_job(grid: NodeGrid, path: Path) -> None:
         report(done=summary)
 
 
-def _coordinate(grid: NodeGrid, job: Job) -> dict[str, Any]:
+def _coordinate(grid: Grid, job: Job) -> dict[str, Any]:
     config, certs = load_config(job.work / "config.yaml"), job.superlink.certs
     served = read_served_run(config, job.bundles, job.proxy_labels)
     run = OpenRun(served, job.folder, job.folder, load_for_resume(config, job.folder), job.resuming)
@@ -109,7 +112,7 @@ def _coordinate(grid: NodeGrid, job: Job) -> dict[str, Any]:
     return serve_coordinator(run, job.options, front_ends, certs)
 
 
-def _super_nodes(grid: NodeGrid, allowed: AllowList | None) -> FrontEnd:
+def _super_nodes(grid: Grid, allowed: AllowList | None) -> FrontEnd:
     """Return the front end for the nodes of the Grid."""
 
     @contextmanager

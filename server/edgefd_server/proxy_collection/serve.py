@@ -18,7 +18,7 @@ from edgefd.runs.deployable import check_deployable
 from edgefd_server.coordinator.checkpoint import exclusive_lock
 from edgefd_server.grpc_link.server import ListenAddress, warn_if_plaintext
 from edgefd_server.monitoring.event_log import json_log, tee_log
-from edgefd_server.monitoring.prometheus import make_metrics, metrics_log, metrics_server
+from edgefd_server.monitoring.prometheus import LinkMetrics, metrics_log, metrics_server
 from edgefd_server.proxy_collection.service import Collector, open_collector
 from edgefd_server.proxy_collection.store import PROXY, Collection, Wanted, open_folder
 
@@ -124,7 +124,7 @@ def collect(wanted: Wanted, options: Collecting, folder: Path) -> Collected:
 
 def _receive(folder: Path, wanted: Wanted, options: Collecting, least: int) -> None:
     """Wait for the contributions and write the proxy set."""
-    metrics = make_metrics()
+    metrics = LinkMetrics()
     collection = Collection(
         folder, wanted, options.most, tee_log(json_log(folder / "link.jsonl"), metrics_log(metrics))
     )

@@ -17,7 +17,7 @@ from edgefd_server.coordinator.round_coordinator import RoundCoordinator
 from edgefd_server.coordinator.rounds import completed_rounds, coordinate, print_rounds
 from edgefd_server.monitoring.event_log import json_log, tee_log
 from edgefd_server.monitoring.fleet import CoordinatorFleet
-from edgefd_server.monitoring.prometheus import LinkMetrics, make_metrics, metrics_log, metrics_server
+from edgefd_server.monitoring.prometheus import LinkMetrics, metrics_log, metrics_server
 from edgefd_server.monitoring.status import StatusBoard, about
 from edgefd_server.monitoring.status_server import status_server
 
@@ -84,7 +84,7 @@ def serve_coordinator(
 
     names, held = dict if certs is None else AllowList(certs).names, max(each.held for each in front_ends)
     fleet = CoordinatorFleet(config, n_clients, seen, names, held)
-    metrics, board = make_metrics(), StatusBoard(about(config, run.served.facts), fleet.snapshot)
+    metrics, board = LinkMetrics(), StatusBoard(about(config, run.served.facts), fleet.snapshot)
     log = tee_log(json_log(run.folder / "link.jsonl"), fleet.note, metrics_log(metrics))
     expected = range(n_clients) if run.resuming and any(each.reconnects for each in front_ends) else ()
     coordinator = RoundCoordinator(run.served.info(run.saved.run), options.timeout, log, config.coordinator, expected)
