@@ -24,7 +24,8 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from edgefd.core.errors import UserError
 from edgefd.wire.device_link import REASON, is_loopback
 from edgefd_server.certs import PLAINTEXT_WARNING, AllowList, plaintext_error
-from edgefd_server.grpc_link.refusals import Refusal
+from edgefd_server.coordinator.round_coordinator import Refused
+from edgefd_server.grpc_link.refusals import Refusal, status_of
 from edgefd_server.grpc_link.requests import FRAME
 from edgefd_server.monitoring.event_log import Log
 from edgefd_server.monitoring.prometheus import ONLINE, LinkMetrics
@@ -148,11 +149,11 @@ class GrpcServer:
         self._metrics.bytes.labels("up").inc(len(request))
         try:
             answer = await act(request, context)
-        except Refusal as refusal:
-            line, device = str(refusal), _device_name(context)
-            self._note("refused", call=call, reason=refusal.reason, line=line, device=device, peer=context.peer())
-            await context.abort(refusal.status, line, ((REASON, refusal.reason),))
-            raise AssertionError("abort raises") from refusal
+        except Refused as refused:
+            line, device = str(refused), _device_name(context)
+            self._note("refused", call=call, reason=refused.reason, line=line, device=device, peer=context.peer())
+            await context.abort(status_of(refused), line, ((REASON, refused.reason),))
+            raise AssertionError("abort raises") from refused
         finally:
             self._metrics.call_seconds.labels(call).observe(time.monotonic() - began)
         if isinstance(answer, bytes):

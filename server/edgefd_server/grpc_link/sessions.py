@@ -20,7 +20,7 @@ from edgefd.wire.device_link import read_terms, terms_message
 from edgefd_server.coordinator.round_coordinator import OpenRound, Refused, RoundCoordinator
 from edgefd_server.coordinator.served_run import BundleFiles
 from edgefd_server.grpc_link.rate_limit import DEFAULT_RATE, Limiter, Rate
-from edgefd_server.grpc_link.refusals import Code, Refusal, refusal_of
+from edgefd_server.grpc_link.refusals import Code, Refusal
 from edgefd_server.grpc_link.requests import FRAME, check_version, identify_client, parse_request
 
 
@@ -135,15 +135,12 @@ class DeviceSessions:
         info = self.coordinator.info
         if message.run != info.run:
             raise Refusal(Code.FAILED_PRECONDITION, "run", f"this is run {info.run}, not {message.run!r}")
-        try:
-            return self.coordinator.submit(client, message.round, message.report)
-        except Refused as refused:
-            raise refusal_of(refused) from refused
+        return self.coordinator.submit(client, message.round, message.report)
 
     def contribute(self, certified: int | None) -> NoReturn:
         """Refuse `DeviceLink.ContributeProxy`: a run takes no samples."""
         self._limiter.pay(certified)
-        raise refusal_of(Refused("closed", "this coordinator no longer collects samples: the run has its proxy set"))
+        raise Refused("closed", "this coordinator no longer collects samples: the run has its proxy set")
 
     @property
     def limit(self) -> int:

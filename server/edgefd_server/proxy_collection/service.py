@@ -16,7 +16,6 @@ from edgefd_proto import edgefd_pb2 as pb
 from edgefd.wire.device_link import rows_a_piece
 from edgefd_server.coordinator.round_coordinator import Refused
 from edgefd_server.grpc_link.rate_limit import DEFAULT_RATE, Limiter, Rate
-from edgefd_server.grpc_link.refusals import refusal_of
 from edgefd_server.grpc_link.requests import FRAME, check_version, identify_client, parse_request
 from edgefd_server.grpc_link.server import Context, GrpcServer, ListenAddress
 from edgefd_server.monitoring.prometheus import LinkMetrics
@@ -52,18 +51,13 @@ class Collector:
             self.limiter.pay(client)
         check_version(message.protocol)
         offer = Offer(message.rows, message.dtype, tuple(message.shape), message.sha256)
-        try:
-            have, known = self.collection.take(client, offer, message.offset, message.samples)
-        except Refused as refused:
-            raise refusal_of(refused) from refused
+        have, known = self.collection.take(client, offer, message.offset, message.samples)
         return pb.ContributeReply(have=have, known=known)
 
     def early(self, certified: int | None) -> NoReturn:
         """Refuse any other call: the device tries again by itself until the run has begun."""
         self.limiter.pay(certified)
-        raise refusal_of(
-            Refused("early", "the run has not begun: this coordinator is still collecting samples for its proxy set")
-        )
+        raise Refused("early", "the run has not begun: this coordinator is still collecting samples for its proxy set")
 
 
 class CollectLink(GrpcServer):
