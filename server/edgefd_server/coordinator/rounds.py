@@ -15,14 +15,9 @@ from edgefd.runs.execute import ProgressHook, execute_run, server_of
 from edgefd.runs.record import KNOWLEDGE, record_messages
 from edgefd.runs.round_metrics import RoundMetrics, measure
 from edgefd.wire.exchange_folder import COMPLETE
-from edgefd_server.coordinator.checkpoint import Checkpoint, save_checkpoint
+from edgefd_server.coordinator.checkpoint import save_checkpoint
 from edgefd_server.coordinator.open_run import OpenRun
 from edgefd_server.coordinator.round_coordinator import RoundCoordinator
-
-
-def completed_rounds(saved: Checkpoint) -> list[RoundMetrics]:
-    """Return the metrics of the rounds that a checkpoint completes."""
-    return [RoundMetrics(**fields) for fields in saved.metrics]
 
 
 def print_rounds(rounds: Iterator[RoundMetrics]) -> Iterator[RoundMetrics]:
@@ -53,7 +48,7 @@ def coordinate(run: OpenRun, coordinator: RoundCoordinator, progress: ProgressHo
             run.folder,
             progress,
             lambda: _measured_rounds(run, coordinator),
-            completed_rounds(run.saved),
+            run.saved.metrics,
         )
     except BaseException as error:  # also Ctrl-C: the devices must not wait forever
         coordinator.finish(str(error) or "it was interrupted")
@@ -72,7 +67,7 @@ def _measured_rounds(run: OpenRun, coordinator: RoundCoordinator) -> Iterator[Ro
         if config.run.record_knowledge:
             record_messages(run.folder / KNOWLEDGE, config, result)
         metrics = measure(result, served.truth, time.perf_counter() - began, config.method.message)
-        saved = replace(saved, metrics=(*saved.metrics, metrics.to_dict()), progress=result.progress)
+        saved = replace(saved, metrics=(*saved.metrics, metrics), progress=result.progress)
         save_checkpoint(run.home, saved)
         yield metrics
         began = time.perf_counter()

@@ -14,7 +14,7 @@ from edgefd.wire.device_link import HOLD
 from edgefd_server.certs import AllowList
 from edgefd_server.coordinator.open_run import OpenRun
 from edgefd_server.coordinator.round_coordinator import RoundCoordinator
-from edgefd_server.coordinator.rounds import completed_rounds, coordinate, print_rounds
+from edgefd_server.coordinator.rounds import coordinate, print_rounds
 from edgefd_server.monitoring.event_log import json_log, tee_log
 from edgefd_server.monitoring.fleet import CoordinatorFleet
 from edgefd_server.monitoring.prometheus import LinkMetrics, metrics_log, metrics_server
@@ -97,7 +97,7 @@ def serve_coordinator(
             where = "".join(f" {each.where}" for each in opened if each.where)
             begin = f", from round {run.saved.next_round}" if run.saved.metrics else ""
             print(f"waiting for {n_clients} clients{where}{begin}", flush=True)
-            board.begin(run.folder.name, completed_rounds(run.saved))
+            board.begin(run.folder.name, run.saved.metrics)
             return coordinate(run, coordinator, board.watching(print_rounds))
     except KeyboardInterrupt as stop:  # outside the rounds; within them, `coordinate` raises Stopped itself
         raise Stopped(saved_rounds_message(len(run.saved.metrics), run.folder)) from stop
