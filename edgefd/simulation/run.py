@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections import deque
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field, replace
@@ -153,11 +154,8 @@ def _run(prepared: PreparedRun, folder: Path, engine: Engine, on_round: OnRound 
     """Run one method; nothing of it remains in this process but the result, whatever happens."""
     config, federation = prepared.config, prepared.federation
     completed: list[RoundMetrics] = []
-    teachers: list[Knowledge | None] = [None]
+    last_result = deque[RoundResult](maxlen=1)
     transports = []
-
-    def keep_teacher(result: RoundResult) -> None:
-        teachers[0] = result.teacher
 
     with ExitStack() as stack:
 
@@ -167,7 +165,7 @@ def _run(prepared: PreparedRun, folder: Path, engine: Engine, on_round: OnRound 
             transport = open_transport(config, federation)
             transports.append(transport)
             stack.callback(transport.pool.close)
-            return stack.enter_context(closing(simulate(transport, folder, keep_teacher)))
+            return stack.enter_context(closing(simulate(transport, folder, last_result.append)))
 
         def watch(rounds: Iterator[RoundMetrics]) -> Generator[RoundMetrics]:
             for metrics in rounds:
@@ -185,4 +183,5 @@ def _run(prepared: PreparedRun, folder: Path, engine: Engine, on_round: OnRound 
 
         summary = execute_run(config, prepared.facts, folder, progress, rounds)
     weights = tuple(weights_of(client) for transport in transports for client in transport.state.clients)
-    return Run(folder, config, summary, tuple(completed), prepared.dataset, federation, teachers[0], weights)
+    teacher = last_result[0].teacher if last_result else None
+    return Run(folder, config, summary, tuple(completed), prepared.dataset, federation, teacher, weights)

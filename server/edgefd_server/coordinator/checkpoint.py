@@ -67,8 +67,8 @@ def save_checkpoint(home: Path, saved: Checkpoint) -> None:
     """
     progress = saved.progress
     teacher = b"" if progress.teacher is None else wire.encode(progress.teacher, "float32")
-    head: dict[str, Any] = {"run": saved.run, "config": saved.config, "out": saved.out}
-    head["metrics"] = [metrics.to_dict() for metrics in saved.metrics]
+    metrics = [vars(each) for each in saved.metrics]
+    head: dict[str, Any] = {"run": saved.run, "config": saved.config, "out": saved.out, "metrics": metrics}
     known = b""
     if progress.selection_state is not None:
         known = wire.encode(progress.selection_state.known, "float32")

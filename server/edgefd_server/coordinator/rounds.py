@@ -12,6 +12,7 @@ from typing import Any
 
 from edgefd.rounds.loop import run_rounds
 from edgefd.runs.execute import ProgressHook, execute_run, server_of
+from edgefd.runs.facts import GroundTruth
 from edgefd.runs.record import KNOWLEDGE, record_messages
 from edgefd.runs.round_metrics import RoundMetrics, measure
 from edgefd.wire.exchange_folder import COMPLETE
@@ -61,12 +62,13 @@ def _measured_rounds(run: OpenRun, coordinator: RoundCoordinator) -> Iterator[Ro
     """Run the remaining rounds; the checkpoint of each is written before anything of the next one is sent."""
     served, config, saved = run.served, run.served.config, run.saved
     labels = served.proxy_labels if config.method.proxy_labels else None
+    truth = GroundTruth(served.n_clients, len(served.proxy), served.proxy_labels)
     server = server_of(config, served.terms, served.n_clients, served.proxy, labels)
     began = time.perf_counter()
     for result in run_rounds(server, coordinator, saved.progress):
         if config.run.record_knowledge:
             record_messages(run.folder / KNOWLEDGE, config, result)
-        metrics = measure(result, served.truth, time.perf_counter() - began, config.method.message)
+        metrics = measure(result, truth, time.perf_counter() - began, config.method.message)
         saved = replace(saved, metrics=(*saved.metrics, metrics), progress=result.progress)
         save_checkpoint(run.home, saved)
         yield metrics

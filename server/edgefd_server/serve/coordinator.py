@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from edgefd.core.errors import Stopped, UserError
+from edgefd.federation.terms import FederationInfo
 from edgefd.runs.execute import saved_rounds_message
 from edgefd.wire.device_link import HOLD
 from edgefd_server.certs import AllowList
@@ -18,7 +19,7 @@ from edgefd_server.coordinator.rounds import coordinate, print_rounds
 from edgefd_server.monitoring.event_log import json_log, tee_log
 from edgefd_server.monitoring.fleet import CoordinatorFleet
 from edgefd_server.monitoring.prometheus import LinkMetrics, metrics_log, metrics_server
-from edgefd_server.monitoring.status import StatusBoard, about
+from edgefd_server.monitoring.status import RunDescription, StatusBoard
 from edgefd_server.monitoring.status_server import status_server
 
 
@@ -76,7 +77,7 @@ def serve_coordinator(
         RunError: if a round does not get its reports in time. The clients receive the reason.
         Stopped: on Ctrl-C, at any time.
     """
-    config, n_clients = run.served.config, run.served.n_clients
+    served, config, n_clients = run.served, run.served.config, run.served.n_clients
     opened: list[OpenFrontEnd] = []
 
     def seen() -> dict[int, float]:
@@ -84,10 +85,13 @@ def serve_coordinator(
 
     names, held = dict if certs is None else AllowList(certs).names, max(each.held for each in front_ends)
     fleet = CoordinatorFleet(config, n_clients, seen, names, held)
-    metrics, board = LinkMetrics(), StatusBoard(about(config, run.served.facts), fleet.snapshot)
+    models = ", ".join(model.name for model in config.model)
+    about = RunDescription(config.method_name, served.facts.dataset, models, n_clients, config.train.rounds)
+    metrics, board = LinkMetrics(), StatusBoard(about, fleet.snapshot)
     log = tee_log(json_log(run.folder / "link.jsonl"), fleet.note, metrics_log(metrics))
     expected = range(n_clients) if run.resuming and any(each.reconnects for each in front_ends) else ()
-    coordinator = RoundCoordinator(run.served.info(run.saved.run), options.timeout, log, config.coordinator, expected)
+    info = FederationInfo(run.saved.run, n_clients, served.terms)
+    coordinator = RoundCoordinator(info, options.timeout, log, config.coordinator, expected)
     try:
         with ExitStack() as stack:
             stack.enter_context(metrics_server(metrics, options.metrics_port))
