@@ -124,7 +124,8 @@ def check_address(requested: SuperLinkAddress) -> SuperLinkAddress:
         if not path.is_file():
             raise UserError(f"cannot read {path}: create it with `edgefd certs init`")
     try:
-        with socket.create_server((host.strip("[]"), int(port)), family=_family(host)) as listener:
+        family = socket.AF_INET6 if host.startswith("[") else socket.AF_INET
+        with socket.create_server((host.strip("[]"), int(port)), family=family) as listener:
             free = f"{host}:{listener.getsockname()[1]}"
             return replace(requested, address=free, certs=certs and certs.resolve())
     except OSError as error:
@@ -199,7 +200,3 @@ def _wait_until_ready(address: SuperLinkAddress, process: subprocess.Popen[bytes
             time.sleep(0.1)
     outcome = "did not answer" if process.poll() is None else f"ended (exit code {process.returncode})"
     raise RunError(f"the SuperLink {outcome}: {last_line(log)} (see {log})")
-
-
-def _family(host: str) -> socket.AddressFamily:
-    return socket.AF_INET6 if host.startswith("[") else socket.AF_INET
