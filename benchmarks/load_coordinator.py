@@ -18,7 +18,7 @@ from edgefd_server.grpc_link.device_service import open_link
 from edgefd_server.grpc_link.server import ListenAddress
 from edgefd_server.grpc_link.sessions import DeviceSessions
 from edgefd_server.monitoring.event_log import json_log, tee_log
-from edgefd_server.monitoring.prometheus import make_metrics, metrics_log
+from edgefd_server.monitoring.prometheus import LinkMetrics, metrics_log
 
 from benchmarks.load_devices import terms_for
 from benchmarks.processes import memory
@@ -53,7 +53,7 @@ def coordinate(devices: int, rounds: int, rows: int, classes: int, certs: Path, 
     first, _ = make_plan(server, Progress())
     # No bundle is downloaded: the devices of a load run report that they have it.
     bundle = BundleFiles(Path("no-bundle"), "0" * 64, {})
-    metrics = make_metrics()
+    metrics = LinkMetrics()
     events = tee_log(json_log(log), metrics_log(metrics))
     coordinator = RoundCoordinator(FederationInfo("load", devices, terms), TIMEOUT, events)
     sessions = DeviceSessions(coordinator, [bundle], largest_report(first, classes))

@@ -63,11 +63,11 @@ def collect(
         raise UserError("--deadline must be above 0, and --least goes with it")
     require_server()
     from edgefd_server.grpc_link.server import ListenAddress
-    from edgefd_server.proxy_collection.serve import Collecting, SampleFormat, wanted_of
+    from edgefd_server.proxy_collection.serve import Collecting, wanted_of
     from edgefd_server.proxy_collection.serve import collect as collect_contributions
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    wanted = wanted_of(load_config(config, overrides or []), clients, SampleFormat(shape, dtype, low, high))
+    wanted = wanted_of(load_config(config, overrides or []), clients, shape, dtype, low, high)
     options = Collecting(ListenAddress(listen, certs, insecure), most, deadline or math.inf, least, metrics)
     collected = collect_contributions(wanted, options, out)
     line = f"{collected.samples} raw private samples of {collected.clients} clients are in {collected.path}"

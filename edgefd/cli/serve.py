@@ -10,11 +10,10 @@ import typer
 
 from edgefd.cli.common import Certs, ConfigFile, Insecure, MetricsPort, Out, Overrides, console, require_server
 from edgefd.config.load import load_config
-from edgefd.core.errors import UserError, require
+from edgefd.core.errors import require
 
 if TYPE_CHECKING:
     from edgefd_server.coordinator.open_run import RunRequest
-    from edgefd_server.serve.options import ServeOptions
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -70,9 +69,10 @@ def grpc(
     """
     require_server()
     from edgefd_server.grpc_link.server import ListenAddress
+    from edgefd_server.serve.coordinator import ServeOptions
     from edgefd_server.serve.grpc import serve_grpc
 
-    options = _options(timeout, status, metrics)
+    options = ServeOptions(timeout, status, metrics)
     request = _request(config, overrides, bundle, proxy_labels, out, resume)
     _print_result(*serve_grpc(request, ListenAddress(listen, certs, insecure), options))
 
@@ -94,9 +94,10 @@ def folder(
     Example: edgefd serve folder simulations/quickstart.yaml exchange --bundle bundle
     """
     require_server()
+    from edgefd_server.serve.coordinator import ServeOptions
     from edgefd_server.serve.folder import serve_folder
 
-    options = _options(timeout, status)
+    options = ServeOptions(timeout, status)
     request = _request(config, overrides, bundle, proxy_labels, out, resume)
     _print_result(*serve_folder(request, exchange, options))
 
@@ -125,12 +126,11 @@ def flower(
     require_server()
     from edgefd_server.flower.serve import serve_flower
     from edgefd_server.flower.superlink import SuperLinkAddress
-    from edgefd_server.grpc_link.server import ListenAddress
+    from edgefd_server.serve.coordinator import ServeOptions
 
-    options = _options(timeout, status, metrics)
+    options = ServeOptions(timeout, status, metrics)
     request = _request(config, overrides, bundle, proxy_labels, out, resume)
-    address = None if listen is None else ListenAddress(listen, certs, insecure)
-    _print_result(*serve_flower(request, SuperLinkAddress(superlink, certs, insecure), options, address))
+    _print_result(*serve_flower(request, SuperLinkAddress(superlink, certs, insecure), options, listen))
 
 
 def _request(
@@ -146,14 +146,6 @@ def _request(
     loaded = load_config(config, overrides or [])
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a stopped service tells its devices, as Ctrl-C does
     return RunRequest(loaded, bundles or [], proxy_labels, out, resume)
-
-
-def _options(timeout: float, status: str | None, metrics: int | None = None) -> ServeOptions:
-    from edgefd_server.serve.options import ServeOptions
-
-    if not timeout > 0:
-        raise UserError(f"--timeout must be above 0, not {timeout:g}")
-    return ServeOptions(timeout, status, metrics)
 
 
 def _print_result(folder: Path, summary: dict[str, Any]) -> None:

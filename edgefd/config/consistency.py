@@ -36,7 +36,8 @@ def check_consistency(config: Config) -> None:
         raise UserError(f"codec.name: unknown codec {config.codec.name!r}: {hint(config.codec.name, CODECS)}")
     _check(RANGES, config, method)
     _check(RULES, config, method)
-    check_private(config.defence, config.train, config.proxy.source == "contributed", _learners(config))
+    learners = {str(model.learner or config.run.learner) for model in config.model}
+    check_private(config.defence, config.train, config.proxy.source == "contributed", learners)
     for name in (config.method_name, *config.baselines):
         other = config.find_method(name)
         _check(METHOD_RULES, config, other)
@@ -48,20 +49,6 @@ def _check(rules: tuple[Rule, ...], config: Config, method: Method) -> None:
     for rule in rules:
         if rule.breaks(config, method):
             raise UserError(rule.message.format(config=config, method=method))
-
-
-def check_one_head(config: Config) -> None:
-    """Check that devices can run the config's models: a bundle holds models of one head only.
-
-    Raises:
-        UserError: if a model has two heads.
-    """
-    if _two_heads(config):
-        raise UserError("model.heads=2 runs in simulations only: a device's bundle has a model of one head; remove it")
-
-
-def _learners(config: Config) -> set[str]:
-    return {str(model.learner or config.run.learner) for model in config.model}
 
 
 def _two_heads(config: Config) -> bool:

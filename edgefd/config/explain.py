@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterator
 from typing import Any
 
 import yaml
@@ -19,20 +18,16 @@ def explain(config: Config) -> list[str]:
     sections = config.to_dict()
     lines = ["# * marks a value that differs from its default"]
     for section in SECTIONS:
-        entries = _entries(sections[section])
+        part, value = _part(config, section), sections[section]
+        entries = value if isinstance(value, list) and value and isinstance(value[0], dict) else [value]  # models
         for index, values in enumerate(entries):
-            part = _part(config, section)
             title = section if len(entries) == 1 else f"{section}[{index}]"
             heading = f"{title}: {part.doc}" if part.doc and part.name is None else title
             lines += ["", *_wrapped(heading, "# ", "# ")]
-            for key, value in _values(part, values):
-                lines += _explained(key, key.name.replace(section, title, 1), value)
+            for key in part.keys:
+                name = key.name.replace(section, title, 1)
+                lines += _explained(key, name, values if name == title else values[name.removeprefix(f"{title}.")])
     return lines
-
-
-def _entries(value: Any) -> list[Any]:
-    """Return the sections at one name of a config: several only for a list of models."""
-    return value if isinstance(value, list) and value and isinstance(value[0], dict) else [value]
 
 
 def _part(config: Config, section: str) -> Part:
@@ -43,11 +38,6 @@ def _part(config: Config, section: str) -> Part:
         chosen = getattr(config, section)
         return form(section, getattr(chosen, variant_key(section)), type(chosen))
     return parts_of(section)[0]
-
-
-def _values(part: Part, values: Any) -> Iterator[tuple[Key, Any]]:
-    for key in part.keys:
-        yield key, values if key.name == part.section else values[key.name.removeprefix(f"{part.section}.")]
 
 
 def _explained(key: Key, name: str, value: Any) -> list[str]:

@@ -8,7 +8,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, get_type_hints
 
 import yaml
 from pydantic import TypeAdapter, ValidationError
@@ -19,23 +19,14 @@ from edgefd.config.schema import (
     DEFAULT_METHOD,
     OBJECT,
     SECTIONS,
-    CodecChoice,
     Config,
-    Data,
     Model,
     Own,
-    Partition,
-    Proxy,
-    RunSettings,
     variant_key,
     variants,
 )
 from edgefd.core.errors import UserError, hint
-from edgefd.federation.training import Training
 from edgefd.methods import get_method
-from edgefd.poisoning.attacks import Attack
-from edgefd.poisoning.robust_aggregation import Aggregator
-from edgefd.rounds.participation import ParticipationConfig
 
 Source = str | os.PathLike[str] | Mapping[str, Any] | Config
 """a YAML file, its sections as a dict, or a config"""
@@ -106,32 +97,27 @@ def parse_config(raw: Mapping[str, Any], objects: Mapping[str, Any] | None = Non
     config = Config(
         method_name=name,
         method_config=_parse("method", (objects.get(name) or get_method(name)).config, method_section),
-        seed=_parse("seed", _Seed, {"seed": raw.get("seed", 0)}).seed,
-        data=_parse("data", Data, _section(raw, "data")),
-        partition=_partition(raw),
-        proxy=_parse("proxy", Proxy, _section(raw, "proxy")),
-        model=_models(raw.get("model", {})),
-        train=_parse("train", Training, _section(raw, "train")),
-        codec=_parse("codec", CodecChoice, _section(raw, "codec")),
-        run=_parse("run", RunSettings, _section(raw, "run")),
-        aggregator=_parse("aggregator", Aggregator, _section(raw, "aggregator")),
-        attack=_parse("attack", Attack, _section(raw, "attack")),
-        defence=_one_of("defence", raw),
-        coordinator=_parse("coordinator", ParticipationConfig, _section(raw, "coordinator")),
-        selection=_one_of("selection", raw),
-        distillation=_one_of("distillation", raw),
-        baselines=_baselines(raw.get("baselines", [])),
+        **{section: _parse_section(section, raw) for section in SECTIONS if section != "method"},
         objects={name: objects[name] for name in objects if name in used},
     )
     check_consistency(config)
     return config
 
 
-def _partition(raw: Mapping[str, Any]) -> Partition:
-    values = _section(raw, "partition")
-    if ":" not in str(values.get("name")):
-        return cast(Partition, _one_of("partition", raw))
-    return cast(Partition, _parse("partition", Own, values))
+def _parse_section(section: str, raw: Mapping[str, Any]) -> Any:
+    """Return the value of a section other than `method`."""
+    match section:
+        case "seed":
+            return _parse("seed", _Seed, {"seed": raw.get("seed", 0)}).seed
+        case "model":
+            return _models(raw.get("model", {}))
+        case "baselines":
+            return _baselines(raw.get("baselines", []))
+        case "partition" if ":" in str((values := _section(raw, "partition")).get("name")):
+            return _parse("partition", Own, values)
+    if section in variants():
+        return _one_of(section, raw)
+    return _parse(section, get_type_hints(Config)[section], _section(raw, section))
 
 
 def _one_of(section: str, raw: Mapping[str, Any]) -> Any:

@@ -54,61 +54,56 @@ class Data:
 
 
 @dataclass(frozen=True)
-class Strong:
+class _AmongClients:
+    name: str
+    n_clients: int = 10
+    """number of clients, at least 1"""
+
+
+@dataclass(frozen=True)
+class Strong(_AmongClients):
     """Partition with one class for each client."""
 
     name: Literal["strong"] = "strong"
-    n_clients: int = 10
-    """number of clients, at least 1"""
 
 
 @dataclass(frozen=True)
-class Weak:
+class Weak(_AmongClients):
     """Partition in which client i holds half of class i and half of class i + 1."""
 
     name: Literal["weak"] = "weak"
-    n_clients: int = 10
-    """number of clients, at least 1"""
 
 
 @dataclass(frozen=True)
-class Iid:
+class Iid(_AmongClients):
     """Partition into equal random parts."""
 
     name: Literal["iid"] = "iid"
-    n_clients: int = 10
-    """number of clients, at least 1"""
 
 
 @dataclass(frozen=True)
-class Dirichlet:
+class Dirichlet(_AmongClients):
     """Partition of each class in proportions drawn from Dirichlet(alpha)."""
 
     name: Literal["dirichlet"] = "dirichlet"
-    n_clients: int = 10
-    """number of clients, at least 1"""
     alpha: float = 0.5
     """concentration, above 0: a smaller value gives each client fewer classes"""
 
 
 @dataclass(frozen=True)
-class Shards:
+class Shards(_AmongClients):
     """Partition of the samples, sorted by label, into shards of equal size."""
 
     name: Literal["shards"] = "shards"
-    n_clients: int = 10
-    """number of clients, at least 1"""
     classes_per_client: int = 2
     """number of shards that each client receives, at least 1"""
 
 
 @dataclass(frozen=True)
-class QuantitySkew:
+class QuantitySkew(_AmongClients):
     """Partition into IID parts whose sizes are drawn from Dirichlet(alpha)."""
 
     name: Literal["quantity_skew"] = "quantity_skew"
-    n_clients: int = 10
-    """number of clients, at least 1"""
     alpha: float = 0.5
     """concentration, above 0: a smaller value gives more unequal sizes"""
 
@@ -294,16 +289,16 @@ class Config:
         config = dataclasses.replace(config, objects=objects)
         if method.exchanges:
             return config
-        unrecorded = dataclasses.replace(self.run, record_knowledge=False)
-        models = tuple(dataclasses.replace(model, heads=1) for model in self.model)
-        config = dataclasses.replace(config, model=models, selection=ALL_ROWS, distillation=PLAIN)
         return dataclasses.replace(
             config,
+            model=tuple(dataclasses.replace(model, heads=1) for model in self.model),
+            selection=ALL_ROWS,
+            distillation=PLAIN,
             aggregator=Aggregator(),
             attack=Attack(),
             defence=NoDefence(),
             coordinator=ParticipationConfig(),
-            run=unrecorded,
+            run=dataclasses.replace(self.run, record_knowledge=False),
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -314,11 +309,8 @@ class Config:
             out["data"]["test_people"] = list(people)
         models = out.pop("model")
         out["attack"]["clients"] = list(self.attack.clients)
-        out |= {
-            "model": models[0] if len(models) == 1 else list(models),
-            "method": method,
-            "baselines": list(self.baselines),
-        }
+        model = models[0] if len(models) == 1 else list(models)
+        out |= {"model": model, "method": method, "baselines": list(self.baselines)}
         return {key: out[key] for key in SECTIONS}
 
 

@@ -8,6 +8,7 @@ from edgefd.core.seeding import Purpose
 from edgefd.federation.context import ClientContext
 from edgefd.learners.batches import Batch, augment, draw, labelled, mixed, passes, softmax
 from edgefd.learners.losses import Schedule
+from edgefd.selection import Candidates
 
 _BATCHES = 1
 """last key of the generator that orders the batches of a distillation; it is part of every result"""
@@ -22,9 +23,8 @@ def teacher_rows(ctx: ClientContext, teacher: Knowledge) -> Batch:
     def reference() -> Float32:
         return _probs_after_distilling(ctx, _batch(ctx, teacher))
 
-    rng = ctx.draw(Purpose.SUBSET).rng
-    rows = ctx.terms.selection.subset(teacher, client_probs, reference, rng) if len(teacher) else teacher
-    return _batch(ctx, rows)
+    candidates = Candidates(teacher, client_probs, reference, ctx.draw(Purpose.SUBSET).rng)
+    return _batch(ctx, ctx.terms.selection.subset(candidates) if len(teacher) else teacher)
 
 
 def _batch(ctx: ClientContext, teacher: Knowledge) -> Batch:

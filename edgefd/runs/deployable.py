@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import asdict
 
-from edgefd.config.consistency import check_one_head
 from edgefd.config.schema import Config
 from edgefd.core.errors import UserError
 from edgefd.methods._deployable import deployed_method
@@ -19,6 +18,7 @@ def check_deployable(config: Config) -> None:
     if config.attack.name != "none":
         raise UserError("attack is for simulations: real devices cannot be told to attack; remove the section")
     deployed_method(config.method_name, asdict(config.method_config), config.defence)
-    check_one_head(config)
+    if any(model.heads == 2 for model in config.model):
+        raise UserError("model.heads=2 runs in simulations only: a device's bundle has a model of one head; remove it")
     if config.coordinator.dropout:
         raise UserError("coordinator.dropout is for simulations: real devices drop out by themselves; remove it")

@@ -50,12 +50,8 @@ def export_config(config: Config, model: str | None, out: Path, proxy_labels: Pa
     network = build_model(name, proxy.shape[1:], federation.n_classes, config.seed)
     manifest = export_bundle(out, network, proxy, settings, extractor_of(config))
     if proxy_labels is not None and federation.proxy_labels is not None:
-        _write_labels(proxy_labels, npz_bytes({"y": federation.proxy_labels}))
+        try:
+            put(proxy_labels, npz_bytes({"y": federation.proxy_labels}))
+        except OSError as error:
+            raise UserError(f"cannot write {proxy_labels}: {error.strerror}") from error
     return manifest
-
-
-def _write_labels(path: Path, blob: bytes) -> None:
-    try:
-        put(path, blob)
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror}") from error

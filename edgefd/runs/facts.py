@@ -6,12 +6,10 @@ What only a simulation knows, because it holds the data of all clients, is None 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from edgefd.config.schema import Config
 from edgefd.core.arrays import Int64
 from edgefd.federation.clients import ClientData, Federation
 
@@ -86,10 +84,3 @@ def members_of(data: ClientData) -> dict[str, list[int]]:
     """Return the rows of the training set that a client trains on and holds out, and its contributed proxy rows."""
     rows_by_name = {"train_rows": data.rows, "heldout_rows": data.heldout_rows, "contributed_ids": data.contributed}
     return {name: rows.tolist() for name, rows in rows_by_name.items() if rows is not None}
-
-
-def facts_of_devices(config: Config, n_clients: int, n_proxy: int, proxy_sha256: str) -> RunFacts:
-    """Return the facts that a coordinator of devices knows: those of its config and its bundle."""
-    disclosed = n_proxy if config.proxy.source == "contributed" else 0
-    partition = {"clients": None, "proxy": n_proxy, "proxy_sha256": proxy_sha256, "test": None}
-    return RunFacts(n_clients, partition, disclosed, Path(config.data.name).stem)

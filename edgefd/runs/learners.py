@@ -50,21 +50,18 @@ def server_learner(config: Config, federation: Federation) -> Learner:
 def _learner(
     config: Config, choice: Model, shape: tuple[int, ...], n_classes: int, sessions: Callable[[Model], Sessions]
 ) -> Learner:
-    learner = _single_learner(config, choice, shape, choice.heads * n_classes, sessions)
-    return learner if choice.heads == 1 else DualHead(learner)
-
-
-def _single_learner(
-    config: Config, choice: Model, shape: tuple[int, ...], n_logits: int, sessions: Callable[[Model], Sessions]
-) -> Learner:
+    n_logits = choice.heads * n_classes
     model = build_model(config.factory(choice), shape, n_logits, config.seed)
+    learner: Learner
     if (choice.learner or config.run.learner) == "torch":
         recorded_steps = None if is_foreign(choice.name) else _recorded_steps(choice.name, shape, n_logits)
-        return TorchLearner(model, config.train.optimizer, shared_zeros, recorded_steps)
-    from edgefd.export.model_graphs import initial_arrays
-    from edgefd.learners.onnx_learner import OnnxLearner
+        learner = TorchLearner(model, config.train.optimizer, shared_zeros, recorded_steps)
+    else:
+        from edgefd.export.model_graphs import initial_arrays
+        from edgefd.learners.onnx_learner import OnnxLearner
 
-    return OnnxLearner(sessions(choice), initial_arrays(model, config.train.optimizer), shared_zeros)
+        learner = OnnxLearner(sessions(choice), initial_arrays(model, config.train.optimizer), shared_zeros)
+    return learner if choice.heads == 1 else DualHead(learner)
 
 
 @functools.cache
@@ -75,15 +72,14 @@ def _recorded_steps(name: str, shape: tuple[int, ...], n_logits: int) -> Recorde
 
 def model_sessions(config: Config, federation: Federation) -> Callable[[Model], Sessions]:
     """Return a function from a model to the sessions of its exported graphs; each model is exported once."""
-    return functools.cache(functools.partial(_sessions, config, federation))
 
+    @functools.cache
+    def sessions(choice: Model) -> Sessions:  # workers open them after the fork
+        from edgefd.export.model_graphs import export_graphs
+        from edgefd.learners.onnx_learner import Sessions
 
-def _sessions(config: Config, federation: Federation, choice: Model) -> Sessions:
-    """Export a model's graphs and return their sessions; workers open them after the fork."""
-    from edgefd.export.model_graphs import export_graphs
-    from edgefd.learners.onnx_learner import Sessions
+        shape, n_logits = federation.proxy.x.shape[1:], choice.heads * federation.n_classes
+        model = build_model(config.factory(choice), shape, n_logits, 0)
+        return Sessions(export_graphs(model, config.train.optimizer, config.train.batch_size, shape, n_logits))
 
-    shape = federation.proxy.x.shape[1:]
-    n_logits = choice.heads * federation.n_classes
-    model = build_model(config.factory(choice), shape, n_logits, 0)
-    return Sessions(export_graphs(model, config.train.optimizer, config.train.batch_size, shape, n_logits))
+    return sessions

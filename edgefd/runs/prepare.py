@@ -31,24 +31,18 @@ class PreparedRun:
     def facts(self) -> RunFacts:
         """The facts that the run folder records."""
         dataset, federation = self.dataset, self.federation
+        rows_up = federation.raw_samples_disclosed  # contributions; the proxy set is sent to every client
+        rows_down = len(federation.clients) * len(federation.proxy) * self.config.method.message.of_proxy_rows
         return RunFacts(
             n_clients=len(federation.clients),
             partition=partition_record(federation, self.config.run.record_knowledge),
-            raw_samples_disclosed=federation.raw_samples_disclosed,
+            raw_samples_disclosed=rows_up,
             dataset=dataset.name,
-            bytes_once=bytes_once(self),
+            bytes_once=(rows_up + rows_down) * int(dataset.x_train[0].nbytes),
             data_source=dataset.source,
             data_samples=len(dataset.x_train) + len(dataset.x_test),
             data_sha256=dataset.sha256,
         )
-
-
-def bytes_once(prepared: PreparedRun) -> int:
-    """Return the bytes of raw samples sent before round 0: contributions up, the proxy set down to every client."""
-    sample = int(prepared.dataset.x_train[0].nbytes)
-    up = prepared.federation.raw_samples_disclosed * sample
-    down = len(prepared.federation.clients) * len(prepared.federation.proxy) * sample
-    return up + (down if prepared.config.method.message.of_proxy_rows else 0)
 
 
 def prepare(config: Config) -> PreparedRun:

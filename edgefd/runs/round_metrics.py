@@ -115,6 +115,7 @@ def measure(
     of_rows = message not in (MessageKind.CLASS_LABELS, MessageKind.PARAMETERS)
     accepted_fraction = {r.client: len(r.knowledge) / size if of_rows else 0.0 for r in reports}
     teacher = result.teacher if message is MessageKind.PROXY_LABELS else None
+    wrong = _out_of_class(reports, truth) if of_rows else None
     return RoundMetrics(
         round=result.plan.round,
         closing=result.plan.closing,
@@ -125,15 +126,15 @@ def measure(
         heldout_accuracy_mean=_mean_of(reports, "heldout_accuracy"),
         kept_fraction=float(np.mean(list(accepted_fraction.values()))),
         kept_per_client=[accepted_fraction.get(c) for c in range(n_clients)],
-        wrong_claims=out_of_class_fraction(reports, truth) if of_rows else None,
+        wrong_claims=sum(int(rows.sum()) for _, rows in wrong) / sum(len(rows) for _, rows in wrong) if wrong else None,
         teacher_coverage=len(teacher) / size if teacher is not None else 0.0,
         teacher_accuracy=_teacher_accuracy(teacher, truth),
         distil_loss=_mean_of(reports, "distil_loss"),
         train_loss=_mean_of(reports, "train_loss"),
         bytes_up=result.exchange.bytes_up,
         bytes_down=result.exchange.bytes_down,
-        wrong_claims_per_client=_out_of_class_by_client(reports, truth, weighted=False) if of_rows else None,
-        wrong_weight_per_client=_out_of_class_by_client(reports, truth, weighted=True) if of_rows else None,
+        wrong_claims_per_client=_out_of_class_by_client(wrong, n_clients, weighted=False),
+        wrong_weight_per_client=_out_of_class_by_client(wrong, n_clients, weighted=True),
         ece_mean=_mean_of(reports, "ece"),
         teacher_ece=None if (bins := _teacher_bins(teacher, truth)) is None else ece(bins),
         agreement_mean=_mean_of(reports, "agreement"),
@@ -142,30 +143,26 @@ def measure(
     )
 
 
-def out_of_class_fraction(reports: list[Report], truth: GroundTruth) -> float | None:
-    """Return the fraction of the sent soft labels whose row is of a class that the client does not have.
+def _out_of_class(reports: list[Report], truth: GroundTruth) -> list[tuple[Report, Bool]] | None:
+    """Return the reports with soft labels, each with which of its rows are of a class that the client does not have.
 
-    None without proxy labels, for devices, or if no soft label was sent.
+    None without proxy labels, and for devices.
     """
-    total = sum(len(r.knowledge) for r in reports)
-    labels = truth.proxy_labels
-    if not total or labels is None or truth.table is None:
+    labels, table = truth.proxy_labels, truth.table
+    if labels is None or table is None:
         return None
-    has_class: Bool = truth.table > 0
-    n_out_of_class = sum(int((~has_class[r.client][labels[r.knowledge.ids]]).sum()) for r in reports)
-    return n_out_of_class / total
+    return [(r, table[r.client][labels[r.knowledge.ids]] == 0) for r in reports if len(r.knowledge)]
 
 
-def _out_of_class_by_client(reports: list[Report], truth: GroundTruth, weighted: bool) -> list[float | None] | None:
-    labels = truth.proxy_labels
-    if labels is None or truth.table is None:
+def _out_of_class_by_client(
+    wrong: list[tuple[Report, Bool]] | None, n_clients: int, weighted: bool
+) -> list[float | None] | None:
+    if wrong is None:
         return None
-    fractions: list[float | None] = [None] * truth.n_clients
-    for r in reports:
-        if len(r.knowledge):
-            out_of_class = truth.table[r.client][labels[r.knowledge.ids]] == 0
-            weights = r.knowledge.weights if weighted else np.ones(len(out_of_class))
-            fractions[r.client] = float(weights[out_of_class].sum(dtype=np.float64) / weights.sum(dtype=np.float64))
+    fractions: list[float | None] = [None] * n_clients
+    for r, rows in wrong:
+        weights = r.knowledge.weights if weighted else np.ones(len(rows))
+        fractions[r.client] = float(weights[rows].sum(dtype=np.float64) / weights.sum(dtype=np.float64))
     return fractions
 
 

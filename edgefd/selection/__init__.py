@@ -11,9 +11,9 @@ from typing import Any
 from edgefd.core.errors import UserError, hint
 from edgefd.core.families import members
 from edgefd.core.settings import settings_of
-from edgefd.selection._rule import Selection, SelectionState
+from edgefd.selection._rule import Candidates, Selection, SelectionState
 
-__all__ = ["Selection", "SelectionState", "selection_of", "selection_rules"]
+__all__ = ["Candidates", "Selection", "SelectionState", "selection_of", "selection_rules"]
 
 
 def selection_rules() -> dict[str, type[Selection]]:

@@ -28,6 +28,20 @@ class SelectionState:
     lag: Float32
 
 
+@dataclass(frozen=True, eq=False)
+class Candidates:
+    """Rows of a teacher from which a client chooses those that it distils."""
+
+    teacher: Knowledge
+    """knowledge of n rows"""
+    client_probs: Callable[[], Float32]
+    """computes the client's soft labels of these rows, float32 [n, C]"""
+    reference: Callable[[], Float32]
+    """computes soft labels of these rows by the client's model after distilling all of them"""
+    rng: np.random.Generator
+    """generator of this client in this round"""
+
+
 @dataclass(frozen=True)
 class Selection:
     """Choice of the rows to query or to distil; this base selects all rows.
@@ -76,22 +90,9 @@ class Selection:
         """Return metrics for the report of a client; `client_probs` computes its soft labels of the teacher's rows."""
         return {}
 
-    def subset(
-        self,
-        teacher: Knowledge,
-        client_probs: Callable[[], Float32],
-        reference: Callable[[], Float32],
-        rng: np.random.Generator,
-    ) -> Knowledge:
-        """Return the rows of the teacher that the client distils.
-
-        Args:
-            teacher: knowledge of n rows.
-            client_probs: computes the client's soft labels of these rows, float32 [n, C].
-            reference: computes soft labels of these rows by the client's model after distilling all of them.
-            rng: generator of this client in this round.
-        """
-        return teacher
+    def subset(self, candidates: Candidates) -> Knowledge:
+        """Return the rows of the teacher that the client distils."""
+        return candidates.teacher
 
 
 @dataclass(frozen=True)

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-import numpy as np
-
-from edgefd.core.arrays import Float32
 from edgefd.core.knowledge import Knowledge
 from edgefd.learners.probabilities import divergence
+from edgefd.selection._rule import Candidates
 from edgefd.selection._subset import Subset, best, rows_of
 
 
@@ -21,16 +18,10 @@ class AdaSpec(Subset):
     name: Literal["adaspec"] = "adaspec"
     """rows that the client can learn, tried with a copy of its model"""
 
-    def subset(
-        self,
-        teacher: Knowledge,
-        client_probs: Callable[[], Float32],
-        reference: Callable[[], Float32],
-        rng: np.random.Generator,
-    ) -> Knowledge:
+    def subset(self, candidates: Candidates) -> Knowledge:
         """See `Selection.subset`."""
-        probs = teacher.values
-        gain = divergence(probs, client_probs()) - divergence(probs, reference())
+        teacher, before, after = candidates.teacher, candidates.client_probs(), candidates.reference()
+        gain = divergence(teacher.values, before) - divergence(teacher.values, after)
         return rows_of(teacher, best(gain, self.n_rows(len(teacher))))
 
 

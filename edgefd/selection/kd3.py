@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 
-from edgefd.core.arrays import Float32
 from edgefd.core.knowledge import Knowledge
+from edgefd.selection._rule import Candidates
 from edgefd.selection._subset import Subset, best, rows_of
 
 
@@ -20,15 +19,10 @@ class Kd3(Subset):
     name: Literal["kd3"] = "kd3"
     """rows on which teacher and client are confident together"""
 
-    def subset(
-        self,
-        teacher: Knowledge,
-        client_probs: Callable[[], Float32],
-        reference: Callable[[], Float32],
-        rng: np.random.Generator,
-    ) -> Knowledge:
+    def subset(self, candidates: Candidates) -> Knowledge:
         """See `Selection.subset`."""
-        confidence = (teacher.values.astype(np.float64) + client_probs()).max(1) / 2
+        teacher = candidates.teacher
+        confidence = (teacher.values.astype(np.float64) + candidates.client_probs()).max(1) / 2
         return rows_of(teacher, best(confidence, self.n_rows(len(teacher))))
 
 

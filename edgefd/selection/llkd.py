@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -10,9 +9,10 @@ import numpy as np
 
 from edgefd.core.arrays import Float32
 from edgefd.core.knowledge import Knowledge
+from edgefd.selection._rule import Candidates
 from edgefd.selection._subset import Subset, best, rows_of
 
-_MIN_GAIN = 1e-6  # tolerance: a single row of a class equals its mean
+_MIN_GAIN = 1e-6
 
 
 @dataclass(frozen=True)
@@ -24,15 +24,10 @@ class Llkd(Subset):
 
     needs_budget: ClassVar[bool] = False
 
-    def subset(
-        self,
-        teacher: Knowledge,
-        client_probs: Callable[[], Float32],
-        reference: Callable[[], Float32],
-        rng: np.random.Generator,
-    ) -> Knowledge:
+    def subset(self, candidates: Candidates) -> Knowledge:
         """See `Selection.subset`."""
-        weights = llkd(teacher.values, client_probs())
+        teacher = candidates.teacher
+        weights = llkd(teacher.values, candidates.client_probs())
         return rows_of(teacher, best(weights, min(self.n_rows(len(teacher)), int((weights > 0).sum()))), weights)
 
 

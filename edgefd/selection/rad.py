@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -10,6 +9,7 @@ import numpy as np
 
 from edgefd.core.arrays import Float32, Float64, Int64
 from edgefd.core.knowledge import Knowledge
+from edgefd.selection._rule import Candidates
 from edgefd.selection._subset import Subset, rows_of
 
 _MIN_GAIN = 1e-6  # smallest gain, to prevent a division by 0
@@ -29,17 +29,11 @@ class Rad(Subset):
         if not 0 <= self.assumed_teacher_error < 1:
             raise ValueError("assumed_teacher_error must be at least 0 and below 1")
 
-    def subset(
-        self,
-        teacher: Knowledge,
-        client_probs: Callable[[], Float32],
-        reference: Callable[[], Float32],
-        rng: np.random.Generator,
-    ) -> Knowledge:
+    def subset(self, candidates: Candidates) -> Knowledge:
         """See `Selection.subset`."""
-        k = self.n_rows(len(teacher))
-        n_wrong = self.assumed_teacher_error * len(teacher)
-        return rows_of(teacher, weighted_sample(rad(gains(client_probs()), k, n_wrong), k, rng))
+        teacher = candidates.teacher
+        k, n_wrong = self.n_rows(len(teacher)), self.assumed_teacher_error * len(teacher)
+        return rows_of(teacher, weighted_sample(rad(gains(candidates.client_probs()), k, n_wrong), k, candidates.rng))
 
 
 def gains(client_probs: Float32) -> Float64:

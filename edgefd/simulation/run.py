@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import shutil
+from collections import deque
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field, replace
@@ -133,11 +134,10 @@ def simulate_config(
         print_data(runs[0], console)
     with one_thread():
         run = _run(runs[0], folder, engine, on_round, console)
-        others = {prepared.config.method_name: prepared for prepared in runs[1:]}
-        baselines = {
-            name: _run(prepared, run_folder(prepared.config, folder / "also" / name), engine, None, console)
-            for name, prepared in others.items()
-        }
+        baselines: dict[str, Run] = {}
+        for name, prepared in zip(config.baselines, runs[1:], strict=True):
+            own_folder = run_folder(prepared.config, folder / "also" / name)
+            baselines[name] = _run(prepared, own_folder, engine, None, console)
     return replace(run, baselines=baselines)
 
 
@@ -166,11 +166,8 @@ def _run(prepared: PreparedRun, folder: Path, engine: Engine, on_round: OnRound 
     """Run one method; nothing of it remains in this process but the result, whatever happens."""
     config, federation = prepared.config, prepared.federation
     completed: list[RoundMetrics] = []
-    teachers: list[Knowledge | None] = [None]
+    last_result = deque[RoundResult](maxlen=1)
     transports = []
-
-    def keep_teacher(result: RoundResult) -> None:
-        teachers[0] = result.teacher
 
     with ExitStack() as stack:
 
@@ -180,7 +177,7 @@ def _run(prepared: PreparedRun, folder: Path, engine: Engine, on_round: OnRound 
             transport = open_transport(config, federation)
             transports.append(transport)
             stack.callback(transport.pool.close)
-            return stack.enter_context(closing(simulate(transport, folder, keep_teacher)))
+            return stack.enter_context(closing(simulate(transport, folder, last_result.append)))
 
         def watch(rounds: Iterator[RoundMetrics]) -> Generator[RoundMetrics]:
             for metrics in rounds:
@@ -203,4 +200,5 @@ def _run(prepared: PreparedRun, folder: Path, engine: Engine, on_round: OnRound 
                 shutil.rmtree(folder)
             raise
     weights = tuple(weights_of(client) for transport in transports for client in transport.state.clients)
-    return Run(folder, config, summary, tuple(completed), prepared.dataset, federation, teachers[0], weights)
+    teacher = last_result[0].teacher if last_result else None
+    return Run(folder, config, summary, tuple(completed), prepared.dataset, federation, teacher, weights)

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgefd.core.knowledge import Knowledge, empty
-from edgefd.selection import selection_of, selection_rules
+from edgefd.selection import Candidates, selection_of, selection_rules
 from edgefd.selection._rule import n_rows
 from edgefd.selection._subset import best
 from edgefd.selection.ddk import Ddk, class_divergence
@@ -34,7 +34,9 @@ def chosen(
         return reference
 
     rule = selection_of({"name": name, "budget": budget})
-    subset = rule.subset(teacher(teacher_probs), lambda: client_probs, reference_probs, np.random.default_rng(0))
+    subset = rule.subset(
+        Candidates(teacher(teacher_probs), lambda: client_probs, reference_probs, np.random.default_rng(0))
+    )
     return ((subset.ids - 1) // 3).tolist()
 
 
@@ -81,7 +83,7 @@ def test_llkd_takes_rows_with_a_confident_teacher_and_an_unconfident_client_with
     assert chosen("llkd", teacher_probs, client_probs, 1.0) == [0, 3]
     assert chosen("llkd", teacher_probs, client_probs, 0.25) == [0]
     rng = np.random.default_rng(0)
-    subset = Llkd().subset(teacher(teacher_probs), lambda: client_probs, lambda: client_probs, rng)
+    subset = Llkd().subset(Candidates(teacher(teacher_probs), lambda: client_probs, lambda: client_probs, rng))
     assert subset.weights == pytest.approx([0.5, 0.5 * 0.24 / 0.45])
 
 
@@ -123,7 +125,8 @@ def test_distilled_rows_are_distinct_rows_of_the_teacher_within_the_budget(
     k = teacher(teacher_probs)
     rule = selection_of({"name": name, "budget": budget})
     subset, again = (
-        rule.subset(k, lambda: client_probs, lambda: reference, np.random.default_rng(seed)) for _ in range(2)
+        rule.subset(Candidates(k, lambda: client_probs, lambda: reference, np.random.default_rng(seed)))
+        for _ in range(2)
     )
     assert subset.equals(again)
     assert np.isin(subset.ids, k.ids).all()
@@ -144,5 +147,5 @@ def test_the_rules_of_the_client_are_those_that_choose_a_subset() -> None:
     k = teacher(labels([1, 0], [0, 1]))
     for name in sorted(set(selection_rules()) - set(CLIENT_RULES)):
         rule = selection_of({"name": name} | ({} if name == "all" else {"budget": 1 / 2}))
-        subset = rule.subset(k, lambda: k.values, lambda: k.values, np.random.default_rng(0))
+        subset = rule.subset(Candidates(k, lambda: k.values, lambda: k.values, np.random.default_rng(0)))
         assert subset is k

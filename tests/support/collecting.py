@@ -14,7 +14,7 @@ from edgefd_proto import edgefd_pb2 as pb
 from edgefd_server.grpc_link.rate_limit import Rate
 from edgefd_server.grpc_link.server import ListenAddress
 from edgefd_server.monitoring.event_log import tee_log
-from edgefd_server.monitoring.prometheus import LinkMetrics, make_metrics, metrics_log
+from edgefd_server.monitoring.prometheus import LinkMetrics, metrics_log
 from edgefd_server.proxy_collection.service import CollectLink, Collector, open_collector
 from edgefd_server.proxy_collection.store import Collection, Wanted
 
@@ -49,7 +49,7 @@ def collecting(
     clock: Callable[[], float] = time.monotonic,
 ) -> Iterator[OpenCollector]:
     """Collect samples on a port of this machine while the context lasts; port 0 is any free one."""
-    metrics, lines = make_metrics(), list[dict[str, Any]]()
+    metrics, lines = LinkMetrics(), list[dict[str, Any]]()
 
     def log(event: str, **fields: Any) -> None:
         lines.append({"event": event, **fields})

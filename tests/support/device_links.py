@@ -25,7 +25,7 @@ from edgefd_server.grpc_link.rate_limit import Rate
 from edgefd_server.grpc_link.server import ListenAddress
 from edgefd_server.grpc_link.sessions import DeviceSessions
 from edgefd_server.monitoring.event_log import Log, tee_log
-from edgefd_server.monitoring.prometheus import LinkMetrics, make_metrics, metrics_log
+from edgefd_server.monitoring.prometheus import LinkMetrics, metrics_log
 
 from edgefd.core.knowledge import Knowledge
 from edgefd.federation.plan import RoundPlan
@@ -97,7 +97,7 @@ def open_device_link(
     clock: Callable[[], float] = time.monotonic,
 ) -> Iterator[OpenLink]:
     """Serve a federation's device link on a port of this machine while the context lasts; port 0 is any free one."""
-    metrics, lines = make_metrics(), list[dict[str, Any]]()
+    metrics, lines = LinkMetrics(), list[dict[str, Any]]()
 
     def log(event: str, **fields: Any) -> None:
         lines.append({"event": event, **fields})

@@ -22,6 +22,7 @@ from edgefd.core import files
 from edgefd.core.errors import RunError, UserError
 from edgefd.core.files import get, put
 from edgefd.federation.progress import Progress
+from edgefd.runs.round_metrics import RoundMetrics
 from edgefd.selection import SelectionState
 from edgefd.wire import messages as wire
 
@@ -40,7 +41,7 @@ class Checkpoint:
     """digest of the config"""
     out: str
     """path of the run folder"""
-    metrics: tuple[dict[str, Any], ...] = ()
+    metrics: tuple[RoundMetrics, ...] = ()
     """metrics of the completed rounds, from round 0 on"""
     progress: Progress = field(default_factory=Progress)
     """state of the rounds after the last completed one"""
@@ -66,7 +67,8 @@ def save_checkpoint(home: Path, saved: Checkpoint) -> None:
     """
     progress = saved.progress
     teacher = b"" if progress.teacher is None else wire.encode(progress.teacher, "float32")
-    head: dict[str, Any] = {"run": saved.run, "config": saved.config, "out": saved.out, "metrics": saved.metrics}
+    metrics = [vars(each) for each in saved.metrics]
+    head: dict[str, Any] = {"run": saved.run, "config": saved.config, "out": saved.out, "metrics": metrics}
     known = b""
     if progress.selection_state is not None:
         known = wire.encode(progress.selection_state.known, "float32")
@@ -120,6 +122,6 @@ def _decode(blob: bytes) -> Checkpoint:
         str(fields["run"]),
         str(fields["config"]),
         str(fields["out"]),
-        tuple(fields["metrics"]),
+        tuple(RoundMetrics(**metrics) for metrics in fields["metrics"]),
         Progress(len(fields["metrics"]), wire.decode(teacher) if teacher else None, selection_state),
     )

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import secrets
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from edgefd.config.schema import Config
@@ -77,15 +78,17 @@ def open_run(request: RunRequest, exchange: Path | None = None) -> Iterator[Open
         if resuming and place is not None:
             stack.enter_context(exclusive_lock(place))
             saved = load_for_resume(request.config, place)
-            _check_out(place, saved, request.out)
+            if request.out is not None and request.out.resolve() != Path(saved.out):
+                raise UserError(f"the run in {place} has the run folder {saved.out}: remove --out")
             yield OpenRun(served, Path(saved.out), place, saved, True)
         else:
             check_unused(request, exchange)
             folder = run_folder(request.config, request.out, or_empty=request.resume)
             home = folder if exchange is None else exchange
-            removed, cleared = _removed_if_refused(folder), _cleared_if_refused(folder, home, home.exists())
+            removed = _undone_if_refused(folder, partial(shutil.rmtree, folder))
             if exchange is not None:
                 stack.enter_context(removed)
+            cleared = _undone_if_refused(folder, partial(_clear, home, home.exists()))
             stack.enter_context(exclusive_lock(home))
             check_unused(request, exchange)  # again, because another coordinator may have used it before the lock:
             stack.enter_context(removed if exchange is None else cleared)  # then nothing in it may be removed
@@ -129,31 +132,19 @@ def check_unused(request: RunRequest, exchange: Path | None) -> None:
         )
 
 
-def _check_out(home: Path, saved: Checkpoint, out: Path | None) -> None:
-    if out is not None and out.resolve() != Path(saved.out):
-        raise UserError(f"the run in {home} has the run folder {saved.out}: remove --out")
-
-
 @contextmanager
-def _removed_if_refused(folder: Path) -> Iterator[None]:
-    """Remove the run folder if a `UserError` comes before the run has begun to write it."""
+def _undone_if_refused(folder: Path, undo: Callable[[], None]) -> Iterator[None]:
+    """Undo what this coordinator has written if a `UserError` comes before the run has begun to write its folder."""
     try:
         yield
     except UserError:
         if not (folder / "config.yaml").exists():
-            shutil.rmtree(folder)
+            undo()
         raise
 
 
-@contextmanager
-def _cleared_if_refused(folder: Path, home: Path, existed: bool) -> Iterator[None]:
-    """Remove what this coordinator has written in `home`, which it has locked, in the same case."""
-    try:
-        yield
-    except UserError:
-        if not (folder / "config.yaml").exists():
-            for name in (CHECKPOINT, LOCK, FEDERATION):
-                (home / name).unlink(missing_ok=True)
-            if not existed:
-                home.rmdir()
-        raise
+def _clear(home: Path, existed: bool) -> None:
+    for name in (CHECKPOINT, LOCK, FEDERATION):
+        (home / name).unlink(missing_ok=True)
+    if not existed:
+        home.rmdir()

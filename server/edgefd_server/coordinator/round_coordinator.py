@@ -9,8 +9,6 @@ and all of its content is checked before it counts.
 from __future__ import annotations
 
 import hashlib
-import logging
-import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -27,13 +25,11 @@ from edgefd.rounds.participation import FULL_PARTICIPATION, ParticipationConfig,
 from edgefd.rounds.validation import check_report, check_values, largest_report
 from edgefd.wire import messages as wire
 from edgefd.wire.exchange_folder import COMPLETE
-from edgefd_server.monitoring.event_log import Log
+from edgefd_server.monitoring.event_log import Log, LoggedState
 
 SHUTDOWN_GRACE = 20.0
 """seconds that clients have to learn that the run is over: more than a device waits between two calls"""
 _LONGEST_WAIT = 3600.0  # Python does not wait at all for a timeout of some years
-
-logger = logging.getLogger(__name__)
 
 
 class Refused(Exception):
@@ -75,13 +71,8 @@ class RoundInbox:
     closed: bool = False
     """whether the round is over"""
 
-    @property
-    def round(self) -> int:
-        """Number of the round."""
-        return self.opened.plan.round
 
-
-class RoundCoordinator:
+class RoundCoordinator(LoggedState):
     """A transport (`edgefd.rounds.loop.Transport`) whose front ends may call it from any thread.
 
     Args:
@@ -103,13 +94,12 @@ class RoundCoordinator:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.info, self.timeout, self.rules = info, timeout, rules
-        self._log, self._clock = log, clock
-        self._changed = threading.Condition()
+        super().__init__(log)
+        self._clock = clock
         self._watchers: list[Callable[[], None]] = []
         self._current: RoundInbox | None = None
         self._previous: RoundInbox | None = None
         self._ended: str | None = None
-        self._failure: RunError | None = None
         self._connected, self._end_acknowledged = set(expected), set[int]()
 
     # for the coordinator's thread
@@ -281,24 +271,10 @@ class RoundCoordinator:
             self._end_acknowledged.add(client)
             self._changed.notify_all()
 
-    def note(self, event: str, **fields: object) -> None:
-        """Write an event to the log. If that fails, the run ends with the reason."""
-        logger.debug("%s %s", event, fields)
-        try:
-            self._log(event, **fields)
-        except RunError as error:
-            self.fail(error)
-
-    def fail(self, error: RunError) -> None:
-        """End the run with an error from which it cannot recover."""
-        with self._changed:
-            self._failure = self._failure or error
-            self._changed.notify_all()
-
     def _inbox(self, client: int, round: int) -> RoundInbox:
         """Return the inbox of the current or previous round with that number, which must have asked the client."""
         inboxes = (self._current, self._previous)
-        inbox = next((each for each in inboxes if each is not None and each.round == round), None)
+        inbox = next((each for each in inboxes if each is not None and each.opened.plan.round == round), None)
         if self._current is None and self._ended is None:
             raise Refused("early", "no round is open yet: submit the report again soon")
         if inbox is None:
@@ -318,7 +294,7 @@ class RoundCoordinator:
     def _missing_reports(self, inbox: RoundInbox) -> str:
         clients = ", ".join(str(c) for c in inbox.opened.asked if c not in inbox.reports)
         return (
-            f"round {inbox.round}: {len(inbox.reports)} of {len(inbox.opened.asked)} reports after "
+            f"round {inbox.opened.plan.round}: {len(inbox.reports)} of {len(inbox.opened.asked)} reports after "
             f"{self.timeout:g} s: no report of client {clients} (link.jsonl lists the refused reports)"
         )
 

@@ -1,4 +1,4 @@
-"""The rounds of a served run, over any transport that announces the end of the run to its clients.
+"""The rounds of a served run. The end of the run is announced to its clients.
 
 A coordinator that was killed at any moment resumes after its checkpoint.
 """
@@ -8,28 +8,17 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import Any
 
-from edgefd.rounds.loop import RoundResult, Transport, run_rounds
+from edgefd.rounds.loop import run_rounds
 from edgefd.runs.execute import ProgressHook, execute_run, server_of
+from edgefd.runs.facts import GroundTruth
 from edgefd.runs.record import KNOWLEDGE, record_messages
 from edgefd.runs.round_metrics import RoundMetrics, measure
 from edgefd.wire.exchange_folder import COMPLETE
-from edgefd_server.coordinator.checkpoint import Checkpoint, save_checkpoint
+from edgefd_server.coordinator.checkpoint import save_checkpoint
 from edgefd_server.coordinator.open_run import OpenRun
-
-
-class Announced(Transport, Protocol):
-    """A transport that tells its clients how the run ended."""
-
-    def finish(self, outcome: str) -> None:
-        """Announce the end: `edgefd.wire.exchange_folder.COMPLETE`, or the reason why the run stopped."""
-        ...
-
-
-def completed_rounds(saved: Checkpoint) -> list[RoundMetrics]:
-    """Return the metrics of the rounds that a checkpoint completes."""
-    return [RoundMetrics(**fields) for fields in saved.metrics]
+from edgefd_server.coordinator.round_coordinator import RoundCoordinator
 
 
 def print_rounds(rounds: Iterator[RoundMetrics]) -> Iterator[RoundMetrics]:
@@ -42,12 +31,12 @@ def print_rounds(rounds: Iterator[RoundMetrics]) -> Iterator[RoundMetrics]:
         yield m
 
 
-def coordinate(run: OpenRun, transport: Announced, progress: ProgressHook = print_rounds) -> dict[str, Any]:
+def coordinate(run: OpenRun, coordinator: RoundCoordinator, progress: ProgressHook = print_rounds) -> dict[str, Any]:
     """Run the rounds after a checkpoint, announce the end to the clients, and return the run's summary.
 
     Args:
         run: the run, whose checkpoint the caller has locked.
-        transport: carries the rounds.
+        coordinator: carries the rounds.
         progress: passes on the metrics of each round.
 
     Raises:
@@ -59,37 +48,28 @@ def coordinate(run: OpenRun, transport: Announced, progress: ProgressHook = prin
             run.served.facts,
             run.folder,
             progress,
-            lambda: _measured_rounds(run, transport),
-            completed_rounds(run.saved),
+            lambda: _measured_rounds(run, coordinator),
+            run.saved.metrics,
         )
     except BaseException as error:  # also Ctrl-C: the devices must not wait forever
-        transport.finish(str(error) or "it was interrupted")
+        coordinator.finish(str(error) or "it was interrupted")
         raise
-    transport.finish(COMPLETE)
+    coordinator.finish(COMPLETE)
     return summary
 
 
-def _measured_rounds(run: OpenRun, transport: Transport) -> Iterator[RoundMetrics]:
+def _measured_rounds(run: OpenRun, coordinator: RoundCoordinator) -> Iterator[RoundMetrics]:
     """Run the remaining rounds; the checkpoint of each is written before anything of the next one is sent."""
-    config, saved = run.served.config, run.saved
+    served, config, saved = run.served, run.served.config, run.saved
+    labels = served.proxy_labels if config.method.proxy_labels else None
+    truth = GroundTruth(served.n_clients, len(served.proxy), served.proxy_labels)
+    server = server_of(config, served.terms, served.n_clients, served.proxy, labels)
     began = time.perf_counter()
-    for result in _rounds(run, transport):
+    for result in run_rounds(server, coordinator, saved.progress):
         if config.run.record_knowledge:
             record_messages(run.folder / KNOWLEDGE, config, result)
-        metrics = measure(result, run.served.truth, time.perf_counter() - began, config.method.message)
-        saved = replace(
-            saved,
-            metrics=(*saved.metrics, metrics.to_dict()),
-            progress=result.progress,
-        )
+        metrics = measure(result, truth, time.perf_counter() - began, config.method.message)
+        saved = replace(saved, metrics=(*saved.metrics, metrics), progress=result.progress)
         save_checkpoint(run.home, saved)
         yield metrics
         began = time.perf_counter()
-
-
-def _rounds(run: OpenRun, transport: Transport) -> Iterator[RoundResult]:
-    """Run the rounds after the checkpoint of a run."""
-    served = run.served
-    labels = served.proxy_labels if served.config.method.proxy_labels else None
-    server = server_of(served.config, served.terms, served.n_clients, served.proxy, labels)
-    return run_rounds(server, transport, run.saved.progress)

@@ -13,10 +13,10 @@ from edgefd.core.arrays import Int64
 from edgefd.core.errors import UserError
 from edgefd.data.npz import read_npz, whole_labels
 from edgefd.federation.clients import ProxySet
-from edgefd.federation.terms import FederationInfo, FederationTerms
+from edgefd.federation.terms import FederationTerms
 from edgefd.rounds.participation import check_rules
 from edgefd.runs.deployable import check_deployable
-from edgefd.runs.facts import GroundTruth, RunFacts, facts_of_devices
+from edgefd.runs.facts import RunFacts
 from edgefd.runs.terms import terms_with
 from edgefd.wire.bundle_manifest import MANIFEST, Manifest
 from edgefd.wire.bundle_reader import Bundle, read_bundle
@@ -47,18 +47,12 @@ class ServedRun:
     """one for each of the config's models, in order: client i gets bundle i modulo their number"""
 
     @property
-    def truth(self) -> GroundTruth:
-        """The facts with which the rounds are measured."""
-        return GroundTruth(self.n_clients, len(self.proxy), self.proxy_labels)
-
-    @property
     def facts(self) -> RunFacts:
         """The facts that the run folder records."""
-        return facts_of_devices(self.config, self.n_clients, len(self.proxy), self.terms.proxy_sha256)
-
-    def info(self, run: str) -> FederationInfo:
-        """Return the description of the federation that devices receive; `run` is the id of the run."""
-        return FederationInfo(run, self.n_clients, self.terms)
+        n_proxy, sha256 = len(self.proxy), self.terms.proxy_sha256
+        partition = {"clients": None, "proxy": n_proxy, "proxy_sha256": sha256, "test": None}
+        disclosed = n_proxy if self.config.proxy.source == "contributed" else 0
+        return RunFacts(self.n_clients, partition, disclosed, Path(self.config.data.name).stem)
 
 
 def read_served_run(config: Config, bundles: Sequence[Path], proxy_labels: Path | None = None) -> ServedRun:

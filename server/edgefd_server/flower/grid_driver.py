@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from flwr.app import ConfigRecord, Message, RecordDict
 
@@ -23,6 +23,8 @@ from edgefd.wire.device_link import terms_message
 from edgefd_server.coordinator.round_coordinator import OpenRound, Refused, RoundCoordinator
 
 if TYPE_CHECKING:
+    from flwr.serverapp import Grid
+
     from edgefd_server.certs import AllowList
     from edgefd_server.monitoring.prometheus import LinkMetrics
 
@@ -36,36 +38,6 @@ RESEND_SECONDS = 60.0
 GRID_FAILURE_SECONDS = 30.0
 """seconds for which the Grid may fail before the run ends"""
 _MAX_LINE = 500
-
-
-class NodeInfo(Protocol):
-    """The part of Flower's NodeInfo that this module uses."""
-
-    @property
-    def node_id(self) -> int:
-        """Flower's number of the node."""
-        ...
-
-    @property
-    def public_key(self) -> bytes:
-        """Public key in PEM form. A node without a registered key has created one itself."""
-        ...
-
-
-class NodeGrid(Protocol):
-    """The part of `flwr.serverapp.Grid` that this module uses."""
-
-    def get_nodes(self) -> Iterable[NodeInfo]:
-        """Return the connected nodes."""
-        ...
-
-    def push_messages(self, messages: Iterable[Message]) -> Iterable[str | None]:
-        """Send messages, and return their ids in the same order; None for a message that cannot be sent."""
-        ...
-
-    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
-        """Return the replies to these messages that have arrived."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -100,7 +72,7 @@ class GridDriver:
     """
 
     coordinator: RoundCoordinator
-    grid: NodeGrid
+    grid: Grid
     allowed: AllowList | None = None
     config: str | None = None
     metrics: LinkMetrics | None = None
@@ -119,7 +91,7 @@ class GridDriver:
         if time.monotonic() - self._nodes_checked >= NODE_CHECK_SECONDS:
             self._update_nodes()
         if messages := self._due_messages(opened):
-            ids = list(self.grid.push_messages([message for _, message in messages]))
+            ids: list[str | None] = list(self.grid.push_messages([message for _, message in messages]))
             for (node, _), message_id in zip(messages, ids or [None] * len(messages), strict=True):
                 if message_id is None:
                     self._refuse(node, Refused("node", "Flower did not accept a message for this node"))

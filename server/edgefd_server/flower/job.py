@@ -9,7 +9,6 @@ because the command starts it again from the checkpoint.
 from __future__ import annotations
 
 import io
-import json
 import logging
 import os
 import signal
@@ -17,80 +16,67 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from pydantic import TypeAdapter
 
 from edgefd.config.load import load_config
 from edgefd.core.errors import RunError, Stopped, UserError
-from edgefd.core.json_files import append_json_line, write_json
+from edgefd.core.json_files import append_json_line
 from edgefd.core.log import PACKAGES, configure_logging
 from edgefd_server.certs import AllowList
 from edgefd_server.coordinator.open_run import OpenRun, load_for_resume
 from edgefd_server.coordinator.round_coordinator import RoundCoordinator
 from edgefd_server.coordinator.served_run import read_served_run
-from edgefd_server.flower.grid_driver import GridDriver, NodeGrid, run_driver
-from edgefd_server.grpc_link.server import ListenAddress
+from edgefd_server.flower.grid_driver import GridDriver, run_driver
+from edgefd_server.flower.superlink import SuperLinkAddress
 from edgefd_server.monitoring.prometheus import LinkMetrics
-from edgefd_server.serve.coordinator import FrontEnd, OpenFrontEnd, serve_coordinator
+from edgefd_server.serve.coordinator import FrontEnd, OpenFrontEnd, ServeOptions, serve_coordinator
 from edgefd_server.serve.grpc import device_link
-from edgefd_server.serve.options import ServeOptions
 
-CONFIG = "config.yaml"
+if TYPE_CHECKING:
+    from flwr.serverapp import Grid
+
 Report = Callable[..., None]
 """function that appends an event; called as `report(**fields)`"""
 
 
 @dataclass(frozen=True)
 class Job:
-    """The task of the ServerApp, as plain JSON. All paths are absolute."""
+    """The task of the ServerApp, as `JOB` writes it to a file. All paths are absolute."""
 
-    folder: str
-    """path of the run folder, which contains the checkpoint"""
-    work: str
-    """path of the folder with Flower's files and the configuration"""
+    folder: Path
+    """the run folder, which contains the checkpoint"""
     resuming: bool
     """whether the run is resumed from its checkpoint"""
-    timeout: float
-    """longest duration of a round in seconds"""
-    certs: str | None
-    """path of the certificates; None = no TLS"""
+    bundles: tuple[Path, ...]
+    proxy_labels: Path | None
+    """the labels of the proxy samples; None = not given"""
+    superlink: SuperLinkAddress
     listen: str | None
     """HOST:PORT on which to serve light devices too; None = SuperNodes only"""
-    insecure: bool
-    """whether an address that other machines can reach is allowed without certificates"""
-    bundles: tuple[str, ...]
-    """paths of the bundles"""
-    proxy_labels: str | None
-    """path of the labels of the proxy samples; None = not given"""
-    metrics_port: int | None
-    """port of the Prometheus metrics; None = not served"""
-    status: str | None
-    """[HOST:]PORT of the status page; None = not served"""
+    options: ServeOptions
+
+    @property
+    def work(self) -> Path:
+        """Folder with Flower's files and the configuration."""
+        return self.folder / "flower"
 
     @property
     def events(self) -> Path:
         """File to which the ServerApp appends its events."""
-        return Path(self.work) / "events.jsonl"
+        return self.work / "events.jsonl"
 
 
-def write_job(job: Job) -> Path:
-    """Write the job into its folder `work`, and return the path of the file."""
-    path = Path(job.work) / "job.json"
-    write_json(path, asdict(job))
-    return path
+JOB = TypeAdapter(Job)
 
 
-def read_job(path: Path) -> Job:
-    """Read a job that `write_job` wrote."""
-    values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return Job(**{f.name: values[f.name] for f in fields(Job)})
-
-
-def run_job(grid: NodeGrid, path: Path) -> None:
+def run_job(grid: Grid, path: Path) -> None:
     """Coordinate the run of a job over the Grid, and report how it ended."""
-    job = read_job(path)
+    job = JOB.validate_json(path.read_bytes())
 
     def report(**fields: Any) -> None:
         append_json_line(job.events, fields)
@@ -116,19 +102,17 @@ def run_job(grid: NodeGrid, path: Path) -> None:
         report(done=summary)
 
 
-def _coordinate(grid: NodeGrid, job: Job) -> dict[str, Any]:
-    folder, certs = Path(job.folder), None if job.certs is None else Path(job.certs)
-    config = load_config(Path(job.work) / CONFIG)
-    labels = None if job.proxy_labels is None else Path(job.proxy_labels)
-    served = read_served_run(config, [Path(bundle) for bundle in job.bundles], labels)
-    run = OpenRun(served, folder, folder, load_for_resume(config, folder), job.resuming)
+def _coordinate(grid: Grid, job: Job) -> dict[str, Any]:
+    config, certs = load_config(job.work / "config.yaml"), job.superlink.certs
+    served = read_served_run(config, job.bundles, job.proxy_labels)
+    run = OpenRun(served, job.folder, job.folder, load_for_resume(config, job.folder), job.resuming)
     front_ends = [_super_nodes(grid, None if certs is None else AllowList(certs))]
     if job.listen is not None:
-        front_ends.insert(0, device_link(served, ListenAddress(job.listen, certs, job.insecure)))
-    return serve_coordinator(run, ServeOptions(job.timeout, job.status, job.metrics_port), front_ends, certs)
+        front_ends.insert(0, device_link(served, replace(job.superlink, address=job.listen)))
+    return serve_coordinator(run, job.options, front_ends, certs)
 
 
-def _super_nodes(grid: NodeGrid, allowed: AllowList | None) -> FrontEnd:
+def _super_nodes(grid: Grid, allowed: AllowList | None) -> FrontEnd:
     """Return the front end for the nodes of the Grid."""
 
     @contextmanager

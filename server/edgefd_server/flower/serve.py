@@ -16,16 +16,16 @@ from pathlib import Path
 from typing import Any
 
 from edgefd.core.errors import RunError, Stopped, UserError
+from edgefd.core.json_files import write_json
 from edgefd.core.processes import alive, last_line, reported
 from edgefd.runs.folder import write_config
 from edgefd_server.certs import AllowList
 from edgefd_server.coordinator.checkpoint import load_checkpoint
-from edgefd_server.coordinator.open_run import OpenRun, RunRequest, open_run
+from edgefd_server.coordinator.open_run import RunRequest, open_run
 from edgefd_server.coordinator.round_coordinator import SHUTDOWN_GRACE
-from edgefd_server.flower.job import Job, write_job
+from edgefd_server.flower.job import JOB, Job
 from edgefd_server.flower.superlink import SuperLink, SuperLinkAddress, check_address, run_superlink
-from edgefd_server.grpc_link.server import ListenAddress
-from edgefd_server.serve.options import ServeOptions
+from edgefd_server.serve.coordinator import ServeOptions
 
 MAX_DEATHS = 3
 """how many times the SuperLink or the ServerApp may die in one round before the run ends"""
@@ -37,7 +37,7 @@ logger = logging.getLogger(__name__)
 
 
 def serve_flower(
-    request: RunRequest, superlink: SuperLinkAddress, options: ServeOptions, listen: ListenAddress | None = None
+    request: RunRequest, superlink: SuperLinkAddress, options: ServeOptions, listen: str | None = None
 ) -> tuple[Path, dict[str, Any]]:
     """Coordinate a run, and return its folder and summary.
 
@@ -45,7 +45,7 @@ def serve_flower(
         request: the run. Its bundles are for light devices; SuperNodes have their own copies.
         superlink: the address for SuperNodes.
         options: for serving the run.
-        listen: the address for light devices; None = the clients are SuperNodes only.
+        listen: HOST:PORT for light devices; None = the clients are SuperNodes only.
 
     Raises:
         UserError: if devices cannot run the configuration, or the coordinator cannot listen on an address.
@@ -57,36 +57,18 @@ def serve_flower(
     if allowed is not None:
         allowed.current()
     with open_run(request) as run:
-        job = _job(request, address, options, listen, run)
-        return run.folder, _Command(address, allowed, job).run()
-
-
-def _job(
-    request: RunRequest, address: SuperLinkAddress, options: ServeOptions, listen: ListenAddress | None, run: OpenRun
-) -> Job:
-    work = run.folder / "flower"
-    work.mkdir(exist_ok=True)
-    write_config(work, request.config)
-    return Job(
-        folder=str(run.folder.resolve()),
-        work=str(work.resolve()),
-        resuming=run.resuming,
-        timeout=options.timeout,
-        certs=None if address.certs is None else str(address.certs.resolve()),
-        listen=None if listen is None else listen.address,
-        insecure=address.insecure,
-        bundles=tuple(str(bundle.resolve()) for bundle in request.bundles),
-        proxy_labels=None if request.proxy_labels is None else str(request.proxy_labels.resolve()),
-        metrics_port=options.metrics_port,
-        status=options.status,
-    )
+        labels = request.proxy_labels and request.proxy_labels.resolve()
+        bundles = tuple(bundle.resolve() for bundle in request.bundles)
+        job = Job(run.folder.resolve(), run.resuming, bundles, labels, address, listen, options)
+        job.work.mkdir(exist_ok=True)
+        write_config(job.work, request.config)
+        return run.folder, _Command(allowed, job).run()
 
 
 @dataclass(eq=False)
 class _Command:
     """The command's part of a run: it starts the SuperLink, and starts it again if it dies."""
 
-    address: SuperLinkAddress
     allowed: AllowList | None
     job: Job
     events_read: int = 0
@@ -98,18 +80,19 @@ class _Command:
     def run(self) -> dict[str, Any]:
         """Run to the end, and return the summary. If Flower dies, start it again, up to `MAX_DEATHS` times a round."""
         self.job.events.unlink(missing_ok=True)
-        if self.address.certs is None:
+        if self.job.superlink.certs is None:
             logger.warning("the connections of SuperNodes are unencrypted and unauthenticated (no --certs)")
-        print(f"SuperNodes connect to {self.address.address}", flush=True)
+        print(f"SuperNodes connect to {self.job.superlink.address}", flush=True)
         deaths, rounds = 0, -1
         while True:
-            path = write_job(self.job)
-            with run_superlink(self.address, Path(self.job.work), self.family) as link:
+            path = self.job.work / "job.json"
+            write_json(path, JOB.dump_python(self.job, mode="json"))
+            with run_superlink(self.job.superlink, self.job.work, self.family) as link:
                 self._register_nodes(link)
                 link.submit({"job": str(path)})
                 if (summary := self._follow(link)) is not None:
                     return summary
-            saved = load_checkpoint(Path(self.job.folder))
+            saved = load_checkpoint(self.job.folder)
             reached = 0 if saved is None else saved.next_round
             deaths, rounds = (deaths + 1 if reached == rounds else 1), reached
             if deaths > MAX_DEATHS:

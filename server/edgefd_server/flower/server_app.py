@@ -27,7 +27,7 @@ from edgefd.runs.prepare import prepare, terms_of
 from edgefd.runs.record import check_unrecorded
 from edgefd.runs.round_metrics import RoundMetrics
 from edgefd_server.coordinator.round_coordinator import RoundCoordinator
-from edgefd_server.flower.grid_driver import GridDriver, NodeGrid, run_driver
+from edgefd_server.flower.grid_driver import GridDriver, run_driver
 
 app = ServerApp()
 
@@ -57,7 +57,7 @@ def main(grid: Grid, context: Context) -> None:
 
 
 @contextmanager
-def over_grid(grid: NodeGrid, config: Config, federation: Federation, log: Path | None) -> Iterator[RoundCoordinator]:
+def over_grid(grid: Grid, config: Config, federation: Federation, log: Path | None) -> Iterator[RoundCoordinator]:
     """Open a coordinator whose clients are the nodes of a Grid. The nodes may be simulated.
 
     Args:

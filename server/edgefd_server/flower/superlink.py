@@ -17,7 +17,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from edgefd.core.errors import RunError, UserError
 from edgefd.core.processes import FLOWER_QUIET, end, last_line
 from edgefd.wire.device_link import is_loopback
 from edgefd_server.certs import plaintext_error
+from edgefd_server.grpc_link.server import ListenAddress
 
 APP = Path(__file__).parent / "app"
 """folder of the Flower app that is submitted; it holds only a pyproject.toml, and its code is the installed edgefd"""
@@ -32,19 +33,8 @@ START_SECONDS = 180.0  # while other processes used the cores, the start took mo
 _WILDCARDS = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}
 
 
-@dataclass(frozen=True)
-class SuperLinkAddress:
-    """Address on which the SuperLink listens, and its certificates.
-
-    Without certificates, connections are neither encrypted nor authenticated.
-    """
-
-    address: str
-    """HOST:PORT"""
-    certs: Path | None
-    """folder of the certificates; None = no TLS"""
-    insecure: bool = False
-    """whether an address that other machines can reach is allowed without certificates"""
+class SuperLinkAddress(ListenAddress):
+    """Address on which the SuperLink listens, and its certificates."""
 
     @property
     def local(self) -> str:
@@ -117,7 +107,7 @@ class SuperLink:
 
 
 def check_address(requested: SuperLinkAddress) -> SuperLinkAddress:
-    """Check that a SuperLink can listen there, and return the address. Port 0 is replaced by a free port.
+    """Check that a SuperLink can listen there, and return the address with a free port for port 0, and absolute paths.
 
     Raises:
         UserError: if it cannot listen there, a certificate is missing, or other machines could connect without TLS.
@@ -134,8 +124,10 @@ def check_address(requested: SuperLinkAddress) -> SuperLinkAddress:
         if not path.is_file():
             raise UserError(f"cannot read {path}: create it with `edgefd certs init`")
     try:
-        with socket.create_server((host.strip("[]"), int(port)), family=_family(host)) as listener:
-            return SuperLinkAddress(f"{host}:{listener.getsockname()[1]}", certs, requested.insecure)
+        family = socket.AF_INET6 if host.startswith("[") else socket.AF_INET
+        with socket.create_server((host.strip("[]"), int(port)), family=family) as listener:
+            free = f"{host}:{listener.getsockname()[1]}"
+            return replace(requested, address=free, certs=certs and certs.resolve())
     except OSError as error:
         raise UserError(f"cannot listen on {requested.address}: {error.strerror}") from error
 
@@ -180,7 +172,7 @@ def _options(address: SuperLinkAddress, work: Path) -> list[str]:
     if address.certs is None:
         return [*options, "--insecure"]
     files = {"--ssl-certfile": "server.pem", "--ssl-keyfile": "server.key", "--ssl-ca-certfile": "ca.pem"}
-    tls = [text for flag, name in files.items() for text in (flag, str((address.certs / name).resolve()))]
+    tls = [text for flag, name in files.items() for text in (flag, str(address.certs / name))]
     return [*options, *tls, "--enable-supernode-auth"]
 
 
@@ -208,7 +200,3 @@ def _wait_until_ready(address: SuperLinkAddress, process: subprocess.Popen[bytes
             time.sleep(0.1)
     outcome = "did not answer" if process.poll() is None else f"ended (exit code {process.returncode})"
     raise RunError(f"the SuperLink {outcome}: {last_line(log)} (see {log})")
-
-
-def _family(host: str) -> socket.AddressFamily:
-    return socket.AF_INET6 if host.startswith("[") else socket.AF_INET

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
 from edgefd_proto import edgefd_pb2 as pb
 
 from edgefd.wire.device_link import CHUNK, HOLD
-from edgefd_server.certs import AllowList
-from edgefd_server.grpc_link.server import Context, GrpcServer, ListenAddress, credentials_of, handlers_of, listening
+from edgefd_server.grpc_link.server import Context, GrpcServer, ListenAddress
 from edgefd_server.grpc_link.sessions import DeviceSessions
 from edgefd_server.monitoring.prometheus import LinkMetrics
 
@@ -33,8 +32,9 @@ class _Poll:
 class DeviceLink(GrpcServer):
     """The gRPC front end of a `RoundCoordinator`. Use `open_link`."""
 
-    def __init__(self, sessions: DeviceSessions, allowed: AllowList | None, metrics: LinkMetrics) -> None:
-        super().__init__(allowed, metrics, sessions.coordinator.note, sessions.seen)
+    def __init__(self, sessions: DeviceSessions, listen: ListenAddress, metrics: LinkMetrics) -> None:
+        super().__init__(listen, metrics, sessions.coordinator.note, sessions.seen, sessions.contribute)
+        self._calls |= {"Join": self.join, "NextTask": self.next_task, "SubmitReport": self.submit}
         self._sessions, self._coordinator = sessions, sessions.coordinator
         self._polls: dict[int, _Poll] = {}
         """the waiting call of each client that has one"""
@@ -63,56 +63,35 @@ class DeviceLink(GrpcServer):
 
     async def join(self, request: bytes, context: Context) -> bytes:
         """Answer `DeviceLink.Join`."""
-
-        async def act() -> bytes:
-            reply = self._sessions.join(self._certified(context), request)
-            self._coordinator.note("join", client=reply.client, peer=context.peer())
-            return reply.SerializeToString()
-
-        return await self._answer("Join", request, context, act)
+        reply = self._sessions.join(self._certified(context), request)
+        self._coordinator.note("join", client=reply.client, peer=context.peer())
+        return reply.SerializeToString()
 
     async def next_task(self, request: bytes, context: Context) -> bytes:
         """Answer `DeviceLink.NextTask` when there is a task, the run ends, or the device's deadline is near."""
-
-        async def act() -> bytes:
-            client, after = self._sessions.task_request(self._certified(context), request)
-            if (task := self._sessions.next_task(client, after)) is None:
-                await self._wait(client, after, context)
-                self._certified(context)  # the certificate may have been revoked meanwhile
-                task = self._sessions.next_task(client, after)
-            return _IDLE if task is None else task
-
-        return await self._answer("NextTask", request, context, act)
+        client, after = self._sessions.task_request(self._certified(context), request)
+        if (task := self._sessions.next_task(client, after)) is None:
+            await self._wait(client, after, context)
+            self._certified(context)  # the certificate may have been revoked meanwhile
+            task = self._sessions.next_task(client, after)
+        return _IDLE if task is None else task
 
     async def submit(self, request: bytes, context: Context) -> bytes:
         """Answer `DeviceLink.SubmitReport`."""
-
-        async def act() -> bytes:
-            known = self._sessions.submit(self._certified(context), request)
-            return pb.SubmitReply(known=known).SerializeToString()
-
-        return await self._answer("SubmitReport", request, context, act)
+        known = self._sessions.submit(self._certified(context), request)
+        return pb.SubmitReply(known=known).SerializeToString()
 
     async def get_bundle(self, request: bytes, context: Context) -> AsyncIterator[bytes]:
         """Answer `DeviceLink.GetBundle`."""
-
-        async def act() -> tuple[Path, int]:
-            return self._sessions.file(self._certified(context), request)
-
-        path, offset = await self._answer("GetBundle", request, context, act)
+        path, offset = await self._answer("GetBundle", self._file, request, context)
         with path.open("rb") as file:
             file.seek(offset)
             while piece := file.read(CHUNK):
                 self._metrics.bytes.labels("down").inc(len(piece))
                 yield pb.BundleChunk(data=piece).SerializeToString()
 
-    async def contribute(self, request: bytes, context: Context) -> bytes:
-        """Refuse `DeviceLink.ContributeProxy`: a run takes no samples."""
-
-        async def act() -> bytes:
-            self._sessions.contribute(self._certified(context))
-
-        return await self._answer("ContributeProxy", request, context, act)
+    async def _file(self, request: bytes, context: Context) -> tuple[Path, int]:
+        return self._sessions.file(self._certified(context), request)
 
     async def _wait(self, client: int, after: int, context: Context) -> None:
         """Wait until the poll is woken or must be answered. A second poll of the same client ends the first."""
@@ -130,8 +109,9 @@ class DeviceLink(GrpcServer):
                 del self._polls[client]
 
 
-@contextmanager
-def open_link(sessions: DeviceSessions, listen: ListenAddress, metrics: LinkMetrics) -> Iterator[DeviceLink]:
+def open_link(
+    sessions: DeviceSessions, listen: ListenAddress, metrics: LinkMetrics
+) -> AbstractContextManager[DeviceLink]:
     """Listen to devices while the context lasts.
 
     Args:
@@ -142,7 +122,4 @@ def open_link(sessions: DeviceSessions, listen: ListenAddress, metrics: LinkMetr
     Raises:
         UserError: if the port is taken, certificates are missing, or it would serve plaintext beyond this machine.
     """
-    credentials = credentials_of(listen)
-    link = DeviceLink(sessions, None if listen.certs is None else AllowList(listen.certs), metrics)
-    with listening(link, handlers_of(link), sessions.largest, listen, credentials):
-        yield link
+    return DeviceLink(sessions, listen, metrics).listening(sessions.largest)

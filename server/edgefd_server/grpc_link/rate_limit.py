@@ -31,12 +31,14 @@ class Limiter:
         self._rate, self._clock = rate, clock
         self._buckets: dict[int, tuple[float, float]] = {}
 
-    def pay(self, client: int) -> None:
-        """Take one call out of the client's bucket.
+    def pay(self, client: int | None) -> None:
+        """Take one call out of the client's bucket; None = a client that is not known yet.
 
         Raises:
             Refusal: if the bucket is empty.
         """
+        if client is None:
+            return
         now = self._clock()
         tokens, updated = self._buckets.get(client, (self._rate.burst, now))
         tokens = min(self._rate.burst, tokens + (now - updated) * self._rate.per_second)

@@ -20,14 +20,14 @@ _STATUS = {
 """gRPC status of each reason for which a `RoundCoordinator` or a `Collection` refuses a message"""
 
 
-class Refusal(Exception):
+class Refusal(Refused):
     """A refused call, with a gRPC status, a reason code for programs and a line of text for people."""
 
     def __init__(self, status: grpc.StatusCode, reason: str, line: str) -> None:
-        super().__init__(line)
-        self.status, self.reason = status, reason
+        super().__init__(reason, line)
+        self.status = status
 
 
-def refusal_of(refused: Refused) -> Refusal:
-    """Return the same refusal with its gRPC status."""
-    return Refusal(_STATUS[refused.reason], refused.reason, str(refused))
+def status_of(refused: Refused) -> grpc.StatusCode:
+    """Return the gRPC status of a refusal."""
+    return refused.status if isinstance(refused, Refusal) else _STATUS[refused.reason]

@@ -15,7 +15,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Itera
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, TypeAlias, TypeVar
+from typing import Any, NoReturn, Self, TypeAlias, TypeVar
 
 import grpc
 from grpc import aio
@@ -24,7 +24,8 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from edgefd.core.errors import UserError
 from edgefd.wire.device_link import REASON, is_loopback
 from edgefd_server.certs import PLAINTEXT_WARNING, AllowList, plaintext_error
-from edgefd_server.grpc_link.refusals import Refusal
+from edgefd_server.coordinator.round_coordinator import Refused
+from edgefd_server.grpc_link.refusals import Refusal, status_of
 from edgefd_server.grpc_link.requests import FRAME
 from edgefd_server.monitoring.event_log import Log
 from edgefd_server.monitoring.prometheus import ONLINE, LinkMetrics
@@ -32,8 +33,10 @@ from edgefd_server.monitoring.prometheus import ONLINE, LinkMetrics
 SERVICE = "edgefd.v1.DeviceLink"
 
 Context = aio.ServicerContext[Any, Any]
-Handlers: TypeAlias = "Mapping[str, grpc.RpcMethodHandler[Any, Any]]"  # grpc's own class takes no parameters
+Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"  # grpc's own class takes no parameters
 Answer = TypeVar("Answer")
+Act = Callable[[bytes, Context], Awaitable[Answer]]
+"""answers a call, from its serialised request"""
 
 logger = logging.getLogger(__name__)
 
@@ -51,18 +54,33 @@ class ListenAddress:
 
 
 class GrpcServer:
-    """The common part of the gRPC front ends. Use `listening`.
+    """The common part of the gRPC front ends. It refuses the calls that a front end does not have in `_calls`.
 
     Args:
-        allowed: maps certificates to clients; None without certificates.
+        listen: the address, and the folder of certificates.
         metrics: count calls and bytes.
         note: writes an event to the log; refusals are counted there.
         seen: time of each client's last call (`time.monotonic`).
+        refuse: raises the refusal of a call, given the client of the caller's certificate.
+
+    Raises:
+        UserError: if certificates are missing, or connections beyond this machine would be plaintext.
     """
 
-    def __init__(self, allowed: AllowList | None, metrics: LinkMetrics, note: Log, seen: Mapping[int, float]) -> None:
+    def __init__(
+        self,
+        listen: ListenAddress,
+        metrics: LinkMetrics,
+        note: Log,
+        seen: Mapping[int, float],
+        refuse: Callable[[int | None], NoReturn],
+    ) -> None:
         self.port = 0
-        self._allowed, self._metrics, self._note, self._seen = allowed, metrics, note, seen
+        self._listen, self._credentials = listen, credentials_of(listen)
+        self._allowed = None if listen.certs is None else AllowList(listen.certs)
+        self._metrics, self._note, self._seen, self._refuse = metrics, note, seen, refuse
+        self._calls: dict[str, Act[bytes]] = {}
+        """the functions that answer unary calls, by the name of the call"""
         self._loop = asyncio.new_event_loop()
         metrics.online.set_function(self._online)
 
@@ -76,29 +94,84 @@ class GrpcServer:
         finally:
             future.cancel()  # has an effect only if the wait was interrupted
 
+    @contextmanager
+    def listening(self, largest: int) -> Iterator[Self]:
+        """Listen to devices while the context lasts.
+
+        Args:
+            largest: bytes that no honest request exceeds, in addition to `FRAME`.
+
+        Raises:
+            UserError: if the port is taken.
+        """
+        thread = threading.Thread(target=self._loop.run_forever, name="device-link", daemon=True)
+        thread.start()
+        try:
+            server = self.do(self._start(largest))
+            try:
+                yield self
+            finally:
+                self.do(server.stop(1.0))
+        finally:
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            thread.join()
+            self._loop.close()
+
     # in the event loop
+
+    async def _start(self, largest: int) -> aio.Server:
+        server, address = aio.server(options=_options(largest)), self._listen.address
+        handlers = {call: self._unary(call) for call in ("Join", "NextTask", "SubmitReport", "ContributeProxy")}
+        handlers["GetBundle"] = grpc.unary_stream_rpc_method_handler(self.get_bundle)
+        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, handlers),))
+        health_service = health.aio.HealthServicer()
+        health_pb2_grpc.add_HealthServicer_to_server(health_service, server)
+        for service in (SERVICE, ""):
+            await health_service.set(service, health_pb2.HealthCheckResponse.SERVING)
+        try:
+            if self._credentials is None:
+                self.port = server.add_insecure_port(address)
+            else:
+                self.port = server.add_secure_port(address, self._credentials)
+        except RuntimeError as error:
+            raise UserError(
+                f"cannot listen on {address}: is the port taken, or the host that of another machine?"
+            ) from error
+        await server.start()
+        return server
 
     def _online(self) -> int:
         return sum(time.monotonic() - seen < ONLINE for seen in list(self._seen.values()))
 
-    async def _answer(
-        self, call: str, request: bytes, context: Context, act: Callable[[], Awaitable[Answer]]
-    ) -> Answer:
+    async def _answer(self, call: str, act: Act[Answer], request: bytes, context: Context) -> Answer:
         """Return the result of `act`. A refusal is logged and sent."""
         began = time.monotonic()
         self._metrics.bytes.labels("up").inc(len(request))
         try:
-            answer = await act()
-        except Refusal as refusal:
-            line, device = str(refusal), _device_name(context)
-            self._note("refused", call=call, reason=refusal.reason, line=line, device=device, peer=context.peer())
-            await context.abort(refusal.status, line, ((REASON, refusal.reason),))
-            raise AssertionError("abort raises") from refusal
+            answer = await act(request, context)
+        except Refused as refused:
+            line, device = str(refused), _device_name(context)
+            self._note("refused", call=call, reason=refused.reason, line=line, device=device, peer=context.peer())
+            await context.abort(status_of(refused), line, ((REASON, refused.reason),))
+            raise AssertionError("abort raises") from refused
         finally:
             self._metrics.call_seconds.labels(call).observe(time.monotonic() - began)
         if isinstance(answer, bytes):
             self._metrics.bytes.labels("down").inc(len(answer))
         return answer
+
+    def _unary(self, call: str) -> Handler:
+        async def answer(request: bytes, context: Context) -> bytes:
+            return await self._answer(call, self._calls.get(call, self._refused), request, context)
+
+        return grpc.unary_unary_rpc_method_handler(answer)
+
+    async def get_bundle(self, request: bytes, context: Context) -> AsyncIterator[bytes]:
+        """Refuse `DeviceLink.GetBundle`."""
+        yield await self._answer("GetBundle", self._refused, request, context)
+
+    async def _refused(self, request: bytes, context: Context) -> bytes:
+        self._refuse(self._certified(context))
 
     def _certified(self, context: Context) -> int | None:
         """Return the client of the caller's certificate; None without certificates."""
@@ -119,95 +192,6 @@ def _device_name(context: Context) -> str:
     """Return the common name in the caller's certificate; "" without one."""
     names = list(context.auth_context().get("x509_common_name", ()))
     return bytes(names[0]).decode(errors="replace") if names else ""
-
-
-class Calls(Protocol):
-    """The calls of the service `DeviceLink`, each with a serialised request."""
-
-    async def join(self, request: bytes, context: Context) -> bytes:
-        """Answer `DeviceLink.Join`."""
-        ...
-
-    async def next_task(self, request: bytes, context: Context) -> bytes:
-        """Answer `DeviceLink.NextTask`."""
-        ...
-
-    async def submit(self, request: bytes, context: Context) -> bytes:
-        """Answer `DeviceLink.SubmitReport`."""
-        ...
-
-    async def contribute(self, request: bytes, context: Context) -> bytes:
-        """Answer `DeviceLink.ContributeProxy`."""
-        ...
-
-    def get_bundle(self, request: bytes, context: Context) -> AsyncIterator[bytes]:
-        """Answer `DeviceLink.GetBundle`."""
-        ...
-
-
-def handlers_of(link: Calls) -> Handlers:
-    """Return the gRPC handlers of a front end's functions, by the name of the call."""
-    return {
-        "Join": grpc.unary_unary_rpc_method_handler(link.join),
-        "NextTask": grpc.unary_unary_rpc_method_handler(link.next_task),
-        "SubmitReport": grpc.unary_unary_rpc_method_handler(link.submit),
-        "GetBundle": grpc.unary_stream_rpc_method_handler(link.get_bundle),
-        "ContributeProxy": grpc.unary_unary_rpc_method_handler(link.contribute),
-    }
-
-
-@contextmanager
-def listening(
-    grpc_server: GrpcServer,
-    handlers: Handlers,
-    largest: int,
-    listen: ListenAddress,
-    credentials: grpc.ServerCredentials | None,
-) -> Iterator[None]:
-    """Listen to devices while the context lasts.
-
-    Args:
-        grpc_server: the front end.
-        handlers: answer its calls.
-        largest: bytes that no honest request exceeds, in addition to `FRAME`.
-        listen: the address.
-        credentials: the result of `credentials_of(listen)`.
-
-    Raises:
-        UserError: if the port is taken.
-    """
-    thread = threading.Thread(target=grpc_server._loop.run_forever, name="device-link", daemon=True)
-    thread.start()
-    try:
-        server = grpc_server.do(_start(grpc_server, handlers, largest, listen.address, credentials))
-        try:
-            yield
-        finally:
-            grpc_server.do(server.stop(1.0))
-    finally:
-        grpc_server._loop.call_soon_threadsafe(grpc_server._loop.stop)
-        thread.join()
-        grpc_server._loop.close()
-
-
-async def _start(
-    grpc_server: GrpcServer, handlers: Handlers, largest: int, address: str, credentials: grpc.ServerCredentials | None
-) -> aio.Server:
-    server = aio.server(options=_options(largest))
-    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, dict(handlers)),))
-    health_service = health.aio.HealthServicer()
-    health_pb2_grpc.add_HealthServicer_to_server(health_service, server)
-    for service in (SERVICE, ""):
-        await health_service.set(service, health_pb2.HealthCheckResponse.SERVING)
-    try:
-        add = server.add_insecure_port
-        grpc_server.port = add(address) if credentials is None else server.add_secure_port(address, credentials)
-    except RuntimeError as error:
-        raise UserError(
-            f"cannot listen on {address}: is the port taken, or the host that of another machine?"
-        ) from error
-    await server.start()
-    return server
 
 
 def _options(largest: int) -> list[tuple[str, int]]:

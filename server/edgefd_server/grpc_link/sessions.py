@@ -20,7 +20,7 @@ from edgefd.wire.device_link import read_identity, terms_message
 from edgefd_server.coordinator.round_coordinator import OpenRound, Refused, RoundCoordinator
 from edgefd_server.coordinator.served_run import BundleFiles
 from edgefd_server.grpc_link.rate_limit import DEFAULT_RATE, Limiter, Rate
-from edgefd_server.grpc_link.refusals import Code, Refusal, refusal_of
+from edgefd_server.grpc_link.refusals import Code, Refusal
 from edgefd_server.grpc_link.requests import FRAME, check_version, identify_client, parse_request
 
 
@@ -72,8 +72,7 @@ class DeviceSessions:
 
     def join(self, certified: int | None, request: bytes) -> pb.JoinReply:
         """Answer `DeviceLink.Join`: check version and terms, and open a session, which ends the client's older one."""
-        if certified is not None:
-            self._limiter.pay(certified)
+        self._limiter.pay(certified)
         message = parse_request(pb.JoinRequest(), request, FRAME)
         client = identify_client(certified, message, self.coordinator.info.n_clients)
         if certified is None:
@@ -136,16 +135,12 @@ class DeviceSessions:
         info = self.coordinator.info
         if message.run != info.run:
             raise Refusal(Code.FAILED_PRECONDITION, "run", f"this is run {info.run}, not {message.run!r}")
-        try:
-            return self.coordinator.submit(client, message.round, message.report)
-        except Refused as refused:
-            raise refusal_of(refused) from refused
+        return self.coordinator.submit(client, message.round, message.report)
 
     def contribute(self, certified: int | None) -> NoReturn:
         """Refuse `DeviceLink.ContributeProxy`: a run takes no samples."""
-        if certified is not None:
-            self._limiter.pay(certified)
-        raise refusal_of(Refused("closed", "this coordinator no longer collects samples: the run has its proxy set"))
+        self._limiter.pay(certified)
+        raise Refused("closed", "this coordinator no longer collects samples: the run has its proxy set")
 
     @property
     def limit(self) -> int:
@@ -174,8 +169,7 @@ class DeviceSessions:
 
     def _session(self, certified: int | None, token: bytes) -> _Session:
         session = self._sessions.get(token)
-        if certified is not None:
-            self._limiter.pay(certified)
+        self._limiter.pay(certified)
         if session is None and token.startswith(self._boot):
             line = "a newer connection has joined as this client: two devices use one certificate or number"
             raise Refusal(Code.ABORTED, "superseded", line)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import threading
 import time
@@ -12,11 +13,37 @@ from pathlib import Path
 from typing import Any
 
 from edgefd.core.errors import RunError
+from edgefd.core.files import writing
 
 Log = Callable[..., None]
 """function that records one event; called as `log(event, **fields)`"""
 MAX_REFUSALS_PER_SECOND = 20
 """refusals per second that the event log writes"""
+
+logger = logging.getLogger(__name__)
+
+
+class LoggedState:
+    """Base of the state that a coordinator's threads share: it writes events to a log, and ends if it cannot."""
+
+    def __init__(self, log: Log) -> None:
+        self._log, self._changed = log, threading.Condition()
+        self._failure: RunError | None = None
+        """the error from which it cannot recover"""
+
+    def note(self, event: str, **fields: object) -> None:
+        """Write an event to the log. If that fails, end with the reason."""
+        logger.debug("%s %s", event, fields)
+        try:
+            self._log(event, **fields)
+        except RunError as error:
+            self.fail(error)
+
+    def fail(self, error: RunError) -> None:
+        """End with an error from which it cannot recover."""
+        with self._changed:
+            self._failure = self._failure or error
+            self._changed.notify_all()
 
 
 def tee_log(*logs: Log) -> Log:
@@ -52,10 +79,8 @@ def json_log(path: Path) -> Log:
                 if left_out:
                     fields["left_out"], left_out = left_out, 0
             line = {"time": datetime.now(UTC).isoformat(timespec="milliseconds"), "event": event, **fields}
-            try:
+            with writing(path):
                 _append(path, json.dumps(line) + "\n")
-            except OSError as error:
-                raise RunError(f"cannot write {path}: {error.strerror}") from error
 
     return log
 

@@ -6,13 +6,15 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from edgefd.config.schema import Config
 from edgefd.core.errors import UserError
 from edgefd.rounds.participation import sample_clients
 from edgefd.wire.device_link import HOLD
 from edgefd_server.monitoring.status import DeviceStatus, FleetSnapshot, RefusalCount, RoundStatus, State
+
+Key = TypeVar("Key")
 
 MAX_LINE = 300
 """most characters of a refusal message that are kept; devices can influence its text"""
@@ -61,23 +63,6 @@ def sampled_clients(config: Config, n_clients: int, round: int) -> frozenset[int
     return frozenset(range(n_clients) if closing else sample_clients(config.coordinator, config.seed, round, n_clients))
 
 
-class _RefusalCounter:
-    """The number of refusals and the last message, by reason and by client."""
-
-    def __init__(self) -> None:
-        self.reasons: dict[str, tuple[int, str]] = {}
-        self.clients: dict[int, tuple[int, str]] = {}
-
-    def add(self, reason: str, line: str, clients: Iterable[int]) -> None:
-        line = line[:MAX_LINE]
-        self.reasons[reason] = (self.reasons.get(reason, (0, ""))[0] + 1, line)
-        for client in clients:
-            self.clients[client] = (self.clients.get(client, (0, ""))[0] + 1, line)
-
-    def by_reason(self) -> tuple[RefusalCount, ...]:
-        return tuple(RefusalCount(reason, n, last) for reason, (n, last) in sorted(self.reasons.items()))
-
-
 class CoordinatorFleet:
     """The state of the devices, derived from the events (`edgefd_server.monitoring.event_log.Log`) of a coordinator.
 
@@ -104,7 +89,9 @@ class CoordinatorFleet:
         self._answered: set[int] = set()
         self._missed: frozenset[int] = frozenset()
         self._totals: dict[int, int] = {}
-        self._refusals = _RefusalCounter()
+        # The number of refusals, and the last message.
+        self._by_reason: dict[str, tuple[int, str]] = {}
+        self._by_client: dict[int, tuple[int, str]] = {}
         # The address from which each client last joined. Without certificates, a refused call is attributed by it.
         self._peers: dict[int, str] = {}
 
@@ -114,13 +101,11 @@ class CoordinatorFleet:
             match event:
                 case "round":
                     self._open_round(int(fields["round"]))
-                case "report":
-                    client = int(fields["client"])
-                    self._answered.add(client)
-                    self._totals[client] = self._totals.get(client, 0) + 1
-                case "late":
+                case "report" | "late":
                     client = int(fields["client"])
                     self._totals[client] = self._totals.get(client, 0) + 1
+                    if event == "report":
+                        self._answered.add(client)
                 case "join":
                     self._peers[int(fields["client"])] = fields["peer"]
                 case "refused":
@@ -128,7 +113,8 @@ class CoordinatorFleet:
                         clients = [] if fields["client"] is None else [int(fields["client"])]
                     else:
                         clients = self._clients_of(fields["device"], fields["peer"])
-                    self._refusals.add(fields["reason"], fields["line"], clients)
+                    _count(self._by_reason, [fields["reason"]], fields["line"])
+                    _count(self._by_client, clients, fields["line"])
 
     def _open_round(self, round: int) -> None:
         sampled = sampled_clients(self._config, self._n_clients, self._round) if self._round >= 0 else frozenset[int]()
@@ -154,11 +140,12 @@ class CoordinatorFleet:
                     seen.get(client),
                     state_of(client, seen.get(client), timing),
                     self._totals.get(client, 0),
-                    *self._refusals.clients.get(client, (0, "")),
+                    *self._by_client.get(client, (0, "")),
                 )
                 for client in range(self._n_clients)
             )
-            return FleetSnapshot(opened, devices, self._refusals.by_reason(), trouble)
+            refused = tuple(RefusalCount(reason, n, last) for reason, (n, last) in sorted(self._by_reason.items()))
+            return FleetSnapshot(opened, devices, refused, trouble)
 
     def _current_round(self) -> tuple[RoundStatus | None, RoundTiming | None]:
         if self._round < 0:
@@ -176,3 +163,9 @@ class CoordinatorFleet:
             return self._names(), ""
         except UserError as error:  # the allow-list is being changed; the devices get the same message
             return {}, str(error)
+
+
+def _count(counts: dict[Key, tuple[int, str]], keys: Iterable[Key], line: str) -> None:
+    """Count a refusal for each of the keys."""
+    for key in keys:
+        counts[key] = (counts.get(key, (0, ""))[0] + 1, line[:MAX_LINE])

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
@@ -17,49 +16,31 @@ ONLINE = 60.0
 """seconds after its last call for which a device counts as online"""
 
 
-@dataclass(frozen=True, eq=False)
 class LinkMetrics:
-    """The Prometheus metrics of one run."""
+    """The Prometheus metrics of one run, with all values at zero."""
 
-    registry: CollectorRegistry
-    online: Gauge
-    nodes: Gauge
-    round: Gauge
-    accepted: Counter
-    contributions: Gauge
-    refused: Counter
-    """refused calls, by call and reason"""
-    bytes: Counter
-    """bytes of messages, by direction; `up` is from the devices to the coordinator"""
-    call_seconds: Histogram
-    report_seconds: Histogram
-
-
-def make_metrics() -> LinkMetrics:
-    """Create the metrics with all values at zero."""
-    r = CollectorRegistry()
-    buckets = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100, 300)
-    return LinkMetrics(
-        registry=r,
-        online=Gauge("edgefd_devices_online", f"devices that called in the last {ONLINE:g} s", registry=r),
-        nodes=Gauge("edgefd_nodes_online", "Flower SuperNodes that are connected", registry=r),
-        round=Gauge("edgefd_round", "the open round", registry=r),
-        accepted=Counter("edgefd_reports_accepted", "reports accepted", registry=r),
-        contributions=Gauge(
+    def __init__(self) -> None:
+        r = self.registry = CollectorRegistry()
+        buckets = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100, 300)
+        self.online = Gauge("edgefd_devices_online", f"devices that called in the last {ONLINE:g} s", registry=r)
+        self.nodes = Gauge("edgefd_nodes_online", "Flower SuperNodes that are connected", registry=r)
+        self.round = Gauge("edgefd_round", "the open round", registry=r)
+        self.accepted = Counter("edgefd_reports_accepted", "reports accepted", registry=r)
+        self.contributions = Gauge(
             "edgefd_contributions", "clients that have contributed samples, while collecting", registry=r
-        ),
-        refused=Counter("edgefd_refused", "calls refused", ["call", "reason"], registry=r),
-        bytes=Counter("edgefd_bytes", "bytes of messages", ["direction"], registry=r),
-        call_seconds=Histogram(
+        )
+        self.refused = Counter("edgefd_refused", "calls refused", ["call", "reason"], registry=r)
+        self.bytes = Counter("edgefd_bytes", "bytes of messages", ["direction"], registry=r)
+        """bytes of messages, by direction; `up` is from the devices to the coordinator"""
+        self.call_seconds = Histogram(
             "edgefd_call_seconds", "seconds to answer a call", ["call"], buckets=buckets, registry=r
-        ),
-        report_seconds=Histogram(
+        )
+        self.report_seconds = Histogram(
             "edgefd_report_seconds",
             "seconds from the opening of a round to the arrival of a report",
             buckets=buckets,
             registry=r,
-        ),
-    )
+        )
 
 
 def metrics_log(metrics: LinkMetrics) -> Log:

@@ -12,9 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Literal
 
-from edgefd.config.schema import Config
 from edgefd.runs.execute import ProgressHook
-from edgefd.runs.facts import RunFacts
 from edgefd.runs.round_metrics import RoundMetrics
 
 MAX_POINTS = 500
@@ -124,12 +122,6 @@ class Status:
     def to_json(self) -> bytes:
         """Serialise the status as one line of JSON."""
         return json.dumps(asdict(self), separators=(",", ":"), allow_nan=False).encode()
-
-
-def about(config: Config, facts: RunFacts) -> RunDescription:
-    """Describe a run that is about to begin."""
-    models = ", ".join(model.name for model in config.model)
-    return RunDescription(config.method_name, facts.dataset, models, facts.n_clients, config.train.rounds)
 
 
 class StatusBoard:

@@ -19,7 +19,7 @@ from edgefd.runs.deployable import check_deployable
 from edgefd_server.coordinator.checkpoint import exclusive_lock
 from edgefd_server.grpc_link.server import ListenAddress, warn_if_plaintext
 from edgefd_server.monitoring.event_log import json_log, tee_log
-from edgefd_server.monitoring.prometheus import make_metrics, metrics_log, metrics_server
+from edgefd_server.monitoring.prometheus import LinkMetrics, metrics_log, metrics_server
 from edgefd_server.proxy_collection.service import Collector, open_collector
 from edgefd_server.proxy_collection.store import CLIENTS, PROXY, Collection, Wanted, open_folder
 
@@ -52,26 +52,18 @@ class Collected:
     """number of clients that contributed"""
 
 
-@dataclass(frozen=True)
-class SampleFormat:
-    """The format of a raw sample, as given on the command line."""
-
-    shape: str
-    """sizes of the axes, such as 1,28,28"""
-    dtype: str
-    low: float | None = None
-    """smallest accepted value; None = 0 for uint8"""
-    high: float | None = None
-    """largest accepted value; None = 255 for uint8"""
-
-
-def wanted_of(config: Config, n_clients: int | None, sample: SampleFormat) -> Wanted:
+def wanted_of(
+    config: Config, n_clients: int | None, shape: str, dtype: str, low: float | None = None, high: float | None = None
+) -> Wanted:
     """Return the requirements on contributed samples.
 
     Args:
         config: of the run.
         n_clients: number of clients; None = the partition of the config says it.
-        sample: format of a sample.
+        shape: sizes of the axes of a raw sample, such as 1,28,28.
+        dtype: uint8 or float32.
+        low: smallest accepted value; None = 0 for uint8.
+        high: largest accepted value; None = 255 for uint8.
 
     Raises:
         UserError: if devices cannot contribute the config's proxy set, or something is missing or malformed.
@@ -87,7 +79,7 @@ def wanted_of(config: Config, n_clients: int | None, sample: SampleFormat) -> Wa
         raise UserError(f"partition {config.partition.name} does not say how many clients there are: give --clients N")
     if configured not in (None, n):
         raise UserError(f"--clients is {n}, but partition.n_clients is {configured}: leave --clients out")
-    return Wanted(n, config.seed, sample.dtype, _axes(sample.shape), *_range(sample))
+    return Wanted(n, config.seed, dtype, _axes(shape), *_range(dtype, low, high))
 
 
 def _axes(text: str) -> tuple[int, ...]:
@@ -97,12 +89,12 @@ def _axes(text: str) -> tuple[int, ...]:
     return tuple(int(axis) for axis in axes)
 
 
-def _range(sample: SampleFormat) -> tuple[float, float]:
+def _range(dtype: str, low: float | None, high: float | None) -> tuple[float, float]:
     defaults = {"uint8": (0.0, 255.0), "float32": (None, None)}
-    if sample.dtype not in defaults:
-        raise UserError(f"--dtype must be uint8 or float32, not {sample.dtype!r}")
-    least, most = defaults[sample.dtype]
-    low, high = least if sample.low is None else sample.low, most if sample.high is None else sample.high
+    if dtype not in defaults:
+        raise UserError(f"--dtype must be uint8 or float32, not {dtype!r}")
+    least, most = defaults[dtype]
+    low, high = least if low is None else low, most if high is None else high
     if low is None or high is None:
         raise UserError("--dtype float32 needs --low and --high, the smallest and the largest value of a sample")
     if not -math.inf < low < high < math.inf:
@@ -139,7 +131,7 @@ def collect(wanted: Wanted, options: Collecting, folder: Path) -> Collected:
 
 def _receive(folder: Path, wanted: Wanted, options: Collecting, least: int) -> None:
     """Wait for the contributions and write the proxy set."""
-    metrics = make_metrics()
+    metrics = LinkMetrics()
     collection = Collection(
         folder, wanted, options.most, tee_log(json_log(folder / "link.jsonl"), metrics_log(metrics))
     )

@@ -7,19 +7,17 @@ is parsed, and the caller is identified before anything is done.
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import NoReturn
 
 from edgefd_proto import edgefd_pb2 as pb
 
 from edgefd.wire.device_link import rows_a_piece
-from edgefd_server.certs import AllowList
 from edgefd_server.coordinator.round_coordinator import Refused
 from edgefd_server.grpc_link.rate_limit import DEFAULT_RATE, Limiter, Rate
-from edgefd_server.grpc_link.refusals import refusal_of
 from edgefd_server.grpc_link.requests import FRAME, check_version, identify_client, parse_request
-from edgefd_server.grpc_link.server import Context, GrpcServer, ListenAddress, credentials_of, handlers_of, listening
+from edgefd_server.grpc_link.server import Context, GrpcServer, ListenAddress
 from edgefd_server.monitoring.prometheus import LinkMetrics
 from edgefd_server.proxy_collection.store import Collection, Offer
 
@@ -46,71 +44,40 @@ class Collector:
 
     def contribute(self, certified: int | None, request: bytes) -> pb.ContributeReply:
         """Answer `DeviceLink.ContributeProxy`."""
-        if certified is not None:
-            self.limiter.pay(certified)
+        self.limiter.pay(certified)
         message = parse_request(pb.ContributeRequest(), request, FRAME + self.largest)
         client = identify_client(certified, message, self.collection.wanted.n_clients)
         if certified is None:
             self.limiter.pay(client)
         check_version(message.protocol)
         offer = Offer(message.rows, message.dtype, tuple(message.shape), message.sha256)
-        try:
-            have, known = self.collection.take(client, offer, message.offset, message.samples)
-        except Refused as refused:
-            raise refusal_of(refused) from refused
+        have, known = self.collection.take(client, offer, message.offset, message.samples)
         return pb.ContributeReply(have=have, known=known)
 
     def early(self, certified: int | None) -> NoReturn:
         """Refuse any other call: the device tries again by itself until the run has begun."""
-        if certified is not None:
-            self.limiter.pay(certified)
-        raise refusal_of(
-            Refused("early", "the run has not begun: this coordinator is still collecting samples for its proxy set")
-        )
+        self.limiter.pay(certified)
+        raise Refused("early", "the run has not begun: this coordinator is still collecting samples for its proxy set")
 
 
 class CollectLink(GrpcServer):
     """The gRPC front end of a `Collection`. Use `open_collector`."""
 
-    def __init__(self, collector: Collector, allowed: AllowList | None, metrics: LinkMetrics) -> None:
-        super().__init__(allowed, metrics, collector.collection.note, collector.limiter.seen)
+    def __init__(self, collector: Collector, listen: ListenAddress, metrics: LinkMetrics) -> None:
+        super().__init__(listen, metrics, collector.collection.note, collector.limiter.seen, collector.early)
         self._collector = collector
+        self._calls["ContributeProxy"] = self.contribute
 
     async def contribute(self, request: bytes, context: Context) -> bytes:
         """Answer `DeviceLink.ContributeProxy`."""
-
-        async def act() -> bytes:
-            reply = self._collector.contribute(self._certified(context), request)
-            self._metrics.contributions.set(len(self._collector.collection.contributors))
-            return reply.SerializeToString()
-
-        return await self._answer("ContributeProxy", request, context, act)
-
-    async def _early(self, call: str, request: bytes, context: Context) -> bytes:
-        async def act() -> bytes:
-            self._collector.early(self._certified(context))
-
-        return await self._answer(call, request, context, act)
-
-    async def join(self, request: bytes, context: Context) -> bytes:
-        """Refuse `DeviceLink.Join`: the run has not begun."""
-        return await self._early("Join", request, context)
-
-    async def next_task(self, request: bytes, context: Context) -> bytes:
-        """Refuse `DeviceLink.NextTask`: the run has not begun."""
-        return await self._early("NextTask", request, context)
-
-    async def submit(self, request: bytes, context: Context) -> bytes:
-        """Refuse `DeviceLink.SubmitReport`: the run has not begun."""
-        return await self._early("SubmitReport", request, context)
-
-    async def get_bundle(self, request: bytes, context: Context) -> AsyncIterator[bytes]:
-        """Refuse `DeviceLink.GetBundle`: the run has not begun."""
-        yield await self._early("GetBundle", request, context)
+        reply = self._collector.contribute(self._certified(context), request)
+        self._metrics.contributions.set(len(self._collector.collection.contributors))
+        return reply.SerializeToString()
 
 
-@contextmanager
-def open_collector(collector: Collector, listen: ListenAddress, metrics: LinkMetrics) -> Iterator[CollectLink]:
+def open_collector(
+    collector: Collector, listen: ListenAddress, metrics: LinkMetrics
+) -> AbstractContextManager[CollectLink]:
     """Listen to devices while the context lasts.
 
     Args:
@@ -121,7 +88,4 @@ def open_collector(collector: Collector, listen: ListenAddress, metrics: LinkMet
     Raises:
         UserError: if the port is taken, certificates are missing, or it would serve plaintext beyond this machine.
     """
-    credentials = credentials_of(listen)
-    link = CollectLink(collector, None if listen.certs is None else AllowList(listen.certs), metrics)
-    with listening(link, handlers_of(link), collector.largest, listen, credentials):
-        yield link
+    return CollectLink(collector, listen, metrics).listening(collector.largest)

@@ -12,9 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 import math
-import threading
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -25,20 +23,18 @@ import numpy as np
 import numpy.typing as npt
 
 from edgefd.core.errors import RunError, UserError
-from edgefd.core.files import get, npz_bytes, put
+from edgefd.core.files import get, npz_bytes, put, writing
 from edgefd.core.seeding import Purpose, make_rng
 from edgefd.data.build_federation import CONTRIBUTORS
 from edgefd.data.npz import read_npz
 from edgefd.wire.exchange_folder import MAX_TEXT
 from edgefd_server.coordinator.round_coordinator import SHUTDOWN_GRACE, Refused
-from edgefd_server.monitoring.event_log import Log
+from edgefd_server.monitoring.event_log import Log, LoggedState
 
 COLLECTION, CLIENTS, PROXY = "collection.json", "clients", "proxy.npz"
 _LONGEST_WAIT = 3600.0
 
 Samples = npt.NDArray[Any]
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -83,7 +79,7 @@ class _Contribution:
     sha256: bytes
 
 
-class Collection:
+class Collection(LoggedState):
     """The complete and the partial contributions of all clients.
 
     The front end calls `take` in its own thread. The coordinator calls all other functions.
@@ -103,13 +99,12 @@ class Collection:
         self, folder: Path, wanted: Wanted, most: int, log: Log, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self.folder, self.wanted, self.most = folder, wanted, most
-        self._log, self._clock, self._began = log, clock, clock()
-        self._changed = threading.Condition()
+        super().__init__(log)
+        self._clock, self._began = clock, clock()
         self._complete = {i: _contribution(x) for i in range(wanted.n_clients) if (x := self._read(i)) is not None}
         self._partial: dict[int, tuple[bytes, bytearray]] = {}
         self._acknowledged = set[int]()
         self._closed = False
-        self._failure: RunError | None = None
 
     # for the front end
 
@@ -189,7 +184,7 @@ class Collection:
         try:
             put(path, npz_bytes({"x": x}))
         except OSError as error:
-            self._fail(RunError(f"cannot write {path}: {error.strerror}"))
+            self.fail(RunError(f"cannot write {path}: {error.strerror}"))
             raise Refused("early", "the samples cannot be stored now: try again later") from error
         self._complete[client] = _Contribution(len(x), offer.sha256)
         self._acknowledged.add(client)
@@ -249,24 +244,9 @@ class Collection:
         x = np.concatenate(contributions)
         order = make_rng(self.wanted.seed, Purpose.PROXY).permutation(len(x))
         path = self.folder / PROXY
-        try:
+        with writing(path):
             put(path, npz_bytes({"x": x[order], CONTRIBUTORS: np.array(len(contributions))}))
-        except OSError as error:
-            raise RunError(f"cannot write {path}: {error.strerror}") from error
         return path
-
-    def note(self, event: str, **fields: object) -> None:
-        """Write an event to the log. If that fails, the collection ends with the reason."""
-        logger.debug("%s %s", event, fields)
-        try:
-            self._log(event, **fields)
-        except RunError as error:
-            self._fail(error)
-
-    def _fail(self, error: RunError) -> None:
-        with self._changed:
-            self._failure = self._failure or error
-            self._changed.notify_all()
 
     def _path(self, client: int) -> Path:
         return self.folder / CLIENTS / f"{client:03d}.npz"

@@ -8,19 +8,35 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edgefd.core.errors import Stopped
+from edgefd.core.errors import Stopped, UserError
+from edgefd.federation.terms import FederationInfo
 from edgefd.runs.execute import saved_rounds_message
 from edgefd.wire.device_link import HOLD
 from edgefd_server.certs import AllowList
 from edgefd_server.coordinator.open_run import OpenRun
 from edgefd_server.coordinator.round_coordinator import RoundCoordinator
-from edgefd_server.coordinator.rounds import completed_rounds, coordinate, print_rounds
+from edgefd_server.coordinator.rounds import coordinate, print_rounds
 from edgefd_server.monitoring.event_log import json_log, tee_log
 from edgefd_server.monitoring.fleet import CoordinatorFleet
-from edgefd_server.monitoring.prometheus import LinkMetrics, make_metrics, metrics_log, metrics_server
-from edgefd_server.monitoring.status import StatusBoard, about
+from edgefd_server.monitoring.prometheus import LinkMetrics, metrics_log, metrics_server
+from edgefd_server.monitoring.status import RunDescription, StatusBoard
 from edgefd_server.monitoring.status_server import status_server
-from edgefd_server.serve.options import ServeOptions
+
+
+@dataclass(frozen=True)
+class ServeOptions:
+    """Options for serving a run."""
+
+    timeout: float = 600.0
+    """seconds that a round may take"""
+    status: str | None = None
+    """[HOST:]PORT of the status page; None = no page"""
+    metrics_port: int | None = None
+    """port on this machine that serves Prometheus metrics; None = no metrics"""
+
+    def __post_init__(self) -> None:
+        if not self.timeout > 0:
+            raise UserError(f"--timeout must be above 0, not {self.timeout:g}")
 
 
 @dataclass(frozen=True)
@@ -61,7 +77,7 @@ def serve_coordinator(
         RunError: if a round does not get its reports in time. The clients receive the reason.
         Stopped: on Ctrl-C, at any time.
     """
-    config, n_clients = run.served.config, run.served.n_clients
+    served, config, n_clients = run.served, run.served.config, run.served.n_clients
     opened: list[OpenFrontEnd] = []
 
     def seen() -> dict[int, float]:
@@ -69,10 +85,13 @@ def serve_coordinator(
 
     names, held = dict if certs is None else AllowList(certs).names, max(each.held for each in front_ends)
     fleet = CoordinatorFleet(config, n_clients, seen, names, held)
-    metrics, board = make_metrics(), StatusBoard(about(config, run.served.facts), fleet.snapshot)
+    models = ", ".join(model.name for model in config.model)
+    about = RunDescription(config.method_name, served.facts.dataset, models, n_clients, config.train.rounds)
+    metrics, board = LinkMetrics(), StatusBoard(about, fleet.snapshot)
     log = tee_log(json_log(run.folder / "link.jsonl"), fleet.note, metrics_log(metrics))
     expected = range(n_clients) if run.resuming and any(each.reconnects for each in front_ends) else ()
-    coordinator = RoundCoordinator(run.served.info(run.saved.run), options.timeout, log, config.coordinator, expected)
+    info = FederationInfo(run.saved.run, n_clients, served.terms)
+    coordinator = RoundCoordinator(info, options.timeout, log, config.coordinator, expected)
     try:
         with ExitStack() as stack:
             stack.enter_context(metrics_server(metrics, options.metrics_port))
@@ -82,7 +101,7 @@ def serve_coordinator(
             where = "".join(f" {each.where}" for each in opened if each.where)
             begin = f", from round {run.saved.next_round}" if run.saved.metrics else ""
             print(f"waiting for {n_clients} clients{where}{begin}", flush=True)
-            board.begin(run.folder.name, completed_rounds(run.saved))
+            board.begin(run.folder.name, run.saved.metrics)
             return coordinate(run, coordinator, board.watching(print_rounds))
     except KeyboardInterrupt as stop:  # outside the rounds; within them, `coordinate` raises Stopped itself
         raise Stopped(saved_rounds_message(len(run.saved.metrics), run.folder)) from stop

@@ -12,8 +12,7 @@ from edgefd_server.coordinator.open_run import RunRequest, open_run
 from edgefd_server.coordinator.round_coordinator import RoundCoordinator
 from edgefd_server.folder_link.front_end import open_folder
 from edgefd_server.monitoring.prometheus import LinkMetrics
-from edgefd_server.serve.coordinator import FrontEnd, OpenFrontEnd, serve_coordinator
-from edgefd_server.serve.options import ServeOptions
+from edgefd_server.serve.coordinator import FrontEnd, OpenFrontEnd, ServeOptions, serve_coordinator
 
 
 def serve_folder(request: RunRequest, exchange: Path, options: ServeOptions) -> tuple[Path, dict[str, Any]]:

@@ -21,8 +21,7 @@ from edgefd_server.grpc_link.device_service import open_link
 from edgefd_server.grpc_link.server import ListenAddress, warn_if_plaintext
 from edgefd_server.grpc_link.sessions import DeviceSessions
 from edgefd_server.monitoring.prometheus import LinkMetrics
-from edgefd_server.serve.coordinator import FrontEnd, OpenFrontEnd, serve_coordinator
-from edgefd_server.serve.options import ServeOptions
+from edgefd_server.serve.coordinator import FrontEnd, OpenFrontEnd, ServeOptions, serve_coordinator
 
 
 def serve_grpc(request: RunRequest, listen: ListenAddress, options: ServeOptions) -> tuple[Path, dict[str, Any]]:

@@ -16,11 +16,12 @@ from edgefd.core.errors import UserError
 from edgefd.federation.progress import Progress
 from edgefd.selection._rule import SelectionState
 from tests.support.rounds import knowledge
+from tests.support.status_boards import round_metrics
 
 
 def test_a_checkpoint_reads_as_it_was_written(tmp_path: Path) -> None:
     assert load_checkpoint(tmp_path) is None
-    metrics, state = ({"round": 0},), SelectionState(knowledge(4), np.array([0.1, 0, 2], np.float32))
+    metrics, state = (round_metrics(0),), SelectionState(knowledge(4), np.array([0.1, 0, 2], np.float32))
     for saved in (
         Checkpoint("r", "c", "o"),
         Checkpoint("r", "c", "o", metrics, Progress(1, knowledge(3))),
@@ -42,7 +43,7 @@ def test_a_checkpoint_reads_as_it_was_written(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("at", [0, 25, -1])
 def test_a_damaged_checkpoint_is_refused(tmp_path: Path, at: int) -> None:
-    save_checkpoint(tmp_path, Checkpoint("r", "c", "o", ({"round": 0},), Progress(1, knowledge())))
+    save_checkpoint(tmp_path, Checkpoint("r", "c", "o", (round_metrics(0),), Progress(1, knowledge())))
     blob = bytearray((tmp_path / CHECKPOINT).read_bytes())
     blob[at] ^= 1
     (tmp_path / CHECKPOINT).write_bytes(blob)

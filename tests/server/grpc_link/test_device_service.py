@@ -12,7 +12,7 @@ from edgefd_client.grpc_link import GrpcLink, connect
 from edgefd_proto import edgefd_pb2 as pb
 from edgefd_server.grpc_link.device_service import open_link
 from edgefd_server.grpc_link.server import ListenAddress
-from edgefd_server.monitoring.prometheus import make_metrics, metrics_server
+from edgefd_server.monitoring.prometheus import LinkMetrics, metrics_server
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from edgefd.core.errors import RunError, UserError
@@ -228,10 +228,10 @@ def test_plaintext_beyond_this_machine_needs_insecure(federation: ExportedFedera
         pytest.raises(
             UserError, match=r"^refusing to listen on 0\.0\.0\.0:0 without TLS: pass --certs DIR .* or --insecure$"
         ),
-        open_link(sessions, ListenAddress("0.0.0.0:0", None), make_metrics()),
+        open_link(sessions, ListenAddress("0.0.0.0:0", None), LinkMetrics()),
     ):
         pass
-    with open_link(sessions, ListenAddress("0.0.0.0:0", None, True), make_metrics()) as grpc_server:
+    with open_link(sessions, ListenAddress("0.0.0.0:0", None, True), LinkMetrics()) as grpc_server:
         assert RawDevice(f"127.0.0.1:{grpc_server.port}").join(0, None).client == 0
     with pytest.raises(UserError, match="--insecure"):
         connect("192.0.2.1:1", None, False)

@@ -8,7 +8,8 @@ import grpc
 import numpy as np
 import pytest
 from edgefd_proto import edgefd_pb2 as pb
-from edgefd_server.grpc_link.refusals import Refusal
+from edgefd_server.coordinator.round_coordinator import Refused
+from edgefd_server.grpc_link.refusals import status_of
 from edgefd_server.grpc_link.requests import FRAME
 from edgefd_server.grpc_link.sessions import DeviceSessions
 from edgefd_server.proxy_collection.service import Collector
@@ -103,7 +104,7 @@ def submit(sessions: DeviceSessions, plan: RoundPlan, blob: bytes) -> str:
     """Submit a request and return the outcome. After an accepted report, which must be valid, the round opens again."""
     try:
         known = sessions.submit(None, blob)
-    except Refusal as refusal:
+    except Refused as refusal:
         return checked_reason(refusal)
     assert not known
     (report,) = sessions.coordinator.collect()
@@ -114,8 +115,8 @@ def submit(sessions: DeviceSessions, plan: RoundPlan, blob: bytes) -> str:
     return "accepted"
 
 
-def checked_reason(refusal: Refusal) -> str:
-    assert isinstance(refusal.status, grpc.StatusCode)
+def checked_reason(refusal: Refused) -> str:
+    assert isinstance(status_of(refusal), grpc.StatusCode)
     assert str(refusal)
     assert refusal.reason in REASONS
     return refusal.reason
@@ -196,7 +197,7 @@ def test_mutated_contributions_are_stored_whole_or_refused(tmp_path: Path) -> No
             stored = collector.collection.contributors.get(0)
             outcome = "partial" if stored is None else "stored"
             assert stored in (None, reply.have)
-        except Refusal as refusal:
+        except Refused as refusal:
             outcome = checked_reason(refusal)
         outcomes[outcome] = outcomes.get(outcome, 0) + 1
         if outcome == "stored":  # the stored samples are valid; the next ones go to a new collector

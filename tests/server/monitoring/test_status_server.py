@@ -17,8 +17,8 @@ from edgefd_server.monitoring import status_server as status_server_module
 from edgefd_server.monitoring.fleet import CoordinatorFleet
 from edgefd_server.monitoring.status import FleetSnapshot, StatusBoard
 from edgefd_server.monitoring.status_server import LISTENERS, StatusServer, address, page, status_server
+from edgefd_server.serve.coordinator import ServeOptions
 from edgefd_server.serve.folder import serve_folder
-from edgefd_server.serve.options import ServeOptions
 
 from edgefd.core.errors import RunError, UserError
 from tests.support.federations import agents, export_federation, small

@@ -16,7 +16,7 @@ from edgefd_client.contribution import contributed_proxy_rows, load_contribution
 from edgefd_client.state import load_state
 from edgefd_server import certs
 from edgefd_server.grpc_link.server import ListenAddress
-from edgefd_server.proxy_collection.serve import Collecting, SampleFormat, collect, wanted_of
+from edgefd_server.proxy_collection.serve import Collecting, collect, wanted_of
 from edgefd_server.proxy_collection.store import PROXY, Collection
 from typer.testing import CliRunner
 
@@ -72,7 +72,7 @@ def test_bad_input_is_one_error_and_leaves_no_folder(tmp_path: Path, options: li
 def test_a_stopped_collection_says_how_to_continue_and_a_finished_one_ends_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    wanted = wanted_of(small(n_clients=2), None, SampleFormat("1,28,28", "uint8"))
+    wanted = wanted_of(small(n_clients=2), None, "1,28,28", "uint8")
     options = Collecting(ListenAddress("127.0.0.1:0", None))
 
     def stopped(collection: Collection, least: int, deadline: float) -> None:

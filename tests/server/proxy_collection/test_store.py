@@ -13,7 +13,7 @@ from edgefd_client.cli import main
 from edgefd_client.contribution import RECORD, load_contribution
 from edgefd_server import certs
 from edgefd_server.grpc_link.rate_limit import Rate
-from edgefd_server.proxy_collection.serve import SampleFormat, wanted_of
+from edgefd_server.proxy_collection.serve import wanted_of
 from edgefd_server.proxy_collection.store import PROXY, Collection, Offer, open_folder
 
 from edgefd.config.load import parse_config
@@ -341,7 +341,7 @@ def test_the_seed_determines_the_order_of_the_proxy_set_and_arrival_does_not(tmp
     assert proxy_sets[0] == proxy_sets[1]
 
 
-IMAGES = SampleFormat("1,28,28", "uint8")
+IMAGES = ("1,28,28", "uint8")
 
 
 def test_a_folder_belongs_to_one_config(tmp_path: Path) -> None:
@@ -349,13 +349,13 @@ def test_a_folder_belongs_to_one_config(tmp_path: Path) -> None:
     open_folder(tmp_path, WANTED)
     other = parse_config({"data": {"name": "mnist_mini"}, "partition": {"name": "iid", "n_clients": 3}})
     with pytest.raises(UserError, match="collects for another config"):
-        open_folder(tmp_path, wanted_of(other, None, IMAGES))
-    wanted = wanted_of(other, None, IMAGES)
+        open_folder(tmp_path, wanted_of(other, None, *IMAGES))
+    wanted = wanted_of(other, None, *IMAGES)
     assert (wanted.n_clients, wanted.dtype, wanted.shape) == (3, "uint8", (1, 28, 28))
     for section, message in (
         ({"method": {"name": "fkd"}}, "no proxy set"),
         ({"data": {"name": "cifar10", "extractor": "efficientnet_lite0"}}, "devices contribute raw samples"),
     ):
         with pytest.raises(UserError, match=message):
-            wanted_of(parse_config(section), 3, IMAGES)
+            wanted_of(parse_config(section), 3, *IMAGES)
     assert PROXY not in {path.name for path in tmp_path.iterdir()}
