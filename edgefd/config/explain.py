@@ -31,7 +31,7 @@ def explain(config: Config) -> list[str]:
 
 
 def _entries(value: Any) -> list[Any]:
-    """Return the sections at one name of a config: several only for a list of models."""
+    """Return the sections with one name in a config: several for a list of models, otherwise one."""
     return value if isinstance(value, list) and value and isinstance(value[0], dict) else [value]
 
 

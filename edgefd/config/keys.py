@@ -12,7 +12,7 @@ from edgefd.core.field_docs import doc_of, field_docs
 from edgefd.methods import get_method, method_names
 
 REQUIRED = dataclasses.MISSING
-"""default of a key that has none"""
+"""stands for the default of a key that must be given"""
 _WORDS = {int: "whole number", float: "number", bool: "true or false", str: "text", NoneType: "null"}
 
 

@@ -12,7 +12,7 @@ from itertools import pairwise
 
 @functools.cache
 def field_docs(kind: type) -> dict[str, str]:
-    """Return the description of each field of a dataclass, in one line, with those of the dataclasses it extends.
+    """Return the description of each field of a dataclass and of the dataclasses that it extends, in one line each.
 
     A field without a description is missing; so are all fields of a class whose source is not in a file.
     """

@@ -58,7 +58,7 @@ def accepted_ids(ctx: ClientContext) -> Int64:
 
 
 def labels_of(ctx: ClientContext, ids: Int64, values: Callable[[Float32], Float32] = softmax) -> Knowledge:
-    """Return what a client knows about proxy rows: `values` of the logits, with its acceptance weights.
+    """Return a client's knowledge about proxy rows: `values` of its logits, with its acceptance weights.
 
     Args:
         ctx: the client.

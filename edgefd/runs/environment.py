@@ -52,7 +52,7 @@ def command() -> str:
 
 
 def environment(objects: Mapping[str, object] | None = None) -> Environment:
-    """Return the record of this process: command, start time, versions, machine; and what `objects` of a config are."""
+    """Return the record of this process: command, start time, versions, machine, and descriptions of `objects`."""
     return Environment(
         command=command(),
         started=datetime.now(UTC).isoformat(timespec="seconds"),

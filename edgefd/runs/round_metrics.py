@@ -44,7 +44,7 @@ class RoundMetrics:
     """accepted fraction of each client"""
     wrong_claims: float | None
     """out-of-class fraction: fraction of the sent soft labels whose row is of a class that the client does not have;
-    None without proxy labels, and for devices, whose classes nobody else knows"""
+    None without proxy labels, and for devices, whose classes the coordinator does not know"""
     teacher_coverage: float
     """fraction of the proxy rows that have a teacher label"""
     teacher_accuracy: float | None

@@ -51,7 +51,7 @@ class OpenRun:
     """folder of the checkpoint"""
     saved: Checkpoint
     resuming: bool
-    """whether clients may have received something of the run before"""
+    """whether clients may have received messages of the run before"""
 
 
 @contextmanager
@@ -144,7 +144,7 @@ def _removed_if_refused(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def _cleared_if_refused(folder: Path, home: Path, existed: bool) -> Iterator[None]:
-    """Lock `home`; remove what this coordinator has written there in the same case as `_removed_if_refused`."""
+    """Lock `home`. If a `UserError` comes before the run has begun, remove this coordinator's files from `home`."""
     with exclusive_lock(home):
         try:
             yield
