@@ -69,6 +69,13 @@ def config_page() -> str:
     return page("Config keys", introduction, (text for section in SECTIONS for text in section_text(section)))
 
 
+_OWN = {
+    "method": " Or `package.module:METHOD`, [a method](../guides/extending.md#a-method) of your own.",
+    "partition": " Or `package.module:function`, [a function](../guides/simulate.md#data-splits-and-proxy-sets) of your own.",
+}
+"""sentence about the objects of a user that the key of a section may name"""
+
+
 def section_text(section: str) -> Iterator[str]:
     """Return the paragraphs about one section."""
     yield f"## {section}"
@@ -76,7 +83,8 @@ def section_text(section: str) -> Iterator[str]:
     if parts[0].name is not None:
         first = parts[0].keys[0]
         names = ", ".join(code(name) for name in first.choices)
-        yield f"`{first.name}` selects a form of this section (default `{first.default}`): {names}."
+        own = _OWN.get(section, "")
+        yield f"`{first.name}` selects a form of this section (default `{first.default}`): {names}.{own}"
     for part in parts:
         yield from part_text(part)
 
@@ -294,8 +302,8 @@ def default_of(field: dataclasses.Field[Any]) -> str:
 def run_folder_page() -> str:
     """Return the page of the files of a run folder."""
     introduction = (
-        "What a run writes into its folder. Where a type has None, JSON has `null`. New versions may add files and "
-        "fields."
+        "The files that a run writes into its folder. Where a type contains None, JSON has `null`. New versions may "
+        "add files and fields."
     )
     overview = table(
         ("file", "written", "content"),

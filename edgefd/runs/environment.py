@@ -40,7 +40,7 @@ class Environment:
     cores: int
     """number of processor cores that the process may use"""
     objects: dict[str, str] | None = None
-    """objects of a Python session that the config names, with what they are; None without any"""
+    """objects of a Python session that the config names, each with a description; None without objects"""
 
 
 def command() -> str:

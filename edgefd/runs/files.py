@@ -34,6 +34,8 @@ RUN_FILES = (
     RunFile("also/METHOD/", "by `edgefd simulate`", "the run folder of each method of `baselines`"),
     RunFile("knowledge/", "with run.record_knowledge", "the messages that each party received, for `edgefd audit`"),
     RunFile("checkpoint.bin", "by a coordinator that has no exchange folder", "the state for `--resume`"),
+    RunFile("link.jsonl", "by a coordinator of devices", "events, such as reports and refusals, and teachers' digests"),
+    RunFile("flower/", "by `edgefd serve flower`", "the SuperLink's database and log, and other files of Flower"),
     RunFile("report.html", "by `edgefd report`", "plots and tables of the run"),
     RunFile("audit/", "by `edgefd audit`", "audit.json, audit.html, scores.npz, and signals of the attacks for reuse"),
 )

@@ -27,7 +27,7 @@ class RoundMetrics:
     round: int
     """number of the round, from 0"""
     closing: bool
-    """whether this is the closing distillation, where clients send no soft labels, so kept_fraction is 0"""
+    """whether this is the closing round, in which clients send no soft labels, so kept_fraction is 0"""
     seconds: float
     """duration of the round"""
     accuracy_mean: float | None
