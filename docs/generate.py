@@ -70,8 +70,8 @@ def config_page() -> str:
 
 
 _OWN = {
-    "method": " Or `package.module:METHOD`, [a method](../guides/extending.md#a-method) of your own.",
-    "partition": " Or `package.module:function`, [a function](../guides/simulate.md#data-splits-and-proxy-sets) of your own.",
+    "method": " `package.module:METHOD` names [a method of your own](../guides/extending.md#a-method).",
+    "partition": " `package.module:function` names [your own function](../guides/simulate.md#data-splits-and-proxy-sets).",
 }
 """sentence about the objects of a user that the key of a section may name"""
 
