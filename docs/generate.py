@@ -71,7 +71,7 @@ def config_page() -> str:
 
 _OWN = {
     "method": " `package.module:METHOD` names [a method of your own](../guides/extending.md#a-method).",
-    "partition": " `package.module:function` names [your own function](../guides/simulate.md#data-splits-and-proxy-sets).",
+    "partition": " `package.module:function` names [a function of your own](../guides/python.md#your-own-objects).",
 }
 """sentence about the objects of a user that the key of a section may name"""
 
