@@ -1,6 +1,6 @@
-"""Check that the pages of docs/reference that describe the code are those that the code gives, or write them (--write).
+"""Check that the generated pages of docs/reference are up to date, or write them (--write).
 
-`make reference` writes the pages, and `make lint` checks them. Nothing is listed here: sections, commands, names and
+`make reference` writes the pages, and `make lint` checks them. This file holds no lists: sections, commands, names and
 files come from the tables that the code itself uses.
 """
 
@@ -335,7 +335,7 @@ def undocumented() -> list[str]:
 
 
 def outdated() -> list[str]:
-    """Return the names of the pages that differ from what the code gives."""
+    """Return the names of the pages that are out of date."""
     files = {HERE / name: make for name, make in PAGES.items()}
     return [
         file.name for file, make in files.items() if not file.is_file() or file.read_text(encoding="utf-8") != make()

@@ -133,13 +133,14 @@ def sweep(
 def compare(runs: Run | Folder | Sequence[Run | Folder], *, over: str = "seed") -> Any:
     """Compare finished runs: mean accuracy over seeds with its 95 % interval, bytes and seconds, best first.
 
+    Accuracies are fractions. `Rows` is a list of dicts with `head` and `tail`.
+
     Args:
         runs: runs, run folders, or folders that contain run folders. A run brings its baselines.
         over: the setting to average over.
 
     Returns:
-        A table with one row for each method and its settings: a pandas DataFrame where pandas is installed, otherwise
-        a list of dicts with `head` and `tail`. Accuracies are fractions.
+        A table with one row for each method and its settings: a pandas DataFrame, or `Rows` if pandas is missing.
 
     Raises:
         UserError: if there is no such run or setting, a run did not reach its end, or a run is listed twice.
