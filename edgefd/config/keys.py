@@ -1,4 +1,4 @@
-"""Every key of a config with its type, default and description, as they are in the dataclasses of the sections."""
+"""Every key of a config with its type, default and description, from the dataclasses of the sections."""
 
 from __future__ import annotations
 
