@@ -1,6 +1,6 @@
-"""Check that the pages of docs/reference that describe the code are those that the code gives, or write them (--write).
+"""Check that the generated pages of docs/reference are up to date, or write them (--write).
 
-`make reference` writes the pages, and `make lint` checks them. Nothing is listed here: sections, commands, names and
+`make reference` writes the pages, and `make lint` checks them. This file holds no lists: sections, commands, names and
 files come from the tables that the code itself uses.
 """
 
@@ -69,6 +69,13 @@ def config_page() -> str:
     return page("Config keys", introduction, (text for section in SECTIONS for text in section_text(section)))
 
 
+_OWN = {
+    "method": " `package.module:METHOD` names [a method of your own](../guides/extending.md#a-method).",
+    "partition": " `package.module:function` names [a function of your own](../guides/python.md#your-own-objects).",
+}
+"""sentence about the objects of a user that the key of a section may name"""
+
+
 def section_text(section: str) -> Iterator[str]:
     """Return the paragraphs about one section."""
     yield f"## {section}"
@@ -76,7 +83,8 @@ def section_text(section: str) -> Iterator[str]:
     if parts[0].name is not None:
         first = parts[0].keys[0]
         names = ", ".join(code(name) for name in first.choices)
-        yield f"`{first.name}` selects a form of this section (default `{first.default}`): {names}."
+        own = _OWN.get(section, "")
+        yield f"`{first.name}` selects a form of this section (default `{first.default}`): {names}.{own}"
     for part in parts:
         yield from part_text(part)
 
@@ -294,8 +302,8 @@ def default_of(field: dataclasses.Field[Any]) -> str:
 def run_folder_page() -> str:
     """Return the page of the files of a run folder."""
     introduction = (
-        "What a run writes into its folder. Where a type has None, JSON has `null`. New versions may add files and "
-        "fields."
+        "The files that a run writes into its folder. Where a type contains None, JSON has `null`. New versions may "
+        "add files and fields."
     )
     overview = table(
         ("file", "written", "content"),
@@ -327,7 +335,7 @@ def undocumented() -> list[str]:
 
 
 def outdated() -> list[str]:
-    """Return the names of the pages that differ from what the code gives."""
+    """Return the names of the pages that are out of date."""
     files = {HERE / name: make for name, make in PAGES.items()}
     return [
         file.name for file, make in files.items() if not file.is_file() or file.read_text(encoding="utf-8") != make()

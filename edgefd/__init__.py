@@ -64,5 +64,5 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    """Return the public names too before they are imported."""
+    """Return all public names, also those that are not imported yet."""
     return sorted({*globals(), *__all__})

@@ -6,7 +6,7 @@ from edgefd.core.errors import UserError, require
 
 
 def main() -> None:
-    """Check the packages that every command needs, then run `edgefd.cli.main.main`. Commands check their own."""
+    """Check the packages that all commands need, then run `edgefd.cli.main.main`. Each command checks its own."""
     try:
         require("sim", "pydantic", "typer", "rich")
     except UserError as error:

@@ -55,8 +55,8 @@ def simulate(
             every folder.
         overrides: settings that replace those of `config`: {"train.rounds": 2}, or ["train.rounds=2"].
         method: a name or a `Method`.
-        model: a name, or a function (shape of a sample, number of classes) → torch module; or a list of these, which
-            the clients use in turn.
+        model: a name, or a function (shape of a sample, number of classes) → torch module; or a list of names and
+            functions, which are assigned to the clients in turn.
         data: a name, the path of an npz file, a `Dataset`, or the arrays (x_train, y_train, x_test, y_test).
         partition: a name, or a function (labels int64 [n], random generator) → one array of indices for each client.
         out: the run folder, which must not exist (None = a new folder in runs/ of the current folder).
@@ -67,7 +67,7 @@ def simulate(
     Raises:
         UserError: for bad input, in one line, before anything is written.
         RunError: if a client fails or a file cannot be written.
-        KeyboardInterrupt: on Ctrl-C; the message names the folder with the rounds done so far.
+        KeyboardInterrupt: on Ctrl-C; the message names the folder with the completed rounds.
     """
     require("sim", "torch", "scipy")
     from edgefd.simulation.run import simulate_config
@@ -133,13 +133,14 @@ def sweep(
 def compare(runs: Run | Folder | Sequence[Run | Folder], *, over: str = "seed") -> Any:
     """Compare finished runs: mean accuracy over seeds with its 95 % interval, bytes and seconds, best first.
 
+    Accuracies are fractions. `Rows` is a list of dicts with `head` and `tail`.
+
     Args:
         runs: runs, run folders, or folders that contain run folders. A run brings its baselines.
         over: the setting to average over.
 
     Returns:
-        A table with one row for each method and its settings: a pandas DataFrame where pandas is installed, otherwise
-        a list of dicts with `head` and `tail`. Accuracies are fractions.
+        A table with one row for each method and its settings: a pandas DataFrame, or `Rows` if pandas is missing.
 
     Raises:
         UserError: if there is no such run or setting, a run did not reach its end, or a run is listed twice.
@@ -164,7 +165,7 @@ def audit(
     """Measure what a recorded run disclosed, and to whom; write the results to RUN/audit and return them.
 
     Args:
-        run: a run, or its folder; its config must have had run.record_knowledge=true.
+        run: a run, or its folder. The config of the run must have set run.record_knowledge=true.
         level: 0 = takes seconds; 1 = adds attacks on models; 2 = adds shadow federations.
         attacks: the attacks to run (none = all of the level).
         adversaries: server, client, holder, eavesdropper (none = all).
@@ -198,7 +199,7 @@ def audit(
 
 @contextmanager
 def _interruptible() -> Iterator[None]:
-    """Raise KeyboardInterrupt where the command line needs `Stopped`: no `except Exception` of a user catches it."""
+    """Convert `Stopped` into a KeyboardInterrupt, which no `except Exception` of a user catches."""
     try:
         yield
     except Stopped as stop:
@@ -224,7 +225,7 @@ def _kept_objects(config: Source, replaced: Mapping[str, object]) -> dict[str, o
 
 
 def _name_of_method(method: Method, objects: dict[str, object]) -> str:
-    """Return the name of a method for a config; other processes can import most methods by it."""
+    """Return the name that a config holds for a method. Other processes can import most methods by this name."""
     check_method(method, f"method {method!r:.60}")
     if method.name in method_names() and get_method(method.name) is method:
         return method.name

@@ -51,7 +51,7 @@ class ContributeOptions(DeviceOptions):
 
 
 def contribute(options: ContributeOptions, log: Callable[[str], None]) -> None:
-    """Send a fraction of the private samples to a coordinator that collects them; without consent, print the plan.
+    """Send a fraction of the private samples to a coordinator that collects them; without consent, only print how many.
 
     `log` receives the lines that the command prints.
 

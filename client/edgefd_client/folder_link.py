@@ -86,7 +86,7 @@ def join(folder: Path, client: int, terms: FederationTerms, poll: float = 0.05) 
     info = layout.decode_info(blob)
     if not 0 <= client < info.n_clients:
         raise UserError(f"--client must be from 0 to {info.n_clients - 1}, not {client}")
-    check_terms(info.terms, terms, "export it from the config that the server runs")
+    check_terms(info.terms, terms, "export it from the config that the coordinator runs")
     return FolderLink(folder, client, Membership(info.run, info.terms), poll)
 
 

@@ -17,7 +17,7 @@ SHADOWS = 16
 
 @dataclass(frozen=True)
 class AuditRequest:
-    """What an audit is asked to do."""
+    """Request of an audit: its level, attacks, adversaries and limits."""
 
     level: int = 1
     attacks: tuple[str, ...] = LEVELS[0] + LEVELS[1]

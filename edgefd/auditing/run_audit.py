@@ -52,8 +52,8 @@ def audit(
 ) -> dict[str, Any]:
     """Audit a run, write RUN/audit, and return the content of audit.json.
 
-    `start(n)` is called when it is known that there are up to n steps; the function that it returns is called after
-    each step. `objects` are those that the config of the run names, see `Config.objects`.
+    `start(n)` is called when it is known that there are up to n steps. The function that it returns is called after
+    each step. `objects` are the objects of a session that the config of the run names, see `Config.objects`.
 
     Raises:
         UserError: for bad input, see `open_recording`, `choose` and `part`.

@@ -16,10 +16,10 @@ def check(
     config: ConfigFile,
     overrides: Overrides = None,
     explain: Annotated[
-        bool, typer.Option("--explain", help="print each key with its value and what it means instead; load no data")
+        bool, typer.Option("--explain", help="print each key with its value and its meaning instead; load no data")
     ] = False,
 ) -> None:
-    """Validate a config and its data; print the config with every default, and the data. Nothing is written.
+    """Validate a config and its data; print the config with every default, and describe the data. Write nothing.
 
     Example: edgefd check simulations/quickstart.yaml train.rounds=5
     """

@@ -24,7 +24,7 @@ Listen = Annotated[
     str, typer.Option("--listen", metavar="HOST:PORT", help="the address for devices to call (port 0: any free port)")
 ]
 AlsoListen = Annotated[
-    str | None, typer.Option("--listen", metavar="HOST:PORT", help="serve devices of `edgefd-client run` over gRPC too")
+    str | None, typer.Option("--listen", metavar="HOST:PORT", help="also serve devices (`edgefd-client run`) over gRPC")
 ]
 SuperLink = Annotated[
     str,
@@ -33,11 +33,11 @@ SuperLink = Annotated[
 Exchange = Annotated[Path, typer.Argument(metavar="DIR", help="a new folder that the devices can access")]
 Bundles = Annotated[
     list[Path] | None,
-    typer.Option("--bundle", metavar="BUNDLE", help="the bundle of the devices; repeat it, one for each model"),
+    typer.Option("--bundle", metavar="BUNDLE", help="the bundle of the devices: required, once for each model"),
 ]
 ProxyLabels = Annotated[
     Path | None,
-    typer.Option("--proxy-labels", metavar="FILE", help="an npz with the labels y of the proxy samples, to measure"),
+    typer.Option("--proxy-labels", metavar="FILE", help="an npz with the labels y of the proxy samples, for metrics"),
 ]
 Status = Annotated[
     str | None,
@@ -118,7 +118,7 @@ def flower(
     out: Out = None,
     resume: Resume = False,
 ) -> None:
-    """Coordinate Flower SuperNodes over a SuperLink of this command, with --listen together with other devices.
+    """Coordinate Flower SuperNodes, with --listen also devices over gRPC. The command starts its own SuperLink.
 
     Example: edgefd serve flower simulations/quickstart.yaml --superlink 0.0.0.0:9092 --certs certs --bundle bundle
     """

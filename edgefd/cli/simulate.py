@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class Engine(StrEnum):
-    """Where the clients of a simulation run."""
+    """Place where the clients of a simulation run."""
 
     local = "local"
     ray = "ray"

@@ -1,4 +1,4 @@
-"""Rules of a config that involve more than one section, as one table, and ranges of its settings."""
+"""Rules that involve more than one section of a config, in one table, and ranges of single settings."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def _two_heads(config: Config) -> bool:
 
 
 def _distils_otherwise(config: Config) -> bool:
-    """Return whether clients distil other rows or targets than the teacher's soft labels."""
+    """Return whether clients distil only some rows of the teacher, or other targets than its soft labels."""
     return config.distillation != PLAIN or config.selection.subsets
 
 
@@ -109,7 +109,7 @@ RULES = (
     ),
     Rule(
         lambda c, m: c.run.record_knowledge and not m.exchanges,
-        "run.record_knowledge: method {method.name} exchanges nothing to record: remove it",
+        "run.record_knowledge: method {method.name} exchanges nothing to record: remove run.record_knowledge",
     ),
     Rule(
         lambda c, m: c.attack.name != "none" and not m.exchanges,
@@ -153,8 +153,8 @@ METHOD_RULES = (
     ),
     Rule(
         lambda c, m: CODECS[c.codec.name].unit and m.exchanges and not m.message.of_proxy_rows,
-        "codec.name: {config.codec.name} carries numbers from 0 to 1, but method {method.name} sends others: use "
-        "float16 or float32",
+        "codec.name: {config.codec.name} carries numbers from 0 to 1, but method {method.name} sends other numbers: "
+        "use float16 or float32",
     ),
     Rule(
         lambda c, m: (
@@ -172,8 +172,8 @@ METHOD_RULES = (
     ),
     Rule(
         lambda c, m: _two_heads(c) and _relevant(c, m) and (not _distils_rows(m) or m.server_model),
-        "model.heads=2: the second head learns a teacher's soft labels of proxy rows, which method {method.name} does "
-        "not send to clients alone: use heads=1",
+        "model.heads=2: the second head learns soft labels of proxy rows from a teacher, but method {method.name} has "
+        "another kind of teacher, or a model at the server: use heads=1",
     ),
     Rule(
         lambda c, m: _two_heads(c) and _relevant(c, m) and c.distillation.stepwise,

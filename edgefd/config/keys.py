@@ -1,4 +1,4 @@
-"""Every key of a config with its type, default and description, as they are in the dataclasses of the sections."""
+"""Every key of a config with its type, default and description, from the dataclasses of the sections."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from edgefd.core.field_docs import doc_of, field_docs
 from edgefd.methods import get_method, method_names
 
 REQUIRED = dataclasses.MISSING
-"""default of a key that has none"""
+"""stands for the default of a key that must be given"""
 _WORDS = {int: "whole number", float: "number", bool: "true or false", str: "text", NoneType: "null"}
 
 

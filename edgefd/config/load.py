@@ -41,7 +41,7 @@ def load_config(source: Source, overrides: Overrides = (), objects: Mapping[str,
         source: the path of a YAML file, a dict such as {"method": {"name": "edgefd"}}, or a `Config`. The path
             simulations/quickstart.yaml is found from every folder, because that config is part of the package.
         overrides: settings that replace those of `source`: {"train.rounds": 2}, or ["train.rounds=2"].
-        objects: objects that names in `source` or `overrides` stand for; `edgefd.simulate` gives them.
+        objects: objects of a session, by their names in `source` or `overrides`; `edgefd.simulate` passes them.
 
     Raises:
         UserError: for the first error; the message names the key, the error and the valid values.

@@ -266,11 +266,11 @@ class Config:
         return defended(self.find_method(self.method_name), self.defence)
 
     def find_method(self, name: str) -> Method:
-        """Return the method of that name: an object of this config, or what `get_method` finds."""
+        """Return the method of that name: an object of this config, or the result of `get_method`."""
         return self.objects[name] if name in self.objects else get_method(name)
 
     def factory(self, model: Model) -> Any:
-        """Return what `build_model` builds a model from: its name, or an object of this config."""
+        """Return the first argument of `build_model`: the name of a model, or an object of this config."""
         return self.objects.get(model.name, model.name)
 
     def model_of(self, client: int) -> Model:

@@ -12,9 +12,9 @@ from itertools import pairwise
 
 @functools.cache
 def field_docs(kind: type) -> dict[str, str]:
-    """Return the description of each field of a dataclass, in one line, with those of the dataclasses it extends.
+    """Return the description of each field of a dataclass and of the dataclasses that it extends, in one line each.
 
-    A field without a description is missing; so are all fields of a class whose source is not in a file.
+    The result has no entry for a field without a description, nor for a class whose source is not in a file.
     """
     docs: dict[str, str] = {}
     for base in reversed(kind.__mro__):

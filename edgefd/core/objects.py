@@ -1,4 +1,4 @@
-"""Objects of a user's own by name: "package.module:attribute", as configs name methods, models and partitions."""
+"""A user's own objects by name: "package.module:attribute", as configs name methods, models and partitions."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def load_object(path: str, kind: str) -> Any:
 def importable_name(value: object, *owners: object) -> str | None:
     """Return "package.module:attribute" if another process can import the object by it, otherwise None.
 
-    The object is searched in its module, and in the modules of `owners`. The main script and the cells of a notebook
+    The object is looked up in its module, and in the modules of `owners`. The main script and the cells of a notebook
     cannot be imported.
     """
     for owner in (value, *owners):

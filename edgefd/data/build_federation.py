@@ -95,7 +95,7 @@ def build_federation(
 def _divide(
     dataset: Dataset, partition: Partition, proxy: ProxySpec, seed: int
 ) -> tuple[list[Int64], list[Int64], Int64, Int64]:
-    """Return the rows of each client, those of them that stay private, the rows of the proxy set, and their owners."""
+    """Return the rows of each client, its rows that stay private, the rows of the proxy set, and their owners."""
     y, group = dataset.y_train, dataset.group_train
     rng = make_rng(seed, Purpose.PROXY)
     remaining = np.arange(len(y))

@@ -52,7 +52,7 @@ def defended(method: Method, defence: Defence) -> Method:
 
 
 def privatised(defence: Defence, ctx: ClientContext, knowledge: Knowledge) -> Knowledge:
-    """Return what a client sends instead of `knowledge`."""
+    """Return the knowledge that a client sends instead of `knowledge`."""
     if isinstance(defence, NoDefence | DpSgd) or not len(knowledge):
         return knowledge
     return defence.privatise(ctx, knowledge)

@@ -34,7 +34,7 @@ def _batch(ctx: ClientContext, teacher: Knowledge) -> Batch:
 
 
 def _probs_after_distilling(ctx: ClientContext, batch: Batch) -> Float32:
-    """Return soft labels of the batch by the client's model after distilling it. The model is restored."""
+    """Return soft labels of the batch by the client's model after it has distilled the batch. The model is restored."""
     before = ctx.learner.state()
     distil(ctx, batch)
     probs = softmax(ctx.learner.predict_logits(batch.x))

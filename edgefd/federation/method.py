@@ -59,7 +59,7 @@ def accepted_ids(ctx: ClientContext) -> Int64:
 
 
 def labels_of(ctx: ClientContext, ids: Int64, values: Callable[[Float32], Float32] = softmax) -> Knowledge:
-    """Return what a client knows about proxy rows: `values` of the logits, with its acceptance weights.
+    """Return a client's knowledge about proxy rows: `values` of its logits, with its acceptance weights.
 
     Args:
         ctx: the client.
@@ -105,7 +105,7 @@ class Method:
     of the method's own Config class. [P] stands for the number of proxy rows.
 
     * `filter(ctx) -> float32 [P]`: the acceptance weights of a client, one for each proxy row. With weight 0, the
-      client does not answer for the row. It runs once before the first round, and depends on the data alone.
+      client does not answer for the row. It runs once, before the first round, and has no access to the model.
     * `distillation_targets(ctx, teacher) -> Batch`: the rows to distil, with their targets. It may convert the teacher
       that was sent into a teacher of this client, with the client's model. `teacher_rows` applies the selection rule
       and the distillation loss of the config.

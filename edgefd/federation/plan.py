@@ -11,8 +11,8 @@ from edgefd.core.arrays import Int64
 class RoundPlan:
     """Instructions of the server to the clients for one round.
 
-    All that is constant in a run is in `edgefd.federation.terms.FederationTerms`. The sampled clients are known to the
-    server alone: a device learns only whether it is sampled itself.
+    The constants of a run are in `edgefd.federation.terms.FederationTerms`. Only the server knows which clients are
+    sampled: a device learns only whether it is sampled itself.
     """
 
     round: int

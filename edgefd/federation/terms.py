@@ -18,8 +18,9 @@ _IDENTITY = ("method", "method_config", "codec", "seed", "n_classes", "proxy_sha
 class FederationTerms:
     """Constants of a federation.
 
-    The fields up to `defence` identify it: they are equal in the bundle of a device and at its coordinator, because
-    otherwise their knowledge must not be averaged. The coordinator decides on the others when a device joins.
+    The fields up to `defence` identify it. They must be equal in the bundle of a device and at the coordinator, because
+    otherwise knowledge of different federations would be averaged. The coordinator alone decides on the other fields,
+    and sends them when a device joins.
     """
 
     method: str

@@ -1,4 +1,4 @@
-"""What the density estimators share: parameters, checks and a projection, by the conventions of scikit-learn."""
+"""Bases of the density estimators: parameters, checks and a projection, by the conventions of scikit-learn."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from edgefd.filters.pca import PCA
 
 
 class Estimator:
-    """An estimator whose parameters are the fields of its dataclass, and which `n_features_in_` marks as fitted."""
+    """An estimator whose parameters are the fields of its dataclass. `n_features_in_` exists once it is fitted."""
 
     __dataclass_fields__: ClassVar[dict[str, Any]]
 

@@ -1,4 +1,4 @@
-"""The gate of all deployments: whether devices can run a method with its settings and a defence."""
+"""Check, before every deployment, that devices can run a method with its settings and a defence."""
 
 from __future__ import annotations
 

@@ -188,7 +188,7 @@ def _load(folder: Path) -> dict[str, Any]:
 
 
 def _identity(run: dict[str, Any], over: str) -> str:
-    """Return what the runs of a group share: all settings that change results except `over`, and the data.
+    """Return the common properties of a group's runs: all settings that change results except `over`, and the data.
 
     The data are left out where `over` is a setting that selects them.
     """

@@ -1,4 +1,4 @@
-"""Settings (runs that differ only in the seed), and the mean and interval of what was measured in their runs."""
+"""Settings (runs that differ only in the seed), and the mean and interval of each measurement over their runs."""
 
 from __future__ import annotations
 

@@ -63,7 +63,7 @@ def accuracy(learner: Learner, x: Float32, y: Int64) -> float:
 
 
 def _distil_teacher(method: Method, ctx: ClientContext, teacher: Knowledge) -> dict[str, float]:
-    """Distil the teacher, and return the metrics of this and of the selection rule."""
+    """Distil the teacher, and return the metrics of the distillation and of the selection rule."""
     metrics = ctx.terms.selection.client_metrics(
         teacher, lambda: softmax(ctx.learner.predict_logits(ctx.proxy.x[teacher.ids]))
     )

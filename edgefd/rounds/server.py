@@ -24,7 +24,7 @@ from edgefd.rounds.participation import FULL_PARTICIPATION, ParticipationConfig,
 
 @dataclass(frozen=True, eq=False)
 class Server:
-    """All that a server needs for its rounds and that is constant in a run."""
+    """The constants of a server: its method, its terms and its data."""
 
     method: Method
     config: Any

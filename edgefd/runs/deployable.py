@@ -1,4 +1,4 @@
-"""Check that a config can be run by devices: the same check before an export, a collection and a served run."""
+"""Check that devices can run a config, before an export, a collection and a served run."""
 
 from __future__ import annotations
 

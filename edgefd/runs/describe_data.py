@@ -16,7 +16,7 @@ LISTED_CLASSES = 30
 
 
 def describe_data(prepared: PreparedRun) -> list[str]:
-    """Return lines of at most 78 characters about the data set, the proxy set and the clients, as they were found."""
+    """Return lines of at most 78 characters about the data set, the proxy set and the clients."""
     d, f = prepared.dataset, prepared.federation
     low, high = d.x_train.min(), d.x_train.max()
     held_out, shared = [len(c.x_heldout) for c in f.clients], [len(c.contributed) for c in f.clients]

@@ -40,7 +40,7 @@ class Environment:
     cores: int
     """number of processor cores that the process may use"""
     objects: dict[str, str] | None = None
-    """objects of a Python session that the config names, with what they are; None without any"""
+    """objects of a Python session that the config names, each with a description; None without objects"""
 
 
 def command() -> str:
@@ -52,7 +52,7 @@ def command() -> str:
 
 
 def environment(objects: Mapping[str, object] | None = None) -> Environment:
-    """Return the record of this process: command, start time, versions, machine; and what `objects` of a config are."""
+    """Return the record of this process: command, start time, versions, machine, and descriptions of `objects`."""
     return Environment(
         command=command(),
         started=datetime.now(UTC).isoformat(timespec="seconds"),

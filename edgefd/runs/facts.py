@@ -1,6 +1,6 @@
 """Facts about a federation that its run measures and records, in a simulation or at a coordinator of devices.
 
-What only a simulation knows, because it holds the data of all clients, is None for devices.
+Some facts are known in a simulation only, because it holds the data of all clients. They are None for devices.
 """
 
 from __future__ import annotations

@@ -46,6 +46,6 @@ def write_config(folder: Path, config: Config) -> None:
     """Write config.yaml: the resolved config with every default."""
     text = yaml.safe_dump(config.to_dict(), sort_keys=False, allow_unicode=True)
     if config.objects:
-        text = f"# This file alone cannot repeat the run: env.json says what {', '.join(config.objects)} was.\n{text}"
+        text = f"# This file alone cannot repeat the run: env.json describes {', '.join(config.objects)}.\n{text}"
     with writing(folder / "config.yaml") as path:
         path.write_text(text, encoding="utf-8")

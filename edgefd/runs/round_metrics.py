@@ -30,7 +30,7 @@ class RoundMetrics:
     round: int
     """number of the round, from 0"""
     closing: bool
-    """whether this is the closing distillation, where clients send no soft labels, so kept_fraction is 0"""
+    """whether this is the closing round, in which clients send no soft labels, so kept_fraction is 0"""
     seconds: float
     """duration of the round"""
     accuracy_mean: float | None
@@ -47,7 +47,7 @@ class RoundMetrics:
     """accepted fraction of each client"""
     wrong_claims: float | None
     """out-of-class fraction: fraction of the sent soft labels whose row is of a class that the client does not have;
-    None without proxy labels, and for devices, whose classes nobody else knows"""
+    None without proxy labels, and for devices, whose classes the coordinator does not know"""
     teacher_coverage: float
     """fraction of the proxy rows that have a teacher label"""
     teacher_accuracy: float | None

@@ -103,7 +103,7 @@ class BudgetedSelection(Selection):
     """rows per round: a share of all rows up to 1, and a number of rows above 1"""
 
     needs_budget: ClassVar[bool] = True
-    """whether a budget of 1, which is all rows, makes no sense"""
+    """whether a budget of 1, which selects all rows, is refused"""
 
     def __post_init__(self) -> None:
         if not 0 < self.budget <= 2**31 or (self.budget > 1 and self.budget != int(self.budget)):

@@ -13,7 +13,7 @@ from edgefd.selection._subset import Subset, best, rows_of
 
 @dataclass(frozen=True)
 class AdaSpec(Subset):
-    """Choose the rows whose divergence falls most by distilling them."""
+    """Choose the rows whose divergence from the teacher falls most if all rows are distilled."""
 
     name: Literal["adaspec"] = "adaspec"
     """rows that the client can learn, tried with a copy of its model"""

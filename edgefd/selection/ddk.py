@@ -21,7 +21,7 @@ _MAX_DIVERGENCE = 20.0  # nats: a reported value above this is no divergence of 
 
 @dataclass(frozen=True)
 class Ddk(KnownLabels):
-    """Divide the budget among the classes by the divergence that clients report."""
+    """Query more rows of the classes in which clients report more divergence from the teacher."""
 
     name: Literal["ddk"] = "ddk"
     """more rows of the classes in which clients diverge most from the teacher"""

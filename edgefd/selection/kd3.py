@@ -14,7 +14,7 @@ from edgefd.selection._subset import Subset, best, rows_of
 
 @dataclass(frozen=True)
 class Kd3(Subset):
-    """Choose the rows with the highest joint confidence."""
+    """Choose the rows on which the mean label of teacher and client is most confident."""
 
     name: Literal["kd3"] = "kd3"
     """rows on which teacher and client are confident together"""

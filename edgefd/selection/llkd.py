@@ -17,7 +17,7 @@ _MIN_GAIN = 1e-6
 
 @dataclass(frozen=True)
 class Llkd(Subset):
-    """Choose and weight rows by `llkd`."""
+    """Choose and weight rows on which the teacher is confident and the client is not (`llkd`)."""
 
     name: Literal["llkd"] = "llkd"
     """rows on which the teacher is confident and the client is not"""

@@ -15,7 +15,7 @@ from edgefd.selection._rule import SelectionState
 
 @dataclass(frozen=True)
 class PCoreSet(KnownLabels):
-    """Query by k-centre greedy in the space of labels."""
+    """Query rows whose labels are far from all others (k-centre greedy)."""
 
     name: Literal["pcoreset"] = "pcoreset"
     """rows whose labels differ most from those of the teacher and of each other"""

@@ -17,7 +17,7 @@ _MIN_GAIN = 1e-6  # smallest gain, to prevent a division by 0
 
 @dataclass(frozen=True)
 class Rad(Subset):
-    """Draw rows with the probabilities of `rad`."""
+    """Draw rows from which the client gains most, robust to wrong labels of the teacher (`rad`)."""
 
     name: Literal["rad"] = "rad"
     """rows that the client is unsure about, robust to wrong labels of the teacher"""

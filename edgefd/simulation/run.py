@@ -163,7 +163,7 @@ def _check_ray(config: Config) -> None:
 
 
 def _run(prepared: PreparedRun, folder: Path, engine: Engine, on_round: OnRound | None, console: Console | None) -> Run:
-    """Run one method; nothing of it remains in this process but the result, whatever happens."""
+    """Run one method. Afterwards, only the result remains in this process, also after an error."""
     config, federation = prepared.config, prepared.federation
     completed: list[RoundMetrics] = []
     last_result = deque[RoundResult](maxlen=1)

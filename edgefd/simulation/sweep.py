@@ -171,9 +171,10 @@ def _end_with_parent() -> None:
 
 @contextmanager
 def _isolated_start() -> Iterator[None]:
-    """Prepare the start of a process: it must not die of Ctrl-C then, and must not run the user's script again.
+    """Prevent that Ctrl-C ends a process while it starts, and that the process runs the user's script again.
 
-    It inherits that Ctrl-C is blocked. It would import `__main__`, and run a script that calls `edgefd.sweep` again.
+    The process inherits that Ctrl-C is blocked. Without this context, it would import `__main__`: a script that calls
+    `edgefd.sweep` would then start its sweep again.
     """
     script = sys.modules["__main__"]
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})

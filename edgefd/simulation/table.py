@@ -8,7 +8,7 @@ from typing import Any
 
 
 class Rows(list[dict[str, Any]]):
-    """A list of rows, each a dict, with what is used most of a DataFrame.
+    """A list of rows, each a dict, with the functions of a DataFrame that are used most.
 
     >>> rows = Rows([{"round": 0, "accuracy": 0.5}, {"round": 1, "accuracy": 0.75}])
     >>> rows.tail(1)

@@ -68,7 +68,7 @@ class SerialPool(Generic[State]):
 class ForkPool(Generic[State]):
     """Pool of `n` forked processes.
 
-    Threads of this process are not in the workers, so a worker must not need them: it uses torch with one thread.
+    Forked workers do not have the threads of this process. Therefore a worker uses torch with one thread.
     """
 
     def __init__(self, state: State, n: int) -> None:

@@ -46,7 +46,7 @@ def terms_message(terms: FederationTerms) -> pb.Terms:
 
 
 def identity_message(terms: FederationTerms) -> pb.Terms:
-    """Return only the fields that identify the federation: a device sends no others, for the coordinator decides."""
+    """Return only the fields that identify the federation. The coordinator alone decides on the others."""
     message = terms_message(terms)
     for name in _DECIDED:
         message.ClearField(name)

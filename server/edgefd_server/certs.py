@@ -210,7 +210,7 @@ class AllowList:
         self._devices: dict[str, Device] = {}
 
     def client_of(self, certificate: bytes) -> int:
-        """Return the client of a certificate (PEM, of which TLS has checked that the CA signed it).
+        """Return the client of a certificate (PEM). TLS has already checked that the CA signed it.
 
         Raises:
             PermissionError: if it is unknown, revoked, replaced or expired.

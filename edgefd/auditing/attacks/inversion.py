@@ -37,7 +37,7 @@ def impossible(federation: Federation) -> str | None:
 
 
 def inversion(signals: Arrays) -> tuple[dict[str, Any], list[str]]:
-    """Return what the reconstructions show, and a message for each control that failed.
+    """Return the results of the reconstructions, and a message for each control that failed.
 
     All differences are paired, over clients and classes. `individual`: SSIM to the nearest private record minus that to
     the nearest record that no client trained on, with the 95 % interval of Student's t. `over_proxy`, `over_other`:

@@ -85,7 +85,7 @@ def _records(candidates: Candidates, client: int, low: float, high: float) -> di
 
 @dataclass(frozen=True, eq=False)
 class _View:
-    """What a malicious server sees, and the seed of the attack."""
+    """The view of a malicious server, and the seed of the attack."""
 
     federation: Federation
     sent: list[Knowledge]

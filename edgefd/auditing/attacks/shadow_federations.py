@@ -1,9 +1,9 @@
-"""Level 2: shadow federations, the recorded one run again with another random choice of training records.
+"""Level 2: shadow federations, which repeat the recorded run with another random choice of training records.
 
-A shadow federation has every setting and every other record of the recorded one, but the candidates of each client are
-assigned anew: half of each class to train on, the other half held out. Shadows 2k and 2k + 1 assign them the opposite
-way, so that each record is in exactly half of the shadows. The recorded run is one more such assignment: it is the
-target. All clients are scored with the same shadows.
+A shadow federation has the settings and the records of the recorded run. Only the candidates of each client are
+assigned again: the client trains on half of the candidates of each class, and holds out the other half. Shadows 2k and
+2k + 1 assign the candidates in opposite ways, so that each record is in exactly half of the shadows. The recorded run
+is one more such assignment: it is the target. All clients are scored with the same shadows.
 
 Each shadow is stored in RUN/audit/shadows/NN with its checksum (`edgefd.auditing.recording.signal_store`), so that a
 finished one is not repeated.

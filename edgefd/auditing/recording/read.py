@@ -61,7 +61,7 @@ class Recording:
 
 
 def open_recording(folder: Path, objects: Mapping[str, Any] | None = None) -> Recording:
-    """Open the recording of a run folder; `objects` are those that its config names.
+    """Open the recording of a run folder; `objects` are the objects of a session that its config names.
 
     Raises:
         UserError: if it is no run folder, the run was not recorded or did not end, its data have changed, or its
@@ -74,7 +74,7 @@ def open_recording(folder: Path, objects: Mapping[str, Any] | None = None) -> Re
     if not config.run.record_knowledge or not (deployed or (folder / KNOWLEDGE / CLAIMS).is_file()):
         raise UserError(f"{folder} has no recorded knowledge: {_RECORD_COMMAND}")
     if not _ended(folder, deployed):
-        raise UserError(f"{folder} is a run that did not end: {_RECORD_COMMAND}, or edgefd serve ... --resume")
+        raise UserError(f"{folder} is a run that did not end: {_RECORD_COMMAND}, or resume it by edgefd serve --resume")
     _check_method(config)
     partition, summary = read_json(folder / "partition.json"), read_json(folder / "summary.json")
     prepared = prepare(config)
@@ -116,7 +116,7 @@ def _check_data(folder: Path, summary: dict[str, Any], dataset: Dataset) -> None
 
 
 def _check_proxy(folder: Path, partition: dict[str, Any], federation: Federation) -> None:
-    """Check that the config gives the proxy set of a coordinator's run: it records no other data."""
+    """Check that the config still gives the proxy set of a coordinator's run, the only data that such a run records."""
     if partition.get("proxy_sha256") != federation.proxy.sha256:
         raise UserError(
             f"{folder} was run with another proxy set than its config gives now: restore the data of the run"

@@ -23,7 +23,7 @@ _INTRODUCTION = (
 
 
 def page(result: Mapping[str, Any], reconstructions: Arrays) -> str:
-    """Render the whole page; `reconstructions` is what `inversion_signals` returns, or empty."""
+    """Render the whole page; `reconstructions` is the result of `inversion_signals`, or empty."""
     keys = (f"roc{i}" for i in count())
     title = f"Privacy audit: {result['method']} on {result['dataset']}, {result['scenario']}"
     return document("edgefd audit", title, "\n".join(_sections(title, result, reconstructions, keys)), "audit.css")

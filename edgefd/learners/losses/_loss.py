@@ -2,8 +2,8 @@
 
 The training step of a learner has one loss, H(t, q) with q = softmax(z), whose gradient with respect to the logits z is
 q - t. Take any loss L whose gradient g sums to 0 over the classes, as it does if L depends only on differences of
-logits. It is learned with the targets t = q - g: the step is that of L, in torch and in the graph of a device. Here q
-is the value at that step, so the client predicts each batch before it learns it.
+logits. A step with the targets t = q - g changes the parameters as a step of L would, in torch and in the graph of a
+device. Here q is the value at that step, so the client predicts each batch before it learns it.
 """
 
 from __future__ import annotations

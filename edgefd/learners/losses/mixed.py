@@ -15,7 +15,7 @@ from edgefd.learners.losses._loss import Distillation
 
 @dataclass(frozen=True)
 class Mixed(Distillation):
-    """Targets with the true label mixed in where the client knows it."""
+    """Targets with the true label mixed in, on rows whose label the client knows."""
 
     loss: Literal["mixed"] = "mixed"
     """towards the teacher's soft labels, with the true label mixed in on rows that the client contributed"""

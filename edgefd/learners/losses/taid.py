@@ -17,7 +17,7 @@ _STEP, _DECAY = 5e-4, 0.99  # alpha and beta of the published code of TAID
 
 @dataclass(frozen=True)
 class Taid(Distillation):
-    """Targets between the client's soft labels and the teacher's, nearer to the teacher's the later the step."""
+    """Targets between the soft labels of client and teacher, which approach the teacher's during the run."""
 
     loss: Literal["taid"] = "taid"
     """gradually from the client's own soft labels to the teacher's"""

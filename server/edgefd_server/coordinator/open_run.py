@@ -52,7 +52,7 @@ class OpenRun:
     """folder of the checkpoint"""
     saved: Checkpoint
     resuming: bool
-    """whether clients may have received something of the run before"""
+    """whether clients may have received messages of the run before"""
 
 
 @contextmanager

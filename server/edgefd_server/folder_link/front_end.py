@@ -211,7 +211,7 @@ def open_folder(folder: Path, coordinator: RoundCoordinator, first: int = 0) -> 
 
 
 def _content(path: Path, limit: int) -> bytes | Refused:
-    """Return the content of a report's file, or the reason why it cannot be one."""
+    """Return the content of a report's file, or the reason why the file cannot be a report."""
     try:
         data = get(path, limit)
     except ValueError as error:

@@ -1,7 +1,7 @@
 """`GrpcServer`: base of the coordinator's gRPC front ends. One event loop in one thread serves all devices.
 
 A certificate identifies a device. TLS refuses certificates that are missing, have expired, or were not signed by the
-federation's CA. The allow-list maps each of the others to a client, at every call. A subclass answers the calls; every
+federation's CA. At every call, the allow-list maps the certificate to a client. A subclass answers the calls; every
 refusal is logged and sent.
 """
 

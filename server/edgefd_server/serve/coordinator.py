@@ -44,7 +44,7 @@ class OpenFrontEnd:
     """A front end that clients can reach."""
 
     where: str
-    """the place where it waits for clients, such as: on port 50051"""
+    """place where it waits for clients, in words: `on port 50051`"""
     seen: Callable[[], Mapping[int, float]]
     """returns the time of each client's last call, on the clock of `time.monotonic`"""
 
