@@ -81,8 +81,8 @@ def test_two_heads_are_refused_on_devices_and_with_other_losses_or_methods() -> 
     with pytest.raises(UserError, match=r"model\.heads=2 runs in simulations"):
         export_config(parse_config(sections), None, Path("never"))
     for more, message in (
-        ({"method": {"name": "feded"}}, "which method feded does not send"),
-        ({"method": {"name": "fedavg"}}, "which method fedavg does not send"),
+        ({"method": {"name": "feded"}}, "method feded has another kind of teacher, or a model at the server"),
+        ({"method": {"name": "fedavg"}}, "method fedavg has another kind of teacher"),
         ({"distillation": {"loss": "pld"}}, "has its own loss"),
         ({"run": {"record_knowledge": True}}, "an audit supports models of one head only"),
         ({"model": {"name": "mlp", "heads": 3}}, "Input should be 1 or 2"),
