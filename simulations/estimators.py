@@ -19,7 +19,8 @@ import numpy as np
 from edgefd.config.load import load_config
 from edgefd.methods.edgefd import Config
 from edgefd.rounds.client import client_filter
-from edgefd.runs.prepare import prepare, terms_of
+from edgefd.runs.prepare import prepare
+from edgefd.runs.terms import terms_of
 from edgefd.simulation.engine import open_transport, simulate
 
 BASE = Path(__file__).parent / "quickstart.yaml"

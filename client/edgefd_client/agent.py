@@ -90,7 +90,7 @@ def one_round(
 def _device(
     membership: Membership, bundle: Bundle, data: ClientData, folder: Path, log: Callable[[str], None]
 ) -> _Device:
-    check_terms(membership.terms, bundle)
+    check_trainable(membership.terms, bundle)
     return _Device(membership, bundle, *method_of(bundle), _proxy(bundle), data, folder, log)
 
 
@@ -200,7 +200,7 @@ def check_task(method: Method, task: Task, bundle: Bundle) -> None:
         raise ValueError("every round but the first must have a teacher, and the first must have none")
 
 
-def check_terms(terms: FederationTerms, bundle: Bundle) -> None:
+def check_trainable(terms: FederationTerms, bundle: Bundle) -> None:
     """Check that a device with this bundle can train as the terms of the coordinator say.
 
     Raises:

@@ -38,8 +38,8 @@ from edgefd.auditing.write import write_audit
 from edgefd.core.errors import require
 from edgefd.core.version import __version__
 from edgefd.defences.apply import claim, covered
+from edgefd.learners.torch_learner import one_thread
 from edgefd.runs.environment import command
-from edgefd.simulation.engine import one_thread
 
 SCHEMA = 1
 

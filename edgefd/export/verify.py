@@ -6,9 +6,7 @@ import os
 
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read when onnxruntime is imported
 
-import contextlib
 import copy
-from collections.abc import Iterator
 
 import numpy as np
 import onnxruntime as ort
@@ -21,7 +19,7 @@ from edgefd.core.errors import UserError
 from edgefd.data.datasets import load_dataset
 from edgefd.learners.batches import Batch, one_hot
 from edgefd.learners.graphs import Graphs, State
-from edgefd.learners.torch_learner import MOMENTUM, TorchLearner
+from edgefd.learners.torch_learner import MOMENTUM, TorchLearner, one_thread
 
 TOLERANCE = 1e-5  # of parameters after one step, relative to the largest value of each tensor
 LR = 0.003
@@ -40,19 +38,8 @@ def verify(graphs: Graphs, model: nn.Module, optimizer: str, samples: Float32) -
     Raises:
         UserError: if they differ by more than `TOLERANCE`, unless torch itself differs from float64 as much.
     """
-    with _one_thread():
+    with one_thread():
         return _compare(graphs, model, optimizer, samples)
-
-
-@contextlib.contextmanager
-def _one_thread() -> Iterator[None]:
-    """Let torch compute with one thread, as runs do: more threads round otherwise, which can decide a pooling's tie."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 def _compare(graphs: Graphs, model: nn.Module, optimizer: str, samples: Float32) -> dict[str, float]:

@@ -15,6 +15,7 @@ from edgefd.federation.clients import ClientData, ProxySet
 from edgefd.federation.plan import RoundPlan
 from edgefd.federation.report import Report
 from edgefd.federation.terms import FederationTerms
+from edgefd.learners.batches import softmax
 from edgefd.learners.learner import Learner
 
 
@@ -43,6 +44,10 @@ class ClientContext:
     def lr(self) -> float:
         """Learning rate of the round."""
         return self.terms.training.lr_at(self.plan.round)
+
+    def probs(self, ids: Int64) -> Float32:
+        """Return soft labels of proxy rows by the client's model, float32 [n, C]."""
+        return softmax(self.learner.predict_logits(self.proxy.x[ids]))
 
     def draw(self, purpose: Purpose, *keys: int) -> ClientContext:
         """Return the context with the generator of (seed, purpose, round, client, *keys)."""

@@ -18,7 +18,7 @@ def teacher_rows(ctx: ClientContext, teacher: Knowledge) -> Batch:
     """Return the rows of the teacher that the selection rule chooses, with the targets of the distillation loss."""
 
     def client_probs() -> Float32:
-        return softmax(ctx.learner.predict_logits(ctx.proxy.x[teacher.ids]))
+        return ctx.probs(teacher.ids)
 
     def reference() -> Float32:
         return _probs_after_distilling(ctx, _batch(ctx, teacher))

@@ -171,6 +171,21 @@ class TorchLearner:
 
 
 @contextmanager
+def one_thread() -> Iterator[None]:
+    """Let torch use one thread until the context ends.
+
+    More threads round otherwise, which changes bits and can decide a tie of a pooling. On shared cores, they also take
+    more time.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@contextmanager
 def _denormals_are_zero() -> Iterator[None]:
     """Treat numbers below 1.2e-38 as 0 in this thread, if the processor supports it.
 

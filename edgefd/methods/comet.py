@@ -9,12 +9,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from edgefd.core.arrays import Float32, Float64
+from edgefd.core.arrays import Float64
 from edgefd.core.knowledge import Knowledge, empty
 from edgefd.federation.context import ClientContext, ServerContext
 from edgefd.federation.distillation import teacher_rows
 from edgefd.federation.method import MessageKind, Method
-from edgefd.learners.batches import Batch, softmax
+from edgefd.learners.batches import Batch
 from edgefd.methods._several_teachers import join_teachers, stacked
 
 
@@ -77,7 +77,7 @@ def distillation_targets(ctx: ClientContext, teacher: Knowledge) -> Batch:
     if not len(ids):
         return teacher_rows(ctx, teacher)
     options = teacher.values.reshape(-1, len(ids), teacher.width).astype(np.float64)
-    client_probs: Float32 = softmax(ctx.learner.predict_logits(ctx.proxy.x[ids]))
+    client_probs = ctx.probs(ids)
     best = _squares(client_probs[None].astype(np.float64), options)[:, 0].argmin(0)
     nearest = options[best, np.arange(len(ids))].astype(np.float32)
     return teacher_rows(ctx, Knowledge(ids, nearest, np.ones(len(ids), np.float32)))

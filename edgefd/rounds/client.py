@@ -20,7 +20,7 @@ from edgefd.federation.distillation import distil
 from edgefd.federation.method import Method
 from edgefd.federation.report import Report
 from edgefd.federation.terms import FederationTerms
-from edgefd.learners.batches import augment, draw, labelled, softmax
+from edgefd.learners.batches import augment, draw, labelled
 from edgefd.learners.learner import NO_LEARNER, Learner
 
 Evaluate = Callable[[Learner], dict[str, float]]
@@ -64,9 +64,7 @@ def accuracy(learner: Learner, x: Float32, y: Int64) -> float:
 
 def _distil_teacher(method: Method, ctx: ClientContext, teacher: Knowledge) -> dict[str, float]:
     """Distil the teacher, and return the metrics of the distillation and of the selection rule."""
-    metrics = ctx.terms.selection.client_metrics(
-        teacher, lambda: softmax(ctx.learner.predict_logits(ctx.proxy.x[teacher.ids]))
-    )
+    metrics = ctx.terms.selection.client_metrics(teacher, lambda: ctx.probs(teacher.ids))
     batch = method.distillation_targets(ctx.draw(Purpose.DISTIL), teacher)
     if len(batch):
         metrics["distil_loss"] = distil(ctx, batch)

@@ -23,7 +23,7 @@ from edgefd.runs.facts import RunFacts, ground_truth
 from edgefd.runs.folder import write_config
 from edgefd.runs.round_metrics import RoundMetrics, measure
 from edgefd.runs.summary import summarise
-from edgefd.runs.terms import terms_with
+from edgefd.runs.terms import terms_of
 
 ProgressHook = Callable[[Iterator[RoundMetrics]], Iterator[RoundMetrics]]
 """wrapper of the iterator over rounds, which reports the progress of a run; it passes all metrics on"""
@@ -124,8 +124,7 @@ def make_server(config: Config, federation: Federation) -> Server:
 
         learner = server_learner(config, federation)
     labels = proxy_labels_of(federation) if method.proxy_labels else None
-    terms = terms_with(config, federation.n_classes, federation.proxy.sha256)
-    return server_of(config, terms, len(federation.clients), federation.proxy, labels, learner)
+    return server_of(config, terms_of(config, federation), len(federation.clients), federation.proxy, labels, learner)
 
 
 def server_of(

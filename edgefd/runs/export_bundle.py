@@ -12,7 +12,8 @@ from edgefd.export.write_bundle import BundleSettings, export_bundle
 from edgefd.learners.models import build_model
 from edgefd.runs.deployable import check_deployable
 from edgefd.runs.load_data import extractor_of
-from edgefd.runs.prepare import prepare, terms_of
+from edgefd.runs.prepare import prepare
+from edgefd.runs.terms import terms_of
 from edgefd.wire.bundle_manifest import Manifest
 
 

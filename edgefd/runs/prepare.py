@@ -11,12 +11,10 @@ from edgefd.defences.apply import claim
 from edgefd.defences.dp_sgd import DpSgd
 from edgefd.defences.dp_sgd import check_model as check_private_model
 from edgefd.federation.clients import Federation, proxy_labels_of
-from edgefd.federation.terms import FederationTerms
 from edgefd.poisoning.attacks import attackers
 from edgefd.rounds.participation import check_rules
 from edgefd.runs.facts import RunFacts, partition_record
 from edgefd.runs.load_data import federate, load_data
-from edgefd.runs.terms import terms_with
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,8 +79,3 @@ def check_fits(config: Config, dataset: Dataset) -> None:
             check_private_model(model.name, build_model(config.factory(model), shape, dataset.n_classes, config.seed))
     if claim(config.defence) is not None:
         require("privacy", "dp_accounting")
-
-
-def terms_of(config: Config, federation: Federation) -> FederationTerms:
-    """Return the terms on which devices and coordinator of this federation must agree."""
-    return terms_with(config, federation.n_classes, federation.proxy.sha256)

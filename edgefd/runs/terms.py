@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 
 from edgefd.config.schema import Config
+from edgefd.federation.clients import Federation
 from edgefd.federation.terms import FederationTerms
 
 
@@ -28,3 +29,8 @@ def terms_with(config: Config, n_classes: int, proxy_sha256: str) -> FederationT
         selection=config.selection,
         distillation=config.distillation,
     )
+
+
+def terms_of(config: Config, federation: Federation) -> FederationTerms:
+    """Return the terms on which devices and coordinator of this federation must agree."""
+    return terms_with(config, federation.n_classes, federation.proxy.sha256)

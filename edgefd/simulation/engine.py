@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Generator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -32,9 +32,9 @@ from edgefd.rounds.participation import responding_clients
 from edgefd.runs.evaluate import evaluate
 from edgefd.runs.execute import simulate_rounds
 from edgefd.runs.learners import make_learner, model_sessions
-from edgefd.runs.prepare import terms_of
 from edgefd.runs.record import KNOWLEDGE, record_round
 from edgefd.runs.round_metrics import RoundMetrics
+from edgefd.runs.terms import terms_of
 from edgefd.simulation.workers import ForkPool, Pool, SerialPool
 from edgefd.wire import messages as wire
 
@@ -136,20 +136,9 @@ class InProcess:
         return count_exchange(reports, teacher, data, len(sampled))
 
 
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Let torch use one thread until the context ends: more change bits and, on shared cores, take more time."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
 def open_transport(config: Config, federation: Federation) -> InProcess:
     """Return a transport that is ready to `start`. Workers are forked here, and torch is set to one thread."""
-    torch.set_num_threads(1)  # see `one_thread`
+    torch.set_num_threads(1)  # see `edgefd.learners.torch_learner.one_thread`
     state = make_simulation_state(config, federation)
     n = min(config.run.n_workers, len(state.clients))
     return InProcess(state, ForkPool(state, n) if n else SerialPool(state))

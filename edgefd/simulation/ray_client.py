@@ -20,7 +20,8 @@ from edgefd.core.errors import UserError
 from edgefd.federation.clients import Federation
 from edgefd.federation.context import ClientContext, client_context
 from edgefd.runs.learners import make_learner, model_sessions
-from edgefd.runs.prepare import prepare, terms_of
+from edgefd.runs.prepare import prepare
+from edgefd.runs.terms import terms_of
 from edgefd.simulation.engine import client_acceptance, client_report
 from edgefd.wire import messages as wire
 

@@ -19,6 +19,7 @@ from edgefd.core.errors import UserError
 from edgefd.core.knowledge import Knowledge
 from edgefd.data.datasets import Dataset
 from edgefd.federation.clients import Federation
+from edgefd.learners.torch_learner import one_thread
 from edgefd.rounds.loop import RoundResult
 from edgefd.rounds.participation import check_supported_over_flower
 from edgefd.runs.execute import execute_run
@@ -27,7 +28,7 @@ from edgefd.runs.learners import trained_model
 from edgefd.runs.prepare import PreparedRun, prepare
 from edgefd.runs.record import check_unrecorded, weights_of
 from edgefd.runs.round_metrics import RoundMetrics
-from edgefd.simulation.engine import one_thread, open_transport, simulate
+from edgefd.simulation.engine import open_transport, simulate
 from edgefd.simulation.ray import check_ray, simulate_ray
 from edgefd.simulation.table import table
 

@@ -21,8 +21,9 @@ from edgefd.federation.plan import RoundPlan
 from edgefd.federation.progress import Progress
 from edgefd.federation.report import Exchange, Report
 from edgefd.rounds.loop import RoundResult
-from edgefd.runs.prepare import PreparedRun, prepare, terms_of
+from edgefd.runs.prepare import PreparedRun, prepare
 from edgefd.runs.record import KNOWLEDGE, record_messages
+from edgefd.runs.terms import terms_of
 from edgefd.simulation.engine import InProcess, open_transport, simulate
 from tests.support.commands import QUICKSTART, audit
 

@@ -20,7 +20,7 @@ from edgefd.defences.apply import defence_of
 from edgefd.methods import get_method
 from edgefd.rounds.loop import run_rounds
 from edgefd.runs.execute import make_server
-from edgefd.runs.prepare import terms_of
+from edgefd.runs.terms import terms_of
 from edgefd.simulation.engine import open_transport
 from edgefd.wire.bundle_reader import Bundle
 from tests.support.federations import (

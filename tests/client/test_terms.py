@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from edgefd_client.agent import check_terms
+from edgefd_client.agent import check_trainable
 from edgefd_client.cli import main
 
 from edgefd.core.errors import UserError
@@ -15,7 +15,7 @@ from edgefd.core.knowledge import Knowledge
 from edgefd.learners.losses import loss_of
 from edgefd.rounds.loop import run_rounds
 from edgefd.runs.execute import make_server
-from edgefd.runs.prepare import terms_of
+from edgefd.runs.terms import terms_of
 from edgefd.selection import selection_of
 from edgefd.simulation.engine import open_transport
 from tests.support.device_links import open_device_link, run_devices
@@ -144,14 +144,14 @@ def test_no_coordinator_can_make_a_device_train_for_ever_or_use_up_its_memory(
 ) -> None:
     changed = with_settings(federation, **train)
     with pytest.raises(UserError, match=message):
-        check_terms(terms_of(changed.prepared.config, changed.prepared.federation), federation.read())
+        check_trainable(terms_of(changed.prepared.config, changed.prepared.federation), federation.read())
 
 
 def test_a_shift_of_samples_that_are_no_images_is_refused(federation: ExportedFederation) -> None:
     bundle = federation.read()
     terms = terms_of(federation.prepared.config, federation.prepared.federation)
-    check_terms(terms, bundle)
+    check_trainable(terms, bundle)
     assert terms.training.augment_shift
     features = dataclasses.replace(bundle, manifest=dataclasses.replace(bundle.manifest, shape=(1280,)))
     with pytest.raises(UserError, match=r"augment_shift shifts images, but samples have shape \[1280\]"):
-        check_terms(terms, features)
+        check_trainable(terms, features)

@@ -162,7 +162,8 @@ def test_settings_without_effect_are_refused(settings: dict, message: str) -> No
 
 def test_estimators_that_need_scikit_learn_are_refused_on_devices() -> None:
     from edgefd.config.load import parse_config
-    from edgefd.runs.prepare import prepare, terms_of
+    from edgefd.runs.prepare import prepare
+    from edgefd.runs.terms import terms_of
 
     for name in ESTIMATORS:
         config = parse_config({"data": {"name": "digits"}, "method": {"estimator": name}, "model": {"name": "mlp"}})

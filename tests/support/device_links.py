@@ -33,7 +33,7 @@ from edgefd.federation.report import Report
 from edgefd.federation.terms import FederationInfo, FederationTerms
 from edgefd.rounds.participation import FULL_PARTICIPATION, ParticipationConfig
 from edgefd.rounds.validation import largest_report
-from edgefd.runs.prepare import terms_of
+from edgefd.runs.terms import terms_of
 from edgefd.wire import messages as wire
 from edgefd.wire.bundle_reader import read_bundle
 from edgefd.wire.device_link import PROTOCOL, REASON, terms_message

@@ -26,7 +26,8 @@ from edgefd.federation.terms import FederationInfo
 from edgefd.rounds.loop import Transport, run_rounds
 from edgefd.runs.execute import make_server
 from edgefd.runs.export_bundle import export_config
-from edgefd.runs.prepare import PreparedRun, prepare, terms_of
+from edgefd.runs.prepare import PreparedRun, prepare
+from edgefd.runs.terms import terms_of
 from edgefd.simulation.client_files import export_client_data
 from edgefd.wire.bundle_reader import Bundle, read_bundle
 from edgefd.wire.exchange_folder import COMPLETE

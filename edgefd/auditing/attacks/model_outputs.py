@@ -32,8 +32,8 @@ from edgefd.learners.torch_learner import TorchLearner
 from edgefd.rounds.client import client_filter
 from edgefd.rounds.server import server_round
 from edgefd.runs.execute import make_server
-from edgefd.runs.prepare import terms_of
 from edgefd.runs.record import FINAL
+from edgefd.runs.terms import terms_of
 from edgefd.wire import messages as wire
 
 

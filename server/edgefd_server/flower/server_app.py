@@ -23,9 +23,10 @@ from edgefd.federation.terms import FederationInfo
 from edgefd.rounds.participation import check_supported_over_flower
 from edgefd.runs.execute import execute_run, simulate_rounds
 from edgefd.runs.folder import run_folder
-from edgefd.runs.prepare import prepare, terms_of
+from edgefd.runs.prepare import prepare
 from edgefd.runs.record import check_unrecorded
 from edgefd.runs.round_metrics import RoundMetrics
+from edgefd.runs.terms import terms_of
 from edgefd_server.coordinator.round_coordinator import RoundCoordinator
 from edgefd_server.flower.grid_driver import GridDriver, run_driver
 
