@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import io
 import logging
+import os
 import signal
 import sys
 from dataclasses import dataclass
@@ -14,7 +16,10 @@ from typing import Any
 import numpy as np
 
 from edgefd.core.errors import RunError, UserError, require
+from edgefd.core.files import opened, put, removed_on_error
 from edgefd.core.log import configure_logging
+from edgefd.core.npz import npy_array
+from edgefd.data.features import extract
 from edgefd.federation.clients import ClientData
 from edgefd.wire.bundle_reader import Bundle, read_bundle
 from edgefd.wire.exchange_folder import FEDERATION
@@ -22,7 +27,7 @@ from edgefd_client.contribution import load_contribution
 from edgefd_client.doctor import machine, require_64_bit, selftest
 from edgefd_client.options import DeviceOptions, settings
 from edgefd_client.sources import client_data, model_input, source_of
-from edgefd_client.state import exclusive_lock, load_state
+from edgefd_client.state import exclusive_lock, load_state, new_state
 
 _LOG = logging.getLogger(__name__)
 
@@ -48,11 +53,12 @@ def infer(bundle: Bundle, state: Path | None, input_file: Path, out: Path | None
     from edgefd.learners.onnx_learner import OnnxLearner, Sessions
 
     try:
-        x = np.load(input_file, allow_pickle=False)
+        with opened(input_file) as file:
+            x = npy_array(file, os.fstat(file.fileno()).st_size)
     except (OSError, ValueError) as error:
         raise UserError(f"cannot read {input_file}: {error}") from error
     shape = bundle.manifest.sample_shape
-    if not isinstance(x, np.ndarray) or x.shape[1:] != shape or x.dtype.kind not in "uif" or not np.isfinite(x).all():
+    if x.shape[1:] != shape or x.dtype.kind not in "uif" or not np.isfinite(x).all():
         raise UserError(f"{input_file} must hold an array [n, ...] of finite samples of shape {list(shape)}")
     learner = OnnxLearner(Sessions(bundle.graphs), bundle.init)
     if state is not None:
@@ -62,11 +68,22 @@ def infer(bundle: Bundle, state: Path | None, input_file: Path, out: Path | None
                 f"{state} holds no complete state of this bundle: give the --state folder of `edgefd-client run`"
             )
         learner.load_state(saved.learner)
-    logits = learner.predict_logits(model_input(x, bundle))
+    logits = learner.predict_logits(model_input(x, bundle, extract))  # no cache: queries are not asked again
     if out is not None:
-        np.save(out, logits, allow_pickle=False)
+        write_npy(out, logits)
     else:
         print("\n".join(str(label) for label in logits.argmax(1)))
+
+
+def write_npy(path: Path, array: np.ndarray) -> None:
+    """Write an array to an npy file for its owner only, completely or not at all."""
+    file = io.BytesIO()
+    np.save(file, array, allow_pickle=False)
+    try:
+        with removed_on_error(path):
+            put(path, file.getvalue())
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror}") from error
 
 
 @dataclass(frozen=True)
@@ -84,12 +101,13 @@ def run(options: RunOptions) -> None:
     options.check()
     if (options.exchange is None) == (options.server is None):
         raise UserError("give either --server HOST:PORT or --exchange DIR")
-    if options.exchange is None:
-        _run_over_grpc(options)
-    else:
-        if options.certs is not None or options.insecure or options.give_up is not None:
-            raise UserError(_EXCHANGE)
-        _run_over_folder(options, options.exchange)
+    with new_state(options.state):
+        if options.exchange is None:
+            _run_over_grpc(options)
+        else:
+            if options.certs is not None or options.insecure or options.give_up is not None:
+                raise UserError(_EXCHANGE)
+            _run_over_folder(options, options.exchange)
     _print_line("the run is complete")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -18,6 +19,8 @@ from edgefd.federation.clients import ClientData, Scale
 from edgefd.wire.bundle_manifest import Manifest
 from edgefd.wire.bundle_reader import Bundle
 from edgefd_client.contribution import Contribution, check_source, contributed_proxy_rows
+
+Extract = Callable[[bytes, npt.NDArray[Any]], Float32]
 
 
 class DataSource(Protocol):
@@ -187,17 +190,21 @@ def _contributed(named: Split, n_proxy: int, n_classes: int) -> tuple[Int64, Int
     return ids, _labels(named.contributed_y, len(contributed), n_classes)[first]
 
 
-def model_input(x: npt.NDArray[Any], bundle: Bundle) -> Float32:
+def model_input(x: npt.NDArray[Any], bundle: Bundle, extract: Extract = cached_features) -> Float32:
     """Convert raw samples to the input of the bundle's model: apply the extractor, if there is one, then scale.
 
-    Features of the same samples are computed once and stored in the cache folder.
+    Args:
+        x: raw samples [n, ...].
+        bundle: of the model.
+        extract: computes features [n, d] with a graph. By default, those of the same samples are computed once and
+            stored in the cache folder, because a device trains on the same samples again and again.
 
     Raises:
         UserError: if the output of the extractor does not have the shape of the model's input.
     """
     manifest = bundle.manifest
     if bundle.extractor is not None:
-        x = cached_features(bundle.extractor, x)
+        x = extract(bundle.extractor, x)
         if x.shape[1:] != manifest.shape:
             raise UserError(
                 f"the extractor gives {list(x.shape[1:])} features, but the model takes {list(manifest.shape)}"

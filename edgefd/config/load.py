@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_type_hints
 
-import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from edgefd.config.consistency import check_consistency
@@ -26,6 +25,7 @@ from edgefd.config.schema import (
     variants,
 )
 from edgefd.core.errors import UserError, hint
+from edgefd.core.yaml_text import read_yaml_file
 from edgefd.methods import get_method
 
 Source = str | os.PathLike[str] | Mapping[str, Any] | Config
@@ -71,13 +71,11 @@ def read_yaml(path: Path) -> dict[str, Any]:
         UserError: if the file cannot be read or does not hold sections.
     """
     try:
-        text = (path if path.exists() else PACKAGED.get(path, path)).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot read config {path}: {getattr(error, 'strerror', None) or error}") from error
-    try:
-        raw = yaml.safe_load(text) or {}
-    except yaml.YAMLError as error:
-        raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
+        raw = read_yaml_file(path if path.exists() else PACKAGED.get(path, path)) or {}
+    except OSError as error:
+        raise UserError(f"cannot read config {path}: {error.strerror}") from error
+    except ValueError as error:
+        raise UserError(f"{path} is not valid YAML: {error}") from error
     if not isinstance(raw, dict):
         raise UserError(f"{path} must hold sections such as data: and method:, not a {type(raw).__name__}")
     return raw

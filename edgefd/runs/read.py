@@ -5,20 +5,24 @@ A file that is missing, unreadable or malformed raises a `UserError` of one line
 
 from __future__ import annotations
 
-import json
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from edgefd.core.errors import UserError
+from edgefd.core.files import read
+from edgefd.core.json_files import parse_json
+from edgefd.core.yaml_text import parse_yaml
 from edgefd.runs.records import Partition, Summary
 from edgefd.runs.round_metrics import Evaluation, RoundMetrics
 
 T = TypeVar("T")
+MAX_FILE = 2**28
+"""largest size in bytes of a text file of a run folder"""
 _ROUND = TypeAdapter(RoundMetrics)
 
 
@@ -113,11 +117,11 @@ def read_config(folder: Path) -> dict[str, Any]:
     path = folder / "config.yaml"
     text = _text(path)
     try:
-        config: dict[str, Any] = yaml.safe_load(text)
+        config: dict[str, Any] = parse_yaml(text)
         for section in ("method", "data", "partition"):
             str(config[section]["name"])
         int(config["train"]["rounds"]), int(config["seed"])
-    except (yaml.YAMLError, KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path} is not the config of a run: {' '.join(str(error).split())}") from error
     return config
 
@@ -130,7 +134,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """
     text = _text(path)
     try:
-        value = json.loads(text)
+        value = parse_json(text)
     except ValueError as error:
         raise UserError(f"{path} is malformed: {error}") from error
     if not isinstance(value, dict):
@@ -141,7 +145,7 @@ def read_json(path: Path) -> dict[str, Any]:
 def _rounds(path: Path) -> Iterator[RoundMetrics]:
     text = _text(path)
     complete_lines = text[: text.rfind("\n") + 1]  # a killed or running process may have written half a line
-    for number, line in enumerate(complete_lines.splitlines(), 1):
+    for number, line in enumerate(complete_lines.split("\n")[:-1], 1):
         try:
             yield _ROUND.validate_json(line)
         except ValidationError as error:
@@ -150,7 +154,7 @@ def _rounds(path: Path) -> Iterator[RoundMetrics]:
 
 def _read_if_present(kind: type[T], path: Path) -> T | None:
     """Read and validate a JSON file; return None if the file does not exist."""
-    if not path.exists():
+    if not os.path.lexists(path):
         return None
     try:
         value: T = TypeAdapter(kind).validate_json(_text(path))
@@ -166,6 +170,6 @@ def _first(error: ValidationError) -> str:
 
 def _text(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot read {path}: {getattr(error, 'strerror', None) or 'it is not text'}") from error
+        return read(path, MAX_FILE).decode()
+    except UnicodeDecodeError as error:
+        raise UserError(f"cannot read {path}: it is not text") from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,8 +11,12 @@ import numpy as np
 from edgefd_proto import edgefd_pb2 as pb
 
 from edgefd.core.errors import UserError
+from edgefd.core.files import read
 from edgefd.core.knowledge import Knowledge
+from edgefd.core.npz import npz_arrays
 from edgefd.wire import messages as wire
+
+_MAX_FILE = 2**32  # bytes, also of the arrays of an npz
 
 
 def describe(path: Path) -> list[str]:
@@ -20,12 +25,9 @@ def describe(path: Path) -> list[str]:
     Raises:
         UserError: if the file is none of these.
     """
-    try:
-        blob = path.read_bytes()
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from error
-    if zipfile.is_zipfile(path):
-        return [f"{path.name}: npz, {len(blob):,} bytes", *_arrays(path)]
+    blob = read(path, _MAX_FILE)
+    if zipfile.is_zipfile(io.BytesIO(blob)):
+        return [f"{path.name}: npz, {len(blob):,} bytes", *_arrays(path, blob)]
     # A plan is last: almost all knowledge could be read as a plan, but no plan has the codec of knowledge.
     for kind, lines in (("Report", _report), ("Knowledge", _knowledge), ("RoundPlan", _plan)):
         try:
@@ -80,13 +82,12 @@ def _rows(knowledge: Knowledge, message: pb.Knowledge) -> list[str]:
     return lines
 
 
-def _arrays(path: Path) -> Iterator[str]:
+def _arrays(path: Path, blob: bytes) -> Iterator[str]:
     try:
-        with np.load(path, allow_pickle=False) as arrays:
-            for name in arrays.files:
-                array = arrays[name]
-                numeric = array.size and array.dtype.kind in "fiu"
-                low, high = (f"{array.min():.6g}", f"{array.max():.6g}") if numeric else ("-", "-")
-                yield f"  {name}: {array.dtype} {list(array.shape)}, {array.nbytes:,} bytes, {low} to {high}"
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+        arrays = npz_arrays(blob, _MAX_FILE)
+    except ValueError as error:
         raise UserError(f"{path} is not an npz of plain arrays: {error}") from error
+    for name, array in arrays.items():
+        numeric = array.size and array.dtype.kind in "fiu"
+        low, high = (f"{array.min():.6g}", f"{array.max():.6g}") if numeric else ("-", "-")
+        yield f"  {name}: {array.dtype} {list(array.shape)}, {array.nbytes:,} bytes, {low} to {high}"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,21 +13,23 @@ import numpy as np
 from edgefd.config.load import load_config
 from edgefd.config.schema import Config
 from edgefd.core.errors import UserError
-from edgefd.core.files import npz_arrays
+from edgefd.core.files import read
 from edgefd.core.knowledge import Knowledge
+from edgefd.core.npz import npz_arrays
 from edgefd.data.datasets import Dataset
 from edgefd.federation.clients import Federation
 from edgefd.federation.method import MessageKind
 from edgefd.federation.report import Report
 from edgefd.runs.facts import members_of
 from edgefd.runs.prepare import prepare
-from edgefd.runs.read import read_json
+from edgefd.runs.read import MAX_FILE, read_json
 from edgefd.runs.record import CLAIMS, COORDINATOR, FINAL, KNOWLEDGE, model_file
 from edgefd.wire import messages as wire
 from edgefd.wire.exchange_folder import TEACHER, report_file, round_folder
 
 T = TypeVar("T")
 
+_MAX_ARRAYS = 2**32  # bytes of a recorded message, or of the parameters of a model
 _RECORD_COMMAND = "run edgefd simulate CONFIG run.record_knowledge=true --out RUN"
 
 
@@ -83,7 +84,7 @@ def open_recording(folder: Path, objects: Mapping[str, Any] | None = None) -> Re
     else:
         _check_data(folder, summary, prepared.dataset)
         _check_members(folder, partition, prepared.federation)
-    contents = [(folder / name).read_bytes() for name in ("config.yaml", "partition.json", "summary.json")]
+    contents = [read(folder / name, MAX_FILE) for name in ("config.yaml", "partition.json", "summary.json")]
     digest = hashlib.sha256(b"\0".join(contents)).hexdigest()
     return Recording(folder, config, prepared.dataset, prepared.federation, digest, deployed)
 
@@ -159,12 +160,11 @@ def teacher_after(recording: Recording, round: int) -> Knowledge:
 
 def parameters(recording: Recording, name: str, client: int) -> dict[str, np.ndarray]:
     """Return the parameters of a client's model; `name` is "final" or a round in four digits."""
-    return _decode(model_file(recording.folder / KNOWLEDGE, name, client), npz_arrays)
+    return _decode(model_file(recording.folder / KNOWLEDGE, name, client), lambda blob: npz_arrays(blob, _MAX_ARRAYS))
 
 
 def _decode(path: Path, decode: Callable[[bytes], T]) -> T:
     try:
-        return decode(path.read_bytes())
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise UserError(f"{path} is corrupt or missing ({reason}): {_RECORD_COMMAND} again") from error
+        return decode(read(path, _MAX_ARRAYS))
+    except ValueError as error:
+        raise UserError(f"{path} is corrupt or missing ({error}): {_RECORD_COMMAND} again") from error

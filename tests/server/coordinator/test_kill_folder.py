@@ -66,7 +66,7 @@ def run(data: ExportedFederation, config: Path, folder: Path, kill: bool) -> lis
         try:
             for code in kills(server, servers, errors) if kill else ():
                 assert code == -signal.SIGKILL, f"{code}: {log.read_text()}"
-                phases.append(phase(exchange))
+                phases.append(phase(folder / "run", exchange))
                 check_unchanged(exchange, seen)
             servers.start(server)
             assert servers.ended() == 0, log.read_text()
@@ -93,9 +93,9 @@ def kills(server: list[str], servers: ForkServer, errors: IO[bytes]) -> Iterator
         yield servers.killed(server, rng.uniform(0.05, 0.2))
 
 
-def phase(exchange: Path) -> str:
+def phase(run: Path, exchange: Path) -> str:
     """Return the phase in which a killed server left the exchange."""
-    saved = load_checkpoint(exchange)
+    saved = load_checkpoint(run)
     if saved is None:
         return "before the first checkpoint"
     folder = exchange / "rounds" / f"{saved.next_round:04d}"
