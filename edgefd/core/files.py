@@ -185,13 +185,13 @@ def opened_folder(path: Path, root: Path | None = None, make: int | None = None)
     Args:
         path: the folder.
         root: a folder above it in which others can write: below it, links are not followed.
-        make: permissions with which the folder is created if it does not exist; None = it must exist.
+        make: permissions with which it and the folders above it are created if they do not exist; None = it must exist.
     """
     base, parts = (path, ()) if root is None else (root, path.relative_to(root).parts)
     if make is not None and not base.is_dir():
-        base.parent.mkdir(parents=True, exist_ok=True)
-        with suppress(FileExistsError):
-            os.mkdir(base, make)
+        for missing in [each for each in (*reversed(base.parents), base) if not each.exists()]:
+            with suppress(FileExistsError):
+                os.mkdir(missing, make)
     flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
     with ExitStack() as opened:
         handle = os.open(base, flags)

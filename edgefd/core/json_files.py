@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -34,19 +35,35 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return values
 
 
+def json_text(value: Any, indent: int | None = None) -> str:
+    """Return a value as JSON. JSON has no NaN and no infinite numbers: null takes their place."""
+    try:
+        return json.dumps(value, indent=indent, allow_nan=False)
+    except ValueError:
+        return json.dumps(_finite(value), indent=indent, allow_nan=False)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
 def write_json(path: Path, value: Any) -> None:
     """Write a JSON file atomically, for its owner only."""
     with writing(path):
-        put(path, (json.dumps(value, indent=2) + "\n").encode())
+        put(path, (json_text(value, indent=2) + "\n").encode())
 
 
 def write_json_lines(path: Path, values: Sequence[Any]) -> None:
     """Write a .jsonl file atomically, one value per line, for its owner only."""
     with writing(path):
-        put(path, "".join(json.dumps(value) + "\n" for value in values).encode())
+        put(path, "".join(json_text(value) + "\n" for value in values).encode())
 
 
 def append_json_line(path: Path, value: Any) -> None:
     """Append one line to a .jsonl file. It is on disk when this returns, so the lines of a killed run can be read."""
     with writing(path):
-        append(path, (json.dumps(value) + "\n").encode())
+        append(path, (json_text(value) + "\n").encode())

@@ -43,7 +43,7 @@ from edgefd.core.files import removed_on_error
 from edgefd.runs.folder import has_round
 from edgefd.runs.load_data import load_data
 from edgefd.runs.prepare import check_fits
-from edgefd.runs.read import read_json
+from edgefd.runs.read import read_summary
 from edgefd.simulation.run import simulate_config
 
 
@@ -127,14 +127,13 @@ def run_sweep(cells: list[Cell], out: Path, workers: int, on_done: Callable[[Cel
 
 def is_complete(folder: Path) -> bool:
     """Return whether the folder holds a complete run."""
-    summary = folder / "summary.json"
-    return summary.exists() and bool(read_json(summary)["complete"])
+    return (folder / "summary.json").exists() and read_summary(folder).complete
 
 
 def outcome(folder: Path) -> str:
     """Return one line about a finished run."""
-    summary = read_json(folder / "summary.json")
-    return f"accuracy {summary['accuracy_mean']:.4f} in {summary['seconds_total']:.0f} s"
+    summary = read_summary(folder)
+    return f"accuracy {summary.accuracy_mean:.4f} in {summary.seconds_total:.0f} s"
 
 
 def _run_all(cells: list[Cell], out: Path, workers: int) -> Generator[tuple[Cell, str | None]]:
