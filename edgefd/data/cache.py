@@ -6,6 +6,7 @@ Several processes can use the cache at the same time. A file that is damaged is 
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -20,6 +21,8 @@ from edgefd.core.npz import npz_arrays
 
 MAX_BYTES = 2**31
 """bytes that a folder of the cache may hold; its oldest files are removed first, but never the newest one"""
+
+_ABANDONED = 86_400  # seconds after which nobody writes a file any more
 
 Arrays = Mapping[str, npt.NDArray[Any]]
 
@@ -74,7 +77,9 @@ def _remove_oldest(folder: Path) -> None:
     for path in folder.iterdir():
         with suppress(FileNotFoundError):
             status = path.stat()
-            files.append((status.st_mtime_ns, status.st_size, path))
+            # A hidden file is being written, or was left by a process that was killed.
+            if not path.name.startswith(".") or time.time() - status.st_mtime > _ABANDONED:
+                files.append((status.st_mtime_ns, status.st_size, path))
     size = sum(n_bytes for _, n_bytes, _ in files)
     for _, n_bytes, path in sorted(files)[:-1]:
         if size <= MAX_BYTES:

@@ -133,11 +133,11 @@ def test_a_file_that_changes_while_it_is_read_is_refused(folder: Path, monkeypat
 
     status = os.stat(path)
     states = iter([status, os.stat_result((*status[:6], 100, *status[7:9], status.st_mtime + 1))])
-    monkeypatch.setattr(os, "fstat", lambda handle: next(states))
+    monkeypatch.setattr(os, "fstat", lambda _: next(states))
     with pytest.raises(ValueError, match="report changed while it was read"):
         get(path, 1000)
     monkeypatch.undo()
-    monkeypatch.setattr(os, "fstat", lambda handle: status)
+    monkeypatch.setattr(os, "fstat", lambda _: status)
     monkeypatch.setattr(os, "fdopen", grows)
     with pytest.raises(ValueError, match="report changed while it was read"):
         get(path, 1000)
@@ -166,9 +166,14 @@ def test_private_files_are_for_their_owner_from_the_first_moment(tmp_path: Path,
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()])
 def test_a_write_that_fails_leaves_nothing(tmp_path: Path, error: BaseException) -> None:
     put(tmp_path / "a", b"old")
-    with pytest.raises(type(error)), replacing(tmp_path / "a") as file:
-        file.write(b"half")
-        raise error
+
+    def fail() -> None:
+        with replacing(tmp_path / "a") as file:
+            file.write(b"half")
+            raise error
+
+    with pytest.raises(type(error)):
+        fail()
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
     assert (tmp_path / "a").read_bytes() == b"old"
 
@@ -180,29 +185,41 @@ def test_a_failure_removes_what_was_made_and_nothing_else(tmp_path: Path, error:
     (tmp_path / "old.html").write_text("old")
     before = sorted(tmp_path.rglob("*"))
     run, page = tmp_path / "runs" / "deep" / "run", tmp_path / "exchange" / "page.html"
-    with pytest.raises(type(error)), removed_on_error(run, page, tmp_path / "exchange", tmp_path / "old.html"):
-        put(run / "models" / "0.npz", b"")
-        put(page, b"")
-        raise error
+
+    def fail() -> None:
+        with removed_on_error(run, page, tmp_path / "exchange", tmp_path / "old.html"):
+            put(run / "models" / "0.npz", b"")
+            put(page, b"")
+            raise error
+
+    with pytest.raises(type(error)):
+        fail()
     assert sorted(tmp_path.rglob("*")) == before
 
 
 def test_parents_that_others_use_by_now_and_results_are_kept(tmp_path: Path) -> None:
-    with pytest.raises(UserError), removed_on_error(tmp_path / "runs" / "a"):
-        put(tmp_path / "runs" / "a" / "x", b"")
-        put(tmp_path / "runs" / "b" / "x", b"")
-        raise UserError("x")
+    def fail(*paths: Path, unless: Callable[[], bool]) -> None:
+        with removed_on_error(paths[0], unless=unless):
+            for path in paths:
+                put(path / "x", b"")
+            raise UserError("x")
+
+    with pytest.raises(UserError):
+        fail(tmp_path / "runs" / "a", tmp_path / "runs" / "b", unless=lambda: False)
     assert [path.name for path in (tmp_path / "runs").iterdir()] == ["b"]
-    with pytest.raises(UserError), removed_on_error(tmp_path / "c", unless=(tmp_path / "c" / "result").exists):
-        put(tmp_path / "c" / "result", b"")
-        raise UserError("x")
-    assert (tmp_path / "c" / "result").exists()
+    with pytest.raises(UserError):
+        fail(tmp_path / "c", unless=(tmp_path / "c" / "x").exists)
+    assert (tmp_path / "c" / "x").exists()
 
 
 def test_the_link_that_a_failure_leaves_is_removed_without_its_target(tmp_path: Path, victim: Path) -> None:
-    with pytest.raises(UserError), removed_on_error(tmp_path / "out"):
-        (tmp_path / "out").symlink_to(victim.parent)
-        raise UserError("x")
+    def fail() -> None:
+        with removed_on_error(tmp_path / "out"):
+            (tmp_path / "out").symlink_to(victim.parent)
+            raise UserError("x")
+
+    with pytest.raises(UserError):
+        fail()
     assert victim.exists()
     assert not (tmp_path / "out").is_symlink()
 
