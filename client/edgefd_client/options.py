@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from edgefd.core.errors import UserError, hint
-from edgefd.core.yaml_text import read_yaml_file
+from edgefd.core.yaml_files import read_yaml
 
 _TYPES = {
     int: (int, "a whole number"),
@@ -78,12 +78,7 @@ def _python(name: str) -> str:
 
 def read_options(options: Mapping[str, tuple[type, str]], file: Path) -> dict[str, Any]:
     """Read options from a YAML file. Its paths are relative to the working directory, as on the command line."""
-    try:
-        raw = read_yaml_file(file) or {}
-    except OSError as error:
-        raise UserError(f"cannot read {file}: {error.strerror}") from error
-    except ValueError as error:
-        raise UserError(f"{file} is not valid YAML: {error}") from error
+    raw = read_yaml(file) or {}
     if not isinstance(raw, dict):
         raise UserError(f"{file} must hold options such as bundle: DIR")
     return {key: _value(key, value, options, file) for key, value in raw.items()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -25,7 +26,7 @@ from edgefd.config.schema import (
     variants,
 )
 from edgefd.core.errors import UserError, hint
-from edgefd.core.yaml_text import read_yaml_file
+from edgefd.core.yaml_files import read_yaml
 from edgefd.methods import get_method
 
 Source = str | os.PathLike[str] | Mapping[str, Any] | Config
@@ -61,21 +62,11 @@ def read_sections(source: Source) -> dict[str, Any]:
     """
     if isinstance(source, Config | Mapping):
         return dict(plain(source.to_dict() if isinstance(source, Config) else source))
-    return read_yaml(Path(source))
+    return _read_sections(Path(source))
 
 
-def read_yaml(path: Path) -> dict[str, Any]:
-    """Return the sections of a YAML file.
-
-    Raises:
-        UserError: if the file cannot be read or does not hold sections.
-    """
-    try:
-        raw = read_yaml_file(path if path.exists() else PACKAGED.get(path, path)) or {}
-    except OSError as error:
-        raise UserError(f"cannot read config {path}: {error.strerror}") from error
-    except ValueError as error:
-        raise UserError(f"{path} is not valid YAML: {error}") from error
+def _read_sections(path: Path) -> dict[str, Any]:
+    raw = read_yaml(path if os.path.exists(path) else PACKAGED.get(path, path)) or {}
     if not isinstance(raw, dict):
         raise UserError(f"{path} must hold sections such as data: and method:, not a {type(raw).__name__}")
     return raw
@@ -192,7 +183,7 @@ def _parse(section: str, kind: Any, values: Mapping[str, Any]) -> Any:
     """Return one section as an instance of its dataclass."""
     _check_keys(section, values, _names(kind))
     try:
-        parsed = TypeAdapter(kind).validate_python(dict(values))
+        parsed = TypeAdapter(kind).validate_json(json.dumps(values), strict=True)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join([section, *(str(part) for part in first["loc"])])

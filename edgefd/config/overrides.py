@@ -11,7 +11,7 @@ import numpy as np
 
 from edgefd.config.schema import DEFAULT_METHOD, variant_key, variants
 from edgefd.core.errors import UserError
-from edgefd.core.yaml_text import parse_yaml
+from edgefd.core.yaml_files import parse_yaml
 
 Overrides = Mapping[str, Any] | Sequence[str]
 """settings by key, such as {"train.rounds": 2}, or a list of "key=value" whose values are YAML"""
@@ -61,7 +61,7 @@ def read_override(override: str) -> tuple[str, Any]:
     try:
         return path, parse_yaml(text)
     except ValueError as error:
-        raise UserError(f"override {override[:200]!r}: the value is not valid YAML") from error
+        raise UserError(f"override {override!r}: the value is not valid YAML: {error}") from error
 
 
 def _checked_key(key: object, override: object) -> str:

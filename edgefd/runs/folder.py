@@ -8,11 +8,10 @@ from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 
-import yaml
-
 from edgefd.config.schema import Config
 from edgefd.core.errors import UserError
 from edgefd.core.files import PRIVATE, folder_mode, put, removed_on_error, writing
+from edgefd.core.yaml_files import dump_yaml
 
 METRICS = "metrics.jsonl"
 
@@ -73,7 +72,7 @@ def _new_folder(config: Config) -> Path:
 
 def write_config(folder: Path, config: Config) -> None:
     """Write config.yaml: the resolved config with every default."""
-    text = yaml.safe_dump(config.to_dict(), sort_keys=False, allow_unicode=True)
+    text = dump_yaml(config.to_dict())
     if config.objects:
         text = f"# This file alone cannot repeat the run: env.json describes {', '.join(config.objects)}.\n{text}"
     with writing(folder / "config.yaml") as path:

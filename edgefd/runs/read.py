@@ -16,7 +16,7 @@ from pydantic import TypeAdapter, ValidationError
 from edgefd.core.errors import UserError
 from edgefd.core.files import read
 from edgefd.core.json_files import parse_json
-from edgefd.core.yaml_text import parse_yaml
+from edgefd.core.yaml_files import read_yaml
 from edgefd.runs.folder import METRICS
 from edgefd.runs.records import Partition, Summary
 from edgefd.runs.round_metrics import Evaluation, RoundMetrics
@@ -164,9 +164,8 @@ def read_config(folder: Path) -> dict[str, Any]:
         UserError: if it cannot be read, or lacks the seed, the rounds, or the name of method, data or partition.
     """
     path = folder / "config.yaml"
-    text = _text(path)
+    config: dict[str, Any] = read_yaml(path)
     try:
-        config: dict[str, Any] = parse_yaml(text)
         for section in ("method", "data", "partition"):
             if not isinstance(config[section]["name"], str):
                 raise ValueError(f"{section}.name must be text")
@@ -174,7 +173,7 @@ def read_config(folder: Path) -> dict[str, Any]:
         models = config.get("model", {})
         if isinstance(models, list) and not (models and all(m.keys() == models[0].keys() for m in models)):
             raise ValueError("its models have no common settings")
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise UserError(f"{path} is not the config of a run: {' '.join(str(error).split())}") from error
     return config
 
