@@ -16,8 +16,10 @@ import ipaddress
 import json
 import os
 import re
+import secrets
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
@@ -29,7 +31,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from edgefd.core.errors import UserError
-from edgefd.core.files import put
+from edgefd.core.files import make_folder, put, removed_on_error
 
 DEVICES = "devices.json"
 CA_DAYS = 3650
@@ -79,19 +81,20 @@ def init(folder: Path, hosts: Sequence[str], days: int) -> None:
     if folder.exists():
         raise UserError(f"{folder} exists already: choose another folder, or remove it")
     try:
-        folder.mkdir(parents=True, mode=0o700)
-        key = ec.generate_private_key(ec.SECP256R1())
-        authority = _signed(key, None, "edgefd federation CA", key.public_key(), CA_DAYS)
-        _write_key(folder / "ca.key", key)
-        put(folder / "ca.pem", _pem(authority))
-        server_key = ec.generate_private_key(ec.SECP256R1())
-        names = x509.SubjectAlternativeName([_host(host) for host in hosts])
-        purpose = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH])
-        public = server_key.public_key()
-        certificate = _signed(key, authority.subject, "coordinator", public, days, purpose, names)
-        _write_key(folder / "server.key", server_key)
-        put(folder / "server.pem", _pem(certificate))
-        _write_devices(folder, {})
+        with removed_on_error(folder):
+            make_folder(folder)
+            key = ec.generate_private_key(ec.SECP256R1())
+            authority = _signed(key, None, "edgefd federation CA", key.public_key(), CA_DAYS)
+            _write_key(folder / "ca.key", key)
+            put(folder / "ca.pem", _pem(authority))
+            server_key = ec.generate_private_key(ec.SECP256R1())
+            names = x509.SubjectAlternativeName([_host(host) for host in hosts])
+            purpose = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH])
+            public = server_key.public_key()
+            certificate = _signed(key, authority.subject, "coordinator", public, days, purpose, names)
+            _write_key(folder / "server.key", server_key)
+            put(folder / "server.pem", _pem(certificate))
+            _write_devices(folder, {})
     except OSError as error:
         raise UserError(f"cannot write {folder}: {error.strerror}") from error
 
@@ -110,11 +113,12 @@ def add_device(folder: Path, name: str, client: int, days: float) -> Path:
         purpose = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH])
         public = device_key.public_key()
         certificate = _signed(key, authority.subject, name, public, days, purpose)  # type: ignore[arg-type]
-        _write_key(out / "device.key", device_key)
-        put(out / "device.pem", _pem(certificate))
-        put(out / "ca.pem", _pem(authority))
         issued = identity(_pem(certificate))
-        _write_devices(folder, devices | {name: Device(client, issued.sha256, issued.expires.isoformat())})
+        with _replaced(out) as new:
+            _write_key(new / "device.key", device_key)
+            put(new / "device.pem", _pem(certificate))
+            put(new / "ca.pem", _pem(authority))
+            _write_devices(folder, devices | {name: Device(client, issued.sha256, issued.expires.isoformat())})
     except (OSError, ValueError) as error:
         raise UserError(f"cannot create a certificate in {folder}: {error}") from error
     return out
@@ -132,17 +136,18 @@ def add_node(folder: Path, name: str, client: int) -> Path:
     # A SuperLink reports keys in this form.
     public = node_key.public_key().public_bytes(serialization.Encoding.PEM, form)
     try:
-        _write_key(out / "node.key", node_key, serialization.PrivateFormat.OpenSSH)
-        put(out / "ca.pem", (folder / "ca.pem").read_bytes())
         entry = Device(client, hashlib.sha256(public).hexdigest(), "", node_key=public.decode())
-        _write_devices(folder, devices | {name: entry})
+        with _replaced(out) as new:
+            _write_key(new / "node.key", node_key, serialization.PrivateFormat.OpenSSH)
+            put(new / "ca.pem", (folder / "ca.pem").read_bytes())
+            _write_devices(folder, devices | {name: entry})
     except OSError as error:
         raise UserError(f"cannot create a key in {folder}: {error}") from error
     return out
 
 
 def _prepare_entry(folder: Path, name: str, client: int) -> tuple[dict[str, Device], Path]:
-    """Return the allow-list, which has no valid entry of that name or client, and an empty folder for the device."""
+    """Return the allow-list, which has no valid entry of that name or client, and the folder for the device."""
     if not _NAME.fullmatch(name):
         raise UserError(f"device name {name!r} must be 1 to 64 letters, digits, dots, dashes or underscores")
     if client < 0:
@@ -151,13 +156,18 @@ def _prepare_entry(folder: Path, name: str, client: int) -> tuple[dict[str, Devi
     for other, device in devices.items():
         if not device.revoked and (other == name or device.client == client):
             raise UserError(f"{other} is client {device.client} already: revoke it first")
-    out = folder / "devices" / name
-    shutil.rmtree(out, ignore_errors=True)  # files of a revoked device
-    try:
-        out.mkdir(parents=True, mode=0o700)
-    except OSError as error:
-        raise UserError(f"cannot write {out}: {error.strerror}") from error
-    return devices, out
+    return devices, folder / "devices" / name
+
+
+@contextmanager
+def _replaced(out: Path) -> Iterator[Path]:
+    """Yield a new folder, which replaces `out` (the files of a revoked device) at the end, unless there is an error."""
+    new = out.with_name(f".{out.name}.{secrets.token_hex(8)}")
+    with removed_on_error(new):
+        make_folder(new)
+        yield new
+        shutil.rmtree(out, ignore_errors=True)
+        new.rename(out)
 
 
 def revoke(folder: Path, name: str) -> None:

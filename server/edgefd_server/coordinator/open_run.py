@@ -120,7 +120,7 @@ def _locked(folder: Path, exchange: Path | None) -> Iterator[None]:
 
 def has_begun(folder: Path) -> bool:
     """Return whether the first round of a run has begun, so that clients may have received messages of it."""
-    return (folder / "config.yaml").exists()
+    return (folder / "partition.json").exists()  # the last file that is written before the first round
 
 
 def create_checkpoint(config: Config, folder: Path) -> Checkpoint:
