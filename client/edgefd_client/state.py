@@ -103,12 +103,12 @@ def exclusive_lock(folder: Path) -> contextlib.AbstractContextManager[None]:
 
 
 def _encoded(state: DeviceState, generation: int) -> bytes:
-    arrays = {f"learner/{name}": value for name, value in state.learner.items()}
+    arrays: dict[str, np.ndarray] = {f"learner/{name}": value for name, value in state.learner.items()}
     fields: dict[str, int | str] = {"generation": generation, "round": state.round, "client": state.client}
     fields |= {"bundle": state.bundle, "run": state.run, "claims_of": state.acceptance_of}
     scalars = {name: np.array(value) for name, value in fields.items()}
-    report = np.frombuffer(state.report, np.uint8)
-    body = npz_bytes({"report": report, "claims": state.acceptance} | scalars | arrays, compressed=False)
+    arrays |= scalars | {"claims": state.acceptance, "report": np.frombuffer(state.report, np.uint8)}
+    body = npz_bytes(arrays, compressed=False)
     return _MAGIC + _VERSION + hashlib.sha256(body).digest() + body
 
 

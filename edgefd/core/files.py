@@ -76,29 +76,36 @@ def get(path: Path, limit: int, root: Path | None = None) -> bytes | None:
         ValueError: if it is not a plain file, is larger than `limit`, or changes while it is read.
     """
     try:
-        with opened_folder(path.parent, root) as folder:
-            # Opening a pipe without a writer would block forever.
-            flags = os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC
-            with os.fdopen(os.open(path.name, flags, dir_fd=folder), "rb") as file:
-                return _content(path, file, limit)
+        with opened_plain(path, root) as file:
+            before = os.fstat(file.fileno())
+            if before.st_size > limit:
+                raise ValueError(f"{path.name} is larger than {limit} bytes")
+            blob = file.read(before.st_size + 1)
+            if len(blob) != before.st_size or _identity(os.fstat(file.fileno())) != _identity(before):
+                raise ValueError(f"{path.name} changed while it was read")
+            return blob
     except FileNotFoundError:
         return None
+
+
+def opened_plain(path: Path, root: Path | None = None) -> BinaryIO:
+    """Open a plain file for reading; `root` as in `get`.
+
+    Raises:
+        ValueError: if it is a link, a pipe, a device, a socket or a folder.
+    """
+    flags = os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC  # a pipe without a writer must not block
+    try:
+        with opened_folder(path.parent, root) as folder:
+            handle = os.open(path.name, flags, dir_fd=folder)
     except OSError as error:
         if error.errno in _NOT_A_FILE:
             raise ValueError(f"{path.name} is not a plain file") from None
         raise
-
-
-def _content(path: Path, file: BinaryIO, limit: int) -> bytes:
-    before = os.fstat(file.fileno())
-    if not stat.S_ISREG(before.st_mode):
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
         raise ValueError(f"{path.name} is not a plain file")
-    if before.st_size > limit:
-        raise ValueError(f"{path.name} is larger than {limit} bytes")
-    blob = file.read(before.st_size + 1)
-    if len(blob) != before.st_size or _identity(os.fstat(file.fileno())) != _identity(before):
-        raise ValueError(f"{path.name} changed while it was read")
-    return blob
+    return os.fdopen(handle, "rb")
 
 
 def read(path: Path, limit: int, advice: str = "") -> bytes:

@@ -132,7 +132,7 @@ def test_a_file_that_changes_while_it_is_read_is_refused(folder: Path, monkeypat
         return original(handle, *arguments)
 
     status = os.stat(path)
-    states = iter([status, os.stat_result((*status[:6], 100, *status[7:9], status.st_mtime + 1))])
+    states = iter([status, status, os.stat_result((*status[:6], 100, *status[7:9], status.st_mtime + 1))])
     monkeypatch.setattr(os, "fstat", lambda _: next(states))
     with pytest.raises(ValueError, match="report changed while it was read"):
         get(path, 1000)

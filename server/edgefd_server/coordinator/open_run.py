@@ -93,8 +93,8 @@ def _new_folders(request: RunRequest, exchange: Path | None) -> Iterator[Path]:
             run_folder(request.config, request.out, request.resume, parts, lambda folder: taken or has_begun(folder))
         )
         if exchange is not None:
-            parts = (exchange, *(exchange / name for name in (LOCK, FEDERATION, DONE, "rounds")))
-            stack.enter_context(removed_on_error(*parts, unless=lambda: taken or has_begun(folder)))
+            files = (exchange / name for name in (LOCK, FEDERATION, DONE, "rounds"))
+            stack.enter_context(removed_on_error(exchange, *files, unless=lambda: taken or has_begun(folder)))
         try:
             stack.enter_context(_locked(folder, exchange))
             check_unused(request, exchange)  # again, because another coordinator may have used it before the lock

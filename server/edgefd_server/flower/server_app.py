@@ -46,8 +46,11 @@ def main(grid: Grid, context: Context) -> None:
         run_job(grid, Path(str(settings["job"])))
         return
     prepared = prepare(load_config(Path(str(settings["config"]))))
-    folder = run_folder(prepared.config, Path(str(settings["out"])) if settings["out"] else None)
-    with over_grid(grid, prepared.config, prepared.federation, folder / "link.jsonl") as coordinator:
+    out = Path(str(settings["out"])) if settings["out"] else None
+    with (
+        run_folder(prepared.config, out) as folder,
+        over_grid(grid, prepared.config, prepared.federation, folder / "link.jsonl") as coordinator,
+    ):
         execute_run(
             prepared.config,
             prepared.facts,
