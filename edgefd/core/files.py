@@ -253,6 +253,8 @@ def writing(path: Path) -> Iterator[Path]:
 def exclusive_lock(path: Path, in_use: str, unusable: str) -> Iterator[None]:
     """Hold an exclusive lock on a file while the context lasts. It ends with the process, however the process ends.
 
+    What killed processes have left of `replacing` in the same folder is removed.
+
     Args:
         path: the lock file; it and its folder are created if they do not exist.
         in_use: the error's text if another process holds the lock.
@@ -275,6 +277,9 @@ def exclusive_lock(path: Path, in_use: str, unusable: str) -> Iterator[None]:
             raise InUse(in_use) from None
         except OSError as error:
             raise UserError(f"{unusable}: {error.strerror}") from error
+        for part in path.parent.glob(".*.part"):
+            with suppress(OSError):
+                part.unlink()
         yield
     finally:
         os.close(handle)

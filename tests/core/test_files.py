@@ -247,6 +247,18 @@ def test_a_file_that_cannot_be_opened_is_reported_with_the_reason(tmp_path: Path
             pass
 
 
+def test_what_killed_processes_left_is_removed_with_the_next_lock(tmp_path: Path) -> None:
+    pid = os.fork()
+    if pid == 0:
+        with replacing(tmp_path / "state.a"):
+            os._exit(0)
+    assert os.waitpid(pid, 0)[1] == 0
+    (left,) = tmp_path.iterdir()
+    assert left.name.startswith(".state.a.")
+    with exclusive_lock(tmp_path / "lock", "", ""):
+        assert [path.name for path in tmp_path.iterdir()] == ["lock"]
+
+
 def test_the_lock_ends_with_the_process(tmp_path: Path) -> None:
     lock = tmp_path / "lock"
     pid = os.fork()

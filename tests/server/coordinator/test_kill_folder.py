@@ -115,7 +115,7 @@ def check_unchanged(exchange: Path, seen: dict[Path, str]) -> None:
 
 def result(folder: Path) -> tuple[bytes, list[dict[str, object]], dict[str, bytes]]:
     """Return the last teacher, the metrics and the exchanged files of a run."""
-    saved = load_checkpoint(folder / "exchange")
+    saved = load_checkpoint(folder / "run")
     assert saved is not None
     assert saved.progress.teacher is not None
     lines = [json.loads(line) for line in (folder / "run" / "metrics.jsonl").read_text().splitlines()]
