@@ -49,8 +49,8 @@ def node_round(body: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str
         terms = read_terms(wire.parsed(pb.Terms(), body["terms"]))
     check_terms(terms, bundle.manifest.terms, "export it from the config that the coordinator runs")
     private = client_data(source_of(data, bundle.manifest), bundle, client, load_contribution(state))
-    task = read_task(body["plan"], body.get("teacher"))
-    report = one_round(Membership(str(body["run"]), terms), task, bundle, private, state, partial(print, flush=True))
+    read, log = partial(read_task, body["plan"], body.get("teacher")), partial(print, flush=True)
+    report = one_round(Membership(str(body["run"]), terms), read, bundle, private, state, log)
     return {"client": client, "report": report}
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from edgefd.core.errors import RunError, UserError
 from edgefd.core.files import get, put
 from edgefd.federation.terms import FederationTerms
+from edgefd.rounds.validation import ExpectedTask
 from edgefd.wire import exchange_folder as layout
 from edgefd_client.link import Membership, Task, check_terms, read_task
 
@@ -25,7 +26,7 @@ class FolderLink:
     membership: Membership
     poll: float
 
-    def next_task(self, after: int) -> Task | None:
+    def next_task(self, after: int, expected: ExpectedTask) -> Task | None:
         """Wait for the next round, see `edgefd_client.link.Link`."""
         while True:
             outcome = _text(self.folder / layout.DONE)
@@ -38,7 +39,7 @@ class FolderLink:
                 raise RunError(f"the coordinator refused the report of round {after}: {reason}")
             names = (path.parent.name for path in self.folder.glob(f"rounds/*/{layout.PLAN}"))
             newest = max((int(name) for name in names if name.isdigit()), default=-1)
-            if newest > after and self._sampled(newest) and (task := self._task(newest)) is not None:
+            if newest > after and self._sampled(newest) and (task := self._task(newest, expected)) is not None:
                 return task
             time.sleep(self.poll)
 
@@ -61,13 +62,13 @@ class FolderLink:
         except ValueError as error:
             raise RunError(f"round {round}: cannot read the list of sampled clients: {error}") from error
 
-    def _task(self, round: int) -> Task | None:
+    def _task(self, round: int, expected: ExpectedTask) -> Task | None:
         """Read the task of a round; None if the teacher is still missing, which happens while a folder is copied."""
         files = layout.round_folder(self.folder, round)
         plan, teacher = _bytes(files / layout.PLAN), _bytes(files / layout.TEACHER)
         if plan is None or (teacher is None and round > 0):
             return None
-        task = read_task(plan, teacher, f"round {round}: ")
+        task = read_task(plan, teacher, expected, f"round {round}: ")
         if task.plan.round != round:
             raise RunError(f"the folder of round {round} holds a plan of round {task.plan.round}")
         return task

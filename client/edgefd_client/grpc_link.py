@@ -19,6 +19,7 @@ from edgefd_proto.edgefd_pb2_grpc import DeviceLinkStub
 
 from edgefd.core.errors import RunError, UserError
 from edgefd.federation.terms import FederationTerms
+from edgefd.rounds.validation import ExpectedTask
 from edgefd.wire.device_link import HOLD, PROTOCOL, REASON, identity_message, is_loopback, read_terms
 from edgefd_client.link import Membership, Task, check_terms, read_task, reading
 
@@ -134,7 +135,7 @@ class GrpcLink:
         self._terms = terms
         self.retry(self._join)
 
-    def next_task(self, after: int) -> Task | None:
+    def next_task(self, after: int, expected: ExpectedTask) -> Task | None:
         """Wait for the next round, see `edgefd_client.link.Link`. Repeat the last report to a restarted server."""
 
         def call() -> pb.TaskReply:
@@ -149,7 +150,7 @@ class GrpcLink:
             match reply.WhichOneof("what"):
                 case "task":
                     teacher = reply.task.teacher if reply.task.HasField("teacher") else None
-                    task = read_task(reply.task.plan, teacher)
+                    task = read_task(reply.task.plan, teacher, expected)
                     if task.plan.round <= after:
                         raise RunError(f"the coordinator sent round {task.plan.round} after round {after}")
                     return task

@@ -21,6 +21,7 @@ from edgefd.core.json_files import append_json_line
 from edgefd.federation.clients import Federation
 from edgefd.federation.terms import FederationInfo
 from edgefd.rounds.participation import check_supported_over_flower
+from edgefd.runs.evaluate import evaluation_ranges
 from edgefd.runs.execute import execute_run, simulate_rounds
 from edgefd.runs.folder import run_folder
 from edgefd.runs.prepare import prepare
@@ -80,7 +81,8 @@ def over_grid(grid: Grid, config: Config, federation: Federation, log: Path | No
         if log is not None:
             append_json_line(log, {"event": event, **fields})
 
-    coordinator = RoundCoordinator(info, TIMEOUT, write_event, config.coordinator)
+    measured = evaluation_ranges(federation.n_classes, len(federation.x_test))
+    coordinator = RoundCoordinator(info, TIMEOUT, write_event, config.coordinator, measured=measured)
     with run_driver(GridDriver(coordinator, grid, config=text), poll=0.02):
         yield coordinator
 
