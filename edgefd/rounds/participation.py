@@ -2,8 +2,8 @@
 
 A round samples some clients (`sample_clients`). It ends when all of them have reported, or when enough of them have
 (`quorum_reached`) and the deadline has passed or the reports of all others were refused. Reports that arrive later are
-stale: they are dropped, or used in the next round (`add_stale_reports`). A client that was not sampled or did not report
-distils the newest teacher in the next round in which it takes part.
+stale: they are dropped, or used in the next round (`add_stale_reports`). A client that was not sampled or did not
+report distils the newest teacher in the next round in which it takes part.
 """
 
 from __future__ import annotations
