@@ -19,6 +19,7 @@ from edgefd.core.knowledge import Knowledge
 from edgefd.defences.apply import defence_of
 from edgefd.methods import get_method
 from edgefd.rounds.loop import run_rounds
+from edgefd.rounds.validation import ExpectedTask
 from edgefd.runs.execute import make_server
 from edgefd.runs.terms import terms_of
 from edgefd.simulation.engine import open_transport
@@ -44,7 +45,7 @@ class ScriptedLink:
     interrupt: bool = False
     """interrupt the device when it submits a report"""
 
-    def next_task(self, after: int) -> Task | None:
+    def next_task(self, after: int, expected: ExpectedTask) -> Task | None:
         return next((t for t in self.tasks if t.plan.round > after), None)
 
     def submit(self, report: bytes, round: int) -> None:

@@ -32,7 +32,6 @@ from edgefd.federation.plan import RoundPlan
 from edgefd.federation.report import Report
 from edgefd.federation.terms import FederationInfo, FederationTerms
 from edgefd.rounds.participation import FULL_PARTICIPATION, ParticipationConfig
-from edgefd.rounds.validation import largest_report
 from edgefd.runs.terms import terms_of
 from edgefd.wire import messages as wire
 from edgefd.wire.bundle_reader import read_bundle
@@ -82,7 +81,7 @@ def sessions_of(
     bundle = bundle_files(federation.bundle, federation.read())
     info = FederationInfo(run, len(federation.data), terms_of(prepared.config, prepared.federation))
     coordinator = RoundCoordinator(info, timeout, log, rules)
-    return DeviceSessions(coordinator, [bundle], largest_report(plan, prepared.federation.n_classes), rate, clock), plan
+    return DeviceSessions(coordinator, [bundle], coordinator.expected(plan).largest, rate, clock), plan
 
 
 @contextmanager
