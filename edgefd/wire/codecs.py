@@ -50,10 +50,20 @@ class Codec:
 
 def _float_codec(name: str, dtype: str) -> Codec:
     kind = np.dtype(dtype)
+
+    def encode(values: Float32) -> bytes:
+        with np.errstate(over="ignore"):  # an overflow is refused below
+            numbers = values.astype(kind)
+        if not np.isfinite(numbers).all():
+            raise ValueError(
+                f"values must be finite and at most {np.finfo(kind).max:g} in {name}, not {values.max():g}"
+            )
+        return numbers.tobytes()
+
     return Codec(
         name,
         8 * kind.itemsize,
-        encode=lambda v: v.astype(kind).tobytes(),
+        encode=encode,
         decode=lambda b, count: np.frombuffer(b, kind, count).astype(np.float32),
         smallest=float(np.finfo(kind).smallest_subnormal),
         absolute_error=float(np.finfo(kind).smallest_subnormal) / 2,

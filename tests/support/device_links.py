@@ -178,9 +178,15 @@ def uniform_knowledge(n: int = 4, width: int = 10) -> Knowledge:
     return Knowledge(np.arange(n), np.full((n, width), 1 / width, np.float32), np.ones(n, np.float32))
 
 
-def report(client: int = 0, round: int = 0, knowledge: Knowledge | None = None) -> bytes:
+def report(
+    client: int = 0,
+    round: int = 0,
+    knowledge: Knowledge | None = None,
+    codec: str = "float16",
+    metrics: dict[str, float] | None = None,
+) -> bytes:
     """Return a serialised report."""
-    return wire.encode_report(Report(client, round, knowledge or uniform_knowledge()), "float32")
+    return wire.encode_report(Report(client, round, knowledge or uniform_knowledge(), metrics or {}), codec)
 
 
 class CuttableWire:

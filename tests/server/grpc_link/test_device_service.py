@@ -175,7 +175,7 @@ def test_a_device_receives_the_reason_why_the_run_ended(federation: ExportedFede
 
         def poll() -> None:
             try:
-                device.next_task(0)
+                device.next_task(0, federation.expected)
             except RunError as error:
                 errors.append(error)
 
@@ -219,7 +219,7 @@ def test_a_device_checks_the_answers_of_the_coordinator(
         for reply, error in replies:
             monkeypatch.setattr(link.sessions, "next_task", lambda _client, _after, r=reply: r.SerializeToString())
             with pytest.raises(RunError, match=error):
-                device.next_task(5)
+                device.next_task(5, federation.expected)
 
 
 def test_plaintext_beyond_this_machine_needs_insecure(federation: ExportedFederation, keys: Path) -> None:

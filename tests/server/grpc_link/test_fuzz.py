@@ -40,17 +40,8 @@ REASONS |= {"protocol"}
 SPECIAL_BYTES = (0, 1, 0x7F, 0x80, 0xFF)
 NUMBERS = (0, 1, 2, 9, 10, 11, 255, 2**16, 2**26 - 1, 2**31, 2**32 - 1)
 VALUES = (-1.0, -1e-6, 0.0, 0.5, 1.0, 1.01, 10.0, 60000.0, 1e30, float("inf"), float("nan"))
-METRICS = (
-    "accuracy",
-    "correct/0",
-    "correct/zz",
-    "bin_count/0",
-    "class_kl/0",
-    "train_loss",
-    "heldout_accuracy",
-    "",
-    "\x1b[2J",
-)
+METRICS = ("accuracy", "correct/0", "correct/zz", "bin_count/0", "class_kl/0", "train_loss", "heldout_accuracy", "")
+METRICS += ("\x1b[2J", "x" * 999)
 
 
 @pytest.fixture(scope="module", params=["float16", "uint8"])
@@ -314,5 +305,9 @@ def test_mutated_contributions_are_stored_whole_or_refused(tmp_path: Path) -> No
 
 def test_the_requests_from_which_mutations_start_are_accepted(pair: ExportedFederation) -> None:
     sessions, plan, session = open_session(pair)
-    requests = valid_requests(session, plan.ids, np.random.default_rng(0))
-    assert {submit(sessions, plan, request) for request in requests} == {"accepted"}
+    codec = sessions.coordinator.info.terms.codec
+    for report in valid_reports(plan.ids, codec, np.random.default_rng(0)):
+        blob = pb.SubmitRequest(session=session, run="test", report=report).SerializeToString()
+        sent = pb.Report.FromString(report).knowledge.codec
+        expected = "accepted" if sent in (pb.CODEC_LABEL, wire.CODEC_NUMBERS[codec]) else "content"
+        assert submit(sessions, plan, blob) == expected
