@@ -49,6 +49,8 @@ class SimulationState:
     config: Config
     federation: Federation
     clients: tuple[ClientContext, ...]
+    teacher: Expected
+    """what the clients expect of a teacher"""
 
 
 def client_acceptance(config: Config, data: ClientData, federation: Federation, terms: FederationTerms) -> Float32:
@@ -85,14 +87,12 @@ def run_round(
     state: SimulationState, client: int, plan: RoundPlan, teacher: bytes | None
 ) -> tuple[bytes, dict[str, float]]:
     """Run a client's round on an encoded teacher; return the encoded knowledge and the metrics."""
-    decoded = None if teacher is None else _decode(teacher, state)
+    decoded = None if teacher is None else _decode(teacher, state.teacher)
     report = client_report(state.config, state.federation, state.clients[client], plan, decoded)
     return wire.encode(report.knowledge, state.config.codec.name), report.metrics
 
 
-@functools.lru_cache(maxsize=1)  # all clients of a round receive the same teacher
-def _decode(teacher: bytes, state: SimulationState) -> Knowledge:
-    return wire.decode(teacher, expected_teacher_of(state.config, state.federation))
+_decode = functools.lru_cache(maxsize=1)(wire.decode)  # all clients of a round receive the same teacher
 
 
 def expected_teacher_of(config: Config, federation: Federation) -> Expected:
@@ -128,7 +128,7 @@ def make_simulation_state(config: Config, federation: Federation) -> SimulationS
         )
         for data, row in zip(federation.clients, acceptance, strict=True)
     )
-    return SimulationState(config, federation, clients)
+    return SimulationState(config, federation, clients, expected_teacher_of(config, federation))
 
 
 @dataclass(frozen=True, eq=False)

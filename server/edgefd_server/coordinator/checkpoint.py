@@ -123,7 +123,10 @@ def _decode(blob: bytes, expected: Expected) -> Checkpoint:
     teacher, selection_state = rest, None
     if "lag" in fields:
         teacher, known = rest[: fields["teacher_bytes"]], rest[fields["teacher_bytes"] :]
-        selection_state = SelectionState(wire.decode(known, expected), np.array(fields["lag"], np.float32))
+        lag = np.array(fields["lag"], np.float32)
+        if lag.shape != (expected.widths[0],) or not np.isfinite(lag).all():
+            raise ValueError("lag must hold one finite number for each class")
+        selection_state = SelectionState(wire.decode(known, expected), lag)
     return Checkpoint(
         str(fields["run"]),
         str(fields["config"]),
