@@ -45,7 +45,7 @@ def expected_teacher(method: Method, terms: FederationTerms, n_proxy: int, n_cli
     """Return what a client expects of a teacher. Its rows are means of rounded rows, and are rounded once more."""
     many = n_clients if method.message is MessageKind.MULTI_TEACHER else 1
     ids = _reported_ids(method, range(many * n_proxy), terms.n_classes)
-    return _expected(method, terms, ids, 2 * CODECS[terms.codec].sum_error(terms.n_classes), False)
+    return _expected(method, terms, ids, CODECS[terms.codec].sum_error(terms.n_classes, 2), False)
 
 
 @dataclass(frozen=True, eq=False)

@@ -43,9 +43,12 @@ class Codec:
         """Return the number of bytes of `count` numbers."""
         return -(-count * self.bits // 8)
 
-    def sum_error(self, width: int) -> float:
-        """Return the largest rounding error of the sum of `width` numbers that are not negative and sum to 1."""
-        return width * self.absolute_error + self.relative_error
+    def sum_error(self, width: int, times: int = 1) -> float:
+        """Return the largest error of the sum of `width` numbers that sum to 1, if they are rounded `times` times.
+
+        Only numbers of at least half a step are rounded up, to twice their value at most, so a sum at most doubles.
+        """
+        return min(times * width * self.absolute_error, 2**times - 1) + times * self.relative_error
 
 
 def _float_codec(name: str, dtype: str) -> Codec:

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgefd.core.errors import RunError
-from edgefd.core.knowledge import Knowledge, empty
+from edgefd.core.knowledge import Knowledge, empty, weighted_mean
 from edgefd.federation.method import MessageKind, Method
 from edgefd.federation.plan import RoundPlan
 from edgefd.federation.progress import Progress
@@ -142,6 +142,27 @@ def test_rounded_soft_labels_and_their_mean_are_never_refused(codec: str, width:
         mean = np.mean([k.values for k in uploads], axis=0, dtype=np.float64).astype(np.float32)
         teacher = dataclasses.replace(uploads[0], values=mean)
         wire.decode(wire.encode(teacher, codec), expected_teacher(FEDMD, terms, 9, 3))
+
+
+@pytest.mark.parametrize("codec", ["uint8", "uint4"])
+def test_the_sum_of_a_rounded_row_or_mean_reaches_its_bound_but_not_more(codec: str) -> None:
+    """Rows of equal numbers just above half a step, then means that are just above half a step again."""
+    step = 1 / 255 if codec == "uint8" else 1 / 15
+    n, width = int(2 / step) - 1, 2 * (int(2 / step) - 1)
+    terms = dataclasses.replace(terms_for(codec=codec), n_classes=width)
+    expected = expected_report(FEDMD, terms, RoundPlan(0, np.arange(1))).knowledge
+    votes = []
+    for client in range(101):
+        row = np.zeros((1, width), np.float32)
+        row[0, (np.arange(n) + client * n // 101 * 2) % width] = 1 / n
+        votes.append(Knowledge(np.arange(1), row, np.ones(1, np.float32)))
+    received = [wire.decode(wire.encode(k, codec), expected) for k in votes]
+    assert max(k.values.sum() for k in received) > 1.9
+    teacher = weighted_mean(received)
+    wire.decode(wire.encode(teacher, codec), expected_teacher(FEDMD, terms, 1, 101))
+    too_large = dataclasses.replace(votes[0], values=np.full((1, width), 1.2 * step, np.float32))
+    with pytest.raises(UnexpectedContent, match="a row sums to"):
+        wire.decode(wire.encode(too_large, codec), expected)
 
 
 @pytest.mark.parametrize("other", sorted(CODECS))
