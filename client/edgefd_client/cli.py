@@ -110,25 +110,34 @@ def _run_over_folder(options: RunOptions, exchange: Path) -> None:
 
 def _run_over_grpc(options: RunOptions) -> None:
     require("client", "grpc")
+    from edgefd.rounds.validation import expected_task
     from edgefd_client.agent import method_of, run_agent
+    from edgefd_client.grpc_link import GIVE_UP, GrpcLink, connect
+
+    assert options.server is not None
+    bundle = _fetched_bundle(options) if options.bundle is None else read_bundle(options.bundle)
+    method, manifest = method_of(bundle)[0], bundle.manifest
+    largest = expected_task(method, manifest.terms, len(bundle.proxy), manifest.n_clients).largest
+    with connect(options.server, options.certs, bool(options.insecure), largest) as channel:
+        link = GrpcLink(channel, options.client, _LOG.warning, options.give_up or GIVE_UP)
+        link.join(manifest.terms)
+        if bundle.digest != link.manifest_sha256:
+            raise UserError("the bundle differs from the coordinator's: leave --bundle out to fetch it")
+        private = _private_data(options, bundle, link.client)
+        run_agent(link, bundle, private, options.state, _print_line)
+
+
+def _fetched_bundle(options: RunOptions) -> Bundle:
+    """Download the bundle, over a connection of its own: the size of a task is known only afterwards."""
     from edgefd_client.bundle_download import fetch_bundle
     from edgefd_client.grpc_link import GIVE_UP, GrpcLink, connect
 
     assert options.server is not None
-    bundle = None if options.bundle is None else read_bundle(options.bundle)
     with connect(options.server, options.certs, bool(options.insecure)) as channel:
         link = GrpcLink(channel, options.client, _LOG.warning, options.give_up or GIVE_UP)
-        link.join(None if bundle is None else bundle.manifest.terms)
-        if bundle is None:
-            with exclusive_lock(options.state):
-                bundle = read_bundle(fetch_bundle(link, options.state))
-        if bundle.digest != link.manifest_sha256:
-            raise UserError("the bundle differs from the coordinator's: leave --bundle out to fetch it")
-        method_of(bundle)
-        private = _private_data(options, bundle, link.client)
-        if options.bundle is None:
-            link.join(bundle.manifest.terms)
-        run_agent(link, bundle, private, options.state, _print_line)
+        link.join(None)
+        with exclusive_lock(options.state):
+            return read_bundle(fetch_bundle(link, options.state))
 
 
 def _private_data(options: RunOptions, bundle: Bundle, client: int) -> ClientData:

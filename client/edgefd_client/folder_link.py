@@ -13,9 +13,6 @@ from edgefd.rounds.validation import ExpectedTask
 from edgefd.wire import exchange_folder as layout
 from edgefd_client.link import Membership, Task, check_terms, read_task
 
-MAX_MESSAGE = 256 * 2**20
-"""largest file in bytes that a device reads"""
-
 
 @dataclass(frozen=True)
 class FolderLink:
@@ -46,7 +43,7 @@ class FolderLink:
     def submit(self, report: bytes, round: int) -> None:
         """Write a report, see `edgefd_client.link.Link`."""
         path = layout.report_file(self.folder, round, self.client)
-        present = _bytes(path)
+        present = _bytes(path, max(len(report), layout.MAX_TEXT))
         if present is None:
             put(path, report)
         elif present != report:
@@ -65,7 +62,8 @@ class FolderLink:
     def _task(self, round: int, expected: ExpectedTask) -> Task | None:
         """Read the task of a round; None if the teacher is still missing, which happens while a folder is copied."""
         files = layout.round_folder(self.folder, round)
-        plan, teacher = _bytes(files / layout.PLAN), _bytes(files / layout.TEACHER)
+        plan = _bytes(files / layout.PLAN, expected.largest)
+        teacher = _bytes(files / layout.TEACHER, expected.largest)
         if plan is None or (teacher is None and round > 0):
             return None
         task = read_task(plan, teacher, expected, f"round {round}: ")
@@ -91,7 +89,7 @@ def join(folder: Path, client: int, terms: FederationTerms, poll: float = 0.05) 
     return FolderLink(folder, client, Membership(info.run, info.terms), poll)
 
 
-def _bytes(path: Path, limit: int = MAX_MESSAGE) -> bytes | None:
+def _bytes(path: Path, limit: int = layout.MAX_TEXT) -> bytes | None:
     try:
         return get(path, limit)
     except ValueError as error:
@@ -99,5 +97,5 @@ def _bytes(path: Path, limit: int = MAX_MESSAGE) -> bytes | None:
 
 
 def _text(path: Path) -> str | None:
-    blob = _bytes(path, layout.MAX_TEXT)
+    blob = _bytes(path)
     return None if blob is None else " ".join(blob.decode(errors="replace").split())

@@ -25,8 +25,8 @@ from edgefd_client.link import Membership, Task, check_terms, read_task, reading
 
 _LOG = logging.getLogger(__name__)
 
-MAX_MESSAGE = 256 * 2**20
-"""largest message in bytes that a device receives"""
+MAX_MESSAGE = 2**20
+"""largest message in bytes that a device receives, except for tasks"""
 SHORT_TIMEOUT, LONG_TIMEOUT = 20.0, 120.0
 """seconds that a call with little data and a call with much data may take"""
 FIRST_PAUSE, MAX_PAUSE = 0.2, 15.0
@@ -47,16 +47,21 @@ _TEMPORARY_REASONS = {"rate", "allow-list", "early"}
 Result = TypeVar("Result")
 
 
-def connect(address: str, certs: Path | None, insecure: bool) -> grpc.Channel:
+def connect(address: str, certs: Path | None, insecure: bool, largest_task: int = 0) -> grpc.Channel:
     """Open a channel to HOST:PORT, with a warning if it is without TLS. Nothing is sent yet.
 
-    `certs` and `insecure` are those of `edgefd_client.options.DeviceOptions`.
+    Args:
+        address: of the coordinator.
+        certs: see `edgefd_client.options.DeviceOptions`.
+        insecure: see there too.
+        largest_task: size in bytes that no honest task exceeds; 0 if no task is received. gRPC ends a call with a
+            larger reply.
 
     Raises:
         UserError: if certificates are missing, or a connection to another machine without TLS is not allowed.
     """
     options = [
-        ("grpc.max_receive_message_length", MAX_MESSAGE),
+        ("grpc.max_receive_message_length", MAX_MESSAGE + largest_task),
         ("grpc.keepalive_time_ms", 20_000),
         ("grpc.keepalive_timeout_ms", 10_000),
         ("grpc.initial_reconnect_backoff_ms", 200),

@@ -17,7 +17,7 @@ from edgefd.federation.plan import RoundPlan
 from edgefd.federation.terms import FederationTerms
 from edgefd.wire import messages as wire
 from edgefd.wire.codecs import CODECS
-from edgefd.wire.expected import Expected, ExpectedReport
+from edgefd.wire.expected import Expected, ExpectedReport, largest_plan
 
 MOST_PARAMETERS = 2**28
 """largest number of parameters in a message; only simulated clients send parameters"""
@@ -55,6 +55,11 @@ class ExpectedTask:
     n_proxy: int
     """number of proxy rows that the plan can query"""
     teacher: Expected
+
+    @property
+    def largest(self) -> int:
+        """Size in bytes that plan and teacher together do not exceed."""
+        return largest_plan(self.n_proxy) + self.teacher.largest
 
 
 def expected_task(method: Method, terms: FederationTerms, n_proxy: int, n_clients: int) -> ExpectedTask:

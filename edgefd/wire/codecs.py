@@ -48,7 +48,7 @@ class Codec:
 
         Only numbers of at least half a step are rounded up, to twice their value at most, so a sum at most doubles.
         """
-        return min(times * width * self.absolute_error, 2**times - 1) + times * self.relative_error
+        return min(times * width * self.absolute_error, (1 << times) - 1) + times * self.relative_error
 
 
 def _float_codec(name: str, dtype: str) -> Codec:

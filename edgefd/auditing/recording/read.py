@@ -153,7 +153,7 @@ def reports(recording: Recording, round: int) -> list[Report]:
     """Return the reports of a round, decoded from the transmitted bytes, without those of clients that dropped out."""
     config, federation = recording.config, recording.federation
     plan = RoundPlan(round, np.arange(len(federation.proxy)))  # the recording does not say which rows were queried
-    measured = None if recording.deployed else evaluation_ranges(federation.n_classes, len(federation.x_test))
+    measured = evaluation_ranges(federation.n_classes, len(federation.x_test))
     expected = expected_report(config.method, terms_of(config, federation), plan, measured)
     paths = [
         report_file(recording.folder / KNOWLEDGE, round, client) for client in range(len(recording.federation.clients))
