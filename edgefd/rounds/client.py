@@ -49,7 +49,8 @@ def client_round(
     data, plan, ranges = ctx.data, ctx.plan, client_metrics(ctx.terms)
     metrics = {} if teacher is None else _distil_teacher(method, ctx, teacher)
     if plan.evaluate or plan.closing:
-        metrics["heldout_accuracy"] = accuracy(ctx.learner, data.x_heldout, data.y_heldout)
+        if len(data.y_heldout):
+            metrics["heldout_accuracy"] = accuracy(ctx.learner, data.x_heldout, data.y_heldout)
         metrics.update(evaluate(ctx.learner) if evaluate else {})
     if plan.closing:
         return Report(data.client, plan.round, empty(ctx.terms.n_classes), bounded(metrics, ranges))
