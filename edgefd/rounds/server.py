@@ -61,6 +61,8 @@ def server_round(server: Server, reports: Sequence[Report], plan: RoundPlan, pro
     """Aggregate the reports of a round, in any order; return the state after it. A closing round changes no teacher."""
     if plan.closing:
         return Progress(plan.round + 1, progress.teacher, progress.selection_state)
+    if server.learner is not None:
+        server.learner.set_noise(server.terms.seed, Purpose.STUDENT, plan.round)
     ordered = sorted(reports, key=lambda report: report.client)
     teacher = server.method.aggregate(
         ServerContext(
