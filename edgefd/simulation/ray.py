@@ -20,7 +20,7 @@ from pathlib import Path
 from edgefd.config.schema import Config
 from edgefd.core.addresses import parse_address
 from edgefd.core.errors import RunError, UserError, require
-from edgefd.core.processes import FLOWER_QUIET, end, family_of, last_line, reported
+from edgefd.core.processes import FLOWER_QUIET, end, family_of, last_line, module_path, reported
 from edgefd.core.proxies import direct_to_this_machine
 from edgefd.core.yaml_files import dump_yaml
 from edgefd.runs.round_metrics import RoundMetrics
@@ -52,7 +52,7 @@ def simulate_ray(config: Config, n_clients: int) -> Generator[RoundMetrics]:
         with (work / "log").open("wb") as log:
             process = subprocess.Popen(
                 [sys.executable, "-m", "edgefd_server.flower.ray_run", str(work), str(n_clients)],
-                env=_environment() | {"FLWR_HOME": str(work / "flwr"), "PYTHONPATH": os.pathsep.join(sys.path)},
+                env=_environment() | {"FLWR_HOME": str(work / "flwr"), "PYTHONPATH": module_path()},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,

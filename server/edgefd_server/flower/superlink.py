@@ -23,7 +23,7 @@ from typing import Any, ClassVar
 
 from edgefd.core.addresses import Address
 from edgefd.core.errors import RunError, UserError
-from edgefd.core.processes import FLOWER_QUIET, end, last_line
+from edgefd.core.processes import FLOWER_QUIET, end, last_line, module_path
 from edgefd.core.proxies import direct_to_this_machine
 from edgefd_server.certs import plaintext_error
 from edgefd_server.grpc_link.server import ListenAddress
@@ -181,7 +181,7 @@ def _environment(work: Path) -> dict[str, str]:
     Flower finds its other commands through PATH, and the ServerApp finds its code through PYTHONPATH.
     """
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
-    variables = {"FLWR_HOME": str((work / "home").resolve()), "PATH": path, "PYTHONPATH": os.pathsep.join(sys.path)}
+    variables = {"FLWR_HOME": str((work / "home").resolve()), "PATH": path, "PYTHONPATH": module_path()}
     return os.environ | FLOWER_QUIET | direct_to_this_machine() | variables
 
 
