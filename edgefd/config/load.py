@@ -104,10 +104,8 @@ def with_paths(config: Config, change: Callable[[str], str]) -> Config:
         extractor = change(extractor)
     if isinstance(partition, FromFile):
         partition = replace(partition, path=change(partition.path))
-    data, proxy = (
-        replace(config.data, name=name, extractor=extractor),
-        replace(config.proxy, path=path and change(path)),
-    )
+    data = replace(config.data, name=name, extractor=extractor)
+    proxy = replace(config.proxy, path=path and change(path))
     return replace(config, data=data, proxy=proxy, partition=partition)
 
 

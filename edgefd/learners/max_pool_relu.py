@@ -6,6 +6,7 @@ does not vectorise, it stores 8-byte indices, and its backward pass first clears
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 from collections.abc import Callable
@@ -129,8 +130,13 @@ def _compiled(loops: Callable[..., None], *types: str) -> Callable[..., None]:
     if _has_cache_folder():
         with suppress(RuntimeError, OSError):  # the folder cannot be written, or the disk is full
             return numba.njit(signature, nogil=True, cache=True)(loops)  # type: ignore[no-any-return]
-    _LOG.info("numba compiles %s again in every process: set NUMBA_CACHE_DIR to a folder for its code", loops.__name__)
+    _say_that_code_is_not_cached()
     return numba.njit(signature, nogil=True)(loops)  # type: ignore[no-any-return]
+
+
+@functools.cache
+def _say_that_code_is_not_cached() -> None:
+    _LOG.info("every process takes a second to compile code: set NUMBA_CACHE_DIR to a folder in which it can be kept")
 
 
 def _has_cache_folder() -> bool:
