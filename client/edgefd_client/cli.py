@@ -15,12 +15,13 @@ import numpy as np
 
 from edgefd.core.errors import RunError, UserError, require
 from edgefd.core.log import configure_logging
+from edgefd.core.terminal import escape_unknown_characters
 from edgefd.federation.clients import ClientData
 from edgefd.wire.bundle_reader import Bundle, read_bundle
 from edgefd.wire.exchange_folder import FEDERATION
 from edgefd_client.contribution import load_contribution
 from edgefd_client.doctor import machine, require_64_bit, selftest
-from edgefd_client.options import DeviceOptions, settings
+from edgefd_client.options import DeviceOptions, settings, with_user_paths
 from edgefd_client.sources import client_data, model_input, source_of
 from edgefd_client.state import exclusive_lock, load_state
 
@@ -165,8 +166,10 @@ def doctor(bundle: Path | None, state: Path) -> None:
 def main(arguments: list[str] | None = None) -> None:
     """Run the command. Bad input ends it with exit code 2, a failure with 1; both print one line on stderr."""
     args = make_parser().parse_args(arguments)
+    escape_unknown_characters()
     try:
         configure_logging()
+        args = with_user_paths(args)
         require_64_bit()
         require("client", "onnxruntime")
         if args.command == "infer":

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from edgefd_proto import edgefd_pb2 as pb
 
 from edgefd.core.errors import UserError
+from edgefd.core.paths import user_path
 from edgefd.wire import messages as wire
 from edgefd.wire.bundle_reader import read_bundle
 from edgefd.wire.device_link import read_terms
@@ -43,7 +43,7 @@ def node_round(body: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str
     client = client_number(body.get("client"), settings.get("client"))
     if "asked" in body and client not in body["asked"]:
         return {"client": client}
-    bundle_path, data, state = (Path(str(settings[name])) for name in SETTINGS)
+    bundle_path, data, state = (user_path(str(settings[name])) for name in SETTINGS)
     bundle = read_bundle(bundle_path)
     with reading():
         terms = read_terms(wire.parsed(pb.Terms(), body["terms"]))
