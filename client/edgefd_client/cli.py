@@ -51,9 +51,9 @@ def infer(bundle: Bundle, state: Path | None, input_file: Path, out: Path | None
         x = np.load(input_file, allow_pickle=False)
     except (OSError, ValueError) as error:
         raise UserError(f"cannot read {input_file}: {error}") from error
-    shape = bundle.manifest.sample_shape
-    if not isinstance(x, np.ndarray) or x.shape[1:] != shape or x.dtype.kind not in "uif" or not np.isfinite(x).all():
-        raise UserError(f"{input_file} must hold an array [n, ...] of finite samples of shape {list(shape)}")
+    if not isinstance(x, np.ndarray):
+        raise UserError(f"{input_file} must hold one array [n, ...] of samples (.npy), not several")
+    samples = model_input(x, bundle, str(input_file))
     learner = OnnxLearner(Sessions(bundle.graphs), bundle.init)
     if state is not None:
         saved = load_state(state, bundle.digest)
@@ -62,7 +62,7 @@ def infer(bundle: Bundle, state: Path | None, input_file: Path, out: Path | None
                 f"{state} holds no complete state of this bundle: give the --state folder of `edgefd-client run`"
             )
         learner.load_state(saved.learner)
-    logits = learner.predict_logits(model_input(x, bundle))
+    logits = learner.predict_logits(samples)
     if out is not None:
         np.save(out, logits, allow_pickle=False)
     else:

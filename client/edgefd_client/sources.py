@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -12,12 +13,15 @@ import numpy.typing as npt
 from edgefd.core.arrays import Float32, Int64
 from edgefd.core.errors import UserError
 from edgefd.data.features import cached_features
-from edgefd.data.npz import finite_samples, read_npz
+from edgefd.data.npz import finite_samples, read_npz, whole_labels
 from edgefd.data.splits import split
 from edgefd.federation.clients import ClientData, Scale
+from edgefd.federation.units import far_from, finite_values, in_units
 from edgefd.wire.bundle_manifest import Manifest
 from edgefd.wire.bundle_reader import Bundle
 from edgefd_client.contribution import Contribution, check_source, contributed_proxy_rows
+
+_LOG = logging.getLogger(__name__)
 
 
 class DataSource(Protocol):
@@ -162,7 +166,7 @@ def client_data(
         contributed_y = np.array([label[sample.tobytes()] for sample in bundle.proxy[contributed]], np.int64)
         private = private if contribution.keep else np.setdiff1d(private, shared)
     if named.heldout is not None:
-        held_x, held_y = scaled(*named.heldout, bundle)
+        held_x, held_y = scaled(*named.heldout, bundle, "x_heldout")
         return ClientData(client, x[private], y[private], held_x, held_y, contributed, contributed_y=contributed_y)
     if len(private) < 2 or np.isin(private, shared).all():
         raise UserError(
@@ -184,46 +188,51 @@ def _contributed(named: Split, n_proxy: int, n_classes: int) -> tuple[Int64, Int
     ids, first = np.unique(contributed.astype(np.int64), return_index=True)
     if named.contributed_y is None:
         return ids, None
-    return ids, _labels(named.contributed_y, len(contributed), n_classes)[first]
+    return ids, _labels(named.contributed_y, len(contributed), n_classes, "owned_y")[first]
 
 
-def model_input(x: npt.NDArray[Any], bundle: Bundle) -> Float32:
-    """Convert raw samples to the input of the bundle's model: apply the extractor, if there is one, then scale.
+def model_input(x: npt.NDArray[Any], bundle: Bundle, source: str = "the data") -> Float32:
+    """Check raw samples against the units of the federation, and convert them to the input of the bundle's model.
 
-    Features of the same samples are computed once and stored in the cache folder.
+    An extractor, if there is one, computes features, once for the same samples: they are stored in the cache folder.
+    Then the scale is applied. A log line warns if the result lies far from the proxy set. Nothing of it is sent.
 
     Raises:
-        UserError: if the output of the extractor does not have the shape of the model's input.
+        UserError: for samples of another shape, kind or range, or that are not finite; the message begins with
+            `source`. Also if the output of the extractor does not have the shape of the model's input.
     """
     manifest = bundle.manifest
+    if len(x) == 0 or x.shape[1:] != manifest.sample_shape:
+        shape = list(manifest.sample_shape)
+        raise UserError(f"{source} must be samples of shape {shape}, at least one, not an array of {list(x.shape)}")
+    x = in_units(x, manifest.units, source)
     if bundle.extractor is not None:
         x = cached_features(bundle.extractor, x)
         if x.shape[1:] != manifest.shape:
             raise UserError(
                 f"the extractor gives {list(x.shape[1:])} features, but the model takes {list(manifest.shape)}"
             )
-    return Scale(*manifest.scale)(x)
+    scaled_x = finite_values(Scale(*manifest.scale)(x), source)
+    warning = far_from(scaled_x, manifest.units, manifest.n_classes, source, scale=manifest.scale)
+    if warning is not None:
+        _LOG.warning("%s", warning)
+    return scaled_x
 
 
-def scaled(x: npt.NDArray[Any], y: npt.NDArray[Any], bundle: Bundle) -> tuple[Float32, Int64]:
+def scaled(x: npt.NDArray[Any], y: npt.NDArray[Any], bundle: Bundle, source: str = "the data") -> tuple[Float32, Int64]:
     """Return scaled samples and labels for the bundle's model.
 
     Raises:
-        UserError: for samples of another shape, numbers that are not finite, labels outside the model's classes.
+        UserError: for samples that `model_input` refuses, and labels outside the model's classes.
     """
-    manifest, shape = bundle.manifest, bundle.manifest.sample_shape
-    if len(x) == 0 or x.shape[1:] != shape or len(x) != len(y) or y.ndim != 1:
+    return model_input(x, bundle, source), _labels(y, len(x), bundle.manifest.n_classes, source)
+
+
+def _labels(y: npt.NDArray[Any], n: int, n_classes: int, source: str) -> Int64:
+    labels = whole_labels(y, n, source)
+    if labels.max(initial=0) >= n_classes:
         raise UserError(
-            f"data must be samples of shape {list(shape)}, each with a label, not an array of shape {list(x.shape)}"
+            f"{source}: labels must be whole numbers from 0 to {n_classes - 1}, but they reach {labels.max()}: use the "
+            "numbers that the classes have in the federation"
         )
-    if x.dtype.kind not in "uif" or not np.isfinite(x).all():
-        raise UserError("the samples must be finite numbers")
-    return model_input(x, bundle), _labels(y, len(x), manifest.n_classes)
-
-
-def _labels(y: npt.NDArray[Any], n: int, n_classes: int) -> Int64:
-    if y.shape != (n,):
-        raise UserError(f"labels must be one per sample, an array of shape [{n}], not {list(y.shape)}")
-    if y.dtype.kind not in "uif" or (y != np.floor(y)).any() or y.min(initial=0) < 0 or y.max(initial=0) >= n_classes:
-        raise UserError(f"labels must be whole numbers from 0 to {n_classes - 1}")
-    return y.astype(np.int64)
+    return labels

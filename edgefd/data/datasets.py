@@ -21,6 +21,7 @@ from edgefd.core.errors import UserError, hint
 from edgefd.core.files import replacing
 from edgefd.data import formats
 from edgefd.data.npz import channels_first, finite_samples, read_npz, whole_labels
+from edgefd.federation.units import far_from, in_units, some_rows, units_of
 
 DATASETS = {
     "mnist_mini": "6,000 + 1,000 MNIST digits, class-balanced, 28x28; shipped with edgefd",
@@ -198,7 +199,7 @@ def dataset_of(name: str, arrays: Mapping[str, npt.NDArray[Any]], source: str) -
     Raises:
         UserError: if samples or labels are malformed, or do not belong together.
     """
-    x_train, x_test = finite_samples(arrays["x_train"], source), finite_samples(arrays["x_test"], source)
+    x_train, x_test = (finite_samples(arrays[key], f"{source}, {key}") for key in ("x_train", "x_test"))
     if x_train.shape[1:] != x_test.shape[1:]:
         raise UserError(f"{source}: train samples are {list(x_train.shape[1:])}, test samples {list(x_test.shape[1:])}")
     y_train = whole_labels(arrays["y_train"], len(x_train), source)
@@ -209,6 +210,12 @@ def dataset_of(name: str, arrays: Mapping[str, npt.NDArray[Any]], source: str) -
         raise UserError(
             f"{source}: labels must be 0..C-1 with C of 2 or more, and test labels among the training labels"
         )
+    _check_no_gaps(y_train, n_classes, source)
+    units = units_of(x_train, some_rows(x_train))
+    x_test = in_units(x_test, units, f"{source}, x_test against x_train")
+    far_from(
+        x_test, units, n_classes, f"{source}, x_test", "x_train"
+    )  # raises for other units; `edgefd.runs.data_warnings` warns
     group = arrays.get("group_train")
     if group is not None and (group.shape != y_train.shape or (group.dtype.kind == "f" and np.isnan(group).any())):
         raise UserError(f"{source}: group_train must name a group for each of {len(y_train)} x_train")
@@ -224,6 +231,25 @@ def dataset_of(name: str, arrays: Mapping[str, npt.NDArray[Any]], source: str) -
         sha256="",
     )
     return replace(dataset, sha256=digest(dataset))
+
+
+def _check_no_gaps(y: Int64, n_classes: int, source: str) -> None:
+    """Check that every class has a training sample: a class that nobody has would be learned from nothing.
+
+    Labels are not renumbered here: the devices of the federation have labels too, and nothing tells them.
+    """
+    counts = np.bincount(y, minlength=n_classes)
+    if counts.all():
+        return
+    first = int(counts.argmin())
+    ids = np.flatnonzero(counts)
+    advice = (
+        "subtract 1 from all of them" if np.array_equal(ids, np.arange(1, n_classes)) else "number them without gaps"
+    )
+    raise UserError(
+        f"{source}: labels must be 0..C-1, each with a training sample, but they are from {ids[0]} to {ids[-1]}, and "
+        f"none is {first}: {advice}, here and on all devices"
+    )
 
 
 def digest(dataset: Dataset) -> str:

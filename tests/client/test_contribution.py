@@ -18,6 +18,7 @@ from edgefd_client.sources import NpzSource, client_data
 from edgefd.core.errors import UserError
 from edgefd.federation.clients import Scale
 from edgefd.federation.terms import FederationTerms
+from edgefd.federation.units import Units
 from edgefd.learners.graphs import Graphs
 from edgefd.wire.bundle_manifest import SCHEMA, Manifest
 from edgefd.wire.bundle_reader import Bundle
@@ -25,7 +26,7 @@ from edgefd.wire.bundle_reader import Bundle
 ROWS = np.array([3, 17, 5, 90])
 
 
-SHAPE, SCALE = (1, 4, 4), Scale(128.3, 77.1)
+SHAPE, SCALE = (1, 4, 4), Scale((128.3,), (77.1,))
 
 
 def bundle() -> Bundle:
@@ -46,6 +47,7 @@ def bundle() -> Bundle:
         heldout=0.1,
         n_clients=2,
         terms=FederationTerms("edgefd", {}, "float16", 0, 10, ""),
+        units=Units("uint8", 0.0, 255.0, (0.0,), (1.0,)),
     )
     return Bundle(manifest, "", Graphs(b"", b"", (), {}, 8, 10, SHAPE), {}, proxy, {})
 

@@ -70,7 +70,7 @@ def test_features_instead_of_raw_samples_are_refused(federation: ExportedFederat
 def test_an_extractor_that_does_not_fit_the_bundle_is_refused(federation: ExportedFederation) -> None:
     bundle = replace(federation.read(), extractor=graph(np.ones((784, 5), np.float32)))
     with pytest.raises(UserError, match=r"gives \[5\] features, but the model takes \[12\]"):
-        model_input(np.zeros((2, 1, 28, 28), np.float32), bundle)
+        model_input(np.zeros((2, 1, 28, 28), np.uint8), bundle)
     (federation.bundle / "extractor.onnx").write_bytes(graph(np.ones((784, 12), np.float32)))
     with pytest.raises(UserError, match=r"extractor\.onnx differs from the size or sha256 in manifest\.json"):
         read_bundle(federation.bundle)
