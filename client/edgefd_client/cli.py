@@ -21,7 +21,7 @@ from edgefd.wire.exchange_folder import FEDERATION
 from edgefd_client.contribution import load_contribution
 from edgefd_client.doctor import machine, require_64_bit, selftest
 from edgefd_client.options import DeviceOptions, settings
-from edgefd_client.sources import client_data, model_input, source_of
+from edgefd_client.sources import Samples, client_data, model_input, read_samples, source_of
 from edgefd_client.state import exclusive_lock, load_state
 
 _LOG = logging.getLogger(__name__)
@@ -101,7 +101,7 @@ def _run_over_folder(options: RunOptions, exchange: Path) -> None:
         raise UserError(_EXCHANGE)
     bundle = read_bundle(options.bundle)
     method_of(bundle)  # report errors in bundle or data before the coordinator is there
-    private = _private_data(options, bundle, options.client)
+    private = _private_data(options, bundle, options.client, _samples(options, bundle))
     if not (exchange / FEDERATION).exists():
         _LOG.info("waiting for the coordinator to open %s", exchange)
     link = join(exchange, options.client, bundle.manifest.terms)
@@ -115,7 +115,10 @@ def _run_over_grpc(options: RunOptions) -> None:
     from edgefd_client.grpc_link import GIVE_UP, GrpcLink, connect
 
     assert options.server is not None
-    bundle = None if options.bundle is None else read_bundle(options.bundle)
+    bundle = samples = None
+    if options.bundle is not None:
+        bundle = read_bundle(options.bundle)
+        samples = _samples(options, bundle)  # data in other units are refused before the device joins
     with connect(options.server, options.certs, bool(options.insecure)) as channel:
         link = GrpcLink(channel, options.client, _LOG.warning, options.give_up or GIVE_UP)
         link.join(None if bundle is None else bundle.manifest.terms)
@@ -125,15 +128,19 @@ def _run_over_grpc(options: RunOptions) -> None:
         if bundle.digest != link.manifest_sha256:
             raise UserError("the bundle differs from the coordinator's: leave --bundle out to fetch it")
         method_of(bundle)
-        private = _private_data(options, bundle, link.client)
+        private = _private_data(options, bundle, link.client, samples or _samples(options, bundle))
         if options.bundle is None:
             link.join(bundle.manifest.terms)
         run_agent(link, bundle, private, options.state, _print_line)
 
 
-def _private_data(options: RunOptions, bundle: Bundle, client: int) -> ClientData:
+def _samples(options: RunOptions, bundle: Bundle) -> Samples:
+    return read_samples(source_of(options.data, bundle.manifest), bundle)
+
+
+def _private_data(options: RunOptions, bundle: Bundle, client: int, samples: Samples) -> ClientData:
     contribution = load_contribution(options.state)
-    private = client_data(source_of(options.data, bundle.manifest), bundle, client, contribution)
+    private = client_data(samples, bundle, client, contribution)
     if contribution is not None:
         n_offered, n_used = len(contribution.rows), len(private.contributed)
         _print_line(f"this device offered {n_offered} samples; {n_used} rows of the proxy set are its own")

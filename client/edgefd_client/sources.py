@@ -27,7 +27,7 @@ _LOG = logging.getLogger(__name__)
 class DataSource(Protocol):
     """Source of private labelled samples.
 
-    To read a sensor of your own, write a class with this one method and pass an object of it to `client_data`.
+    To read a sensor of your own, write a class with this one method and pass an object of it to `read_samples`.
     """
 
     def load(self) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
@@ -133,10 +133,35 @@ def source_of(path: Path, manifest: Manifest) -> DataSource:
     raise UserError(f"{path} must be an .npz, a .csv or a folder of images")
 
 
-def client_data(
-    source: DataSource, bundle: Bundle, client: int, contribution: Contribution | None = None
-) -> ClientData:
-    """Return the training data and held-out data of a device, scaled. With an extractor, they are its features.
+@dataclass(frozen=True, eq=False)
+class Samples:
+    """The private samples of a device, checked and scaled. With an extractor, they are its features."""
+
+    raw: npt.NDArray[Any]
+    """the samples as the source gave them"""
+    x: Float32
+    y: Int64
+    named: Split
+    """the other arrays of an npz"""
+    heldout: tuple[Float32, Int64] | None
+    """held-out samples and labels, scaled; None = not in the source"""
+
+
+def read_samples(source: DataSource, bundle: Bundle) -> Samples:
+    """Read the private samples of a device and check them against the units of the federation.
+
+    Raises:
+        UserError: for samples or labels that `scaled` refuses.
+    """
+    raw, labels = source.load()
+    x, y = scaled(raw, labels, bundle)
+    named = source.split() if isinstance(source, NpzSource) else Split(None, None)
+    heldout = None if named.heldout is None else scaled(*named.heldout, bundle, "x_heldout")
+    return Samples(raw, x, y, named, heldout)
+
+
+def client_data(samples: Samples, bundle: Bundle, client: int, contribution: Contribution | None = None) -> ClientData:
+    """Return the training data and held-out data of a device.
 
     Held-out samples and contributed rows are those that an npz names. If it names none, a share of the samples is held
     out, drawn as a simulation draws it, and no row counts as contributed. The samples of a recorded contribution are
@@ -144,13 +169,10 @@ def client_data(
     training only: they are never held out.
 
     Raises:
-        UserError: for samples of another shape, numbers that are not finite, labels outside the model's classes, ids of
-            rows that do not exist, fewer than two samples, or data that do not contain the recorded contribution.
+        UserError: for ids of rows that do not exist, fewer than two samples, or data that do not contain the recorded
+            contribution.
     """
-    manifest = bundle.manifest
-    raw, labels = source.load()
-    x, y = scaled(raw, labels, bundle)
-    named = source.split() if isinstance(source, NpzSource) else Split(None, None)
+    manifest, x, y, named = bundle.manifest, samples.x, samples.y, samples.named
     contributed, contributed_y = _contributed(named, len(bundle.proxy), manifest.n_classes)
     shared, private = np.empty(0, np.int64), np.arange(len(x))
     if contribution is not None:
@@ -159,14 +181,14 @@ def client_data(
                 "the data name contributed rows (owned), and the state folder has a record of contributed samples: "
                 "use only one of both"
             )
-        check_source(contribution, finite_samples(raw, "the data"))
+        check_source(contribution, finite_samples(samples.raw, "the data"))
         contributed, used = contributed_proxy_rows(x[contribution.rows], bundle.proxy)
         shared = contribution.rows[used]
         label = {x[row].tobytes(): y[row] for row in shared}
         contributed_y = np.array([label[sample.tobytes()] for sample in bundle.proxy[contributed]], np.int64)
         private = private if contribution.keep else np.setdiff1d(private, shared)
-    if named.heldout is not None:
-        held_x, held_y = scaled(*named.heldout, bundle, "x_heldout")
+    if samples.heldout is not None:
+        held_x, held_y = samples.heldout
         return ClientData(client, x[private], y[private], held_x, held_y, contributed, contributed_y=contributed_y)
     if len(private) < 2 or np.isin(private, shared).all():
         raise UserError(

@@ -213,9 +213,7 @@ def dataset_of(name: str, arrays: Mapping[str, npt.NDArray[Any]], source: str) -
     _check_no_gaps(y_train, n_classes, source)
     units = units_of(x_train, some_rows(x_train))
     x_test = in_units(x_test, units, f"{source}, x_test against x_train")
-    far_from(
-        x_test, units, n_classes, f"{source}, x_test", "x_train"
-    )  # raises for other units; `edgefd.runs.data_warnings` warns
+    far_from(x_test, units, n_classes, f"{source}, x_test", "x_train")  # raises for other units
     group = arrays.get("group_train")
     if group is not None and (group.shape != y_train.shape or (group.dtype.kind == "f" and np.isnan(group).any())):
         raise UserError(f"{source}: group_train must name a group for each of {len(y_train)} x_train")

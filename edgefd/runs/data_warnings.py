@@ -47,7 +47,7 @@ def uneven_columns(dataset: Dataset, federation: Federation) -> str | None:
     worst = int(np.maximum(np.abs(mean - center), std).argmax())
     name = "column" if x.ndim == 2 else "channel"
     return (
-        f"{dataset.name}: {name} {worst} (from 0) has mean {mean[worst]:.6g} and deviation {std[worst]:.4g}, but half of "
-        f"the {name}s have a deviation of {np.median(varying):.3g} or less: divided by one scale ({spread:.4g}), they "
-        f"hardly vary; set data.scale=columns, or scale the {name}s yourself"
+        f"{dataset.name}: {name} {worst} (from 0) has mean {mean[worst]:.6g} and deviation {std[worst]:.4g}, but half "
+        f"of the {name}s have a deviation of {np.median(varying):.3g} or less: divided by one scale ({spread:.4g}), "
+        f"they hardly vary; set data.scale=columns, or scale the {name}s yourself"
     )

@@ -4,13 +4,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from edgefd_client.sources import CsvWindows, ImageFolder, NpzSource, client_data, scaled
+from edgefd_client.sources import CsvWindows, DataSource, ImageFolder, NpzSource, client_data, read_samples, scaled
 from PIL import Image
 
 from edgefd.core.errors import UserError
+from edgefd.federation.clients import ClientData
 from edgefd.wire.bundle_reader import read_bundle
 from tests.support.bundles import SHAPE, small_bundle
 from tests.support.federations import ExportedFederation
+
+
+def data_of(source: DataSource, federation: ExportedFederation, client: int = 0) -> ClientData:
+    bundle = federation.read()
+    return client_data(read_samples(source, bundle), bundle, client)
 
 
 def test_npz_csv_and_image_folder_give_the_same_scaled_samples(tmp_path: Path) -> None:
@@ -61,7 +67,7 @@ def test_data_that_do_not_fit_the_bundle_are_refused(
     valid = {"x": np.zeros((4, 1, 28, 28), np.uint8), "y": np.arange(4)}
     np.savez(tmp_path / "d.npz", **(valid | arrays))  # type: ignore[arg-type]
     with pytest.raises(UserError, match=message):
-        client_data(NpzSource(tmp_path / "d.npz"), federation.read(), 0)
+        data_of(NpzSource(tmp_path / "d.npz"), federation)
 
 
 def test_a_share_of_the_samples_is_held_out_if_the_data_name_none(
@@ -69,5 +75,5 @@ def test_a_share_of_the_samples_is_held_out_if_the_data_name_none(
 ) -> None:
     x = np.random.default_rng(0).integers(0, 255, (20, 1, 28, 28)).astype(np.uint8)
     np.savez(tmp_path / "d.npz", x=x, y=np.arange(20) % 10)
-    data = client_data(NpzSource(tmp_path / "d.npz"), federation.read(), 2)
+    data = data_of(NpzSource(tmp_path / "d.npz"), federation, 2)
     assert (len(data.x), len(data.x_heldout), len(data.contributed)) == (18, 2, 0)

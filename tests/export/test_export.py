@@ -83,8 +83,8 @@ def test_an_operator_or_layer_that_a_device_cannot_run_is_refused_by_name(layer:
 
 def test_a_failed_export_leaves_no_files(tmp_path: Path) -> None:
     proxy = np.zeros((9, 6), np.float32)
+    settings = BundleSettings("s", "sgd", 4, ((0.0,), (1.0,)), 0.1, 1, TERMS, units_of(proxy, proxy))
     with pytest.raises(UserError):
-        settings = BundleSettings("s", "sgd", 4, ((0.0,), (1.0,)), 0.1, 1, TERMS, units_of(proxy, proxy))
         export_bundle(tmp_path / "b", LinearThen(Sort()), proxy, settings)
     assert list(tmp_path.iterdir()) == []
 
