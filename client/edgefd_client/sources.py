@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -12,7 +13,9 @@ import numpy.typing as npt
 
 from edgefd.core.arrays import Float32, Int64
 from edgefd.core.errors import UserError
+from edgefd.data.csv_table import read_csv
 from edgefd.data.features import cached_features
+from edgefd.data.images import read_images
 from edgefd.data.npz import finite_samples, read_npz, whole_labels
 from edgefd.data.splits import split
 from edgefd.federation.clients import ClientData, Scale
@@ -71,51 +74,28 @@ class NpzSource:
 
 @dataclass(frozen=True)
 class ImageFolder:
-    """Folders of images named by label: 0, 1, ... An image becomes uint8 [channels, height, width]. Needs pillow."""
+    """Folders of images named by label, see `edgefd.data.images.read_images`. Needs pillow."""
 
     path: Path
     shape: tuple[int, ...]
 
     def load(self) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
         """Read all images, see `DataSource`."""
-        try:
-            from PIL import Image
-        except ImportError:
-            raise UserError("reading images needs pillow: pip install pillow") from None
-        files = sorted(file for file in self.path.glob("*/*") if file.is_file() and file.parent.name.isdigit())
-        if not files:
-            raise UserError(f"{self.path} must hold folders 0, 1, ... of images")
-        samples = []
-        for file in files:
-            try:
-                with Image.open(file) as image:
-                    pixels = np.asarray(image.convert("L" if self.shape[0] == 1 else "RGB"))
-            except OSError as error:
-                raise UserError(f"{file} is not an image: {error}") from error
-            sample = pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
-            if sample.shape != self.shape:
-                raise UserError(f"{file} has shape {list(sample.shape)}, but the model takes {list(self.shape)}")
-            samples.append(sample)
-        return np.stack(samples), np.array([int(file.parent.name) for file in files])
+        return read_images(self.path, self.shape)
 
 
 @dataclass(frozen=True)
-class CsvWindows:
-    """A CSV file without header. Each line is one window: its label, then the numbers of the sample."""
+class CsvTable:
+    """A CSV file with one sample in each line, see `edgefd.data.csv_table.read_csv`."""
 
     path: Path
     shape: tuple[int, ...]
+    n_classes: int
 
     def load(self) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
         """Read the table, see `DataSource`."""
-        try:
-            table = np.loadtxt(self.path, delimiter=",", ndmin=2, dtype=np.float32)
-        except (OSError, ValueError) as error:
-            raise UserError(f"{self.path} is not a table of numbers: {error}") from error
-        n_columns = 1 + int(np.prod(self.shape))
-        if table.shape[1] != n_columns:
-            raise UserError(f"{self.path} has {table.shape[1]} columns, but a label and a sample need {n_columns}")
-        return table[:, 1:].reshape(-1, *self.shape), table[:, 0]
+        x, y = read_csv(self.path, math.prod(self.shape), self.n_classes)
+        return x.reshape(-1, *self.shape), y
 
 
 def source_of(path: Path, manifest: Manifest) -> DataSource:
@@ -126,11 +106,11 @@ def source_of(path: Path, manifest: Manifest) -> DataSource:
     """
     if path.is_dir():
         return ImageFolder(path, manifest.sample_shape)
-    if path.suffix == ".csv":
-        return CsvWindows(path, manifest.sample_shape)
-    if path.suffix == ".npz":
+    if path.suffix.lower() in (".csv", ".tsv", ".txt"):
+        return CsvTable(path, manifest.sample_shape, manifest.n_classes)
+    if path.suffix.lower() == ".npz":
         return NpzSource(path)
-    raise UserError(f"{path} must be an .npz, a .csv or a folder of images")
+    raise UserError(f"{path} must be an .npz, a .csv (.tsv, .txt) or a folder of images")
 
 
 @dataclass(frozen=True, eq=False)

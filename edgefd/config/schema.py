@@ -32,7 +32,8 @@ class Data:
     """Data set of a run, and its preprocessing."""
 
     name: str = "mnist_mini"
-    """name of the data set: mnist_mini, mnist, fashion_mnist, cifar10, digits, watch, or the path of an npz file"""
+    """name of the data set: mnist_mini, mnist, fashion_mnist, cifar10, digits, watch, or the path of an npz file,
+    or of a folder with images in train/LABEL and test/LABEL"""
     limit: int | None = None
     """number of training samples to keep, the same number of each class (at least 1; None = all)"""
     test_people: tuple[int, ...] | None = None

@@ -1,4 +1,4 @@
-"""Data sets by name, or from an npz file of a user.
+"""Data sets by name, or from an npz file or a folder of images of a user.
 
 Every result names its data: source, size and sha256.
 """
@@ -20,6 +20,7 @@ from edgefd.core.arrays import Int64
 from edgefd.core.errors import UserError, hint
 from edgefd.core.files import replacing
 from edgefd.data import formats
+from edgefd.data.images import read_images
 from edgefd.data.npz import channels_first, finite_samples, read_npz, whole_labels
 from edgefd.federation.units import far_from, in_units, some_rows, units_of
 
@@ -55,10 +56,10 @@ class Dataset:
 
 
 def load_dataset(name: str, root: Path | None = None, test_people: Sequence[int] | None = None) -> Dataset:
-    """Load a data set by its name, or from the path of an npz file.
+    """Load a data set by its name, or from the path of an npz file or of a folder of images.
 
     Args:
-        name: a key of `DATASETS`, or the path of an npz file.
+        name: a key of `DATASETS`, or the path of an npz file, or of a folder with images in train/LABEL and test/LABEL.
         root: folder to search first (None = $EDGEFD_DATA); then comes the cache folder of `edgefd datasets --download`.
             This function never downloads, substitutes or generates data.
         test_people: people who form the test set of `watch`; all others train (None = `WATCH_TEST`).
@@ -70,8 +71,10 @@ def load_dataset(name: str, root: Path | None = None, test_people: Sequence[int]
         raise UserError(f"data.test_people is for watch only, {name} has its own test set: remove it")
     if name.endswith(".npz"):
         return dataset_of(Path(name).stem, _user_npz(Path(name)), f"file {name}")
+    if name not in DATASETS and Path(name).is_dir():
+        return dataset_of(Path(name).resolve().name, _image_folders(Path(name)), f"folder {name}")
     if name not in DATASETS:
-        raise UserError(f"unknown data set {name!r}: {hint(name, DATASETS, otherwise='the path of an npz')}")
+        raise UserError(f"unknown data set {name!r}: {hint(name, DATASETS, otherwise='a path of an npz or a folder')}")
     location = _find(name, root)
     if location is None:
         raise UserError(f"data set {name} was not found: {download_hint(name)}")
@@ -129,6 +132,15 @@ def _find(name: str, root: Path | None) -> tuple[Path, Read] | None:
 def _user_npz(path: Path) -> dict[str, npt.NDArray[Any]]:
     arrays = read_npz(path, ("x_train", "y_train", "x_test", "y_test"))
     return arrays | {k: channels_first(arrays[k]) for k in ("x_train", "x_test")}
+
+
+def _image_folders(path: Path) -> dict[str, npt.NDArray[Any]]:
+    """Read the images in train/LABEL and test/LABEL, as devices read theirs."""
+    if not all((path / part).is_dir() for part in ("train", "test")):
+        raise UserError(f"{path} must hold the folders train and test, each with folders 0, 1, ... of images")
+    x_train, y_train = read_images(path / "train")
+    x_test, y_test = read_images(path / "test", x_train.shape[1:])
+    return {"x_train": x_train, "y_train": y_train, "x_test": x_test, "y_test": y_test}
 
 
 def _jpegs(path: Path) -> dict[str, npt.NDArray[Any]]:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from edgefd_client.sources import CsvWindows, DataSource, ImageFolder, NpzSource, client_data, read_samples, scaled
+from edgefd_client.sources import CsvTable, DataSource, ImageFolder, NpzSource, client_data, read_samples, scaled
 from PIL import Image
 
 from edgefd.core.errors import UserError
@@ -26,7 +26,7 @@ def test_npz_csv_and_image_folder_give_the_same_scaled_samples(tmp_path: Path) -
     (tmp_path / "images" / "2").mkdir(parents=True)
     Image.fromarray(image).save(tmp_path / "images" / "2" / "a.png")
     (tmp_path / "d.csv").write_text(",".join(["2", *["12"] * 256]) + "\n")
-    csv, images = CsvWindows(tmp_path / "d.csv", SHAPE), ImageFolder(tmp_path / "images", SHAPE)
+    csv, images = CsvTable(tmp_path / "d.csv", SHAPE, 3), ImageFolder(tmp_path / "images", SHAPE)
     for source in (NpzSource(tmp_path / "d.npz"), images, csv):
         x, y = scaled(*source.load(), bundle)
         assert x.dtype == np.float32
