@@ -134,7 +134,7 @@ def read_samples(source: DataSource, bundle: Bundle) -> Samples:
         UserError: for samples or labels that `scaled` refuses.
     """
     raw, labels = source.load()
-    x, y = scaled(raw, labels, bundle)
+    x, y = scaled(raw, labels, bundle, str(getattr(source, "path", "the data")))
     named = source.split() if isinstance(source, NpzSource) else Split(None, None)
     heldout = None if named.heldout is None else scaled(*named.heldout, bundle, "x_heldout")
     return Samples(raw, x, y, named, heldout)
@@ -206,7 +206,7 @@ def model_input(x: npt.NDArray[Any], bundle: Bundle, source: str = "the data") -
     manifest = bundle.manifest
     if len(x) == 0 or x.shape[1:] != manifest.sample_shape:
         shape = list(manifest.sample_shape)
-        raise UserError(f"{source} must be samples of shape {shape}, at least one, not an array of {list(x.shape)}")
+        raise UserError(f"{source}: expected an array [n, ...] of samples of shape {shape}, not of {list(x.shape)}")
     x = in_units(x, manifest.units, source)
     if bundle.extractor is not None:
         x = cached_features(bundle.extractor, x)

@@ -31,7 +31,7 @@ def data_warnings(dataset: Dataset, federation: Federation) -> tuple[str, ...]:
 
 
 def uneven_columns(dataset: Dataset, federation: Federation) -> str | None:
-    """Describe the column (or channel) whose numbers make the other columns almost constant after scaling.
+    """Describe the column (or channel) whose large numbers make the other columns almost constant after scaling.
 
     With one scale for all values, it is the largest column that determines the scale. None if every column has a scale
     of its own, or fewer than a quarter of the columns vary by less than a thirtieth of the scale.
@@ -40,11 +40,11 @@ def uneven_columns(dataset: Dataset, federation: Federation) -> str | None:
     if len(federation.scale.mean) > 1 or not 1 < x.shape[1] <= MAX_CHANNELS:
         return None
     mean, std = map(np.array, channel_statistics(some_rows(x)))
-    (center,), (spread,) = federation.scale.mean, federation.scale.std
+    (spread,) = federation.scale.std
     varying = std[std > 0]
     if not len(varying) or (varying < _NARROW * spread).mean() < _FRACTION:
         return None
-    worst = int(np.maximum(np.abs(mean - center), std).argmax())
+    worst = int(np.maximum(np.abs(mean), std).argmax())
     name = "column" if x.ndim == 2 else "channel"
     return (
         f"{dataset.name}: {name} {worst} (from 0) has mean {mean[worst]:.6g} and deviation {std[worst]:.4g}, but half "

@@ -63,7 +63,7 @@ def test_inference_takes_raw_samples(
 
 def test_features_instead_of_raw_samples_are_refused(federation: ExportedFederation, tmp_path: Path) -> None:
     np.savez(tmp_path / "d.npz", x=np.zeros((5, 12), np.float32), y=np.zeros(5, np.int64))
-    with pytest.raises(UserError, match=r"data must be samples of shape \[1, 28, 28\]"):
+    with pytest.raises(UserError, match=r"of samples of shape \[1, 28, 28\]"):
         read_samples(NpzSource(tmp_path / "d.npz"), federation.read())
 
 
