@@ -1,4 +1,4 @@
-"""Units of samples: other kinds and ranges are refused, and samples far from the proxy set are named with both numbers."""
+"""Units of samples: other kinds and ranges are refused, and samples far from the proxy set are named."""
 
 import numpy as np
 import pytest

@@ -110,7 +110,7 @@ def test_windows_are_scaled_by_channel(tmp_path: Path) -> None:
 def test_too_many_columns_for_a_scale_each_are_refused(tmp_path: Path) -> None:
     x, y = np.random.default_rng(0).normal(size=(30, 5000)), np.arange(30) % 2
     np.savez(tmp_path / "w.npz", x_train=x, y_train=y, x_test=x, y_test=y)
-    with pytest.raises(UserError, match="data.scale=columns is for 4096 columns or fewer, not 5000"):
+    with pytest.raises(UserError, match=r"data\.scale=columns is for 4096 columns or fewer, not 5000"):
         prepared(tmp_path / "w.npz", "columns")
 
 
