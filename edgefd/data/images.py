@@ -118,7 +118,7 @@ def _open(file: Path, read: Callable[[Images.Image], Result]) -> Result:
     Raises:
         UserError: if the file is not an image, or is damaged.
     """
-    from PIL import Image
+    from PIL import Image, UnidentifiedImageError
 
     try:
         with warnings.catch_warnings():
@@ -128,7 +128,7 @@ def _open(file: Path, read: Callable[[Images.Image], Result]) -> Result:
     except UserError:
         raise
     except Exception as error:  # Pillow raises many kinds of errors for damaged files
-        if isinstance(error, Image.UnidentifiedImageError):
+        if isinstance(error, UnidentifiedImageError):
             raise UserError(f"{file} is not an image (of {', '.join(FORMATS)}): remove it") from error
         raise UserError(f"{file} is damaged or cannot be read: {' '.join(str(error).split())}") from error
 
