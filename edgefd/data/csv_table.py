@@ -151,7 +151,7 @@ class _Table:
         if row is None or not np.isfinite(row).all() or any("_" in field for field in fields):
             raise self._error(number, self._what_is_wrong(fields))
         label = row[self.label or 0]
-        if label < 0 or label != math.floor(label):
+        if not 0 <= label < 2**31 or label != math.floor(label):
             raise self._error(number, f"the label is {label:g}, not a whole number from 0")
         return row
 

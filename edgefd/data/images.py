@@ -26,6 +26,7 @@ Result = TypeVar("Result")
 LITTER = ("thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "__macosx", "$recycle.bin", "@eadir", "lost+found")
 """files and folders that systems leave behind; they are passed over, like all names that begin with a dot"""
 _GREY_16 = ("I;16", "I;16B", "I;16L", "I;16N")
+_PHOTOMETRIC = 262  # tag of a TIFF; 0 = zero is white
 _COLOUR = 8  # grey pixels of a lossy colour image differ by no more than this between the channels
 
 
@@ -64,7 +65,7 @@ def read_images(folder: Path, shape: tuple[int, ...] | None = None) -> tuple[npt
 def _files(folder: Path) -> Iterator[tuple[Path, int]]:
     """Yield the image files and their labels, in the order of their paths."""
     for entry in _visible(folder):
-        if not (entry.is_dir() and entry.name.isascii() and entry.name.isdigit()):
+        if not (entry.is_dir() and entry.name.isascii() and entry.name.isdigit() and len(entry.name) < 10):
             raise UserError(f"{entry} is not a folder named after a label, 0, 1, ...: move it elsewhere")
         for file in _visible(entry):
             if not file.is_file():
@@ -97,10 +98,14 @@ def _decode(file: Path, channels: int, size: tuple[int, int]) -> npt.NDArray[np.
             raise UserError(_other_size(file, image.size, size))
         if getattr(image, "is_animated", False) and image.format != "MPO":  # cameras add a preview to photographs: MPO
             raise UserError(f"{file} has several frames or pages: save the one to use as an image of its own")
+        white_is_0 = getattr(image, "tag_v2", {}).get(_PHOTOMETRIC) == 0
         upright = _upright(image)
         if upright.size != size:
             raise UserError(_other_size(file, upright.size, size))
-        return _eight_bits(file, upright, str(image.format), channels)
+        if upright.mode in _GREY_16 or (upright.mode == "I" and image.format in ("PNG", "PPM")):  # these have 16 bits
+            grey = (np.asarray(upright).astype(np.int64) + 128) // 257  # 65535 becomes 255
+            return (255 - grey if white_is_0 else grey).astype(np.uint8)[None]  # Pillow turns 8 bits only
+        return _eight_bits(file, upright, channels)
 
     return _open(file, pixels)
 
@@ -123,13 +128,16 @@ def _open(file: Path, read: Callable[[Images.Image], Result]) -> Result:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about large images, whose size is compared before they are decoded
-            with Image.open(file, formats=FORMATS) as image:
+            # not by its path: Pillow 13 maps the file then, and reads turned TIFF images wrongly
+            with file.open("rb") as data, Image.open(data, formats=FORMATS) as image:
                 return read(image)
     except UserError:
         raise
     except Exception as error:  # Pillow raises many kinds of errors for damaged files
         if isinstance(error, UnidentifiedImageError):
-            raise UserError(f"{file} is not an image (of {', '.join(FORMATS)}): remove it") from error
+            raise UserError(
+                f"{file} is not an image that can be read ({', '.join(FORMATS)}): remove or convert it"
+            ) from error
         raise UserError(f"{file} is damaged or cannot be read: {' '.join(str(error).split())}") from error
 
 
@@ -139,11 +147,8 @@ def _upright(image: Images.Image) -> Images.Image:
     return ImageOps.exif_transpose(image) or image
 
 
-def _eight_bits(file: Path, image: Images.Image, form: str, channels: int) -> npt.NDArray[np.uint8]:
-    """Return the pixels of an image as a person sees them."""
-    if image.mode in _GREY_16 or (image.mode == "I" and form in ("PNG", "PPM")):  # I of these forms has 16 bits
-        grey = np.asarray(image).astype(np.int64)
-        return ((grey + 128) // 257).astype(np.uint8)[None]  # 65535 becomes 255
+def _eight_bits(file: Path, image: Images.Image, channels: int) -> npt.NDArray[np.uint8]:
+    """Return the pixels of an image of at most 8 bits as a person sees them."""
     if image.mode in ("I", "F"):
         raise UserError(f"{file} has 32-bit pixels, which have no fixed white: save it with 8 or 16 bits")
     if image.has_transparency_data:

@@ -84,11 +84,12 @@ def in_units(x: npt.NDArray[Any], units: Units, source: str) -> npt.NDArray[Any]
         raise UserError(f"{source}: there are no samples, only an array of shape {list(x.shape)}")
     finite_values(x, source)
     if units.dtype == "uint8":
-        if x.dtype == np.uint8:
-            return x
         low, high = x.min(), x.max()
-        # values of 0 and 1 alone are not pixels of 0 to 255, unless the pixels of the federation are
-        if low >= 0 and high <= 255 and (high > 1 or units.high <= 1) and (x == np.floor(x)).all():
+        # zeros and ones alone are not pixels of 0 to 255, unless the pixels of the federation are
+        binary = high == 1 and units.high > 1
+        if x.dtype == np.uint8 and not binary:
+            return x
+        if low >= 0 and high <= 255 and not binary and (high > 1 or units.high <= 1) and (x == np.floor(x)).all():
             return x.astype(np.uint8)
         raise UserError(_other_kind(x, units, source))
     width = units.high - units.low

@@ -56,15 +56,22 @@ def test_big_endian_16_bit_pixels_are_read(tmp_path: Path) -> None:
     np.testing.assert_array_equal(grey_of(image, tmp_path, "a.tif"), GREY)
 
 
+@pytest.mark.parametrize("bits", [8, 16])
+def test_pixels_of_which_zero_is_white_are_read_as_they_look(tmp_path: Path, bits: int) -> None:
+    stored = Image.fromarray(GREY if bits == 8 else 65535 - GREY.astype(np.uint16) * 257)  # Pillow turns 8 bits itself
+    np.testing.assert_array_equal(grey_of(stored, tmp_path, "a.tif", tiffinfo={262: 0}), GREY)
+
+
 @pytest.mark.parametrize("orientation", range(1, 9))
-@pytest.mark.parametrize("name", ["a.jpg", "a.png"])
+@pytest.mark.parametrize("name", ["a.jpg", "a.png", "a.tif", "a.webp"])
 def test_the_orientation_in_exif_is_applied(tmp_path: Path, orientation: int, name: str) -> None:
     undo = [None, None, 0, 3, 1, 5, 2, 6, 4][orientation]  # transpositions of Pillow that make the stored picture
     picture = Image.fromarray(GREY)
     stored = picture if undo is None else picture.transpose(Image.Transpose(undo))
     exif = Image.Exif()
     exif[0x0112] = orientation
-    read = grey_of(stored, tmp_path, name, exif=exif, **({"quality": 100} if name == "a.jpg" else {}))
+    options = {"a.jpg": {"quality": 100}, "a.webp": {"lossless": True}, "a.tif": {"tiffinfo": {0x0112: orientation}}}
+    read = grey_of(stored, tmp_path, name, exif=exif, **options.get(name, {}))
     assert np.abs(read.astype(int) - GREY).max() <= 3
 
 
@@ -198,11 +205,12 @@ def test_hidden_files_and_what_systems_leave_behind_are_passed_over(tmp_path: Pa
 @pytest.mark.parametrize(
     ("name", "reason"),
     [
-        ("0/notes.txt", "notes.txt is not an image"),
+        ("0/notes.txt", "notes.txt is not an image that can be read"),
         ("0/empty.png", "empty.png is not an image"),
         ("0/picture.svg", "picture.svg is not an image"),
         ("readme.txt", "readme.txt is not a folder named after a label"),
         ("cat/a.png", "cat is not a folder named after a label"),
+        ("99999999999999999999/a.png", "99999999999999999999 is not a folder named after a label"),
         ("-1/a.png", "-1 is not a folder named after a label"),
         ("²/a.png", "² is not a folder named after a label"),
         ("0/more/a.png", "more is not a file"),

@@ -25,6 +25,7 @@ def images(dtype: str = "uint8") -> np.ndarray:
         ((images() / 255).astype(np.float16), ("these are float from 0",)),
         (images() > 127, ("not bool",)),
         ((images() > 127).astype(np.float32), ("these are float from 0 to 1",)),
+        ((images() > 127).astype(np.uint8), ("are uint8 from 0 to 255, but these are uint8 from 0 to 1",)),
         ((images() > 127).astype(np.int64), ("these are int64 from 0 to 1",)),
         (images("float32") - 128, ("these are float from -128",)),
         (images("float64") * 1.001, ("float from 0 to 255.255",)),
@@ -55,8 +56,9 @@ def test_whole_numbers_from_0_to_255_are_pixels_in_any_type_and_byte_order(dtype
 
 
 def test_zeros_and_ones_are_pixels_of_a_federation_that_has_no_others() -> None:
-    binary = (images() > 127).astype(np.float32)
-    assert in_units(binary, Units("uint8", 0.0, 1.0, (0.0,), (1.0,)), "d.npz").dtype == np.uint8
+    units = Units("uint8", 0.0, 1.0, (0.0,), (1.0,))
+    for dtype in (np.float32, np.int64, np.uint8):
+        assert in_units((images() > 127).astype(dtype), units, "d.npz").dtype == np.uint8
 
 
 @pytest.mark.parametrize(
@@ -180,7 +182,7 @@ def test_digits_of_one_class_are_near_and_other_codings_are_far() -> None:
     for label in range(10):
         x = d.x_train[d.y_train == label]
         assert far_from(x, units, 10, "d") is None
-        for other in (255 - x, (x > 127).astype(np.uint8), x // 16):
+        for other in (255 - x, x // 16):
             assert "all values: mean and deviation" in str(far_from(other, units, 10, "d"))
 
 
