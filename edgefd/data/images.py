@@ -26,6 +26,7 @@ Result = TypeVar("Result")
 LITTER = ("thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "__macosx", "$recycle.bin", "@eadir", "lost+found")
 """files and folders that systems leave behind; they are passed over, like all names that begin with a dot"""
 _GREY_16 = ("I;16", "I;16B", "I;16L", "I;16N")
+_TRANSPARENT = "has transparent pixels: save it on the background of the federation's images"
 _PHOTOMETRIC = 262  # tag of a TIFF; 0 = zero is white
 _COLOUR = 8  # grey pixels of a lossy colour image differ by no more than this between the channels
 
@@ -103,6 +104,8 @@ def _decode(file: Path, channels: int, size: tuple[int, int]) -> npt.NDArray[np.
         if upright.size != size:
             raise UserError(_other_size(file, upright.size, size))
         if upright.mode in _GREY_16 or (upright.mode == "I" and image.format in ("PNG", "PPM")):  # these have 16 bits
+            if upright.has_transparency_data:
+                raise UserError(f"{file} {_TRANSPARENT}")
             grey = (np.asarray(upright).astype(np.int64) + 128) // 257  # 65535 becomes 255
             return (255 - grey if white_is_0 else grey).astype(np.uint8)[None]  # Pillow turns 8 bits only
         return _eight_bits(file, upright, channels)
@@ -154,9 +157,7 @@ def _eight_bits(file: Path, image: Images.Image, channels: int) -> npt.NDArray[n
     if image.has_transparency_data:
         rgba = image.convert("RGBA")
         if np.asarray(rgba)[..., 3].min() < 255:
-            raise UserError(
-                f"{file} has transparent pixels: save it on the background that the federation's images have"
-            )
+            raise UserError(f"{file} {_TRANSPARENT}")
         image = rgba.convert("RGB")
     if image.mode in ("1", "L"):
         return np.asarray(image.convert("L"))[None]

@@ -102,6 +102,12 @@ def test_an_interlaced_image_and_grey_pixels_saved_as_colour_are_read(tmp_path: 
     np.testing.assert_array_equal(grey_of(Image.fromarray(GREY), tmp_path / "b", "a.gif", interlace=1), GREY)
 
 
+def test_a_transparent_level_of_16_bits_is_refused(tmp_path: Path) -> None:
+    Image.fromarray(GREY.astype(np.uint16) * 257).save(place(tmp_path), transparency=0)
+    with pytest.raises(UserError, match="has transparent pixels"):
+        read_images(tmp_path, SHAPE)
+
+
 def transparent(mode: str) -> Image.Image:
     image = Image.fromarray(COLOUR).convert("RGBA")
     image.putpixel((2, 3), (9, 9, 9, 254))
