@@ -204,7 +204,7 @@ def model_input(x: npt.NDArray[Any], bundle: Bundle, source: str = "the data") -
             `source`. Also if the output of the extractor does not have the shape of the model's input.
     """
     manifest = bundle.manifest
-    if len(x) == 0 or x.shape[1:] != manifest.sample_shape:
+    if x.shape[1:] != manifest.sample_shape or len(x) == 0:
         shape = list(manifest.sample_shape)
         raise UserError(f"{source}: expected an array [n, ...] of samples of shape {shape}, not of {list(x.shape)}")
     x = in_units(x, manifest.units, source)

@@ -1,5 +1,6 @@
 """Private data of a device: from npz, csv and image folders to the training data and held-out data of the client."""
 
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -77,3 +78,39 @@ def test_a_share_of_the_samples_is_held_out_if_the_data_name_none(
     np.savez(tmp_path / "d.npz", x=x, y=np.arange(20) % 10)
     data = data_of(NpzSource(tmp_path / "d.npz"), federation, 2)
     assert (len(data.x), len(data.x_heldout), len(data.contributed)) == (18, 2, 0)
+
+
+KINDS = ["u1", "i1", ">i2", "i8", "u8", "f2", "f4", ">f8", "c8", "?", "S3", "M8[s]", [("a", "f4")], "O", "V4"]
+SHAPES = [(12, 1, 28, 28), (12, 28, 28), (12, 1), (12, 10), (12,), (12, 0), (0, 1, 28, 28), (0,), ()]
+
+
+def any_array(rng: np.random.Generator) -> np.ndarray:
+    """Return an array of a random kind and shape: pixels, fractions, labels or huge numbers, at times with NaN."""
+    shape, kind = SHAPES[rng.integers(len(SHAPES))], np.dtype(KINDS[rng.integers(len(KINDS))])
+    values = [rng.integers(0, 256, shape), rng.random(shape), rng.integers(0, 10, shape), rng.random(shape) * 1e300]
+    array = np.asarray(values[rng.integers(4)])
+    if array.dtype.kind == "f" and array.size and rng.random() < 0.3:
+        array.flat[0] = np.nan
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # numbers that the kind does not hold
+        return np.zeros(shape, kind) if kind.kind in "VM" else array.astype(kind)
+
+
+def test_no_content_of_an_npz_ends_in_another_error_than_one_line(
+    federation: ExportedFederation, tmp_path: Path
+) -> None:
+    rng, bundle, usable = np.random.default_rng(0), federation.read(), 0
+    valid = {"x": rng.integers(0, 256, (12, 1, 28, 28)).astype(np.uint8), "y": np.arange(12) % 10}
+    for _ in range(300):
+        names = rng.choice(["x", "y", "x_heldout", "y_heldout", "owned", "owned_y"], rng.integers(0, 3), replace=False)
+        np.savez(tmp_path / "d.npz", **valid | {name: any_array(rng) for name in names})  # type: ignore[arg-type]
+        try:
+            data = client_data(read_samples(NpzSource(tmp_path / "d.npz"), bundle), bundle, 0)
+        except UserError as error:
+            message = str(error)
+        else:
+            usable, message = usable + 1, ""
+            assert np.isfinite(data.x).all()
+            assert data.y.dtype == np.int64
+        assert "\n" not in message
+    assert 0 < usable < 250
