@@ -18,7 +18,7 @@ from edgefd.core.errors import UserError
 MAX_CHANNELS = 256
 """samples with more channels or columns than this have one mean and one standard deviation for all values"""
 FEWEST_ROWS = 10
-"""with fewer samples than this, their statistics say nothing about their units"""
+"""with fewer samples than this, their statistics show very different units only"""
 _MOST_ROWS = 1024  # rows that are compared; more would cost memory and say no more
 _MEAN, _WIDER, _NARROWER = 2.0, 3.0, 8.0
 _COLUMN, _COLUMN_NARROWER = 5.0, 64.0
@@ -148,23 +148,25 @@ def far_from(
         scale: (mean, std) with which the samples were scaled; the text has the numbers before scaling.
 
     Returns:
-        A sentence that names the channels with both numbers; None if none lies far.
+        A sentence that names the channels with both numbers; None if none lies far, or there are few samples.
 
     Raises:
         UserError: if the samples and those of the federation are float, and most channels differ by a factor above 64:
             these are other units.
     """
-    if len(x) < FEWEST_ROWS:
+    if not len(x):
         return None
+    few = len(x) < FEWEST_ROWS
     channels = _channels(some_rows(x))
     table = x.ndim == 2 and len(channels) > 1
-    floor = 0.05 * float(np.median(units.std))  # a column that hardly varies in the reference has no reliable deviation
+    # a column that hardly varies in the reference has no reliable deviation
+    floor = 0.05 * float(np.median(units.std) or max(units.std))
     name = "column" if x.ndim == 2 else "channel"
     lines, factors = [], []
     for c, values in enumerate(channels):
         mean, std = units.mean[c], max(units.std[c], floor) or 1.0
         distance, wider, narrower = _distances(values, mean, std, table)
-        factors.append(max(distance, wider, narrower))
+        factors.append(max(distance, wider) if few else max(distance, wider, narrower))
         if table:
             far = distance > max(_COLUMN, 2 * math.sqrt(n_classes)) or narrower > _COLUMN_NARROWER
         else:
@@ -178,6 +180,8 @@ def far_from(
     text = f"{'; '.join(lines[:_LISTED])}{more}, in brackets those of {reference}"
     if units.dtype == "float32" and np.median(factors) > _OTHER_UNITS:
         raise UserError(f"{source}: the samples are in other units than {reference}: {text}; convert them")
+    if few:
+        return None
     return f"{source}: the samples lie far from {reference}: {text}; check their units and the order of their {name}s"
 
 

@@ -148,8 +148,12 @@ def test_a_column_that_only_some_clients_have_is_not_far() -> None:
     assert warning(own, rare) is None  # constant
 
 
-def test_few_samples_and_constant_samples_say_nothing_but_do_not_fail() -> None:
-    assert warning(SCENES[:9] * 1e6, SCENES) is None
+def test_few_samples_and_constant_samples_say_little_but_do_not_fail() -> None:
+    for few in (SCENES[:1], SCENES[:9] * 9.81, SCENES[:9] * 0, SCENES[:1] * 1e-6, SCENES[:0]):
+        assert warning(few, SCENES) is None
+    for few, of in ((SCENES[:1] * 255, SCENES), (TABLE[:2] * 1e6 + 1e6, TABLE)):
+        with pytest.raises(UserError, match="in other units"):
+            warning(few, of)
     constant = np.zeros((30, 3, 8, 8))
     assert warning(constant, constant) is None
     assert warning(np.zeros((30, 5)), np.zeros((30, 5))) is None
