@@ -10,11 +10,9 @@ from pathlib import Path
 from edgefd.core.errors import RunError, UserError
 from edgefd.core.files import SHARED, get, put
 from edgefd.federation.terms import FederationTerms
+from edgefd.rounds.validation import ExpectedTask
 from edgefd.wire import exchange_folder as layout
 from edgefd_client.link import Membership, Task, check_terms, read_task
-
-MAX_MESSAGE = 256 * 2**20
-"""largest file in bytes that a device reads"""
 
 
 @dataclass(frozen=True)
@@ -26,7 +24,7 @@ class FolderLink:
     membership: Membership
     poll: float
 
-    def next_task(self, after: int) -> Task | None:
+    def next_task(self, after: int, expected: ExpectedTask) -> Task | None:
         """Wait for the next round, see `edgefd_client.link.Link`."""
         while True:
             outcome = self._text(self.folder / layout.DONE)
@@ -39,14 +37,14 @@ class FolderLink:
                 raise RunError(f"the coordinator refused the report of round {after}: {reason}")
             names = (path.parent.name for path in self.folder.glob(f"rounds/*/{layout.PLAN}"))
             newest = max((int(name) for name in names if re.fullmatch(r"[0-9]{4,9}", name)), default=-1)
-            if newest > after and self._sampled(newest) and (task := self._task(newest)) is not None:
+            if newest > after and self._sampled(newest) and (task := self._task(newest, expected)) is not None:
                 return task
             time.sleep(self.poll)
 
     def submit(self, report: bytes, round: int) -> None:
         """Write a report, see `edgefd_client.link.Link`."""
         path = layout.report_file(self.folder, round, self.client)
-        present = self._bytes(path)
+        present = self._bytes(path, max(len(report), layout.MAX_TEXT))
         if present is None:
             put(path, report, SHARED, self.folder)
         elif present != report:
@@ -62,22 +60,23 @@ class FolderLink:
         except ValueError as error:
             raise RunError(f"round {round}: cannot read the list of sampled clients: {error}") from error
 
-    def _task(self, round: int) -> Task | None:
+    def _task(self, round: int, expected: ExpectedTask) -> Task | None:
         """Read the task of a round; None if the teacher is still missing, which happens while a folder is copied."""
         files = layout.round_folder(self.folder, round)
-        plan, teacher = self._bytes(files / layout.PLAN), self._bytes(files / layout.TEACHER)
+        plan = self._bytes(files / layout.PLAN, expected.largest)
+        teacher = self._bytes(files / layout.TEACHER, expected.largest)
         if plan is None or (teacher is None and round > 0):
             return None
-        task = read_task(plan, teacher, f"round {round}: ")
+        task = read_task(plan, teacher, expected, f"round {round}: ")
         if task.plan.round != round:
             raise RunError(f"the folder of round {round} holds a plan of round {task.plan.round}")
         return task
 
-    def _bytes(self, path: Path, limit: int = MAX_MESSAGE) -> bytes | None:
+    def _bytes(self, path: Path, limit: int = layout.MAX_TEXT) -> bytes | None:
         return _bytes(path, self.folder, limit)
 
     def _text(self, path: Path) -> str | None:
-        blob = self._bytes(path, layout.MAX_TEXT)
+        blob = self._bytes(path)
         return None if blob is None else " ".join(blob.decode(errors="replace").split())
 
 
@@ -89,7 +88,7 @@ def join(folder: Path, client: int, terms: FederationTerms, poll: float = 0.05) 
     Raises:
         UserError: if the client number or the bundle does not belong to this federation.
     """
-    while (blob := _bytes(folder / layout.FEDERATION, folder, layout.MAX_TEXT)) is None:
+    while (blob := _bytes(folder / layout.FEDERATION, folder)) is None:
         time.sleep(poll)
     info = layout.decode_info(blob)
     if not 0 <= client < info.n_clients:
@@ -98,7 +97,7 @@ def join(folder: Path, client: int, terms: FederationTerms, poll: float = 0.05) 
     return FolderLink(folder, client, Membership(info.run, info.terms), poll)
 
 
-def _bytes(path: Path, folder: Path, limit: int) -> bytes | None:
+def _bytes(path: Path, folder: Path, limit: int = layout.MAX_TEXT) -> bytes | None:
     try:
         return get(path, limit, folder)
     except ValueError as error:

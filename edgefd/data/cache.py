@@ -18,6 +18,7 @@ import numpy.typing as npt
 from edgefd.core.errors import UserError
 from edgefd.core.files import get, replacing
 from edgefd.core.npz import npz_arrays
+from edgefd.core.paths import user_path
 
 MAX_BYTES = 2**31
 """bytes that a folder of the cache may hold; its oldest files are removed first, but never the newest one"""
@@ -28,9 +29,16 @@ Arrays = Mapping[str, npt.NDArray[Any]]
 
 
 def cache_folder(name: str) -> Path:
-    """Return a folder of the cache."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "edgefd" / name
+    """Return a folder of the cache.
+
+    Raises:
+        UserError: if neither XDG_CACHE_HOME nor a home folder says where caches are.
+    """
+    try:
+        base = user_path(os.environ.get("XDG_CACHE_HOME") or "~/.cache")
+    except UserError:
+        raise UserError("this user has no home folder for caches: set XDG_CACHE_HOME to a folder") from None
+    return base / "edgefd" / name
 
 
 def cached_arrays(name: str, key: str, compute: Callable[[], Arrays]) -> Arrays:

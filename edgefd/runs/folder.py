@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 
 from edgefd.config.schema import Config
@@ -46,28 +47,38 @@ def run_folder(
     Raises:
         UserError: if the folder exists already (no run is ever overwritten) or cannot be written.
     """
-    folder, of_another = out if out is not None else _new_folder(config), False
-    with removed_on_error(folder, *(folder / part for part in parts), unless=lambda: of_another or begun(folder)):
-        try:
-            folder.parent.mkdir(parents=True, exist_ok=True)
-            folder.mkdir(mode=folder_mode(PRIVATE))
-        except FileExistsError:
-            if not (or_empty and folder.is_dir() and all(path.name.startswith(".") for path in folder.iterdir())):
-                of_another = True
+    for folder in _new_folders(config) if out is None else [out]:
+        of_another: list[Path] = []  # the folder, if it turns out that another run has it
+        kept = partial(_kept, folder, begun, of_another)
+        with removed_on_error(folder, *(folder / part for part in parts), unless=kept):
+            try:
+                folder.parent.mkdir(parents=True, exist_ok=True)
+                folder.mkdir(mode=folder_mode(PRIVATE))
+            except FileExistsError:
+                if out is None:  # another run began in the same second
+                    continue
+                if not (or_empty and folder.is_dir() and all(path.name.startswith(".") for path in folder.iterdir())):
+                    of_another.append(folder)
+                    advice = "choose another with --out, or remove it"
+                    raise UserError(f"run folder {folder} exists already: {advice}") from None
+            except OSError as error:
                 raise UserError(
-                    f"run folder {folder} exists already: choose another with --out, or remove it"
-                ) from None
-        except OSError as error:
-            raise UserError(f"cannot write run folder {folder}: {error.strerror}; choose another with --out") from error
-        yield folder
+                    f"cannot write run folder {folder}: {error.strerror}; choose another with --out"
+                ) from error
+            yield folder
+            return
 
 
-def _new_folder(config: Config) -> Path:
-    """Return runs/<time>-<method>-<data>-<partition>-s<seed>, with a number at the end if it exists already."""
+def _kept(folder: Path, begun: Callable[[Path], bool], of_another: list[Path]) -> bool:
+    return bool(of_another) or begun(folder)
+
+
+def _new_folders(config: Config) -> Iterator[Path]:
+    """Yield runs/<time>-<method>-<data>-<partition>-s<seed>, then the same with the numbers 2, 3, ... at the end."""
     stamp, data = datetime.now().strftime("%Y%m%d-%H%M%S"), Path(config.data.name).stem
     name = f"{stamp}-{config.method_name}-{data}-{config.partition.name}-s{config.seed}".replace(":", ".")
-    numbered = (Path("runs") / (f"{name}-{i}" if i > 1 else name) for i in itertools.count(1))
-    return next(folder for folder in numbered if not folder.exists())
+    yield Path("runs") / name
+    yield from (Path("runs") / f"{name}-{i}" for i in itertools.count(2))
 
 
 def write_config(folder: Path, config: Config) -> None:

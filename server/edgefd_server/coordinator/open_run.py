@@ -71,9 +71,9 @@ def open_run(request: RunRequest, exchange: Path | None = None) -> Iterator[Open
     if request.resume and request.out is None:
         raise UserError("--resume needs --out: give the folder of the run to resume")
     with ExitStack() as stack:
-        if request.resume and request.out is not None and load_checkpoint(request.out) is not None:
+        if request.resume and request.out is not None and load_checkpoint(request.out, served.expected_teacher):
             stack.enter_context(_locked(request.out, exchange))
-            yield OpenRun(served, request.out, load_for_resume(request.config, request.out), True)
+            yield OpenRun(served, request.out, load_for_resume(served, request.out), True)
         else:
             check_unused(request, exchange)
             folder = stack.enter_context(_new_folders(request, exchange))
@@ -130,16 +130,16 @@ def create_checkpoint(config: Config, folder: Path) -> Checkpoint:
     return saved
 
 
-def load_for_resume(config: Config, folder: Path) -> Checkpoint:
-    """Return the checkpoint in a run folder, of a run with this config.
+def load_for_resume(served: ServedRun, folder: Path) -> Checkpoint:
+    """Return the checkpoint in a run folder, of a run with the config of `served`.
 
     Raises:
         UserError: if there is none, or it is of another config.
     """
-    saved = load_checkpoint(folder)
+    saved = load_checkpoint(folder, served.expected_teacher)
     if saved is None:
         raise UserError(f"the checkpoint in {folder} was removed")
-    if saved.config != config_digest(config):
+    if saved.config != config_digest(served.config):
         raise UserError(f"the run in {folder} is of another config: resume it with {folder}/config.yaml")
     return saved
 

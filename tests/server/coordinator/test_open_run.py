@@ -46,7 +46,7 @@ def test_the_checkpoint_of_another_coordinator_is_kept(
         open_run(RunRequest(config, [federation.bundle], out=out)),
     ):
         pass
-    assert load_checkpoint(out) is not None
+    assert load_checkpoint(out, federation.served().expected_teacher) is not None
 
 
 @pytest.mark.parametrize("with_exchange", [True, False], ids=["folder", "grpc"])

@@ -18,8 +18,10 @@ from edgefd.core.errors import RunError
 from edgefd.core.files import put
 from edgefd.federation.report import Report
 from edgefd.rounds.participation import ParticipationConfig
+from edgefd.rounds.validation import ExpectedTask
 from edgefd.wire import messages as wire
 from edgefd.wire.exchange_folder import COMPLETE, COUNTED, DONE, PLAN, report_file, round_folder
+from tests.support.expectations import TEACHER
 from tests.support.federations import ignore_event
 from tests.support.rounds import INFO, knowledge, plan
 
@@ -35,7 +37,7 @@ def submit(folder: Path, round: int, *clients: int) -> None:
 def exchange(folder: Path, first: int = 0, timeout: float = 5.0, **rules: object) -> Iterator[RoundCoordinator]:
     """Open the exchange folder with these rules of participation."""
     coordinator = RoundCoordinator(INFO, timeout, ignore_event, ParticipationConfig(**rules))  # type: ignore[arg-type]
-    with open_folder(folder, coordinator, first):
+    with open_folder(folder, coordinator, 5, first):
         yield coordinator
 
 
@@ -135,7 +137,7 @@ def test_what_is_not_a_report_is_refused_and_counted_and_the_run_goes_on(
     make(path)
     submit(tmp_path, 0, 0, 2)
     coordinator = RoundCoordinator(INFO, 5.0, log, ParticipationConfig(min_reports=3))
-    with open_folder(tmp_path, coordinator):
+    with open_folder(tmp_path, coordinator, 5):
         later = threading.Timer(0.3, submit, (tmp_path, 0, 3))
         later.start()
         assert run_round(coordinator) == [(0, 0), (2, 0), (3, 0)]
@@ -184,7 +186,7 @@ def test_a_device_has_a_task_only_in_rounds_that_sample_it(tmp_path: Path) -> No
     tasks = {}
     for client in range(4):
         link = FolderLink(tmp_path, client, Membership("run", INFO.terms), 0.01)
-        tasks[client] = link._sampled(1) and link.next_task(-1)
+        tasks[client] = link._sampled(1) and link.next_task(-1, ExpectedTask(5, TEACHER))
     assert [bool(tasks[c]) for c in range(4)] == [False, True, False, True]
     returned = tasks[1]
     assert returned
@@ -208,7 +210,7 @@ def test_the_same_round_continues_and_another_one_is_refused(tmp_path: Path) -> 
     other = RoundCoordinator(replace(INFO, run="other"), 1.0, ignore_event)
     with (
         pytest.raises(RunError, match=r"federation\.json differs from the file that this run would write"),
-        open_folder(tmp_path, other),
+        open_folder(tmp_path, other, 5),
     ):
         pass
 
