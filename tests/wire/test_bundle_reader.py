@@ -85,7 +85,8 @@ def test_a_manifest_that_is_incomplete_or_out_of_range_is_refused(bundle: Path, 
 )
 def test_units_and_scales_that_fit_no_samples_are_refused(bundle: Path, key: str, value: object) -> None:
     edit(bundle, lambda m: m.update({key: {**m["units"], **value} if value and isinstance(value, dict) else value}))
-    with pytest.raises(
+    refusal = r"manifest\.json(: units| is incomplete|: scale| is not the manifest of a bundle: it holds)"
+    with pytest.raises(UserError, match=refusal):
         UserError, match=r"manifest\.json(: units| is incomplete|: scale| is not the manifest of a bundle: it holds)"
     ):
         read_bundle(bundle)
