@@ -87,8 +87,6 @@ def test_units_and_scales_that_fit_no_samples_are_refused(bundle: Path, key: str
     edit(bundle, lambda m: m.update({key: {**m["units"], **value} if value and isinstance(value, dict) else value}))
     refusal = r"manifest\.json(: units| is incomplete|: scale| is not the manifest of a bundle: it holds)"
     with pytest.raises(UserError, match=refusal):
-        UserError, match=r"manifest\.json(: units| is incomplete|: scale| is not the manifest of a bundle: it holds)"
-    ):
         read_bundle(bundle)
 
 
