@@ -17,10 +17,12 @@ import grpc
 from edgefd_proto import edgefd_pb2 as pb
 from edgefd_proto.edgefd_pb2_grpc import DeviceLinkStub
 
+from edgefd.core.addresses import parse_address
 from edgefd.core.errors import RunError, UserError
+from edgefd.core.proxies import GRPC_VARIABLES, proxy_of, without_password
 from edgefd.federation.terms import FederationTerms
 from edgefd.rounds.validation import ExpectedTask
-from edgefd.wire.device_link import HOLD, PROTOCOL, REASON, identity_message, is_loopback, read_terms
+from edgefd.wire.device_link import HOLD, PROTOCOL, REASON, identity_message, read_terms
 from edgefd_client.link import Membership, Task, check_terms, read_task, reading
 
 _LOG = logging.getLogger(__name__)
@@ -50,6 +52,8 @@ Result = TypeVar("Result")
 def connect(address: str, certs: Path | None, insecure: bool, largest_task: int = 0) -> grpc.Channel:
     """Open a channel to HOST:PORT, with a warning if it is without TLS. Nothing is sent yet.
 
+    A line names the proxy of the environment that the channel uses. A channel to this machine uses none.
+
     Args:
         address: of the coordinator.
         certs: see `edgefd_client.options.DeviceOptions`.
@@ -58,9 +62,11 @@ def connect(address: str, certs: Path | None, insecure: bool, largest_task: int 
             larger reply.
 
     Raises:
-        UserError: if certificates are missing, or a connection to another machine without TLS is not allowed.
+        UserError: if the address has another form, certificates are missing, a connection to another machine without
+            TLS is not allowed, or the proxy cannot be used.
     """
-    options = [
+    server = parse_address(address, "--server", least_port=1)
+    options: list[tuple[str, int | str]] = [
         ("grpc.max_receive_message_length", MAX_MESSAGE + largest_task),
         ("grpc.keepalive_time_ms", 20_000),
         ("grpc.keepalive_timeout_ms", 10_000),
@@ -68,9 +74,10 @@ def connect(address: str, certs: Path | None, insecure: bool, largest_task: int 
         # Despite its name, this limits the time of one attempt. TLS is slow on lossy links.
         ("grpc.min_reconnect_backoff_ms", 20_000),
         ("grpc.max_reconnect_backoff_ms", 10_000),
+        *_proxy_options(server.host),
     ]
     if certs is None:
-        if not (insecure or is_loopback(address)):
+        if not (insecure or server.is_loopback):
             raise UserError(
                 f"refusing to connect to {address} without TLS: pass --certs DIR "
                 "(create it with `edgefd certs device`) or --insecure"
@@ -84,6 +91,17 @@ def connect(address: str, certs: Path | None, insecure: bool, largest_task: int 
             f"cannot read {error.filename}: {error.strerror}; --certs must be a folder created by `edgefd certs device`"
         ) from error
     return grpc.secure_channel(address, grpc.ssl_channel_credentials(ca, key, certificate), options)
+
+
+def _proxy_options(host: str) -> list[tuple[str, int | str]]:
+    """Return the options of a channel through the proxy for this host, or without a proxy."""
+    proxy = proxy_of(host, GRPC_VARIABLES)
+    if proxy is None:
+        return [("grpc.enable_http_proxy", 0)]
+    _LOG.info(
+        "calls to %s go through the proxy %s: set no_proxy=%s to call it directly", host, without_password(proxy), host
+    )
+    return [("grpc.http_proxy", proxy)]
 
 
 class GrpcLink:

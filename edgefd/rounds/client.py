@@ -47,6 +47,7 @@ def client_round(
         evaluate: function that returns further metrics of the learner (a simulation measures on the test set).
     """
     data, plan, ranges = ctx.data, ctx.plan, client_metrics(ctx.terms)
+    ctx.learner.set_noise(ctx.terms.seed, Purpose.DISTIL, plan.round, data.client)
     metrics = {} if teacher is None else _distil_teacher(method, ctx, teacher)
     if plan.evaluate or plan.closing:
         if len(data.y_heldout):
@@ -75,6 +76,7 @@ def _distil_teacher(method: Method, ctx: ClientContext, teacher: Knowledge) -> d
 
 def _train_locally(method: Method, ctx: ClientContext, steps: int) -> float:
     training = ctx.terms.training
+    ctx.learner.set_noise(ctx.terms.seed, Purpose.TRAIN, ctx.plan.round, ctx.data.client)
     private = labelled(ctx.data.x, ctx.data.y, ctx.terms.n_classes)
     batches = augment(draw(private, steps, training.batch_size, ctx.rng), training.augment_shift, ctx.rng)
     return method.local_step(ctx, batches)

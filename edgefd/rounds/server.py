@@ -67,6 +67,8 @@ def server_round(server: Server, reports: Sequence[Report], plan: RoundPlan, pro
     """
     if plan.closing:
         return Progress(plan.round + 1, progress.teacher, progress.selection_state)
+    if server.learner is not None:
+        server.learner.set_noise(server.terms.seed, Purpose.STUDENT, plan.round)
     ordered = sorted(reports, key=lambda report: report.client)
     ctx = ServerContext(
         reports=ordered,

@@ -44,6 +44,9 @@ class IdentityLearner:
     def train(self, batches: Any, lr: float) -> float:
         raise AssertionError("a defence trains nothing")
 
+    def set_noise(self, *keys: int) -> None:
+        """Do nothing: the learner draws no random numbers."""
+
     def predict_logits(self, x: Float32) -> Float32:
         return x
 

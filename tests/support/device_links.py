@@ -15,7 +15,7 @@ import numpy as np
 from edgefd_client.agent import run_agent
 from edgefd_client.bundle_download import fetch_bundle
 from edgefd_client.grpc_link import GrpcLink, connect
-from edgefd_client.sources import NpzSource, client_data
+from edgefd_client.sources import NpzSource, client_data, read_samples
 from edgefd_proto import edgefd_pb2 as pb
 from edgefd_proto.edgefd_pb2_grpc import DeviceLinkStub
 from edgefd_server.coordinator.round_coordinator import RoundCoordinator
@@ -122,7 +122,7 @@ def run_devices(
             link.join(None)
             bundle = read_bundle(fetch_bundle(link, folder / f"state{i}"))
             link.join(bundle.manifest.terms)
-            data = client_data(NpzSource(federation.data[link.client]), bundle, link.client)
+            data = client_data(read_samples(NpzSource(federation.data[link.client]), bundle), bundle, link.client)
             run_agent(link, bundle, data, folder / f"state{i}", ignore_line)
 
     with in_threads(run_device, range(len(addresses))):

@@ -12,7 +12,7 @@ import numpy as np
 from edgefd_client.agent import run_agent
 from edgefd_client.folder_link import join
 from edgefd_client.link import Link
-from edgefd_client.sources import NpzSource, client_data
+from edgefd_client.sources import NpzSource, client_data, read_samples
 from edgefd_server.coordinator.round_coordinator import RoundCoordinator
 from edgefd_server.coordinator.served_run import ServedRun, read_served_run
 from edgefd_server.folder_link.front_end import open_folder
@@ -48,7 +48,8 @@ class ExportedFederation:
 
     def client(self, i: int) -> ClientData:
         """Read the data of a client."""
-        return client_data(NpzSource(self.data[i]), self.read(), i)
+        bundle = self.read()
+        return client_data(read_samples(NpzSource(self.data[i]), bundle), bundle, i)
 
     def served(self) -> ServedRun:
         """Return the federation as its coordinator knows it."""

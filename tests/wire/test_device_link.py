@@ -69,7 +69,7 @@ EXAMPLES = {
     "complete": pb.TaskReply(end=pb.End()).SerializeToString(),
     "offer": OFFER.SerializeToString(),
     "samples": PIECE.SerializeToString(),
-    "contributed": pb.ContributeReply(have=2).SerializeToString(),
+    "contributed": pb.ContributeReply(have=2, low=0.0, high=255.0).SerializeToString(),
     "submit": pb.SubmitRequest(session=b"\x01\x02", run="r", round=3, report=REPORT).SerializeToString(),
 }
 

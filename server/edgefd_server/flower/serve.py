@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from edgefd.core.addresses import parse_address
 from edgefd.core.errors import RunError, Stopped, UserError
 from edgefd.core.json_files import write_json
 from edgefd.core.processes import alive, last_line, reported
@@ -54,6 +55,8 @@ def serve_flower(
         Stopped: on Ctrl-C. The devices are notified.
     """
     address = check_address(superlink)
+    if listen is not None:
+        parse_address(listen, "--listen")
     allowed = None if address.certs is None else AllowList(address.certs)
     if allowed is not None:
         allowed.current()
