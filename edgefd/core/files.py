@@ -14,9 +14,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from edgefd.core.descriptors import patient
 from edgefd.core.errors import RunError, UserError
 
 
+@patient
 def put(path: Path, blob: bytes) -> None:
     """Write a file completely or not at all. It is on disk when this returns."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -37,6 +39,7 @@ def put(path: Path, blob: bytes) -> None:
         os.close(folder)
 
 
+@patient
 def get(path: Path, limit: int) -> bytes | None:
     """Return the bytes of a file, or None if it does not exist.
 

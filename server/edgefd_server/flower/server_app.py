@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import yaml
@@ -17,7 +17,6 @@ from flwr.serverapp import Grid, ServerApp
 
 from edgefd.config.load import load_config
 from edgefd.config.schema import Config
-from edgefd.core.json_files import append_json_line
 from edgefd.federation.clients import Federation
 from edgefd.federation.terms import FederationInfo
 from edgefd.rounds.participation import check_supported_over_flower
@@ -29,6 +28,7 @@ from edgefd.runs.round_metrics import RoundMetrics
 from edgefd.runs.terms import terms_of
 from edgefd_server.coordinator.round_coordinator import RoundCoordinator
 from edgefd_server.flower.grid_driver import GridDriver, run_driver
+from edgefd_server.monitoring.event_log import LOG, json_log, tee_log
 
 app = ServerApp()
 
@@ -47,7 +47,7 @@ def main(grid: Grid, context: Context) -> None:
         return
     prepared = prepare(load_config(Path(str(settings["config"]))))
     folder = run_folder(prepared.config, Path(str(settings["out"])) if settings["out"] else None)
-    with over_grid(grid, prepared.config, prepared.federation, folder / "link.jsonl") as coordinator:
+    with over_grid(grid, prepared.config, prepared.federation, folder / LOG) as coordinator:
         execute_run(
             prepared.config,
             prepared.facts,
@@ -76,12 +76,10 @@ def over_grid(grid: Grid, config: Config, federation: Federation, log: Path | No
     text = yaml.safe_dump(config.to_dict(), sort_keys=False)
     info = FederationInfo(secrets.token_hex(6), len(federation.clients), terms_of(config, federation))
 
-    def write_event(event: str, **fields: object) -> None:
-        if log is not None:
-            append_json_line(log, {"event": event, **fields})
-
-    coordinator = RoundCoordinator(info, TIMEOUT, write_event, config.coordinator)
-    with run_driver(GridDriver(coordinator, grid, config=text), poll=0.02):
+    with ExitStack() as stack:
+        write = tee_log() if log is None else stack.enter_context(json_log(log))
+        coordinator = RoundCoordinator(info, TIMEOUT, write, config.coordinator)
+        stack.enter_context(run_driver(GridDriver(coordinator, grid, config=text), poll=0.02))
         yield coordinator
 
 
