@@ -8,11 +8,13 @@ import logging
 import resource
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import ParamSpec, TypeVar
 
 PATIENCE = 30.0
 """seconds for which work waits until a descriptor is free"""
 _PAUSE = 0.1  # seconds between two attempts
+_UNLIMITED = 2**20
 
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
@@ -31,17 +33,20 @@ SHORTAGES = _Shortages()
 """the shortages of this process so far"""
 
 
-def raise_file_limit() -> int:
-    """Raise the limit on open files as far as the system allows, and return it.
+def raise_file_limit() -> None:
+    """Raise the limit on open files as far as the system allows.
 
     Many systems allow 1,024 open files and many more on request, and every connection is an open file.
     """
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    try:
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with suppress(OSError, ValueError):  # macOS refuses "unlimited"; the present limit then stays
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    except (OSError, ValueError):  # macOS refuses "unlimited"; the present limit then stays
-        return soft
-    return hard
+
+
+def file_limit() -> int:
+    """Return how many files this process may have open."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return _UNLIMITED if soft == resource.RLIM_INFINITY else soft
 
 
 def is_shortage(error: OSError) -> bool:

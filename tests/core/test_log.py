@@ -106,7 +106,9 @@ def test_messages_of_one_kind_are_limited_and_the_rest_is_counted(capsys: pytest
         if isinstance(handler, LimitedHandler):
             handler.close()  # as at the end of the process
     lines = capsys.readouterr().err.splitlines()
-    assert lines[-1].endswith(f"{1000 - LINES_PER_MINUTE} more messages like the last ones of {SERVER.name} were left out")
+    assert lines[-1].endswith(
+        f"{1000 - LINES_PER_MINUTE} more messages like the last ones of {SERVER.name} were left out"
+    )
     assert sum("connection" in line for line in lines) == LINES_PER_MINUTE
     assert sum("another kind" in line for line in lines) == 1
 
