@@ -7,6 +7,7 @@ for, must occupy little and must not keep the slots of others.
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -37,12 +38,12 @@ class OpenCall:
 class Slots:
     """The calls that are in one phase: at most `in_all`, and at most `per_device` of one device.
 
-    The newest calls of a device stay: the connection of an older one may have been cut.
+    A newer call does not end an older one: gRPC keeps what was written for a device that does not read it.
     """
 
     def __init__(self, in_all: int, per_device: int) -> None:
         self._in_all, self._per_device = in_all, per_device
-        self._calls: list[OpenCall] = []
+        self._of_device = Counter[Hashable]()
 
     @contextmanager
     def taken(self, call: OpenCall) -> Iterator[None]:
@@ -51,17 +52,18 @@ class Slots:
         Raises:
             Refusal: if all slots are taken.
         """
-        active = [other for other in self._calls if other.ended is None]
-        own = [other for other in active if other.device == call.device]
-        if len(own) >= self._per_device:
-            own[0].end(Refusal(Code.UNAVAILABLE, "busy", "newer calls of this device have replaced this one"))
-        elif len(active) >= self._in_all:
-            raise Refusal(Code.UNAVAILABLE, "busy", "the coordinator has as many open calls as it can answer")
-        self._calls.append(call)
+        if self._of_device[call.device] >= self._per_device:
+            line = f"this device has {self._per_device} such calls that are not finished: try again later"
+            raise Refusal(Code.UNAVAILABLE, "busy", line)
+        if self._of_device.total() >= self._in_all:
+            line = f"devices have {self._in_all} such calls that are not finished: try again later"
+            raise Refusal(Code.UNAVAILABLE, "busy", line)
+        self._of_device[call.device] += 1
         try:
             yield
         finally:
-            self._calls.remove(call)
+            self._of_device[call.device] -= 1
+            self._of_device += Counter()  # forgets devices without a call
 
 
 class OpenCalls:

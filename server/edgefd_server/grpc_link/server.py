@@ -40,6 +40,9 @@ HANDSHAKE_SECONDS = 20.0
 """seconds within which a new connection must have completed TLS and HTTP/2: as many as a device takes for an attempt"""
 IDLE_SECONDS = 60.0
 """seconds without a call after which a connection is closed; a device opens it again by itself"""
+AGE_SECONDS, GRACE_SECONDS = 1800.0, 180.0
+"""age at which a connection is replaced by a new one, and seconds for its calls to end: what was written for a device
+that does not read it is freed with the connection"""
 READ_SECONDS = 120.0
 """seconds within which a message must have come: as many as a device takes for a call"""
 STREAM_SECONDS = 150.0
@@ -192,7 +195,7 @@ class GrpcServer:
             with suppress(TimeoutError):
                 async with asyncio.timeout(_FAREWELL_SECONDS):
                     await context.abort(status_of(refused), line, ((REASON, refused.reason),))
-            raise asyncio.CancelledError from refused  # the device does not read: gRPC drops the call
+            raise asyncio.CancelledError from refused  # the device does not read, not even a refusal
         finally:
             self._metrics.call_seconds.labels(call).observe(time.monotonic() - began)
 
@@ -303,6 +306,8 @@ def _options(largest: int, connections: int) -> list[tuple[str, int]]:
         ("grpc.max_allowed_incoming_connections", connections),
         ("grpc.server_handshake_timeout_ms", round(1000 * HANDSHAKE_SECONDS)),
         ("grpc.max_connection_idle_ms", round(1000 * IDLE_SECONDS)),
+        ("grpc.max_connection_age_ms", round(1000 * AGE_SECONDS)),
+        ("grpc.max_connection_age_grace_ms", round(1000 * GRACE_SECONDS)),
         ("grpc.max_metadata_size", 16 * 2**10),
         ("grpc.max_concurrent_streams", 16),
         ("grpc.keepalive_time_ms", 30_000),

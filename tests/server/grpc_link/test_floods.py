@@ -111,7 +111,7 @@ def test_all_slots_in_use_are_a_reason_to_wait(
     with open_device_link(federation, keys) as link:
         with raw_connections(link.grpc_server.port, 1, device(keys, 0)) as (connection,):
             connection.call("SubmitReport", b"", 50_000)
-            until(lambda: len(link.grpc_server._reading._calls) == 1, 10)
+            until(lambda: link.grpc_server._reading._of_device.total() == 1, 10)
             answer = refusal(lambda: RawDevice(link.address, device(keys, 1)).join(None, None))
             assert answer[:2] == (Code.UNAVAILABLE, "busy")
         until(lambda: joins(RawDevice(link.address, device(keys, 1))), 10)  # the connection was closed
@@ -190,3 +190,22 @@ def test_nothing_is_read_of_a_device_whose_certificate_was_revoked(
         until(lambda: link.refused("SubmitReport", "certificate") == 1, 10)
         assert open_calls(link) == 0
         connection.socket.close()
+
+
+def test_a_device_outlives_the_largest_age_of_a_connection(
+    federation: ExportedFederation, keys: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server_module, "AGE_SECONDS", 1.0)
+    monkeypatch.setattr(server_module, "GRACE_SECONDS", 1.0)
+    with open_device_link(federation, keys) as link:
+        honest = RawDevice(link.address, device(keys, 0))
+        session = honest.join(None, link.terms).session
+        request = pb.BundleRequest(session=session, file="proxy.npz").SerializeToString()
+        with raw_connections(link.grpc_server.port, 1, device(keys, 0), window=0) as (unread,):
+            unread.call("GetBundle", request)
+            link.begin()
+            for _ in range(8):
+                assert honest.next_task(session).HasField("task")
+                time.sleep(0.5)
+            assert unread.closed(10)
+        until(lambda: open_calls(link) == 0, 10)
