@@ -11,6 +11,7 @@ from edgefd_proto import edgefd_pb2 as pb
 
 from edgefd.core.errors import UserError
 from edgefd.core.knowledge import Knowledge
+from edgefd.core.text import shown
 from edgefd.wire import messages as wire
 
 
@@ -25,11 +26,11 @@ def describe(path: Path) -> list[str]:
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from error
     if zipfile.is_zipfile(path):
-        return [f"{path.name}: npz, {len(blob):,} bytes", *_arrays(path)]
+        return [f"{shown(path.name)}: npz, {len(blob):,} bytes", *_arrays(path)]
     # A plan is last: almost all knowledge could be read as a plan, but no plan has the codec of knowledge.
     for kind, lines in (("Report", _report), ("Knowledge", _knowledge), ("RoundPlan", _plan)):
         try:
-            return [f"{path.name}: edgefd.v1.{kind}, {len(blob):,} bytes", *lines(blob)]
+            return [f"{shown(path.name)}: edgefd.v1.{kind}, {len(blob):,} bytes", *lines(blob)]
         except ValueError:
             continue
     raise UserError(f"{path} is neither a message of edgefd (report, teacher or plan) nor an npz: give such a file")
@@ -38,7 +39,7 @@ def describe(path: Path) -> list[str]:
 def _report(blob: bytes) -> list[str]:
     report = wire.decode_report(blob)
     message = wire.parsed(pb.Report(), blob)
-    metrics = [f"  metric {name}: {value:.6g}" for name, value in sorted(report.metrics.items())]
+    metrics = [f"  metric {shown(name)}: {value:.6g}" for name, value in sorted(report.metrics.items())]
     head = [f"  client: {report.client}", f"  round: {report.round}", *metrics]
     return head + _rows(report.knowledge, message.knowledge)
 
@@ -87,6 +88,6 @@ def _arrays(path: Path) -> Iterator[str]:
                 array = arrays[name]
                 numeric = array.size and array.dtype.kind in "fiu"
                 low, high = (f"{array.min():.6g}", f"{array.max():.6g}") if numeric else ("-", "-")
-                yield f"  {name}: {array.dtype} {list(array.shape)}, {array.nbytes:,} bytes, {low} to {high}"
+                yield f"  {shown(name)}: {array.dtype} {list(array.shape)}, {array.nbytes:,} bytes, {low} to {high}"
     except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
         raise UserError(f"{path} is not an npz of plain arrays: {error}") from error
