@@ -105,7 +105,7 @@ class GrpcServer:
         self._listen, self._credentials = listen, credentials_of(listen)
         self._allowed = None if listen.certs is None else AllowList(listen.certs)
         self._metrics, self._note, self._seen, self._refuse = metrics, note, seen, refuse
-        self._calls: dict[str, Act] = {"Check": self.check_health}
+        self._calls: dict[str, Act] = {"Check": self.check_health, "unknown": self.refuse_unknown}
         """the functions that answer calls with one reply, by the name of the call"""
         self._files = ExitStack()
         """the files that a front end has opened; they are closed at the end"""
@@ -156,6 +156,7 @@ class GrpcServer:
         handlers["GetBundle"] = self._stream("GetBundle")
         for service, calls in ((SERVICE, handlers), (HEALTH, {"Check": self._unary("Check")})):
             server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, calls),))
+        server.add_generic_rpc_handlers((_OtherCalls(self._unary("unknown")),))
         try:
             if self._credentials is None:
                 self.port = server.add_insecure_port(address)
@@ -249,6 +250,10 @@ class GrpcServer:
         status = health_pb2.HealthCheckResponse(status=health_pb2.HealthCheckResponse.SERVING)
         return bytes(status.SerializeToString())
 
+    async def refuse_unknown(self, request: bytes, context: Context) -> bytes:
+        """Refuse a call that no version of the link has."""
+        raise Refusal(Code.UNIMPLEMENTED, "protocol", f"this coordinator has the calls of {SERVICE} only, and health")
+
     async def _refused(self, request: bytes, context: Context) -> bytes:
         self._refuse(self._certified(context))
 
@@ -270,6 +275,17 @@ class GrpcServer:
             raise Refusal(grpc.StatusCode.PERMISSION_DENIED, "certificate", str(error)) from error
         except UserError as error:
             raise Refusal(grpc.StatusCode.UNAVAILABLE, "allow-list", str(error)) from error
+
+
+class _OtherCalls(grpc.GenericRpcHandler):
+    """Has one handler for all calls that no other handler has: so they are refused with a reason, and counted."""
+
+    def __init__(self, handler: Handler) -> None:
+        self._handler = handler
+
+    def service(self, handler_call_details: grpc.HandlerCallDetails) -> Handler:
+        """Implement `grpc.GenericRpcHandler`."""
+        return self._handler
 
 
 def _device_name(context: Context) -> str:

@@ -2,9 +2,7 @@
 
 import json
 import os
-import resource
 import stat
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +12,7 @@ from edgefd_server.monitoring.event_log import LINES_PER_MINUTE, OLDER_FILES, js
 
 from edgefd.core import line_limit
 from edgefd.core.errors import RunError
+from tests.support.descriptors import no_free_descriptors
 
 
 def events(path: Path) -> list[dict[str, Any]]:
@@ -82,37 +81,15 @@ def test_a_restarted_coordinator_continues_the_log(tmp_path: Path) -> None:
     assert [line["round"] for line in events(tmp_path / "link.jsonl")] == [0, 1]
 
 
-@pytest.fixture
-def no_descriptors() -> Iterator[list[int]]:
-    """A list that a test fills with all free file descriptors of the process."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (min(soft, 200), hard))
-    held: list[int] = []
-    yield held
-    for descriptor in held:
-        os.close(descriptor)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-
-
-def take_all(held: list[int]) -> None:
-    while True:
-        try:
-            held.append(os.open(os.devnull, os.O_RDONLY))
-        except OSError:
-            return
-
-
 def test_the_log_is_written_while_all_file_descriptors_are_in_use(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_descriptors: list[int]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(event_log, "MAX_BYTES", 1000)
     with json_log(tmp_path / "link.jsonl") as log:
         log("round", round=0)
-        take_all(no_descriptors)
-        for number in range(1, 50):
-            log("round", round=number)
-        while no_descriptors:
-            os.close(no_descriptors.pop())
+        with no_free_descriptors():
+            for number in range(1, 50):
+                log("round", round=number)
         log("round", round=50)
     rounds = [e["round"] for name in ("link.jsonl.1", "link.jsonl") for e in events(tmp_path / name)]
     assert rounds == list(range(51))
