@@ -1,12 +1,14 @@
 """Hostile connections to the device link, over real sockets: honest devices are served, and little is held."""
 
 import os
+import threading
 import time
 from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
+from edgefd_client.grpc_link import GrpcLink, connect
 from edgefd_proto import edgefd_pb2 as pb
 from edgefd_server import certs
 from edgefd_server.grpc_link import server as server_module
@@ -209,3 +211,22 @@ def test_a_device_outlives_the_largest_age_of_a_connection(
                 time.sleep(0.5)
             assert unread.closed(10)
         until(lambda: open_calls(link) == 0, 10)
+
+
+def test_a_device_waits_while_all_slots_are_in_use(
+    federation: ExportedFederation, keys: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server_module, "READING", 1)
+    waited: list[str] = []
+    with (
+        open_device_link(federation, keys) as link,
+        connect(link.address, device(keys, 1), False) as channel,
+        raw_connections(link.grpc_server.port, 1, device(keys, 0)) as (connection,),
+    ):
+        connection.call("SubmitReport", b"", 50_000)
+        until(lambda: open_calls(link) == 1, 10)
+        threading.Timer(0.5, connection.socket.close).start()
+        honest = GrpcLink(channel, None, waited.append)
+        honest.join(link.terms)
+        assert honest.client == 1
+    assert "devices have 1 such calls that are not finished" in waited[0]
