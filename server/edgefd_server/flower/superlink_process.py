@@ -164,8 +164,8 @@ class PunctualProtocol(H11Protocol):
 
 
 def run_uvicorn(run: Callable[..., None], **options: Any) -> None:
-    """Run Flower's server without a line of log for every request, and with deadlines and a limit of connections."""
-    most = {"access_log": False, "http": PunctualProtocol, "limit_concurrency": file_limit() // 2}
+    """Run Flower's server with limits; its log has no line for a request, not even for one that is not HTTP."""
+    most = {"access_log": False, "log_level": "error", "http": PunctualProtocol, "limit_concurrency": file_limit() // 2}
     run(**(options | most))
 
 

@@ -38,7 +38,7 @@ from edgefd_server.monitoring.prometheus import ONLINE, LinkMetrics
 SERVICE, HEALTH = "edgefd.v1.DeviceLink", "grpc.health.v1.Health"
 HANDSHAKE_SECONDS = 20.0
 """seconds within which a new connection must have completed TLS and HTTP/2: as many as a device takes for an attempt"""
-IDLE_SECONDS = 60.0
+IDLE_SECONDS = 300.0
 """seconds without a call after which a connection is closed; a device opens it again by itself"""
 AGE_SECONDS, GRACE_SECONDS = 1800.0, 180.0
 """age at which a connection is replaced by a new one, and seconds for its calls to end: what was written for a device
@@ -246,7 +246,7 @@ class GrpcServer:
         """Answer `grpc.health.v1.Health.Check`."""
         service = parse_request(health_pb2.HealthCheckRequest(), request, FRAME).service
         if service not in (SERVICE, ""):
-            raise Refusal(Code.NOT_FOUND, "service", f"there is no service {service!r}")
+            raise Refusal(Code.NOT_FOUND, "protocol", f"there is no service {service!r}")
         status = health_pb2.HealthCheckResponse(status=health_pb2.HealthCheckResponse.SERVING)
         return bytes(status.SerializeToString())
 
