@@ -47,12 +47,12 @@ READ_SECONDS = 120.0
 """seconds within which a message must have come: as many as a device takes for a call"""
 STREAM_SECONDS = 150.0
 """seconds that a download may take: more than a device takes before it continues with a new call"""
-CONNECTIONS = 4096
+CONNECTIONS = 2048
 """most connections, unless the federation has more than a quarter as many clients"""
-READING, READING_PER_DEVICE = 256, 2
-"""most calls whose message is incomplete; most of one device"""
-STREAMS, STREAMS_PER_DEVICE = 256, 2
-"""most open downloads; most of one device"""
+PER_DEVICE = 2
+"""most calls of one device whose message is incomplete, and most open downloads of one device"""
+IN_ALL = 256
+"""most such calls, and most downloads, of all devices together, unless `PER_DEVICE` for each client are more"""
 REVOCATION_SECONDS = 0.5
 """seconds between two checks of the open calls against the allow-list"""
 _LEAST_LIMIT = 4 * 2**20  # gRPC ends the call of a longer message before edgefd can say why
@@ -110,7 +110,6 @@ class GrpcServer:
         self._files = ExitStack()
         """the files that a front end has opened; they are closed at the end"""
         self._open = OpenCalls()
-        self._reading, self._streaming = Slots(READING, READING_PER_DEVICE), Slots(STREAMS, STREAMS_PER_DEVICE)
         self._loop = asyncio.new_event_loop()
         metrics.online.set_function(self._online)
 
@@ -135,6 +134,8 @@ class GrpcServer:
         Raises:
             UserError: if the port is taken.
         """
+        in_all = max(IN_ALL, PER_DEVICE * n_clients)
+        self._reading, self._streaming = Slots(in_all, PER_DEVICE), Slots(in_all, PER_DEVICE)
         thread = threading.Thread(target=self._loop.run_forever, name="device-link", daemon=True)
         thread.start()
         try:

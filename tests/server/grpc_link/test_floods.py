@@ -3,6 +3,8 @@
 import os
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ from edgefd_client.grpc_link import GrpcLink, connect
 from edgefd_proto import edgefd_pb2 as pb
 from edgefd_server import certs
 from edgefd_server.grpc_link import server as server_module
-from edgefd_server.grpc_link.server import READING_PER_DEVICE, SERVICE, STREAMS_PER_DEVICE
+from edgefd_server.grpc_link.server import PER_DEVICE, SERVICE
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from tests.support.device_links import OpenLink, RawDevice, open_device_link, refusal, report
@@ -82,10 +84,10 @@ def test_half_messages_of_one_device_hold_few_slots_and_end_in_time(
             for connection in connections:
                 for _ in range(8):
                     connection.call("SubmitReport", bytes(1000), 50_000)
-            until(lambda: link.refused("SubmitReport", "busy") == 80 - READING_PER_DEVICE, 20)
+            until(lambda: link.refused("SubmitReport", "busy") == 80 - PER_DEVICE, 20)
             assert honest.next_task(session).HasField("task")
             assert not honest.submit(session, report(client=1)).known
-            until(lambda: link.refused("SubmitReport", "deadline") == READING_PER_DEVICE, 20)
+            until(lambda: link.refused("SubmitReport", "deadline") == PER_DEVICE, 20)
 
 
 def test_unread_downloads_of_one_device_hold_few_slots_and_no_files(
@@ -100,23 +102,36 @@ def test_unread_downloads_of_one_device_hold_few_slots_and_no_files(
             for connection in connections:
                 for _ in range(8):
                     connection.call("GetBundle", request)
-            until(lambda: link.refused("GetBundle", "busy") == 80 - STREAMS_PER_DEVICE, 20)
+            until(lambda: link.refused("GetBundle", "busy") == 80 - PER_DEVICE, 20)
             assert open_files() - before <= 2 * len(connections) + 1  # both ends of the connections, and one file
             assert honest.file(session, "proxy.npz") == (federation.bundle / "proxy.npz").read_bytes()
-            until(lambda: link.refused("GetBundle", "deadline") == STREAMS_PER_DEVICE, 20)
+            until(lambda: link.refused("GetBundle", "deadline") == PER_DEVICE, 20)
 
 
-def test_all_slots_in_use_are_a_reason_to_wait(
-    federation: ExportedFederation, keys: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(server_module, "READING", 1)
-    with open_device_link(federation, keys) as link:
-        with raw_connections(link.grpc_server.port, 1, device(keys, 0)) as (connection,):
-            connection.call("SubmitReport", b"", 50_000)
-            until(lambda: link.grpc_server._reading._of_device.total() == 1, 10)
-            answer = refusal(lambda: RawDevice(link.address, device(keys, 1)).join(None, None))
+@contextmanager
+def no_free_slot(link: OpenLink) -> Iterator[list[RawConnection]]:
+    """Keep all slots for messages that are not complete. Without certificates, each connection counts as a device."""
+    clients = link.coordinator.info.n_clients
+    with raw_connections(link.grpc_server.port, clients) as connections:
+        for connection in connections:
+            for _ in range(PER_DEVICE):
+                connection.call("SubmitReport", b"", 50_000)
+        until(lambda: open_calls(link) == PER_DEVICE * clients, 10)
+        yield connections
+
+
+def test_all_slots_in_use_are_a_reason_to_wait(federation: ExportedFederation, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server_module, "IN_ALL", 1)
+    waited: list[str] = []
+    with open_device_link(federation) as link, connect(link.address, None, False) as channel:
+        with no_free_slot(link) as connections:
+            answer = refusal(lambda: RawDevice(link.address).join(0, None))
             assert answer[:2] == (Code.UNAVAILABLE, "busy")
-        until(lambda: joins(RawDevice(link.address, device(keys, 1))), 10)  # the connection was closed
+            threading.Timer(0.5, connections[0].socket.close).start()
+            honest = GrpcLink(channel, 1, waited.append)
+            honest.join(link.terms)
+        assert honest.client == 1
+    assert "such calls that are not finished: try again later" in waited[0]
 
 
 def test_a_call_that_ends_without_its_message_is_refused(federation: ExportedFederation) -> None:
@@ -211,22 +226,3 @@ def test_a_device_outlives_the_largest_age_of_a_connection(
                 time.sleep(0.5)
             assert unread.closed(10)
         until(lambda: open_calls(link) == 0, 10)
-
-
-def test_a_device_waits_while_all_slots_are_in_use(
-    federation: ExportedFederation, keys: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(server_module, "READING", 1)
-    waited: list[str] = []
-    with (
-        open_device_link(federation, keys) as link,
-        connect(link.address, device(keys, 1), False) as channel,
-        raw_connections(link.grpc_server.port, 1, device(keys, 0)) as (connection,),
-    ):
-        connection.call("SubmitReport", b"", 50_000)
-        until(lambda: open_calls(link) == 1, 10)
-        threading.Timer(0.5, connection.socket.close).start()
-        honest = GrpcLink(channel, None, waited.append)
-        honest.join(link.terms)
-        assert honest.client == 1
-    assert "devices have 1 such calls that are not finished" in waited[0]
