@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from edgefd.core.errors import UserError, hint
+from edgefd.core.yaml_files import read_yaml
 
 _TYPES = {
     int: (int, "a whole number"),
@@ -79,12 +78,7 @@ def _python(name: str) -> str:
 
 def read_options(options: Mapping[str, tuple[type, str]], file: Path) -> dict[str, Any]:
     """Read options from a YAML file. Its paths are relative to the working directory, as on the command line."""
-    try:
-        raw = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
-    except OSError as error:
-        raise UserError(f"cannot read {file}: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{file} is not valid YAML: {' '.join(str(error).split())}") from error
+    raw = read_yaml(file) or {}
     if not isinstance(raw, dict):
         raise UserError(f"{file} must hold options such as bundle: DIR")
     return {key: _value(key, value, options, file) for key, value in raw.items()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_type_hints
 
-import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from edgefd.config.consistency import check_consistency
@@ -26,6 +26,7 @@ from edgefd.config.schema import (
     variants,
 )
 from edgefd.core.errors import UserError, hint
+from edgefd.core.yaml_files import read_yaml
 from edgefd.methods import get_method
 
 Source = str | os.PathLike[str] | Mapping[str, Any] | Config
@@ -61,23 +62,11 @@ def read_sections(source: Source) -> dict[str, Any]:
     """
     if isinstance(source, Config | Mapping):
         return dict(plain(source.to_dict() if isinstance(source, Config) else source))
-    return read_yaml(Path(source))
+    return _read_sections(Path(source))
 
 
-def read_yaml(path: Path) -> dict[str, Any]:
-    """Return the sections of a YAML file.
-
-    Raises:
-        UserError: if the file cannot be read or does not hold sections.
-    """
-    try:
-        text = (path if path.exists() else PACKAGED.get(path, path)).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot read config {path}: {getattr(error, 'strerror', None) or error}") from error
-    try:
-        raw = yaml.safe_load(text) or {}
-    except yaml.YAMLError as error:
-        raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
+def _read_sections(path: Path) -> dict[str, Any]:
+    raw = read_yaml(path if os.path.exists(path) else PACKAGED.get(path, path)) or {}
     if not isinstance(raw, dict):
         raise UserError(f"{path} must hold sections such as data: and method:, not a {type(raw).__name__}")
     return raw
@@ -194,7 +183,7 @@ def _parse(section: str, kind: Any, values: Mapping[str, Any]) -> Any:
     """Return one section as an instance of its dataclass."""
     _check_keys(section, values, _names(kind))
     try:
-        parsed = TypeAdapter(kind).validate_python(dict(values))
+        parsed = TypeAdapter(kind).validate_json(json.dumps(values), strict=True)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join([section, *(str(part) for part in first["loc"])])

@@ -6,11 +6,10 @@ import itertools
 from datetime import datetime
 from pathlib import Path
 
-import yaml
-
 from edgefd.config.schema import Config
 from edgefd.core.errors import UserError
 from edgefd.core.files import writing
+from edgefd.core.yaml_files import dump_yaml
 
 
 def run_folder(config: Config, out: Path | None, or_empty: bool = False) -> Path:
@@ -44,7 +43,7 @@ def _new_folder(config: Config) -> Path:
 
 def write_config(folder: Path, config: Config) -> None:
     """Write config.yaml: the resolved config with every default."""
-    text = yaml.safe_dump(config.to_dict(), sort_keys=False, allow_unicode=True)
+    text = dump_yaml(config.to_dict())
     if config.objects:
         text = f"# This file alone cannot repeat the run: env.json describes {', '.join(config.objects)}.\n{text}"
     with writing(folder / "config.yaml") as path:

@@ -17,11 +17,10 @@ import time
 from collections.abc import Generator, Iterator
 from pathlib import Path
 
-import yaml
-
 from edgefd.config.schema import Config
 from edgefd.core.errors import RunError, UserError, require
 from edgefd.core.processes import FLOWER_QUIET, end, family_of, last_line, reported
+from edgefd.core.yaml_files import dump_yaml
 from edgefd.runs.round_metrics import RoundMetrics
 
 _QUIET = FLOWER_QUIET | {"RAY_USAGE_STATS_ENABLED": "0"}
@@ -48,7 +47,7 @@ def simulate_ray(config: Config, n_clients: int) -> Generator[RoundMetrics]:
     """
     work = Path(tempfile.mkdtemp(prefix="edgefd-"))  # a short path, because Ray creates sockets in it
     try:
-        (work / "config.yaml").write_text(yaml.safe_dump(config.to_dict(), sort_keys=False), encoding="utf-8")
+        (work / "config.yaml").write_text(dump_yaml(config.to_dict()), encoding="utf-8")
         with (work / "log").open("wb") as log:
             process = subprocess.Popen(
                 [sys.executable, "-m", "edgefd_server.flower.ray_run", str(work), str(n_clients)],

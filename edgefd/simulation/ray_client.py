@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-import yaml
 from flwr.app import Array, ArrayRecord, Context
 
 from edgefd.config.load import parse_config
 from edgefd.config.schema import Config, Model
 from edgefd.core.errors import UserError
+from edgefd.core.yaml_files import parse_yaml
 from edgefd.federation.clients import Federation
 from edgefd.federation.context import ClientContext, client_context
 from edgefd.runs.learners import make_learner, model_sessions
@@ -57,7 +57,7 @@ def simulated_round(body: Mapping[str, Any], context: Context) -> dict[str, int 
 def _federation(text: str) -> tuple[Config, Federation, Callable[[Model], Sessions]]:
     """Build the federation, once in each process; it is the same in all, because the seed keys all randomness."""
     torch.set_num_threads(1)  # like the in-process engine: more threads change bits
-    config = parse_config(yaml.safe_load(text))
+    config = parse_config(parse_yaml(text))
     federation = prepare(config).federation
     return config, federation, model_sessions(config, federation)
 

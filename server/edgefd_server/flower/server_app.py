@@ -11,12 +11,12 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-import yaml
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
 from edgefd.config.load import load_config
 from edgefd.config.schema import Config
+from edgefd.core.yaml_files import dump_yaml
 from edgefd.federation.clients import Federation
 from edgefd.federation.terms import FederationInfo
 from edgefd.rounds.participation import check_supported_over_flower
@@ -73,7 +73,7 @@ def over_grid(grid: Grid, config: Config, federation: Federation, log: Path | No
     """
     check_supported_over_flower(config.coordinator)
     check_unrecorded(config, "over Flower")
-    text = yaml.safe_dump(config.to_dict(), sort_keys=False)
+    text = dump_yaml(config.to_dict())
     info = FederationInfo(secrets.token_hex(6), len(federation.clients), terms_of(config, federation))
 
     with ExitStack() as stack:
