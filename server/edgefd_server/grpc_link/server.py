@@ -235,7 +235,8 @@ class GrpcServer:
             async with _deadline(READ_SECONDS, "the message has not come within"):
                 message = await context.read()
         if not isinstance(message, bytes):
-            raise Refusal(Code.INVALID_ARGUMENT, "malformed", "the call ended before its message was complete")
+            line = "the call ended before its message was complete: the device gave up, or the message is far too long"
+            raise Refusal(Code.INVALID_ARGUMENT, "cut", line)
         self._metrics.bytes.labels("up").inc(len(message))
         return message
 
