@@ -164,3 +164,14 @@ def test_idle_connections_to_a_page_are_limited_in_number_and_time(monkeypatch: 
         assert b" 200 " in reply(server, "GET /metrics HTTP/1.1\r\nHost: localhost")
         for connection in flood:
             connection.close()
+
+
+def test_a_page_survives_that_all_file_descriptors_are_in_use() -> None:
+    with metrics_server() as server, socket.socket() as caller:
+        before = SHORTAGES.count
+        with no_free_descriptors():
+            caller.connect(("127.0.0.1", server.port))
+            until(lambda: SHORTAGES.count > before, 20)
+        caller.settimeout(20)
+        caller.sendall(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert b" 200 " in caller.recv(100)
