@@ -31,8 +31,8 @@ from flwr.superlink.cli import flower_superlink
 from starlette.middleware import Middleware
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from edgefd.core.addresses import is_loopback
 from edgefd.core.descriptors import file_limit, raise_file_limit
-from edgefd.wire.device_link import is_loopback
 from edgefd_server.flower.superlink import TOKEN_HEADER, TOKEN_VARIABLE
 
 SUPERNODE_PATHS = "/v1/fleet/"
@@ -139,7 +139,7 @@ def is_local(scope: Scope) -> bool:
     if not client or not server:
         return False
     host = str(client[0]).removeprefix("::ffff:")
-    return is_loopback(f"{host}:0") or host == str(server[0]).removeprefix("::ffff:")
+    return is_loopback(host) or host == str(server[0]).removeprefix("::ffff:")
 
 
 def end_with_stdin() -> None:

@@ -16,8 +16,8 @@ from contextlib import contextmanager, suppress
 from http import HTTPStatus
 from importlib.resources import files
 
+from edgefd.core.addresses import Address, parse_address
 from edgefd.core.errors import UserError
-from edgefd.wire.device_link import is_loopback
 from edgefd.wire.exchange_folder import COMPLETE
 from edgefd_server.monitoring.http_server import HttpServer, ShortReply, send
 from edgefd_server.monitoring.status import StatusBoard
@@ -106,19 +106,13 @@ class StatusServer(HttpServer):
         return self._body
 
 
-def address(where: str) -> tuple[str, int]:
-    """Parse [HOST:]PORT into host and port.
-
-    >>> address("8080"), address("0.0.0.0:80"), address("[::1]:0")
-    (('127.0.0.1', 8080), ('0.0.0.0', 80), ('::1', 0))
+def parse_status_address(where: str) -> Address:
+    """Read [HOST:]PORT.
 
     Raises:
         UserError: if the text has another form.
     """
-    host, _, port = where.rpartition(":")
-    if not port.isdecimal() or int(port) > 65535 or where.startswith(":"):
-        raise UserError(f"--status is [HOST:]PORT, such as 8080 or 0.0.0.0:8080, not {where!r}")
-    return host.strip("[]") or "127.0.0.1", int(port)
+    return parse_address(where, "--status", default_host="127.0.0.1")
 
 
 @contextmanager
@@ -135,15 +129,15 @@ def status_server(board: StatusBoard, where: str | None) -> Iterator[None]:
     if where is None:
         yield
         return
-    host, port = address(where)
-    token = None if is_loopback(f"{host}:{port}") else secrets.token_urlsafe(32)
+    address = parse_status_address(where)
+    token = None if address.is_loopback else secrets.token_urlsafe(32)
     server = StatusServer(board, token)
     try:
-        server.start(host, port)
+        server.start(address.host, address.port)
     except OSError as error:
         raise UserError(f"cannot serve the status page at {where}: {error.strerror}") from error
-    name = socket.gethostname() if host in ("0.0.0.0", "::") else f"[{host}]" if ":" in host else host
-    print(f"status page: http://{name}:{server.port}/" + (f"?token={token}" if token else ""), flush=True)
+    name = socket.gethostname() if address.host in ("0.0.0.0", "::") else address.host
+    print(f"status page: http://{Address(name, server.port)}/" + (f"?token={token}" if token else ""), flush=True)
     try:
         yield
     except BaseException as error:
