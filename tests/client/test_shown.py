@@ -1,6 +1,7 @@
 """A device shows the words of a coordinator, and names of files, without characters that a terminal could obey."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from edgefd_client.cli import main
@@ -14,6 +15,7 @@ from tests.support.device_links import open_device_link
 from tests.support.federations import ExportedFederation, ignore_line
 
 HOSTILE = "\x1b]0;title\x07\x1b[2J\r\u202edisk full"
+NOTHING: Any = None  # no task comes
 ESCAPED = r"\x1b]0;title\x07\x1b[2J \u202edisk full"
 
 
@@ -23,7 +25,7 @@ def test_the_reason_for_the_end_of_a_run_over_grpc(federation: ExportedFederatio
         device.join(link.terms)
         link.coordinator.end(HOSTILE)
         with pytest.raises(RunError) as stop:
-            device.next_task(-1)
+            device.next_task(-1, NOTHING)
     assert str(stop.value) == f"the coordinator stopped: {ESCAPED}"
 
 
@@ -47,7 +49,7 @@ def test_the_texts_in_an_exchange_folder(federation: ExportedFederation, tmp_pat
         path = tmp_path / DONE if name == "done" else report_file(tmp_path, 0, 0).with_suffix(".refused")
         put(path, HOSTILE.encode())
         with pytest.raises(RunError) as stop:
-            device.next_task(0)
+            device.next_task(0, NOTHING)
     assert str(stop.value).endswith(ESCAPED)
 
 

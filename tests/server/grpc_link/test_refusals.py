@@ -167,7 +167,7 @@ def test_words_of_a_device_are_short_and_escaped_in_the_log(federation: Exported
     with open_device_link(federation) as link:
         device = RawDevice(link.address)
         session = device.join(0, link.terms).session
-        answer = refusal(lambda: device.submit(session, b"", run="\x1b[2J\x07" + "x" * 50_000))
+        answer = refusal(lambda: device.submit(session, b"", run="\x1b[2J\x07" + "x" * 5_000))
         lines = [event["line"] for event in link.lines if event["event"] == "refused"]
         assert answer[2] == lines[0]
         assert len(lines[0]) <= 500

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 from edgefd_server import certs
-from edgefd_server.coordinator.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from edgefd_server.coordinator.checkpoint import CHECKPOINT, Checkpoint, save_checkpoint
 from edgefd_server.monitoring import http_server
 from edgefd_server.monitoring.prometheus import LinkMetrics, MetricsServer
 
@@ -105,9 +105,7 @@ def test_work_waits_for_a_file_descriptor_and_the_shortage_is_counted(tmp_path: 
         save_checkpoint(tmp_path, Checkpoint("run", "config", "out"))
         append_json_line(tmp_path / "metrics.jsonl", {"round": 0})
         other.join()
-    saved = load_checkpoint(tmp_path)
-    assert saved is not None
-    assert saved.run == "run"
+    assert (tmp_path / CHECKPOINT).exists()
     assert (tmp_path / "metrics.jsonl").read_text() == '{"round": 0}\n'
     assert LinkMetrics().registry.get_sample_value("edgefd_file_shortages") == SHORTAGES.count > before
 
