@@ -15,12 +15,13 @@ import numpy as np
 
 from edgefd.core.errors import RunError, UserError, require
 from edgefd.core.log import configure_logging
+from edgefd.core.terminal import escape_unknown_characters
 from edgefd.federation.clients import ClientData
 from edgefd.wire.bundle_reader import Bundle, read_bundle
 from edgefd.wire.exchange_folder import FEDERATION
 from edgefd_client.contribution import load_contribution
 from edgefd_client.doctor import machine, require_64_bit, selftest
-from edgefd_client.options import DeviceOptions, settings
+from edgefd_client.options import DeviceOptions, settings, with_user_paths
 from edgefd_client.sources import Samples, client_data, model_input, read_samples, source_of
 from edgefd_client.state import exclusive_lock, load_state
 
@@ -110,28 +111,35 @@ def _run_over_folder(options: RunOptions, exchange: Path) -> None:
 
 def _run_over_grpc(options: RunOptions) -> None:
     require("client", "grpc")
+    from edgefd.rounds.validation import expected_task
     from edgefd_client.agent import method_of, run_agent
+    from edgefd_client.grpc_link import GIVE_UP, GrpcLink, connect
+
+    assert options.server is not None
+    bundle = _fetched_bundle(options) if options.bundle is None else read_bundle(options.bundle)
+    method, manifest = method_of(bundle)[0], bundle.manifest
+    samples = _samples(options, bundle)  # data in other units are refused before the device joins
+    largest = expected_task(method, manifest.terms, len(bundle.proxy), manifest.n_clients).largest
+    with connect(options.server, options.certs, bool(options.insecure), largest) as channel:
+        link = GrpcLink(channel, options.client, _LOG.warning, options.give_up or GIVE_UP)
+        link.join(manifest.terms)
+        if bundle.digest != link.manifest_sha256:
+            raise UserError("the bundle differs from the coordinator's: leave --bundle out to fetch it")
+        private = _private_data(options, bundle, link.client, samples)
+        run_agent(link, bundle, private, options.state, _print_line)
+
+
+def _fetched_bundle(options: RunOptions) -> Bundle:
+    """Download the bundle, over a connection of its own: the size of a task is known only afterwards."""
     from edgefd_client.bundle_download import fetch_bundle
     from edgefd_client.grpc_link import GIVE_UP, GrpcLink, connect
 
     assert options.server is not None
-    bundle = samples = None
-    if options.bundle is not None:
-        bundle = read_bundle(options.bundle)
-        samples = _samples(options, bundle)  # data in other units are refused before the device joins
     with connect(options.server, options.certs, bool(options.insecure)) as channel:
         link = GrpcLink(channel, options.client, _LOG.warning, options.give_up or GIVE_UP)
-        link.join(None if bundle is None else bundle.manifest.terms)
-        if bundle is None:
-            with exclusive_lock(options.state):
-                bundle = read_bundle(fetch_bundle(link, options.state))
-        if bundle.digest != link.manifest_sha256:
-            raise UserError("the bundle differs from the coordinator's: leave --bundle out to fetch it")
-        method_of(bundle)
-        private = _private_data(options, bundle, link.client, samples or _samples(options, bundle))
-        if options.bundle is None:
-            link.join(bundle.manifest.terms)
-        run_agent(link, bundle, private, options.state, _print_line)
+        link.join(None)
+        with exclusive_lock(options.state):
+            return read_bundle(fetch_bundle(link, options.state))
 
 
 def _samples(options: RunOptions, bundle: Bundle) -> Samples:
@@ -163,8 +171,10 @@ def doctor(bundle: Path | None, state: Path) -> None:
 def main(arguments: list[str] | None = None) -> None:
     """Run the command. Bad input ends it with exit code 2, a failure with 1; both print one line on stderr."""
     args = make_parser().parse_args(arguments)
+    escape_unknown_characters()
     try:
         configure_logging()
+        args = with_user_paths(args)
         require_64_bit()
         require("client", "onnxruntime")
         if args.command == "infer":

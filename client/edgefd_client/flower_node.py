@@ -13,6 +13,7 @@ from typing import Any
 from edgefd_proto import edgefd_pb2 as pb
 
 from edgefd.core.errors import UserError
+from edgefd.core.paths import user_path
 from edgefd.federation.clients import ClientData
 from edgefd.wire import messages as wire
 from edgefd.wire.bundle_reader import Bundle, read_bundle
@@ -44,14 +45,14 @@ def node_round(body: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str
     client = client_number(body.get("client"), settings.get("client"))
     if "asked" in body and client not in body["asked"]:
         return {"client": client}
-    bundle_path, data, state = (Path(str(settings[name])) for name in SETTINGS)
+    bundle_path, data, state = (user_path(str(settings[name])) for name in SETTINGS)
     bundle = read_bundle(bundle_path)
     with reading():
         terms = read_terms(wire.parsed(pb.Terms(), body["terms"]))
     check_terms(terms, bundle.manifest.terms, "export it from the config that the coordinator runs")
     private = _private_data(bundle, data, client, state)
-    task = read_task(body["plan"], body.get("teacher"))
-    report = one_round(Membership(str(body["run"]), terms), task, bundle, private, state, partial(print, flush=True))
+    read, log = partial(read_task, body["plan"], body.get("teacher")), partial(print, flush=True)
+    report = one_round(Membership(str(body["run"]), terms), read, bundle, private, state, log)
     return {"client": client, "report": report}
 
 

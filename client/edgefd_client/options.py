@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from edgefd.core.errors import UserError, hint
+from edgefd.core.paths import user_path
 from edgefd.core.yaml_files import read_yaml
 
 _TYPES = {
@@ -54,6 +55,15 @@ class DeviceOptions:
             raise UserError(f"--give-up must be at least 1 second, not {self.give_up}")
 
 
+def with_user_paths(args: argparse.Namespace) -> argparse.Namespace:
+    """Return arguments in whose paths `~` stands for the home folder.
+
+    Raises:
+        UserError: if that home folder is not known.
+    """
+    return argparse.Namespace(**{k: user_path(v) if isinstance(v, Path) else v for k, v in vars(args).items()})
+
+
 def settings(
     options: Mapping[str, tuple[type, str]], args: argparse.Namespace, file: Path | None, optional: Collection[str] = ()
 ) -> dict[str, Any]:
@@ -91,4 +101,4 @@ def _value(key: object, value: object, options: Mapping[str, tuple[type, str]], 
     yaml_type, description = _TYPES[kind]
     if type(value) is not yaml_type:
         raise UserError(f"{file}: {key} must be {description}, not {value!r}")
-    return kind(value)
+    return user_path(value) if kind is Path else value

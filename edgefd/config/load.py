@@ -6,8 +6,8 @@ import dataclasses
 import json
 import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -20,12 +20,14 @@ from edgefd.config.schema import (
     OBJECT,
     SECTIONS,
     Config,
+    FromFile,
     Model,
     Own,
     variant_key,
     variants,
 )
 from edgefd.core.errors import UserError, hint
+from edgefd.core.paths import user_path
 from edgefd.core.yaml_files import read_yaml
 from edgefd.methods import get_method
 
@@ -62,7 +64,7 @@ def read_sections(source: Source) -> dict[str, Any]:
     """
     if isinstance(source, Config | Mapping):
         return dict(plain(source.to_dict() if isinstance(source, Config) else source))
-    return _read_sections(Path(source))
+    return _read_sections(user_path(source))
 
 
 def _read_sections(path: Path) -> dict[str, Any]:
@@ -90,7 +92,21 @@ def parse_config(raw: Mapping[str, Any], objects: Mapping[str, Any] | None = Non
         objects={name: objects[name] for name in objects if name in used},
     )
     check_consistency(config)
-    return config
+    return with_paths(config, lambda path: str(user_path(path)) if path.startswith("~") or "\0" in path else path)
+
+
+def with_paths(config: Config, change: Callable[[str], str]) -> Config:
+    """Return the config with every path of a file changed."""
+    name, extractor, path, partition = config.data.name, config.data.extractor, config.proxy.path, config.partition
+    if name.endswith(".npz"):
+        name = change(name)
+    if extractor is not None and extractor.endswith(".onnx"):
+        extractor = change(extractor)
+    if isinstance(partition, FromFile):
+        partition = replace(partition, path=change(partition.path))
+    data = replace(config.data, name=name, extractor=extractor)
+    proxy = replace(config.proxy, path=path and change(path))
+    return replace(config, data=data, proxy=proxy, partition=partition)
 
 
 def _parse_section(section: str, raw: Mapping[str, Any]) -> Any:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
@@ -19,6 +20,7 @@ import numpy.typing as npt
 from edgefd.core.arrays import Int64
 from edgefd.core.errors import UserError, hint
 from edgefd.core.files import replacing
+from edgefd.core.paths import user_path
 from edgefd.data import formats
 from edgefd.data.images import read_images
 from edgefd.data.npz import channels_first, finite_samples, read_npz, whole_labels
@@ -91,9 +93,16 @@ def find_dataset(name: str, root: Path | None = None) -> str | None:
 
 
 def cache_folder(name: str) -> Path:
-    """Return the cache folder of a data set."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "edgefd" / name
+    """Return the cache folder of a data set.
+
+    Raises:
+        UserError: if neither XDG_CACHE_HOME nor a home folder says where caches are.
+    """
+    try:
+        base = user_path(os.environ.get("XDG_CACHE_HOME") or "~/.cache")
+    except UserError:
+        raise UserError("this user has no home folder for caches: set XDG_CACHE_HOME to a folder") from None
+    return base / "edgefd" / name
 
 
 def write_cache(path: Path, write: Callable[[BinaryIO], object]) -> None:
@@ -120,9 +129,11 @@ def _find(name: str, root: Path | None) -> tuple[Path, Read] | None:
         return Path(str(resources.files("edgefd.data") / "mnist_mini.npz")), _user_npz
     if name == "digits":
         return Path("scikit-learn"), _digits
-    first = root or (Path(os.environ["EDGEFD_DATA"]) if os.environ.get("EDGEFD_DATA") else None)
+    first = root or (user_path(os.environ["EDGEFD_DATA"]) if os.environ.get("EDGEFD_DATA") else None)
     folders = [first / name, first] if first else []  # MNIST and Fashion-MNIST have the same file names
-    for folder in [*folders, cache_folder(name)]:
+    with suppress(UserError):  # without a folder for caches, nothing is in it
+        folders.append(cache_folder(name))
+    for folder in folders:
         for file, read in _FILES[name]:
             if (folder / file).exists():
                 return folder / file, read

@@ -76,7 +76,7 @@ def check_fits(config: Config, dataset: Dataset) -> None:
     shape = dataset.x_train.shape[1:]
     config.train.check_shift(shape)
     for model in config.model:
-        check_model(config.factory(model), shape, dataset.n_classes)
+        check_model(config.factory(model), shape, dataset.n_classes, config.train.optimizer)
         if (model.learner or config.run.learner) == "onnx":
             require("export", "onnx", "onnxruntime")
         if isinstance(config.defence, DpSgd):

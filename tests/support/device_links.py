@@ -32,7 +32,6 @@ from edgefd.federation.plan import RoundPlan
 from edgefd.federation.report import Report
 from edgefd.federation.terms import FederationInfo, FederationTerms
 from edgefd.rounds.participation import FULL_PARTICIPATION, ParticipationConfig
-from edgefd.rounds.validation import largest_report
 from edgefd.runs.terms import terms_of
 from edgefd.wire import messages as wire
 from edgefd.wire.bundle_reader import read_bundle
@@ -82,7 +81,7 @@ def sessions_of(
     bundle = bundle_files(federation.bundle, federation.read())
     info = FederationInfo(run, len(federation.data), terms_of(prepared.config, prepared.federation))
     coordinator = RoundCoordinator(info, timeout, log, rules)
-    return DeviceSessions(coordinator, [bundle], largest_report(plan, prepared.federation.n_classes), rate, clock), plan
+    return DeviceSessions(coordinator, [bundle], coordinator.expected(plan).largest, rate, clock), plan
 
 
 @contextmanager
@@ -179,9 +178,15 @@ def uniform_knowledge(n: int = 4, width: int = 10) -> Knowledge:
     return Knowledge(np.arange(n), np.full((n, width), 1 / width, np.float32), np.ones(n, np.float32))
 
 
-def report(client: int = 0, round: int = 0, knowledge: Knowledge | None = None) -> bytes:
+def report(
+    client: int = 0,
+    round: int = 0,
+    knowledge: Knowledge | None = None,
+    codec: str = "float16",
+    metrics: dict[str, float] | None = None,
+) -> bytes:
     """Return a serialised report."""
-    return wire.encode_report(Report(client, round, knowledge or uniform_knowledge()), "float32")
+    return wire.encode_report(Report(client, round, knowledge or uniform_knowledge(), metrics or {}), codec)
 
 
 class CuttableWire:
