@@ -231,6 +231,14 @@ def test_anything_else_is_refused_and_not_left_out(tmp_path: Path, name: str, re
         read_images(tmp_path, SHAPE)
 
 
+def test_a_name_that_holds_control_characters_is_shown_escaped(tmp_path: Path) -> None:
+    place(tmp_path, "a\n\x1b[31m.png").write_bytes(b"text")
+    with pytest.raises(UserError) as error:
+        read_images(tmp_path, SHAPE)
+    assert r"a\n\x1b[31m.png is not an image" in str(error.value)
+    assert str(error.value).isprintable()
+
+
 def test_links_are_followed_but_links_to_nothing_and_pipes_are_refused(tmp_path: Path) -> None:
     Image.fromarray(GREY).save(place(tmp_path / "elsewhere"))
     folder = tmp_path / "data"
