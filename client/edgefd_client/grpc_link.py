@@ -21,13 +21,14 @@ from edgefd.core.addresses import parse_address
 from edgefd.core.errors import RunError, UserError
 from edgefd.core.proxies import GRPC_VARIABLES, proxy_of, without_password
 from edgefd.federation.terms import FederationTerms
+from edgefd.rounds.validation import ExpectedTask
 from edgefd.wire.device_link import HOLD, PROTOCOL, REASON, identity_message, read_terms
 from edgefd_client.link import Membership, Task, check_terms, read_task, reading
 
 _LOG = logging.getLogger(__name__)
 
-MAX_MESSAGE = 256 * 2**20
-"""largest message in bytes that a device receives"""
+MAX_MESSAGE = 2**20
+"""largest message in bytes that a device receives, except for tasks"""
 SHORT_TIMEOUT, LONG_TIMEOUT = 20.0, 120.0
 """seconds that a call with little data and a call with much data may take"""
 FIRST_PAUSE, MAX_PAUSE = 0.2, 15.0
@@ -48,11 +49,17 @@ _TEMPORARY_REASONS = {"rate", "allow-list", "early"}
 Result = TypeVar("Result")
 
 
-def connect(address: str, certs: Path | None, insecure: bool) -> grpc.Channel:
+def connect(address: str, certs: Path | None, insecure: bool, largest_task: int = 0) -> grpc.Channel:
     """Open a channel to HOST:PORT, with a warning if it is without TLS. Nothing is sent yet.
 
     A line names the proxy of the environment that the channel uses. A channel to this machine uses none.
-    `certs` and `insecure` are those of `edgefd_client.options.DeviceOptions`.
+
+    Args:
+        address: of the coordinator.
+        certs: see `edgefd_client.options.DeviceOptions`.
+        insecure: see there too.
+        largest_task: size in bytes that no honest task exceeds; 0 if no task is received. gRPC ends a call with a
+            larger reply.
 
     Raises:
         UserError: if the address has another form, certificates are missing, a connection to another machine without
@@ -60,7 +67,7 @@ def connect(address: str, certs: Path | None, insecure: bool) -> grpc.Channel:
     """
     server = parse_address(address, "--server", least_port=1)
     options: list[tuple[str, int | str]] = [
-        ("grpc.max_receive_message_length", MAX_MESSAGE),
+        ("grpc.max_receive_message_length", MAX_MESSAGE + largest_task),
         ("grpc.keepalive_time_ms", 20_000),
         ("grpc.keepalive_timeout_ms", 10_000),
         ("grpc.initial_reconnect_backoff_ms", 200),
@@ -151,7 +158,7 @@ class GrpcLink:
         self._terms = terms
         self.retry(self._join)
 
-    def next_task(self, after: int) -> Task | None:
+    def next_task(self, after: int, expected: ExpectedTask) -> Task | None:
         """Wait for the next round, see `edgefd_client.link.Link`. Repeat the last report to a restarted server."""
 
         def call() -> pb.TaskReply:
@@ -166,7 +173,7 @@ class GrpcLink:
             match reply.WhichOneof("what"):
                 case "task":
                     teacher = reply.task.teacher if reply.task.HasField("teacher") else None
-                    task = read_task(reply.task.plan, teacher)
+                    task = read_task(reply.task.plan, teacher, expected)
                     if task.plan.round <= after:
                         raise RunError(f"the coordinator sent round {task.plan.round} after round {after}")
                     return task

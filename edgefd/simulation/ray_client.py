@@ -22,7 +22,7 @@ from edgefd.federation.context import ClientContext, client_context
 from edgefd.runs.learners import make_learner, model_sessions
 from edgefd.runs.prepare import prepare
 from edgefd.runs.terms import terms_of
-from edgefd.simulation.engine import client_acceptance, client_report
+from edgefd.simulation.engine import client_acceptance, client_report, expected_teacher_of
 from edgefd.wire import messages as wire
 
 if TYPE_CHECKING:
@@ -46,8 +46,10 @@ def simulated_round(body: Mapping[str, Any], context: Context) -> dict[str, int 
         raise UserError("a simulated client needs the config: submit the app with `config`, see docs/guides/flower.md")
     config, federation, sessions = _federation(str(body["config"]))
     state = _restore(config, federation, sessions, client, context)
-    teacher = wire.decode(body["teacher"]) if "teacher" in body else None
-    report = client_report(config, federation, state, wire.decode_plan(body["plan"]), teacher)
+    expected = expected_teacher_of(config, federation)
+    teacher = wire.decode(body["teacher"], expected) if "teacher" in body else None
+    plan = wire.decode_plan(body["plan"], len(federation.proxy))
+    report = client_report(config, federation, state, plan, teacher)
     context.state["learner"] = _record(state.learner.state())
     context.state["claims"] = _record({"claims": state.acceptance})
     return {"client": client, "report": wire.encode_report(report, config.codec.name)}

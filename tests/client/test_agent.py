@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from edgefd_client.agent import method_of, run_agent
-from edgefd_client.link import Membership, Task
+from edgefd_client.link import Membership, Task, read_task
 from edgefd_client.state import exclusive_lock, load_state
 
 from edgefd.core.errors import RunError, UserError
@@ -19,9 +19,11 @@ from edgefd.core.knowledge import Knowledge
 from edgefd.defences.apply import defence_of
 from edgefd.methods import get_method
 from edgefd.rounds.loop import run_rounds
+from edgefd.rounds.validation import ExpectedTask
 from edgefd.runs.execute import make_server
 from edgefd.runs.terms import terms_of
 from edgefd.simulation.engine import open_transport
+from edgefd.wire import messages as wire
 from edgefd.wire.bundle_reader import Bundle
 from tests.support.federations import (
     ExportedFederation,
@@ -44,8 +46,13 @@ class ScriptedLink:
     interrupt: bool = False
     """interrupt the device when it submits a report"""
 
-    def next_task(self, after: int) -> Task | None:
-        return next((t for t in self.tasks if t.plan.round > after), None)
+    def next_task(self, after: int, expected: ExpectedTask) -> Task | None:
+        task = next((t for t in self.tasks if t.plan.round > after), None)
+        if task is None:
+            return None
+        codec = self.membership.terms.codec
+        teacher = None if task.teacher is None else wire.encode(task.teacher, codec)
+        return read_task(wire.encode_plan(task.plan), teacher, expected)
 
     def submit(self, report: bytes, round: int) -> None:
         if self.interrupt:
@@ -161,12 +168,14 @@ def test_acceptance_weights_are_computed_once_and_again_for_other_data(
     [
         (lambda f: Task(round_plan(f, ids=np.array([0, 10**6])), None), {}, "proxy row 1000000"),
         (lambda f: Task(round_plan(f, 1), teacher_of(f, width=9)), {}, "9 values per row"),
-        (lambda f: Task(round_plan(f, 1), Knowledge(np.array([10**6]), *_one_row())), {}, "proxy row 1000000"),
+        (lambda f: Task(round_plan(f, 1), Knowledge(np.array([10**6]), *_one_row())), {}, "row 1000000"),
+        (lambda f: Task(round_plan(f, 1), _scaled(teacher_of(f), 600_000)), {}, "soft labels are from 0 to 1"),
+        (lambda f: Task(round_plan(f, 1), _scaled(teacher_of(f), 0)), {}, "a row sums to 0"),
         (lambda f: Task(round_plan(f, 1), None), {}, "every round but the first"),
         (lambda f: Task(round_plan(f), teacher_of(f)), {}, "and the first must have none"),
         (lambda f: Task(round_plan(f), None), {"lr": 1e30}, "not finite"),
     ],
-    ids=["ids", "width", "teacher_ids", "no_teacher", "early_teacher", "lr"],
+    ids=["ids", "width", "teacher_ids", "60000", "zeros", "no_teacher", "early_teacher", "lr"],
 )
 def test_a_task_that_cannot_be_run_leaves_the_state_unchanged(
     federation: ExportedFederation,
@@ -182,6 +191,10 @@ def test_a_task_that_cannot_be_run_leaves_the_state_unchanged(
         run_device(federation, link, tmp_path)
     assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == files
     assert not link.submitted
+
+
+def _scaled(teacher: Knowledge, factor: float) -> Knowledge:
+    return dataclasses.replace(teacher, values=teacher.values * np.float32(factor))
 
 
 def _one_row() -> tuple[np.ndarray, np.ndarray]:

@@ -23,6 +23,7 @@ from edgefd.core.yaml_files import dump_yaml
 from edgefd.federation.clients import Federation
 from edgefd.federation.terms import FederationInfo
 from edgefd.rounds.participation import check_supported_over_flower
+from edgefd.runs.evaluate import evaluation_ranges
 from edgefd.runs.execute import execute_run, simulate_rounds
 from edgefd.runs.folder import run_folder
 from edgefd.runs.prepare import prepare
@@ -82,7 +83,8 @@ def over_grid(grid: Grid, config: Config, federation: Federation, log: Path | No
         if log is not None:
             append_json_line(log, {"event": event, **fields})
 
-    coordinator = RoundCoordinator(info, TIMEOUT, write_event, config.coordinator)
+    measured = evaluation_ranges(federation.n_classes, len(federation.x_test))
+    coordinator = RoundCoordinator(info, TIMEOUT, write_event, config.coordinator, measured=measured)
     with run_driver(GridDriver(coordinator, grid, config=text), poll=0.02):
         yield coordinator
 
