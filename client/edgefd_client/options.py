@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from edgefd.core.addresses import parse_address
 from edgefd.core.errors import UserError, hint
 from edgefd.core.paths import user_path
 from edgefd.core.yaml_files import read_yaml
@@ -40,11 +41,13 @@ class DeviceOptions:
     """seconds without an answer after which the command stops; None = the default"""
 
     def check(self) -> None:
-        """Check the numbers.
+        """Check the numbers and the address.
 
         Raises:
-            UserError: if one is missing or out of range.
+            UserError: if one is missing, out of range or malformed.
         """
+        if self.server is not None:
+            parse_address(self.server, "--server", least_port=1)
         if self.client is not None and self.client < 0:
             raise UserError(
                 f"--client must be 0, 1, ...: the number of this client in the federation, not {self.client}"

@@ -31,6 +31,8 @@ def refused(arguments: list[str], capsys: pytest.CaptureFixture[str], message: s
         ("- a", "must hold options"),
         ("insecure: 1", "true or false"),
         ("data: d\nstate: s", "--client must be given"),
+        ("data: d\nstate: s\nclient: 0\nserver: localhost", "--server must be HOST:PORT"),
+        ("data: d\nstate: s\nclient: 0\nserver: localhost:99999", "--server must be HOST:PORT"),
         ("data: d\nstate: s\nclient: 0", "either --server HOST:PORT or --exchange DIR"),
         ("data: d\nstate: s\nclient: 0\nexchange: e", "--exchange needs --bundle"),
         ("data: d\nstate: s\nclient: 0\nserver: 192.0.2.1:1", "192.0.2.1:1 without TLS: pass --certs DIR"),
