@@ -104,4 +104,4 @@ def _value(key: object, value: object, options: Mapping[str, tuple[type, str]], 
     yaml_type, description = _TYPES[kind]
     if type(value) is not yaml_type:
         raise UserError(f"{file}: {key} must be {description}, not {value!r}")
-    return user_path(value) if kind is Path else value
+    return user_path(str(value)) if kind is Path else value
