@@ -51,6 +51,6 @@ def test_the_command_line_overrides_the_file(
     federation: ExportedFederation, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = tmp_path / "device.yaml"
-    file.write_text(f"bundle: {federation.bundle}\ndata: {tmp_path}/x.txt\nstate: s\nexchange: e\nclient: 0\n")
-    assert refused(["run", "--config", str(file)], capsys, "x.txt must be an .npz")
+    file.write_text(f"bundle: {federation.bundle}\ndata: {tmp_path}/x.pdf\nstate: s\nexchange: e\nclient: 0\n")
+    assert refused(["run", "--config", str(file)], capsys, "x.pdf must be an .npz")
     assert refused(["run", "--config", str(file), "--client", "-1"], capsys, "--client must be 0, 1")
