@@ -52,7 +52,7 @@ def main() -> None:
     except UserError as error:
         errors.print(f"error: {escaped(str(error))}", style="red", markup=False, highlight=False)
         sys.exit(2)
-    except RunError as error:
+    except (RunError, OSError) as error:  # such as a file system that is full or read-only
         errors.print(f"error: {escaped(str(error))}", style="red", markup=False, highlight=False)
         sys.exit(1)
     except (Stopped, KeyboardInterrupt) as stop:

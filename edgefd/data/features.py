@@ -89,7 +89,7 @@ def extract(graph: bytes, x: npt.NDArray[Any], progress: ProgressHook = iter) ->
     Raises:
         UserError: if the graph cannot run, rejects such samples, or does not give one finite row for each sample.
     """
-    import onnxruntime as ort
+    from edgefd.learners.onnx_runtime import ort
 
     options = ort.SessionOptions()
     options.intra_op_num_threads = cores()

@@ -7,15 +7,13 @@ import os
 from collections.abc import Callable, Iterable
 from typing import Any
 
-os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read when onnxruntime is imported
-
 import numpy as np
-import onnxruntime as ort
 
 from edgefd.core.arrays import Float32
 from edgefd.core.errors import RunError, UserError
 from edgefd.learners.batches import Batch
 from edgefd.learners.graphs import Graphs, State
+from edgefd.learners.onnx_runtime import ort
 
 _PREDICT_ROWS = 256
 _ALIGNMENT = 16  # numbers: arrays begin at multiples of 64 bytes
