@@ -48,7 +48,7 @@ def read_graphs(manifest: Manifest, blobs: Mapping[str, bytes]) -> BundleGraphs:
     step, logits = (read_training_graph(blobs[name], name) for name in (STEP, MODEL))
     extractor = read_extractor(blobs[EXTRACTOR], EXTRACTOR) if EXTRACTOR in blobs else None
     _check_step(step, manifest)
-    _check_logits(logits, manifest)
+    _check_logits(logits, step, manifest)
     sizes = (manifest.batch, manifest.n_classes)
     return BundleGraphs(
         step=step,
@@ -91,12 +91,12 @@ def _check_step(graph: OnnxGraph, manifest: Manifest) -> None:
         raise UserError(_unfitting(STEP, "inputs"))
 
 
-def _check_logits(graph: OnnxGraph, manifest: Manifest) -> None:
+def _check_logits(graph: OnnxGraph, step: OnnxGraph, manifest: Manifest) -> None:
     """Check that the logits depend on the samples and the parameters only: no other state of training is an input."""
     inputs = {port.name: port.shape for port in graph.inputs}
-    parameters = {name for name in manifest.state if name.startswith("model/")}
+    parameters = {port.name: port.shape for port in step.inputs if port.name.startswith("model/")}
     x, outputs = inputs.pop("x", ()), {port.name: port.shape for port in graph.outputs}
-    if set(inputs) != parameters or x[1:] != manifest.shape or not isinstance(x[:1] and x[0], str):
+    if inputs != parameters or x[1:] != manifest.shape or not isinstance(x[0], str):
         raise UserError(_unfitting(MODEL, "inputs"))
     if set(outputs) != {"logits"} or outputs["logits"][1:] != (manifest.n_classes,):
         raise UserError(_unfitting(MODEL, "outputs"))

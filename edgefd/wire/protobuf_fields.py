@@ -47,7 +47,7 @@ def read_message(data: memoryview, message: Message) -> dict[str, Any]:
     for number, wire_type, raw in _fields(data):
         if number not in message.fields:
             what = message.refused.get(number, f"field {number}")
-            raise ValueError(f"a {message.name} has {what}, which no graph of edgefd has")
+            raise ValueError(f"its {message.name} has {what}, which no graph of edgefd has")
         known = message.fields[number]
         if known.repeated and known.kind == "int" and wire_type == _LENGTH:  # one field may hold many integers
             values.setdefault(known.name, []).extend(_packed(raw))
@@ -56,7 +56,7 @@ def read_message(data: memoryview, message: Message) -> dict[str, Any]:
         if known.repeated:
             values.setdefault(known.name, []).append(value)
         elif known.name in values:
-            raise ValueError(f"a {message.name} has two fields {known.name}")
+            raise ValueError(f"its {message.name} has two fields {known.name}")
         else:
             values[known.name] = value
     return values
