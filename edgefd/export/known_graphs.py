@@ -27,12 +27,14 @@ from edgefd.learners.graphs import Graphs
 from edgefd.learners.models import FLAT, MODELS, build_model
 from edgefd.wire import known_graphs
 from edgefd.wire.graph_structure import Structure, digest_of, structure_of
-from edgefd.wire.known_graphs import CATALOGUE, FREE, known_model, symbols_of, value_of
+from edgefd.wire.known_graphs import CATALOGUE, FREE, FREE_ROWS, SMALL, known_model, symbols_of
 from edgefd.wire.onnx_reader import OnnxGraph, read_extractor, read_training_graph
 
 OPTIMIZERS = ("sgd", "adam")
 EXAMPLES = 3
-"""exports of each structure from which its formulas are found; a formula has to hold in all of them"""
+"""least number of exports of each structure from which its formulas are found; a formula has to hold in all of them"""
+_SMALL_NUMBER = 8  # of such numbers, a few examples can have the same ratio by chance
+_LARGEST_SHIFT = 16  # of a position from the end of an axis: the kernels of the named models are up to 9 wide
 _CHANNELS = ((1,), (2, 3, 4), (5, 6, 9))  # the exporter treats up to four channels in another way, and one as an axis
 _SIDES = (*range(16, 36), 40, 48, 65, 96)
 _SMALL = 20  # pixels; of smaller images, poolings leave one pixel
@@ -86,41 +88,49 @@ def formulas_of(examples: Sequence[Example]) -> list[str]:
     found: list[str] = []
     for column in zip(*numbers, strict=True):
         formula = _formula(column, symbols)
-        found.append(formula)
-        if formula == FREE:
-            name = f"v{found.count(FREE) - 1}"
+        if formula in (FREE, FREE_ROWS):
+            name = f"v{found.count(FREE) + found.count(FREE_ROWS)}"
             for values, number in zip(symbols, column, strict=True):
-                values[name] = number
+                values[name] = number // values["B"] if formula == FREE_ROWS else number
+        found.append(formula)
     return found
 
 
 def _formula(column: Sequence[int], symbols: Sequence[Mapping[str, int]]) -> str:
-    """Return the simplest formula of a number: constant, then a product of up to four symbols, one with a sum."""
+    """Return the simplest formula of a number.
+
+    It is a constant, else k times a product of up to four symbols, else a symbol or twice a symbol plus a small
+    integer. Of several, that with the fewest symbols and the smallest numbers is chosen.
+    """
     if len(set(column)) == 1:
         return str(column[0])
+    if max(column) <= _SMALL_NUMBER:
+        return SMALL
     for count in (1, 2, 3, 4):
-        for names in itertools.combinations_with_replacement(symbols[0], count):
-            products = [prod(values[name] for name in names) for values in symbols]
-            for offset in (False, True) if count == 1 else (False,):
-                if (formula := _fitted(column, products, names, offset)) is not None:
-                    return formula
-    return FREE
+        fitting = [
+            fit
+            for names in itertools.combinations_with_replacement(symbols[0], count)
+            for fit in _fits(column, [prod(values[name] for name in names) for values in symbols], names)
+        ]
+        if fitting:
+            return min(fitting)[-1]
+    multiples = all(number % values["B"] == 0 for values, number in zip(symbols, column, strict=True))
+    return FREE_ROWS if multiples else FREE
 
 
-def _fitted(column: Sequence[int], products: Sequence[int], names: Sequence[str], offset: bool) -> str | None:
-    """Return k * product (+ d, with `offset`) if it is every number of the column, for integers k and d."""
-    first = next((i for i in range(1, len(products)) if products[i] != products[0]), None)
-    if first is None:
-        return None
-    if offset:
-        k, remainder = divmod(column[first] - column[0], products[first] - products[0])
-    else:
-        k, remainder = divmod(column[0], products[0]) if products[0] else (0, 1)
-    d = column[0] - k * products[0]
-    if remainder or k == 0 or any(k * p + d != number for p, number in zip(products, column, strict=True)):
-        return None
-    term = "*".join([*([str(k)] if k != 1 else []), *names])
-    return f"{d}+{term}" if d else term
+def _fits(column: Sequence[int], products: Sequence[int], names: Sequence[str]) -> Iterator[tuple[int, int, str]]:
+    """Yield the formulas k * product, and d + k * product of a single symbol, that give every number of the column.
+
+    Before each formula stand k and the size of d.
+    """
+    k = column[0] // products[0] if products[0] else 0
+    choices = {(k, 0)} if k else set()
+    if len(names) == 1:
+        choices |= {(factor, column[0] - factor * products[0]) for factor in (1, 2)}
+    for k, d in choices:
+        if abs(d) <= _LARGEST_SHIFT and all(d + k * p == number for p, number in zip(products, column, strict=True)):
+            term = "*".join([*([str(k)] if k != 1 else []), *names])
+            yield k, abs(d), f"{d}+{term}" if d else term
 
 
 def training_examples(model: str, optimizer: str, rng: random.Random) -> Iterator[Example]:

@@ -8,7 +8,7 @@ this, because a gradient is a function of the samples too: only a graph that is 
 (`edgefd.wire.graph_structure`), it holds a formula for each number that is not part of the structure. A formula is a
 sum of an integer and a product of an integer and symbols: B (rows of a batch), C (classes), s0, s1, s2 (the shape of a
 sample), and v0, v1, ... (sizes inside a network, such as the height after a pooling). "?" is a number that no formula
-gives: it defines the next v.
+gives: it defines the next v. "?*B" is a multiple of B that defines the next v as its other factor. "~" is a small size, of which no formula can be found. A number that is a multiple of B has a formula with B, so the rows of a batch cannot be mixed.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ from edgefd.wire.graph_structure import Structure, digest_of, structure_of
 from edgefd.wire.onnx_reader import OnnxGraph
 
 CATALOGUE = "known_graphs.json.gz"
-FREE = "?"
+FREE, FREE_ROWS = "?", "?*B"
+SMALL = "~"
 _LARGEST_SIZE = 2**24
 
 
@@ -73,10 +74,14 @@ def fits(formulas: Sequence[str], structures: Sequence[Structure], symbols: Mapp
     values, free = dict(symbols), 0
     numbers = [number for structure in structures for number in structure.numbers]
     for formula, number in zip(formulas, numbers, strict=True):
-        if formula == FREE:
+        if formula == SMALL:
             if not 0 <= number <= _LARGEST_SIZE:
                 return False
-            values[f"v{free}"] = number
+        elif formula in (FREE, FREE_ROWS):
+            size, rest = divmod(number, symbols["B"] if formula == FREE_ROWS else 1)
+            if rest or not 0 <= size <= _LARGEST_SIZE:
+                return False
+            values[f"v{free}"] = size
             free += 1
         elif value_of(formula, values) != number:
             return False
