@@ -21,8 +21,9 @@ def describe_bundle(bundle: Bundle) -> dict[str, str]:
     facts = {
         "name": f"{manifest.model!a}, as the coordinator calls it",
         "structure": unknown if parsed.unknown else f"known: {names}",
-        "training": f"{manifest.optimizer}, batches of {training.batch_size} rows, {training.private_rows_per_batch} of "
-        f"them private, then {training.local_steps} batches of private rows; learning rate {training.lr:g}",
+        "training": f"{manifest.optimizer}, batches of {training.batch_size} rows, "
+        f"{training.private_rows_per_batch} of them private, then {training.local_steps} batches of private rows; "
+        f"learning rate {training.lr:g}",
         "samples": f"shape {list(manifest.sample_shape)}, {manifest.n_classes} classes",
         "parameters": f"{sum(a.size for n, a in bundle.init.items() if n.startswith('model/')):,} numbers",
         "step": _operators(parsed.step),

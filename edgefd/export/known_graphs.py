@@ -175,7 +175,8 @@ def _kinds(model: str) -> list[_Kind]:
     if model in _SAME_FOR_ALL_SIDES:
         return [_Kind(2 if model == "cnn1d" else 3, some) for some in _CHANNELS]
     remainders = itertools.product(range(4), range(4))
-    return [_Kind(3, some, sides, small) for some, sides, small in itertools.product(_CHANNELS, remainders, (False, True))]
+    kinds = itertools.product(_CHANNELS, remainders, (False, True))
+    return [_Kind(3, some, sides, small) for some, sides, small in kinds]
 
 
 def _sizes_of_kind(model: str, kind: _Kind, channels: int, rng: random.Random) -> Sizes:

@@ -74,7 +74,8 @@ def read_bundle(folder: Path) -> Bundle:
         manifest.n_classes,
         manifest.shape,
     )
-    return Bundle(manifest, hashlib.sha256(raw).hexdigest(), graphs, init, proxy, selftest, parsed, blobs.get(EXTRACTOR))
+    digest = hashlib.sha256(raw).hexdigest()
+    return Bundle(manifest, digest, graphs, init, proxy, selftest, parsed, blobs.get(EXTRACTOR))
 
 
 def parse_manifest(raw: bytes) -> Manifest:

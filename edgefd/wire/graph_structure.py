@@ -82,9 +82,9 @@ def _constant(value: npt.NDArray[Any], numbers: list[int], node: Node, position:
             return f"{kind} indices"
         numbers += value.reshape(-1).tolist()
         return f"{kind} {value.size} numbers"
-    if node.operator == "Div" and position == 1 and value.ndim == 0 and float(value).is_integer() and value >= 1:
-        numbers.append(int(value))  # the gradient of a mean is divided by the number of values
-        return f"{kind} divisor"
+    if value.ndim == 0 and (count := _counted(float(value), node.operator, position)) is not None:
+        numbers.append(count)
+        return f"{kind} count"
     if value.dtype.kind != "f":
         return f"{value.dtype}{list(value.shape)} {value.tobytes().hex()}"
     numbers += value.shape
@@ -93,3 +93,9 @@ def _constant(value: npt.NDArray[Any], numbers: list[int], node: Node, position:
         return f"{kind} all {first.tobytes().hex()}"
     return f"{kind} frozen"
 
+
+def _counted(factor: float, operator: str, position: int) -> int | None:
+    """Return n if a division by n or a product with 1 / n is that of a mean of n values, whose number is a size."""
+    n = factor if operator == "Div" and position == 1 else 1 / factor if operator == "Mul" and factor > 0 else 0
+    exact = float(np.float32(1 / round(n))) if operator == "Mul" and n >= 1 else float(round(n))
+    return round(n) if n >= 1 and exact == factor else None

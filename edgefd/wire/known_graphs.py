@@ -6,9 +6,11 @@ this, because a gradient is a function of the samples too: only a graph that is 
 
 `known_graphs.json.gz` is written by `python -m edgefd.export.known_graphs --write`. For each structure
 (`edgefd.wire.graph_structure`), it holds a formula for each number that is not part of the structure. A formula is a
-sum of an integer and a product of an integer and symbols: B (rows of a batch), C (classes), s0, s1, s2 (the shape of a
-sample), and v0, v1, ... (sizes inside a network, such as the height after a pooling). "?" is a number that no formula
-gives: it defines the next v. "?*B" is a multiple of B that defines the next v as its other factor. "~" is a small size, of which no formula can be found. A number that is a multiple of B has a formula with B, so the rows of a batch cannot be mixed.
+sum of an integer and a product of an integer and symbols: B (rows of a batch), C (classes), s0, s1, s2 (the shape of
+a sample), and v0, v1, ... (sizes inside a network, such as the height after a pooling). "?" is a number that no
+formula gives: it defines the next v. "?*B" is a multiple of B that defines the next v as its other factor. "~" is a
+small size, of which no formula can be found. A number that is a multiple of B has a formula with B, so the rows of a
+batch cannot be mixed.
 """
 
 from __future__ import annotations

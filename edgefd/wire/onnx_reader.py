@@ -24,18 +24,24 @@ IR_VERSION = 10
 PRODUCER = "edgefd"
 MAX_NODES = 10_000
 """largest number of nodes of a graph; those of the named models have up to 500"""
-TRAINING_OPERATORS = frozenset(
+
+
+def _names(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+TRAINING_OPERATORS = _names(
     "Abs Add And Cast Concat ConstantOfShape Conv ConvTranspose Div Equal Erf Exp Expand Gather Gemm Greater "
-    "GreaterOrEqual Identity LayerNormalization Less LessOrEqual Log LogSoftmax MatMul Max Min Mul Neg Not Or Pad Pow "
-    "Reciprocal ReduceMax ReduceMean ReduceSum Relu Reshape Sigmoid Slice Softmax Split Sqrt Sub Tanh Transpose "
-    "Where".split()
+    "GreaterOrEqual Identity LayerNormalization Less LessOrEqual Log LogSoftmax MatMul Max Min Mul Neg Not Or Pad "
+    "Pow Reciprocal ReduceMax ReduceMean ReduceSum Relu Reshape Sigmoid Slice Softmax Split Sqrt Sub Tanh Transpose "
+    "Where"
 )
 """operators that `edgefd export` can write"""
-EXTRACTOR_OPERATORS = TRAINING_OPERATORS | frozenset(
-    "ArgMax ArgMin AveragePool BatchNormalization Ceil Clip Constant Cos CumSum DepthToSpace Einsum Elu Flatten Floor "
-    "GatherElements Gelu GlobalAveragePool GlobalMaxPool GroupNormalization HardSigmoid HardSwish "
+EXTRACTOR_OPERATORS = TRAINING_OPERATORS | _names(
+    "ArgMax ArgMin AveragePool BatchNormalization Ceil Clip Constant Cos CumSum DepthToSpace Einsum Elu Flatten "
+    "Floor GatherElements Gelu GlobalAveragePool GlobalMaxPool GroupNormalization HardSigmoid HardSwish "
     "InstanceNormalization LRN LeakyRelu MaxPool Mean Mish Mod Neg PRelu Range ReduceL2 ReduceMin ReduceProd Resize "
-    "Round Selu Shape Sign Sin Size Softplus Softsign SpaceToDepth Squeeze Sum Tile TopK Unsqueeze".split()
+    "Round Selu Shape Sign Sin Size Softplus Softsign SpaceToDepth Squeeze Sum Tile TopK Unsqueeze"
 )
 """operators that an extractor may have: those of the usual networks for images and signals"""
 
@@ -178,7 +184,8 @@ def _read(blob: bytes, name: str, operators: Collection[str], exported: bool) ->
         graph = _graph(model.get("graph", {}), int(opsets[0][1] or 0))
         _check(graph, operators)
     except ValueError as error:
-        raise UserError(f"{name} is refused: {error}. Export the bundle again with `edgefd export`") from error
+        advice = "export the bundle again with `edgefd export`" if exported else "see docs/guides/filters.md"
+        raise UserError(f"{name} is refused: {error}: {advice}") from error
     return graph
 
 
@@ -266,7 +273,10 @@ def _check(graph: OnnxGraph, operators: Collection[str]) -> None:
 def _check_stated_shape(node: Node, constants: dict[str, npt.NDArray[Any]]) -> None:
     """Check that no operator that creates a tensor of a stated shape creates one that fits into no memory."""
     values = [constants[name] for name in node.inputs if name in constants]
-    if any(v.dtype == np.int64 and v.size and ((v < -_MAX_DIMENSION) | (v > _MAX_DIMENSION) & (v != _ENDLESS)).any() for v in values):
+    if any(
+        v.dtype == np.int64 and v.size and ((v < -_MAX_DIMENSION) | (v > _MAX_DIMENSION) & (v != _ENDLESS)).any()
+        for v in values
+    ):
         raise ValueError(f"the operator {node.operator} has a size of more than {_MAX_DIMENSION}")
     position = {"ConstantOfShape": 0, "Expand": 1, "Tile": 1}.get(node.operator)
     if position is not None and position < len(node.inputs) and node.inputs[position] in constants:

@@ -1,4 +1,4 @@
-"""A hostile coordinator: its graphs return private images from an unmodified device that trusts them, and from no other.
+"""A hostile coordinator: its graphs return private images from a device that trusts them, and from no other.
 
 docs/reference/threat-model.md says what remains with graphs that a device knows.
 """
@@ -33,14 +33,18 @@ def honest(tmp_path_factory: pytest.TempPathFactory) -> ExportedFederation:
 
 
 @pytest.fixture(scope="module", params=[False, True], ids=["stores its batch", "takes its batch for the gradient"])
-def hostile(request: pytest.FixtureRequest, honest: ExportedFederation, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def hostile(
+    request: pytest.FixtureRequest, honest: ExportedFederation, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
     out = tmp_path_factory.mktemp("hostile") / "b"
     return hostile_bundle(honest.bundle, out, N_IMAGES, as_gradient=request.param, lr=LR)
 
 
 def one_report(bundle: Bundle, data: Path, state: Path) -> np.ndarray:
     """Return the soft labels that a device sends in its first round."""
-    link = ScriptedLink([Task(RoundPlan(0, np.arange(len(bundle.proxy))), None)], Membership("r", bundle.manifest.terms))
+    link = ScriptedLink(
+        [Task(RoundPlan(0, np.arange(len(bundle.proxy))), None)], Membership("r", bundle.manifest.terms)
+    )
     run_agent(link, bundle, client_data(NpzSource(data), bundle, 0), state, ignore_line)
     values: np.ndarray = decode_report(link.submitted[0][1]).knowledge.values
     return values

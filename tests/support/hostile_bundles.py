@@ -20,7 +20,9 @@ IMAGES_A_ROW = 9
 """images of which one soft label of 10 classes carries a pixel each; the tenth value is the reference"""
 
 
-def serialised(nodes: Sequence[onnx.NodeProto], inputs: dict[str, Any], outputs: dict[str, Any], **constants: Any) -> bytes:
+def serialised(
+    nodes: Sequence[onnx.NodeProto], inputs: dict[str, Any], outputs: dict[str, Any], **constants: Any
+) -> bytes:
     """Return a graph with the header of the exporter; `inputs` and `outputs` are shapes by name."""
     values = [
         [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in ports.items()]

@@ -1,5 +1,6 @@
 """The strict reader of ONNX files: it reads what the exporter writes, and refuses everything else before it is run."""
 
+import re
 import shutil
 import subprocess
 import sys
@@ -20,7 +21,7 @@ from edgefd.export.model_graphs import export_graphs
 from edgefd.learners.models import MODELS, build_model
 from edgefd.learners.session import open_session
 from edgefd.wire.bundle_reader import read_bundle
-from edgefd.wire.onnx_reader import OnnxGraph, read_extractor, read_training_graph
+from edgefd.wire.onnx_reader import TRAINING_OPERATORS, OnnxGraph, read_extractor, read_training_graph
 from tests.support.bundles import SHAPE, replace_file, small_bundle
 from tests.support.extractors import graph as extractor
 from tests.support.protobuf_bytes import field, varint
@@ -75,6 +76,15 @@ def test_it_reads_what_the_package_onnx_reads(name: str) -> None:
                 assert (port.name, port.shape) == (value_info.name, tuple(d.dim_param or d.dim_value for d in dims))
 
 
+def test_every_operator_that_the_exporter_names_is_read() -> None:
+    """Its sources name operators in quotes, some in lower case."""
+    sources = "".join(path.read_text() for path in (ROOT / "edgefd" / "export").glob("*.py"))
+    words = {word for quoted in re.findall(r'"(\w+)"', sources) for word in (quoted, quoted.capitalize())}
+    named = {word for word in words if onnx.defs.has(word) and not onnx.defs.get_schema(word).deprecated}
+    assert named - TRAINING_OPERATORS == set()
+    assert len(named) > 30
+
+
 def external(location: str, key_first: bool) -> bytes:
     """Return the external_data entry of a tensor, with the fields of the entry in one order or the other."""
     key, value = field(1, b"location"), field(2, location.encode())
@@ -82,9 +92,7 @@ def external(location: str, key_first: bool) -> bytes:
 
 
 @pytest.mark.parametrize("key_first", [True, False])
-@pytest.mark.parametrize(
-    "location", ["device.key", "/etc/passwd", "../state/device.key", "*/_ORT_MEM_ADDR_/*"]
-)
+@pytest.mark.parametrize("location", ["device.key", "/etc/passwd", "../state/device.key", "*/_ORT_MEM_ADDR_/*"])
 @pytest.mark.parametrize("with_data_location", [True, False])
 def test_data_outside_the_file_are_refused(
     step: bytes, location: str, key_first: bool, with_data_location: bool
@@ -158,7 +166,9 @@ def subgraph(model: ModelProto) -> None:
 
 def function(model: ModelProto) -> None:
     opset = [helper.make_opsetid("", 20)]
-    model.functions.append(helper.make_function("own", "F", ["a"], ["b"], [helper.make_node("Relu", ["a"], ["b"])], opset))
+    model.functions.append(
+        helper.make_function("own", "F", ["a"], ["b"], [helper.make_node("Relu", ["a"], ["b"])], opset)
+    )
 
 
 def domain(model: ModelProto) -> None:
