@@ -90,13 +90,10 @@ def extract(graph: bytes, x: npt.NDArray[Any], progress: ProgressHook = iter) ->
     Raises:
         UserError: if the graph cannot run, rejects such samples, or does not give one finite row for each sample.
     """
-    from edgefd.learners.session import open_session, ort
+    from edgefd.learners.session import open_session, session_options
 
     read_extractor(graph, "the extractor")
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = cores()
-    options.log_severity_level = 3
-    session = open_session(graph, options)
+    session = open_session(graph, session_options(cores()))
     try:
         name = session.get_inputs()[0].name
         blocks = [x[i : i + _ROWS] for i in range(0, len(x), _ROWS)]

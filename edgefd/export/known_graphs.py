@@ -155,8 +155,9 @@ class _Kind:
     axes: int
     channels: tuple[int, ...] = ()
     remainders: tuple[int, ...] = ()
-    """of height and width, divided by 4: poolings leave out the last rows of an odd height"""
-    small: bool = False
+    """of the sides, divided by `modulus`: poolings and strides leave out the last rows of an odd height"""
+    modulus: int = 4
+    small: bool | None = None
 
     def holds(self, shape: tuple[int, ...]) -> bool:
         """Return whether a shape is of this kind."""
@@ -164,7 +165,8 @@ class _Kind:
             return False
         sides = shape[1:]
         return not self.remainders or (
-            tuple(side % 4 for side in sides) == self.remainders and (max(sides) < _SMALL) == self.small
+            tuple(side % self.modulus for side in sides) == self.remainders
+            and self.small in (None, max(sides) < _SMALL)
         )
 
 
@@ -173,7 +175,9 @@ def _kinds(model: str) -> list[_Kind]:
     if model in FLAT:
         return [_Kind(1, tuple(range(2, 1281))), *(_Kind(axes, some) for axes in (2, 3) for some in _CHANNELS)]
     if model in _SAME_FOR_ALL_SIDES:
-        return [_Kind(2 if model == "cnn1d" else 3, some) for some in _CHANNELS]
+        axes = 2 if model == "cnn1d" else 3
+        sides = [(i, (3 * i + 1) % 8)[: axes - 1] for i in range(8)]  # three strides
+        return [_Kind(axes, some, each, modulus=8) for some, each in itertools.product(_CHANNELS, sides)]
     remainders = itertools.product(range(4), range(4))
     kinds = itertools.product(_CHANNELS, remainders, (False, True))
     return [_Kind(3, some, sides, small) for some, sides, small in kinds]
@@ -219,7 +223,11 @@ def catalogue_text() -> str:
             examples.setdefault((digest_of(*structures), name), []).append((sizes, structures))
     entries: dict[str, list[dict[str, object]]] = {}
     for (digest, name), some in sorted(examples.items()):
-        entry = {"model": name, "constants": constants.get(name, {}), "formulas": " ".join(formulas_of(some))}
+        entry: dict[str, object] = {
+            "model": name,
+            "constants": constants.get(name, {}),
+            "formulas": " ".join(formulas_of(some)),
+        }
         entries.setdefault(digest, []).append(entry)
     return json.dumps(entries, indent=0) + "\n"
 

@@ -1,4 +1,4 @@
-"""`open_session`: the only place where ONNX Runtime opens a graph."""
+"""The only place where ONNX Runtime opens a graph."""
 
 from __future__ import annotations
 
@@ -12,6 +12,16 @@ import onnxruntime as ort
 from edgefd.core.errors import UserError
 from edgefd.core.objects import one_line
 
+EXTENDED = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+
+
+def session_options(threads: int) -> Any:
+    """Return `onnxruntime.SessionOptions` for a number of threads, with errors only in the log."""
+    options = ort.SessionOptions()
+    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+    options.log_severity_level = 3
+    return options
+
 
 def open_session(graph: bytes, options: Any) -> Any:
     """Return a session of a serialised ONNX graph, on the CPU.
@@ -21,7 +31,7 @@ def open_session(graph: bytes, options: Any) -> Any:
 
     Args:
         graph: the bytes; a graph from another party has passed `edgefd.wire.onnx_reader` before.
-        options: `onnxruntime.SessionOptions`.
+        options: `session_options`, with changes.
 
     Raises:
         UserError: if ONNX Runtime refuses the graph.

@@ -19,7 +19,7 @@ from onnx import AttributeProto, ModelProto, TensorProto, helper, numpy_helper
 from edgefd.core.errors import UserError
 from edgefd.export.model_graphs import export_graphs
 from edgefd.learners.models import MODELS, build_model
-from edgefd.learners.session import open_session
+from edgefd.learners.session import open_session, session_options
 from edgefd.wire.bundle_reader import read_bundle
 from edgefd.wire.onnx_reader import TRAINING_OPERATORS, OnnxGraph, read_extractor, read_training_graph
 from tests.support.bundles import SHAPE, replace_file, small_bundle
@@ -326,7 +326,7 @@ def test_bytes_in_the_format_of_onnx_runtime_are_not_opened(tmp_path: Path, step
         with pytest.raises(UserError, match="in the format of ONNX Runtime"):
             reader(blob, "x.onnx")
     with pytest.raises(UserError, match="ONNX Runtime refuses the graph"):
-        open_session(blob, ort.SessionOptions())
+        open_session(blob, session_options(1))
     both = field(2, b"ORTM") + edited(step, lambda m: m.ClearField("producer_name"))
     with pytest.raises(UserError, match="is refused"):
         read(field(1, 10) + both)
