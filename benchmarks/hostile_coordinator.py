@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from edgefd_client.agent import method_of
 from edgefd_client.inspect_bundle import bits_a_row
-from edgefd_client.sources import NpzSource, client_data
+from edgefd_client.sources import NpzSource, client_data, read_samples
 from edgefd_client.trust import read_trusted_bundle
 
 from edgefd.config.load import parse_config
@@ -30,8 +30,8 @@ from edgefd.rounds.client import client_filter, client_round
 from edgefd.runs.export_bundle import export_config
 from edgefd.runs.prepare import prepare
 from edgefd.simulation.client_files import export_client_data
-from edgefd.wire import messages as wire
 from edgefd.wire.bundle_reader import Bundle
+from edgefd.wire.codecs import CODECS
 
 CLIENTS = 3
 
@@ -109,7 +109,7 @@ def federation(attack: Attack, folder: Path) -> tuple[Bundle, ClientData]:
     export_config(config, None, folder / "bundle")
     files = list(export_client_data(prepare(config), folder / "data"))
     bundle = read_trusted_bundle(folder / "bundle", None)
-    data = client_data(NpzSource(files[0]), bundle, 0)
+    data = client_data(read_samples(NpzSource(files[0]), bundle), bundle, 0)
     return bundle, dataclasses.replace(data, contributed=np.empty(0, np.int64), contributed_y=None)
 
 
@@ -124,7 +124,9 @@ def first_report(attack: Attack, bundle: Bundle, data: ClientData, rows: np.ndar
     ctx = client_context(data, learner, proxy, acceptance, terms, config)
     ctx = dataclasses.replace(ctx, plan=RoundPlan(0, np.arange(len(rows)), evaluate=False))
     report = client_round(method, ctx, None)
-    return wire.decode(wire.encode(report.knowledge, terms.codec))
+    codec = CODECS[terms.codec]
+    values = codec.decode(codec.encode(report.knowledge.values), report.knowledge.values.size)
+    return dataclasses.replace(report.knowledge, values=values.reshape(report.knowledge.values.shape))
 
 
 def compared(sums: np.ndarray, data: ClientData, bundle: Bundle) -> tuple[int, float]:

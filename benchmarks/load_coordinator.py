@@ -28,7 +28,6 @@ from edgefd.federation.terms import FederationInfo
 from edgefd.methods import config_of, get_method
 from edgefd.rounds.loop import run_rounds
 from edgefd.rounds.server import Server, make_plan
-from edgefd.rounds.validation import largest_report
 from edgefd.wire.exchange_folder import COMPLETE
 
 TIMEOUT = 900.0
@@ -56,7 +55,7 @@ def coordinate(devices: int, rounds: int, rows: int, classes: int, certs: Path, 
     metrics = LinkMetrics()
     events = tee_log(json_log(log), metrics_log(metrics))
     coordinator = RoundCoordinator(FederationInfo("load", devices, terms), TIMEOUT, events)
-    sessions = DeviceSessions(coordinator, [bundle], largest_report(first, classes))
+    sessions = DeviceSessions(coordinator, [bundle], coordinator.expected(first).largest)
     with open_link(sessions, ListenAddress("127.0.0.1:0", certs), metrics) as front_end:
         print(json.dumps({"port": front_end.port}), flush=True)
         began = time.perf_counter()

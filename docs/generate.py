@@ -24,10 +24,10 @@ from edgefd_client.cli import make_parser
 
 import edgefd
 from edgefd.cli.main import app
-from edgefd.config.explain import as_yaml
 from edgefd.config.keys import REQUIRED, Key, Part, all_parts, parts_of
 from edgefd.config.schema import SECTIONS
 from edgefd.core.field_docs import doc_of, field_docs
+from edgefd.core.yaml_files import dump_yaml
 from edgefd.runs.files import RUN_FILES, RunFile
 
 HERE = Path(__file__).parent / "reference"
@@ -104,7 +104,7 @@ def part_text(part: Part) -> Iterator[str]:
 def key_row(key: Key) -> tuple[str, ...]:
     """Return the row of one key."""
     values = ", ".join(code(choice) for choice in key.choices) or key.type
-    default = "required" if key.default is REQUIRED else code(as_yaml(key.default))
+    default = "required" if key.default is REQUIRED else code(dump_yaml(key.default, one_line=True))
     return code(key.name), values, default, prose(key.doc)
 
 

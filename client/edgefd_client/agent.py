@@ -26,7 +26,7 @@ from edgefd.federation.terms import FederationTerms
 from edgefd.learners.onnx_learner import OnnxLearner, Sessions
 from edgefd.methods._deployable import deployed_method
 from edgefd.rounds.client import client_filter, client_round
-from edgefd.rounds.validation import check_plan, check_teacher
+from edgefd.rounds.validation import ExpectedTask, expected_task
 from edgefd.wire import messages as wire
 from edgefd.wire.bundle_reader import Bundle
 from edgefd_client.link import Link, Membership, Task
@@ -60,20 +60,25 @@ def run_agent(link: Link, bundle: Bundle, data: ClientData, folder: Path, log: C
         sizes = f"{len(data.x)} samples, {len(data.x_heldout)} held out"
         log(f"client {data.client}: {sizes}, {n_accepted} proxy rows accepted")
         after = saved.round - 1  # the report of the saved round may not have been submitted
-        while (task := link.next_task(after)) is not None:
+        while (task := link.next_task(after, device.expected)) is not None:
             saved = device.finished(task, context, saved)
             link.submit(saved.report, saved.round)
             after = saved.round
 
 
 def one_round(
-    membership: Membership, task: Task, bundle: Bundle, data: ClientData, folder: Path, log: Callable[[str], None]
+    membership: Membership,
+    read: Callable[[ExpectedTask], Task],
+    bundle: Bundle,
+    data: ClientData,
+    folder: Path,
+    log: Callable[[str], None],
 ) -> bytes:
     """Run one round in a process that ends afterwards, and return the report to submit.
 
     Args:
         membership: the run and its terms.
-        task: round to run; if it is finished already, the saved report is returned again, byte for byte.
+        read: returns the round to run; if it is finished already, the saved report is returned again, byte for byte.
         bundle: bundle of this client.
         data: private data, scaled.
         folder: folder of the durable state.
@@ -85,7 +90,7 @@ def one_round(
     """
     with exclusive_lock(folder):
         device = _device(membership, bundle, data, folder, log)
-        saved = device.resume()
+        task, saved = read(device.expected), device.resume()
         return device.finished(task, device.context(saved), saved).report
 
 
@@ -120,6 +125,12 @@ class _Device:
     data: ClientData
     folder: Path
     log: Callable[[str], None]
+
+    @property
+    def expected(self) -> ExpectedTask:
+        """What the device expects of the task of a round."""
+        manifest = self.bundle.manifest
+        return expected_task(self.method, manifest.terms, len(self.proxy), manifest.n_clients)
 
     def resume(self) -> DeviceState:
         """Load the saved state, or create the first one. Recompute and save the acceptance weights for new data."""
@@ -158,7 +169,7 @@ class _Device:
         started = time.perf_counter()
         plan = task.plan
         try:
-            check_task(self.method, task, self.bundle)
+            check_task(task)
             report = client_round(self.method, replace(context, plan=plan), task.teacher)
             encoded = wire.encode_report(report, self.bundle.manifest.terms.codec)
         except ValueError as error:
@@ -188,17 +199,13 @@ def _digest(bundle: Bundle, data: ClientData) -> str:
     return digest.hexdigest()
 
 
-def check_task(method: Method, task: Task, bundle: Bundle) -> None:
-    """Check that a device with this bundle can and should run a task.
+def check_task(task: Task) -> None:
+    """Check that a decoded task has a teacher if and only if its round needs one.
 
     Raises:
         ValueError: if not; the message is the reason.
     """
-    manifest, plan = bundle.manifest, task.plan
-    check_plan(plan, len(bundle.proxy))
-    if task.teacher is not None:
-        check_teacher(method, task.teacher, len(bundle.proxy), manifest.n_classes)
-    if (task.teacher is None) != (plan.round == 0):
+    if (task.teacher is None) != (task.plan.round == 0):
         raise ValueError("every round but the first must have a teacher, and the first must have none")
 
 

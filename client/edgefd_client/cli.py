@@ -15,14 +15,15 @@ import numpy as np
 
 from edgefd.core.errors import RunError, UserError, require
 from edgefd.core.log import configure_logging
+from edgefd.core.terminal import escape_unknown_characters
 from edgefd.federation.clients import ClientData
 from edgefd.wire.bundle_reader import Bundle, read_bundle
 from edgefd.wire.exchange_folder import FEDERATION
 from edgefd_client.contribution import load_contribution
 from edgefd_client.doctor import machine, require_64_bit, selftest
 from edgefd_client.inspect_bundle import describe_bundle
-from edgefd_client.options import DeviceOptions, settings
-from edgefd_client.sources import client_data, model_input, source_of
+from edgefd_client.options import DeviceOptions, settings, with_user_paths
+from edgefd_client.sources import Samples, client_data, model_input, read_samples, source_of
 from edgefd_client.state import exclusive_lock, load_state
 from edgefd_client.trust import read_trusted_bundle
 
@@ -54,9 +55,9 @@ def infer(bundle: Bundle, state: Path | None, input_file: Path, out: Path | None
         x = np.load(input_file, allow_pickle=False)
     except (OSError, ValueError) as error:
         raise UserError(f"cannot read {input_file}: {error}") from error
-    shape = bundle.manifest.sample_shape
-    if not isinstance(x, np.ndarray) or x.shape[1:] != shape or x.dtype.kind not in "uif" or not np.isfinite(x).all():
-        raise UserError(f"{input_file} must hold an array [n, ...] of finite samples of shape {list(shape)}")
+    if not isinstance(x, np.ndarray):
+        raise UserError(f"{input_file} must hold one array [n, ...] of samples (.npy), not several")
+    samples = model_input(x, bundle, str(input_file))
     learner = OnnxLearner(Sessions(bundle.graphs), bundle.init)
     if state is not None:
         saved = load_state(state, bundle.digest)
@@ -65,7 +66,7 @@ def infer(bundle: Bundle, state: Path | None, input_file: Path, out: Path | None
                 f"{state} holds no complete state of this bundle: give the --state folder of `edgefd-client run`"
             )
         learner.load_state(saved.learner)
-    logits = learner.predict_logits(model_input(x, bundle))
+    logits = learner.predict_logits(samples)
     if out is not None:
         np.save(out, logits, allow_pickle=False)
     else:
@@ -106,7 +107,7 @@ def _run_over_folder(options: RunOptions, exchange: Path) -> None:
         raise UserError(_EXCHANGE)
     bundle = read_trusted_bundle(options.bundle, options.trust_graph)
     method_of(bundle)  # report errors in bundle or data before the coordinator is there
-    private = _private_data(options, bundle, options.client)
+    private = _private_data(options, bundle, options.client, _samples(options, bundle))
     if not (exchange / FEDERATION).exists():
         _LOG.info("waiting for the coordinator to open %s", exchange)
     link = join(exchange, options.client, bundle.manifest.terms)
@@ -115,30 +116,45 @@ def _run_over_folder(options: RunOptions, exchange: Path) -> None:
 
 def _run_over_grpc(options: RunOptions) -> None:
     require("client", "grpc")
+    from edgefd.rounds.validation import expected_task
     from edgefd_client.agent import method_of, run_agent
+    from edgefd_client.grpc_link import GIVE_UP, GrpcLink, connect
+
+    assert options.server is not None
+    given, trust = options.bundle, options.trust_graph
+    bundle = _fetched_bundle(options) if given is None else read_trusted_bundle(given, trust)
+    method, manifest = method_of(bundle)[0], bundle.manifest
+    samples = _samples(options, bundle)  # data in other units are refused before the device joins
+    largest = expected_task(method, manifest.terms, len(bundle.proxy), manifest.n_clients).largest
+    with connect(options.server, options.certs, bool(options.insecure), largest) as channel:
+        link = GrpcLink(channel, options.client, _LOG.warning, options.give_up or GIVE_UP)
+        link.join(manifest.terms)
+        if bundle.digest != link.manifest_sha256:
+            raise UserError("the bundle differs from the coordinator's: leave --bundle out to fetch it")
+        private = _private_data(options, bundle, link.client, samples)
+        run_agent(link, bundle, private, options.state, _print_line)
+
+
+def _fetched_bundle(options: RunOptions) -> Bundle:
+    """Download the bundle, over a connection of its own: the size of a task is known only afterwards."""
     from edgefd_client.bundle_download import fetch_bundle
     from edgefd_client.grpc_link import GIVE_UP, GrpcLink, connect
 
     assert options.server is not None
-    bundle = None if options.bundle is None else read_trusted_bundle(options.bundle, options.trust_graph)
     with connect(options.server, options.certs, bool(options.insecure)) as channel:
         link = GrpcLink(channel, options.client, _LOG.warning, options.give_up or GIVE_UP)
-        link.join(None if bundle is None else bundle.manifest.terms)
-        if bundle is None:
-            with exclusive_lock(options.state):
-                bundle = read_trusted_bundle(fetch_bundle(link, options.state), options.trust_graph)
-        if bundle.digest != link.manifest_sha256:
-            raise UserError("the bundle differs from the coordinator's: leave --bundle out to fetch it")
-        method_of(bundle)
-        private = _private_data(options, bundle, link.client)
-        if options.bundle is None:
-            link.join(bundle.manifest.terms)
-        run_agent(link, bundle, private, options.state, _print_line)
+        link.join(None)
+        with exclusive_lock(options.state):
+            return read_trusted_bundle(fetch_bundle(link, options.state), options.trust_graph)
 
 
-def _private_data(options: RunOptions, bundle: Bundle, client: int) -> ClientData:
+def _samples(options: RunOptions, bundle: Bundle) -> Samples:
+    return read_samples(source_of(options.data, bundle.manifest), bundle)
+
+
+def _private_data(options: RunOptions, bundle: Bundle, client: int, samples: Samples) -> ClientData:
     contribution = load_contribution(options.state)
-    private = client_data(source_of(options.data, bundle.manifest), bundle, client, contribution)
+    private = client_data(samples, bundle, client, contribution)
     if contribution is not None:
         n_offered, n_used = len(contribution.rows), len(private.contributed)
         _print_line(f"this device offered {n_offered} samples; {n_used} rows of the proxy set are its own")
@@ -168,8 +184,10 @@ def inspect_bundle(bundle: Path) -> None:
 def main(arguments: list[str] | None = None) -> None:
     """Run the command. Bad input ends it with exit code 2, a failure with 1; both print one line on stderr."""
     args = make_parser().parse_args(arguments)
+    escape_unknown_characters()
     try:
         configure_logging()
+        args = with_user_paths(args)
         require_64_bit()
         require("client", "onnxruntime")
         if args.command == "infer":

@@ -101,6 +101,7 @@ def send(link: GrpcLink, x: npt.NDArray[Any], contribution: Contribution, option
         True if the coordinator had all samples already.
 
     Raises:
+        UserError: if the values are outside the range that the coordinator accepts; no sample was sent.
         RunError: if the coordinator refuses, or the record cannot be written.
     """
     n_bytes = x[0].nbytes
@@ -113,6 +114,12 @@ def send(link: GrpcLink, x: npt.NDArray[Any], contribution: Contribution, option
         sha256=bytes.fromhex(contribution.sha256),
     )
     reply = link.contribute(request)
+    low, high = float(x.min()), float(x.max())
+    if low < reply.low or high > reply.high:
+        raise UserError(
+            f"the samples are from {low:g} to {high:g}, but the coordinator accepts {reply.low:g} to {reply.high:g}: "
+            "nothing was sent; convert the samples to the units of the federation"
+        )
     save_contribution(options.state, contribution)
     raw = np.ascontiguousarray(x)
     while reply.have < len(x):

@@ -13,12 +13,15 @@ from typing import Any
 from edgefd_proto import edgefd_pb2 as pb
 
 from edgefd.core.errors import UserError
+from edgefd.core.paths import user_path
+from edgefd.federation.clients import ClientData
 from edgefd.wire import messages as wire
+from edgefd.wire.bundle_reader import Bundle
 from edgefd.wire.device_link import read_terms
 from edgefd_client.agent import one_round
 from edgefd_client.contribution import load_contribution
 from edgefd_client.link import Membership, check_terms, read_task, reading
-from edgefd_client.sources import client_data, source_of
+from edgefd_client.sources import client_data, read_samples, source_of
 from edgefd_client.trust import read_trusted_bundle
 
 SETTINGS = ("bundle", "data", "state")
@@ -43,16 +46,30 @@ def node_round(body: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str
     client = client_number(body.get("client"), settings.get("client"))
     if "asked" in body and client not in body["asked"]:
         return {"client": client}
-    bundle_path, data, state = (Path(str(settings[name])) for name in SETTINGS)
+    bundle_path, data, state = (user_path(str(settings[name])) for name in SETTINGS)
     trust = settings.get("trust-graph")
     bundle = read_trusted_bundle(bundle_path, None if trust is None else str(trust))
     with reading():
         terms = read_terms(wire.parsed(pb.Terms(), body["terms"]))
     check_terms(terms, bundle.manifest.terms, "export it from the config that the coordinator runs")
-    private = client_data(source_of(data, bundle.manifest), bundle, client, load_contribution(state))
-    task = read_task(body["plan"], body.get("teacher"))
-    report = one_round(Membership(str(body["run"]), terms), task, bundle, private, state, partial(print, flush=True))
+    private = _private_data(bundle, data, client, state)
+    read, log = partial(read_task, body["plan"], body.get("teacher")), partial(print, flush=True)
+    report = one_round(Membership(str(body["run"]), terms), read, bundle, private, state, log)
     return {"client": client, "report": report}
+
+
+def _private_data(bundle: Bundle, data: Path, client: int, state: Path) -> ClientData:
+    """Read the private data. The reason of a refusal stays here: the coordinator receives the text of an error.
+
+    Raises:
+        UserError: if the data do not fit the bundle; the text holds nothing of them.
+    """
+    try:
+        samples = read_samples(source_of(data, bundle.manifest), bundle)
+        return client_data(samples, bundle, client, load_contribution(state))
+    except UserError as error:
+        print(f"error: {error}", flush=True)
+        raise UserError(f"client {client} cannot use its own data: the reason is in the log of the device") from None
 
 
 def client_number(assigned: Any, configured: Any) -> int:

@@ -17,15 +17,18 @@ import grpc
 from edgefd_proto import edgefd_pb2 as pb
 from edgefd_proto.edgefd_pb2_grpc import DeviceLinkStub
 
+from edgefd.core.addresses import parse_address
 from edgefd.core.errors import RunError, UserError
+from edgefd.core.proxies import GRPC_VARIABLES, proxy_of, without_password
 from edgefd.federation.terms import FederationTerms
-from edgefd.wire.device_link import HOLD, PROTOCOL, REASON, identity_message, is_loopback, read_terms
+from edgefd.rounds.validation import ExpectedTask
+from edgefd.wire.device_link import HOLD, PROTOCOL, REASON, identity_message, read_terms
 from edgefd_client.link import Membership, Task, check_terms, read_task, reading
 
 _LOG = logging.getLogger(__name__)
 
-MAX_MESSAGE = 256 * 2**20
-"""largest message in bytes that a device receives"""
+MAX_MESSAGE = 2**20
+"""largest message in bytes that a device receives, except for tasks"""
 SHORT_TIMEOUT, LONG_TIMEOUT = 20.0, 120.0
 """seconds that a call with little data and a call with much data may take"""
 FIRST_PAUSE, MAX_PAUSE = 0.2, 15.0
@@ -46,25 +49,35 @@ _TEMPORARY_REASONS = {"rate", "allow-list", "early"}
 Result = TypeVar("Result")
 
 
-def connect(address: str, certs: Path | None, insecure: bool) -> grpc.Channel:
+def connect(address: str, certs: Path | None, insecure: bool, largest_task: int = 0) -> grpc.Channel:
     """Open a channel to HOST:PORT, with a warning if it is without TLS. Nothing is sent yet.
 
-    `certs` and `insecure` are those of `edgefd_client.options.DeviceOptions`.
+    A line names the proxy of the environment that the channel uses. A channel to this machine uses none.
+
+    Args:
+        address: of the coordinator.
+        certs: see `edgefd_client.options.DeviceOptions`.
+        insecure: see there too.
+        largest_task: size in bytes that no honest task exceeds; 0 if no task is received. gRPC ends a call with a
+            larger reply.
 
     Raises:
-        UserError: if certificates are missing, or a connection to another machine without TLS is not allowed.
+        UserError: if the address has another form, certificates are missing, a connection to another machine without
+            TLS is not allowed, or the proxy cannot be used.
     """
-    options = [
-        ("grpc.max_receive_message_length", MAX_MESSAGE),
+    server = parse_address(address, "--server", least_port=1)
+    options: list[tuple[str, int | str]] = [
+        ("grpc.max_receive_message_length", MAX_MESSAGE + largest_task),
         ("grpc.keepalive_time_ms", 20_000),
         ("grpc.keepalive_timeout_ms", 10_000),
         ("grpc.initial_reconnect_backoff_ms", 200),
         # Despite its name, this limits the time of one attempt. TLS is slow on lossy links.
         ("grpc.min_reconnect_backoff_ms", 20_000),
         ("grpc.max_reconnect_backoff_ms", 10_000),
+        *_proxy_options(server.host),
     ]
     if certs is None:
-        if not (insecure or is_loopback(address)):
+        if not (insecure or server.is_loopback):
             raise UserError(
                 f"refusing to connect to {address} without TLS: pass --certs DIR "
                 "(create it with `edgefd certs device`) or --insecure"
@@ -78,6 +91,17 @@ def connect(address: str, certs: Path | None, insecure: bool) -> grpc.Channel:
             f"cannot read {error.filename}: {error.strerror}; --certs must be a folder created by `edgefd certs device`"
         ) from error
     return grpc.secure_channel(address, grpc.ssl_channel_credentials(ca, key, certificate), options)
+
+
+def _proxy_options(host: str) -> list[tuple[str, int | str]]:
+    """Return the options of a channel through the proxy for this host, or without a proxy."""
+    proxy = proxy_of(host, GRPC_VARIABLES)
+    if proxy is None:
+        return [("grpc.enable_http_proxy", 0)]
+    _LOG.info(
+        "calls to %s go through the proxy %s: set no_proxy=%s to call it directly", host, without_password(proxy), host
+    )
+    return [("grpc.http_proxy", proxy)]
 
 
 class GrpcLink:
@@ -134,7 +158,7 @@ class GrpcLink:
         self._terms = terms
         self.retry(self._join)
 
-    def next_task(self, after: int) -> Task | None:
+    def next_task(self, after: int, expected: ExpectedTask) -> Task | None:
         """Wait for the next round, see `edgefd_client.link.Link`. Repeat the last report to a restarted server."""
 
         def call() -> pb.TaskReply:
@@ -149,7 +173,7 @@ class GrpcLink:
             match reply.WhichOneof("what"):
                 case "task":
                     teacher = reply.task.teacher if reply.task.HasField("teacher") else None
-                    task = read_task(reply.task.plan, teacher)
+                    task = read_task(reply.task.plan, teacher, expected)
                     if task.plan.round <= after:
                         raise RunError(f"the coordinator sent round {task.plan.round} after round {after}")
                     return task

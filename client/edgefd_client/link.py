@@ -11,6 +11,7 @@ from edgefd.core.errors import RunError, UserError
 from edgefd.core.knowledge import Knowledge
 from edgefd.federation.plan import RoundPlan
 from edgefd.federation.terms import FederationTerms
+from edgefd.rounds.validation import ExpectedTask
 from edgefd.wire import messages as wire
 
 
@@ -41,11 +42,11 @@ class Link(Protocol):
         """The run that the device has joined."""
         ...
 
-    def next_task(self, after: int) -> Task | None:
+    def next_task(self, after: int, expected: ExpectedTask) -> Task | None:
         """Wait for a round that is later than `after` and samples this client. Return None when the run is complete.
 
         Raises:
-            RunError: if the coordinator stopped or refused this client's report, or the task cannot be read.
+            RunError: if the coordinator stopped or refused this client's report, or the task is not as expected.
         """
         ...
 
@@ -67,14 +68,15 @@ def reading(where: str = "") -> Iterator[None]:
         raise RunError(f"{where}cannot read the message of the coordinator: {error}") from error
 
 
-def read_task(plan: bytes, teacher: bytes | None, where: str = "") -> Task:
+def read_task(plan: bytes, teacher: bytes | None, expected: ExpectedTask, where: str = "") -> Task:
     """Decode a task.
 
     Raises:
-        RunError: if a message is malformed; the text begins with `where`.
+        RunError: if a message is malformed or not as expected; the text begins with `where`.
     """
     with reading(where):
-        return Task(wire.decode_plan(plan), None if teacher is None else wire.decode(teacher))
+        decoded = None if teacher is None else wire.decode(teacher, expected.teacher)
+        return Task(wire.decode_plan(plan, expected.n_proxy), decoded)
 
 
 def check_terms(coordinator: FederationTerms, device: FederationTerms, advice: str) -> None:

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from edgefd.core.errors import UserError, hint
+from edgefd.core.paths import user_path
+from edgefd.core.yaml_files import read_yaml
 
 _TYPES = {
     int: (int, "a whole number"),
@@ -55,6 +55,15 @@ class DeviceOptions:
             raise UserError(f"--give-up must be at least 1 second, not {self.give_up}")
 
 
+def with_user_paths(args: argparse.Namespace) -> argparse.Namespace:
+    """Return arguments in whose paths `~` stands for the home folder.
+
+    Raises:
+        UserError: if that home folder is not known.
+    """
+    return argparse.Namespace(**{k: user_path(v) if isinstance(v, Path) else v for k, v in vars(args).items()})
+
+
 def settings(
     options: Mapping[str, tuple[type, str]], args: argparse.Namespace, file: Path | None, optional: Collection[str] = ()
 ) -> dict[str, Any]:
@@ -79,12 +88,7 @@ def _python(name: str) -> str:
 
 def read_options(options: Mapping[str, tuple[type, str]], file: Path) -> dict[str, Any]:
     """Read options from a YAML file. Its paths are relative to the working directory, as on the command line."""
-    try:
-        raw = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
-    except OSError as error:
-        raise UserError(f"cannot read {file}: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{file} is not valid YAML: {' '.join(str(error).split())}") from error
+    raw = read_yaml(file) or {}
     if not isinstance(raw, dict):
         raise UserError(f"{file} must hold options such as bundle: DIR")
     return {key: _value(key, value, options, file) for key, value in raw.items()}
@@ -97,4 +101,4 @@ def _value(key: object, value: object, options: Mapping[str, tuple[type, str]], 
     yaml_type, description = _TYPES[kind]
     if type(value) is not yaml_type:
         raise UserError(f"{file}: {key} must be {description}, not {value!r}")
-    return kind(value)
+    return user_path(value) if kind is Path else value

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -11,19 +13,24 @@ import numpy.typing as npt
 
 from edgefd.core.arrays import Float32, Int64
 from edgefd.core.errors import UserError
+from edgefd.data.csv_table import read_csv
 from edgefd.data.features import cached_features
-from edgefd.data.npz import finite_samples, read_npz
+from edgefd.data.images import read_images
+from edgefd.data.npz import finite_samples, read_npz, whole_labels
 from edgefd.data.splits import split
 from edgefd.federation.clients import ClientData, Scale
+from edgefd.federation.units import far_from, finite_values, in_units
 from edgefd.wire.bundle_manifest import Manifest
 from edgefd.wire.bundle_reader import Bundle
 from edgefd_client.contribution import Contribution, check_source, contributed_proxy_rows
+
+_LOG = logging.getLogger(__name__)
 
 
 class DataSource(Protocol):
     """Source of private labelled samples.
 
-    To read a sensor of your own, write a class with this one method and pass an object of it to `client_data`.
+    To read a sensor of your own, write a class with this one method and pass an object of it to `read_samples`.
     """
 
     def load(self) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
@@ -67,51 +74,28 @@ class NpzSource:
 
 @dataclass(frozen=True)
 class ImageFolder:
-    """Folders of images named by label: 0, 1, ... An image becomes uint8 [channels, height, width]. Needs pillow."""
+    """Folders of images named by label, see `edgefd.data.images.read_images`. Needs pillow."""
 
     path: Path
     shape: tuple[int, ...]
 
     def load(self) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
         """Read all images, see `DataSource`."""
-        try:
-            from PIL import Image
-        except ImportError:
-            raise UserError("reading images needs pillow: pip install pillow") from None
-        files = sorted(file for file in self.path.glob("*/*") if file.is_file() and file.parent.name.isdigit())
-        if not files:
-            raise UserError(f"{self.path} must hold folders 0, 1, ... of images")
-        samples = []
-        for file in files:
-            try:
-                with Image.open(file) as image:
-                    pixels = np.asarray(image.convert("L" if self.shape[0] == 1 else "RGB"))
-            except OSError as error:
-                raise UserError(f"{file} is not an image: {error}") from error
-            sample = pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
-            if sample.shape != self.shape:
-                raise UserError(f"{file} has shape {list(sample.shape)}, but the model takes {list(self.shape)}")
-            samples.append(sample)
-        return np.stack(samples), np.array([int(file.parent.name) for file in files])
+        return read_images(self.path, self.shape)
 
 
 @dataclass(frozen=True)
-class CsvWindows:
-    """A CSV file without header. Each line is one window: its label, then the numbers of the sample."""
+class CsvTable:
+    """A CSV file with one sample in each line, see `edgefd.data.csv_table.read_csv`."""
 
     path: Path
     shape: tuple[int, ...]
+    n_classes: int
 
     def load(self) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
         """Read the table, see `DataSource`."""
-        try:
-            table = np.loadtxt(self.path, delimiter=",", ndmin=2, dtype=np.float32)
-        except (OSError, ValueError) as error:
-            raise UserError(f"{self.path} is not a table of numbers: {error}") from error
-        n_columns = 1 + int(np.prod(self.shape))
-        if table.shape[1] != n_columns:
-            raise UserError(f"{self.path} has {table.shape[1]} columns, but a label and a sample need {n_columns}")
-        return table[:, 1:].reshape(-1, *self.shape), table[:, 0]
+        x, y = read_csv(self.path, math.prod(self.shape), self.n_classes)
+        return x.reshape(-1, *self.shape), y
 
 
 def source_of(path: Path, manifest: Manifest) -> DataSource:
@@ -122,17 +106,42 @@ def source_of(path: Path, manifest: Manifest) -> DataSource:
     """
     if path.is_dir():
         return ImageFolder(path, manifest.sample_shape)
-    if path.suffix == ".csv":
-        return CsvWindows(path, manifest.sample_shape)
-    if path.suffix == ".npz":
+    if path.suffix.lower() in (".csv", ".tsv", ".txt"):
+        return CsvTable(path, manifest.sample_shape, manifest.n_classes)
+    if path.suffix.lower() == ".npz":
         return NpzSource(path)
-    raise UserError(f"{path} must be an .npz, a .csv or a folder of images")
+    raise UserError(f"{path} must be an .npz, a .csv (.tsv, .txt) or a folder of images")
 
 
-def client_data(
-    source: DataSource, bundle: Bundle, client: int, contribution: Contribution | None = None
-) -> ClientData:
-    """Return the training data and held-out data of a device, scaled. With an extractor, they are its features.
+@dataclass(frozen=True, eq=False)
+class Samples:
+    """The private samples of a device, checked and scaled. With an extractor, they are its features."""
+
+    raw: npt.NDArray[Any]
+    """the samples as the source gave them"""
+    x: Float32
+    y: Int64
+    named: Split
+    """the other arrays of an npz"""
+    heldout: tuple[Float32, Int64] | None
+    """held-out samples and labels, scaled; None = not in the source"""
+
+
+def read_samples(source: DataSource, bundle: Bundle) -> Samples:
+    """Read the private samples of a device and check them against the units of the federation.
+
+    Raises:
+        UserError: for samples or labels that `scaled` refuses.
+    """
+    raw, labels = source.load()
+    x, y = scaled(raw, labels, bundle, str(getattr(source, "path", "the data")))
+    named = source.split() if isinstance(source, NpzSource) else Split(None, None)
+    heldout = None if named.heldout is None else scaled(*named.heldout, bundle, "x_heldout")
+    return Samples(raw, x, y, named, heldout)
+
+
+def client_data(samples: Samples, bundle: Bundle, client: int, contribution: Contribution | None = None) -> ClientData:
+    """Return the training data and held-out data of a device.
 
     Held-out samples and contributed rows are those that an npz names. If it names none, a share of the samples is held
     out, drawn as a simulation draws it, and no row counts as contributed. The samples of a recorded contribution are
@@ -140,13 +149,10 @@ def client_data(
     training only: they are never held out.
 
     Raises:
-        UserError: for samples of another shape, numbers that are not finite, labels outside the model's classes, ids of
-            rows that do not exist, fewer than two samples, or data that do not contain the recorded contribution.
+        UserError: for ids of rows that do not exist, fewer than two samples, or data that do not contain the recorded
+            contribution.
     """
-    manifest = bundle.manifest
-    raw, labels = source.load()
-    x, y = scaled(raw, labels, bundle)
-    named = source.split() if isinstance(source, NpzSource) else Split(None, None)
+    manifest, x, y, named = bundle.manifest, samples.x, samples.y, samples.named
     contributed, contributed_y = _contributed(named, len(bundle.proxy), manifest.n_classes)
     shared, private = np.empty(0, np.int64), np.arange(len(x))
     if contribution is not None:
@@ -155,14 +161,14 @@ def client_data(
                 "the data name contributed rows (owned), and the state folder has a record of contributed samples: "
                 "use only one of both"
             )
-        check_source(contribution, finite_samples(raw, "the data"))
+        check_source(contribution, finite_samples(samples.raw, "the data"))
         contributed, used = contributed_proxy_rows(x[contribution.rows], bundle.proxy)
         shared = contribution.rows[used]
         label = {x[row].tobytes(): y[row] for row in shared}
         contributed_y = np.array([label[sample.tobytes()] for sample in bundle.proxy[contributed]], np.int64)
         private = private if contribution.keep else np.setdiff1d(private, shared)
-    if named.heldout is not None:
-        held_x, held_y = scaled(*named.heldout, bundle)
+    if samples.heldout is not None:
+        held_x, held_y = samples.heldout
         return ClientData(client, x[private], y[private], held_x, held_y, contributed, contributed_y=contributed_y)
     if len(private) < 2 or np.isin(private, shared).all():
         raise UserError(
@@ -184,46 +190,51 @@ def _contributed(named: Split, n_proxy: int, n_classes: int) -> tuple[Int64, Int
     ids, first = np.unique(contributed.astype(np.int64), return_index=True)
     if named.contributed_y is None:
         return ids, None
-    return ids, _labels(named.contributed_y, len(contributed), n_classes)[first]
+    return ids, _labels(named.contributed_y, len(contributed), n_classes, "owned_y")[first]
 
 
-def model_input(x: npt.NDArray[Any], bundle: Bundle) -> Float32:
-    """Convert raw samples to the input of the bundle's model: apply the extractor, if there is one, then scale.
+def model_input(x: npt.NDArray[Any], bundle: Bundle, source: str = "the data") -> Float32:
+    """Check raw samples against the units of the federation, and convert them to the input of the bundle's model.
 
-    Features of the same samples are computed once and stored in the cache folder.
+    An extractor, if there is one, computes features, once for the same samples: they are stored in the cache folder.
+    Then the scale is applied. A log line warns if the result lies far from the proxy set. Nothing of it is sent.
 
     Raises:
-        UserError: if the output of the extractor does not have the shape of the model's input.
+        UserError: for samples of another shape, kind or range, or that are not finite; the message begins with
+            `source`. Also if the output of the extractor does not have the shape of the model's input.
     """
     manifest = bundle.manifest
+    if x.shape[1:] != manifest.sample_shape or len(x) == 0:
+        shape = list(manifest.sample_shape)
+        raise UserError(f"{source}: expected an array [n, ...] of samples of shape {shape}, not of {list(x.shape)}")
+    x = in_units(x, manifest.units, source)
     if bundle.extractor is not None:
         x = cached_features(bundle.extractor, x)
         if x.shape[1:] != manifest.shape:
             raise UserError(
                 f"the extractor gives {list(x.shape[1:])} features, but the model takes {list(manifest.shape)}"
             )
-    return Scale(*manifest.scale)(x)
+    scaled_x = finite_values(Scale(*manifest.scale)(x), source)
+    warning = far_from(scaled_x, manifest.units, manifest.n_classes, source, scale=manifest.scale)
+    if warning is not None:
+        _LOG.warning("%s", warning)
+    return scaled_x
 
 
-def scaled(x: npt.NDArray[Any], y: npt.NDArray[Any], bundle: Bundle) -> tuple[Float32, Int64]:
+def scaled(x: npt.NDArray[Any], y: npt.NDArray[Any], bundle: Bundle, source: str = "the data") -> tuple[Float32, Int64]:
     """Return scaled samples and labels for the bundle's model.
 
     Raises:
-        UserError: for samples of another shape, numbers that are not finite, labels outside the model's classes.
+        UserError: for samples that `model_input` refuses, and labels outside the model's classes.
     """
-    manifest, shape = bundle.manifest, bundle.manifest.sample_shape
-    if len(x) == 0 or x.shape[1:] != shape or len(x) != len(y) or y.ndim != 1:
+    return model_input(x, bundle, source), _labels(y, len(x), bundle.manifest.n_classes, source)
+
+
+def _labels(y: npt.NDArray[Any], n: int, n_classes: int, source: str) -> Int64:
+    labels = whole_labels(y, n, source)
+    if labels.max(initial=0) >= n_classes:
         raise UserError(
-            f"data must be samples of shape {list(shape)}, each with a label, not an array of shape {list(x.shape)}"
+            f"{source}: labels must be whole numbers from 0 to {n_classes - 1}, but they reach {labels.max()}: use the "
+            "numbers that the classes have in the federation"
         )
-    if x.dtype.kind not in "uif" or not np.isfinite(x).all():
-        raise UserError("the samples must be finite numbers")
-    return model_input(x, bundle), _labels(y, len(x), manifest.n_classes)
-
-
-def _labels(y: npt.NDArray[Any], n: int, n_classes: int) -> Int64:
-    if y.shape != (n,):
-        raise UserError(f"labels must be one per sample, an array of shape [{n}], not {list(y.shape)}")
-    if y.dtype.kind not in "uif" or (y != np.floor(y)).any() or y.min(initial=0) < 0 or y.max(initial=0) >= n_classes:
-        raise UserError(f"labels must be whole numbers from 0 to {n_classes - 1}")
-    return y.astype(np.int64)
+    return labels

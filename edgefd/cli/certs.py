@@ -8,9 +8,10 @@ from typing import Annotated
 
 import typer
 
+from edgefd.cli.common import CommandGroup
 from edgefd.core.errors import require
 
-app = typer.Typer(no_args_is_help=True, help="Manage the certificates of a federation's coordinator and devices.")
+app = CommandGroup(no_args_is_help=True, help="Manage the certificates of a federation's coordinator and devices.")
 
 Folder = Annotated[Path, typer.Option("--certs", metavar="DIR", help="the folder that `edgefd certs init` created")]
 Name = Annotated[str, typer.Argument(metavar="NAME", help="the name of the device")]

@@ -10,6 +10,7 @@ from rich.table import Table
 
 from edgefd.cli.common import ConfigFile, Overrides, console, require_simulation
 from edgefd.config.load import load_config
+from edgefd.core.yaml_files import dump_yaml
 
 
 def check(
@@ -23,8 +24,6 @@ def check(
 
     Example: edgefd check simulations/quickstart.yaml train.rounds=5
     """
-    import yaml
-
     loaded = load_config(config, overrides or [])
     if explain:
         from edgefd.config.explain import explain as explained
@@ -36,7 +35,7 @@ def check(
     from edgefd.runs.prepare import prepare
 
     prepared = prepare(loaded)
-    print(yaml.safe_dump(loaded.to_dict(), sort_keys=False), end="")
+    print(dump_yaml(loaded.to_dict()), end="")
     print("\n".join(f"# {line}" for line in describe_data(prepared)))
 
 

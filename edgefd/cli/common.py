@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, TypeVar
 
 import typer
 from rich.console import Console
 
 from edgefd.core.errors import require
+from edgefd.core.paths import user_path
+
+Command = TypeVar("Command", bound=Callable[..., Any])
 
 console = Console()
 errors = Console(stderr=True, soft_wrap=True)
@@ -27,6 +32,34 @@ Insecure = Annotated[bool, typer.Option("--insecure", help="allow plaintext beyo
 MetricsPort = Annotated[
     int | None, typer.Option("--metrics", metavar="PORT", help="serve Prometheus metrics on 127.0.0.1:PORT")
 ]
+
+
+class CommandGroup(typer.Typer):
+    """A group of commands, in whose paths `~` stands for the home folder."""
+
+    def command(self, *arguments: Any, **options: Any) -> Callable[[Command], Command]:
+        """Register a command."""
+        register = super().command(*arguments, **options)
+
+        def decorate(command: Command) -> Command:
+            register(_with_user_paths(command))
+            return command
+
+        return decorate
+
+
+def _with_user_paths(command: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(command)
+    def run(**arguments: Any) -> Any:
+        return command(**{name: _expanded(value) for name, value in arguments.items()})
+
+    return run
+
+
+def _expanded(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_expanded(item) for item in value]
+    return user_path(value) if isinstance(value, Path) else value
 
 
 def require_simulation() -> None:

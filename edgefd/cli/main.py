@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import sys
 
-import typer
-
 from edgefd.cli.audit import audit, inspect
 from edgefd.cli.certs import app as certs
 from edgefd.cli.check import check, partition
 from edgefd.cli.collect import collect
-from edgefd.cli.common import errors
+from edgefd.cli.common import CommandGroup, errors
 from edgefd.cli.export import export
 from edgefd.cli.methods_and_datasets import datasets, methods
 from edgefd.cli.report import compare, report
@@ -18,6 +16,7 @@ from edgefd.cli.serve import app as serve
 from edgefd.cli.simulate import features, simulate, sweep
 from edgefd.core.errors import RunError, Stopped, UserError
 from edgefd.core.log import configure_logging
+from edgefd.core.terminal import escape_unknown_characters
 
 COMMANDS = (
     *(simulate, sweep, compare, report),
@@ -28,7 +27,7 @@ COMMANDS = (
 )
 """all commands, in the order in which `edgefd --help` lists them; the groups `serve` and `certs` follow"""
 
-app = typer.Typer(
+app = CommandGroup(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -45,6 +44,7 @@ def main() -> None:
 
     Exit codes: 2 for bad input, 1 for a run that cannot continue, 130 for Ctrl-C.
     """
+    escape_unknown_characters()
     try:
         configure_logging()
         app()

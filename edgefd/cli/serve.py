@@ -8,14 +8,24 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from edgefd.cli.common import Certs, ConfigFile, Insecure, MetricsPort, Out, Overrides, console, require_server
+from edgefd.cli.common import (
+    Certs,
+    CommandGroup,
+    ConfigFile,
+    Insecure,
+    MetricsPort,
+    Out,
+    Overrides,
+    console,
+    require_server,
+)
 from edgefd.config.load import load_config
 from edgefd.core.errors import require
 
 if TYPE_CHECKING:
     from edgefd_server.coordinator.open_run import RunRequest
 
-app = typer.Typer(
+app = CommandGroup(
     no_args_is_help=True,
     help="Coordinate a federation of devices. The coordinator needs the config and the bundles, but no data set.",
 )

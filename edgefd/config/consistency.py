@@ -152,9 +152,9 @@ METHOD_RULES = (
         "section",
     ),
     Rule(
-        lambda c, m: CODECS[c.codec.name].unit and m.exchanges and not m.message.of_proxy_rows,
-        "codec.name: {config.codec.name} carries numbers from 0 to 1, but method {method.name} sends other numbers: "
-        "use float16 or float32",
+        lambda c, m: CODECS[c.codec.name].unit and m.exchanges and not 0 <= m.values.least < m.values.most <= 1,
+        "codec.name: {config.codec.name} carries numbers from 0 to 1, but method {method.name} sends "
+        "{method.values.name}: use float16 or float32",
     ),
     Rule(
         lambda c, m: (

@@ -5,10 +5,9 @@ from __future__ import annotations
 import textwrap
 from typing import Any
 
-import yaml
-
 from edgefd.config.keys import REQUIRED, Key, Part, form, parts_of
 from edgefd.config.schema import SECTIONS, Config, variant_key, variants
+from edgefd.core.yaml_files import dump_yaml
 
 WIDTH = 80
 
@@ -43,23 +42,13 @@ def _part(config: Config, section: str) -> Part:
 def _explained(key: Key, name: str, value: Any) -> list[str]:
     """Return the lines of one key."""
     changed = key.default is not REQUIRED and value != key.default
-    note = f"   (default: {as_yaml(key.default)})" if changed else ""
-    lines = _wrapped(f"{name}: {as_yaml(value)}{note}", "* " if changed else "  ", "      ")
+    note = f"   (default: {dump_yaml(key.default, one_line=True)})" if changed else ""
+    lines = _wrapped(f"{name}: {dump_yaml(value, one_line=True)}{note}", "* " if changed else "  ", "      ")
     if key.doc:
         lines += _wrapped(key.doc, "      ", "      ")
     if len(key.choices) > 1:
         lines += _wrapped(f"one of: {', '.join(key.choices)}", "      ", "      ")
     return lines
-
-
-def as_yaml(value: Any) -> str:
-    """Return a value as YAML in one line.
-
-    >>> as_yaml(None), as_yaml([0, 1]), as_yaml(True), as_yaml("adam")
-    ('null', '[0, 1]', 'true', 'adam')
-    """
-    text: str = yaml.safe_dump(value, default_flow_style=True, width=float("inf"), allow_unicode=True)
-    return text.removesuffix("...\n").strip()
 
 
 def _wrapped(text: str, first: str, others: str) -> list[str]:

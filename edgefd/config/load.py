@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_type_hints
 
-import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from edgefd.config.consistency import check_consistency
@@ -20,12 +20,15 @@ from edgefd.config.schema import (
     OBJECT,
     SECTIONS,
     Config,
+    FromFile,
     Model,
     Own,
     variant_key,
     variants,
 )
 from edgefd.core.errors import UserError, hint
+from edgefd.core.paths import user_path
+from edgefd.core.yaml_files import read_yaml
 from edgefd.methods import get_method
 
 Source = str | os.PathLike[str] | Mapping[str, Any] | Config
@@ -61,23 +64,11 @@ def read_sections(source: Source) -> dict[str, Any]:
     """
     if isinstance(source, Config | Mapping):
         return dict(plain(source.to_dict() if isinstance(source, Config) else source))
-    return read_yaml(Path(source))
+    return _read_sections(user_path(source))
 
 
-def read_yaml(path: Path) -> dict[str, Any]:
-    """Return the sections of a YAML file.
-
-    Raises:
-        UserError: if the file cannot be read or does not hold sections.
-    """
-    try:
-        text = (path if path.exists() else PACKAGED.get(path, path)).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot read config {path}: {getattr(error, 'strerror', None) or error}") from error
-    try:
-        raw = yaml.safe_load(text) or {}
-    except yaml.YAMLError as error:
-        raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
+def _read_sections(path: Path) -> dict[str, Any]:
+    raw = read_yaml(path if os.path.exists(path) else PACKAGED.get(path, path)) or {}
     if not isinstance(raw, dict):
         raise UserError(f"{path} must hold sections such as data: and method:, not a {type(raw).__name__}")
     return raw
@@ -101,7 +92,21 @@ def parse_config(raw: Mapping[str, Any], objects: Mapping[str, Any] | None = Non
         objects={name: objects[name] for name in objects if name in used},
     )
     check_consistency(config)
-    return config
+    return with_paths(config, lambda path: str(user_path(path)) if path.startswith("~") or "\0" in path else path)
+
+
+def with_paths(config: Config, change: Callable[[str], str]) -> Config:
+    """Return the config with every path of a file changed."""
+    name, extractor, path, partition = config.data.name, config.data.extractor, config.proxy.path, config.partition
+    if name.endswith(".npz"):
+        name = change(name)
+    if extractor is not None and extractor.endswith(".onnx"):
+        extractor = change(extractor)
+    if isinstance(partition, FromFile):
+        partition = replace(partition, path=change(partition.path))
+    data = replace(config.data, name=name, extractor=extractor)
+    proxy = replace(config.proxy, path=path and change(path))
+    return replace(config, data=data, proxy=proxy, partition=partition)
 
 
 def _parse_section(section: str, raw: Mapping[str, Any]) -> Any:
@@ -194,7 +199,7 @@ def _parse(section: str, kind: Any, values: Mapping[str, Any]) -> Any:
     """Return one section as an instance of its dataclass."""
     _check_keys(section, values, _names(kind))
     try:
-        parsed = TypeAdapter(kind).validate_python(dict(values))
+        parsed = TypeAdapter(kind).validate_json(json.dumps(values), strict=True)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join([section, *(str(part) for part in first["loc"])])

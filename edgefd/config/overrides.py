@@ -8,10 +8,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import yaml
 
 from edgefd.config.schema import DEFAULT_METHOD, variant_key, variants
 from edgefd.core.errors import UserError
+from edgefd.core.yaml_files import parse_yaml
 
 Overrides = Mapping[str, Any] | Sequence[str]
 """settings by key, such as {"train.rounds": 2}, or a list of "key=value" whose values are YAML"""
@@ -59,9 +59,9 @@ def read_override(override: str) -> tuple[str, Any]:
     path, equals, text = override.partition("=")
     _checked_key(path if equals else "", override)
     try:
-        return path, yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise UserError(f"override {override!r}: the value is not valid YAML") from error
+        return path, parse_yaml(text)
+    except ValueError as error:
+        raise UserError(f"override {override!r}: the value is not valid YAML: {error}") from error
 
 
 def _checked_key(key: object, override: object) -> str:

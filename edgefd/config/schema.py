@@ -32,7 +32,8 @@ class Data:
     """Data set of a run, and its preprocessing."""
 
     name: str = "mnist_mini"
-    """name of the data set: mnist_mini, mnist, fashion_mnist, cifar10, digits, watch, or the path of an npz file"""
+    """name of the data set: mnist_mini, mnist, fashion_mnist, cifar10, digits, watch, or the path of an npz file,
+    or of a folder with images in train/LABEL and test/LABEL"""
     limit: int | None = None
     """number of training samples to keep, the same number of each class (at least 1; None = all)"""
     test_people: tuple[int, ...] | None = None
@@ -41,6 +42,9 @@ class Data:
     heldout: float = 0.1
     """fraction of each client's private rows held out from training, in (0, 1): they set the threshold of the filter
     and serve for evaluation"""
+    scale: Literal["all", "columns"] = "all"
+    """standardisation of all samples with the mean and the deviation of the proxy set: all = one pair of numbers for
+    all values; columns = one pair for each column of a table, or for each channel of images and windows"""
     extractor: str | None = None
     """frozen network whose features replace the samples: efficientnet_lite0, efficientnet_lite2, or the path of an
     .onnx file (None = the samples themselves)"""

@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
@@ -35,6 +36,11 @@ def reported(process: subprocess.Popen[bytes], path: Path, seen: int = 0) -> Ite
             return
         yield None
         time.sleep(0.05)
+
+
+def module_path() -> str:
+    """Return the value of PYTHONPATH with which a process in another folder finds the modules of this one."""
+    return os.pathsep.join(map(os.path.abspath, sys.path))
 
 
 def last_line(log: Path) -> str:

@@ -18,9 +18,13 @@ from edgefd.data.npz import channels_first, finite_samples, read_npz, whole_labe
 from edgefd.data.partitions import class_table
 from edgefd.data.splits import split, stratified
 from edgefd.federation.clients import ClientData, Federation, ProxySet, Scale, scale_of
+from edgefd.federation.units import far_from, in_units, some_rows, units_of
 
 CONTRIBUTORS = "contributors"
 """array of a proxy npz file with the number of contributing devices; a file without it holds public samples"""
+
+MAX_COLUMNS = 4096
+"""largest number of columns with a scale each, which the manifest of a bundle holds"""
 
 Partition = Callable[[Int64, Int64 | None, np.random.Generator], list[Int64]]
 
@@ -42,7 +46,12 @@ class ProxySpec:
 
 
 def build_federation(
-    dataset: Dataset, partition: Partition, proxy: ProxySpec, heldout: float, seed: int, scale: Scale | None = None
+    dataset: Dataset,
+    partition: Partition,
+    proxy: ProxySpec,
+    heldout: float,
+    seed: int,
+    scale: Scale | Literal["all", "columns"] = "all",
 ) -> Federation:
     """Split the training set among clients and build the proxy set.
 
@@ -52,7 +61,8 @@ def build_federation(
         proxy: origin of the proxy set.
         heldout: fraction of each client's private rows that is held out from training.
         seed: seed of everything random in this function.
-        scale: scale of all samples; None means the scale of the proxy set. `RAW` leaves the samples unchanged.
+        scale: "all" = one scale for all values, that of the proxy set; "columns" = one for each column or channel; or
+            a scale itself, such as `RAW`, which leaves the samples unchanged.
 
     Raises:
         UserError: if a client is left with fewer than two samples, or `alpha` or `heldout` is not in (0, 1).
@@ -66,7 +76,11 @@ def build_federation(
     if proxy.path is not None:
         x, labels = load_proxy_file(proxy.path, dataset, proxy.source)
         owner = np.full(len(x), -1)
-    to_model = scale or scale_of(x)
+    if scale == "columns" and dataset.x_train.shape[1] > MAX_COLUMNS:
+        raise UserError(
+            f"data.scale=columns is for {MAX_COLUMNS} columns or fewer, not {dataset.x_train.shape[1]}: use all"
+        )
+    to_model = scale if isinstance(scale, Scale) else scale_of(x, by_column=scale == "columns")
 
     def samples(rows: Int64) -> tuple[Float32, Int64]:
         return to_model(dataset.x_train[rows]), y[rows]
@@ -139,12 +153,14 @@ def load_proxy_file(path: Path, dataset: Dataset, source: str) -> tuple[npt.NDAr
     if (CONTRIBUTORS in arrays) != (source == "contributed"):
         kind, other = ("raw private", "contributed") if CONTRIBUTORS in arrays else ("public", "public")
         raise UserError(f"{path} is marked as {kind} samples: set proxy.source={other}")
-    x = finite_samples(channels_first(arrays["x"]), str(path))
-    if x.dtype != dataset.x_train.dtype or x.shape[1:] != dataset.x_train.shape[1:]:
+    x, shape = finite_samples(channels_first(arrays["x"]), str(path)), dataset.x_train.shape[1:]
+    if x.shape[1:] != shape:
         raise UserError(
-            f"{path}: x must be {dataset.x_train.dtype} samples of shape {list(dataset.x_train.shape[1:])}, "
-            f"as in {dataset.name}, not {x.dtype} of shape {list(x.shape[1:])}"
+            f"{path}: x must be samples of shape {list(shape)}, as in {dataset.name}, not of shape {list(x.shape[1:])}"
         )
+    units = units_of(dataset.x_train, some_rows(dataset.x_train))
+    x = in_units(x, units, f"{path} against {dataset.name}")
+    far_from(x, units, dataset.n_classes, str(path), dataset.name)  # raises for other units
     if "y" not in arrays:
         return x, None
     y = whole_labels(arrays["y"], len(x), str(path))

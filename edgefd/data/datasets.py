@@ -1,4 +1,4 @@
-"""Data sets by name, or from an npz file of a user.
+"""Data sets by name, or from an npz file or a folder of images of a user.
 
 Every result names its data: source, size and sha256.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
@@ -19,8 +20,11 @@ import numpy.typing as npt
 from edgefd.core.arrays import Int64
 from edgefd.core.errors import UserError, hint
 from edgefd.core.files import replacing
+from edgefd.core.paths import user_path
 from edgefd.data import formats
+from edgefd.data.images import read_images
 from edgefd.data.npz import channels_first, finite_samples, read_npz, whole_labels
+from edgefd.federation.units import far_from, in_units, some_rows, units_of
 
 DATASETS = {
     "mnist_mini": "6,000 + 1,000 MNIST digits, class-balanced, 28x28; shipped with edgefd",
@@ -54,10 +58,10 @@ class Dataset:
 
 
 def load_dataset(name: str, root: Path | None = None, test_people: Sequence[int] | None = None) -> Dataset:
-    """Load a data set by its name, or from the path of an npz file.
+    """Load a data set by its name, or from the path of an npz file or of a folder of images.
 
     Args:
-        name: a key of `DATASETS`, or the path of an npz file.
+        name: a key of `DATASETS`, or the path of an npz file, or of a folder with images in train/LABEL and test/LABEL.
         root: folder to search first (None = $EDGEFD_DATA); then comes the cache folder of `edgefd datasets --download`.
             This function never downloads, substitutes or generates data.
         test_people: people who form the test set of `watch`; all others train (None = `WATCH_TEST`).
@@ -69,8 +73,10 @@ def load_dataset(name: str, root: Path | None = None, test_people: Sequence[int]
         raise UserError(f"data.test_people is for watch only, {name} has its own test set: remove it")
     if name.endswith(".npz"):
         return dataset_of(Path(name).stem, _user_npz(Path(name)), f"file {name}")
+    if name not in DATASETS and Path(name).is_dir():
+        return dataset_of(Path(name).resolve().name, _image_folders(Path(name)), f"folder {name}")
     if name not in DATASETS:
-        raise UserError(f"unknown data set {name!r}: {hint(name, DATASETS, otherwise='the path of an npz')}")
+        raise UserError(f"unknown data set {name!r}: {hint(name, DATASETS, otherwise='a path of an npz or a folder')}")
     location = _find(name, root)
     if location is None:
         raise UserError(f"data set {name} was not found: {download_hint(name)}")
@@ -87,9 +93,16 @@ def find_dataset(name: str, root: Path | None = None) -> str | None:
 
 
 def cache_folder(name: str) -> Path:
-    """Return the cache folder of a data set."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "edgefd" / name
+    """Return the cache folder of a data set.
+
+    Raises:
+        UserError: if neither XDG_CACHE_HOME nor a home folder says where caches are.
+    """
+    try:
+        base = user_path(os.environ.get("XDG_CACHE_HOME") or "~/.cache")
+    except UserError:
+        raise UserError("this user has no home folder for caches: set XDG_CACHE_HOME to a folder") from None
+    return base / "edgefd" / name
 
 
 def write_cache(path: Path, write: Callable[[BinaryIO], object]) -> None:
@@ -116,9 +129,11 @@ def _find(name: str, root: Path | None) -> tuple[Path, Read] | None:
         return Path(str(resources.files("edgefd.data") / "mnist_mini.npz")), _user_npz
     if name == "digits":
         return Path("scikit-learn"), _digits
-    first = root or (Path(os.environ["EDGEFD_DATA"]) if os.environ.get("EDGEFD_DATA") else None)
+    first = root or (user_path(os.environ["EDGEFD_DATA"]) if os.environ.get("EDGEFD_DATA") else None)
     folders = [first / name, first] if first else []  # MNIST and Fashion-MNIST have the same file names
-    for folder in [*folders, cache_folder(name)]:
+    with suppress(UserError):  # without a folder for caches, nothing is in it
+        folders.append(cache_folder(name))
+    for folder in folders:
         for file, read in _FILES[name]:
             if (folder / file).exists():
                 return folder / file, read
@@ -128,6 +143,15 @@ def _find(name: str, root: Path | None) -> tuple[Path, Read] | None:
 def _user_npz(path: Path) -> dict[str, npt.NDArray[Any]]:
     arrays = read_npz(path, ("x_train", "y_train", "x_test", "y_test"))
     return arrays | {k: channels_first(arrays[k]) for k in ("x_train", "x_test")}
+
+
+def _image_folders(path: Path) -> dict[str, npt.NDArray[Any]]:
+    """Read the images in train/LABEL and test/LABEL, as devices read theirs."""
+    if not all((path / part).is_dir() for part in ("train", "test")):
+        raise UserError(f"{path} must hold the folders train and test, each with folders 0, 1, ... of images")
+    x_train, y_train = read_images(path / "train")
+    x_test, y_test = read_images(path / "test", x_train.shape[1:])
+    return {"x_train": x_train, "y_train": y_train, "x_test": x_test, "y_test": y_test}
 
 
 def _jpegs(path: Path) -> dict[str, npt.NDArray[Any]]:
@@ -198,7 +222,7 @@ def dataset_of(name: str, arrays: Mapping[str, npt.NDArray[Any]], source: str) -
     Raises:
         UserError: if samples or labels are malformed, or do not belong together.
     """
-    x_train, x_test = finite_samples(arrays["x_train"], source), finite_samples(arrays["x_test"], source)
+    x_train, x_test = (finite_samples(arrays[key], f"{source}, {key}") for key in ("x_train", "x_test"))
     if x_train.shape[1:] != x_test.shape[1:]:
         raise UserError(f"{source}: train samples are {list(x_train.shape[1:])}, test samples {list(x_test.shape[1:])}")
     y_train = whole_labels(arrays["y_train"], len(x_train), source)
@@ -209,6 +233,10 @@ def dataset_of(name: str, arrays: Mapping[str, npt.NDArray[Any]], source: str) -
         raise UserError(
             f"{source}: labels must be 0..C-1 with C of 2 or more, and test labels among the training labels"
         )
+    _check_no_gaps(y_train, n_classes, source)
+    units = units_of(x_train, some_rows(x_train))
+    x_test = in_units(x_test, units, f"{source}, x_test against x_train")
+    far_from(x_test, units, n_classes, f"{source}, x_test", "x_train")  # raises for other units
     group = arrays.get("group_train")
     if group is not None and (group.shape != y_train.shape or (group.dtype.kind == "f" and np.isnan(group).any())):
         raise UserError(f"{source}: group_train must name a group for each of {len(y_train)} x_train")
@@ -224,6 +252,25 @@ def dataset_of(name: str, arrays: Mapping[str, npt.NDArray[Any]], source: str) -
         sha256="",
     )
     return replace(dataset, sha256=digest(dataset))
+
+
+def _check_no_gaps(y: Int64, n_classes: int, source: str) -> None:
+    """Check that every class has a training sample: a class that nobody has would be learned from nothing.
+
+    Labels are not renumbered here: the devices of the federation have labels too, and nothing tells them.
+    """
+    counts = np.bincount(y, minlength=n_classes)
+    if counts.all():
+        return
+    first = int(counts.argmin())
+    ids = np.flatnonzero(counts)
+    advice = (
+        "subtract 1 from all of them" if np.array_equal(ids, np.arange(1, n_classes)) else "number them without gaps"
+    )
+    raise UserError(
+        f"{source}: labels must be 0..C-1, each with a training sample, but they are from {ids[0]} to {ids[-1]}, and "
+        f"none is {first}: {advice}, here and on all devices"
+    )
 
 
 def digest(dataset: Dataset) -> str:

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from edgefd.core.errors import UserError
+from edgefd.core.errors import UserError, require
 
 Arrays = dict[str, npt.NDArray[Any]]
 
@@ -83,10 +83,8 @@ def decode_jpegs(packed: Arrays) -> Arrays:
     Raises:
         UserError: if Pillow is not installed, or an image cannot be decoded.
     """
-    try:
-        from PIL import Image
-    except ImportError:
-        raise UserError("this copy of CIFAR-10 holds JPEG images: pip install pillow to read it") from None
+    require("images", "PIL")
+    from PIL import Image
 
     def images(part: str) -> npt.NDArray[np.uint8]:
         data, ends = packed[f"jpeg_{part}"], packed[f"offsets_{part}"]

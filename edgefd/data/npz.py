@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from edgefd.core.arrays import Int64
 from edgefd.core.errors import UserError
+from edgefd.federation.units import finite_values
 
 
 def read_npz(path: Path, keys: Sequence[str]) -> dict[str, npt.NDArray[Any]]:
@@ -52,19 +53,28 @@ def channels_first(x: npt.NDArray[Any]) -> npt.NDArray[Any]:
 
 
 def whole_labels(y: npt.NDArray[Any], n: int, source: str) -> Int64:
-    """Return `y` as int64 [n].
+    """Return `y` as int64 [n]; a column [n, 1] and True and False are labels too.
 
     Raises:
         UserError: if `y` is not `n` whole numbers from 0; the message begins with `source`.
     """
+    if y.ndim == 2 and y.shape[1] == 1:
+        y = y[:, 0]
+    if y.ndim == 2 and len(y) == n:
+        raise UserError(
+            f"{source}: {n} samples need {n} labels, not an array of shape {list(y.shape)}: if each row has a single 1 "
+            "at the place of its label, give y.argmax(1)"
+        )
     if y.ndim != 1 or len(y) != n:
         raise UserError(f"{source}: {n} samples need {n} labels, not an array of shape {list(y.shape)}")
-    if y.dtype.kind not in "iuf":
-        raise UserError(f"{source}: labels must be whole numbers from 0, not {y.dtype}")
+    if y.dtype.kind not in "biuf":
+        raise UserError(f"{source}: labels must be whole numbers from 0, not {y.dtype}: number the classes 0, 1, ...")
     with np.errstate(invalid="ignore"):  # NaN, infinite and too large values differ from their integer
         whole = y.astype(np.int64)
-    if (whole != y).any() or whole.min() < 0:
-        raise UserError(f"{source}: labels must be whole numbers from 0")
+    wrong = (whole != y) | (whole < 0)
+    if wrong.any():
+        row = int(wrong.argmax())
+        raise UserError(f"{source}: labels must be whole numbers from 0, but sample {row} (from 0) has {y[row]}")
     return whole
 
 
@@ -74,14 +84,17 @@ def finite_samples(x: npt.NDArray[Any], source: str) -> npt.NDArray[Any]:
     Raises:
         UserError: if `x` is not rows of finite numbers; the message begins with `source`.
     """
-    if x.dtype != np.uint8 and not np.issubdtype(x.dtype, np.floating):
-        raise UserError(f"{source}: samples must be uint8 or floating point, not {x.dtype}")
     if x.ndim < 2 or not x.size:
         raise UserError(f"{source}: x must be rows of samples, at least one, not of shape {list(x.shape)}")
     if x.dtype == np.uint8:
         return x
+    if x.dtype.kind in "biu":
+        pixels = x.dtype.kind == "b" or (x.min() >= 0 and x.max() <= 255)
+        raise UserError(
+            f"{source}: samples must be uint8 or floating point, not {x.dtype} from {x.min()} to {x.max()}: save "
+            + ("x.astype('uint8') for pixels, or x.astype('float32')" if pixels else "x.astype('float32')")
+        )
+    if x.dtype.kind != "f":
+        raise UserError(f"{source}: samples must be uint8 or floating point, not {x.dtype}")
     with np.errstate(over="ignore"):  # too large values become infinite
-        x = x.astype(np.float32)
-    if not np.isfinite(x).all():
-        raise UserError(f"{source}: the samples hold NaN or infinite values, or values too large for float32")
-    return x
+        return finite_values(x.astype(np.float32), source)

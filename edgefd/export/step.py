@@ -62,12 +62,18 @@ class Traced:
     outputs: tuple[str, ...]
     """names of the outputs, in order"""
     fixed: dict[str, Tensor]
-    """inputs that never change, by name: the buffers of the module"""
+    """inputs that never change, by name: buffers, and parameters that need no gradient"""
 
 
 def parameters_of(model: nn.Module) -> dict[str, Tensor]:
-    """Return the parameters of a module by their names in the state: `model/<name>`."""
-    return {f"model/{name}": p.detach() for name, p in model.named_parameters()}
+    """Return the parameters that are trained, by their names in the state: `model/<name>`."""
+    return {f"model/{name}": p.detach() for name, p in model.named_parameters() if p.requires_grad}
+
+
+def _fixed(model: nn.Module) -> dict[str, Tensor]:
+    """Return the inputs of graphs that never change: the buffers, and the parameters that need no gradient."""
+    frozen = [(name, p) for name, p in model.named_parameters() if not p.requires_grad]
+    return {f"buffer/{name}": tensor.detach().clone() for name, tensor in (*model.named_buffers(), *frozen)}
 
 
 def initial_state(model: nn.Module, optimizer: str) -> dict[str, Tensor]:
@@ -90,9 +96,9 @@ def trace_step(model: nn.Module, optimizer: str, batch: int, shape: Sequence[int
     """Trace one training step: (state, x, targets, weights, lr, constants) → (new state, loss)."""
     model = _copy_for_export(model)
     state = initial_state(model, optimizer)
-    fixed = {f"buffer/{name}": b.detach().clone() for name, b in model.named_buffers()}
-    n_parameters = len(list(model.parameters()))
-    parameter_names = [name.removeprefix("model/") for name in list(state)[:n_parameters]]
+    fixed = _fixed(model)
+    parameter_names = [name.removeprefix("model/") for name in parameters_of(model)]
+    n_parameters = len(parameter_names)
     buffer_names = [name.removeprefix("buffer/") for name in fixed]
     update = _adam if optimizer == "adam" else _sgd
 
@@ -120,19 +126,18 @@ def trace_step(model: nn.Module, optimizer: str, batch: int, shape: Sequence[int
 def trace_logits(model: nn.Module, shape: Sequence[int]) -> Traced:
     """Trace the logits for any number of rows: (parameters, x) → logits."""
     model = _copy_for_export(model)
-    names = [name for name, _ in model.named_parameters()]
-    fixed = {f"buffer/{name}": b.detach().clone() for name, b in model.named_buffers()}
-    keys = [*names, *(name.removeprefix("buffer/") for name in fixed)]
+    parameters, fixed = parameters_of(model), _fixed(model)
+    keys = [name.partition("/")[2] for name in (*parameters, *fixed)]
 
     def logits(*flat: Tensor) -> list[Tensor]:
         return [functional_call(model, dict(zip(keys, flat[:-1], strict=True)), (flat[-1],))]
 
     fake = FakeTensorMode(shape_env=ShapeEnv())
     free = StatelessSymbolicContext([DimDynamic.DYNAMIC, *(DimDynamic.STATIC for _ in shape)])  # type: ignore[var-annotated]
-    tensors = [*parameters_of(model).values(), *fixed.values()]
+    tensors = [*parameters.values(), *fixed.values()]
     fake_tensors = [fake.from_tensor(t.contiguous(), static_shapes=True) for t in tensors]
     graph = _trace(logits, [*fake_tensors, fake.from_tensor(torch.zeros(7, *shape), symbolic_context=free)])
-    return Traced(graph, (*(f"model/{n}" for n in names), *fixed, "x"), ("logits",), fixed)
+    return Traced(graph, (*parameters, *fixed, "x"), ("logits",), fixed)
 
 
 def _copy_for_export(model: nn.Module) -> nn.Module:

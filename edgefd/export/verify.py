@@ -119,7 +119,7 @@ def _float64_step(model: nn.Module, optimizer: str, shared: State, batch: Batch)
     model.load_state_dict(
         {k.removeprefix("model/"): torch.from_numpy(v) for k, v in shared.items() if k.startswith("model/")}
     )
-    names, parameters = zip(*model.named_parameters(), strict=True)
+    names, parameters = zip(*((n, p) for n, p in model.named_parameters() if p.requires_grad), strict=True)
     optim = torch.optim.Adam(parameters, LR) if optimizer == "adam" else torch.optim.SGD(parameters, LR, MOMENTUM)
     for name, p in zip(names, parameters, strict=True):
         slots = {k.split("/")[1]: v for k, v in shared.items() if k.startswith("optimizer/") and k.endswith(f"/{name}")}

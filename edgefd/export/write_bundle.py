@@ -20,6 +20,7 @@ from edgefd.core.files import npz_bytes
 from edgefd.export.model_graphs import LEARNING_RATE, SECOND_MOMENT, export_graphs, initial_arrays
 from edgefd.export.verify import run_step, verify
 from edgefd.federation.terms import FederationTerms
+from edgefd.federation.units import Units
 from edgefd.learners.batches import Batch, one_hot
 from edgefd.learners.graphs import Graphs, State
 from edgefd.wire.bundle_manifest import EXTRACTOR, MANIFEST, SCHEMA, FileRecord, Manifest
@@ -36,14 +37,16 @@ class BundleSettings:
     """sgd or adam"""
     batch: int
     """number of rows that the training graph takes"""
-    scale: tuple[float, float]
-    """(mean, std) with which raw samples are scaled"""
+    scale: tuple[tuple[float, ...], tuple[float, ...]]
+    """(mean, std) with which raw samples are scaled, see `edgefd.federation.clients.Scale`"""
     heldout: float
     """share of private rows held out from training, if the data do not name the rows"""
     n_clients: int
     """number of clients of the federation"""
     terms: FederationTerms
     """terms of the federation that the device joins"""
+    units: Units
+    """kind and range of the raw samples, and statistics of the scaled proxy set"""
 
 
 def export_bundle(
@@ -94,6 +97,7 @@ def export_bundle(
         heldout=settings.heldout,
         n_clients=settings.n_clients,
         terms=settings.terms,
+        units=settings.units,
         raw_shape=None if extractor is None else extractor[1],
     )
     text = json.dumps(dataclasses.asdict(manifest), indent=2) + "\n"

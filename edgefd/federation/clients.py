@@ -59,25 +59,38 @@ class ProxySet:
 
 @dataclass(frozen=True)
 class Scale:
-    """Standardisation (x - mean) / std, with mean and standard deviation of all values of the shared proxy set."""
+    """Standardisation (x - mean) / std with the mean and the standard deviation of the shared proxy set.
 
-    mean: float
-    std: float
+    `mean` and `std` have one number for all values, or one for each column of a table, or for each channel of images
+    and windows.
+    """
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
 
     def __call__(self, x: npt.NDArray[Any]) -> Float32:
-        """Convert raw samples, uint8 or float32, to the input of a model: float32 of the same shape."""
+        """Convert raw samples, uint8 or float32 [n, C, ...], to the input of a model: float32 of the same shape."""
+        along_channels = (1, -1, *[1] * (x.ndim - 2))
         out = x.astype(np.float32)
-        out -= np.float32(self.mean)
-        out /= np.float32(self.std)
+        out -= np.array(self.mean, np.float32).reshape(along_channels)
+        out /= np.array(self.std, np.float32).reshape(along_channels)
         return out
 
 
-RAW = Scale(0.0, 1.0)
+RAW = Scale((0.0,), (1.0,))
 
 
-def scale_of(proxy: npt.NDArray[Any]) -> Scale:
-    """Return the scale of raw proxy samples. A constant proxy set is only centred."""
-    return Scale(float(proxy.mean(dtype=np.float64)), float(proxy.std(dtype=np.float64)) or 1.0)
+def scale_of(proxy: npt.NDArray[Any], by_column: bool = False) -> Scale:
+    """Return the scale of raw proxy samples [n, C, ...], for all values or by column. Constant values are only centred.
+
+    No party sees all samples of a federation. The proxy set is what everybody shares, so it determines the scale.
+    """
+    columns = [proxy[:, c] for c in range(proxy.shape[1])] if by_column else [proxy]
+    numbers = [(float(x.mean(dtype=np.float64)), float(x.std(dtype=np.float64))) for x in columns]
+    # float32 does not resolve smaller deviations: they would be rounding errors
+    return Scale(
+        tuple(mean for mean, _ in numbers), tuple(std if std > 1e-7 * abs(mean) else 1.0 for mean, std in numbers)
+    )
 
 
 @dataclass(frozen=True, eq=False)

@@ -14,6 +14,7 @@ from edgefd.core.knowledge import Knowledge, empty
 from edgefd.federation.clients import Federation
 from edgefd.federation.context import ClientContext, ServerContext
 from edgefd.federation.distillation import teacher_rows
+from edgefd.federation.values import SOFT_LABELS, ValueRange
 from edgefd.learners.batches import Batch, softmax
 
 
@@ -147,6 +148,8 @@ class Method:
     transform: Callable[[Federation], Federation] = unchanged
     message: MessageKind = MessageKind.PROXY_LABELS
     """meaning of a row of its messages"""
+    values: ValueRange = SOFT_LABELS
+    """range of the values in the reports and in the teacher; a message with other values is refused"""
     label_aggregation: bool = False
     """whether `aggregate` averages soft labels by `ctx.combine`, so that a robust aggregator can replace the mean"""
     answers_queries: bool = True

@@ -66,6 +66,10 @@ class DualHead:
         """
         return self._train(((batch, len(batch) - n_private) for batch in batches), lr)
 
+    def set_noise(self, *keys: int) -> None:
+        """Set the keys of the model with both heads."""
+        self._learner.set_noise(*keys)
+
     def predict_logits(self, x: Float32) -> Float32:
         """Return the logits of the joint prediction of both heads, float32 [n, C]."""
         return np.asarray(np.log(np.maximum(mixture(self._learner.predict_logits(x)), _MIN_PROBABILITY)), np.float32)

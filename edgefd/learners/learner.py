@@ -30,6 +30,14 @@ class Learner(Protocol):
         """
         ...
 
+    def set_noise(self, *keys: int) -> None:
+        """Set the keys, at least 0, of the random numbers that the model draws, such as those of dropout.
+
+        With the same keys, the same calls afterwards draw the same numbers, in every process. Predictions do not change
+        the numbers of later calls.
+        """
+        ...
+
     def predict_logits(self, x: Float32) -> Float32:
         """Return the logits of samples, float32 [n, C]."""
         ...

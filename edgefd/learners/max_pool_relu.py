@@ -6,6 +6,12 @@ does not vectorise, it stores 8-byte indices, and its backward pass first clears
 
 from __future__ import annotations
 
+import functools
+import logging
+import os
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import numba
@@ -16,6 +22,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from edgefd.core.arrays import Float32
+
+_LOG = logging.getLogger(__name__)
 
 Places = npt.NDArray[np.uint8]
 """The position of the largest of the four numbers of each window, row by row; `_CUT` where the rectifier gives 0."""
@@ -116,6 +124,28 @@ def _spread_loops(g: Float32, places: Places, out: Float32) -> None:
                     out[i, 2 * r + 1, 2 * q + 1, c] = v if place == _FOURTH else zero
 
 
+def _compiled(loops: Callable[..., None], *types: str) -> Callable[..., None]:
+    """Compile a function for these types of arguments, and cache its code if a folder for it can be written."""
+    signature = f"void({', '.join(types)})"
+    if _has_cache_folder():
+        with suppress(RuntimeError, OSError):  # the folder cannot be written, or the disk is full
+            return numba.njit(signature, nogil=True, cache=True)(loops)  # type: ignore[no-any-return]
+    _say_that_code_is_not_cached()
+    return numba.njit(signature, nogil=True)(loops)  # type: ignore[no-any-return]
+
+
+@functools.cache
+def _say_that_code_is_not_cached() -> None:
+    _LOG.info("every process takes a second to compile code: set NUMBA_CACHE_DIR to a folder in which it can be kept")
+
+
+def _has_cache_folder() -> bool:
+    """Return whether numba knows a folder. Without a home folder, it would write to one that is named `~`."""
+    in_tree = os.access(Path(__file__).with_name("__pycache__"), os.W_OK)
+    chosen = numba.config.CACHE_DIR or os.environ.get("XDG_CACHE_HOME")
+    return in_tree or bool(chosen) or os.path.expanduser("~") != "~"
+
+
 _IMAGES, _BYTES = "float32[:,:,:,::1]", "uint8[:,:,:,::1]"
-_pool = numba.njit(f"void({_IMAGES}, {_IMAGES}, {_BYTES})", cache=True, nogil=True)(_pool_loops)
-_spread = numba.njit(f"void({_IMAGES}, {_BYTES}, {_IMAGES})", cache=True, nogil=True)(_spread_loops)
+_pool = _compiled(_pool_loops, _IMAGES, _IMAGES, _BYTES)
+_spread = _compiled(_spread_loops, _IMAGES, _BYTES, _IMAGES)

@@ -11,10 +11,13 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from edgefd.core.errors import UserError, hint
 from edgefd.core.objects import load_object, one_line
 from edgefd.learners.max_pool_relu import pool_relu
+from edgefd.learners.noise import seeded
+from edgefd.learners.own_models import check_own_model
 
 Shape = tuple[int, ...]
 """Shape of one sample."""
@@ -263,8 +266,10 @@ MODELS: dict[str, Factory] = {
 }
 
 
-FLAT = ("linear", "mlp")
-"""Names of the models that take samples of any shape."""
+ADVISED = ("cnn", "cnn1d", "mlp")
+"""Names of the models that an error about the shape of samples advises: the first that takes them."""
+SIDE = 16
+"""smallest height and width of images, and smallest number of steps of a window"""
 
 
 def build_model(model: str | Factory, shape: Shape, n_classes: int, seed: int) -> nn.Module:
@@ -279,8 +284,7 @@ def build_model(model: str | Factory, shape: Shape, n_classes: int, seed: int) -
     Raises:
         UserError: for an unknown model, or a model that does not take samples of this shape.
     """
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)  # torch.manual_seed would also seed the GPUs, which is not undone
+    with seeded(seed):
         if not isinstance(model, str):
             return _build_user_model(model, shape, n_classes)
         if is_foreign(model):
@@ -294,48 +298,46 @@ def is_foreign(name: str) -> bool:
     return ":" in name
 
 
-def check_model(model: str | Factory, shape: Shape, n_classes: int) -> None:
-    """Check that the model exists and takes samples of this shape.
+def check_model(model: str | Factory, shape: Shape, n_classes: int, optimizer: str = "adam") -> None:
+    """Check that the model exists and takes samples of this shape. A user's own model is built and trained for a step.
 
     Raises:
         UserError: if it does not.
     """
     if isinstance(model, str) and not is_foreign(model):
         _check_named(model, shape)
-        return
-    built = build_model(model, shape, n_classes, 0).eval()
-    try:
-        with torch.inference_mode():
-            logits = built(torch.zeros(2, *shape))
-    except Exception as error:  # a user's module may raise anything
-        raise UserError(f"model {_label(model)} fails on samples of shape {list(shape)}: {one_line(error)}") from error
-    if not isinstance(logits, Tensor) or logits.shape != (2, n_classes):
-        result = list(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-        raise UserError(
-            f"model {_label(model)} must return logits [n, {n_classes}], but for 2 samples it returned {result}"
-        )
+    else:
+        check_own_model(lambda: build_model(model, shape, n_classes, 0), _label(model), shape, n_classes, optimizer)
 
 
 def _check_named(name: str, shape: Shape) -> None:
     if name not in MODELS:
         raise UserError(f"unknown model {name!r}: {hint(name, MODELS)}")
+    if not _takes(name, shape):
+        windows, images = f"windows [channels, {SIDE} steps or more]", f"images of {SIDE} x {SIDE} or more"
+        needed, first = windows if name == "cnn1d" else images, (shape[-1], *shape[:-1])
+        advice = f"use {next(other for other in ADVISED if _takes(other, shape))}"
+        if shape[-1] < SIDE and _takes(name, first):
+            advice = f"give the channels first, as {list(first)}, or {advice}"
+        raise UserError(f"model {name!r} needs {needed}, not samples of shape {list(shape)}: {advice}")
+
+
+def _takes(name: str, shape: Shape) -> bool:
+    """Return whether a model of edgefd takes samples of this shape."""
+    if name in ("linear", "mlp"):
+        return True
     if name == "cnn1d":
-        if len(shape) != 2 or shape[1] < 16:
-            raise UserError(
-                f"model 'cnn1d' needs windows [channels, 16 steps or more], not samples of shape {list(shape)}: use "
-                + ("cnn" if len(shape) == 3 else "mlp")
-            )
-    elif name not in FLAT and (len(shape) != 3 or min(shape[1:]) < 16):
-        raise UserError(
-            f"model {name!r} needs images of 16 x 16 or more, not samples of shape {list(shape)}: use "
-            + ("cnn1d" if len(shape) == 2 and shape[1] >= 16 else "mlp")
-        )
+        return len(shape) == 2 and shape[1] >= SIDE
+    return len(shape) == 3 and min(shape[1:]) >= SIDE
 
 
 def _build_user_model(factory: Factory, shape: Shape, n_classes: int, label: str = "") -> nn.Module:
     label = label or _label(factory)
     try:
         model = factory(shape, n_classes)
+        if isinstance(model, nn.Module) and any(map(is_lazy, [*model.parameters(), *model.buffers()])):
+            with torch.no_grad():
+                model.eval()(torch.zeros(2, *shape))  # lazy layers get their sizes from a batch
     except (Exception, SystemExit) as error:  # a user's factory may raise anything
         raise UserError(f"cannot build model {label}: {one_line(error)}") from error
     if not isinstance(model, nn.Module):

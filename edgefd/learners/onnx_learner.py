@@ -152,6 +152,9 @@ class OnnxLearner:
         """Train on rows of the teacher and private rows alike. See `edgefd.learners.learner.Learner`."""
         return self.train(batches, lr)
 
+    def set_noise(self, *keys: int) -> None:
+        """Do nothing: an exported graph draws no random numbers."""
+
     def predict_logits(self, x: Float32) -> Float32:
         """Return the logits of samples, float32 [n, C]."""
         graphs = self._sessions.graphs

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import numpy as np
 import torch
@@ -16,7 +15,9 @@ from torch.optim.sgd import sgd
 from edgefd.core.arrays import Float32
 from edgefd.core.errors import RunError
 from edgefd.learners.batches import Batch
+from edgefd.learners.noise import seeded
 from edgefd.learners.step_recorder import StepReplay, record
+from edgefd.learners.tensor_block import Buffers, placed, space
 
 RecordedSteps = dict[torch.Size, StepReplay]
 """Recorded training steps by the shape of their batch, shared by all learners of a model."""
@@ -26,7 +27,6 @@ BETAS = (0.9, 0.999)
 EPS = 1e-8
 
 _PREDICT_ROWS = 256  # larger batches fall out of cache
-_ALIGNMENT = 16  # numbers: tensors begin at multiples of 64 bytes
 _SLOTS = {"sgd": ("momentum_buffer",), "adam": ("exp_avg", "exp_avg_sq")}
 
 
@@ -38,8 +38,11 @@ def zeros(shape: tuple[int, ...]) -> Float32:
 class TorchLearner:
     """A torch module that is trained with weighted soft cross-entropy. See `edgefd.learners.learner.Learner`.
 
+    A batch of one row has no statistics, so layers of batch normalisation use their running statistics for it.
+
     Args:
-        model: the module; its tensors are moved into the block of memory.
+        model: the module; its tensors are moved into the block of memory. Parameters that need no gradient stay as
+            they are.
         optimizer: "sgd" (momentum 0.9) or "adam".
         allocate: creates the block of memory that holds parameters and optimizer state; a simulation passes shared
             memory, so that forked processes see each other's changes.
@@ -55,22 +58,38 @@ class TorchLearner:
         allocate: Callable[[tuple[int, ...]], Float32] = zeros,
         recorded_steps: RecordedSteps | None = None,
     ) -> None:
-        self.model = model.to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload]  # faster on a CPU
+        self.model = model.eval()
         self._adam = optimizer == "adam"
-        self._names = [name for name, _ in model.named_parameters()]
-        self._parameters: list[Tensor] = list(model.parameters())
+        trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+        self._names = [name for name, _ in trained]
+        self._parameters: list[Tensor] = [p for _, p in trained]
         self._recorded_steps = recorded_steps
-        in_block = [*self._parameters, *(b for b in model.buffers() if b.dtype == torch.float32)]
-        slots = _SLOTS[optimizer]
-        steps = [torch.zeros(()) for _ in self._parameters]
-        block, placed = _placed([*in_block, *(self._parameters * len(slots)), *steps], allocate)
+        self._noise: tuple[int, ...] = (0,)
+        self._n_trained = 0
+        """calls of `train` since the last `set_noise`"""
+        self._normalisations = [module for module in model.modules() if _normalises_batches(module)]
+        in_block = [*model.parameters(), *model.buffers()]
         with torch.no_grad():
             for tensor in in_block:
-                tensor.data = next(placed).copy_(tensor)
+                if tensor.ndim == 4:
+                    tensor.data = tensor.contiguous(memory_format=torch.channels_last)  # faster on a CPU
+        in_block.sort(key=lambda tensor: tensor.dtype != torch.float32)  # a stable sort
+        slots = _SLOTS[optimizer]
+        steps = [torch.zeros(()) for _ in self._parameters]
+        block, in_memory = placed([*in_block, *(self._parameters * len(slots)), *steps], allocate)
+        places = iter(in_memory)
+        with torch.no_grad():
+            for tensor in in_block:
+                tensor.data = next(places).copy_(tensor)
         self._in_block = in_block
-        self._weights = block[: sum(_space(tensor) for tensor in in_block)]
-        self._slots = {slot: [next(placed) for _ in self._parameters] for slot in slots}
-        self._steps = list(placed)
+        self._buffers = Buffers(model)
+        self._weights = block[: sum(space(tensor) for tensor in in_block if tensor.dtype == torch.float32) // 4]
+        self._slots = {slot: [next(places) for _ in self._parameters] for slot in slots}
+        self._steps = list(places)
+
+    def set_noise(self, *keys: int) -> None:
+        """Set the keys of the random numbers that the module draws. See `edgefd.learners.learner.Learner`."""
+        self._noise, self._n_trained = keys, 0
 
     def train(self, batches: Iterable[Batch], lr: float) -> float:
         """Make one step per batch. Return the mean loss.
@@ -79,13 +98,16 @@ class TorchLearner:
             RunError: if the loss or the weights are not finite.
         """
         self.model.train()
-        with torch.random.fork_rng(devices=[]), _denormals_are_zero():
+        self._n_trained += 1
+        with self._seeded(self._n_trained), _denormals_are_zero():
             losses = [self._step(batch, lr) for batch in batches]
         self.model.eval()
+        self._buffers.keep_new_values()
         if not losses:
             return 0.0
         mean = float(torch.stack(losses).mean())
         total = float(self._weights.sum())  # 30 times as fast as isfinite().all()
+        total += sum(float(p.detach().sum()) for p in self._parameters if p.dtype != torch.float32)
         if not (math.isfinite(mean) and math.isfinite(total)):
             raise RunError("a training step gave numbers that are not finite: set a smaller train.lr")
         return mean
@@ -100,9 +122,10 @@ class TorchLearner:
 
     def predict_logits(self, x: Float32) -> Float32:
         """Return the logits of samples, float32 [n, C]."""
-        with torch.inference_mode():
+        with torch.inference_mode(), self._seeded(0):
             parts = [self.model(tensor_of(x[i : i + _PREDICT_ROWS])) for i in range(0, len(x), _PREDICT_ROWS)]
-            out: Float32 = torch.cat(parts).numpy()
+            out: Float32 = torch.cat(parts).float().numpy()
+        self._buffers.drop_new_values()
         return out
 
     def state(self) -> dict[str, np.ndarray]:
@@ -126,18 +149,21 @@ class TorchLearner:
     def _step(self, batch: Batch, lr: float) -> Tensor:
         data = (tensor_of(batch.x), torch.from_numpy(batch.targets), torch.from_numpy(batch.weights))
         if self._recorded_steps is None:
-            torch.default_generator.manual_seed(
-                zlib.crc32(batch.x.tobytes())
-            )  # so dropout does not depend on other clients
+            for layer in self._normalisations:
+                layer.train(len(batch) > 1)
             loss, *gradients = self._loss_and_gradients(*data)
         else:
             loss, *gradients = self._replayed(self._recorded_steps, *data)
         self._update(gradients, lr)
         return loss
 
+    def _seeded(self, key: int) -> AbstractContextManager[None]:
+        """Seed the generators that the module draws from; recorded steps, which edgefd's own models have, draw none."""
+        return seeded(*self._noise, key) if self._recorded_steps is None else nullcontext()
+
     def _loss_and_gradients(self, x: Tensor, targets: Tensor, weights: Tensor) -> list[Tensor]:
         """Return the loss and its gradient with respect to each parameter."""
-        logits = self.model(x)
+        logits = self.model(x).float()
         with torch.no_grad():
             loss, by_logits = _cross_entropy(logits, targets, weights)
         gradients = torch.autograd.grad(logits, self._parameters, by_logits, allow_unused=True, materialize_grads=True)
@@ -199,6 +225,12 @@ def _denormals_are_zero() -> Iterator[None]:
         torch.set_flush_denormal(False)
 
 
+def _normalises_batches(module: nn.Module) -> bool:
+    """Return whether the module is a layer of batch normalisation, which may be scripted."""
+    name = getattr(module, "original_name", "")
+    return isinstance(module, nn.modules.batchnorm._BatchNorm) or name in ("BatchNorm1d", "BatchNorm2d", "BatchNorm3d")
+
+
 def _cross_entropy(logits: Tensor, targets: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
     """Return weighted soft cross-entropy and its gradient with respect to the logits.
 
@@ -208,18 +240,6 @@ def _cross_entropy(logits: Tensor, targets: Tensor, weights: Tensor) -> tuple[Te
     log_p = torch.log_softmax(logits, 1)
     loss = -(log_p * targets).sum(1).dot(shares)
     return loss, log_p.exp_().sub_(targets).mul_(shares[:, None])
-
-
-def _placed(like: Sequence[Tensor], allocate: Callable[[tuple[int, ...]], Float32]) -> tuple[Tensor, Iterator[Tensor]]:
-    """Return one block of memory, and tensors in it with the shapes and memory orders of `like`, all zero."""
-    sizes = [_space(tensor) for tensor in like]
-    block = torch.from_numpy(allocate((sum(sizes),)))
-    starts = np.cumsum([0, *sizes]).tolist()
-    return block, (block.as_strided(t.shape, t.stride(), start) for t, start in zip(like, starts, strict=False))
-
-
-def _space(tensor: Tensor) -> int:
-    return -(-tensor.numel() // _ALIGNMENT) * _ALIGNMENT
 
 
 def tensor_of(x: Float32) -> Tensor:

@@ -11,7 +11,7 @@ from edgefd.learners.learner import Learner
 
 def parameters(learner: Learner) -> Float32:
     """Return all parameters and floating-point buffers of the model in one row, in the order of `state()`."""
-    return np.concatenate([v.ravel() for v in _floats(learner).values()])
+    return np.concatenate([v.ravel() for v in _floats(learner).values()]).astype(np.float32)
 
 
 def set_parameters(learner: Learner, row: Float32) -> None:
@@ -24,10 +24,10 @@ def set_parameters(learner: Learner, row: Float32) -> None:
     if (size := sum(v.size for v in floats.values())) != len(row):
         raise RunError(f"a model of {len(row)} parameters was sent, this one has {size}")
     for name, value in floats.items():
-        state[name] = row[start : start + value.size].reshape(value.shape).copy()
+        state[name] = row[start : start + value.size].reshape(value.shape).astype(value.dtype)
         start += value.size
     learner.load_state(state)
 
 
 def _floats(learner: Learner) -> dict[str, np.ndarray]:
-    return {n: v for n, v in learner.state().items() if n.startswith("model/") and v.dtype == np.float32}
+    return {n: v for n, v in learner.state().items() if n.startswith("model/") and v.dtype.kind == "f"}

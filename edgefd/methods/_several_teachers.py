@@ -24,6 +24,20 @@ def stacked(uploads: Sequence[Knowledge]) -> tuple[Int64, Float64]:
     return sent[0].ids, np.stack([u.values for u in sent]).astype(np.float64)
 
 
+def split_teachers(teacher: Knowledge, n_proxy: int) -> tuple[Int64, Float64]:
+    """Split joined teachers: return the rows that they label, int64 [P], and their labels, [T, P, C].
+
+    Raises:
+        ValueError: if they label different rows.
+    """
+    rows = teacher.ids % n_proxy
+    ids = np.unique(rows)
+    n_teachers = len(rows) // max(len(ids), 1)
+    if not np.array_equal(rows, np.tile(ids, n_teachers)):
+        raise ValueError("the teachers of the coordinator label different rows")
+    return ids, teacher.values.reshape(n_teachers, len(ids), teacher.width).astype(np.float64)
+
+
 def join_teachers(numbers: Sequence[int], ids: Int64, teachers: Float64, n_proxy: int) -> Knowledge:
     """Join teachers [T, P, C] of the rows `ids`: row i of teacher numbers[t] gets the id numbers[t] * n_proxy + i."""
     joint_ids = np.concatenate([t * n_proxy + ids for t in numbers])

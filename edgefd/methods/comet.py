@@ -15,7 +15,7 @@ from edgefd.federation.context import ClientContext, ServerContext
 from edgefd.federation.distillation import teacher_rows
 from edgefd.federation.method import MessageKind, Method
 from edgefd.learners.batches import Batch
-from edgefd.methods._several_teachers import join_teachers, stacked
+from edgefd.methods._several_teachers import join_teachers, split_teachers, stacked
 
 
 @dataclass(frozen=True)
@@ -73,10 +73,9 @@ def aggregate(ctx: ServerContext) -> Knowledge:
 
 def distillation_targets(ctx: ClientContext, teacher: Knowledge) -> Batch:
     """Return for each row the centroid that is nearest to the client's own soft label."""
-    ids = np.unique(teacher.ids % len(ctx.proxy))
+    ids, options = split_teachers(teacher, len(ctx.proxy))
     if not len(ids):
         return teacher_rows(ctx, teacher)
-    options = teacher.values.reshape(-1, len(ids), teacher.width).astype(np.float64)
     client_probs = ctx.probs(ids)
     best = _squares(client_probs[None].astype(np.float64), options)[:, 0].argmin(0)
     nearest = options[best, np.arange(len(ids))].astype(np.float32)

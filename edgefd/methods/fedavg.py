@@ -13,6 +13,7 @@ from edgefd.core.errors import RunError
 from edgefd.core.knowledge import Knowledge, weighted_mean
 from edgefd.federation.context import ClientContext
 from edgefd.federation.method import MessageKind, Method, accept_none
+from edgefd.federation.values import PARAMETERS
 from edgefd.learners.batches import Batch
 from edgefd.methods._parameters import parameters, set_parameters
 from edgefd.methods._references import without_contribution
@@ -52,5 +53,6 @@ METHOD = Method(
     aggregate=lambda ctx: mean_parameters(ctx.uploads),
     transform=without_contribution,
     message=MessageKind.PARAMETERS,
+    values=PARAMETERS,
     local_training="always",
 )

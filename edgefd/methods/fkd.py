@@ -13,6 +13,7 @@ from edgefd.core.arrays import Float32, Int64
 from edgefd.core.knowledge import Knowledge, weighted_mean
 from edgefd.federation.context import ClientContext, ServerContext
 from edgefd.federation.method import MessageKind, Method, accept_none
+from edgefd.federation.values import LOGITS
 from edgefd.learners.batches import Batch, one_hot, softmax
 from edgefd.methods._references import sample_private, without_contribution
 
@@ -95,4 +96,5 @@ METHOD = Method(
     aggregate=aggregate,
     transform=without_contribution,
     message=MessageKind.CLASS_LABELS,
+    values=LOGITS,
 )

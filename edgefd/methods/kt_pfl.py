@@ -68,6 +68,7 @@ def aggregate(ctx: ServerContext) -> Knowledge:
         return empty(ctx.terms.n_classes)
     ids, votes = stacked([r.knowledge for r in answered])
     teachers = np.einsum("km,mpc->kpc", coefficients(votes, ctx.config), votes)
+    teachers = np.minimum(teachers, 1)  # the coefficients of a client sum to 1 up to the rounding of float32
     return join_teachers([r.client for r in answered], ids, teachers, len(ctx.proxy))
 
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Callable, Sequence
 
-import yaml
-
+from edgefd.core.yaml_files import dump_yaml
 from edgefd.report.figure import byte_text
 from edgefd.report.html import Table, escape, table_html
 from edgefd.report.read import missing_parts
@@ -165,7 +164,7 @@ def _software(runs: Sequence[RunRecord]) -> str:
 def config_html(setting: Setting, several: bool) -> str:
     """Render, folded, the resolved config of a setting's first run and the commands that reproduce all its runs."""
     first = setting.runs[0]
-    text = yaml.safe_dump(first.config, sort_keys=False, allow_unicode=True)
+    text = dump_yaml(first.config)
     commands = "\n".join(reproducing_command(run) for run in setting.runs)
     others = "; the configs of the other seeds differ only in the seed" if len(setting.runs) > 1 else ""
     return (

@@ -18,6 +18,7 @@ from edgefd.federation.clients import ClientData, ProxySet
 from edgefd.federation.context import ClientContext, client_context
 from edgefd.federation.distillation import distil
 from edgefd.federation.method import Method
+from edgefd.federation.metrics import bounded, client_metrics
 from edgefd.federation.report import Report
 from edgefd.federation.terms import FederationTerms
 from edgefd.learners.batches import augment, draw, labelled
@@ -45,16 +46,18 @@ def client_round(
         teacher: the aggregate of the last round; None in the first round.
         evaluate: function that returns further metrics of the learner (a simulation measures on the test set).
     """
-    data, plan = ctx.data, ctx.plan
+    data, plan, ranges = ctx.data, ctx.plan, client_metrics(ctx.terms)
+    ctx.learner.set_noise(ctx.terms.seed, Purpose.DISTIL, plan.round, data.client)
     metrics = {} if teacher is None else _distil_teacher(method, ctx, teacher)
     if plan.evaluate or plan.closing:
-        metrics["heldout_accuracy"] = accuracy(ctx.learner, data.x_heldout, data.y_heldout)
+        if len(data.y_heldout):
+            metrics["heldout_accuracy"] = accuracy(ctx.learner, data.x_heldout, data.y_heldout)
         metrics.update(evaluate(ctx.learner) if evaluate else {})
     if plan.closing:
-        return Report(data.client, plan.round, empty(ctx.terms.n_classes), metrics)
+        return Report(data.client, plan.round, empty(ctx.terms.n_classes), bounded(metrics, ranges))
     if steps := method.local_steps(ctx):
         metrics["train_loss"] = _train_locally(method, ctx.draw(Purpose.TRAIN), steps)
-    return Report(data.client, plan.round, method.upload(ctx.draw(Purpose.UPLOAD)), metrics)
+    return Report(data.client, plan.round, method.upload(ctx.draw(Purpose.UPLOAD)), bounded(metrics, ranges))
 
 
 def accuracy(learner: Learner, x: Float32, y: Int64) -> float:
@@ -73,6 +76,7 @@ def _distil_teacher(method: Method, ctx: ClientContext, teacher: Knowledge) -> d
 
 def _train_locally(method: Method, ctx: ClientContext, steps: int) -> float:
     training = ctx.terms.training
+    ctx.learner.set_noise(ctx.terms.seed, Purpose.TRAIN, ctx.plan.round, ctx.data.client)
     private = labelled(ctx.data.x, ctx.data.y, ctx.terms.n_classes)
     batches = augment(draw(private, steps, training.batch_size, ctx.rng), training.augment_shift, ctx.rng)
     return method.local_step(ctx, batches)

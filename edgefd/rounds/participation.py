@@ -1,9 +1,9 @@
 """Rules of participation: the clients that a round samples, and the end of a round. They use no clock and no messages.
 
 A round samples some clients (`sample_clients`). It ends when all of them have reported, or when enough of them have
-(`quorum_reached`) and the deadline has passed. Reports that arrive later are stale: they are dropped, or used in the
-next round (`add_stale_reports`). A client that was not sampled or did not report distils the newest teacher in the next
-round in which it takes part.
+(`quorum_reached`) and the deadline has passed or the reports of all others were refused. Reports that arrive later are
+stale: they are dropped, or used in the next round (`add_stale_reports`). A client that was not sampled or did not
+report distils the newest teacher in the next round in which it takes part.
 """
 
 from __future__ import annotations
@@ -104,16 +104,25 @@ def min_required(rules: ParticipationConfig, cohort_size: int) -> int:
     return cohort_size if rules.min_reports is None else min(rules.min_reports, cohort_size)
 
 
-def quorum_reached(rules: ParticipationConfig, cohort_size: int, n_reports: int, seconds: float) -> bool:
+def quorum_reached(
+    rules: ParticipationConfig, cohort_size: int, n_reports: int, seconds: float, n_refused: int = 0
+) -> bool:
     """Return whether a round that has run for `seconds` and has `n_reports` reports ends now.
+
+    It does not wait for the deadline if each missing client has sent a report that was refused (`n_refused` clients):
+    otherwise one client with a fault would delay every round of all others.
 
     >>> rules = ParticipationConfig(min_reports=2, deadline_s=10)
     >>> [quorum_reached(rules, 3, n, s) for n, s in ((3, 0.1), (2, 9.9), (2, 10), (1, 99))]
     [True, False, True, False]
+    >>> quorum_reached(rules, 3, 2, 0.1, n_refused=1), quorum_reached(rules, 3, 1, 0.1, n_refused=2)
+    (True, False)
     """
     if n_reports >= cohort_size:
         return True
-    return n_reports >= min_required(rules, cohort_size) and seconds >= (rules.deadline_s or 0.0)
+    none_is_awaited = n_reports + n_refused >= cohort_size
+    enough = n_reports >= min_required(rules, cohort_size)
+    return enough and (none_is_awaited or seconds >= (rules.deadline_s or 0.0))
 
 
 def add_stale_reports(rules: ParticipationConfig, reports: Sequence[Report], late: Iterable[Report]) -> list[Report]:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from edgefd.core.arrays import Int64
+from edgefd.core.errors import RunError, UserError
 from edgefd.core.knowledge import Knowledge, weighted_mean
 from edgefd.core.seeding import Purpose, make_rng
 from edgefd.federation.clients import ProxySet
@@ -20,6 +21,7 @@ from edgefd.federation.report import Report
 from edgefd.federation.terms import FederationTerms
 from edgefd.learners.learner import Learner
 from edgefd.rounds.participation import FULL_PARTICIPATION, ParticipationConfig, sample_clients
+from edgefd.rounds.validation import check_aggregate, expected_teacher
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,23 +60,47 @@ def make_plan(server: Server, progress: Progress) -> tuple[RoundPlan, tuple[int,
 
 
 def server_round(server: Server, reports: Sequence[Report], plan: RoundPlan, progress: Progress) -> Progress:
-    """Aggregate the reports of a round, in any order; return the state after it. A closing round changes no teacher."""
+    """Aggregate the reports of a round, in any order; return the state after it. A closing round changes no teacher.
+
+    Raises:
+        RunError: if the aggregate is none that clients can decode: nothing of it must be saved or sent.
+    """
     if plan.closing:
         return Progress(plan.round + 1, progress.teacher, progress.selection_state)
+    if server.learner is not None:
+        server.learner.set_noise(server.terms.seed, Purpose.STUDENT, plan.round)
     ordered = sorted(reports, key=lambda report: report.client)
-    teacher = server.method.aggregate(
-        ServerContext(
-            reports=ordered,
-            teacher=progress.teacher,
-            plan=plan,
-            proxy=server.proxy,
-            terms=server.terms,
-            config=server.config,
-            labels=server.labels,
-            learner=server.learner,
-            combine=server.combine,
-        )
+    ctx = ServerContext(
+        reports=ordered,
+        teacher=progress.teacher,
+        plan=plan,
+        proxy=server.proxy,
+        terms=server.terms,
+        config=server.config,
+        labels=server.labels,
+        learner=server.learner,
+        combine=server.combine,
     )
+    teacher = _checked_aggregate(server, ctx)
     metrics = [report.metrics for report in ordered]
     state = server.terms.selection.next_state(progress.selection_state, plan.ids, teacher, metrics)
     return Progress(plan.round + 1, teacher, state)
+
+
+def _checked_aggregate(server: Server, ctx: ServerContext) -> Knowledge:
+    """Return the aggregate, which every client can decode.
+
+    Raises:
+        RunError: if it is none.
+    """
+    method, terms = server.method, server.terms
+    try:
+        teacher = method.aggregate(ctx)
+        check_aggregate(teacher, terms.codec, expected_teacher(method, terms, len(server.proxy), server.n_clients))
+    except UserError:
+        raise
+    except ValueError as error:
+        raise RunError(
+            f"round {ctx.plan.round}: the aggregate of method {method.name} cannot be sent: {error}"
+        ) from error
+    return teacher

@@ -1,81 +1,93 @@
-"""Checks of received messages: whether they fit the round, the proxy set and the classes.
+"""What each receiver of a round expects of its messages, and the check of the server's own aggregate.
 
-`edgefd.wire.messages` and `Knowledge` have refused malformed messages before. All checks raise a ValueError with the
-reason.
+All receivers pass these values to the decoders of `edgefd.wire.messages`: the coordinator with every front end, the
+devices, and the transports of a simulation.
 """
 
 from __future__ import annotations
 
-from collections.abc import Container
+from collections.abc import Mapping
+from dataclasses import dataclass
 
-import numpy as np
-
+from edgefd.core.arrays import Int64
 from edgefd.core.knowledge import Knowledge
 from edgefd.federation.method import MessageKind, Method
+from edgefd.federation.metrics import Range, client_metrics
 from edgefd.federation.plan import RoundPlan
-from edgefd.federation.report import Report
+from edgefd.federation.terms import FederationTerms
+from edgefd.wire import messages as wire
+from edgefd.wire.codecs import CODECS
+from edgefd.wire.expected import Expected, ExpectedReport, largest_plan
 
-_OVERHEAD = 64 * 2**10  # bytes for metrics and framing
-_MAX_LOGIT = 10_000  # below the largest number of float16
-
-
-def check_plan(plan: RoundPlan, n_proxy: int) -> None:
-    """Check that a plan queries only existing rows: ids < P."""
-    if len(plan.ids) and int(plan.ids[-1]) >= n_proxy:
-        raise ValueError(f"the plan queries proxy row {plan.ids[-1]}, but the proxy set has {n_proxy} rows")
+MOST_PARAMETERS = 2**28
+"""largest number of parameters in a message; only simulated clients send parameters"""
+_ARITHMETIC = 1e-3  # distance between 1 and the sum of a row that the arithmetic of a sender may cause
 
 
-def check_teacher(method: Method, teacher: Knowledge, n_proxy: int, n_classes: int) -> None:
-    """Check that a teacher has only existing rows and classes: width = C, and ids < P, or < C if rows are classes.
+def expected_report(
+    method: Method, terms: FederationTerms, plan: RoundPlan, measured: Mapping[str, Range] | None = None
+) -> ExpectedReport:
+    """Return what the server expects of a report in a round.
 
-    The ids of several teachers are not checked, because their number is not known here: each id refers to one of the P
-    rows in any case.
+    Args:
+        method: of the federation.
+        terms: of the federation.
+        plan: of the round. In the closing round, a report has no rows.
+        measured: ranges of the metrics that a simulation measures besides those of its clients; None for devices.
     """
-    if method.message is MessageKind.PARAMETERS:
-        return
-    if teacher.width != n_classes:
-        raise ValueError(f"the teacher has {teacher.width} values per row, but there are {n_classes} classes")
-    subject, count = ("class", n_classes) if method.message is MessageKind.CLASS_LABELS else ("proxy row", n_proxy)
-    if method.message is not MessageKind.MULTI_TEACHER and len(teacher) and int(teacher.ids[-1]) >= count:
-        raise ValueError(f"the teacher has {subject} {teacher.ids[-1]}, but there are only {count}")
+    ids = range(0) if plan.closing else _reported_ids(method, plan.ids, terms.n_classes)
+    complete = method.message is MessageKind.MULTI_TEACHER
+    knowledge = _expected(method, terms, ids, CODECS[terms.codec].sum_error(terms.n_classes), complete)
+    return ExpectedReport(plan.round, knowledge, client_metrics(terms) | dict(measured or {}))
 
 
-def check_report(method: Method, report: Report, plan: RoundPlan, clients: Container[int], n_classes: int) -> None:
-    """Check that a report fits the plan: the round, an expected client, only queried rows, width = C.
+def expected_teacher(method: Method, terms: FederationTerms, n_proxy: int, n_clients: int) -> Expected:
+    """Return what a client expects of a teacher. Its rows are means of rounded rows, and are rounded once more."""
+    many = n_clients if method.message is MessageKind.MULTI_TEACHER else 1
+    ids = _reported_ids(method, range(many * n_proxy), terms.n_classes)
+    return _expected(method, terms, ids, CODECS[terms.codec].sum_error(terms.n_classes, 2), False)
 
-    Rows of classes and of parameters are not queried. Instead, ids must be < C, or the only id is 0 with any width.
-    Where the server sends several teachers, a report has all queried rows or none.
+
+@dataclass(frozen=True, eq=False)
+class ExpectedTask:
+    """A plan and a teacher that a client expects."""
+
+    n_proxy: int
+    """number of proxy rows that the plan can query"""
+    teacher: Expected
+
+    @property
+    def largest(self) -> int:
+        """Size in bytes that plan and teacher together do not exceed."""
+        return largest_plan(self.n_proxy) + self.teacher.largest
+
+
+def expected_task(method: Method, terms: FederationTerms, n_proxy: int, n_clients: int) -> ExpectedTask:
+    """Return what a client expects of the task of a round."""
+    return ExpectedTask(n_proxy, expected_teacher(method, terms, n_proxy, n_clients))
+
+
+def check_aggregate(teacher: Knowledge, codec: str, expected: Expected) -> None:
+    """Check that every client can decode the server's own aggregate, before it is saved or sent.
+
+    Raises:
+        ValueError: if not; the message is the reason.
     """
-    if report.client not in clients:
-        raise ValueError(f"unexpected report of client {report.client}")
-    if report.round != plan.round:
-        raise ValueError(f"client {report.client} sent a report for round {report.round} in round {plan.round}")
-    knowledge = report.knowledge
-    if knowledge.width != n_classes and method.message is not MessageKind.PARAMETERS:
-        raise ValueError(f"the report has {knowledge.width} values per row, but there are {n_classes} classes")
-    if plan.closing and len(knowledge):
-        raise ValueError("a report of the closing round must have metrics only, without rows")
-    allowed = {MessageKind.CLASS_LABELS: np.arange(n_classes), MessageKind.PARAMETERS: np.arange(1)}.get(
-        method.message, plan.ids
-    )
-    unexpected = knowledge.ids[~np.isin(knowledge.ids, allowed)]
-    if len(unexpected):
-        subject = {MessageKind.CLASS_LABELS: "class", MessageKind.PARAMETERS: "model"}.get(method.message, "proxy row")
-        raise ValueError(f"the report has {subject} {unexpected[0]}, which the plan does not query")
-    if method.message is MessageKind.MULTI_TEACHER and 0 < len(knowledge) < len(plan.ids):
-        raise ValueError(f"the report has {len(knowledge)} of {len(plan.ids)} rows: method {method.name} needs all")
+    wire.decode(wire.encode(teacher, codec), expected)
 
 
-def check_values(message: MessageKind, knowledge: Knowledge) -> None:
-    """Check that values are possible: soft labels from 0 to 1, as in any codec, and logits that float16 can hold."""
-    if message is MessageKind.PARAMETERS or not len(knowledge):
-        return
-    low, high = float(knowledge.values.min()), float(knowledge.values.max())
-    least, most, subject = (0, 1, "soft labels") if message.of_proxy_rows else (-_MAX_LOGIT, _MAX_LOGIT, "logits")
-    if not least <= low <= high <= most:
-        raise ValueError(f"the report has values from {low:g} to {high:g}, but {subject} are from {least} to {most}")
+def _reported_ids(method: Method, proxy_rows: range | Int64, n_classes: int) -> range | Int64:
+    match method.message:
+        case MessageKind.CLASS_LABELS:
+            return range(n_classes)
+        case MessageKind.PARAMETERS:
+            return range(1)
+        case MessageKind.NOTHING:
+            return range(0)
+    return proxy_rows
 
 
-def largest_report(plan: RoundPlan, n_classes: int) -> int:
-    """Return the largest possible size of an honest report of soft labels, in bytes: all rows in the widest codec."""
-    return _OVERHEAD + max(len(plan.ids), n_classes) * (5 + 4 + 4 * n_classes)
+def _expected(method: Method, terms: FederationTerms, ids: range | Int64, rounding: float, complete: bool) -> Expected:
+    of_parameters = method.message is MessageKind.PARAMETERS
+    widths = range(1, MOST_PARAMETERS + 1) if of_parameters else range(terms.n_classes, terms.n_classes + 1)
+    return Expected(ids, widths, terms.codec, method.values, rounding + _ARITHMETIC, complete)

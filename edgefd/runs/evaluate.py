@@ -12,9 +12,10 @@ import numpy as np
 
 from edgefd.core.knowledge import Knowledge
 from edgefd.federation.clients import Federation, ProxySet
+from edgefd.federation.metrics import SHARE, Range
 from edgefd.learners.batches import softmax
 from edgefd.learners.learner import Learner
-from edgefd.runs.calibration import ece, reliability
+from edgefd.runs.calibration import BINS, ece, reliability
 
 AGREEMENT_ROWS = 1000
 """largest number of the teacher's rows that `agreement` compares, evenly spaced: ids are in random order, and more rows
@@ -40,6 +41,13 @@ def evaluate(learner: Learner, federation: Federation, teacher: Knowledge | None
         metrics |= _numbered("bin_confidence", bins.confidence)
         metrics |= _numbered("bin_correct", bins.correct)
     return metrics
+
+
+def evaluation_ranges(n_classes: int, n_test: int) -> dict[str, Range]:
+    """Return the smallest and largest value of each metric of `evaluate`, by name."""
+    counts = [f"correct/{c}" for c in range(n_classes)]
+    counts += [f"{name}/{b}" for name in ("bin_count", "bin_confidence", "bin_correct") for b in range(BINS)]
+    return dict.fromkeys(("accuracy", "ece", "agreement"), SHARE) | dict.fromkeys(counts, (0.0, float(n_test)))
 
 
 def _numbered(name: str, values: Sequence[float]) -> dict[str, float]:

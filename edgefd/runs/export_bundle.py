@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,12 +10,15 @@ from edgefd.config.schema import Config, Model
 from edgefd.core.errors import UserError
 from edgefd.core.files import npz_bytes, put
 from edgefd.export.write_bundle import BundleSettings, export_bundle
+from edgefd.federation.units import units_of
 from edgefd.learners.models import build_model
 from edgefd.runs.deployable import check_deployable
-from edgefd.runs.load_data import extractor_of
+from edgefd.runs.load_data import extractor_of, load_raw
 from edgefd.runs.prepare import prepare
 from edgefd.runs.terms import terms_of
 from edgefd.wire.bundle_manifest import Manifest
+
+_LOG = logging.getLogger(__name__)
 
 
 def export_config(config: Config, model: str | None, out: Path, proxy_labels: Path | None = None) -> Manifest:
@@ -35,7 +39,10 @@ def export_config(config: Config, model: str | None, out: Path, proxy_labels: Pa
             raise UserError(f"{path} exists already: choose another path, or remove it")
     name = model or config.model[0].name
     check_deployable(config)
-    federation = prepare(replace(config, model=(Model(name),))).federation
+    prepared = prepare(replace(config, model=(Model(name),)))
+    for warning in prepared.warnings:
+        _LOG.warning("%s", warning)
+    federation = prepared.federation
     if proxy_labels is not None and federation.proxy_labels is None:
         raise UserError("--proxy-labels: the file of proxy.path has no labels y: add them, or leave the option out")
     proxy = federation.proxy.x
@@ -47,6 +54,7 @@ def export_config(config: Config, model: str | None, out: Path, proxy_labels: Pa
         heldout=config.data.heldout,
         n_clients=len(federation.clients),
         terms=terms_of(config, federation),
+        units=units_of(load_raw(config).x_train, proxy),
     )
     network = build_model(name, proxy.shape[1:], federation.n_classes, config.seed)
     manifest = export_bundle(out, network, proxy, settings, extractor_of(config))

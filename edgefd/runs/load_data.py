@@ -68,11 +68,11 @@ def limit_samples(dataset: Dataset, limit: int) -> Dataset:
 
 
 def federate(config: Config, dataset: Dataset, scale: Scale | None = None) -> Federation:
-    """Build clients, proxy set and test set; `scale` is described at `build_federation`."""
+    """Build clients, proxy set and test set; `scale` replaces the scale of the config."""
     path = None if config.proxy.path is None else Path(config.proxy.path)
     proxy = ProxySpec(config.proxy.source, config.proxy.alpha, config.proxy.keep, path)
     return build_federation(
-        dataset, partition_function(config), proxy, heldout=config.data.heldout, seed=config.seed, scale=scale
+        dataset, partition_function(config), proxy, config.data.heldout, config.seed, scale or config.data.scale
     )
 
 

@@ -13,6 +13,7 @@ from edgefd.defences.dp_sgd import check_model as check_private_model
 from edgefd.federation.clients import Federation, proxy_labels_of
 from edgefd.poisoning.attacks import attackers
 from edgefd.rounds.participation import check_rules
+from edgefd.runs.data_warnings import data_warnings
 from edgefd.runs.facts import RunFacts, partition_record
 from edgefd.runs.load_data import federate, load_data
 
@@ -24,6 +25,8 @@ class PreparedRun:
     config: Config
     dataset: Dataset
     federation: Federation
+    warnings: tuple[str, ...] = ()
+    """sentences about the units of the data that a user must see"""
 
     @property
     def facts(self) -> RunFacts:
@@ -52,13 +55,14 @@ def prepare(config: Config) -> PreparedRun:
     dataset = load_data(config)
     check_fits(config, dataset)
     federation = federate(config, dataset)
+    warnings = data_warnings(dataset, federation)
     attackers(config.attack, len(federation.clients), config.seed)
     if config.method.proxy_labels:
         proxy_labels_of(federation)  # raises here, not in the middle of a run, if there are none
     federation = config.method.transform(federation)
     check_rules(config.coordinator, len(federation.clients))
     config.selection.check_budget(len(federation.proxy))
-    return PreparedRun(config, dataset, federation)
+    return PreparedRun(config, dataset, federation, warnings)
 
 
 def check_fits(config: Config, dataset: Dataset) -> None:
@@ -72,7 +76,7 @@ def check_fits(config: Config, dataset: Dataset) -> None:
     shape = dataset.x_train.shape[1:]
     config.train.check_shift(shape)
     for model in config.model:
-        check_model(config.factory(model), shape, dataset.n_classes)
+        check_model(config.factory(model), shape, dataset.n_classes, config.train.optimizer)
         if (model.learner or config.run.learner) == "onnx":
             require("export", "onnx", "onnxruntime")
         if isinstance(config.defence, DpSgd):

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from edgefd.core.errors import UserError
+from edgefd.core.yaml_files import read_yaml
 from edgefd.runs.records import Partition, Summary
 from edgefd.runs.round_metrics import Evaluation, RoundMetrics
 
@@ -111,13 +111,12 @@ def read_config(folder: Path) -> dict[str, Any]:
         UserError: if it cannot be read, or lacks the seed, the rounds, or the name of method, data or partition.
     """
     path = folder / "config.yaml"
-    text = _text(path)
+    config: dict[str, Any] = read_yaml(path)
     try:
-        config: dict[str, Any] = yaml.safe_load(text)
         for section in ("method", "data", "partition"):
             str(config[section]["name"])
         int(config["train"]["rounds"]), int(config["seed"])
-    except (yaml.YAMLError, KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise UserError(f"{path} is not the config of a run: {' '.join(str(error).split())}") from error
     return config
 

@@ -12,7 +12,7 @@ from edgefd.core.knowledge import Knowledge
 from edgefd.federation.method import MessageKind
 from edgefd.federation.report import Report
 from edgefd.rounds.loop import RoundResult
-from edgefd.runs.calibration import Reliability, ece, reliability
+from edgefd.runs.calibration import BINS, Reliability, ece, reliability
 from edgefd.runs.facts import GroundTruth
 
 _OF_DEVICES = ("heldout_accuracy", "distil_loss", "train_loss")
@@ -170,17 +170,20 @@ def _evaluation(reports: list[Report], teacher: Knowledge | None, truth: GroundT
     """Build the evaluation from the metrics that `edgefd.runs.evaluate` put into the reports."""
     correct: list[list[int] | None] = [None] * truth.n_clients
     clients: list[Reliability | None] = [None] * truth.n_clients
+    n_classes = len(truth.test_by_class or ())
     for r in reports:
-        if "correct/0" in r.metrics:
-            correct[r.client] = [round(n) for n in _listed(r, "correct")]
-            count, n_correct = ([round(n) for n in _listed(r, name)] for name in ("bin_count", "bin_correct"))
-            clients[r.client] = Reliability(count, _listed(r, "bin_confidence"), n_correct)
+        by_class = _listed(r, "correct", n_classes)
+        count, confidence, n_correct = (_listed(r, f"bin_{name}", BINS) for name in ("count", "confidence", "correct"))
+        if by_class and count and confidence and n_correct:
+            correct[r.client] = [round(n) for n in by_class]
+            clients[r.client] = Reliability([round(n) for n in count], confidence, [round(n) for n in n_correct])
     return Evaluation(truth.test_by_class, correct, clients, _teacher_bins(teacher, truth))
 
 
-def _listed(report: Report, name: str) -> list[float]:
-    """Return the metrics name/0, name/1, ... as a list."""
-    return [report.metrics[f"{name}/{i}"] for i in range(sum(key.startswith(f"{name}/") for key in report.metrics))]
+def _listed(report: Report, name: str, count: int) -> list[float] | None:
+    """Return the metrics name/0, name/1, ... as a list of `count` numbers; None if the report has not all of them."""
+    names = [f"{name}/{i}" for i in range(count)]
+    return [report.metrics[each] for each in names] if all(each in report.metrics for each in names) else None
 
 
 def _teacher_bins(teacher: Knowledge | None, truth: GroundTruth) -> Reliability | None:

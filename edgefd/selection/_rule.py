@@ -60,6 +60,10 @@ class Selection:
     reports_metrics: ClassVar[bool] = False
     """whether clients report metrics that depend on their models, which no defence covers with noise"""
 
+    def metric_ranges(self, n_classes: int) -> dict[str, tuple[float, float]]:
+        """Return the smallest and largest value of each metric that `client_metrics` may return, by name."""
+        return {}
+
     def check_budget(self, n_proxy: int) -> None:
         """Check that the proxy set has as many rows as the budget needs.
 

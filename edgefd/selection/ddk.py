@@ -17,6 +17,7 @@ from edgefd.selection._rule import Metrics, SelectionState
 CLASS_KL = "class_kl/"
 """Prefix of the metrics in which a client reports its divergence from the teacher, followed by the class."""
 _MAX_DIVERGENCE = 20.0  # nats: a reported value above this is no divergence of soft labels
+_REPORTED = (-1000.0, 1000.0)  # of rounded rows, which may sum to less or more than 1
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,10 @@ class Ddk(KnownLabels):
     def lag(self, metrics: Sequence[Metrics], n_classes: int) -> Float32:
         """See `KnownLabels.lag`."""
         return np.array([_mean_lag(metrics, c) for c in range(n_classes)], np.float32)
+
+    def metric_ranges(self, n_classes: int) -> dict[str, tuple[float, float]]:
+        """See `Selection.metric_ranges`."""
+        return {f"{CLASS_KL}{c}": _REPORTED for c in range(n_classes)}
 
     def client_metrics(self, teacher: Knowledge, client_probs: Callable[[], Float32]) -> Metrics:
         """See `Selection.client_metrics`."""

@@ -17,6 +17,7 @@ import torch
 
 from edgefd.config.schema import Config
 from edgefd.core.arrays import Float32
+from edgefd.core.errors import RunError
 from edgefd.core.knowledge import Knowledge
 from edgefd.core.shared_memory import shared_zeros
 from edgefd.federation.clients import ClientData, Federation
@@ -29,6 +30,7 @@ from edgefd.poisoning.attacks import acceptance_of, attackers, poisoned
 from edgefd.rounds.client import client_filter, client_round
 from edgefd.rounds.loop import RoundResult
 from edgefd.rounds.participation import responding_clients
+from edgefd.rounds.validation import expected_report, expected_teacher
 from edgefd.runs.evaluate import evaluate
 from edgefd.runs.execute import simulate_rounds
 from edgefd.runs.learners import make_learner, model_sessions
@@ -37,6 +39,7 @@ from edgefd.runs.round_metrics import RoundMetrics
 from edgefd.runs.terms import terms_of
 from edgefd.simulation.workers import ForkPool, Pool, SerialPool
 from edgefd.wire import messages as wire
+from edgefd.wire.expected import Expected, ExpectedReport
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,6 +49,8 @@ class SimulationState:
     config: Config
     federation: Federation
     clients: tuple[ClientContext, ...]
+    teacher: Expected
+    """what the clients expect of a teacher"""
 
 
 def client_acceptance(config: Config, data: ClientData, federation: Federation, terms: FederationTerms) -> Float32:
@@ -82,12 +87,30 @@ def run_round(
     state: SimulationState, client: int, plan: RoundPlan, teacher: bytes | None
 ) -> tuple[bytes, dict[str, float]]:
     """Run a client's round on an encoded teacher; return the encoded knowledge and the metrics."""
-    decoded = None if teacher is None else _decode(teacher)
+    decoded = None if teacher is None else _decode(teacher, state.teacher)
     report = client_report(state.config, state.federation, state.clients[client], plan, decoded)
     return wire.encode(report.knowledge, state.config.codec.name), report.metrics
 
 
 _decode = functools.lru_cache(maxsize=1)(wire.decode)  # all clients of a round receive the same teacher
+
+
+def expected_teacher_of(config: Config, federation: Federation) -> Expected:
+    """Return what the clients of a simulation expect of a teacher."""
+    terms = terms_of(config, federation)
+    return expected_teacher(config.method, terms, len(federation.proxy), len(federation.clients))
+
+
+def _decoded(knowledge: bytes, client: int, expected: ExpectedReport) -> Knowledge:
+    """Return the knowledge of a simulated client.
+
+    Raises:
+        RunError: if the method sends other knowledge than it declares.
+    """
+    try:
+        return wire.decode(knowledge, expected.knowledge)
+    except ValueError as error:
+        raise RunError(f"round {expected.round}: the report of client {client} is refused: {error}") from error
 
 
 def make_simulation_state(config: Config, federation: Federation) -> SimulationState:
@@ -105,7 +128,7 @@ def make_simulation_state(config: Config, federation: Federation) -> SimulationS
         )
         for data, row in zip(federation.clients, acceptance, strict=True)
     )
-    return SimulationState(config, federation, clients)
+    return SimulationState(config, federation, clients, expected_teacher_of(config, federation))
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,14 +146,15 @@ class InProcess:
         """See `edgefd.rounds.loop.Transport`. Clients that drop out do nothing in this round.
 
         Raises:
-            RunError: if too many clients drop out.
+            RunError: if too many clients drop out, or a client sends other knowledge than its method declares.
         """
         config = self.state.config
         data = None if teacher is None else wire.encode(teacher, config.codec.name)
         clients = responding_clients(config.coordinator, config.seed, plan, sampled)
         encoded_reports = self.pool.map(run_round, clients, plan, data)
+        expected = expected_report(config.method, terms_of(config, self.state.federation), plan)
         reports = [
-            Report(client, plan.round, wire.decode(knowledge), metrics, len(knowledge))
+            Report(client, plan.round, _decoded(knowledge, client, expected), metrics, len(knowledge))
             for client, (knowledge, metrics) in zip(clients, encoded_reports, strict=True)
         ]
         return count_exchange(reports, teacher, data, len(sampled))

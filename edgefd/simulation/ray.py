@@ -17,14 +17,14 @@ import time
 from collections.abc import Generator, Iterator
 from pathlib import Path
 
-import yaml
-
 from edgefd.config.schema import Config
+from edgefd.core.addresses import parse_address
 from edgefd.core.errors import RunError, UserError, require
-from edgefd.core.processes import FLOWER_QUIET, end, family_of, last_line, reported
+from edgefd.core.processes import FLOWER_QUIET, end, family_of, last_line, module_path, reported
+from edgefd.core.proxies import direct_to_this_machine
+from edgefd.core.yaml_files import dump_yaml
 from edgefd.runs.round_metrics import RoundMetrics
 
-_QUIET = FLOWER_QUIET | {"RAY_USAGE_STATS_ENABLED": "0"}
 _START_SECONDS = 90.0
 """longest time for Ray to start, in seconds"""
 
@@ -48,11 +48,11 @@ def simulate_ray(config: Config, n_clients: int) -> Generator[RoundMetrics]:
     """
     work = Path(tempfile.mkdtemp(prefix="edgefd-"))  # a short path, because Ray creates sockets in it
     try:
-        (work / "config.yaml").write_text(yaml.safe_dump(config.to_dict(), sort_keys=False), encoding="utf-8")
+        (work / "config.yaml").write_text(dump_yaml(config.to_dict()), encoding="utf-8")
         with (work / "log").open("wb") as log:
             process = subprocess.Popen(
                 [sys.executable, "-m", "edgefd_server.flower.ray_run", str(work), str(n_clients)],
-                env=os.environ | _QUIET | {"FLWR_HOME": str(work / "flwr"), "PYTHONPATH": os.pathsep.join(sys.path)},
+                env=_environment() | {"FLWR_HOME": str(work / "flwr"), "PYTHONPATH": module_path()},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -67,17 +67,17 @@ def simulate_ray(config: Config, n_clients: int) -> Generator[RoundMetrics]:
         shutil.rmtree(work, ignore_errors=True)
 
 
+def _environment() -> dict[str, str]:
+    return os.environ | FLOWER_QUIET | {"RAY_USAGE_STATS_ENABLED": "0"} | direct_to_this_machine()
+
+
 def _check_reachable(address: str) -> None:
-    host, _, port = address.rpartition(":")
-    if not host or not port.isdigit():
-        raise UserError(f"RAY_ADDRESS={address}: set it to host:port of the cluster's head node")
+    head = parse_address(address, "RAY_ADDRESS", least_port=1)
     try:
-        socket.create_connection((host, int(port)), timeout=5).close()
+        socket.create_connection((head.host, head.port), timeout=5).close()
         program = "import ray; ray.init(log_to_driver=False, logging_level='error')"
-        subprocess.run(
-            [sys.executable, "-c", program], env=os.environ | _QUIET, capture_output=True, check=True, timeout=20
-        )
-    except (OSError, OverflowError) as error:
+        subprocess.run([sys.executable, "-c", program], env=_environment(), capture_output=True, check=True, timeout=20)
+    except OSError as error:
         raise UserError(f"RAY_ADDRESS={address}: no answer: {error}; start the cluster or unset RAY_ADDRESS") from error
     except subprocess.SubprocessError as error:
         raise UserError(

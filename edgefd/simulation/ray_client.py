@@ -11,18 +11,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-import yaml
 from flwr.app import Array, ArrayRecord, Context
 
 from edgefd.config.load import parse_config
 from edgefd.config.schema import Config, Model
 from edgefd.core.errors import UserError
+from edgefd.core.yaml_files import parse_yaml
 from edgefd.federation.clients import Federation
 from edgefd.federation.context import ClientContext, client_context
 from edgefd.runs.learners import make_learner, model_sessions
 from edgefd.runs.prepare import prepare
 from edgefd.runs.terms import terms_of
-from edgefd.simulation.engine import client_acceptance, client_report
+from edgefd.simulation.engine import client_acceptance, client_report, expected_teacher_of
 from edgefd.wire import messages as wire
 
 if TYPE_CHECKING:
@@ -46,8 +46,10 @@ def simulated_round(body: Mapping[str, Any], context: Context) -> dict[str, int 
         raise UserError("a simulated client needs the config: submit the app with `config`, see docs/guides/flower.md")
     config, federation, sessions = _federation(str(body["config"]))
     state = _restore(config, federation, sessions, client, context)
-    teacher = wire.decode(body["teacher"]) if "teacher" in body else None
-    report = client_report(config, federation, state, wire.decode_plan(body["plan"]), teacher)
+    expected = expected_teacher_of(config, federation)
+    teacher = wire.decode(body["teacher"], expected) if "teacher" in body else None
+    plan = wire.decode_plan(body["plan"], len(federation.proxy))
+    report = client_report(config, federation, state, plan, teacher)
     context.state["learner"] = _record(state.learner.state())
     context.state["claims"] = _record({"claims": state.acceptance})
     return {"client": client, "report": wire.encode_report(report, config.codec.name)}
@@ -57,7 +59,7 @@ def simulated_round(body: Mapping[str, Any], context: Context) -> dict[str, int 
 def _federation(text: str) -> tuple[Config, Federation, Callable[[Model], Sessions]]:
     """Build the federation, once in each process; it is the same in all, because the seed keys all randomness."""
     torch.set_num_threads(1)  # like the in-process engine: more threads change bits
-    config = parse_config(yaml.safe_load(text))
+    config = parse_config(parse_yaml(text))
     federation = prepare(config).federation
     return config, federation, model_sessions(config, federation)
 

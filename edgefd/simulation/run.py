@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import logging
 import shutil
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Mapping
@@ -34,6 +35,8 @@ from edgefd.simulation.table import table
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+_LOG = logging.getLogger(__name__)
 
 Engine = Literal["local", "ray"]
 OnRound = Callable[[RoundMetrics], object]
@@ -129,6 +132,8 @@ def simulate_config(
     runs = [prepare(config), *(prepare(config.for_method(name)) for name in config.baselines)]
     _check_loss(runs[0])
     folder = run_folder(config, out)
+    for warning in runs[0].warnings:
+        _LOG.warning("%s", warning)
     if console is not None:
         from edgefd.simulation.progress import print_data
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from edgefd.federation.terms import FederationTerms
+from edgefd.federation.units import Units
 
-SCHEMA = 3
+SCHEMA = 4
 FILES = ("model.onnx", "train_step.onnx", "init.npz", "proxy.npz", "selftest.npz")
 EXTRACTOR = "extractor.onnx"
 """graph from raw samples to features; a bundle has this file only if its model takes features"""
@@ -25,7 +26,8 @@ class FileRecord:
 class Manifest:
     """The content of manifest.json.
 
-    `scale` is (mean, std): the input of the model is (x - mean) / std, where x is a raw sample or its features.
+    `scale` is (mean, std): the input of the model is (x - mean) / std, where x is a raw sample or its features. Both
+    have one number, or one for each channel or column (axis 0 of `shape`).
     """
 
     schema: int
@@ -34,7 +36,7 @@ class Manifest:
     optimizer: str
     batch: int
     shape: tuple[int, ...]
-    scale: tuple[float, float]
+    scale: tuple[tuple[float, ...], tuple[float, ...]]
     state: tuple[str, ...]
     constants: dict[str, float]
     files: dict[str, FileRecord]
@@ -45,6 +47,8 @@ class Manifest:
     """number of clients of the federation"""
     terms: FederationTerms
     """terms of the federation"""
+    units: Units
+    """kind and range of the raw samples, and statistics of the scaled proxy set"""
     raw_shape: tuple[int, ...] | None = None
     """shape of one raw sample, from which the extractor computes features of shape `shape`; None = no extractor"""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import math
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ import numpy as np
 from edgefd.core.arrays import Float32
 from edgefd.core.errors import UserError
 from edgefd.federation.terms import parse_terms
+from edgefd.federation.units import Units, n_channels
 from edgefd.learners.graphs import Graphs, State
 from edgefd.wire.bundle_graphs import BundleGraphs, check_initial_state, read_graphs
 from edgefd.wire.bundle_manifest import EXTRACTOR, FILES, MANIFEST, SCHEMA, FileRecord, Manifest
@@ -104,7 +106,7 @@ def parse_manifest(raw: bytes) -> Manifest:
             optimizer=str(fields["optimizer"]),
             batch=int(fields["batch"]),
             shape=tuple(int(d) for d in fields["shape"]),
-            scale=(float(fields["scale"][0]), float(fields["scale"][1])),
+            scale=(_numbers(fields["scale"][0]), _numbers(fields["scale"][1])),
             state=tuple(str(s) for s in fields["state"]),
             constants={str(k): float(v) for k, v in fields["constants"].items()},
             files=files,
@@ -112,6 +114,7 @@ def parse_manifest(raw: bytes) -> Manifest:
             heldout=float(fields["heldout"]),
             n_clients=int(fields["n_clients"]),
             terms=parse_terms(fields["terms"]),
+            units=_units(fields["units"]),
             raw_shape=None if fields.get("raw_shape") is None else tuple(int(d) for d in fields["raw_shape"]),
         )
     except (ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError) as error:
@@ -120,10 +123,31 @@ def parse_manifest(raw: bytes) -> Manifest:
         raise UserError(
             f"{MANIFEST} is out of range: heldout must be in (0, 1), n_clients, n_classes and batch at least 1"
         )
+    _check_channels(manifest)
     required = FILES if manifest.raw_shape is None else (*FILES, EXTRACTOR)
     if set(files) != set(required):
         raise UserError(f"{MANIFEST} must name exactly {', '.join(required)}, not {', '.join(sorted(files))}")
     return manifest
+
+
+def _numbers(values: list[Any]) -> tuple[float, ...]:
+    return tuple(float(value) for value in values)
+
+
+def _units(u: dict[str, Any]) -> Units:
+    return Units(str(u["dtype"]), float(u["low"]), float(u["high"]), _numbers(u["mean"]), _numbers(u["std"]))
+
+
+def _check_channels(manifest: Manifest) -> None:
+    """Check that the scale and the statistics of the proxy set have one number, or one for each channel."""
+    shape, (mean, std) = manifest.shape, manifest.scale
+    if not shape or min(shape) < 1 or len(manifest.units.mean) != n_channels(shape):
+        raise UserError(f"{MANIFEST}: units must have mean and std for each channel of samples of shape {list(shape)}")
+    finite = all(map(math.isfinite, (*mean, *std)))
+    if len(mean) not in (1, shape[0]) or len(mean) != len(std) or not finite or min(std) <= 0:
+        raise UserError(
+            f"{MANIFEST}: scale must be finite numbers (mean, std), one or one for each channel, std above 0"
+        )
 
 
 def _read_verified(folder: Path, name: str, record: FileRecord) -> bytes:

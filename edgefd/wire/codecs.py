@@ -32,6 +32,10 @@ class Codec:
     """returns the given count of numbers; the data must have exactly the size of these numbers"""
     smallest: float
     """smallest positive number that the codec can write"""
+    absolute_error: float
+    """largest rounding error of a number near 0"""
+    relative_error: float = 0.0
+    """largest rounding error of a number, relative to it; in addition to `absolute_error`"""
     unit: bool = False
     """True if the codec can write only numbers in [0, 1]"""
 
@@ -39,15 +43,34 @@ class Codec:
         """Return the number of bytes of `count` numbers."""
         return -(-count * self.bits // 8)
 
+    def sum_error(self, width: int, times: int = 1) -> float:
+        """Return the largest error of the sum of `width` numbers that sum to 1, if they are rounded `times` times.
+
+        Only numbers of at least half a step are rounded up, to twice their value at most, so a sum at most doubles.
+        """
+        return min(times * width * self.absolute_error, (1 << times) - 1) + times * self.relative_error
+
 
 def _float_codec(name: str, dtype: str) -> Codec:
     kind = np.dtype(dtype)
+
+    def encode(values: Float32) -> bytes:
+        with np.errstate(over="ignore"):  # an overflow is refused below
+            numbers = values.astype(kind)
+        if not np.isfinite(numbers).all():
+            raise ValueError(
+                f"values must be finite and at most {np.finfo(kind).max:g} in {name}, not {values.max():g}"
+            )
+        return numbers.tobytes()
+
     return Codec(
         name,
         8 * kind.itemsize,
-        encode=lambda v: v.astype(kind).tobytes(),
+        encode=encode,
         decode=lambda b, count: np.frombuffer(b, kind, count).astype(np.float32),
         smallest=float(np.finfo(kind).smallest_subnormal),
+        absolute_error=float(np.finfo(kind).smallest_subnormal) / 2,
+        relative_error=float(np.finfo(kind).eps) / 2,
     )
 
 
@@ -82,9 +105,18 @@ CODECS = {
         encode=lambda v: _quantised(v, 255).tobytes(),
         decode=lambda b, count: np.frombuffer(b, np.uint8, count).astype(np.float32) / np.float32(255),
         smallest=1 / 255,
+        absolute_error=0.5 / 255,
         unit=True,
     ),
-    "uint4": Codec("uint4", 4, encode=_encode_uint4, decode=_decode_uint4, smallest=1 / 15, unit=True),
+    "uint4": Codec(
+        "uint4",
+        4,
+        encode=_encode_uint4,
+        decode=_decode_uint4,
+        smallest=1 / 15,
+        absolute_error=0.5 / 15,
+        unit=True,
+    ),
 }
 
 
@@ -108,7 +140,9 @@ def unpack_labels(data: bytes, n: int, n_classes: int) -> Int64:
     if len(data) != size:
         raise ValueError(f"the labels have {len(data)} bytes where {size} are expected")
     rows = np.unpackbits(np.frombuffer(data, np.uint8), count=n * bits).reshape(n, bits)
-    labels: Int64 = rows.astype(np.int64) @ (1 << np.arange(bits)[::-1])
+    labels: Int64 = np.zeros(n, np.int64)
+    for bit in rows.T:  # one bit of all labels at a time: the product of all bits would need 64 times their memory
+        labels = labels << 1 | bit
     if n and labels.max() >= n_classes:
         raise ValueError(f"label {labels.max()} is not a class: there are {n_classes} classes")
     return labels

@@ -10,8 +10,17 @@ import numpy as np
 from edgefd_proto import edgefd_pb2 as pb
 
 from edgefd.core.errors import UserError
+from edgefd.core.files import get
 from edgefd.core.knowledge import Knowledge
+from edgefd.federation.values import ValueRange
 from edgefd.wire import messages as wire
+from edgefd.wire.expected import Expected, ExpectedReport
+
+_MOST_BYTES = 2**30
+_MOST_NUMBERS = 2**26
+_MOST_ROWS = 2**40  # ids are sums of gaps below 2**32
+_LARGEST = float(np.finfo(np.float64).max)
+_NUMBERS = ValueRange("numbers", float(np.finfo(np.float32).min), float(np.finfo(np.float32).max))
 
 
 def describe(path: Path) -> list[str]:
@@ -21,9 +30,13 @@ def describe(path: Path) -> list[str]:
         UserError: if the file is none of these.
     """
     try:
-        blob = path.read_bytes()
+        blob = get(path, _MOST_BYTES)
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from error
+    except ValueError as error:
+        raise UserError(f"cannot read {path}: {error}") from error
+    if blob is None:
+        raise UserError(f"cannot read {path}: No such file or directory")
     if zipfile.is_zipfile(path):
         return [f"{path.name}: npz, {len(blob):,} bytes", *_arrays(path)]
     # A plan is last: almost all knowledge could be read as a plan, but no plan has the codec of knowledge.
@@ -36,15 +49,16 @@ def describe(path: Path) -> list[str]:
 
 
 def _report(blob: bytes) -> list[str]:
-    report = wire.decode_report(blob)
     message = wire.parsed(pb.Report(), blob)
-    metrics = [f"  metric {name}: {value:.6g}" for name, value in sorted(report.metrics.items())]
-    head = [f"  client: {report.client}", f"  round: {report.round}", *metrics]
+    metrics = dict.fromkeys(message.metrics, (-_LARGEST, _LARGEST))
+    report = wire.decode_report(blob, ExpectedReport(message.round, _as_claimed(message.knowledge), metrics))
+    measured = [f"  metric {name}: {value:.6g}" for name, value in sorted(report.metrics.items())]
+    head = [f"  client: {report.client}", f"  round: {report.round}", *measured]
     return head + _rows(report.knowledge, message.knowledge)
 
 
 def _plan(blob: bytes) -> list[str]:
-    plan = wire.decode_plan(blob)
+    plan = wire.decode_plan(blob, _MOST_ROWS)
     if not len(plan.ids):
         raise ValueError("a plan queries at least one row")
     kind = "closing" if plan.closing else "with reports"
@@ -53,7 +67,21 @@ def _plan(blob: bytes) -> list[str]:
 
 
 def _knowledge(blob: bytes) -> list[str]:
-    return _rows(wire.decode(blob), wire.parsed(pb.Knowledge(), blob))
+    message = wire.parsed(pb.Knowledge(), blob)
+    return _rows(wire.decode(blob, _as_claimed(message)), message)
+
+
+def _as_claimed(message: pb.Knowledge) -> Expected:
+    """Return the shape and the codec that a message claims: nothing else is known of a file. Any number may be in it.
+
+    Raises:
+        ValueError: if its rows would not fit in memory.
+    """
+    n, width = len(message.id_gaps), message.width
+    if n * width > _MOST_NUMBERS:
+        raise ValueError(f"{n} rows of {width} values are more than the {_MOST_NUMBERS} numbers that can be described")
+    codec = next((name for name, number in wire.CODEC_NUMBERS.items() if number == message.codec), "float32")
+    return Expected(range(_MOST_ROWS), range(width, width + 1), codec, _NUMBERS, 0.0)
 
 
 def _rows(knowledge: Knowledge, message: pb.Knowledge) -> list[str]:

@@ -100,13 +100,3 @@ def _object(name: str, text: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise ValueError(f"terms: {name} is not a JSON object")
     return value
-
-
-def is_loopback(address: str) -> bool:
-    """Return whether HOST:PORT is an address of this machine only.
-
-    >>> is_loopback("127.0.0.1:50051"), is_loopback("localhost:1"), is_loopback("[::1]:1"), is_loopback("0.0.0.0:1")
-    (True, True, True, False)
-    """
-    host = address.rpartition(":")[0].strip("[]")
-    return host in ("localhost", "::1") or (host.startswith("127.") and host.replace(".", "").isdigit())

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
 from typing import TypeVar
 
 import numpy as np
@@ -16,18 +14,17 @@ from edgefd.federation.plan import RoundPlan
 from edgefd.federation.report import Report
 from edgefd.learners.batches import one_hot
 from edgefd.wire.codecs import CODECS, Codec, labels_size, pack_labels, unpack_labels
+from edgefd.wire.expected import Expected, ExpectedReport, UnexpectedContent, largest_plan
 
 AnyMessage = TypeVar("AnyMessage", bound=Message)
 
-_TO_PB = {
+CODEC_NUMBERS = {
     "float32": pb.CODEC_FLOAT32,
     "float16": pb.CODEC_FLOAT16,
     "uint8": pb.CODEC_UINT8,
     "uint4": pb.CODEC_UINT4,
 }
-_FROM_PB = {v: k for k, v in _TO_PB.items()}
-_MAX_EXPANDED = 2**26
-"""largest count of numbers that labels or shortened rows may expand to, so that few bytes cannot use up the memory"""
+"""number of each codec in a message"""
 
 
 def encode(knowledge: Knowledge, codec: str) -> bytes:
@@ -41,13 +38,14 @@ def encode(knowledge: Knowledge, codec: str) -> bytes:
     return _knowledge_message(knowledge, codec).SerializeToString()
 
 
-def decode(data: bytes) -> Knowledge:
+def decode(data: bytes, expected: Expected) -> Knowledge:
     """Return the knowledge in a serialised `edgefd.v1.Knowledge`.
 
     Raises:
+        UnexpectedContent: if the receiver expects other knowledge. No memory was allocated for its rows.
         ValueError: if the bytes are not a well-formed `edgefd.v1.Knowledge`.
     """
-    return _knowledge_of(parsed(pb.Knowledge(), data))
+    return _knowledge_of(_bounded(pb.Knowledge(), data, expected.largest), expected)
 
 
 def encode_plan(plan: RoundPlan) -> bytes:
@@ -56,14 +54,22 @@ def encode_plan(plan: RoundPlan) -> bytes:
     return message.SerializeToString()
 
 
-def decode_plan(data: bytes) -> RoundPlan:
+def decode_plan(data: bytes, n_proxy: int) -> RoundPlan:
     """Return the plan in a serialised `edgefd.v1.RoundPlan`.
 
     Raises:
+        UnexpectedContent: if it queries a row that a proxy set of `n_proxy` rows does not have.
         ValueError: if the bytes are not a well-formed `edgefd.v1.RoundPlan`.
     """
-    message = parsed(pb.RoundPlan(), data)
-    return RoundPlan(message.round, _ids(message.id_gaps), message.evaluate, message.closing)
+    message = _bounded(pb.RoundPlan(), data, largest_plan(n_proxy))
+    if len(message.id_gaps) > n_proxy:
+        raise UnexpectedContent(f"the plan queries {len(message.id_gaps)} rows, but the proxy set has {n_proxy}")
+    ids = np.cumsum(np.array(message.id_gaps, np.int64))
+    if (np.diff(ids) < 1).any():
+        raise ValueError("the row ids of a plan must be unique and ascending")
+    if len(ids) and ids[-1] >= n_proxy:
+        raise UnexpectedContent(f"the plan queries proxy row {ids[-1]}, but the proxy set has {n_proxy} rows")
+    return RoundPlan(message.round, ids, message.evaluate, message.closing)
 
 
 def encode_report(report: Report, codec: str) -> bytes:
@@ -77,20 +83,28 @@ def encode_report(report: Report, codec: str) -> bytes:
     return message.SerializeToString(deterministic=True)
 
 
-def decode_report(data: bytes) -> Report:
+def decode_report(data: bytes, expected: ExpectedReport) -> Report:
     """Return the report in a serialised `edgefd.v1.Report`.
 
     Raises:
+        UnexpectedContent: if the receiver expects another report. No memory was allocated for its rows.
         ValueError: if the bytes are not a well-formed `edgefd.v1.Report`.
     """
-    message = parsed(pb.Report(), data)
+    message = _bounded(pb.Report(), data, expected.largest)
     if not message.HasField("knowledge"):
         raise ValueError("the report has no knowledge")
-    metrics = dict(message.metrics)
-    if not_finite := [name for name, value in metrics.items() if not math.isfinite(value)]:
-        raise ValueError(f"metrics must be finite: {', '.join(sorted(not_finite))}")
-    knowledge = _knowledge_of(message.knowledge)
-    return Report(message.client, message.round, knowledge, metrics, message.knowledge.ByteSize())
+    if message.round != expected.round:
+        raise UnexpectedContent(f"the report is for round {message.round}, not for round {expected.round}")
+    expected.check_metrics(message.metrics)
+    knowledge = _knowledge_of(message.knowledge, expected.knowledge)
+    return Report(message.client, message.round, knowledge, dict(message.metrics), message.knowledge.ByteSize())
+
+
+def _bounded(message: AnyMessage, data: bytes, largest: int) -> AnyMessage:
+    """Fill a message from bytes that are not parsed if they are more than the largest honest message has."""
+    if len(data) > largest:
+        raise UnexpectedContent(f"the message has {len(data)} bytes; the limit is {largest}")
+    return parsed(message, data)
 
 
 def parsed(message: AnyMessage, data: bytes) -> AnyMessage:
@@ -117,7 +131,7 @@ def _knowledge_message(knowledge: Knowledge, codec: str) -> pb.Knowledge:
     return pb.Knowledge(
         id_gaps=_gaps(knowledge.ids),
         width=knowledge.width,
-        codec=_TO_PB[codec],
+        codec=CODEC_NUMBERS[codec],
         values=number.encode(values),
         weights=b"" if (weights == 1).all() else number.encode(weights),
         kept=n_top,
@@ -125,32 +139,63 @@ def _knowledge_message(knowledge: Knowledge, codec: str) -> pb.Knowledge:
     )
 
 
-def _knowledge_of(message: pb.Knowledge) -> Knowledge:
+def _knowledge_of(message: pb.Knowledge, expected: Expected) -> Knowledge:
+    n, width = len(message.id_gaps), message.width
+    expected.check_shape(n, width)
+    codec = CODECS[expected.codec]
+    is_labels = _check_lengths(message, expected.codec)
     ids: Int64 = np.cumsum(np.array(message.id_gaps, np.int64))
-    n, width = len(ids), message.width
+    expected.check_ids(ids)
+    if is_labels:
+        values = one_hot(unpack_labels(message.values, n, width), width)
+    elif message.kept:
+        sent = codec.decode(message.values, n * (message.kept + 1)).reshape(n, message.kept + 1)
+        values = _full_rows(sent, message.classes, width)
+    else:
+        values = codec.decode(message.values, n * width).reshape(n, width)
+    weights = codec.decode(message.weights, n) if message.weights else np.ones(n, np.float32)
+    knowledge = Knowledge(ids, values, weights)
+    expected.check_values(knowledge.values)
+    return knowledge
+
+
+def _check_lengths(message: pb.Knowledge, codec: str) -> bool:
+    """Check the codec and the lengths of all fields, and return whether the rows are labels. Nothing is decoded yet.
+
+    Raises:
+        UnexpectedContent: for another codec.
+        ValueError: if a length does not fit.
+    """
+    n, width, kept = len(message.id_gaps), message.width, message.kept
     if message.codec == pb.CODEC_LABEL:
-        if message.weights or message.kept or message.classes:
+        if message.weights or kept or message.classes:
             raise ValueError("labels have weight 1: weights, kept and classes must be empty")
-        _check_size(n, width)
-        labels = unpack_labels(message.values, n, width)
-        return Knowledge(ids, one_hot(labels, width), np.ones(n, np.float32))
-    if message.codec not in _FROM_PB:
-        raise ValueError(f"unknown codec {message.codec}")
-    codec = CODECS[_FROM_PB[message.codec]]
-    per_row = message.kept + 1 if message.kept else width
-    values = _numbers(message.values, n * per_row, codec, "values").reshape(n, per_row)
-    if message.kept:
-        values = _full_rows(values, message.classes, width)
-    elif message.classes:
+        _check_length("labels", message.values, labels_size(n, width))
+        return True
+    if message.codec != CODEC_NUMBERS[codec]:
+        raise UnexpectedContent(
+            f"the message has codec {message.codec}, but {codec} ({CODEC_NUMBERS[codec]}) is expected"
+        )
+    if kept and kept >= width:
+        raise ValueError(f"kept is {kept}: it must be less than the {width} values of a row")
+    if message.classes and not kept:
         raise ValueError("the message has classes, but kept is 0: classes must then be empty")
-    weights = _numbers(message.weights, n, codec, "weights") if message.weights else np.ones(n, np.float32)
-    return Knowledge(ids, values, weights)
+    _check_length("values", message.values, CODECS[codec].size(n * (kept + 1 if kept else width)))
+    _check_length("classes", message.classes, labels_size(n * kept, width))
+    if message.weights:
+        _check_length("weights", message.weights, CODECS[codec].size(n))
+    return False
+
+
+def _check_length(name: str, data: bytes, size: int) -> None:
+    if len(data) != size:
+        raise ValueError(f"{name} has {len(data)} bytes where {size} are expected")
 
 
 def _n_top_values(values: Float32, codec: Codec) -> int:
     """Return how many values of each row to send if its other values are equal; 0 if sending all is not longer."""
     n, width = values.shape
-    if not 0 < values.size <= _MAX_EXPANDED:
+    if not values.size:
         return 0
     n_top = max(1, int((values != values.min(1, keepdims=True)).sum(1).max()))
     sparse = codec.size(n * (n_top + 1)) + labels_size(n * n_top, width)
@@ -176,9 +221,6 @@ def _top_values(values: Float32, n_top: int) -> tuple[Float32, Int64]:
 def _full_rows(sent: Float32, packed_classes: bytes, width: int) -> Float32:
     """Return the rows, float32 [n, width], that `_top_values` shortened."""
     n, n_top = len(sent), sent.shape[1] - 1
-    _check_size(n, width)
-    if n_top >= width:
-        raise ValueError(f"kept is {n_top}: it must be less than the {width} values of a row")
     classes = unpack_labels(packed_classes, n * n_top, width).reshape(n, n_top)
     if (np.diff(classes, axis=1) <= 0).any():
         raise ValueError("the classes of a row must ascend")
@@ -187,30 +229,12 @@ def _full_rows(sent: Float32, packed_classes: bytes, width: int) -> Float32:
     return rows
 
 
-def _check_size(n: int, width: int) -> None:
-    if n * width > _MAX_EXPANDED:
-        raise ValueError(f"{n} rows of {width} classes exceed the limit of {_MAX_EXPANDED} numbers in shortened rows")
-
-
 def _is_labels(knowledge: Knowledge) -> bool:
     values = knowledge.values
-    if not 0 < values.size <= _MAX_EXPANDED or values[0].max() != 1 or (knowledge.weights != 1).any():
+    if not values.size or values[0].max() != 1 or (knowledge.weights != 1).any():
         return False
     return bool(((values == 1).sum(1) == 1).all() and ((values == 0).sum(1) == values.shape[1] - 1).all())
 
 
 def _gaps(ids: Int64) -> list[int]:
     return [int(gap) for gap in np.diff(ids, prepend=0)]
-
-
-def _ids(gaps: Sequence[int]) -> Int64:
-    if any(gap < 1 for gap in gaps[1:]):
-        raise ValueError("the row ids of a plan must be unique and ascending")
-    ids: Int64 = np.cumsum(np.array(gaps, np.int64))
-    return ids
-
-
-def _numbers(data: bytes, count: int, codec: Codec, name: str) -> Float32:
-    if len(data) != codec.size(count):
-        raise ValueError(f"{name} has {len(data)} bytes where {codec.size(count)} are expected")
-    return codec.decode(data, count)

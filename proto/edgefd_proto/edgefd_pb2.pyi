@@ -214,9 +214,13 @@ class ContributeRequest(_message.Message):
     def __init__(self, protocol: _Optional[int] = ..., client: _Optional[int] = ..., rows: _Optional[int] = ..., dtype: _Optional[str] = ..., shape: _Optional[_Iterable[int]] = ..., sha256: _Optional[bytes] = ..., offset: _Optional[int] = ..., samples: _Optional[bytes] = ...) -> None: ...
 
 class ContributeReply(_message.Message):
-    __slots__ = ("have", "known")
+    __slots__ = ("have", "known", "low", "high")
     HAVE_FIELD_NUMBER: _ClassVar[int]
     KNOWN_FIELD_NUMBER: _ClassVar[int]
+    LOW_FIELD_NUMBER: _ClassVar[int]
+    HIGH_FIELD_NUMBER: _ClassVar[int]
     have: int
     known: bool
-    def __init__(self, have: _Optional[int] = ..., known: bool = ...) -> None: ...
+    low: float
+    high: float
+    def __init__(self, have: _Optional[int] = ..., known: bool = ..., low: _Optional[float] = ..., high: _Optional[float] = ...) -> None: ...

@@ -89,7 +89,7 @@ def test_the_quickstart_is_found_from_every_folder(tmp_path: Path, monkeypatch: 
     first, second = (edgefd.simulate(config, settings) for _ in range(2))
     assert {first.folder.parent, second.folder.parent} == {Path("runs")}
     assert first.folder != second.folder
-    with pytest.raises(edgefd.UserError, match=r"cannot read config simulations/other.yaml: No such file"):
+    with pytest.raises(edgefd.UserError, match=r"cannot read simulations/other.yaml: No such file"):
         edgefd.simulate("simulations/other.yaml")
 
 

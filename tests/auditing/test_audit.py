@@ -6,9 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgefd.core.files import get
+from edgefd.auditing.recording.read import open_recording, reports
 from edgefd.runs.record import KNOWLEDGE
-from edgefd.wire import messages as wire
 from tests.support.commands import QUICKSTART, audit, edgefd
 from tests.support.one_line import one_line
 
@@ -67,7 +66,7 @@ def test_a_bad_request_is_refused_in_one_line(run: Path, arguments: list[str], w
 def test_inspect_lists_the_content_of_a_message(recorded: Path) -> None:
     rounds = recorded / KNOWLEDGE / "rounds"
     done = edgefd("inspect", str(rounds / "0001" / "reports" / "2.bin"), cwd=recorded)
-    report = wire.decode_report(get(rounds / "0001" / "reports" / "2.bin", 10**6) or b"")
+    report = reports(open_recording(recorded), 1)[2]
     assert "edgefd.v1.Report" in done.stdout
     assert "client: 2" in done.stdout
     assert f"rows: {len(report.knowledge)}, of 10 values each" in done.stdout

@@ -142,12 +142,14 @@ def test_acceptance_weights_are_computed_once_and_again_for_other_data(
     [
         (lambda f: Task(round_plan(f, ids=np.array([0, 10**6])), None), {}, "proxy row 1000000"),
         (lambda f: Task(round_plan(f, 1), teacher_of(f, width=9)), {}, "9 values per row"),
-        (lambda f: Task(round_plan(f, 1), Knowledge(np.array([10**6]), *_one_row())), {}, "proxy row 1000000"),
+        (lambda f: Task(round_plan(f, 1), Knowledge(np.array([10**6]), *_one_row())), {}, "row 1000000"),
+        (lambda f: Task(round_plan(f, 1), _scaled(teacher_of(f), 600_000)), {}, "soft labels are from 0 to 1"),
+        (lambda f: Task(round_plan(f, 1), _scaled(teacher_of(f), 0)), {}, "a row sums to 0"),
         (lambda f: Task(round_plan(f, 1), None), {}, "every round but the first"),
         (lambda f: Task(round_plan(f), teacher_of(f)), {}, "and the first must have none"),
         (lambda f: Task(round_plan(f), None), {"lr": 1e30}, "not finite"),
     ],
-    ids=["ids", "width", "teacher_ids", "no_teacher", "early_teacher", "lr"],
+    ids=["ids", "width", "teacher_ids", "60000", "zeros", "no_teacher", "early_teacher", "lr"],
 )
 def test_a_task_that_cannot_be_run_leaves_the_state_unchanged(
     federation: ExportedFederation,
@@ -163,6 +165,10 @@ def test_a_task_that_cannot_be_run_leaves_the_state_unchanged(
         run_device(federation, link, tmp_path)
     assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == files
     assert not link.submitted
+
+
+def _scaled(teacher: Knowledge, factor: float) -> Knowledge:
+    return dataclasses.replace(teacher, values=teacher.values * np.float32(factor))
 
 
 def _one_row() -> tuple[np.ndarray, np.ndarray]:

@@ -10,10 +10,15 @@ import numpy as np
 import pytest
 from edgefd_client.cli import main
 from edgefd_client.doctor import selftest
+from edgefd_client.flower_node import node_round
 
+from edgefd.core.errors import UserError
 from edgefd.wire.bundle_reader import read_bundle
+from edgefd.wire.device_link import terms_message
 from tests.support.bundles import SHAPE, small_bundle
+from tests.support.device_links import open_device_link
 from tests.support.federations import ExportedFederation, coordinate
+from tests.support.one_line import one_line
 
 ROOT = Path(__file__).parents[2]
 WITHOUT_HEAVY_PACKAGES = """
@@ -44,6 +49,77 @@ def test_infer_prints_one_label_per_sample(tmp_path: Path, capsys: pytest.Captur
     labels = capsys.readouterr().out.split()
     assert len(labels) == 4
     assert set(labels) <= {"0", "1", "2"}
+
+
+@pytest.mark.parametrize(
+    ("x", "words"),
+    [
+        (np.full((20, *SHAPE), 0.5, np.float32), ("x.npy", "uint8 from 0 to 255", "float from 0.5 to 0.5")),
+        (np.full((20, *SHAPE), 256), ("uint8 from 0 to 255", "int64 from 256 to 256")),
+        (np.full((20, *SHAPE), np.nan), ("NaN",)),
+        (np.zeros((20, 16, 16), np.uint8), ("[1, 16, 16]", "[20, 16, 16]")),
+        (np.zeros((0, *SHAPE), np.uint8), ("[0, 1, 16, 16]",)),
+    ],
+)
+def test_infer_refuses_samples_in_other_units_in_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], x: np.ndarray, words: tuple[str, ...]
+) -> None:
+    bundle = small_bundle(tmp_path / "b")
+    np.save(tmp_path / "x.npy", x)
+    with pytest.raises(SystemExit) as stop:
+        main(["infer", "--bundle", str(bundle), "--input", str(tmp_path / "x.npy"), "--out", str(tmp_path / "out.npy")])
+    assert stop.value.code == 2
+    printed = capsys.readouterr()
+    assert (printed.out, printed.err.count("\n")) == ("", 1)
+    for word in words:
+        assert word in printed.err
+    assert not (tmp_path / "out.npy").exists()
+
+
+def test_infer_warns_of_samples_far_from_the_proxy_set(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    bundle = small_bundle(tmp_path / "b")
+    x = np.random.default_rng(0).normal(10, 2, (20, *SHAPE)).clip(0, 255).round().astype(np.uint8)
+    for samples, far in ((x, False), (x + 100, True)):
+        np.save(tmp_path / "x.npy", samples)
+        main(["infer", "--bundle", str(bundle), "--input", str(tmp_path / "x.npy")])
+        printed = capsys.readouterr()
+        assert len(printed.out.split()) == 20  # a warning changes no result
+        assert ("far from the proxy set: all values: mean and deviation 110 and 2" in printed.err) is far
+
+
+def test_a_device_whose_data_are_in_other_units_never_joins(federation: ExportedFederation, tmp_path: Path) -> None:
+    own = dict(np.load(federation.data[1]))
+    own |= {name: (own[name] / 255).astype(np.float32) for name in ("x", "x_heldout")}
+    np.savez(tmp_path / "float01.npz", **own)
+    device = ["--bundle", str(federation.bundle), "--data", str(tmp_path / "float01.npz"), "--client", "1"]
+    with federation.open(tmp_path / "x"), open_device_link(federation) as link:
+        exchange = sorted((tmp_path / "x").rglob("*"))
+        for n, where in enumerate((["--exchange", str(tmp_path / "x")], ["--server", link.address])):
+            state = tmp_path / f"state{n}"
+            command = [sys.executable, "-m", "edgefd_client", "run", *device, *where, "--state", str(state)]
+            done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+            one_line(done, 2, "float01.npz: the samples of the federation are uint8 from 0 to 255", "float from 0 to 1")
+            assert not state.exists()
+        assert sorted((tmp_path / "x").rglob("*")) == exchange
+        assert link.sessions.joined() == set()
+
+
+def test_a_flower_node_tells_the_coordinator_nothing_of_its_data(
+    federation: ExportedFederation, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own = dict(np.load(federation.data[1]))
+    np.savez(tmp_path / "d.npz", **(own | {"x": (own["x"] / 255).astype(np.float32)}))
+    terms = terms_message(federation.read().manifest.terms).SerializeToString()
+    node = {
+        "bundle": str(federation.bundle),
+        "data": str(tmp_path / "d.npz"),
+        "state": str(tmp_path / "s"),
+        "client": 1,
+    }
+    with pytest.raises(UserError) as error:
+        node_round({"run": "r", "terms": terms, "plan": b""}, node)
+    assert str(error.value) == "client 1 cannot use its own data: the reason is in the log of the device"
+    assert "float from 0 to 1" in capsys.readouterr().out
 
 
 def test_a_missing_bundle_is_one_line_and_exit_code_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

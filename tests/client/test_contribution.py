@@ -13,11 +13,12 @@ from edgefd_client.contribution import (
     samples_sha256,
     save_contribution,
 )
-from edgefd_client.sources import NpzSource, client_data
+from edgefd_client.sources import NpzSource, client_data, read_samples
 
 from edgefd.core.errors import UserError
 from edgefd.federation.clients import Scale
 from edgefd.federation.terms import FederationTerms
+from edgefd.federation.units import Units
 from edgefd.learners.graphs import Graphs
 from edgefd.wire.bundle_manifest import SCHEMA, Manifest
 from edgefd.wire.bundle_reader import Bundle
@@ -25,7 +26,7 @@ from edgefd.wire.bundle_reader import Bundle
 ROWS = np.array([3, 17, 5, 90])
 
 
-SHAPE, SCALE = (1, 4, 4), Scale(128.3, 77.1)
+SHAPE, SCALE = (1, 4, 4), Scale((128.3,), (77.1,))
 
 
 def bundle() -> Bundle:
@@ -46,6 +47,7 @@ def bundle() -> Bundle:
         heldout=0.1,
         n_clients=2,
         terms=FederationTerms("edgefd", {}, "float16", 0, 10, ""),
+        units=Units("uint8", 0.0, 255.0, (0.0,), (1.0,)),
     )
     return Bundle(manifest, "", Graphs(b"", b"", (), {}, 8, 10, SHAPE), {}, proxy, {})
 
@@ -65,7 +67,7 @@ def private(folder: Path) -> tuple[NpzSource, np.ndarray]:
 @pytest.mark.parametrize("keep", [False, True])
 def test_contributed_rows_are_found_and_removed_from_the_private_data(tmp_path: Path, keep: bool) -> None:
     source, x = private(tmp_path)
-    data = client_data(source, BUNDLE, 0, Contribution(ROWS, samples_sha256(x[ROWS]), keep))
+    data = client_data(read_samples(source, BUNDLE), BUNDLE, 0, Contribution(ROWS, samples_sha256(x[ROWS]), keep))
     assert data.contributed.tolist() == [2, 7, 11]
     assert data.contributed_y is not None
     assert data.contributed_y.tolist() == [7, 3, 5]
@@ -74,7 +76,7 @@ def test_contributed_rows_are_found_and_removed_from_the_private_data(tmp_path: 
     assert trained & contributed == (contributed if keep else set())
     assert not heldout & contributed  # a sample that every client has is never held out
     assert len(data.x) + len(data.x_heldout) == (100 if keep else 97)  # row 90 is not in the proxy set: still private
-    without = client_data(source, BUNDLE, 0)
+    without = client_data(read_samples(source, BUNDLE), BUNDLE, 0)
     assert (len(without.x) + len(without.x_heldout), len(without.contributed)) == (100, 0)
 
 
@@ -83,18 +85,18 @@ def test_contributed_rows_are_also_removed_if_the_data_name_held_out_samples(tmp
     contribution = Contribution(ROWS, samples_sha256(x[ROWS]), False)
     y, no_rows = np.arange(100) % 10, {"owned": np.array([], int)}
     np.savez(source.path, x=x, y=y, x_heldout=x[:5], y_heldout=np.arange(5), **no_rows)
-    data = client_data(source, BUNDLE, 0, contribution)
+    data = client_data(read_samples(source, BUNDLE), BUNDLE, 0, contribution)
     assert (len(data.x), len(data.x_heldout), data.contributed.tolist()) == (97, 5, [2, 7, 11])
     np.savez(source.path, x=x, y=y, **{"owned": np.array([1])})
     with pytest.raises(UserError, match="use only one of both"):
-        client_data(source, BUNDLE, 0, contribution)
+        client_data(read_samples(source, BUNDLE), BUNDLE, 0, contribution)
 
 
 def test_data_without_the_contributed_samples_are_refused(tmp_path: Path) -> None:
     source, x = private(tmp_path)
     for rows, digest in ((ROWS, "00"), (np.array([100]), samples_sha256(x[:1]))):
         with pytest.raises(UserError, match="do not hold the"):
-            client_data(source, BUNDLE, 0, Contribution(rows, digest, False))
+            client_data(read_samples(source, BUNDLE), BUNDLE, 0, Contribution(rows, digest, False))
 
 
 def test_the_choice_is_stratified_and_determined_by_the_seed() -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from edgefd_client.cli import infer
-from edgefd_client.sources import NpzSource, client_data, model_input
+from edgefd_client.sources import NpzSource, model_input, read_samples
 
 from edgefd.config.load import parse_config
 from edgefd.core.errors import UserError
@@ -63,14 +63,14 @@ def test_inference_takes_raw_samples(
 
 def test_features_instead_of_raw_samples_are_refused(federation: ExportedFederation, tmp_path: Path) -> None:
     np.savez(tmp_path / "d.npz", x=np.zeros((5, 12), np.float32), y=np.zeros(5, np.int64))
-    with pytest.raises(UserError, match=r"data must be samples of shape \[1, 28, 28\]"):
-        client_data(NpzSource(tmp_path / "d.npz"), federation.read(), 0)
+    with pytest.raises(UserError, match=r"of samples of shape \[1, 28, 28\]"):
+        read_samples(NpzSource(tmp_path / "d.npz"), federation.read())
 
 
 def test_an_extractor_that_does_not_fit_the_bundle_is_refused(federation: ExportedFederation) -> None:
     bundle = replace(federation.read(), extractor=graph(np.ones((784, 5), np.float32)))
     with pytest.raises(UserError, match=r"gives \[5\] features, but the model takes \[12\]"):
-        model_input(np.zeros((2, 1, 28, 28), np.float32), bundle)
+        model_input(np.zeros((2, 1, 28, 28), np.uint8), bundle)
     (federation.bundle / "extractor.onnx").write_bytes(graph(np.ones((784, 12), np.float32)))
     with pytest.raises(UserError, match=r"extractor\.onnx differs from the size or sha256 in manifest\.json"):
         read_bundle(federation.bundle)

@@ -18,10 +18,12 @@ from tests.support.federations import ExportedFederation, round_plan
 from tests.support.waiting import until
 
 
-def report(client: int = 0, round: int = 0, ids: tuple[int, ...] = (0, 2), width: int = 10) -> bytes:
+def report(
+    client: int = 0, round: int = 0, ids: tuple[int, ...] = (0, 2), width: int = 10, codec: str = "float16"
+) -> bytes:
     n = len(ids)
     knowledge = Knowledge(np.array(ids), np.full((n, width), 1 / width, np.float32), np.ones(n, np.float32))
-    return wire.encode_report(Report(client, round, knowledge), "float32")
+    return wire.encode_report(Report(client, round, knowledge), codec)
 
 
 @pytest.mark.parametrize(
@@ -29,12 +31,13 @@ def report(client: int = 0, round: int = 0, ids: tuple[int, ...] = (0, 2), width
     [
         (b"\xff\xff", "not an edgefd.v1.Report"),
         (report(client=1), "client 1"),
-        (report(round=4), "round 4 in round 0"),
+        (report(round=4), "for round 4, not for round 0"),
+        (report(codec="float32"), "codec 1, but float16"),
         (report(ids=(0, 10**6)), "row 1000000"),
         (report(width=9), "9 values per row"),
         (bytes(2**20), "larger than"),
     ],
-    ids=["not_a_report", "client", "round", "row", "width", "size"],
+    ids=["not_a_report", "client", "round", "codec", "row", "width", "size"],
 )
 def test_the_coordinator_refuses_an_invalid_report_and_accepts_its_replacement(
     federation: ExportedFederation, tmp_path: Path, invalid: bytes, reason: str
@@ -56,7 +59,7 @@ def test_the_coordinator_refuses_an_invalid_report_and_accepts_its_replacement(
         assert not exchanges
         link = join(tmp_path, 0, federation.read().manifest.terms)
         with pytest.raises(RunError, match="refused the report of round 0"):
-            link.next_task(0)
+            link.next_task(0, federation.expected)
         with pytest.raises(RunError, match="another report of client 0"):
             link.submit(report(), 0)
         put(path, report())
@@ -72,7 +75,10 @@ def test_the_coordinator_stops_at_its_timeout_and_names_the_missing_clients(
     (round_folder(tmp_path, 0) / "reports" / "1.bin").mkdir()
     with (
         federation.open(tmp_path, timeout=0.5) as transport,
-        pytest.raises(RunError, match=r"0 of 3 reports.*no report of client 0, 1, 2 .link\.jsonl lists the refused"),
+        pytest.raises(
+            RunError,
+            match=r"0 of 3 reports.*no report of client 2; that of client 0 was refused .*client 1 .*needs all",
+        ),
     ):
         transport.exchange(round_plan(federation), range(3), None)
     for client in (0, 1):
@@ -95,13 +101,13 @@ def test_an_invalid_plan_and_the_end_of_the_run_are_reported(federation: Exporte
         link = join(tmp_path, 0, federation.read().manifest.terms)
         put(round_folder(tmp_path, 0) / PLAN, b"\xff")
         with pytest.raises(RunError, match="cannot read the message of the coordinator"):
-            link.next_task(-1)
+            link.next_task(-1, federation.expected)
         put(round_folder(tmp_path, 0) / PLAN, wire.encode_plan(round_plan(federation, 1)))
         with pytest.raises(RunError, match="a plan of round 1"):
-            link.next_task(-1)
+            link.next_task(-1, federation.expected)
         transport.finish("the disk is full")
         with pytest.raises(RunError, match="stopped: the disk is full"):
-            link.next_task(-1)
+            link.next_task(-1, federation.expected)
     with federation.open(tmp_path) as transport:
         transport.finish(COMPLETE)
-        assert link.next_task(-1) is None
+        assert link.next_task(-1, federation.expected) is None

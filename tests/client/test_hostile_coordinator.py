@@ -8,15 +8,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from edgefd_client.agent import run_agent
+from edgefd_client.agent import method_of, run_agent
 from edgefd_client.cli import main
 from edgefd_client.inspect_bundle import describe_bundle
 from edgefd_client.link import Membership, Task
-from edgefd_client.sources import NpzSource, client_data
+from edgefd_client.sources import NpzSource, client_data, read_samples
 from edgefd_client.trust import read_trusted_bundle
 
 from edgefd.core.errors import UserError
 from edgefd.federation.plan import RoundPlan
+from edgefd.rounds.validation import expected_report
 from edgefd.wire.bundle_reader import Bundle, read_bundle
 from edgefd.wire.messages import decode_report
 from tests.support.federations import ExportedFederation, export_federation, ignore_line, small
@@ -42,11 +43,11 @@ def hostile(
 
 def one_report(bundle: Bundle, data: Path, state: Path) -> np.ndarray:
     """Return the soft labels that a device sends in its first round."""
-    link = ScriptedLink(
-        [Task(RoundPlan(0, np.arange(len(bundle.proxy))), None)], Membership("r", bundle.manifest.terms)
-    )
-    run_agent(link, bundle, client_data(NpzSource(data), bundle, 0), state, ignore_line)
-    values: np.ndarray = decode_report(link.submitted[0][1]).knowledge.values
+    plan, terms = RoundPlan(0, np.arange(len(bundle.proxy))), bundle.manifest.terms
+    link = ScriptedLink([Task(plan, None)], Membership("r", terms))
+    run_agent(link, bundle, client_data(read_samples(NpzSource(data), bundle), bundle, 0), state, ignore_line)
+    expected = expected_report(method_of(bundle)[0], terms, plan)
+    values: np.ndarray = decode_report(link.submitted[0][1], expected).knowledge.values
     return values
 
 

@@ -14,6 +14,7 @@ from edgefd_client.link import Link, Membership, Task
 from edgefd_client.state import DeviceState, load_state
 
 from edgefd.core.knowledge import Knowledge
+from edgefd.rounds.validation import ExpectedTask
 from edgefd.wire import messages as wire
 from edgefd.wire.exchange_folder import report_file
 from tests.support.federations import ExportedFederation, coordinate, export_federation, same, small, undisturbed
@@ -72,9 +73,9 @@ class RecordingLink:
     def membership(self) -> Membership:
         return self.link.membership
 
-    def next_task(self, after: int) -> Task | None:
+    def next_task(self, after: int, expected: ExpectedTask) -> Task | None:
         self.record()
-        return self.link.next_task(after)
+        return self.link.next_task(after, expected)
 
     def submit(self, report: bytes, round: int) -> None:
         self.record()

@@ -23,6 +23,9 @@ def refused(arguments: list[str], capsys: pytest.CaptureFixture[str], message: s
     [
         ("bundel: x", "did you mean 'bundle'?"),
         ("client: one", "a whole number"),
+        ("data: d\nclient: 010", "line 2: 010 has more than one meaning in YAML: write 10 for a number"),
+        ("insecure: yes", "write true, or"),
+        ("client: 1\nclient: 2", "the key client is there twice"),
         ("bundle: 3", "a path"),
         ("bundle: b", "--data, --state must be given"),
         ("- a", "must hold options"),

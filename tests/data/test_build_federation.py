@@ -152,8 +152,11 @@ def test_a_public_proxy_set_needs_no_labels(tmp_path: Path) -> None:
     for method in ("pooled_proxy", "centralised"):
         with pytest.raises(UserError, match=r"needs labels of the proxy set: add y to the npz of proxy\.path"):
             prepare(c.for_method(method))
-    np.savez(path, x=data.x_test[:60, 0].astype(np.float64))
-    with pytest.raises(UserError, match=r"x must be uint8 samples of shape .*, not float32"):
+    np.savez(path, x=data.x_test[:60] / 255)
+    with pytest.raises(UserError, match=r"are uint8 from 0 to 255, but these are float from 0 to 1"):
+        prepare(c)
+    np.savez(path, x=data.x_test[:60, 0, :14])
+    with pytest.raises(UserError, match=r"x must be samples of shape .*, not of shape"):
         prepare(c)
     table = {"proxy": {"source": "public", "path": str(path)}}
     np.savez(path, x=np.zeros((30, 2)))  # float64, as data sets may hold them

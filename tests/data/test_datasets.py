@@ -93,11 +93,68 @@ def test_the_digest_depends_on_the_data_and_not_on_the_file(tmp_path: Path) -> N
         ({"group_train": np.array(3)}, "a group for each of 20"),
         ({"group_train": np.full(20, np.nan)}, "a group for each of 20"),
         ({"x_train": np.array([{}] * 20)}, "Python objects"),
+        (
+            {"x_test": np.full((10, 1, 8, 8), 0.5)},
+            "x_test .* are uint8 from 0 to 2.., but these are float from",
+        ),
+        ({"x_test": np.full((10, 8, 8), 9, np.int64)}, r"x_test: .*not int64 from 9 to 9: save x\.astype\('uint8'\)"),
+        (
+            {"x_train": np.ones((20, 5)), "x_test": np.full((10, 5), 9, np.uint8)},
+            "float32 .* these are uint8 from 9",
+        ),
+        (
+            {"x_train": RNG.random((20, 5)), "x_test": RNG.random((10, 5)) * 255},
+            "other units than x_train: column 0",
+        ),
+        (
+            {"x_train": RNG.random((20, 5)) * 255, "x_test": RNG.random((10, 5))},
+            "other units than x_train: column 0",
+        ),
+        (
+            {"x_train": np.ones((20, 5), bool), "x_test": np.ones((10, 5), bool)},
+            r"not bool .*save x\.astype\('uint8'\)",
+        ),
+        ({"x_train": np.ones((20, 5), complex)}, "uint8 or floating point, not complex128"),
+        (
+            {"y_train": np.arange(20) % 3 + 1},
+            "from 1 to 3, and none is 0: subtract 1 from all of them, here",
+        ),
+        ({"y_train": np.arange(20) % 3 * 2}, "from 0 to 4, and none is 1: number them without gaps"),
+        ({"y_train": np.eye(3)[np.arange(20) % 3]}, r"not an array of shape \[20, 3\]: .* give y\.argmax\(1\)"),
+        ({"y_train": np.zeros((20, 0))}, r"20 labels, not an array of shape \[20, 0\]"),
+        ({"y_train": np.array(3)}, r"20 labels, not an array of shape \[\]"),
+        ({"y_test": np.r_[np.full(9, 1.0), 1.5]}, r"sample 9 \(from 0\) has 1\.5"),
+        ({"y_train": np.array(["2026-01-01"] * 20, "datetime64[D]")}, "not datetime64"),
     ],
 )
 def test_malformed_arrays_are_refused(tmp_path: Path, other: dict[str, np.ndarray], message: str) -> None:
     with pytest.raises(UserError, match=message):
         load_dataset(save_npz(tmp_path, **other))
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float64", ">f4", ">f8", "<f8"])
+def test_floats_of_any_size_and_byte_order_are_the_same_samples(tmp_path: Path, dtype: str) -> None:
+    x = np.round(RNG.normal(size=(30, 5)) * 8) / 8  # exact in all these types
+    for part in (x.astype(np.float32), x.astype(dtype)):
+        d = load_dataset(save_npz(tmp_path, x_train=part[:20], x_test=part[20:]))
+        assert d.x_train.dtype == np.dtype("=f4")
+        np.testing.assert_array_equal(d.x_test, x[20:])
+
+
+@pytest.mark.parametrize(
+    "y",
+    [
+        np.arange(20, dtype=">i8") % 2,
+        np.arange(20) % 2 == 1,
+        np.arange(20) % 2.0,
+        (np.arange(20) % 2)[:, None],
+        np.arange(20, dtype=np.uint8) % 2,
+    ],
+)
+def test_labels_in_other_forms_are_the_same_labels(tmp_path: Path, y: np.ndarray) -> None:
+    d = load_dataset(save_npz(tmp_path, y_train=y, y_test=y[:10]))
+    assert d.y_train.dtype == np.dtype("=i8")
+    assert d.y_train.tolist() == [0, 1] * 10
 
 
 def test_damaged_or_foreign_npz_files_are_refused(tmp_path: Path) -> None:

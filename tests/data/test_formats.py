@@ -123,7 +123,7 @@ def test_the_jpeg_copy_of_cifar_is_decoded_once_and_named_as_such(
     assert load_dataset("cifar10", tmp_path).sha256 == d.sha256  # from the cache, without Pillow
     for cached in (tmp_path / "cache" / "edgefd" / "cifar10_jpeg").iterdir():
         cached.unlink()
-    with pytest.raises(UserError, match="pip install pillow"):
+    with pytest.raises(UserError, match=r"pip install .edgefd\[images\]"):
         load_dataset("cifar10", tmp_path)
 
 

@@ -14,6 +14,7 @@ from edgefd.export.model_graphs import export_graphs, initial_arrays
 from edgefd.export.verify import run_step, verify
 from edgefd.export.write_bundle import BundleSettings, export_bundle
 from edgefd.federation.terms import FederationTerms
+from edgefd.federation.units import units_of
 from edgefd.learners.batches import Batch, one_hot
 from edgefd.learners.models import MODELS, build_model
 from edgefd.runs.prepare import prepare
@@ -88,10 +89,9 @@ def test_an_operator_or_layer_that_a_device_cannot_run_is_refused_by_name(layer:
 
 def test_a_failed_export_leaves_no_files(tmp_path: Path) -> None:
     proxy = np.zeros((9, 6), np.float32)
+    settings = BundleSettings("s", "sgd", 4, ((0.0,), (1.0,)), 0.1, 1, TERMS, units_of(proxy, proxy))
     with pytest.raises(UserError):
-        export_bundle(
-            tmp_path / "b", LinearThen(Sort()), proxy, BundleSettings("s", "sgd", 4, (0.0, 1.0), 0.1, 1, TERMS)
-        )
+        export_bundle(tmp_path / "b", LinearThen(Sort()), proxy, settings)
     assert list(tmp_path.iterdir()) == []
 
 

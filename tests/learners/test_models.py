@@ -1,5 +1,7 @@
 """Named models: the samples that they accept and refuse, their properties, and a small run of the sensor demo."""
 
+import itertools
+import re
 from pathlib import Path
 
 import numpy as np
@@ -81,6 +83,41 @@ def test_samples_of_the_wrong_shape_and_unknown_models_are_refused(
 ) -> None:
     with pytest.raises(UserError, match=message):
         check_model(name, shape, 4)
+
+
+def refusal(name: str, shape: tuple[int, ...]) -> str:
+    try:
+        check_model(name, shape, 4)
+    except UserError as error:
+        return str(error)
+    return ""
+
+
+def takes(name: str, shape: tuple[int, ...]) -> bool:
+    return build_model(name, shape, 4, 0)(torch.zeros(2, *shape)).shape == (2, 4)
+
+
+@pytest.mark.parametrize("shape", [s for n in (1, 2, 3) for s in itertools.product((4, 15, 16), repeat=n)])
+def test_the_advice_about_a_shape_names_a_model_and_an_order_of_axes_that_work(shape: tuple[int, ...]) -> None:
+    for name in MODELS:
+        if not (line := refusal(name, shape)):
+            assert takes(name, shape)
+            continue
+        advice = re.fullmatch(r".*?: (?:give the channels first, as \[([\d, ]+)\], or )?use (\w+)", line)
+        assert advice, line
+        assert takes(advice[2], shape)
+        if advice[1]:
+            turned = tuple(map(int, advice[1].split(", ")))
+            assert sorted(turned) == sorted(shape)
+            assert takes(name, turned)
+
+
+def test_images_with_their_channels_last_and_windows_with_their_steps_first_get_advice_to_turn_them() -> None:
+    with pytest.raises(UserError, match=r"give the channels first, as \[4, 28, 28\], or use mlp"):
+        check_model("cnn", (28, 28, 4), 10)
+    with pytest.raises(UserError, match=r"give the channels first, as \[6, 128\], or use mlp"):
+        check_model("cnn1d", (128, 6), 10)
+    check_model("cnn", (4, 28, 28), 10)
 
 
 def test_logits_of_cnn1d_do_not_depend_on_the_start_of_a_window() -> None:

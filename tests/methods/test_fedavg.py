@@ -12,7 +12,7 @@ from edgefd.federation.report import Report
 from edgefd.federation.training import Training
 from edgefd.learners.batches import labelled
 from edgefd.methods import check_devices_can, fedavg, fedprox, get_method
-from edgefd.wire import messages as wire
+from tests.support.expectations import sent_and_received
 from tests.support.votes import Fixed, holder, server
 
 METHOD = fedavg.METHOD
@@ -31,7 +31,7 @@ def test_parameters_are_averaged_by_number_of_samples() -> None:
 @pytest.mark.parametrize("n", [7, 600, 54_000, 10**6])
 def test_a_weight_of_many_samples_survives_float16(n: int) -> None:
     sent = METHOD.upload(holder(0, Fixed(parameters=[1, 2]), n=n))
-    decoded = wire.decode(wire.encode(sent, "float16"))
+    decoded = sent_and_received(sent, "float16")
     assert decoded.weights[0] * 10**6 == pytest.approx(n, rel=0.005)
 
 

@@ -1,7 +1,7 @@
 """The client's part of a round: what it trains on, measures and sends in each kind of round."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 import pytest
@@ -13,9 +13,11 @@ from edgefd.defences.top_k import TopK
 from edgefd.federation.context import ClientContext
 from edgefd.federation.method import Method
 from edgefd.federation.plan import RoundPlan
+from edgefd.learners.batches import Batch
 from edgefd.learners.learner import Learner
 from edgefd.methods import get_method
 from edgefd.rounds.client import accuracy, client_filter, client_round
+from edgefd.rounds.validation import expected_report
 from edgefd.runs.prepare import prepare
 from edgefd.simulation.engine import make_simulation_state
 from tests.support.linear_clients import (
@@ -60,6 +62,24 @@ def test_the_first_round_distils_nothing() -> None:
 def test_later_rounds_distil_the_teacher_before_they_train() -> None:
     _, rounds, clients = play(FEDMD, 1)
     assert {"distil_loss", "train_loss"} <= fedmd_round(clients[0], 1, rounds[-1]).keys()
+
+
+@pytest.mark.parametrize("loss", [float("nan"), float("inf"), 1e300])
+def test_the_loss_of_a_model_that_has_diverged_is_reported_as_the_largest_one(loss: float) -> None:
+    class Diverged(Linear):
+        def train(self, batches: Iterable[Batch], lr: float) -> float:
+            return loss
+
+    _, rounds, clients = play(FEDMD, 1)
+    metrics = fedmd_round(dataclasses.replace(clients[0], learner=Diverged()), 1, rounds[-1])
+    assert metrics["train_loss"] == metrics["distil_loss"] == 1e6
+    expected_report(FEDMD, TERMS, plan(1)).check_metrics(metrics)
+
+
+def test_a_client_without_heldout_samples_reports_no_accuracy() -> None:
+    client = new_clients(FEDMD)[0]
+    data = dataclasses.replace(client.data, x_heldout=client.data.x_heldout[:0], y_heldout=client.data.y_heldout[:0])
+    assert "heldout_accuracy" not in fedmd_round(dataclasses.replace(client, data=data), 0)
 
 
 def test_accuracy_is_measured_if_the_plan_demands_it_and_in_the_closing_round() -> None:

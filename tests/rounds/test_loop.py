@@ -25,7 +25,7 @@ FEDMD = get_method("fedmd")
 
 
 class FakeTransport:
-    """A transport whose single client labels every queried row with the number of the round."""
+    """A transport whose single client labels every queried row with the number of the round, in eighths."""
 
     def __init__(self) -> None:
         self.sent: list[tuple[RoundPlan, Knowledge | None]] = []
@@ -33,15 +33,15 @@ class FakeTransport:
     def exchange(self, plan: RoundPlan, sampled: Sequence[int], teacher: Knowledge | None) -> Exchange:
         self.sent.append((plan, teacher))
         ids = [] if plan.closing else plan.ids.tolist()
-        rows: Any = [[float(plan.round), 1.0]] * len(ids) if ids else np.empty((0, 2))
+        rows: Any = [[plan.round / 8, 1 - plan.round / 8]] * len(ids) if ids else np.empty((0, 2))
         return Exchange([Report(0, plan.round, votes(ids, rows), {})], 0, 0)
 
 
 def server(**selection: Any) -> Server:
-    """Return a server with four rounds and eight proxy rows."""
+    """Return a server with four rounds, eight proxy rows and two classes."""
     made = new_server(FEDMD)
     rule = selection_of(selection or {"name": "all"})
-    return dataclasses.replace(made, proxy=proxy(8), terms=dataclasses.replace(made.terms, selection=rule))
+    return dataclasses.replace(made, proxy=proxy(8), terms=dataclasses.replace(made.terms, selection=rule, n_classes=2))
 
 
 def test_each_round_sends_the_teacher_of_the_round_before() -> None:
@@ -50,7 +50,7 @@ def test_each_round_sends_the_teacher_of_the_round_before() -> None:
     assert transport.sent[0][1] is None
     for (_, received), before in zip(transport.sent[1:], done, strict=False):
         assert received is before.teacher
-    assert [r.teacher.values[0, 0] for r in done if r.teacher is not None] == [0, 1, 2, 3, 3]
+    assert [r.teacher.values[0, 0] for r in done if r.teacher is not None] == [0, 1 / 8, 2 / 8, 3 / 8, 3 / 8]
 
 
 def test_the_closing_round_keeps_the_last_teacher() -> None:

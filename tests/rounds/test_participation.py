@@ -53,6 +53,22 @@ def test_a_round_of_ten_clients_ends_when_its_quorum_is_reached(
     assert quorum_reached(rules, 10, n_reports, seconds) is ends
 
 
+@pytest.mark.parametrize(
+    ("rules", "n_reports", "n_refused", "ends"),
+    [
+        (ParticipationConfig(min_reports=4, deadline_s=5), 9, 1, True),
+        (ParticipationConfig(min_reports=4, deadline_s=5), 4, 6, True),
+        (ParticipationConfig(min_reports=4, deadline_s=5), 8, 1, False),  # one client has not answered at all
+        (ParticipationConfig(min_reports=4, deadline_s=5), 3, 7, False),
+        (ParticipationConfig(), 9, 1, False),
+    ],
+)
+def test_a_round_does_not_wait_for_clients_whose_reports_were_refused(
+    rules: ParticipationConfig, n_reports: int, n_refused: int, ends: bool
+) -> None:
+    assert quorum_reached(rules, 10, n_reports, 0.1, n_refused) is ends
+
+
 def test_a_round_with_its_quorum_ends_at_the_deadline() -> None:
     rules, arrivals = ParticipationConfig(min_reports=2, deadline_s=3), {0: 1, 1: 1, 5: 1}
     n_reports, ended = 0, []

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from tests.support.commands import QUICKSTART, command, edgefd, env
+from tests.support.proxy import proxy
 from tests.support.waiting import free_port, until
 
 SMALL = (
@@ -65,6 +66,17 @@ def test_the_ray_engine_gives_the_bits_of_the_local_engine(tmp_path: Path) -> No
         assert done.returncode == 0, done.stdout + done.stderr
     assert rounds(tmp_path / "ray") == rounds(tmp_path / "local")
     assert rounds(tmp_path / "ray")[0]["kept_fraction"] > 1.5 / 4  # clients accept rows of other clients too
+    assert_no_process_left(tmp_path)
+
+
+@pytest.mark.slow
+def test_the_processes_of_ray_on_this_machine_use_no_proxy(tmp_path: Path) -> None:
+    arguments = ("simulate", QUICKSTART, *SMALL, "train.rounds=1", "--engine", "ray")
+    with proxy() as used:
+        done = edgefd(*arguments, cwd=tmp_path, PYTHONPATH=PATHS, **used.variables)
+    assert done.returncode == 0, done.stdout + done.stderr
+    elsewhere = "169.254.169.254"  # Ray asks there which cloud it is in
+    assert [call for call in used.calls if elsewhere not in call] == []
     assert_no_process_left(tmp_path)
 
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from edgefd.export.write_bundle import BundleSettings, export_bundle
 from edgefd.federation.terms import FederationTerms
+from edgefd.federation.units import Units, channel_statistics
 from edgefd.learners.models import build_model
 
 SHAPE = (1, 16, 16)
@@ -20,8 +21,9 @@ def small_bundle(out: Path) -> Path:
     """Export a bundle of an untrained `cnn_small` with 20 proxy rows into `out`."""
     proxy = np.random.default_rng(0).standard_normal((20, *SHAPE)).astype(np.float32)
     terms = FederationTerms("edgefd", {"n_clusters": 2}, "float16", 0, 3, hashlib.sha256(proxy.tobytes()).hexdigest())
+    units = Units("uint8", 0.0, 255.0, *channel_statistics(proxy))
     model = build_model("cnn_small", SHAPE, 3, 0)
-    export_bundle(out, model, proxy, BundleSettings("cnn_small", "adam", 8, (10.0, 2.0), 0.1, 2, terms))
+    export_bundle(out, model, proxy, BundleSettings("cnn_small", "adam", 8, ((10.0,), (2.0,)), 0.1, 2, terms, units))
     return out
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from edgefd_client.agent import run_agent
 from edgefd_client.bundle_download import fetch_bundle
 from edgefd_client.grpc_link import GrpcLink, connect
-from edgefd_client.sources import NpzSource, client_data
+from edgefd_client.sources import NpzSource, client_data, read_samples
 from edgefd_proto import edgefd_pb2 as pb
 from edgefd_proto.edgefd_pb2_grpc import DeviceLinkStub
 from edgefd_server.coordinator.round_coordinator import RoundCoordinator
@@ -32,7 +32,6 @@ from edgefd.federation.plan import RoundPlan
 from edgefd.federation.report import Report
 from edgefd.federation.terms import FederationInfo, FederationTerms
 from edgefd.rounds.participation import FULL_PARTICIPATION, ParticipationConfig
-from edgefd.rounds.validation import largest_report
 from edgefd.runs.terms import terms_of
 from edgefd.wire import messages as wire
 from edgefd.wire.bundle_reader import read_bundle
@@ -82,7 +81,7 @@ def sessions_of(
     bundle = bundle_files(federation.bundle, federation.read())
     info = FederationInfo(run, len(federation.data), terms_of(prepared.config, prepared.federation))
     coordinator = RoundCoordinator(info, timeout, log, rules)
-    return DeviceSessions(coordinator, [bundle], largest_report(plan, prepared.federation.n_classes), rate, clock), plan
+    return DeviceSessions(coordinator, [bundle], coordinator.expected(plan).largest, rate, clock), plan
 
 
 @contextmanager
@@ -123,7 +122,7 @@ def run_devices(
             link.join(None)
             bundle = read_bundle(fetch_bundle(link, folder / f"state{i}"))
             link.join(bundle.manifest.terms)
-            data = client_data(NpzSource(federation.data[link.client]), bundle, link.client)
+            data = client_data(read_samples(NpzSource(federation.data[link.client]), bundle), bundle, link.client)
             run_agent(link, bundle, data, folder / f"state{i}", ignore_line)
 
     with in_threads(run_device, range(len(addresses))):
@@ -179,9 +178,15 @@ def uniform_knowledge(n: int = 4, width: int = 10) -> Knowledge:
     return Knowledge(np.arange(n), np.full((n, width), 1 / width, np.float32), np.ones(n, np.float32))
 
 
-def report(client: int = 0, round: int = 0, knowledge: Knowledge | None = None) -> bytes:
+def report(
+    client: int = 0,
+    round: int = 0,
+    knowledge: Knowledge | None = None,
+    codec: str = "float16",
+    metrics: dict[str, float] | None = None,
+) -> bytes:
     """Return a serialised report."""
-    return wire.encode_report(Report(client, round, knowledge or uniform_knowledge()), "float32")
+    return wire.encode_report(Report(client, round, knowledge or uniform_knowledge(), metrics or {}), codec)
 
 
 class CuttableWire:

@@ -133,7 +133,7 @@ class Fleet:
 
     def result(self) -> tuple[bytes, list[dict[str, Any]], list[str]]:
         """Return what must not depend on kills: last teacher, metrics, and digests of devices' models and reports."""
-        saved = load_checkpoint(self.out)
+        saved = load_checkpoint(self.out, self.federation.data.served().expected_teacher)
         assert saved is not None
         assert saved.progress.teacher is not None
         lines = [{k: v for k, v in line.items() if k != "seconds"} for line in self.metrics()]

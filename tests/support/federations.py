@@ -12,7 +12,7 @@ import numpy as np
 from edgefd_client.agent import run_agent
 from edgefd_client.folder_link import join
 from edgefd_client.link import Link
-from edgefd_client.sources import NpzSource, client_data
+from edgefd_client.sources import NpzSource, client_data, read_samples
 from edgefd_server.coordinator.round_coordinator import RoundCoordinator
 from edgefd_server.coordinator.served_run import ServedRun, read_served_run
 from edgefd_server.folder_link.front_end import open_folder
@@ -24,6 +24,7 @@ from edgefd.federation.clients import ClientData
 from edgefd.federation.plan import RoundPlan
 from edgefd.federation.terms import FederationInfo
 from edgefd.rounds.loop import Transport, run_rounds
+from edgefd.rounds.validation import ExpectedTask, expected_task
 from edgefd.runs.execute import make_server
 from edgefd.runs.export_bundle import export_config
 from edgefd.runs.prepare import PreparedRun, prepare
@@ -47,18 +48,25 @@ class ExportedFederation:
 
     def client(self, i: int) -> ClientData:
         """Read the data of a client."""
-        return client_data(NpzSource(self.data[i]), self.read(), i)
+        bundle = self.read()
+        return client_data(read_samples(NpzSource(self.data[i]), bundle), bundle, i)
 
     def served(self) -> ServedRun:
         """Return the federation as its coordinator knows it."""
         return read_served_run(self.prepared.config, [self.bundle])
+
+    @property
+    def expected(self) -> ExpectedTask:
+        """What a device of the federation expects of a task."""
+        config, federation = self.prepared.config, self.prepared.federation
+        return expected_task(config.method, terms_of(config, federation), len(federation.proxy), len(self.data))
 
     @contextmanager
     def open(self, exchange: Path, timeout: float = 60.0) -> Iterator[RoundCoordinator]:
         """Open an exchange folder for this federation while the context lasts."""
         terms = terms_of(self.prepared.config, self.prepared.federation)
         coordinator = RoundCoordinator(FederationInfo("test", len(self.data), terms), timeout, ignore_event)
-        with open_folder(exchange, coordinator):
+        with open_folder(exchange, coordinator, len(self.prepared.federation.proxy)):
             yield coordinator
 
 

@@ -46,10 +46,10 @@ class FlowerFederation:
         self.started.append((name, process))
         return process
 
-    def server(self, name: str, kind: str, *options: str) -> subprocess.Popen[bytes]:
+    def server(self, name: str, kind: str, *options: str, **env: str) -> subprocess.Popen[bytes]:
         command = [sys.executable, "-m", "edgefd", "serve", kind, str(self.folder / "config.yaml"), *options]
         command += ["--bundle", str(self.exported.bundle)]
-        return self.start(name, *command, "--out", str(self.folder / name), "--timeout", "150")
+        return self.start(name, *command, "--out", str(self.folder / name), "--timeout", "150", **env)
 
     def node(self, name: str, client: int, port: int) -> None:
         """Start a client's SuperNode with its own key. `wait` starts it again when it ends."""

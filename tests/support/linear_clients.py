@@ -49,6 +49,9 @@ class Linear:
     def distil(self, batches: Iterable[Batch], lr: float, n_private: int) -> float:
         return self.train(batches, lr)
 
+    def set_noise(self, *keys: int) -> None:
+        """Do nothing: the learner draws no random numbers."""
+
     def predict_logits(self, x: np.ndarray) -> np.ndarray:
         return (x @ self.w).astype(np.float32)
 

@@ -2,7 +2,10 @@
 
 from dataclasses import dataclass, field
 
-from edgefd_client.link import Membership, Task
+from edgefd_client.link import Membership, Task, read_task
+
+from edgefd.rounds.validation import ExpectedTask
+from edgefd.wire import messages as wire
 
 
 @dataclass
@@ -15,8 +18,13 @@ class ScriptedLink:
     interrupt: bool = False
     """interrupt the device when it submits a report"""
 
-    def next_task(self, after: int) -> Task | None:
-        return next((t for t in self.tasks if t.plan.round > after), None)
+    def next_task(self, after: int, expected: ExpectedTask) -> Task | None:
+        task = next((t for t in self.tasks if t.plan.round > after), None)
+        if task is None:
+            return None
+        codec = self.membership.terms.codec
+        teacher = None if task.teacher is None else wire.encode(task.teacher, codec)
+        return read_task(wire.encode_plan(task.plan), teacher, expected)
 
     def submit(self, report: bytes, round: int) -> None:
         if self.interrupt:

@@ -53,6 +53,9 @@ class Fixed:
             self.steps += 1
         return 1.0
 
+    def set_noise(self, *keys: int) -> None:
+        """Do nothing: the learner draws no random numbers."""
+
     def predict_logits(self, x: np.ndarray) -> np.ndarray:
         out: np.ndarray = self.logits[x[:, 0].astype(int)]
         return out

@@ -59,6 +59,32 @@ def test_a_manifest_that_is_incomplete_or_out_of_range_is_refused(bundle: Path, 
         read_bundle(bundle)
 
 
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("units", {}),
+        ("units", {"dtype": "int64"}),
+        ("units", {"low": 3, "high": 1}),
+        ("units", {"high": float("inf")}),
+        ("units", {"mean": [0, 0], "std": [1, 1]}),
+        ("units", {"mean": [], "std": []}),
+        ("units", {"std": [-1]}),
+        ("scale", [10, 2]),
+        ("scale", [[], []]),
+        ("scale", [[1, 2], [1, 2]]),
+        ("scale", [[1], [0]]),
+        ("scale", [[1], [-1]]),
+        ("scale", [[float("nan")], [1]]),
+        ("scale", [[1], [1, 1]]),
+        ("shape", []),
+    ],
+)
+def test_units_and_scales_that_fit_no_samples_are_refused(bundle: Path, key: str, value: object) -> None:
+    edit(bundle, lambda m: m.update({key: {**m["units"], **value} if value and isinstance(value, dict) else value}))
+    with pytest.raises(UserError, match=r"manifest\.json(: units| is incomplete|: scale)"):
+        read_bundle(bundle)
+
+
 def test_a_file_larger_than_in_the_manifest_is_refused(bundle: Path) -> None:
     with (bundle / "init.npz").open("ab") as file:
         file.write(b"x")

@@ -20,6 +20,7 @@ from edgefd.federation.training import Training
 from edgefd.selection import selection_of
 from edgefd.wire import messages as wire
 from edgefd.wire.device_link import PROTOCOL, identity_message, read_identity, read_terms, terms_message
+from tests.support.expectations import report_like, shape_of
 
 ROOT = Path(__file__).parents[2]
 DOCUMENT = ROOT / "docs" / "reference" / "wire-format.md"
@@ -68,7 +69,7 @@ EXAMPLES = {
     "complete": pb.TaskReply(end=pb.End()).SerializeToString(),
     "offer": OFFER.SerializeToString(),
     "samples": PIECE.SerializeToString(),
-    "contributed": pb.ContributeReply(have=2).SerializeToString(),
+    "contributed": pb.ContributeReply(have=2, low=0.0, high=255.0).SerializeToString(),
     "submit": pb.SubmitRequest(session=b"\x01\x02", run="r", round=3, report=REPORT).SerializeToString(),
 }
 
@@ -99,10 +100,11 @@ def test_the_document_shows_the_bytes_that_are_sent() -> None:
 def test_the_documented_examples_decode_to_the_described_values() -> None:
     examples = documented()
     for codec in ("float32", "float16"):
-        assert wire.decode(examples[f"knowledge {codec}"]).equals(KNOWLEDGE)
-    plan = wire.decode_plan(examples["plan"])
+        assert wire.decode(examples[f"knowledge {codec}"], shape_of(KNOWLEDGE, codec)).equals(KNOWLEDGE)
+    plan = wire.decode_plan(examples["plan"], 6)
     assert (plan.round, plan.ids.tolist(), plan.evaluate, plan.closing) == (2, [0, 1, 5], True, False)
-    assert wire.decode_report(examples["report"]).metrics == {"heldout_accuracy": 0.5}
+    expected = report_like(Report(1, 3, empty(2), {"heldout_accuracy": 0.5}), "float16")
+    assert wire.decode_report(examples["report"], expected).metrics == {"heldout_accuracy": 0.5}
     assert read_terms(pb.Terms.FromString(examples["terms"])) == TERMS
     assert TERMS.differences(read_identity(pb.JoinRequest.FromString(examples["join"]).terms)) == []
 

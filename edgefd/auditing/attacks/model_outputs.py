@@ -31,6 +31,7 @@ from edgefd.learners.learner import Learner
 from edgefd.learners.torch_learner import TorchLearner
 from edgefd.rounds.client import client_filter
 from edgefd.rounds.server import server_round
+from edgefd.rounds.validation import expected_report
 from edgefd.runs.execute import make_server
 from edgefd.runs.record import FINAL
 from edgefd.runs.terms import terms_of
@@ -92,10 +93,11 @@ def received_outputs(
     """Return a client's outputs on `x` as the server receives them: after the defence and the codec."""
     rows, terms = ProxySet(x, np.full(len(x), -1)), replace(terms_of(config, federation), selection=ALL_ROWS)
     ctx = client_context(data, learner, rows, np.ones(len(x), np.float32), terms, config.method_config)
-    honest = config.find_method(config.method_name).upload(ctx)
+    method = config.find_method(config.method_name)
+    honest = method.upload(ctx)
     in_round = replace(ctx, plan=RoundPlan(round, np.arange(len(federation.proxy))))  # noise depends on its rows
     sent = privatised(config.defence, in_round, honest)
-    return wire.decode(wire.encode(sent, config.codec.name)).values
+    return wire.decode(wire.encode(sent, terms.codec), expected_report(method, terms, ctx.plan).knowledge).values
 
 
 def aggregate(config: Config, federation: Federation, sent: Float32, acceptance: Float32) -> Float32:
@@ -105,8 +107,10 @@ def aggregate(config: Config, federation: Federation, sent: Float32, acceptance:
         for outputs, row in zip(sent, acceptance, strict=True)
     ]
     reports = [Report(client, 0, upload) for client, upload in enumerate(uploads)]
-    plan = RoundPlan(0, np.arange(sent.shape[1]))
-    teacher = server_round(make_server(config, federation), reports, plan, Progress()).teacher
+    n = sent.shape[1]
+    rows = ProxySet(np.zeros((n, 1), np.float32), np.full(n, -1))  # an audited method aggregates without the samples
+    server = replace(make_server(config, federation), proxy=rows)
+    teacher = server_round(server, reports, RoundPlan(0, np.arange(n)), Progress()).teacher
     assert teacher is not None
     values = np.full(sent.shape[1:], 1 / sent.shape[2], np.float32)
     values[teacher.ids] = teacher.values

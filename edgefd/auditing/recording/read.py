@@ -6,6 +6,7 @@ import hashlib
 import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,11 +20,15 @@ from edgefd.core.knowledge import Knowledge
 from edgefd.data.datasets import Dataset
 from edgefd.federation.clients import Federation
 from edgefd.federation.method import MessageKind
+from edgefd.federation.plan import RoundPlan
 from edgefd.federation.report import Report
+from edgefd.rounds.validation import expected_report, expected_teacher
+from edgefd.runs.evaluate import evaluation_ranges
 from edgefd.runs.facts import members_of
 from edgefd.runs.prepare import prepare
 from edgefd.runs.read import read_json
 from edgefd.runs.record import CLAIMS, COORDINATOR, FINAL, KNOWLEDGE, model_file
+from edgefd.runs.terms import terms_of
 from edgefd.wire import messages as wire
 from edgefd.wire.exchange_folder import TEACHER, report_file, round_folder
 
@@ -146,15 +151,23 @@ def run_command(recording: Recording) -> str:
 
 def reports(recording: Recording, round: int) -> list[Report]:
     """Return the reports of a round, decoded from the transmitted bytes, without those of clients that dropped out."""
+    config, federation = recording.config, recording.federation
+    plan = RoundPlan(round, np.arange(len(federation.proxy)))  # the recording does not say which rows were queried
+    measured = evaluation_ranges(federation.n_classes, len(federation.x_test))
+    expected = expected_report(config.method, terms_of(config, federation), plan, measured)
     paths = [
         report_file(recording.folder / KNOWLEDGE, round, client) for client in range(len(recording.federation.clients))
     ]
-    return [_decode(path, wire.decode_report) for path in paths if path.is_file()]
+    return [_decode(path, partial(wire.decode_report, expected=expected)) for path in paths if path.is_file()]
 
 
 def teacher_after(recording: Recording, round: int) -> Knowledge:
     """Return the teacher that was aggregated from the reports of a round, as every client received it."""
-    return _decode(round_folder(recording.folder / KNOWLEDGE, round + 1) / TEACHER, wire.decode)
+    config, federation = recording.config, recording.federation
+    terms = terms_of(config, federation)
+    expected = expected_teacher(config.method, terms, len(federation.proxy), len(federation.clients))
+    path = round_folder(recording.folder / KNOWLEDGE, round + 1) / TEACHER
+    return _decode(path, partial(wire.decode, expected=expected))
 
 
 def parameters(recording: Recording, name: str, client: int) -> dict[str, np.ndarray]:

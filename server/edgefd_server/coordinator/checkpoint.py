@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +25,12 @@ from edgefd.federation.progress import Progress
 from edgefd.runs.round_metrics import RoundMetrics
 from edgefd.selection import SelectionState
 from edgefd.wire import messages as wire
+from edgefd.wire.expected import Expected
 
 CHECKPOINT, LOCK = "checkpoint.bin", ".lock"
 _MAGIC = b"EDGEFD-COORDINATOR\x01"
 _MAX_BYTES = 2**30
+_CODEC = "float32"  # of teacher and labels, so that a resumed run continues with the same bits
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,12 +68,12 @@ def save_checkpoint(home: Path, saved: Checkpoint) -> None:
         RunError: if it cannot be written (a full disk); the previous checkpoint stays intact.
     """
     progress = saved.progress
-    teacher = b"" if progress.teacher is None else wire.encode(progress.teacher, "float32")
+    teacher = b"" if progress.teacher is None else wire.encode(progress.teacher, _CODEC)
     metrics = [vars(each) for each in saved.metrics]
     head: dict[str, Any] = {"run": saved.run, "config": saved.config, "out": saved.out, "metrics": metrics}
     known = b""
     if progress.selection_state is not None:
-        known = wire.encode(progress.selection_state.known, "float32")
+        known = wire.encode(progress.selection_state.known, _CODEC)
         head |= {"teacher_bytes": len(teacher), "lag": progress.selection_state.lag.tolist()}
     body = json.dumps(head).encode() + b"\n" + teacher + known
     try:
@@ -80,16 +82,20 @@ def save_checkpoint(home: Path, saved: Checkpoint) -> None:
         raise RunError(f"cannot write the checkpoint in {home}: {error.strerror}") from error
 
 
-def load_checkpoint(home: Path) -> Checkpoint | None:
+def load_checkpoint(home: Path, teacher: Expected) -> Checkpoint | None:
     """Return the checkpoint in the folder `home`; None if there is none.
 
+    Args:
+        home: the folder.
+        teacher: what the clients of the run expect of a teacher.
+
     Raises:
-        UserError: if the file is damaged or is not a checkpoint.
+        UserError: if the file is damaged or is not a checkpoint of such a run.
     """
     path = home / CHECKPOINT
     try:
         blob = get(path, _MAX_BYTES)
-        return None if blob is None else _decode(blob)
+        return None if blob is None else _decode(blob, replace(teacher, codec=_CODEC))
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from error
     except (ValueError, KeyError, TypeError) as error:
@@ -105,7 +111,7 @@ def exclusive_lock(home: Path) -> AbstractContextManager[None]:
     return files.exclusive_lock(home / LOCK, f"another server is at work in {home}", f"cannot write {home}")
 
 
-def _decode(blob: bytes) -> Checkpoint:
+def _decode(blob: bytes, expected: Expected) -> Checkpoint:
     start = len(_MAGIC) + 32
     if blob[: len(_MAGIC)] != _MAGIC:
         raise ValueError("its first bytes are not those of a checkpoint")
@@ -117,11 +123,14 @@ def _decode(blob: bytes) -> Checkpoint:
     teacher, selection_state = rest, None
     if "lag" in fields:
         teacher, known = rest[: fields["teacher_bytes"]], rest[fields["teacher_bytes"] :]
-        selection_state = SelectionState(wire.decode(known), np.array(fields["lag"], np.float32))
+        lag = np.array(fields["lag"], np.float32)
+        if lag.shape != (expected.widths[0],) or not np.isfinite(lag).all():
+            raise ValueError("lag must hold one finite number for each class")
+        selection_state = SelectionState(wire.decode(known, expected), lag)
     return Checkpoint(
         str(fields["run"]),
         str(fields["config"]),
         str(fields["out"]),
         tuple(RoundMetrics(**metrics) for metrics in fields["metrics"]),
-        Progress(len(fields["metrics"]), wire.decode(teacher) if teacher else None, selection_state),
+        Progress(len(fields["metrics"]), wire.decode(teacher, expected) if teacher else None, selection_state),
     )

@@ -73,11 +73,11 @@ def open_run(request: RunRequest, exchange: Path | None = None) -> Iterator[Open
     place = request.out if exchange is None else exchange
     if request.resume and place is None:
         raise UserError("--resume needs --out: give the folder of the run to resume")
-    resuming = request.resume and place is not None and load_checkpoint(place) is not None
+    resuming = request.resume and place is not None and load_checkpoint(place, served.expected_teacher) is not None
     with ExitStack() as stack:
         if resuming and place is not None:
             stack.enter_context(exclusive_lock(place))
-            saved = load_for_resume(request.config, place)
+            saved = load_for_resume(served, place)
             if request.out is not None and request.out.resolve() != Path(saved.out):
                 raise UserError(f"the run in {place} has the run folder {saved.out}: remove --out")
             yield OpenRun(served, Path(saved.out), place, saved, True)
@@ -102,16 +102,16 @@ def create_checkpoint(config: Config, home: Path, out: Path) -> Checkpoint:
     return saved
 
 
-def load_for_resume(config: Config, home: Path) -> Checkpoint:
-    """Return the checkpoint in `home`, of a run with this config.
+def load_for_resume(served: ServedRun, home: Path) -> Checkpoint:
+    """Return the checkpoint in `home`, of a run with the config of `served`.
 
     Raises:
         UserError: if there is none, or it is of another config.
     """
-    saved = load_checkpoint(home)
+    saved = load_checkpoint(home, served.expected_teacher)
     if saved is None:
         raise UserError(f"the checkpoint in {home} was removed")
-    if saved.config != config_digest(config):
+    if saved.config != config_digest(served.config):
         raise UserError(f"the run in {home} is of another config: resume it with {saved.out}/config.yaml")
     return saved
 

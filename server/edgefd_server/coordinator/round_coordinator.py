@@ -9,27 +9,33 @@ and all of its content is checked before it counts.
 from __future__ import annotations
 
 import hashlib
+import logging
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from edgefd.core.errors import RunError
 from edgefd.core.knowledge import Knowledge
-from edgefd.federation.method import MessageKind
+from edgefd.federation.metrics import Range
 from edgefd.federation.plan import RoundPlan
 from edgefd.federation.report import Exchange, Report, count_exchange
-from edgefd.federation.terms import FederationInfo, FederationTerms
+from edgefd.federation.terms import FederationInfo
 from edgefd.methods import get_method
 from edgefd.rounds.participation import FULL_PARTICIPATION, ParticipationConfig, add_stale_reports, quorum_reached
-from edgefd.rounds.validation import check_report, check_values, largest_report
+from edgefd.rounds.validation import expected_report
 from edgefd.wire import messages as wire
 from edgefd.wire.exchange_folder import COMPLETE
+from edgefd.wire.expected import ExpectedReport, UnexpectedContent
 from edgefd_server.monitoring.event_log import Log, LoggedState
 
 SHUTDOWN_GRACE = 20.0
 """seconds that clients have to learn that the run is over: more than a device waits between two calls"""
+BAD_REPORTS = ("size", "malformed", "client", "content")
+"""reasons for which a report is refused because of the report itself"""
 _LONGEST_WAIT = 3600.0  # Python does not wait at all for a timeout of some years
+
+logger = logging.getLogger(__name__)
 
 
 class Refused(Exception):
@@ -68,6 +74,8 @@ class RoundInbox:
     """reports that came after the round was closed, by client"""
     digests: dict[int, bytes] = field(default_factory=dict)
     """sha256 of every accepted report, by client"""
+    refused: dict[int, str] = field(default_factory=dict)
+    """reason, in words, for which the last report of a client was refused; its corrected report may still come"""
     closed: bool = False
     """whether the round is over"""
 
@@ -82,6 +90,7 @@ class RoundCoordinator(LoggedState):
         rules: conditions under which a round may end before all its clients have reported.
         expected: clients that may reconnect to a resumed run: `finish` waits for them as well.
         clock: returns the time in seconds.
+        measured: ranges of the metrics that simulated clients report besides those of devices; None for devices.
     """
 
     def __init__(
@@ -92,8 +101,12 @@ class RoundCoordinator(LoggedState):
         rules: ParticipationConfig = FULL_PARTICIPATION,
         expected: Iterable[int] = (),
         clock: Callable[[], float] = time.monotonic,
+        measured: Mapping[str, Range] | None = None,
     ) -> None:
         self.info, self.timeout, self.rules = info, timeout, rules
+        self._measured = measured
+        self._told: set[tuple[int, str]] = set()
+        """the client and the reason of each refusal that the console shows"""
         super().__init__(log)
         self._clock = clock
         self._watchers: list[Callable[[], None]] = []
@@ -139,7 +152,9 @@ class RoundCoordinator(LoggedState):
                 if self._failure is not None:
                     raise self._failure
                 seconds = self._clock() - current.opened.began
-                if quorum_reached(self.rules, len(current.opened.asked), len(current.reports), seconds):
+                n_refused = len(current.refused.keys() - current.reports.keys())
+                n_asked, n_reports = len(current.opened.asked), len(current.reports)
+                if quorum_reached(self.rules, n_asked, n_reports, seconds, n_refused):
                     break
                 if seconds >= self.timeout:
                     raise RunError(self._missing_reports(current))
@@ -253,12 +268,27 @@ class RoundCoordinator(LoggedState):
             in_time = inbox is self._current and not inbox.closed and self._ended is None
             if not (in_time or self._counts_late(inbox)):
                 raise Refused("round", f"round {round} was closed without this report")
-            report = _decode_checked(data, inbox.opened.plan, client, self.info.terms)
+            try:
+                report = self._decoded(data, inbox.opened.plan, client)
+            except Refused as refused:
+                self._refuse(client, inbox, refused)
+                raise
             (inbox.reports if in_time else inbox.late)[client] = report
             inbox.digests[client] = digest
             self._changed.notify_all()
         self.note("report" if in_time else "late", client=client, round=round, bytes=len(data))
         return False
+
+    def refuse(self, client: int, refused: Refused) -> None:
+        """Record that a front end has refused a client's report of the open round before it could be submitted."""
+        with self._changed:
+            current = self._current
+            if current is not None and not current.closed and client in current.opened.asked:
+                self._refuse(client, current, refused)
+
+    def expected(self, plan: RoundPlan) -> ExpectedReport:
+        """Return what is expected of a report in a round with this plan."""
+        return expected_report(get_method(self.info.terms.method), self.info.terms, plan, self._measured)
 
     def connected(self, client: int) -> None:
         """Record that a client has connected: `finish` waits until it knows that the run is over."""
@@ -291,32 +321,53 @@ class RoundCoordinator(LoggedState):
         assert current is not None
         return inbox is current or not (current.closed or current.opened.plan.closing)
 
+    def _decoded(self, data: bytes, plan: RoundPlan, client: int) -> Report:
+        """Return the report in the data.
+
+        Raises:
+            Refused: if it is not one that the client may send in a round with this plan.
+        """
+        expected = self.expected(plan)
+        if len(data) > expected.largest:
+            raise Refused("size", f"the report has {len(data)} bytes; the limit is {expected.largest}")
+        try:
+            report = wire.decode_report(data, expected)
+        except UnexpectedContent as error:
+            raise Refused("content", str(error)) from error
+        except ValueError as error:
+            raise Refused("malformed", str(error)) from error
+        if report.client != client:
+            raise Refused("client", f"the report is of client {report.client}, but the device is client {client}")
+        return report
+
+    def _refuse(self, client: int, inbox: RoundInbox, refused: Refused) -> None:
+        """Record a refused report, so that the round does not wait for its client alone, and say it on the console.
+
+        Only the first refusal of each kind of a client is said; the event log and the status page count all.
+        """
+        if refused.reason not in BAD_REPORTS:
+            return
+        inbox.refused[client] = str(refused)
+        self._changed.notify_all()
+        if (client, refused.reason) not in self._told:
+            self._told.add((client, refused.reason))
+            logger.warning(
+                "round %d: the report of client %d was refused (%s): %s; further ones are only counted",
+                *(inbox.opened.plan.round, client, refused.reason, refused),
+            )
+
     def _missing_reports(self, inbox: RoundInbox) -> str:
-        clients = ", ".join(str(c) for c in inbox.opened.asked if c not in inbox.reports)
+        asked, counted = inbox.opened.asked, len(inbox.reports)
+        missing = [c for c in asked if c not in inbox.reports]
+        silent = ", ".join(str(c) for c in missing if c not in inbox.refused)
+        causes = [f"no report of client {silent}"] * bool(silent)
+        causes += [f"that of client {c} was refused ({inbox.refused[c]})" for c in missing if c in inbox.refused]
+        needed = "" if self.rules.min_reports else "; the round needs all, because coordinator.min_reports is not set"
         return (
-            f"round {inbox.opened.plan.round}: {len(inbox.reports)} of {len(inbox.opened.asked)} reports after "
-            f"{self.timeout:g} s: no report of client {clients} (link.jsonl lists the refused reports)"
+            f"round {inbox.opened.plan.round}: {counted} of {len(asked)} reports after {self.timeout:g} s: "
+            f"{'; '.join(causes)}{needed} (link.jsonl lists the refused reports)"
         )
 
     def _announce(self) -> None:
         for wake in self._watchers:
             wake()
-
-
-def _decode_checked(data: bytes, plan: RoundPlan, client: int, terms: FederationTerms) -> Report:
-    method, limit = get_method(terms.method), largest_report(plan, terms.n_classes)
-    if len(data) > limit and method.message is not MessageKind.PARAMETERS:  # only simulated clients send parameters
-        raise Refused("size", f"the report has {len(data)} bytes; the limit is {limit}")
-    try:
-        report = wire.decode_report(data)
-    except ValueError as error:
-        raise Refused("malformed", str(error)) from error
-    if report.client != client:
-        raise Refused("client", f"the report is of client {report.client}, but the device is client {client}")
-    try:
-        check_report(method, report, plan, (client,), terms.n_classes)
-        if ":" not in terms.method:  # a method of a user, which is simulated, may send others
-            check_values(method.message, report.knowledge)
-    except ValueError as error:
-        raise Refused("content", str(error)) from error
-    return report

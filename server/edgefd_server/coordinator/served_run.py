@@ -15,11 +15,13 @@ from edgefd.data.npz import read_npz, whole_labels
 from edgefd.federation.clients import ProxySet
 from edgefd.federation.terms import FederationTerms
 from edgefd.rounds.participation import check_rules
+from edgefd.rounds.validation import expected_teacher
 from edgefd.runs.deployable import check_deployable
 from edgefd.runs.facts import RunFacts
 from edgefd.runs.terms import terms_with
 from edgefd.wire.bundle_manifest import MANIFEST, Manifest
 from edgefd.wire.bundle_reader import Bundle, read_bundle
+from edgefd.wire.expected import Expected
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,11 @@ class ServedRun:
     """labels of the proxy samples, int64 [P]; None = not given"""
     bundles: tuple[BundleFiles, ...]
     """one for each of the config's models, in order: client i gets bundle i modulo their number"""
+
+    @property
+    def expected_teacher(self) -> Expected:
+        """What the clients of the run expect of a teacher."""
+        return expected_teacher(self.config.method, self.terms, len(self.proxy), self.n_clients)
 
     @property
     def facts(self) -> RunFacts:

@@ -207,7 +207,9 @@ class GridDriver:
         if report is None:
             return  # the client was not sampled; the reply only tells which client the node is
         if not isinstance(report, bytes):
-            raise Refused("malformed", "the report is not bytes")
+            refused = Refused("malformed", "the report is not bytes")
+            self.coordinator.refuse(client, refused)
+            raise refused
         duplicate = self.coordinator.submit(client, sent.round, report)
         self.nodes[sent.node].failures = 0
         if self.metrics is not None and not duplicate:

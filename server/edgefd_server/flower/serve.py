@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from edgefd.core.addresses import parse_address
 from edgefd.core.errors import RunError, Stopped, UserError
 from edgefd.core.json_files import write_json
 from edgefd.core.processes import alive, last_line, reported
@@ -23,6 +24,7 @@ from edgefd_server.certs import AllowList
 from edgefd_server.coordinator.checkpoint import load_checkpoint
 from edgefd_server.coordinator.open_run import RunRequest, open_run
 from edgefd_server.coordinator.round_coordinator import SHUTDOWN_GRACE
+from edgefd_server.coordinator.served_run import ServedRun
 from edgefd_server.flower.job import JOB, Job
 from edgefd_server.flower.superlink import SuperLink, SuperLinkAddress, check_address, run_superlink
 from edgefd_server.serve.coordinator import ServeOptions
@@ -53,6 +55,8 @@ def serve_flower(
         Stopped: on Ctrl-C. The devices are notified.
     """
     address = check_address(superlink)
+    if listen is not None:
+        parse_address(listen, "--listen")
     allowed = None if address.certs is None else AllowList(address.certs)
     if allowed is not None:
         allowed.current()
@@ -62,7 +66,7 @@ def serve_flower(
         job = Job(run.folder.resolve(), run.resuming, bundles, labels, address, listen, options)
         job.work.mkdir(exist_ok=True)
         write_config(job.work, request.config)
-        return run.folder, _Command(allowed, job).run()
+        return run.folder, _Command(allowed, run.served, job).run()
 
 
 @dataclass(eq=False)
@@ -70,6 +74,7 @@ class _Command:
     """The command's part of a run: it starts the SuperLink, and starts it again if it dies."""
 
     allowed: AllowList | None
+    served: ServedRun
     job: Job
     events_read: int = 0
     coordinator: int | None = None
@@ -92,7 +97,7 @@ class _Command:
                 link.submit({"job": str(path)})
                 if (summary := self._follow(link)) is not None:
                     return summary
-            saved = load_checkpoint(self.job.folder)
+            saved = load_checkpoint(self.job.folder, self.served.expected_teacher)
             reached = 0 if saved is None else saved.next_round
             deaths, rounds = (deaths + 1 if reached == rounds else 1), reached
             if deaths > MAX_DEATHS:

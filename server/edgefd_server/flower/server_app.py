@@ -6,21 +6,24 @@ exist (empty: runs/<id>). `edgefd serve flower` sets only the key `job`: see `ed
 
 from __future__ import annotations
 
+import os
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import yaml
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
-from edgefd.config.load import load_config
+from edgefd.config.load import load_config, with_paths
 from edgefd.config.schema import Config
 from edgefd.core.json_files import append_json_line
+from edgefd.core.paths import user_path
+from edgefd.core.yaml_files import dump_yaml
 from edgefd.federation.clients import Federation
 from edgefd.federation.terms import FederationInfo
 from edgefd.rounds.participation import check_supported_over_flower
+from edgefd.runs.evaluate import evaluation_ranges
 from edgefd.runs.execute import execute_run, simulate_rounds
 from edgefd.runs.folder import run_folder
 from edgefd.runs.prepare import prepare
@@ -45,8 +48,8 @@ def main(grid: Grid, context: Context) -> None:
 
         run_job(grid, Path(str(settings["job"])))
         return
-    prepared = prepare(load_config(Path(str(settings["config"]))))
-    folder = run_folder(prepared.config, Path(str(settings["out"])) if settings["out"] else None)
+    prepared = prepare(load_config(user_path(str(settings["config"]))))
+    folder = run_folder(prepared.config, user_path(str(settings["out"])) if settings["out"] else None)
     with over_grid(grid, prepared.config, prepared.federation, folder / "link.jsonl") as coordinator:
         execute_run(
             prepared.config,
@@ -73,14 +76,15 @@ def over_grid(grid: Grid, config: Config, federation: Federation, log: Path | No
     """
     check_supported_over_flower(config.coordinator)
     check_unrecorded(config, "over Flower")
-    text = yaml.safe_dump(config.to_dict(), sort_keys=False)
+    text = dump_yaml(with_paths(config, os.path.abspath).to_dict())  # nodes run in other folders
     info = FederationInfo(secrets.token_hex(6), len(federation.clients), terms_of(config, federation))
 
     def write_event(event: str, **fields: object) -> None:
         if log is not None:
             append_json_line(log, {"event": event, **fields})
 
-    coordinator = RoundCoordinator(info, TIMEOUT, write_event, config.coordinator)
+    measured = evaluation_ranges(federation.n_classes, len(federation.x_test))
+    coordinator = RoundCoordinator(info, TIMEOUT, write_event, config.coordinator, measured=measured)
     with run_driver(GridDriver(coordinator, grid, config=text), poll=0.02):
         yield coordinator
 

@@ -19,28 +19,31 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
+from edgefd.core.addresses import Address
 from edgefd.core.errors import RunError, UserError
-from edgefd.core.processes import FLOWER_QUIET, end, last_line
-from edgefd.wire.device_link import is_loopback
+from edgefd.core.processes import FLOWER_QUIET, end, last_line, module_path
+from edgefd.core.proxies import direct_to_this_machine
 from edgefd_server.certs import plaintext_error
 from edgefd_server.grpc_link.server import ListenAddress
 
 APP = Path(__file__).parent / "app"
 """folder of the Flower app that is submitted; it holds only a pyproject.toml, and its code is the installed edgefd"""
 START_SECONDS = 180.0  # while other processes used the cores, the start took more than 60 s
-_WILDCARDS = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}
+_WILDCARDS = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 
 
 class SuperLinkAddress(ListenAddress):
     """Address on which the SuperLink listens, and its certificates."""
 
+    OPTION: ClassVar[str] = "--superlink"
+
     @property
     def local(self) -> str:
         """Address for calls from this machine."""
-        host, _, port = self.address.rpartition(":")
-        return f"{_WILDCARDS.get(host, host)}:{port}"
+        address = self.parsed
+        return str(Address(_WILDCARDS.get(address.host, address.host), address.port))
 
 
 @dataclass(eq=False)
@@ -92,6 +95,7 @@ class SuperLink:
         from flwr.supercore.interceptors import RuntimeVersionHttpInterceptor
 
         certs = self.address.certs
+        os.environ.update(direct_to_this_machine())  # the client takes its proxies from the environment
         client = ControlHttpClient.from_server_address(
             server_address=self.address.local,
             insecure=certs is None,
@@ -112,22 +116,17 @@ def check_address(requested: SuperLinkAddress) -> SuperLinkAddress:
     Raises:
         UserError: if it cannot listen there, a certificate is missing, or other machines could connect without TLS.
     """
-    host, _, port = requested.address.rpartition(":")
-    if not host or not port.isdigit() or int(port) > 65535:
-        raise UserError(
-            f"--superlink {requested.address}: must be HOST:PORT, such as 0.0.0.0:9092 (port 0: any free port)"
-        )
-    certs = requested.certs
-    if certs is None and not (requested.insecure or is_loopback(requested.address)):
+    address, certs = requested.parsed, requested.certs
+    if certs is None and not (requested.insecure or address.is_loopback):
         raise plaintext_error(requested.address)
     for path in [] if certs is None else [certs / name for name in ("server.pem", "server.key", "ca.pem")]:
         if not path.is_file():
             raise UserError(f"cannot read {path}: create it with `edgefd certs init`")
     try:
-        family = socket.AF_INET6 if host.startswith("[") else socket.AF_INET
-        with socket.create_server((host.strip("[]"), int(port)), family=family) as listener:
-            free = f"{host}:{listener.getsockname()[1]}"
-            return replace(requested, address=free, certs=certs and certs.resolve())
+        family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
+        with socket.create_server((address.host, address.port), family=family) as listener:
+            free = Address(address.host, listener.getsockname()[1])
+            return replace(requested, address=str(free), certs=certs and certs.resolve())
     except OSError as error:
         raise UserError(f"cannot listen on {requested.address}: {error.strerror}") from error
 
@@ -166,8 +165,8 @@ def run_superlink(address: SuperLinkAddress, work: Path, family: set[int]) -> It
 
 
 def _options(address: SuperLinkAddress, work: Path) -> list[str]:
-    host, _, port = address.address.rpartition(":")
-    options = ["--host", host.strip("[]"), "--port", port, "--database", str((work / "superlink.db").resolve())]
+    host, port = address.parsed.host, address.parsed.port
+    options = ["--host", host, "--port", str(port), "--database", str((work / "superlink.db").resolve())]
     options += ["--disable-runtime-dependency-installation"]
     if address.certs is None:
         return [*options, "--insecure"]
@@ -182,8 +181,8 @@ def _environment(work: Path) -> dict[str, str]:
     Flower finds its other commands through PATH, and the ServerApp finds its code through PYTHONPATH.
     """
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
-    variables = {"FLWR_HOME": str((work / "home").resolve()), "PATH": path, "PYTHONPATH": os.pathsep.join(sys.path)}
-    return os.environ | FLOWER_QUIET | variables
+    variables = {"FLWR_HOME": str((work / "home").resolve()), "PATH": path, "PYTHONPATH": module_path()}
+    return os.environ | FLOWER_QUIET | direct_to_this_machine() | variables
 
 
 def _wait_until_ready(address: SuperLinkAddress, process: subprocess.Popen[bytes], log: Path) -> None:

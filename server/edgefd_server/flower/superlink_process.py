@@ -24,7 +24,7 @@ from flwr.superlink import extensions
 from flwr.superlink.cli import flower_superlink
 from starlette.middleware import Middleware
 
-from edgefd.wire.device_link import is_loopback
+from edgefd.core.addresses import is_loopback
 
 SUPERNODE_PATHS = "/v1/fleet/"
 """prefix of the paths that SuperNodes call"""
@@ -84,7 +84,7 @@ def is_local(scope: Scope) -> bool:
     if not client or not server:
         return False
     host = str(client[0]).removeprefix("::ffff:")
-    return is_loopback(f"{host}:0") or host == str(server[0]).removeprefix("::ffff:")
+    return is_loopback(host) or host == str(server[0]).removeprefix("::ffff:")
 
 
 def end_with_stdin() -> None:

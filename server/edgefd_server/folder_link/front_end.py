@@ -16,7 +16,6 @@ from pathlib import Path
 
 from edgefd.core.errors import RunError, UserError
 from edgefd.core.files import get, put
-from edgefd.rounds.validation import largest_report
 from edgefd.wire import messages as wire
 from edgefd.wire.exchange_folder import (
     ASKED,
@@ -49,10 +48,11 @@ class FolderFrontEnd:
     Args:
         folder: the exchange folder.
         coordinator: of the run.
+        n_proxy: number of proxy rows.
     """
 
-    def __init__(self, folder: Path, coordinator: RoundCoordinator) -> None:
-        self._folder, self._coordinator = folder, coordinator
+    def __init__(self, folder: Path, coordinator: RoundCoordinator, n_proxy: int) -> None:
+        self._folder, self._coordinator, self._n_proxy = folder, coordinator, n_proxy
         self.seen: dict[int, float] = {}
         """time of each client's last report (`time.monotonic`)"""
         self._opened: OpenRound | None = None
@@ -89,7 +89,7 @@ class FolderFrontEnd:
         """
         folder, n_clients = round_folder(self._folder, round), self._coordinator.info.n_clients
         try:
-            plan = wire.decode_plan(get(folder / PLAN, MAX_TEXT) or b"")
+            plan = wire.decode_plan(get(folder / PLAN, MAX_TEXT) or b"", self._n_proxy)
             asked = get(folder / ASKED, MAX_TEXT)
             clients = range(n_clients) if asked is None else decode_clients(asked)
             counted = decode_clients(get(folder / COUNTED, MAX_TEXT) or b"")
@@ -119,7 +119,7 @@ class FolderFrontEnd:
 
     def step(self) -> None:
         """Submit the reports that have appeared, all at once: the round is not closed between them."""
-        opened, limit = self._opened, self._coordinator.info.terms.n_classes
+        opened = self._opened
         if opened is None:
             return
         found = []
@@ -127,7 +127,8 @@ class FolderFrontEnd:
             for client in clients:
                 path = report_file(self._folder, round.plan.round, client)
                 if (file := self._new_file(path, round.plan.round, client)) is not None:
-                    found.append((path, round.plan.round, client, _content(path, largest_report(round.plan, limit))))
+                    limit = self._coordinator.expected(round.plan).largest
+                    found.append((path, round.plan.round, client, _content(path, limit)))
                     self._read[round.plan.round, client] = file
                     self.seen[client] = time.monotonic()
         with self._coordinator.batch():
@@ -151,6 +152,7 @@ class FolderFrontEnd:
         refused_path = path.with_suffix(".refused")
         try:
             if isinstance(content, Refused):
+                self._coordinator.refuse(client, content)
                 raise content
             self._coordinator.submit(client, round, content)
         except Refused as refused:
@@ -178,19 +180,20 @@ class FolderFrontEnd:
 
 
 @contextmanager
-def open_folder(folder: Path, coordinator: RoundCoordinator, first: int = 0) -> Iterator[FolderFrontEnd]:
+def open_folder(folder: Path, coordinator: RoundCoordinator, n_proxy: int, first: int = 0) -> Iterator[FolderFrontEnd]:
     """Exchange files with the devices while the context lasts. An exchange that was left there is continued.
 
     Args:
         folder: the exchange folder.
         coordinator: of the run.
+        n_proxy: number of proxy rows.
         first: the round with which the run begins or resumes.
 
     Raises:
         UserError: if the folder cannot be written.
         RunError: if it holds another exchange, or the round before `first` cannot be read.
     """
-    front_end = FolderFrontEnd(folder, coordinator)
+    front_end = FolderFrontEnd(folder, coordinator, n_proxy)
     try:
         _put_once(folder / FEDERATION, encode_info(coordinator.info))
         if get(folder / DONE, MAX_TEXT) not in (None, COMPLETE.encode()):

@@ -15,14 +15,15 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Itera
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn, Self, TypeAlias, TypeVar
+from typing import Any, ClassVar, NoReturn, Self, TypeAlias, TypeVar
 
 import grpc
 from grpc import aio
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
+from edgefd.core.addresses import Address, parse_address
 from edgefd.core.errors import UserError
-from edgefd.wire.device_link import REASON, is_loopback
+from edgefd.wire.device_link import REASON
 from edgefd_server.certs import PLAINTEXT_WARNING, AllowList, plaintext_error
 from edgefd_server.coordinator.round_coordinator import Refused
 from edgefd_server.grpc_link.refusals import Refusal, status_of
@@ -43,14 +44,28 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class ListenAddress:
-    """An address to listen on. Without certificates, connections are unencrypted and unauthenticated."""
+    """An address to listen on. Without certificates, connections are unencrypted and unauthenticated.
 
+    Raises:
+        UserError: if it has another form.
+    """
+
+    OPTION: ClassVar[str] = "--listen"
+    """name of the option in errors"""
     address: str
     """HOST:PORT"""
     certs: Path | None
     """folder of certificates (`edgefd certs init`); None = plaintext"""
     insecure: bool = False
     """whether plaintext is allowed beyond this machine"""
+
+    def __post_init__(self) -> None:
+        _ = self.parsed
+
+    @property
+    def parsed(self) -> Address:
+        """The address as host and port."""
+        return parse_address(self.address, self.OPTION)
 
 
 class GrpcServer:
@@ -219,7 +234,7 @@ def credentials_of(listen: ListenAddress) -> grpc.ServerCredentials | None:
         UserError: if certificates are missing, or connections beyond this machine would be plaintext.
     """
     if listen.certs is None:
-        if not (listen.insecure or is_loopback(listen.address)):
+        if not (listen.insecure or listen.parsed.is_loopback):
             raise plaintext_error(listen.address)
         return None
     AllowList(listen.certs).current()

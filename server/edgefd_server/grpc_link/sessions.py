@@ -14,7 +14,6 @@ from typing import NoReturn
 
 from edgefd_proto import edgefd_pb2 as pb
 
-from edgefd.rounds.validation import largest_report
 from edgefd.wire import messages as wire
 from edgefd.wire.device_link import read_identity, terms_message
 from edgefd_server.coordinator.round_coordinator import OpenRound, Refused, RoundCoordinator
@@ -130,7 +129,12 @@ class DeviceSessions:
 
     def submit(self, certified: int | None, request: bytes) -> bool:
         """Answer `DeviceLink.SubmitReport`: return whether the report had been accepted before."""
-        message = parse_request(pb.SubmitRequest(), request, FRAME + self.limit)
+        try:
+            message = parse_request(pb.SubmitRequest(), request, FRAME + self.limit)
+        except Refusal as refusal:
+            if certified is not None:
+                self.coordinator.refuse(certified, refusal)
+            raise
         client = self._agreed(certified, message.session)
         info = self.coordinator.info
         if message.run != info.run:
@@ -146,7 +150,7 @@ class DeviceSessions:
     def limit(self) -> int:
         """Bytes that no honest report exceeds at present."""
         opened = self.coordinator.round
-        return self.largest if opened is None else largest_report(opened.plan, self.coordinator.info.terms.n_classes)
+        return self.largest if opened is None else self.coordinator.expected(opened.plan).largest
 
     def _check_terms(self, message: pb.Terms) -> None:
         try:

@@ -20,8 +20,8 @@ from http import HTTPStatus
 from importlib.resources import files
 from urllib.parse import parse_qs, urlsplit
 
+from edgefd.core.addresses import Address, is_loopback, parse_address
 from edgefd.core.errors import UserError
-from edgefd.wire.device_link import is_loopback
 from edgefd.wire.exchange_folder import COMPLETE
 from edgefd_server.monitoring.status import StatusBoard
 
@@ -158,7 +158,7 @@ class StatusServer:
         cookie = f"edgefd-status-{self.port}"  # a browser shares the cookies of all ports of a host
         if self._token is None:
             # Another site can let its own host name resolve to this machine (DNS rebinding).
-            if not is_loopback(_with_port(headers.get("host", ""))):
+            if not is_loopback(_host_of(headers.get("host", ""))):
                 raise _ShortReply(
                     HTTPStatus.FORBIDDEN, "this page is for this machine only: open it as localhost or 127.0.0.1"
                 )
@@ -274,28 +274,23 @@ async def _close_after_peer(reader: asyncio.StreamReader, writer: asyncio.Stream
                 pass
 
 
-def _with_port(host: str) -> str:
-    """Return the value of a Host header with a port; port 80 if it has none.
+def _host_of(header: str) -> str:
+    """Return the host in the value of a Host header, without its port and brackets.
 
-    >>> [_with_port(h) for h in ("localhost", "localhost:80", "[::1]", "[::1]:80")]
-    ['localhost:80', 'localhost:80', '[::1]:80', '[::1]:80']
+    >>> [_host_of(h) for h in ("localhost", "localhost:80", "[::1]", "[::1]:80")]
+    ['localhost', 'localhost', '::1', '::1']
     """
-    return host if host.rpartition(":")[2].isdigit() else f"{host}:80"
+    host, _, port = header.rpartition(":")
+    return (host if port.isdigit() else header).strip("[]")
 
 
-def address(where: str) -> tuple[str, int]:
-    """Parse [HOST:]PORT into host and port.
-
-    >>> address("8080"), address("0.0.0.0:80"), address("[::1]:0")
-    (('127.0.0.1', 8080), ('0.0.0.0', 80), ('::1', 0))
+def parse_status_address(where: str) -> Address:
+    """Read [HOST:]PORT.
 
     Raises:
         UserError: if the text has another form.
     """
-    host, _, port = where.rpartition(":")
-    if not port.isdecimal() or int(port) > 65535 or where.startswith(":"):
-        raise UserError(f"--status is [HOST:]PORT, such as 8080 or 0.0.0.0:8080, not {where!r}")
-    return host.strip("[]") or "127.0.0.1", int(port)
+    return parse_address(where, "--status", default_host="127.0.0.1")
 
 
 @contextmanager
@@ -312,15 +307,15 @@ def status_server(board: StatusBoard, where: str | None) -> Iterator[None]:
     if where is None:
         yield
         return
-    host, port = address(where)
-    token = None if is_loopback(f"{host}:{port}") else secrets.token_urlsafe(32)
+    address = parse_status_address(where)
+    token = None if address.is_loopback else secrets.token_urlsafe(32)
     server = StatusServer(board, token)
     try:
-        server.start(host, port)
+        server.start(address.host, address.port)
     except OSError as error:
         raise UserError(f"cannot serve the status page at {where}: {error.strerror}") from error
-    name = socket.gethostname() if host in ("0.0.0.0", "::") else f"[{host}]" if ":" in host else host
-    print(f"status page: http://{name}:{server.port}/" + (f"?token={token}" if token else ""), flush=True)
+    name = socket.gethostname() if address.host in ("0.0.0.0", "::") else address.host
+    print(f"status page: http://{Address(name, server.port)}/" + (f"?token={token}" if token else ""), flush=True)
     try:
         yield
     except BaseException as error:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgefd.config.schema import Config
+from edgefd.core.addresses import check_port
 from edgefd.core.errors import Stopped, UserError
 from edgefd.data.build_federation import CONTRIBUTORS
 from edgefd.data.npz import read_npz
@@ -38,6 +39,9 @@ class Collecting:
     """clients that must have contributed by the deadline; None = all"""
     metrics_port: int | None = None
     """port on this machine that serves Prometheus metrics; None = no metrics"""
+
+    def __post_init__(self) -> None:
+        check_port(self.metrics_port, "--metrics")
 
 
 @dataclass(frozen=True)

@@ -52,7 +52,8 @@ class Collector:
         check_version(message.protocol)
         offer = Offer(message.rows, message.dtype, tuple(message.shape), message.sha256)
         have, known = self.collection.take(client, offer, message.offset, message.samples)
-        return pb.ContributeReply(have=have, known=known)
+        wanted = self.collection.wanted
+        return pb.ContributeReply(have=have, known=known, low=wanted.low, high=wanted.high)
 
     def early(self, certified: int | None) -> NoReturn:
         """Refuse any other call: the device tries again by itself until the run has begun."""

@@ -164,7 +164,7 @@ class Collection(LoggedState):
             raise Refused(
                 "content",
                 f"the federation's samples are {wanted.dtype} of shape {list(wanted.shape)}, "
-                f"not {offer.dtype[:20]} of shape {list(offer.shape[:8])}",
+                f"not {offer.dtype[:20]} of shape {list(offer.shape[:8])}: convert them",
             )
         if not 1 <= offer.rows <= self.most:
             raise Refused("content", f"a client may contribute 1 to {self.most} samples, not {offer.rows}")

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from edgefd.core.addresses import check_port
 from edgefd.core.errors import Stopped, UserError
 from edgefd.federation.terms import FederationInfo
 from edgefd.runs.execute import saved_rounds_message
@@ -20,7 +21,7 @@ from edgefd_server.monitoring.event_log import json_log, tee_log
 from edgefd_server.monitoring.fleet import CoordinatorFleet
 from edgefd_server.monitoring.prometheus import LinkMetrics, metrics_log, metrics_server
 from edgefd_server.monitoring.status import RunDescription, StatusBoard
-from edgefd_server.monitoring.status_server import status_server
+from edgefd_server.monitoring.status_server import parse_status_address, status_server
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,9 @@ class ServeOptions:
     def __post_init__(self) -> None:
         if not self.timeout > 0:
             raise UserError(f"--timeout must be above 0, not {self.timeout:g}")
+        check_port(self.metrics_port, "--metrics")
+        if self.status is not None:
+            parse_status_address(self.status)
 
 
 @dataclass(frozen=True)

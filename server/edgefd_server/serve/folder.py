@@ -32,7 +32,7 @@ def serve_folder(request: RunRequest, exchange: Path, options: ServeOptions) -> 
 
         @contextmanager
         def opened(coordinator: RoundCoordinator, metrics: LinkMetrics) -> Iterator[OpenFrontEnd]:
-            with open_folder(exchange, coordinator, first) as front_end:
+            with open_folder(exchange, coordinator, len(run.served.proxy), first) as front_end:
                 yield OpenFrontEnd(f"in {exchange}", lambda: front_end.seen)
 
         # A waiting device leaves no trace in the folder, so every device may have read the plan: held = infinity.

@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 
 from edgefd.federation.plan import RoundPlan
-from edgefd.rounds.validation import largest_report
 from edgefd_server.coordinator.open_run import RunRequest, open_run
 from edgefd_server.coordinator.round_coordinator import RoundCoordinator
 from edgefd_server.coordinator.served_run import ServedRun
@@ -43,11 +42,10 @@ def serve_grpc(request: RunRequest, listen: ListenAddress, options: ServeOptions
 def device_link(served: ServedRun, listen: ListenAddress) -> FrontEnd:
     """Return the front end for light devices, which listens on that address."""
     all_rows = RoundPlan(0, np.arange(len(served.proxy)))
-    largest = largest_report(all_rows, served.terms.n_classes)
 
     @contextmanager
     def opened(coordinator: RoundCoordinator, metrics: LinkMetrics) -> Iterator[OpenFrontEnd]:
-        sessions = DeviceSessions(coordinator, served.bundles, largest)
+        sessions = DeviceSessions(coordinator, served.bundles, coordinator.expected(all_rows).largest)
         with open_link(sessions, listen, metrics) as link:
             warn_if_plaintext(listen)
             yield OpenFrontEnd(f"on port {link.port}", lambda: sessions.seen)

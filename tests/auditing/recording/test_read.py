@@ -14,6 +14,7 @@ from edgefd.runs.execute import make_server
 from edgefd.runs.record import KNOWLEDGE
 from edgefd.wire import messages as wire
 from tests.support.commands import audit
+from tests.support.expectations import sent_and_received
 from tests.support.one_line import one_line
 
 
@@ -27,7 +28,7 @@ def test_the_recording_holds_the_messages_that_were_sent(recorded: Path) -> None
     plan = RoundPlan(1, np.arange(len(recording.federation.proxy)))
     teacher = server_round(make_server(config, recording.federation), sent[-1], plan, Progress(1)).teacher
     assert teacher is not None
-    decoded = wire.decode(wire.encode(teacher, config.codec.name))
+    decoded = sent_and_received(teacher, config.codec.name)
     assert teacher_after(recording, 1).equals(decoded)
     acceptance = np.load(recorded / KNOWLEDGE / "claims.npz")["claims"]
     for report in sent[0]:

@@ -15,12 +15,13 @@ from edgefd_server.coordinator.checkpoint import (
 from edgefd.core.errors import UserError
 from edgefd.federation.progress import Progress
 from edgefd.selection._rule import SelectionState
+from tests.support.expectations import TEACHER
 from tests.support.rounds import knowledge
 from tests.support.status_boards import round_metrics
 
 
 def test_a_checkpoint_reads_as_it_was_written(tmp_path: Path) -> None:
-    assert load_checkpoint(tmp_path) is None
+    assert load_checkpoint(tmp_path, TEACHER) is None
     metrics, state = (round_metrics(0),), SelectionState(knowledge(4), np.array([0.1, 0, 2], np.float32))
     for saved in (
         Checkpoint("r", "c", "o"),
@@ -28,7 +29,7 @@ def test_a_checkpoint_reads_as_it_was_written(tmp_path: Path) -> None:
         Checkpoint("r", "c", "o", metrics, Progress(1, knowledge(3), state)),
     ):
         save_checkpoint(tmp_path, saved)
-        loaded = load_checkpoint(tmp_path)
+        loaded = load_checkpoint(tmp_path, TEACHER)
         assert loaded is not None
         assert (loaded.run, loaded.config, loaded.out, loaded.metrics) == ("r", "c", "o", saved.metrics)
         progress, expected = loaded.progress, saved.progress
@@ -48,7 +49,7 @@ def test_a_damaged_checkpoint_is_refused(tmp_path: Path, at: int) -> None:
     blob[at] ^= 1
     (tmp_path / CHECKPOINT).write_bytes(blob)
     with pytest.raises(UserError, match="is not a coordinator's checkpoint"):
-        load_checkpoint(tmp_path)
+        load_checkpoint(tmp_path, TEACHER)
 
 
 def test_only_one_coordinator_at_a_time_locks_a_folder(tmp_path: Path) -> None:

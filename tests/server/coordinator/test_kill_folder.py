@@ -66,7 +66,7 @@ def run(data: ExportedFederation, config: Path, folder: Path, kill: bool) -> lis
         try:
             for code in kills(server, servers, errors) if kill else ():
                 assert code == -signal.SIGKILL, f"{code}: {log.read_text()}"
-                phases.append(phase(exchange))
+                phases.append(phase(data, exchange))
                 check_unchanged(exchange, seen)
             servers.start(server)
             assert servers.ended() == 0, log.read_text()
@@ -93,9 +93,9 @@ def kills(server: list[str], servers: ForkServer, errors: IO[bytes]) -> Iterator
         yield servers.killed(server, rng.uniform(0.05, 0.2))
 
 
-def phase(exchange: Path) -> str:
+def phase(data: ExportedFederation, exchange: Path) -> str:
     """Return the phase in which a killed server left the exchange."""
-    saved = load_checkpoint(exchange)
+    saved = load_checkpoint(exchange, data.served().expected_teacher)
     if saved is None:
         return "before the first checkpoint"
     folder = exchange / "rounds" / f"{saved.next_round:04d}"
@@ -113,9 +113,9 @@ def check_unchanged(exchange: Path, seen: dict[Path, str]) -> None:
             assert seen.setdefault(path, digest) == digest, path
 
 
-def result(folder: Path) -> tuple[bytes, list[dict[str, object]], dict[str, bytes]]:
+def result(data: ExportedFederation, folder: Path) -> tuple[bytes, list[dict[str, object]], dict[str, bytes]]:
     """Return the last teacher, the metrics and the exchanged files of a run."""
-    saved = load_checkpoint(folder / "exchange")
+    saved = load_checkpoint(folder / "exchange", data.served().expected_teacher)
     assert saved is not None
     assert saved.progress.teacher is not None
     lines = [json.loads(line) for line in (folder / "run" / "metrics.jsonl").read_text().splitlines()]
@@ -139,7 +139,7 @@ def test_kill_9_of_the_folder_server_at_any_point_changes_no_result(
     counts = {p: phases.count(p) for p in sorted(set(phases))}
     print(f"{len(phases)} kills: {counts}")
     assert set(counts) >= {"between rounds", "teacher out", "open", "collected"}
-    killed, undisturbed = result(tmp_path / "killed"), result(tmp_path / "undisturbed")
+    killed, undisturbed = (result(data, tmp_path / name) for name in ("killed", "undisturbed"))
     assert killed[0] == undisturbed[0]
     assert [line["round"] for line in killed[1]] == list(range(ROUNDS + 1))
     assert killed[1] == undisturbed[1]

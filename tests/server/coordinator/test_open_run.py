@@ -48,7 +48,7 @@ def test_the_checkpoint_of_another_coordinator_is_kept(
         open_run(RunRequest(config, [federation.bundle], out=out), exchange),
     ):
         pass
-    assert load_checkpoint(home) is not None
+    assert load_checkpoint(home, federation.served().expected_teacher) is not None
     assert out.exists() is not with_exchange
 
 

@@ -1,11 +1,15 @@
 """The rules of `RoundCoordinator`: which clients have a task, when a round is over, late and repeated reports."""
 
+import logging
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 from edgefd_server.coordinator.round_coordinator import Refused, RoundCoordinator
 
@@ -209,6 +213,70 @@ def test_invalid_reports_are_refused_and_a_valid_one_is_then_accepted() -> None:
         assert refusal(lambda d=data: coordinator.submit(0, 0, d)) == reason  # type: ignore[misc]
     assert not coordinator.submit(0, 0, report(0, 0))
     assert refusal(lambda: coordinator.submit(0, 5, report(0, 5))) == "round"
+
+
+def bad_report(client: int, round: int = 0, value: float = 60000.0) -> bytes:
+    """Return a serialised report whose rows are no soft labels."""
+    k = knowledge()
+    return wire.encode_report(Report(client, round, replace(k, values=np.full_like(k.values, value))), "float32")
+
+
+def test_a_round_with_its_quorum_does_not_wait_for_clients_whose_reports_were_refused() -> None:
+    clock = FakeClock()
+    coordinator = coordinator_with(timeout=600, clock=clock, min_reports=2, deadline_s=60)
+    with collecting(coordinator, plan()) as results:
+        until(lambda: clock.readings >= 2, 20)
+        assert refusal(lambda: coordinator.submit(3, 0, bad_report(3))) == "content"
+        coordinator.refuse(2, Refused("size", "too large"))
+        clock.wait_until_read(lambda: submit(coordinator, 0, 1))
+        assert not results
+        submit(coordinator, 0, 0)
+    assert results == [[(0, 0), (1, 0)]]
+    with collecting(coordinator, plan(1)) as results:  # a new round waits for all clients again
+        clock.wait_until_read(lambda: submit(coordinator, 1, 0, 1))
+        assert not results
+        submit(coordinator, 1, 2, 3)
+    assert results == [[(c, 1) for c in ALL]]
+
+
+def test_a_corrected_report_counts() -> None:
+    coordinator = coordinator_with(timeout=600, min_reports=2, deadline_s=60)
+    with collecting(coordinator, plan()) as results:
+        assert refusal(lambda: coordinator.submit(3, 0, bad_report(3))) == "content"
+        submit(coordinator, 0, 3, 0, 1)
+        assert not results
+        assert refusal(lambda: coordinator.submit(2, 0, bad_report(2))) == "content"
+    assert results == [[(0, 0), (1, 0), (3, 0)]]
+
+
+def test_a_round_that_needs_all_reports_ends_the_run_with_the_reason_of_the_refusal() -> None:
+    coordinator = coordinator_with(timeout=0.2)
+    coordinator.open(plan(), ALL, None)
+    submit(coordinator, 0, 0, 2)
+    assert refusal(lambda: coordinator.submit(3, 0, bad_report(3))) == "content"
+    message = (
+        "round 0: 2 of 4 reports after 0.2 s: no report of client 1; that of client 3 was refused (values from 60000 "
+        "to 60000 are sent, but soft labels are from 0 to 1); the round needs all, because coordinator.min_reports is "
+        "not set"
+    )
+    with pytest.raises(RunError, match=re.escape(message)):
+        coordinator.collect()
+
+
+def test_a_refusal_is_said_once_for_each_client_and_kind(caplog: pytest.LogCaptureFixture) -> None:
+    coordinator = coordinator_with(min_reports=1)
+    with caplog.at_level(logging.WARNING, "edgefd_server"):
+        for round in range(3):
+            coordinator.open(plan(round), ALL, b"teacher" if round else None)
+            for client, data in ((1, bad_report(1, round)), (1, b"\xff"), (2, bad_report(2, round, -1.0))):
+                for _ in range(5):
+                    assert refusal(lambda c=client, d=data, r=round: coordinator.submit(c, r, d))  # type: ignore[misc]
+            submit(coordinator, round, 0)
+            coordinator.collect()
+    said = [record.getMessage() for record in caplog.records]
+    assert [line.partition(":")[0] for line in said] == ["round 0"] * 3
+    assert ["client 1" in said[0], "(malformed)" in said[1], "client 2" in said[2]] == [True] * 3
+    assert "soft labels are from 0 to 1; further ones are only counted" in said[0]
 
 
 def test_reports_from_many_threads_at_once_count_once() -> None:

@@ -15,6 +15,7 @@ from edgefd.runs.execute import make_server
 from edgefd.simulation.engine import open_transport
 from edgefd.wire import messages as wire
 from tests.support.flower_federation import FlowerFederation, flower_federation, processes, remaining_processes
+from tests.support.proxy import proxy
 from tests.support.waiting import free_port
 
 N, ROUNDS = 3, 3
@@ -66,6 +67,18 @@ def test_flower_the_device_link_and_the_simulation_have_the_same_teachers(tmp_pa
         assert fl.teachers("link") == fl.teachers("flower")
         assert metrics(tmp_path / "link") == metrics(tmp_path / "flower")
     assert remaining_processes(f"127.0.0.1:{port}", str(tmp_path)) == {}
+
+
+@pytest.mark.slow
+def test_flower_on_this_machine_uses_no_proxy(tmp_path: Path) -> None:
+    port = free_port()
+    with proxy() as used, flower_federation(tmp_path, nodes=(0, 1, 2)) as fl:
+        options = ("--superlink", f"127.0.0.1:{port}", "--certs", str(fl.certs))
+        server = fl.server("flower", "flower", *options, **used.variables)
+        for client in range(N):
+            fl.node(f"node{client}", client, port)
+        assert fl.wait(server, port) == 0, fl.all_logs()
+        assert used.calls == []
 
 
 def unknown_key(fl: FlowerFederation) -> Path:

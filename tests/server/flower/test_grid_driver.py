@@ -101,7 +101,7 @@ class FakeGrid:
             case int(client) if client not in request.get("asked", [client]):
                 body = {"client": client}
             case client:
-                round = wire.decode_plan(request["plan"]).round
+                round = wire.decode_plan(request["plan"], 3).round
                 assert isinstance(client, int)
                 body = {"client": client, "report": wire.encode_report(Report(client, round, ANSWER), "float16")}
         return Message(content=RecordDict({"edgefd": ConfigRecord(body)}), reply_to=message)
@@ -233,7 +233,7 @@ def test_a_registered_key_determines_the_client_and_a_revoked_key_is_refused(tmp
         certs.revoke(tmp_path / "c", "node1")
         with pytest.raises(RunError, match="no report of client 1"):
             setup.coordinator.exchange(plan(3), BOTH, ANSWER)
-        assert all(wire.decode_plan(body["plan"]).round < 3 for body in setup.sent_to(9)[1:-1])
+        assert all(wire.decode_plan(body["plan"], 3).round < 3 for body in setup.sent_to(9)[1:-1])
 
 
 def test_a_simulated_client_that_fails_ends_the_run() -> None:

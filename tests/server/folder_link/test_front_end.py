@@ -16,8 +16,10 @@ from edgefd.core.errors import RunError
 from edgefd.core.files import put
 from edgefd.federation.report import Report
 from edgefd.rounds.participation import ParticipationConfig
+from edgefd.rounds.validation import ExpectedTask
 from edgefd.wire import messages as wire
 from edgefd.wire.exchange_folder import COMPLETE, COUNTED, DONE, PLAN, report_file, round_folder
+from tests.support.expectations import TEACHER
 from tests.support.federations import ignore_event
 from tests.support.rounds import INFO, knowledge, plan
 
@@ -33,7 +35,7 @@ def submit(folder: Path, round: int, *clients: int) -> None:
 def exchange(folder: Path, first: int = 0, timeout: float = 5.0, **rules: object) -> Iterator[RoundCoordinator]:
     """Open the exchange folder with these rules of participation."""
     coordinator = RoundCoordinator(INFO, timeout, ignore_event, ParticipationConfig(**rules))  # type: ignore[arg-type]
-    with open_folder(folder, coordinator, first):
+    with open_folder(folder, coordinator, 5, first):
         yield coordinator
 
 
@@ -103,7 +105,7 @@ def test_a_device_has_a_task_only_in_rounds_that_sample_it(tmp_path: Path) -> No
     tasks = {}
     for client in range(4):
         link = FolderLink(tmp_path, client, Membership("run", INFO.terms), 0.01)
-        tasks[client] = link._sampled(1) and link.next_task(-1)
+        tasks[client] = link._sampled(1) and link.next_task(-1, ExpectedTask(5, TEACHER))
     assert [bool(tasks[c]) for c in range(4)] == [False, True, False, True]
     returned = tasks[1]
     assert returned
@@ -127,7 +129,7 @@ def test_the_same_round_continues_and_another_one_is_refused(tmp_path: Path) -> 
     other = RoundCoordinator(replace(INFO, run="other"), 1.0, ignore_event)
     with (
         pytest.raises(RunError, match=r"federation\.json differs from the file that this run would write"),
-        open_folder(tmp_path, other),
+        open_folder(tmp_path, other, 5),
     ):
         pass
 

@@ -96,14 +96,14 @@ def test_a_device_joins_a_restarted_coordinator_again_but_not_another_run(federa
             device.join(first.terms)
         with open_device_link(federation, port=port) as second:
             second.begin()
-            task = device.next_task(-1)
+            task = device.next_task(-1, federation.expected)
             assert task is not None
             assert task.plan.round == 0
         with (
             open_device_link(federation, port=port, run="another"),
             pytest.raises(RunError, match="at run another now"),
         ):
-            device.next_task(-1)
+            device.next_task(-1, federation.expected)
 
 
 def test_a_restarted_coordinator_gets_the_last_report_again(federation: ExportedFederation) -> None:
@@ -111,11 +111,11 @@ def test_a_restarted_coordinator_gets_the_last_report_again(federation: Exported
     port = free_port()
     with connect(f"127.0.0.1:{port}", None, False) as channel:
         device = GrpcLink(channel, 0, messages.append)
-        waiting = threading.Thread(target=lambda: device.next_task(0))
+        waiting = threading.Thread(target=lambda: device.next_task(0, federation.expected))
         with open_device_link(federation, port=port) as first:
             device.join(first.terms)
             first.begin()
-            assert device.next_task(-1) is not None
+            assert device.next_task(-1, federation.expected) is not None
             device.submit(report(), 0)
             assert first.coordinator.missing() == [1, 2]
             waiting.start()
@@ -175,7 +175,7 @@ def test_a_device_receives_the_reason_why_the_run_ended(federation: ExportedFede
 
         def poll() -> None:
             try:
-                device.next_task(0)
+                device.next_task(0, federation.expected)
             except RunError as error:
                 errors.append(error)
 
@@ -219,7 +219,7 @@ def test_a_device_checks_the_answers_of_the_coordinator(
         for reply, error in replies:
             monkeypatch.setattr(link.sessions, "next_task", lambda _client, _after, r=reply: r.SerializeToString())
             with pytest.raises(RunError, match=error):
-                device.next_task(5)
+                device.next_task(5, federation.expected)
 
 
 def test_plaintext_beyond_this_machine_needs_insecure(federation: ExportedFederation, keys: Path) -> None:

@@ -19,7 +19,7 @@ Code = grpc.StatusCode
 
 def raw_report(**changes: Any) -> bytes:
     """Return a report of client 0 with these fields of its knowledge changed."""
-    fields = {"id_gaps": [1, 1], "width": 10, "codec": 1, "values": np.full(20, 0.1, np.float32).tobytes()} | changes
+    fields = {"id_gaps": [1, 1], "width": 10, "codec": 2, "values": np.full(20, 0.1, np.float16).tobytes()} | changes
     return pb.Report(client=0, round=0, knowledge=pb.Knowledge(**fields)).SerializeToString()
 
 
@@ -28,7 +28,7 @@ BAD_REPORTS = [
     ("another round inside", report(round=1), Code.INVALID_ARGUMENT, "content", "for round 1"),
     (
         "NaN",
-        raw_report(values=np.full(20, np.nan, np.float32).tobytes()),
+        raw_report(values=np.full(20, np.nan, np.float16).tobytes()),
         Code.INVALID_ARGUMENT,
         "malformed",
         "must be finite",
@@ -44,14 +44,35 @@ BAD_REPORTS = [
     ),
     (
         "no probabilities",
-        raw_report(values=np.full(20, 3e38, np.float32).tobytes()),
+        raw_report(values=np.full(20, 60000, np.float16).tobytes()),
         Code.INVALID_ARGUMENT,
         "content",
         "soft labels are from 0 to 1",
     ),
-    ("half", raw_report(values=b"123"), Code.INVALID_ARGUMENT, "malformed", "3 bytes where 80"),
+    (
+        "another codec",
+        report(codec="float32"),
+        Code.INVALID_ARGUMENT,
+        "content",
+        "codec 1, but float16 (2) is expected",
+    ),
+    (
+        "an accuracy on a test set",
+        report(metrics={"accuracy": 1.0}),
+        Code.INVALID_ARGUMENT,
+        "content",
+        "unknown metric 'accuracy'",
+    ),
+    (
+        "a loss that is not finite in a sum",
+        report(metrics={"train_loss": 1.7e308}),
+        Code.INVALID_ARGUMENT,
+        "content",
+        "train_loss is 1.7e+308",
+    ),
+    ("half", raw_report(values=b"123"), Code.INVALID_ARGUMENT, "malformed", "3 bytes where 40"),
     ("no message", b"\xff\xff\xff", Code.INVALID_ARGUMENT, "malformed", "not an edgefd.v1.Report"),
-    ("oversize", bytes(120_000), Code.RESOURCE_EXHAUSTED, "size", "the limit is"),
+    ("oversize", bytes(20_000), Code.RESOURCE_EXHAUSTED, "size", "the limit is"),
 ]
 
 

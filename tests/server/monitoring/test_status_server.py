@@ -16,7 +16,7 @@ from edgefd_server.coordinator.open_run import RunRequest
 from edgefd_server.monitoring import status_server as status_server_module
 from edgefd_server.monitoring.fleet import CoordinatorFleet
 from edgefd_server.monitoring.status import FleetSnapshot, StatusBoard
-from edgefd_server.monitoring.status_server import LISTENERS, StatusServer, address, page, status_server
+from edgefd_server.monitoring.status_server import LISTENERS, StatusServer, page, parse_status_address, status_server
 from edgefd_server.serve.coordinator import ServeOptions
 from edgefd_server.serve.folder import serve_folder
 
@@ -365,5 +365,5 @@ def test_no_thread_is_left_if_the_port_is_in_use() -> None:
 
 @pytest.mark.parametrize("where", ["", "x", "-1", "70000", "host", "127.0.0.1:", ":8080", "1:2:x"])
 def test_malformed_addresses_are_refused(where: str) -> None:
-    with pytest.raises(UserError, match=r"--status is \[HOST:\]PORT"):
-        address(where)
+    with pytest.raises(UserError, match=r"--status must be \[HOST:\]PORT"):
+        parse_status_address(where)

@@ -106,6 +106,22 @@ def test_nothing_is_sent_without_yes(tmp_path: Path, capsys: pytest.CaptureFixtu
         assert (len(record["rows"]), record["keep"]) == (10, False)
 
 
+@pytest.mark.parametrize(("factor", "message"), [(10, "are from -49.* to 49.*, but the coordinator accepts -10 to 10")])
+def test_samples_out_of_range_are_not_sent(tmp_path: Path, factor: float, message: str) -> None:
+    data, state = private_data(tmp_path, 0), tmp_path / "s"
+    x = np.load(data)["x"]
+    np.savez(data, x=x * np.float32(factor), y=np.arange(40) % 2)
+    with collecting(tmp_path / "c") as collector:
+        with pytest.raises(UserError, match=message):
+            contribute_samples(collector.address, data, state, client=0)
+        assert collector.metrics.registry.get_sample_value("edgefd_bytes_total", {"direction": "up"}) < 1000
+        np.savez(data, x=x.astype(np.uint8), y=np.arange(40) % 2)
+        with pytest.raises(RunError, match=r"samples are float32 of shape .*, not uint8 of shape .*: convert them"):
+            contribute_samples(collector.address, data, state, client=0)
+        assert not (state / RECORD).exists()
+        assert collector.collection.contributors == {}
+
+
 def test_a_device_contributes_only_once(tmp_path: Path) -> None:
     data, state = private_data(tmp_path, 0), tmp_path / "s"
     with collecting(tmp_path / "c") as collector:

@@ -1,0 +1,172 @@
+"""Reader of folders of images, for devices and simulations: each image as a person sees it, or refused with the reason.
+
+Pillow decodes the images (extra `images`).
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from edgefd.core.arrays import Int64
+from edgefd.core.errors import UserError, require
+
+if TYPE_CHECKING:
+    from PIL import Image as Images
+
+FORMATS = ("PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP", "PPM")
+"""formats that are read, by content; others would start other programs, or are no pictures"""
+Result = TypeVar("Result")
+LITTER = ("thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "__macosx", "$recycle.bin", "@eadir", "lost+found")
+"""files and folders that systems leave behind; they are passed over, like all names that begin with a dot"""
+_GREY_16 = ("I;16", "I;16B", "I;16L", "I;16N")
+_TRANSPARENT = "has transparent pixels: save it on the background of the federation's images"
+_PHOTOMETRIC = 262  # tag of a TIFF; 0 = zero is white
+_COLOUR = 8  # grey pixels of a lossy colour image differ by no more than this between the channels
+
+
+def read_images(folder: Path, shape: tuple[int, ...] | None = None) -> tuple[npt.NDArray[np.uint8], Int64]:
+    """Read the images in the subfolders 0, 1, ... of a folder, which are their labels.
+
+    16-bit pixels become 8-bit pixels of the same brightness, the orientation in EXIF is applied, and palettes, CMYK and
+    black and white are converted. Grey images fit federations of colour images. Links are followed.
+
+    Args:
+        folder: the folder. Hidden files and `LITTER` in it are passed over; any other file is an error.
+        shape: [channels, height, width] of every image; None = that of the first one, in colour if any image is.
+
+    Returns:
+        uint8 [n, channels, height, width], in the order of the paths, and labels int64 [n].
+
+    Raises:
+        UserError: if the folder has another form, or an image is damaged, has another size, several frames, transparent
+            pixels, 32-bit pixels, or colours where grey is expected.
+    """
+    require("images", "PIL")
+    if shape is not None and (len(shape) != 3 or shape[0] not in (1, 3)):
+        raise UserError(
+            f"{folder}: images have 1 or 3 channels, but the samples are of shape {list(shape)}: use an npz"
+        )
+    files = list(_files(folder))
+    if not files:
+        raise UserError(f"{folder} must hold folders 0, 1, ... of images")
+    channels, height, width = _common_shape([file for file, _ in files]) if shape is None else shape
+    x = np.empty((len(files), channels, height, width), np.uint8)
+    for i, (file, _) in enumerate(files):
+        x[i] = _decode(file, channels, (width, height))
+    return x, np.array([label for _, label in files], np.int64)
+
+
+def _files(folder: Path) -> Iterator[tuple[Path, int]]:
+    """Yield the image files and their labels, in the order of their paths."""
+    for entry in _visible(folder):
+        if not (entry.is_dir() and entry.name.isascii() and entry.name.isdigit() and len(entry.name) < 10):
+            raise UserError(f"{entry} is not a folder named after a label, 0, 1, ...: move it elsewhere")
+        for file in _visible(entry):
+            if not file.is_file():
+                reason = "a link to nothing" if file.is_symlink() and not file.exists() else "not a file"
+                raise UserError(f"{file} is {reason}: folders of labels must hold images only")
+            yield file, int(entry.name)
+
+
+def _visible(folder: Path) -> list[Path]:
+    try:
+        names = sorted(os.listdir(folder))
+    except OSError as error:
+        raise UserError(f"cannot read {folder}: {error.strerror}") from error
+    return [folder / name for name in names if not name.startswith(".") and name.casefold() not in LITTER]
+
+
+def _common_shape(files: list[Path]) -> tuple[int, int, int]:
+    """Return the shape of the first image; three channels if any image is in colour."""
+    width, height = _open(files[0], lambda image: _upright(image).size)
+    coloured = any(_open(file, lambda image: image.mode not in ("1", "L", "LA", "I", *_GREY_16)) for file in files)
+    return (3 if coloured else 1), height, width
+
+
+def _decode(file: Path, channels: int, size: tuple[int, int]) -> npt.NDArray[np.uint8]:
+    """Return the pixels of an image, uint8 [channels, height, width] or [1, height, width] for grey ones."""
+
+    def pixels(image: Images.Image) -> npt.NDArray[np.uint8]:
+        # compared before anything is decoded: a small file can claim to have many pixels
+        if sorted(image.size) != sorted(size):
+            raise UserError(_other_size(file, image.size, size))
+        if getattr(image, "is_animated", False) and image.format != "MPO":  # cameras add a preview to photographs: MPO
+            raise UserError(f"{file} has several frames or pages: save the one to use as an image of its own")
+        white_is_0 = getattr(image, "tag_v2", {}).get(_PHOTOMETRIC) == 0
+        upright = _upright(image)
+        if upright.size != size:
+            raise UserError(_other_size(file, upright.size, size))
+        if upright.mode in _GREY_16 or (upright.mode == "I" and image.format in ("PNG", "PPM")):  # these have 16 bits
+            if upright.has_transparency_data:
+                raise UserError(f"{file} {_TRANSPARENT}")
+            grey = (np.asarray(upright).astype(np.int64) + 128) // 257  # 65535 becomes 255
+            return (255 - grey if white_is_0 else grey).astype(np.uint8)[None]  # Pillow turns 8 bits only
+        return _eight_bits(file, upright, channels)
+
+    return _open(file, pixels)
+
+
+def _other_size(file: Path, size: tuple[int, int], expected: tuple[int, int]) -> str:
+    return (
+        f"{file} is {size[0]} x {size[1]} pixels, but the images of the federation are {expected[0]} x {expected[1]} "
+        "(width x height): resize it"
+    )
+
+
+def _open(file: Path, read: Callable[[Images.Image], Result]) -> Result:
+    """Return `read` of the opened image.
+
+    Raises:
+        UserError: if the file is not an image, or is damaged.
+    """
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about large images, whose size is compared before they are decoded
+            # not by its path: Pillow 13 maps the file then, and reads turned TIFF images wrongly
+            with file.open("rb") as data, Image.open(data, formats=FORMATS) as image:
+                return read(image)
+    except UserError:
+        raise
+    except Exception as error:  # Pillow raises many kinds of errors for damaged files
+        if isinstance(error, UnidentifiedImageError):
+            raise UserError(
+                f"{file} is not an image that can be read ({', '.join(FORMATS)}): remove or convert it"
+            ) from error
+        raise UserError(f"{file} is damaged or cannot be read: {' '.join(str(error).split())}") from error
+
+
+def _upright(image: Images.Image) -> Images.Image:
+    from PIL import ImageOps
+
+    return ImageOps.exif_transpose(image) or image
+
+
+def _eight_bits(file: Path, image: Images.Image, channels: int) -> npt.NDArray[np.uint8]:
+    """Return the pixels of an image of at most 8 bits as a person sees them."""
+    if image.mode in ("I", "F"):
+        raise UserError(f"{file} has 32-bit pixels, which have no fixed white: save it with 8 or 16 bits")
+    if image.has_transparency_data:
+        rgba = image.convert("RGBA")
+        if np.asarray(rgba)[..., 3].min() < 255:
+            raise UserError(f"{file} {_TRANSPARENT}")
+        image = rgba.convert("RGB")
+    if image.mode in ("1", "L"):
+        return np.asarray(image.convert("L"))[None]
+    rgb = image.convert("RGB")
+    pixels = np.asarray(rgb)
+    if channels == 3:
+        return pixels.transpose(2, 0, 1)
+    if (pixels.max(2).astype(int) - pixels.min(2)).max() > _COLOUR:
+        raise UserError(
+            f"{file} is in colour, but the images of the federation are grey: convert it to grey as they were"
+        )
+    return np.asarray(rgb.convert("L"))[None]
