@@ -24,7 +24,7 @@ from edgefd.data.features import EFFICIENTNETS
 from edgefd.export.model_graphs import export_graphs
 from edgefd.export.step import constants_of
 from edgefd.learners.graphs import Graphs
-from edgefd.learners.models import FLAT, MODELS, build_model
+from edgefd.learners.models import MODELS, build_model
 from edgefd.wire import known_graphs
 from edgefd.wire.graph_structure import Structure, digest_of, structure_of
 from edgefd.wire.known_graphs import CATALOGUE, FREE, FREE_ROWS, SMALL, known_model, symbols_of
@@ -38,6 +38,7 @@ _LARGEST_SHIFT = 16  # of a position from the end of an axis: the kernels of the
 _CHANNELS = ((1,), (2, 3, 4), (5, 6, 9))  # the exporter treats up to four channels in another way, and one as an axis
 _SIDES = (*range(16, 36), 40, 48, 65, 96)
 _SMALL = 20  # pixels; of smaller images, poolings leave one pixel
+_FLAT = ("linear", "mlp")  # models that take samples of any shape
 _SAME_FOR_ALL_SIDES = ("resnet8", "dwnet", "cnn1d")  # models whose structure does not depend on the size of an image
 
 
@@ -63,7 +64,7 @@ def random_sizes(model: str, rng: random.Random) -> Sizes:
     channels = rng.choice(rng.choice(_CHANNELS))
     if model == "cnn1d":
         shape: tuple[int, ...] = (channels, rng.randrange(16, 257))
-    elif model in FLAT and rng.random() < 0.5:
+    elif model in _FLAT and rng.random() < 0.5:
         shape = (rng.randrange(2, 1281),) if rng.random() < 0.5 else (channels, rng.randrange(2, 257))
     else:
         shape = (channels, rng.choice(_SIDES), rng.choice(_SIDES))
@@ -172,7 +173,7 @@ class _Kind:
 
 def _kinds(model: str) -> list[_Kind]:
     """Return the kinds of shapes of which the structure of a model can depend on."""
-    if model in FLAT:
+    if model in _FLAT:
         return [_Kind(1, tuple(range(2, 1281))), *(_Kind(axes, some) for axes in (2, 3) for some in _CHANNELS)]
     if model in _SAME_FOR_ALL_SIDES:
         axes = 2 if model == "cnn1d" else 3
