@@ -31,7 +31,7 @@ class Structure:
 def structure_of(graph: OnnxGraph) -> Structure:
     """Return the structure of a graph."""
     numbers: list[int] = []
-    names = {port.name: f"<{port.name}>" for port in graph.inputs}
+    names = {port.name: repr(port.name) for port in graph.inputs}
     constants = dict(graph.constants)
     lines = [f"opset {graph.opset}", *(f"input {_port(port, numbers)}" for port in graph.inputs)]
     for i, node in enumerate(graph.nodes):
@@ -42,7 +42,9 @@ def structure_of(graph: OnnxGraph) -> Structure:
             _constant(constants[name], numbers, node, k) if name in constants else names.get(name, "-")
             for k, name in enumerate(node.inputs)
         )
-        attributes = (f"{name}={_attribute(node.attributes[name], name, numbers)}" for name in sorted(node.attributes))
+        attributes = (
+            f"{name!r}={_attribute(node.attributes[name], name, numbers)}" for name in sorted(node.attributes)
+        )
         lines.append(f"{i} {node.operator}({', '.join(inputs)}) {' '.join(attributes)} -> {len(node.outputs)}")
         names |= {name: f"{i}.{k}" for k, name in enumerate(node.outputs)}
     lines += [f"output {_port(port, numbers)} = {names.get(port.name, '-')}" for port in graph.outputs]
@@ -56,7 +58,7 @@ def digest_of(*structures: Structure) -> str:
 
 def _port(port: Port, numbers: list[int]) -> str:
     numbers += [d for d in port.shape if isinstance(d, int)]
-    return f"{port.name} [{', '.join('size' if isinstance(d, int) else 'any' for d in port.shape)}]"
+    return f"{port.name!r} [{', '.join('size' if isinstance(d, int) else 'any' for d in port.shape)}]"
 
 
 def _attribute(value: Any, name: str, numbers: list[int]) -> str:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from edgefd_client.agent import method_of, run_agent
 from edgefd_client.cli import main
+from edgefd_client.flower_node import node_round
 from edgefd_client.inspect_bundle import describe_bundle
 from edgefd_client.link import Membership, Task
 from edgefd_client.sources import NpzSource, client_data, read_samples
@@ -81,6 +82,19 @@ def test_a_device_does_not_run_graphs_that_it_does_not_know(
     assert error.count("\n") == 1
     assert f"edgefd-client inspect-bundle --bundle {hostile}" in error
     assert f"--trust-graph {digest}" in error
+    assert not (tmp_path / "state").exists()
+
+
+def test_a_flower_node_does_not_run_graphs_that_it_does_not_know(
+    hostile: Path, honest: ExportedFederation, tmp_path: Path
+) -> None:
+    settings = {"bundle": str(hostile), "data": str(honest.data[0]), "state": str(tmp_path / "state"), "client": 0}
+    with pytest.raises(UserError, match="is no graph of a named model"):
+        node_round({}, settings)
+    with pytest.raises(UserError, match="is not the digest of the graphs"):
+        node_round({}, settings | {"trust-graph": "0" * 64})
+    with pytest.raises(KeyError, match="terms"):  # it trusts the graphs, and reads the message
+        node_round({}, settings | {"trust-graph": read_bundle(hostile).parsed.digest})
     assert not (tmp_path / "state").exists()
 
 

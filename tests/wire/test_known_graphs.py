@@ -17,7 +17,7 @@ from edgefd.learners.graphs import Graphs
 from edgefd.learners.models import MODELS
 from edgefd.wire.graph_structure import Structure, digest_of, structure_of
 from edgefd.wire.known_graphs import catalogue, fits, known_model, trust_digest
-from edgefd.wire.onnx_reader import read_extractor
+from edgefd.wire.onnx_reader import Port, read_extractor
 
 SIZES = Sizes(7, 5, (2, 20, 21))
 
@@ -92,6 +92,15 @@ CHANGES: dict[str, tuple[str, Callable[[ModelProto], object]]] = {
 def test_a_graph_of_another_function_is_not_known(mlp: Graphs, change: str) -> None:
     assert known(mlp) == "mlp with sgd"
     assert known(changed(mlp, *CHANGES[change])) is None
+
+
+def test_names_cannot_imitate_the_lines_of_another_structure(mlp: Graphs) -> None:
+    """A name may hold any text, also that of other lines of the structure."""
+    structure = structure_of(read_graphs(mlp)[1])
+    first, second = structure.text.splitlines()[1:3]
+    port = Port(f"{first.split(chr(39))[1]}' [size, size]\ninput '{second.split(chr(39))[1]}", (1, 1))
+    forged = structure_of(replace(read_graphs(mlp)[1], inputs=(port,)))
+    assert len(forged.text.splitlines()) == len(structure.text.splitlines()) - len(read_graphs(mlp)[1].inputs) + 1
 
 
 def test_other_sizes_in_the_manifest_or_other_constants_are_not_known(mlp: Graphs) -> None:
