@@ -2,7 +2,8 @@
 
 Run: python -m edgefd.export.known_graphs [--write] [--seconds N]
 Without --write, it exports models at random sizes and prints those that the catalogue does not know. With --write, it
-exports each structure at several sizes, finds the formulas, and replaces the file. This takes about ten minutes.
+exports each structure at several sizes, finds the formulas, and replaces the file. This takes about ten minutes. It is
+needed after a change of a model, of the exporter, or of a version of torch that traces other operators.
 """
 
 from __future__ import annotations
@@ -181,7 +182,7 @@ def _kinds(model: str) -> list[_Kind]:
         return [_Kind(axes, some, each, modulus=8) for some, each in itertools.product(_CHANNELS, sides)]
     remainders = itertools.product(range(4), range(4))
     kinds = itertools.product(_CHANNELS, remainders, (False, True))
-    return [_Kind(3, some, sides, small) for some, sides, small in kinds]
+    return [_Kind(3, some, sides, small=small) for some, sides, small in kinds]
 
 
 def _sizes_of_kind(model: str, kind: _Kind, channels: int, rng: random.Random) -> Sizes:
