@@ -33,7 +33,7 @@ def require_64_bit() -> None:
 
 def machine(folder: Path) -> dict[str, str]:
     """Return facts about this machine. `folder` is the folder in which the state will be kept."""
-    from edgefd.learners.onnx_runtime import ort
+    from edgefd.learners.session import ort
 
     now = datetime.now(UTC)
     existing = next(p for p in [folder.absolute(), *folder.absolute().parents] if p.exists())

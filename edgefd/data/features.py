@@ -90,11 +90,7 @@ def extract(graph: bytes, x: npt.NDArray[Any], progress: ProgressHook = iter) ->
     Raises:
         UserError: if the graph cannot run, rejects such samples, or does not give one finite row for each sample.
     """
-<<<<<<< HEAD
-    from edgefd.learners.onnx_runtime import ort
-=======
     from edgefd.learners.session import open_session, session_options
->>>>>>> 7e1fb56285b1a211903cc75467b6fcbe5459f567
 
     read_extractor(graph, "the extractor")
     session = open_session(graph, session_options(cores()))

@@ -14,11 +14,7 @@ from edgefd.core.errors import UserError
 from edgefd.data.datasets import load_dataset
 from edgefd.learners.batches import Batch, one_hot
 from edgefd.learners.graphs import Graphs, State
-<<<<<<< HEAD
-from edgefd.learners.onnx_runtime import ort
-=======
 from edgefd.learners.session import open_session, session_options
->>>>>>> 7e1fb56285b1a211903cc75467b6fcbe5459f567
 from edgefd.learners.torch_learner import MOMENTUM, TorchLearner, one_thread
 
 TOLERANCE = 1e-5  # of parameters after one step, relative to the largest value of each tensor

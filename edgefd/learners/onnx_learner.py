@@ -14,11 +14,7 @@ from edgefd.core.errors import RunError, UserError
 from edgefd.core.objects import one_line
 from edgefd.learners.batches import Batch
 from edgefd.learners.graphs import Graphs, State
-<<<<<<< HEAD
-from edgefd.learners.onnx_runtime import ort
-=======
 from edgefd.learners.session import EXTENDED, open_session, session_options
->>>>>>> 7e1fb56285b1a211903cc75467b6fcbe5459f567
 
 _PREDICT_ROWS = 256
 _ALIGNMENT = 16  # numbers: arrays begin at multiples of 64 bytes
