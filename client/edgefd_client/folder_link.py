@@ -9,6 +9,7 @@ from pathlib import Path
 
 from edgefd.core.errors import RunError, UserError
 from edgefd.core.files import SHARED, get, put
+from edgefd.core.text import shown
 from edgefd.federation.terms import FederationTerms
 from edgefd.rounds.validation import ExpectedTask
 from edgefd.wire import exchange_folder as layout
@@ -58,7 +59,7 @@ class FolderLink:
         try:
             return blob is None or self.client in layout.decode_clients(blob)
         except ValueError as error:
-            raise RunError(f"round {round}: cannot read the list of sampled clients: {error}") from error
+            raise RunError(f"round {round}: cannot read the list of sampled clients: {shown(error)}") from error
 
     def _task(self, round: int, expected: ExpectedTask) -> Task | None:
         """Read the task of a round; None if the teacher is still missing, which happens while a folder is copied."""
@@ -77,7 +78,7 @@ class FolderLink:
 
     def _text(self, path: Path) -> str | None:
         blob = self._bytes(path)
-        return None if blob is None else " ".join(blob.decode(errors="replace").split())
+        return None if blob is None else shown(blob.decode(errors="replace"))
 
 
 def join(folder: Path, client: int, terms: FederationTerms, poll: float = 0.05) -> FolderLink:

@@ -12,11 +12,13 @@ import os
 import secrets
 import shutil
 import stat
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
+from edgefd.core.descriptors import patient
 from edgefd.core.errors import InUse, RunError, UserError
 
 PRIVATE, SHARED = 0o600, 0o666
@@ -27,6 +29,7 @@ FileIdentity = tuple[int, ...]
 """values that change when a file is replaced or changed"""
 
 
+@patient
 def put(path: Path, blob: bytes, mode: int = PRIVATE, root: Path | None = None) -> None:
     """Write a file completely or not at all. It is on disk when this returns.
 
@@ -64,6 +67,7 @@ def replacing(path: Path, mode: int = PRIVATE, root: Path | None = None) -> Iter
             raise
 
 
+@patient
 def get(path: Path, limit: int, root: Path | None = None) -> bytes | None:
     """Return the bytes of a file, or None if it does not exist.
 
@@ -136,6 +140,7 @@ def opened(path: Path) -> BinaryIO:
     return open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK))
 
 
+@patient
 def append(path: Path, blob: bytes) -> None:
     """Append to a file, which is created for its owner only. The content is on disk when this returns."""
     with appending(path) as file:
@@ -250,7 +255,7 @@ def writing(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def exclusive_lock(path: Path, in_use: str, unusable: str) -> Iterator[None]:
+def exclusive_lock(path: Path, in_use: str, unusable: str, patience: float = 0.0) -> Iterator[None]:
     """Hold an exclusive lock on a file while the context lasts. It ends with the process, however the process ends.
 
     What killed processes have left of `replacing` in the same folder is removed.
@@ -259,6 +264,7 @@ def exclusive_lock(path: Path, in_use: str, unusable: str) -> Iterator[None]:
         path: the lock file; it and its folder are created if they do not exist.
         in_use: the error's text if another process holds the lock.
         unusable: the beginning of the error's text if the file cannot be opened or locked.
+        patience: seconds to wait for another process that holds the lock.
 
     Raises:
         InUse: if another process holds the lock.
@@ -272,7 +278,7 @@ def exclusive_lock(path: Path, in_use: str, unusable: str) -> Iterator[None]:
         raise UserError(f"{unusable}: {error.strerror}") from error
     try:
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _lock(handle, time.monotonic() + patience)
         except BlockingIOError:
             raise InUse(in_use) from None
         except OSError as error:
@@ -283,3 +289,15 @@ def exclusive_lock(path: Path, in_use: str, unusable: str) -> Iterator[None]:
         yield
     finally:
         os.close(handle)
+
+
+def _lock(handle: int, until: float) -> None:
+    """Lock an open file. Raise `BlockingIOError` if another process has the lock until that time (`monotonic`)."""
+    while True:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            if time.monotonic() >= until:
+                raise
+            time.sleep(0.01)

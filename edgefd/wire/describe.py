@@ -14,6 +14,7 @@ from edgefd.core.errors import UserError
 from edgefd.core.files import read
 from edgefd.core.knowledge import Knowledge
 from edgefd.core.npz import npz_arrays
+from edgefd.core.text import shown
 from edgefd.federation.values import ValueRange
 from edgefd.wire import messages as wire
 from edgefd.wire.expected import Expected, ExpectedReport
@@ -33,11 +34,11 @@ def describe(path: Path) -> list[str]:
     """
     blob = read(path, _MOST_BYTES)
     if zipfile.is_zipfile(io.BytesIO(blob)):
-        return [f"{path.name}: npz, {len(blob):,} bytes", *_arrays(path, blob)]
+        return [f"{shown(path.name)}: npz, {len(blob):,} bytes", *_arrays(path, blob)]
     # A plan is last: almost all knowledge could be read as a plan, but no plan has the codec of knowledge.
     for kind, lines in (("Report", _report), ("Knowledge", _knowledge), ("RoundPlan", _plan)):
         try:
-            return [f"{path.name}: edgefd.v1.{kind}, {len(blob):,} bytes", *lines(blob)]
+            return [f"{shown(path.name)}: edgefd.v1.{kind}, {len(blob):,} bytes", *lines(blob)]
         except ValueError:
             continue
     raise UserError(f"{path} is neither a message of edgefd (report, teacher or plan) nor an npz: give such a file")
@@ -47,7 +48,7 @@ def _report(blob: bytes) -> list[str]:
     message = wire.parsed(pb.Report(), blob)
     metrics = dict.fromkeys(message.metrics, (-_LARGEST, _LARGEST))
     report = wire.decode_report(blob, ExpectedReport(message.round, _as_claimed(message.knowledge), metrics))
-    measured = [f"  metric {name}: {value:.6g}" for name, value in sorted(report.metrics.items())]
+    measured = [f"  metric {shown(name)}: {value:.6g}" for name, value in sorted(report.metrics.items())]
     head = [f"  client: {report.client}", f"  round: {report.round}", *measured]
     return head + _rows(report.knowledge, message.knowledge)
 
@@ -111,4 +112,4 @@ def _arrays(path: Path, blob: bytes) -> Iterator[str]:
     for name, array in arrays.items():
         numeric = array.size and array.dtype.kind in "fiu"
         low, high = (f"{array.min():.6g}", f"{array.max():.6g}") if numeric else ("-", "-")
-        yield f"  {name}: {array.dtype} {list(array.shape)}, {array.nbytes:,} bytes, {low} to {high}"
+        yield f"  {shown(name)}: {array.dtype} {list(array.shape)}, {array.nbytes:,} bytes, {low} to {high}"

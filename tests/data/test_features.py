@@ -94,7 +94,7 @@ def test_unsuitable_extractors_are_refused_in_one_line(extractor: Path, data: di
 
 def test_a_damaged_graph_is_reported(extractor: Path, digits: Dataset) -> None:
     extractor.write_bytes(b"not a graph")
-    with pytest.raises(UserError, match="the extractor does not run on samples"):
+    with pytest.raises(UserError, match="the extractor is refused"):
         with_features(digits, str(extractor))
     extractor.write_bytes(graph(MATRIX * np.nan))
     with pytest.raises(UserError, match="not finite"):

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from edgefd.config.schema import Config
 from edgefd.core.addresses import check_port
+from edgefd.core.descriptors import raise_file_limit
 from edgefd.core.errors import InUse, Stopped, UserError
 from edgefd.core.files import removed_on_error
 from edgefd.data.build_federation import CONTRIBUTORS
@@ -19,12 +20,10 @@ from edgefd.data.npz import read_npz
 from edgefd.runs.deployable import check_deployable
 from edgefd_server.coordinator.checkpoint import LOCK, exclusive_lock
 from edgefd_server.grpc_link.server import ListenAddress, warn_if_plaintext
-from edgefd_server.monitoring.event_log import json_log, tee_log
+from edgefd_server.monitoring.event_log import LOG, json_log, tee_log
 from edgefd_server.monitoring.prometheus import LinkMetrics, metrics_log, metrics_server
 from edgefd_server.proxy_collection.service import Collector, open_collector
 from edgefd_server.proxy_collection.store import CLIENTS, COLLECTION, PROXY, Collection, Wanted, open_folder
-
-EVENTS = "link.jsonl"
 
 
 @dataclass(frozen=True)
@@ -121,11 +120,11 @@ def collect(wanted: Wanted, options: Collecting, folder: Path) -> Collected:
     least = wanted.n_clients if options.least is None else options.least
     if not 1 <= least <= wanted.n_clients:
         raise UserError(f"--least must be from 1 to {wanted.n_clients}, the number of clients, not {least}")
-    parts = (folder / name for name in (COLLECTION, CLIENTS, LOCK, EVENTS))
+    parts = (folder / name for name in (COLLECTION, CLIENTS, LOCK, LOG))
     in_use = False
 
     def kept() -> bool:  # by another collector, or because devices have sent something, if only refused samples
-        return in_use or any((folder / CLIENTS).glob("*")) or (folder / EVENTS).exists()
+        return in_use or any((folder / CLIENTS).glob("*")) or (folder / LOG).exists()
 
     with removed_on_error(folder, *parts, unless=kept), ExitStack() as stack:
         try:
@@ -143,8 +142,10 @@ def collect(wanted: Wanted, options: Collecting, folder: Path) -> Collected:
 def _receive(folder: Path, wanted: Wanted, options: Collecting, least: int) -> None:
     """Wait for the contributions and write the proxy set."""
     metrics = LinkMetrics()
-    collection = Collection(folder, wanted, options.most, tee_log(json_log(folder / EVENTS), metrics_log(metrics)))
+    raise_file_limit()
     with ExitStack() as front_ends:
+        log = tee_log(front_ends.enter_context(json_log(folder / LOG)), metrics_log(metrics))
+        collection = Collection(folder, wanted, options.most, log)
         front_ends.enter_context(metrics_server(metrics, options.metrics_port))
         grpc_server = front_ends.enter_context(open_collector(Collector(collection), options.listen, metrics))
         warn_if_plaintext(options.listen, "raw samples are sent in plaintext, and any sender can pose as a client")
