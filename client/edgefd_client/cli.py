@@ -16,6 +16,7 @@ import numpy as np
 from edgefd.core.errors import RunError, UserError, require
 from edgefd.core.log import configure_logging
 from edgefd.core.terminal import escape_unknown_characters
+from edgefd.core.text import escaped
 from edgefd.federation.clients import ClientData
 from edgefd.wire.bundle_reader import Bundle, read_bundle
 from edgefd.wire.exchange_folder import FEDERATION
@@ -205,10 +206,10 @@ def main(arguments: list[str] | None = None) -> None:
         else:
             doctor(args.bundle, args.state, args.trust_graph)
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {escaped(str(error))}", file=sys.stderr)
         sys.exit(2)
     except (RunError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {escaped(str(error))}", file=sys.stderr)
         sys.exit(1)
     except KeyboardInterrupt:
         print("stopped; run the same command again to resume", file=sys.stderr)

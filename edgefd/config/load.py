@@ -29,6 +29,7 @@ from edgefd.config.schema import (
 from edgefd.core.errors import UserError, hint
 from edgefd.core.paths import user_path
 from edgefd.core.yaml_files import read_yaml
+from edgefd.data.datasets import is_path
 from edgefd.methods import get_method
 
 Source = str | os.PathLike[str] | Mapping[str, Any] | Config
@@ -98,7 +99,7 @@ def parse_config(raw: Mapping[str, Any], objects: Mapping[str, Any] | None = Non
 def with_paths(config: Config, change: Callable[[str], str]) -> Config:
     """Return the config with every path of a file changed."""
     name, extractor, path, partition = config.data.name, config.data.extractor, config.proxy.path, config.partition
-    if name.endswith(".npz"):
+    if is_path(name):
         name = change(name)
     if extractor is not None and extractor.endswith(".onnx"):
         extractor = change(extractor)

@@ -5,11 +5,18 @@ from collections.abc import Iterable
 from importlib.util import find_spec
 
 
-class UserError(ValueError):
+class _OneLine(Exception):
+    """Exception whose text is one line of printable characters, also if it names a file with other characters."""
+
+    def __str__(self) -> str:
+        return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in super().__str__())
+
+
+class UserError(_OneLine, ValueError):
     """Bad input, described in one line: what is wrong, and what to do."""
 
 
-class RunError(RuntimeError):
+class RunError(_OneLine, RuntimeError):
     """Reason why a run cannot continue."""
 
 

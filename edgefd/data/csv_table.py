@@ -102,13 +102,13 @@ class _Table:
     def _first(self, number: int, text: str) -> np.ndarray | None:
         comment = text.startswith("#")
         for delimiter in (self.delimiter,) if self.delimiter else DELIMITERS:
-            fields = _split(text.lstrip("# ") if comment else text, delimiter, strict=False)
+            fields = _try_to_split(text.lstrip("# ") if comment else text, delimiter)
             if len(fields) == self.n_columns:
                 break
         else:
             if comment:
                 return None
-            widths = [len(_split(text, d, strict=False)) for d in DELIMITERS]
+            widths = [len(_try_to_split(text, d)) for d in DELIMITERS]
             raise self._error(number, f"there are {max(widths)} columns; a label and a sample need {self.n_columns}")
         column = self._label_column(number, fields)
         if column is None and comment:
@@ -133,7 +133,7 @@ class _Table:
 
     def _fields(self, number: int, text: str, delimiter: str) -> list[str]:
         try:
-            return _split(text, delimiter)
+            return next(csv.reader([text], delimiter=delimiter, skipinitialspace=True, strict=True))
         except csv.Error as error:
             raise self._error(number, str(error)) from error
 
@@ -148,7 +148,7 @@ class _Table:
             row = np.array([float(field) for field in fields])
         except ValueError:
             row = None
-        if row is None or not np.isfinite(row).all() or any("_" in field for field in fields):
+        if row is None or not np.isfinite(row).all() or "_" in "".join(fields):
             raise self._error(number, self._what_is_wrong(fields))
         label = row[self.label or 0]
         if not 0 <= label < 2**31 or label != math.floor(label):
@@ -178,8 +178,11 @@ class _Table:
         return UserError(f"{self.path}, line {number}: {reason}")
 
 
-def _split(text: str, delimiter: str, strict: bool = True) -> list[str]:
-    return next(csv.reader([text], delimiter=delimiter, skipinitialspace=True, strict=strict))
+def _try_to_split(text: str, delimiter: str) -> list[str]:
+    try:
+        return next(csv.reader([text], delimiter=delimiter, skipinitialspace=True))
+    except csv.Error:  # without its delimiter, a long line is a field that is too long
+        return [text]
 
 
 def _is_number(text: str) -> bool:

@@ -71,9 +71,9 @@ def load_dataset(name: str, root: Path | None = None, test_people: Sequence[int]
     """
     if test_people is not None and name != "watch":
         raise UserError(f"data.test_people is for watch only, {name} has its own test set: remove it")
-    if name.endswith(".npz"):
+    if name.lower().endswith(".npz"):
         return dataset_of(Path(name).stem, _user_npz(Path(name)), f"file {name}")
-    if name not in DATASETS and Path(name).is_dir():
+    if is_path(name):
         return dataset_of(Path(name).resolve().name, _image_folders(Path(name)), f"folder {name}")
     if name not in DATASETS:
         raise UserError(f"unknown data set {name!r}: {hint(name, DATASETS, otherwise='a path of an npz or a folder')}")
@@ -84,6 +84,12 @@ def load_dataset(name: str, root: Path | None = None, test_people: Sequence[int]
     title = "CIFAR-10 (JPEG re-encoded)" if path.name == "cifar10_jpeg.npz" else name
     arrays = read(path) if test_people is None else _watch(path, test_people)
     return dataset_of(title, arrays, "packaged with edgefd" if name == "mnist_mini" else str(path))
+
+
+def is_path(name: str) -> bool:
+    """Return whether the name of a data set is the path of an npz file or of a folder, and no name in `DATASETS`."""
+    folder = os.sep in name or name.startswith("~") or Path(name).is_dir()
+    return name.lower().endswith(".npz") or (folder and name not in DATASETS)
 
 
 def find_dataset(name: str, root: Path | None = None) -> str | None:

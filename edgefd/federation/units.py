@@ -22,6 +22,7 @@ FEWEST_ROWS = 10
 _MOST_ROWS = 1024  # rows that are compared; more would cost memory and say no more
 _MEAN, _WIDER, _NARROWER = 2.0, 3.0, 8.0
 _COLUMN, _COLUMN_NARROWER = 5.0, 64.0
+_STEPS = 3.5
 _OTHER_UNITS = 64.0
 _LISTED = 3
 
@@ -40,18 +41,23 @@ class Units:
     """mean of the scaled proxy set by channel (images, windows) or column (tables); see `MAX_CHANNELS`"""
     std: tuple[float, ...]
     """standard deviation, in the same order"""
+    step: tuple[float, ...] = ()
+    """root mean square difference between neighbouring values of a channel, for windows [channels, steps] only"""
 
     def __post_init__(self) -> None:
-        numbers = (self.low, self.high, *self.mean, *self.std)
+        numbers = (self.low, self.high, *self.mean, *self.std, *self.step)
         if self.dtype not in ("uint8", "float32") or not all(map(math.isfinite, numbers)):
             raise ValueError(f"units must be uint8 or float32, with finite numbers, not {self.dtype:.20}")
-        if self.low > self.high or len(self.mean) != len(self.std) or min(self.std, default=-1.0) < 0:
+        if self.low > self.high or len(self.mean) != len(self.std) or min((*self.std, *self.step), default=-1.0) < 0:
             raise ValueError("units need low <= high, and as many std, at least 0, as mean")
+        if len(self.step) not in (0, len(self.mean)):
+            raise ValueError("units need a step for each channel, or none")
 
 
 def units_of(raw: npt.NDArray[Any], compared: npt.NDArray[Any]) -> Units:
     """Return the units of raw samples, uint8 or float32, with the statistics of the samples to compare with."""
-    return Units(str(raw.dtype), float(raw.min()), float(raw.max()), *channel_statistics(compared))
+    statistics = *channel_statistics(compared), channel_steps(compared)
+    return Units(str(raw.dtype), float(raw.min()), float(raw.max()), *statistics)
 
 
 def some_rows(x: npt.NDArray[Any]) -> npt.NDArray[Any]:
@@ -68,6 +74,13 @@ def channel_statistics(x: npt.NDArray[Any]) -> tuple[tuple[float, ...], tuple[fl
     """Return the mean and the standard deviation of each channel (or column) of samples [n, C, ...]."""
     channels = [values.astype(np.float64) for values in _channels(x)]  # one at a time: float64 takes memory
     return tuple(float(v.mean()) for v in channels), tuple(float(v.std()) for v in channels)
+
+
+def channel_steps(x: npt.NDArray[Any]) -> tuple[float, ...]:
+    """Return the root mean square difference between neighbours in each channel of windows; () for other samples."""
+    if x.ndim != 3:
+        return ()
+    return tuple(float(np.sqrt((np.diff(v.astype(np.float64), axis=-1) ** 2).mean())) for v in _channels(x))
 
 
 def in_units(x: npt.NDArray[Any], units: Units, source: str) -> npt.NDArray[Any]:
@@ -138,6 +151,8 @@ def far_from(
     still lies within 2 deviations of the reference, and its deviation is at most 3 times as large and at least an
     eighth. In tables, a class can have any value of a column: half of the values must lie further from the mean than 5
     deviations, or than 2 sqrt(C) deviations, which is twice what a class can do that has its share of the reference.
+    The values of a window follow each other in time: in another order, such as step after step instead of channel after
+    channel, neighbours differ by more than 3.5 times as much.
 
     Args:
         x: samples [n, ...], scaled if the statistics are those of scaled samples.
@@ -174,6 +189,7 @@ def far_from(
         if far:
             which = f"{name} {c} (from 0)" if len(channels) > 1 else "all values"
             lines.append(f"{which}: {_numbers(values, c, units, scale)}")
+    lines += _steps(x, units)
     if not lines:
         return None
     more = f" (and {len(lines) - _LISTED} more)" if len(lines) > _LISTED else ""
@@ -183,6 +199,14 @@ def far_from(
     if few:
         return None
     return f"{source}: the samples lie far from {reference}: {text}; check their units and the order of their {name}s"
+
+
+def _steps(x: npt.NDArray[Any], units: Units) -> list[str]:
+    """Describe the steps of windows whose values are in another order than the reference's; [] for others."""
+    own, theirs = np.median(channel_steps(some_rows(x)) or [0.0]), np.median(units.step or [0.0])
+    if own <= _STEPS * theirs or theirs == 0:
+        return []
+    return [f"median step between neighbouring values, after scaling: {own:.3g} [{theirs:.3g}]"]
 
 
 def _distances(values: npt.NDArray[Any], mean: float, std: float, table: bool) -> tuple[float, float, float]:

@@ -1,16 +1,20 @@
-"""The only place where ONNX Runtime opens a graph."""
+"""ONNX Runtime: the only module that imports it, and the only place where it opens a graph."""
 
 from __future__ import annotations
 
 import os
 from typing import Any
 
-os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read when onnxruntime is imported
+os.environ.setdefault(
+    "ORT_DISABLE_TELEMETRY", "1"
+)  # from its import on, it would keep a number of the device, and send it
 
 import onnxruntime as ort
 
 from edgefd.core.errors import UserError
 from edgefd.core.objects import one_line
+
+__all__ = ["EXTENDED", "open_session", "ort", "session_options"]
 
 EXTENDED = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
 

@@ -135,7 +135,8 @@ def _numbers(values: list[Any]) -> tuple[float, ...]:
 
 
 def _units(u: dict[str, Any]) -> Units:
-    return Units(str(u["dtype"]), float(u["low"]), float(u["high"]), _numbers(u["mean"]), _numbers(u["std"]))
+    statistics = (_numbers(u[name]) for name in ("mean", "std", "step"))
+    return Units(str(u["dtype"]), float(u["low"]), float(u["high"]), *statistics)
 
 
 def _check_channels(manifest: Manifest) -> None:

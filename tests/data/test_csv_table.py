@@ -112,6 +112,17 @@ def test_a_client_with_one_class_needs_no_header_if_the_last_column_cannot_be_la
     assert read(tmp_path, "label,a,b,c\n1,5,2,0\n1,6,2,1\n")[1] == [1, 1]
 
 
+@pytest.mark.parametrize("delimiter", [",", ";", "\t"])
+def test_long_lines_are_read(tmp_path: Path, delimiter: str) -> None:
+    x, y = read(tmp_path, delimiter.join(["1"] + ["255"] * 60_000) + "\n", 60_000)
+    assert (x == 255).all()
+    assert y == [1]
+    with pytest.raises(UserError, match="line 1: there are 60001 columns; a label and a sample need 4"):
+        read(tmp_path, delimiter.join(["1"] + ["255"] * 60_000) + "\n")
+    with pytest.raises(UserError, match="line 1: there are 1 columns"):
+        read(tmp_path, "1" * 300_000)
+
+
 def test_a_missing_file_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"cannot read .*gone\.csv: No such file"):
         read_csv(tmp_path / "gone.csv", 3, 3)

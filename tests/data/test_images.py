@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from edgefd.config.load import parse_config, with_paths
 from edgefd.core.errors import UserError
 from edgefd.data.datasets import load_dataset
 from edgefd.data.images import read_images
@@ -230,6 +231,14 @@ def test_anything_else_is_refused_and_not_left_out(tmp_path: Path, name: str, re
         read_images(tmp_path, SHAPE)
 
 
+def test_a_name_that_holds_control_characters_is_shown_escaped(tmp_path: Path) -> None:
+    place(tmp_path, "a\n\x1b[31m.png").write_bytes(b"text")
+    with pytest.raises(UserError) as error:
+        read_images(tmp_path, SHAPE)
+    assert r"a\n\x1b[31m.png is not an image" in str(error.value)
+    assert str(error.value).isprintable()
+
+
 def test_links_are_followed_but_links_to_nothing_and_pipes_are_refused(tmp_path: Path) -> None:
     Image.fromarray(GREY).save(place(tmp_path / "elsewhere"))
     folder = tmp_path / "data"
@@ -266,6 +275,20 @@ def test_a_simulation_reads_folders_of_images_as_devices_do(tmp_path: Path, colo
     x, y = read_images(tmp_path / "train", d.x_train.shape[1:])
     np.testing.assert_array_equal(d.x_train, x)
     assert d.y_train.tolist() == y.tolist()
+    assert load_dataset(str(tmp_path) + "/").name == d.name == tmp_path.name
     (tmp_path / "test").rename(tmp_path / "valid")
-    with pytest.raises(UserError, match="must hold the folders train and test"):
-        load_dataset(str(tmp_path))
+    for path in (str(tmp_path), str(tmp_path / "gone")):
+        with pytest.raises(UserError, match="must hold the folders train and test"):
+            load_dataset(path)
+
+
+def test_a_folder_of_images_is_a_path_of_a_config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "pictures").mkdir()
+    (tmp_path / "mnist").mkdir()  # a name in DATASETS is never a path
+    for name, path in (("~/pictures", tmp_path / "pictures"), ("pictures", "pictures"), ("mnist", "mnist")):
+        config = parse_config({"data": {"name": name}})
+        assert config.data.name == str(path)
+        elsewhere = with_paths(config, os.path.abspath)  # as the processes of Ray get it
+        assert elsewhere.data.name == ("mnist" if name == "mnist" else str(tmp_path / "pictures"))

@@ -48,6 +48,16 @@ def test_an_exported_step_on_colour_images_and_odd_sizes_agrees_with_torch(shape
     assert verify(export_graphs(model, "sgd", 16, shape, 4), model, "sgd", samples)["step"] <= 1e-5
 
 
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+def test_parameters_that_need_no_gradient_are_constants_of_an_exported_step(optimizer: str) -> None:
+    model = build_model("mlp", (1, 28, 28), 10, 0)
+    model.fc1.requires_grad_(False)
+    graphs = export_graphs(model, optimizer, 64, (1, 28, 28), 10)
+    assert not [name for name in graphs.state if "fc1" in name]
+    errors = verify(graphs, model, optimizer, X)
+    assert max(errors["step"], errors["step_float64"], errors["logits"]) <= 1e-5, errors
+
+
 def test_rows_of_weight_zero_do_not_change_an_exported_step() -> None:
     model = build_model("cnn", (1, 28, 28), 10, 0)
     graphs = export_graphs(model, "sgd", 32, (1, 28, 28), 10)

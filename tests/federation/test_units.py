@@ -119,6 +119,18 @@ def test_channels_in_another_unit_or_order_are_named_with_both_numbers() -> None
     assert "channel 1" in str(warning(SCENES[:50] / [[[1.0]], [[9.81]], [[1.0]]], SCENES))
 
 
+def test_windows_whose_values_are_in_another_order_are_far() -> None:
+    time = np.arange(100) / 100
+    windows = np.sin(2 * np.pi * (time * [[3], [2], [1]] + RNG.random((60, 3, 1)))) + 0.05 * RNG.normal(
+        size=(60, 3, 100)
+    )
+    interleaved = windows.transpose(0, 2, 1).reshape(windows.shape)  # step after step, as a recorder writes them
+    assert np.allclose(channel_statistics(interleaved), channel_statistics(windows), atol=0.1)
+    assert "median step between neighbouring values" in str(warning(interleaved, windows))
+    assert warning(windows[:20], windows) is None
+    assert warning(windows[:20] * 0.5, windows) is None  # someone who moves less
+
+
 @pytest.mark.parametrize(("factor", "shift"), [(1000, 0), (0.001, 0), (1, 60)])
 def test_one_column_in_another_unit_is_named(factor: float, shift: float) -> None:
     other = TABLE[:40].copy()
@@ -201,4 +213,8 @@ def test_clients_of_one_class_or_one_person_of_real_data_are_near(name: str) -> 
     for group in groups:
         for one in np.unique(group):
             assert far_from(d.x_train[group == one], units, d.n_classes, name) is None
+            if name == "watch":
+                x = d.x_train[group == one]
+                text = far_from(x.transpose(0, 2, 1).reshape(x.shape), units, d.n_classes, name)
+                assert "median step between neighbouring values" in str(text)
     assert far_from(d.x_test, units, d.n_classes, name) is None
