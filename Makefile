@@ -11,7 +11,7 @@ PYTEST := $(BIN)/python -m pytest -q -n $(JOBS) --dist load --maxschedchunk 1 $(
 
 .DEFAULT_GOAL := help
 .PHONY: help demo federation test test-system test-all lint types unit arm64 browser hooks golden bench ablation
-.PHONY: proto reference clean
+.PHONY: proto reference known-graphs clean
 
 help: ## print this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
@@ -52,6 +52,9 @@ browser: $(VENV)/.dev ## install the headless Chromium that the tests of pages n
 
 hooks: $(VENV)/.dev ## install the pre-commit hooks: ruff and mypy before each commit
 	$(BIN)/pre-commit install
+
+known-graphs: $(VENV)/.dev ## write the catalogue of the graphs that devices know; takes ten minutes on a quiet core
+	$(BIN)/python -m edgefd.export.known_graphs --write
 
 golden: $(VENV)/.dev ## write the golden metrics again; read the difference before you commit it
 	$(BIN)/python -m tests.golden

@@ -9,6 +9,7 @@ import argparse
 import json
 import os
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,7 @@ from edgefd_server.monitoring.prometheus import LinkMetrics, metrics_log
 
 from benchmarks.load_devices import terms_for
 from benchmarks.processes import memory
+from edgefd.core.descriptors import raise_file_limit
 from edgefd.federation.clients import ProxySet
 from edgefd.federation.progress import Progress
 from edgefd.federation.terms import FederationInfo
@@ -53,10 +55,12 @@ def coordinate(devices: int, rounds: int, rows: int, classes: int, certs: Path, 
     # No bundle is downloaded: the devices of a load run report that they have it.
     bundle = BundleFiles(Path("no-bundle"), "0" * 64, {})
     metrics = LinkMetrics()
-    events = tee_log(json_log(log), metrics_log(metrics))
-    coordinator = RoundCoordinator(FederationInfo("load", devices, terms), TIMEOUT, events)
-    sessions = DeviceSessions(coordinator, [bundle], coordinator.expected(first).largest)
-    with open_link(sessions, ListenAddress("127.0.0.1:0", certs), metrics) as front_end:
+    raise_file_limit()
+    with ExitStack() as stack:
+        events = tee_log(stack.enter_context(json_log(log)), metrics_log(metrics))
+        coordinator = RoundCoordinator(FederationInfo("load", devices, terms), TIMEOUT, events)
+        sessions = DeviceSessions(coordinator, [bundle], coordinator.expected(first).largest)
+        front_end = stack.enter_context(open_link(sessions, ListenAddress("127.0.0.1:0", certs), metrics))
         print(json.dumps({"port": front_end.port}), flush=True)
         began = time.perf_counter()
         for result in run_rounds(server, coordinator):

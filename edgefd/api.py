@@ -18,6 +18,7 @@ from edgefd.config.schema import OBJECT, Config
 from edgefd.core.errors import Stopped, UserError, require
 from edgefd.core.host import cores
 from edgefd.core.objects import importable_name
+from edgefd.core.paths import user_path
 from edgefd.data.datasets import Dataset, dataset_of
 from edgefd.data.npz import channels_first
 from edgefd.data.partitions import Function
@@ -87,7 +88,7 @@ def simulate(
 
         console = Console()
     with _interruptible():
-        return simulate_config(loaded, None if out is None else Path(out), engine, on_round, console)
+        return simulate_config(loaded, None if out is None else user_path(out), engine, on_round, console)
 
 
 def sweep(
@@ -127,7 +128,7 @@ def sweep(
             on_done(cell.name, outcome)
 
     with _interruptible():
-        return run_sweep(cells, Path(out), jobs or cores(), report)
+        return run_sweep(cells, user_path(out), jobs or cores(), report)
 
 
 def compare(runs: Run | Folder | Sequence[Run | Folder], *, over: str = "seed") -> Any:
@@ -207,7 +208,7 @@ def _interruptible() -> Iterator[None]:
 
 
 def _folder_of(run: Run | Folder) -> Path:
-    return Path(run if isinstance(run, str | os.PathLike) else run.folder)
+    return user_path(run if isinstance(run, str | os.PathLike) else run.folder)
 
 
 def _kept_objects(config: Source, replaced: Mapping[str, object]) -> dict[str, object]:

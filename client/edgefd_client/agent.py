@@ -34,6 +34,8 @@ from edgefd_client.state import DeviceState, exclusive_lock, load_state, save_st
 
 MAX_STEPS = 10**6
 """training steps in a round that a device makes at most; more can only be a mistake of the coordinator"""
+MIN_PRIVATE_ROWS = 8
+"""private rows of a training step that has any, at least: the parameters after a step of one row hold this row"""
 
 
 def run_agent(link: Link, bundle: Bundle, data: ClientData, folder: Path, log: Callable[[str], None]) -> None:
@@ -223,6 +225,12 @@ def check_trainable(terms: FederationTerms, bundle: Bundle) -> None:
         raise UserError(
             f"the coordinator has batches of {training.batch_size} rows, but the graph of the bundle takes "
             f"{manifest.batch}: export the bundle from the config that the coordinator runs"
+        )
+    asked = [training.private_rows_per_batch, training.batch_size if training.local_steps else 0]
+    if few := [n for n in asked if 0 < n < MIN_PRIVATE_ROWS]:
+        raise UserError(
+            f"the coordinator asks for {few[0]} private rows a step, but a device mixes {MIN_PRIVATE_ROWS} or more: "
+            "set a larger train.private_rows_per_batch (0 = none) or train.batch_size"
         )
     if (steps := training.most_steps(len(bundle.proxy))) > MAX_STEPS:
         raise UserError(

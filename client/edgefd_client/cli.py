@@ -16,14 +16,17 @@ import numpy as np
 from edgefd.core.errors import RunError, UserError, require
 from edgefd.core.log import configure_logging
 from edgefd.core.terminal import escape_unknown_characters
+from edgefd.core.text import escaped
 from edgefd.federation.clients import ClientData
 from edgefd.wire.bundle_reader import Bundle, read_bundle
 from edgefd.wire.exchange_folder import FEDERATION
 from edgefd_client.contribution import load_contribution
 from edgefd_client.doctor import machine, require_64_bit, selftest
+from edgefd_client.inspect_bundle import describe_bundle
 from edgefd_client.options import DeviceOptions, settings, with_user_paths
 from edgefd_client.sources import Samples, client_data, model_input, read_samples, source_of
 from edgefd_client.state import exclusive_lock, load_state
+from edgefd_client.trust import read_trusted_bundle
 
 _LOG = logging.getLogger(__name__)
 
@@ -35,13 +38,14 @@ RUN: dict[str, tuple[type, str]] = {
     "server": (str, "HOST:PORT of the coordinator, instead of --exchange"),
     "certs": (Path, "with --server: folder with ca.pem, device.pem and device.key, created by `edgefd certs device`"),
     "insecure": (bool, "with --server: allow a connection to another machine without TLS"),
+    "trust-graph": (str, "digest of graphs that no named model has, from `edgefd-client inspect-bundle`"),
     "give-up": (int, "with --server: stop after N seconds without an answer (3600); the state is kept"),
     "client": (int, "number of this client in the federation: 0, 1, ... (with --certs, the certificate determines it)"),
 }
 METAVARS = {Path: "PATH", int: "N", str: "HOST:PORT"}
 _EXCHANGE = "--exchange needs --bundle and --client, and cannot be combined with --certs, --insecure or --give-up"
 _print_line = partial(print, flush=True)
-OPTIONAL = ("bundle", "exchange", "server", "certs", "insecure", "give-up", "client")
+OPTIONAL = ("bundle", "exchange", "server", "certs", "insecure", "trust-graph", "give-up", "client")
 
 
 def infer(bundle: Bundle, state: Path | None, input_file: Path, out: Path | None) -> None:
@@ -76,6 +80,8 @@ class RunOptions(DeviceOptions):
 
     bundle: Path | None
     exchange: Path | None
+    trust_graph: str | None
+    """digest of graphs that the catalogue does not know; None = run known graphs only"""
 
 
 def run(options: RunOptions) -> None:
@@ -100,7 +106,7 @@ def _run_over_folder(options: RunOptions, exchange: Path) -> None:
 
     if options.bundle is None or options.client is None:
         raise UserError(_EXCHANGE)
-    bundle = read_bundle(options.bundle)
+    bundle = read_trusted_bundle(options.bundle, options.trust_graph)
     method_of(bundle)  # report errors in bundle or data before the coordinator is there
     private = _private_data(options, bundle, options.client, _samples(options, bundle))
     if not (exchange / FEDERATION).exists():
@@ -116,7 +122,8 @@ def _run_over_grpc(options: RunOptions) -> None:
     from edgefd_client.grpc_link import GIVE_UP, GrpcLink, connect
 
     assert options.server is not None
-    bundle = _fetched_bundle(options) if options.bundle is None else read_bundle(options.bundle)
+    given, trust = options.bundle, options.trust_graph
+    bundle = _fetched_bundle(options) if given is None else read_trusted_bundle(given, trust)
     method, manifest = method_of(bundle)[0], bundle.manifest
     samples = _samples(options, bundle)  # data in other units are refused before the device joins
     largest = expected_task(method, manifest.terms, len(bundle.proxy), manifest.n_clients).largest
@@ -139,7 +146,7 @@ def _fetched_bundle(options: RunOptions) -> Bundle:
         link = GrpcLink(channel, options.client, _LOG.warning, options.give_up or GIVE_UP)
         link.join(None)
         with exclusive_lock(options.state):
-            return read_bundle(fetch_bundle(link, options.state))
+            return read_trusted_bundle(fetch_bundle(link, options.state), options.trust_graph)
 
 
 def _samples(options: RunOptions, bundle: Bundle) -> Samples:
@@ -160,12 +167,19 @@ def _exit_cleanly(signum: int, frame: object) -> None:
     sys.exit(0)
 
 
-def doctor(bundle: Path | None, state: Path) -> None:
+def doctor(bundle: Path | None, state: Path, trust: str | None) -> None:
     """Print facts about this machine. If a bundle is given, test one training step of it."""
     for name, value in machine(state).items():
         print(f"{name:10} {value}")
     if bundle is not None:
-        print(f"self-test  largest deviation after one training step: {selftest(read_bundle(bundle)):.1e}")
+        deviation = selftest(read_trusted_bundle(bundle, trust))
+        print(f"self-test  largest deviation after one training step: {deviation:.1e}")
+
+
+def inspect_bundle(bundle: Path) -> None:
+    """Print what a bundle is, and how much a device that runs it can disclose. No graph is run."""
+    for name, value in describe_bundle(read_bundle(bundle)).items():
+        print(f"{name:10} {value}")
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -178,7 +192,7 @@ def main(arguments: list[str] | None = None) -> None:
         require_64_bit()
         require("client", "onnxruntime")
         if args.command == "infer":
-            infer(read_bundle(args.bundle), args.state, args.input, args.out)
+            infer(read_trusted_bundle(args.bundle, args.trust_graph), args.state, args.input, args.out)
         elif args.command == "run":
             run(RunOptions(**settings(RUN, args, args.config, OPTIONAL)))
         elif args.command == "contribute":
@@ -187,13 +201,15 @@ def main(arguments: list[str] | None = None) -> None:
 
             options = {name: getattr(args, name) for name in ContributeOptions.__dataclass_fields__}
             contribute(ContributeOptions(**options), _print_line)
+        elif args.command == "inspect-bundle":
+            inspect_bundle(args.bundle)
         else:
-            doctor(args.bundle, args.state)
+            doctor(args.bundle, args.state, args.trust_graph)
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {escaped(str(error))}", file=sys.stderr)
         sys.exit(2)
     except (RunError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {escaped(str(error))}", file=sys.stderr)
         sys.exit(1)
     except KeyboardInterrupt:
         print("stopped; run the same command again to resume", file=sys.stderr)
@@ -216,6 +232,12 @@ def make_parser() -> argparse.ArgumentParser:
             "set. Every client receives the proxy set. Labels are never sent.",
         )
     )
+    inspect = commands.add_parser(
+        "inspect-bundle",
+        help="show what a bundle is",
+        description="Show what a bundle is, and how much a device that runs it can disclose. No graph is run.",
+    )
+    inspect.add_argument("--bundle", type=Path, required=True, metavar="DIR", help="bundle, or where it was downloaded")
     _doctor_options(
         commands.add_parser(
             "doctor",
@@ -236,6 +258,7 @@ def _infer_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--input", type=Path, required=True, metavar="X.npy", help="raw samples")
     parser.add_argument("--out", type=Path, metavar="LOGITS.npy", help="write logits instead of printing labels")
+    _add_run_option(parser, "trust-graph")
 
 
 def _run_options(parser: argparse.ArgumentParser) -> None:
@@ -249,7 +272,8 @@ def _run_options(parser: argparse.ArgumentParser) -> None:
 def _add_run_option(parser: argparse.ArgumentParser, name: str, **settings: Any) -> None:
     """Add an option of `RUN`; `settings` replace or complete its arguments."""
     kind, text = RUN[name]
-    form = {"action": "store_true"} if kind is bool else {"type": kind, "metavar": METAVARS[kind]}
+    metavar = "DIGEST" if name == "trust-graph" else METAVARS.get(kind)
+    form = {"action": "store_true"} if kind is bool else {"type": kind, "metavar": metavar}
     parser.add_argument(f"--{name}", **({"help": text} | form | settings))
 
 
@@ -258,6 +282,7 @@ def _doctor_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--state", type=Path, default=Path("."), metavar="DIR", help="folder in which the state will be kept"
     )
+    _add_run_option(parser, "trust-graph")
 
 
 def _contribute_options(parser: argparse.ArgumentParser) -> None:

@@ -33,7 +33,7 @@ def require_64_bit() -> None:
 
 def machine(folder: Path) -> dict[str, str]:
     """Return facts about this machine. `folder` is the folder in which the state will be kept."""
-    import onnxruntime
+    from edgefd.learners.session import ort
 
     now = datetime.now(UTC)
     existing = next(p for p in [folder.absolute(), *folder.absolute().parents] if p.exists())
@@ -43,7 +43,7 @@ def machine(folder: Path) -> dict[str, str]:
         "free disk": f"{shutil.disk_usage(existing).free / 2**20:.0f} MB",
         "clock": f"{now.isoformat(timespec='seconds')}" + ("" if now > _EARLIEST else " NOT SET"),
         "versions": f"edgefd {__version__}, python {platform.python_version()}, numpy {np.__version__}, "
-        f"onnxruntime {onnxruntime.__version__}",
+        f"onnxruntime {ort.__version__}",
     }
 
 

@@ -16,12 +16,13 @@ from edgefd.core.errors import UserError
 from edgefd.core.paths import user_path
 from edgefd.federation.clients import ClientData
 from edgefd.wire import messages as wire
-from edgefd.wire.bundle_reader import Bundle, read_bundle
+from edgefd.wire.bundle_reader import Bundle
 from edgefd.wire.device_link import read_terms
 from edgefd_client.agent import one_round
 from edgefd_client.contribution import load_contribution
 from edgefd_client.link import Membership, check_terms, read_task, reading
 from edgefd_client.sources import client_data, read_samples, source_of
+from edgefd_client.trust import read_trusted_bundle
 
 SETTINGS = ("bundle", "data", "state")
 """names in --node-config that must be given; each is a path"""
@@ -34,7 +35,7 @@ def node_round(body: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str
         body: content of the message: run, terms and plan; the teacher after round 0; `client` if the coordinator knows
             the client by its key; `asked`, the sampled clients, if not all clients were sampled.
         settings: `--node-config` of the SuperNode: the paths `bundle`, `data` and `state`, and `client`, which may be
-            left out if the coordinator knows the client.
+            left out if the coordinator knows the client; `trust-graph`, as for `edgefd-client run`.
 
     Raises:
         UserError: if the bundle, data, state or settings are not valid.
@@ -46,7 +47,8 @@ def node_round(body: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str
     if "asked" in body and client not in body["asked"]:
         return {"client": client}
     bundle_path, data, state = (user_path(str(settings[name])) for name in SETTINGS)
-    bundle = read_bundle(bundle_path)
+    trust = settings.get("trust-graph")
+    bundle = read_trusted_bundle(bundle_path, None if trust is None else str(trust))
     with reading():
         terms = read_terms(wire.parsed(pb.Terms(), body["terms"]))
     check_terms(terms, bundle.manifest.terms, "export it from the config that the coordinator runs")

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from edgefd.core.errors import RunError, UserError
 from edgefd.core.files import get, put
+from edgefd.core.text import shown
 from edgefd.federation.terms import FederationTerms
 from edgefd.rounds.validation import ExpectedTask
 from edgefd.wire import exchange_folder as layout
@@ -57,7 +58,7 @@ class FolderLink:
         try:
             return blob is None or self.client in layout.decode_clients(blob)
         except ValueError as error:
-            raise RunError(f"round {round}: cannot read the list of sampled clients: {error}") from error
+            raise RunError(f"round {round}: cannot read the list of sampled clients: {shown(error)}") from error
 
     def _task(self, round: int, expected: ExpectedTask) -> Task | None:
         """Read the task of a round; None if the teacher is still missing, which happens while a folder is copied."""
@@ -98,4 +99,4 @@ def _bytes(path: Path, limit: int = layout.MAX_TEXT) -> bytes | None:
 
 def _text(path: Path) -> str | None:
     blob = _bytes(path)
-    return None if blob is None else " ".join(blob.decode(errors="replace").split())
+    return None if blob is None else shown(blob.decode(errors="replace"))

@@ -20,6 +20,7 @@ from edgefd_proto.edgefd_pb2_grpc import DeviceLinkStub
 from edgefd.core.addresses import parse_address
 from edgefd.core.errors import RunError, UserError
 from edgefd.core.proxies import GRPC_VARIABLES, proxy_of, without_password
+from edgefd.core.text import shown
 from edgefd.federation.terms import FederationTerms
 from edgefd.rounds.validation import ExpectedTask
 from edgefd.wire.device_link import HOLD, PROTOCOL, REASON, identity_message, read_terms
@@ -43,7 +44,7 @@ _RETRIED_CODES = {
     grpc.StatusCode.UNKNOWN,
 }
 """statuses that, without a reason of the coordinator, come from the network or from a coordinator that is stopping"""
-_TEMPORARY_REASONS = {"rate", "allow-list", "early"}
+_TEMPORARY_REASONS = {"rate", "allow-list", "early", "busy", "deadline"}
 """reasons of the coordinator for which the same call can succeed later"""
 
 Result = TypeVar("Result")
@@ -182,7 +183,7 @@ class GrpcLink:
                     with suppress(grpc.RpcError):  # the coordinator then waits longer; the device needs no answer
                         self._stub.NextTask(told, timeout=SHORT_TIMEOUT)
                     if reply.end.reason:
-                        raise RunError(f"the coordinator stopped: {' '.join(reply.end.reason.split())}")
+                        raise RunError(f"the coordinator stopped: {shown(reply.end.reason)}")
                     return None
                 case None:
                     raise RunError("unexpected reply from the coordinator: expected task, idle or end")
@@ -233,7 +234,9 @@ class GrpcLink:
         if self._terms is not None:
             check_terms(terms, self._terms, "leave --bundle out to fetch it from the coordinator")
         if self._reply.run not in ("", reply.run):
-            raise RunError(f"the coordinator is at run {reply.run} now, but this device is in run {self._reply.run}")
+            raise RunError(
+                f"the coordinator is at run {shown(reply.run)} now, but this device is in run {shown(self._reply.run)}"
+            )
         self._reply, self._report_may_be_lost = reply, True
 
     def retry(self, call: Callable[[], Result]) -> Result:
@@ -253,7 +256,7 @@ class GrpcLink:
                     self._reply.session = b""  # a second refusal after joining again is final
                     self.retry(self._join)
                     continue
-                line = " ".join((error.details() or error.code().name).split())
+                line = shown(error.details() or error.code().name)
                 if not (reason in _TEMPORARY_REASONS or (not reason and error.code() in _RETRIED_CODES)):
                     kind = UserError if reason in ("terms", "protocol", "client") else RunError
                     raise kind(f"the coordinator refused: {line} ({error.code().name})") from error

@@ -9,6 +9,7 @@ from typing import Protocol
 
 from edgefd.core.errors import RunError, UserError
 from edgefd.core.knowledge import Knowledge
+from edgefd.core.text import shown
 from edgefd.federation.plan import RoundPlan
 from edgefd.federation.terms import FederationTerms
 from edgefd.rounds.validation import ExpectedTask
@@ -65,7 +66,7 @@ def reading(where: str = "") -> Iterator[None]:
     try:
         yield
     except ValueError as error:
-        raise RunError(f"{where}cannot read the message of the coordinator: {error}") from error
+        raise RunError(f"{where}cannot read the message of the coordinator: {shown(error)}") from error
 
 
 def read_task(plan: bytes, teacher: bytes | None, expected: ExpectedTask, where: str = "") -> Task:

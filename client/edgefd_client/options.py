@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from edgefd.core.addresses import parse_address
 from edgefd.core.errors import UserError, hint
 from edgefd.core.paths import user_path
 from edgefd.core.yaml_files import read_yaml
@@ -40,11 +41,13 @@ class DeviceOptions:
     """seconds without an answer after which the command stops; None = the default"""
 
     def check(self) -> None:
-        """Check the numbers.
+        """Check the numbers and the address.
 
         Raises:
-            UserError: if one is missing or out of range.
+            UserError: if one is missing, out of range or malformed.
         """
+        if self.server is not None:
+            parse_address(self.server, "--server", least_port=1)
         if self.client is not None and self.client < 0:
             raise UserError(
                 f"--client must be 0, 1, ...: the number of this client in the federation, not {self.client}"
@@ -101,4 +104,4 @@ def _value(key: object, value: object, options: Mapping[str, tuple[type, str]], 
     yaml_type, description = _TYPES[kind]
     if type(value) is not yaml_type:
         raise UserError(f"{file}: {key} must be {description}, not {value!r}")
-    return user_path(value) if kind is Path else value
+    return user_path(str(value)) if kind is Path else value

@@ -10,6 +10,7 @@ import typer
 
 from edgefd.cli.common import CommandGroup
 from edgefd.core.errors import require
+from edgefd.core.text import escaped
 
 app = CommandGroup(no_args_is_help=True, help="Manage the certificates of a federation's coordinator and devices.")
 
@@ -104,4 +105,4 @@ def list_devices(folder: Folder = Path("certs")) -> None:
     for name, device in certs.read_devices(folder).items():
         valid = "SuperNode" if device.node_key else f"until {device.expires}"
         state = f"revoked {device.revoked}" if device.revoked else valid
-        print(f"{name}  client {device.client}  {state}  sha256 {device.sha256[:16]}")
+        print(escaped(f"{name}  client {device.client}  {state}  sha256 {device.sha256[:16]}"))

@@ -33,9 +33,14 @@ def export(
     require_simulation()
     require("export", "onnx", "onnxruntime")
     from edgefd.runs.export_bundle import export_config
+    from edgefd.wire.bundle_reader import read_bundle
 
     path = config / "config.yaml" if config.is_dir() else config
     manifest = export_config(load_config(path, overrides or []), model, out, proxy_labels)
     size = sum(record.bytes for record in manifest.files.values())
     console.print(f"{out}: {manifest.model}, {manifest.optimizer}, batches of {manifest.batch}, {size:,} bytes")
     console.print(f"max. deviation from torch after one training step: {manifest.errors['step']:.1e}")
+    parsed = read_bundle(out).parsed
+    if parsed.unknown:
+        names = " and ".join(parsed.unknown)
+        console.print(f"no named model has {names}: devices need --trust-graph {parsed.digest}", soft_wrap=True)

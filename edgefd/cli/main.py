@@ -17,6 +17,7 @@ from edgefd.cli.simulate import features, simulate, sweep
 from edgefd.core.errors import RunError, Stopped, UserError
 from edgefd.core.log import configure_logging
 from edgefd.core.terminal import escape_unknown_characters
+from edgefd.core.text import escaped
 
 COMMANDS = (
     *(simulate, sweep, compare, report),
@@ -49,11 +50,11 @@ def main() -> None:
         configure_logging()
         app()
     except UserError as error:
-        errors.print(f"error: {error}", style="red", markup=False, highlight=False)
+        errors.print(f"error: {escaped(str(error))}", style="red", markup=False, highlight=False)
         sys.exit(2)
-    except RunError as error:
-        errors.print(f"error: {error}", style="red", markup=False, highlight=False)
+    except (RunError, OSError) as error:  # such as a file system that is full or read-only
+        errors.print(f"error: {escaped(str(error))}", style="red", markup=False, highlight=False)
         sys.exit(1)
     except (Stopped, KeyboardInterrupt) as stop:
-        errors.print(f"stopped; {stop}" if str(stop) else "stopped", markup=False, highlight=False)
+        errors.print(f"stopped; {escaped(str(stop))}" if str(stop) else "stopped", markup=False, highlight=False)
         sys.exit(130)

@@ -6,6 +6,7 @@ import fcntl
 import io
 import os
 import stat
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -14,9 +15,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from edgefd.core.descriptors import patient
 from edgefd.core.errors import RunError, UserError
 
 
+@patient
 def put(path: Path, blob: bytes) -> None:
     """Write a file completely or not at all. It is on disk when this returns."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -37,6 +40,7 @@ def put(path: Path, blob: bytes) -> None:
         os.close(folder)
 
 
+@patient
 def get(path: Path, limit: int) -> bytes | None:
     """Return the bytes of a file, or None if it does not exist.
 
@@ -102,13 +106,14 @@ def npz_arrays(blob: bytes) -> dict[str, npt.NDArray[Any]]:
 
 
 @contextmanager
-def exclusive_lock(path: Path, in_use: str, unusable: str) -> Iterator[None]:
+def exclusive_lock(path: Path, in_use: str, unusable: str, patience: float = 0.0) -> Iterator[None]:
     """Hold an exclusive lock on a file while the context lasts. It ends with the process, however the process ends.
 
     Args:
         path: the lock file; it and its folder are created if they do not exist.
         in_use: the error's text if another process holds the lock.
         unusable: the beginning of the error's text if the file cannot be opened or locked.
+        patience: seconds to wait for another process that holds the lock.
 
     Raises:
         UserError: if another process holds the lock, or the file cannot be opened or locked.
@@ -120,7 +125,7 @@ def exclusive_lock(path: Path, in_use: str, unusable: str) -> Iterator[None]:
         raise UserError(f"{unusable}: {error.strerror}") from error
     try:
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _lock(handle, time.monotonic() + patience)
         except BlockingIOError:
             raise UserError(in_use) from None
         except OSError as error:
@@ -128,3 +133,15 @@ def exclusive_lock(path: Path, in_use: str, unusable: str) -> Iterator[None]:
         yield
     finally:
         os.close(handle)
+
+
+def _lock(handle: int, until: float) -> None:
+    """Lock an open file. Raise `BlockingIOError` if another process has the lock until that time (`monotonic`)."""
+    while True:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            if time.monotonic() >= until:
+                raise
+            time.sleep(0.01)

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from edgefd.core.descriptors import patient
 from edgefd.core.files import put, writing
 
 
@@ -25,7 +26,13 @@ def write_json_lines(path: Path, values: Sequence[Any]) -> None:
 
 def append_json_line(path: Path, value: Any) -> None:
     """Append one line to a .jsonl file. It is on disk when this returns, so the lines of a killed run can be read."""
-    with writing(path), path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(value) + "\n")
+    with writing(path):
+        _append(path, json.dumps(value) + "\n")
+
+
+@patient
+def _append(path: Path, line: str) -> None:
+    with path.open("a", encoding="utf-8") as file:
+        file.write(line)
         file.flush()
         os.fsync(file.fileno())

@@ -123,7 +123,7 @@ class _Loader(yaml.SafeLoader):
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         """Compose a value within the limits. An anchored value has no alias, so aliases cannot multiply each other."""
-        event = self.peek_event()
+        event = self.peek_event()  # type: ignore[no-untyped-call]
         if is_alias := isinstance(event, yaml.AliasEvent):
             self._n_aliases += 1
         if self._n_aliases > MAX_ALIASES or (is_alias and self._n_open_anchors):
@@ -152,7 +152,9 @@ class _Loader(yaml.SafeLoader):
 
     def resolve(self, kind: type[yaml.Node], value: Any, implicit: tuple[bool, bool]) -> str:
         """Return the type of a value."""
-        return _tag(value) if kind is yaml.ScalarNode and implicit[0] else str(super().resolve(kind, value, implicit))
+        if kind is yaml.ScalarNode and implicit[0]:
+            return _tag(value)
+        return str(super().resolve(kind, value, implicit))  # type: ignore[no-untyped-call]
 
     def construct_integer(self, node: yaml.ScalarNode) -> int:
         """Return a whole number."""
@@ -175,10 +177,12 @@ class _Dumper(yaml.SafeDumper):
 
     def resolve(self, kind: type[yaml.Node], value: Any, implicit: tuple[bool, bool]) -> str:
         """Return the type that the loader gives to a value."""
-        return _tag(value) if kind is yaml.ScalarNode and implicit[0] else str(super().resolve(kind, value, implicit))
+        if kind is yaml.ScalarNode and implicit[0]:
+            return _tag(value)
+        return str(super().resolve(kind, value, implicit))  # type: ignore[no-untyped-call]
 
 
-def _refusal(at: yaml.Event | yaml.Node, problem: str) -> yaml.MarkedYAMLError:
+def _refusal(at: Any, problem: str) -> yaml.MarkedYAMLError:
     return yaml.MarkedYAMLError(problem=problem, problem_mark=at.start_mark)
 
 

@@ -20,6 +20,7 @@ from edgefd.core.arrays import Float32
 from edgefd.core.errors import UserError, require
 from edgefd.core.host import cores
 from edgefd.data.datasets import Dataset, cache_folder, digest, write_cache
+from edgefd.wire.onnx_reader import read_extractor
 
 ProgressHook = Callable[[Sequence[npt.NDArray[Any]]], Iterator[npt.NDArray[Any]]]
 """wrapper of the blocks of rows, which reports the progress; it passes all blocks on"""
@@ -89,13 +90,11 @@ def extract(graph: bytes, x: npt.NDArray[Any], progress: ProgressHook = iter) ->
     Raises:
         UserError: if the graph cannot run, rejects such samples, or does not give one finite row for each sample.
     """
-    import onnxruntime as ort
+    from edgefd.learners.session import open_session, session_options
 
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = cores()
-    options.log_severity_level = 3
+    read_extractor(graph, "the extractor")
+    session = open_session(graph, session_options(cores()))
     try:
-        session = ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
         name = session.get_inputs()[0].name
         blocks = [x[i : i + _ROWS] for i in range(0, len(x), _ROWS)]
         parts = [np.asarray(session.run(None, {name: block.astype(np.float32)})[0]) for block in progress(blocks)]

@@ -58,6 +58,7 @@ def local_step(ctx: ClientContext, settings: DpSgd) -> float:
     from opacus import GradSampleModule
     from opacus.optimizers import DPOptimizer
 
+    from edgefd.learners.noise import seeded
     from edgefd.learners.torch_learner import TorchLearner
 
     if not isinstance(ctx.learner, TorchLearner):
@@ -66,9 +67,8 @@ def local_step(ctx: ClientContext, settings: DpSgd) -> float:
     private = labelled(ctx.data.x, ctx.data.y, ctx.terms.n_classes)
     rate = rate_of(len(private), training)
     losses = []
-    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+    with seeded(seed), warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # torch warns about hooks on inputs that need no gradient
-        torch.manual_seed(seed)  # so dropout does not depend on other clients
         model = GradSampleModule(ctx.learner.model)
         hooks = [layer.register_forward_pre_hook(_contiguous) for layer in ctx.learner.model.modules()]
         optimizer = DPOptimizer(
@@ -82,7 +82,7 @@ def local_step(ctx: ClientContext, settings: DpSgd) -> float:
         for batch in poisson(private, training.local_steps, rate, training.augment_shift, ctx.rng):
             losses += _gradients_of_rows(model, batch)
             optimizer.pre_step()  # clips, sums, adds noise and divides
-            ctx.learner.step([p.grad for p in model.parameters()], ctx.lr)
+            ctx.learner.step([p.grad for p in model.parameters() if p.requires_grad], ctx.lr)
             optimizer.zero_grad(set_to_none=True)
         model.eval()
         model.remove_hooks()
@@ -105,7 +105,7 @@ def _gradients_of_rows(model: nn.Module, batch: Batch) -> list[float]:
         for p in model.parameters():
             p.grad_sample = torch.zeros((0, *p.shape))  # type: ignore[attr-defined]  # an attribute of Opacus
         return []
-    loss = cross_entropy(model(tensor_of(batch.x)), torch.from_numpy(batch.targets))
+    loss = cross_entropy(model(tensor_of(batch.x)).float(), torch.from_numpy(batch.targets))
     loss.backward()  # type: ignore[no-untyped-call]
     return [loss.item()]
 

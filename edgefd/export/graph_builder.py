@@ -17,9 +17,8 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from edgefd.export.fuse import fuse
+from edgefd.wire.onnx_reader import IR_VERSION, OPSET, PRODUCER
 
-OPSET = 20
-IR_VERSION = 10
 CHANNELS_LAST = (0, 3, 1, 2)
 
 
@@ -135,7 +134,7 @@ class GraphBuilder:
             helper.make_graph(nodes, "edgefd", self._inputs, self._outputs, initializer=used),
             opset_imports=[helper.make_opsetid("", OPSET)],
             ir_version=IR_VERSION,
-            producer_name="edgefd",
+            producer_name=PRODUCER,
         )
         onnx.checker.check_model(model, full_check=True)
         return model

@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import os
-
-os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read when onnxruntime is imported
-
 import copy
 
 import numpy as np
-import onnxruntime as ort
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -19,6 +14,7 @@ from edgefd.core.errors import UserError
 from edgefd.data.datasets import load_dataset
 from edgefd.learners.batches import Batch, one_hot
 from edgefd.learners.graphs import Graphs, State
+from edgefd.learners.session import open_session, session_options
 from edgefd.learners.torch_learner import MOMENTUM, TorchLearner, one_thread
 
 TOLERANCE = 1e-5  # of parameters after one step, relative to the largest value of each tensor
@@ -138,8 +134,5 @@ def _float64_step(model: nn.Module, optimizer: str, shared: State, batch: Batch)
 
 
 def _run(model: bytes, outputs: list[str], feed: State) -> list[np.ndarray]:
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-    out: list[np.ndarray] = session.run(outputs, feed)
+    out: list[np.ndarray] = open_session(model, session_options(1)).run(outputs, feed)
     return out

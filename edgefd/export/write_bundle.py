@@ -17,7 +17,6 @@ from torch import nn
 from edgefd.core.arrays import Float32
 from edgefd.core.errors import UserError
 from edgefd.core.files import npz_bytes
-from edgefd.export.graph_builder import OPSET
 from edgefd.export.model_graphs import LEARNING_RATE, SECOND_MOMENT, export_graphs, initial_arrays
 from edgefd.export.verify import run_step, verify
 from edgefd.federation.terms import FederationTerms
@@ -25,6 +24,7 @@ from edgefd.federation.units import Units
 from edgefd.learners.batches import Batch, one_hot
 from edgefd.learners.graphs import Graphs, State
 from edgefd.wire.bundle_manifest import EXTRACTOR, MANIFEST, SCHEMA, FileRecord, Manifest
+from edgefd.wire.onnx_reader import OPSET
 
 
 @dataclass(frozen=True)

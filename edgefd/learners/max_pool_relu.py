@@ -129,9 +129,9 @@ def _compiled(loops: Callable[..., None], *types: str) -> Callable[..., None]:
     signature = f"void({', '.join(types)})"
     if _has_cache_folder():
         with suppress(RuntimeError, OSError):  # the folder cannot be written, or the disk is full
-            return numba.njit(signature, nogil=True, cache=True)(loops)  # type: ignore[no-any-return]
+            return numba.njit(signature, nogil=True, cache=True)(loops)
     _say_that_code_is_not_cached()
-    return numba.njit(signature, nogil=True)(loops)  # type: ignore[no-any-return]
+    return numba.njit(signature, nogil=True)(loops)
 
 
 @functools.cache
@@ -142,7 +142,7 @@ def _say_that_code_is_not_cached() -> None:
 def _has_cache_folder() -> bool:
     """Return whether numba knows a folder. Without a home folder, it would write to one that is named `~`."""
     in_tree = os.access(Path(__file__).with_name("__pycache__"), os.W_OK)
-    chosen = numba.config.CACHE_DIR or os.environ.get("XDG_CACHE_HOME")
+    chosen = os.environ.get("NUMBA_CACHE_DIR") or os.environ.get("XDG_CACHE_HOME")
     return in_tree or bool(chosen) or os.path.expanduser("~") != "~"
 
 

@@ -7,15 +7,14 @@ import os
 from collections.abc import Callable, Iterable
 from typing import Any
 
-os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read when onnxruntime is imported
-
 import numpy as np
-import onnxruntime as ort
 
 from edgefd.core.arrays import Float32
 from edgefd.core.errors import RunError, UserError
+from edgefd.core.objects import one_line
 from edgefd.learners.batches import Batch
 from edgefd.learners.graphs import Graphs, State
+from edgefd.learners.session import EXTENDED, open_session, session_options
 
 _PREDICT_ROWS = 256
 _ALIGNMENT = 16  # numbers: arrays begin at multiples of 64 bytes
@@ -46,7 +45,10 @@ class Sessions:
         self._reset_after_fork()
         if self._logits is None:
             self._logits = _open(self.graphs.logits)
-        out: Float32 = self._logits.run(["logits"], feed)[0]
+        try:
+            out: Float32 = self._logits.run(["logits"], feed)[0]
+        except Exception as error:  # the errors of ONNX Runtime have no common base class
+            raise RunError(f"the model cannot compute logits: {one_line(error)[:300]}") from error
         return out
 
     def _reset_after_fork(self) -> None:
@@ -87,7 +89,10 @@ class TrainingStep:
         for array, rows in zip(self._rows, (batch.x, batch.targets, batch.weights), strict=True):
             array[: len(batch)] = rows
             array[len(batch) :] = 0
-        self._session.run_with_iobinding(self._binding_now)
+        try:
+            self._session.run_with_iobinding(self._binding_now)
+        except Exception as error:  # the errors of ONNX Runtime have no common base class
+            raise RunError(f"the training step cannot run: {one_line(error)[:300]}") from error
         self._binding_now, self._binding_next = self._binding_next, self._binding_now
         self._current, self._next = self._next, self._current
         return float(self._loss)
@@ -198,9 +203,7 @@ def _aligned(shape: tuple[int, ...]) -> int:
 
 
 def _open(model: bytes) -> Any:
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options = session_options(1)
     options.enable_mem_pattern = False  # equally fast, and needs 15 MB less
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
-    options.log_severity_level = 3
-    return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    options.graph_optimization_level = EXTENDED
+    return open_session(model, options)

@@ -20,9 +20,10 @@ def placed(like: Sequence[Tensor], allocate: Callable[[tuple[int, ...]], Float32
     """Return one block of memory, and tensors in it with the types, shapes and memory orders of `like`, all zero."""
     sizes = [space(tensor) for tensor in like]
     block = torch.from_numpy(allocate((sum(sizes) // 4,)))
+    parts = torch.split(block.view(torch.uint8), sizes)
     return block, [
         part[: tensor.nbytes].view(tensor.dtype).as_strided(tensor.shape, torch.empty_like(tensor).stride())
-        for part, tensor in zip(block.view(torch.uint8).split(sizes), like, strict=True)
+        for part, tensor in zip(parts, like, strict=True)
     ]
 
 

@@ -113,8 +113,9 @@ class TorchLearner:
         return mean
 
     def step(self, gradients: list[Tensor], lr: float) -> None:
-        """Make one optimizer step with given gradients, in the order of the parameters of the module."""
+        """Make one optimizer step with given gradients, in the order of the parameters that are trained."""
         self._update(gradients, lr)
+        self._buffers.keep_new_values()
 
     def distil(self, batches: Iterable[Batch], lr: float, n_private: int) -> float:
         """Train on rows of the teacher and private rows alike. See `edgefd.learners.learner.Learner`."""

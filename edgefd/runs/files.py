@@ -35,6 +35,7 @@ RUN_FILES = (
     RunFile("knowledge/", "with run.record_knowledge", "the messages that each party received, for `edgefd audit`"),
     RunFile("checkpoint.bin", "by a coordinator that has no exchange folder", "the state for `--resume`"),
     RunFile("link.jsonl", "by a coordinator of devices", "events, such as reports and refusals, and teachers' digests"),
+    RunFile("link.jsonl.1", "from 16 MiB on", "older events; link.jsonl.2 and link.jsonl.3 are older still"),
     RunFile("flower/", "by `edgefd serve flower`", "the SuperLink's database and log, and other files of Flower"),
     RunFile("report.html", "by `edgefd report`", "plots and tables of the run"),
     RunFile("audit/", "by `edgefd audit`", "audit.json, audit.html, scores.npz, and signals of the attacks for reuse"),

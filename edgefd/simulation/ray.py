@@ -44,9 +44,13 @@ def simulate_ray(config: Config, n_clients: int) -> Generator[RoundMetrics]:
     """Run the rounds and yield the metrics of each.
 
     Raises:
+        UserError: if there is no folder for temporary files.
         RunError: if a client or the engine fails.
     """
-    work = Path(tempfile.mkdtemp(prefix="edgefd-"))  # a short path, because Ray creates sockets in it
+    try:
+        work = Path(tempfile.mkdtemp(prefix="edgefd-"))  # a short path, because Ray creates sockets in it
+    except OSError as error:
+        raise UserError(f"cannot write temporary files: {error.strerror}; set TMPDIR to a folder") from error
     try:
         (work / "config.yaml").write_text(dump_yaml(config.to_dict()), encoding="utf-8")
         with (work / "log").open("wb") as log:

@@ -18,6 +18,7 @@ import torch
 from edgefd.config.schema import Config
 from edgefd.core.errors import UserError
 from edgefd.core.knowledge import Knowledge
+from edgefd.core.paths import user_path
 from edgefd.data.datasets import Dataset
 from edgefd.federation.clients import Federation
 from edgefd.learners.torch_learner import one_thread
@@ -96,7 +97,7 @@ class Run:
         """
         from edgefd.report.command import write_report
 
-        return write_report([self.folder], None if out is None else Path(out))
+        return write_report([self.folder], None if out is None else user_path(out))
 
     def __repr__(self) -> str:
         accuracy = self.summary["accuracy_mean"]

@@ -18,13 +18,13 @@ from edgefd.core.errors import UserError
 from edgefd.federation.terms import parse_terms
 from edgefd.federation.units import Units, n_channels
 from edgefd.learners.graphs import Graphs, State
+from edgefd.wire.bundle_graphs import BundleGraphs, check_initial_state, read_graphs
 from edgefd.wire.bundle_manifest import EXTRACTOR, FILES, MANIFEST, SCHEMA, FileRecord, Manifest
 
 MAX_FILE = 512 * 2**20
 """largest size in bytes of a file, and of the arrays in an npz"""
 MAX_MANIFEST = 2**20
 """largest size in bytes of manifest.json"""
-_EXTERNAL = b"\n\x08location\x12"  # the external_data entry of a tensor holds this key
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,6 +38,8 @@ class Bundle:
     init: State
     proxy: Float32
     selftest: State
+    parsed: BundleGraphs
+    """what the graphs are, and whether the catalogue knows them"""
     extractor: bytes | None = None
     """graph from raw samples to features; None if the model takes raw samples"""
 
@@ -51,14 +53,13 @@ def read_bundle(folder: Path) -> Bundle:
     raw = _read(folder / MANIFEST, MAX_MANIFEST)
     manifest = parse_manifest(raw)
     blobs = {name: _read_verified(folder, name, manifest.files[name]) for name in manifest.files}
-    for name in [name for name in blobs if name.endswith(".onnx")]:
-        if _EXTERNAL in blobs[name]:
-            raise UserError(f"{name} refers to data outside the file: export the bundle again with `edgefd export`")
+    parsed = read_graphs(manifest, blobs)
     init, selftest = _arrays(blobs, "init.npz"), _arrays(blobs, "selftest.npz")
     if set(init) != set(manifest.state) or any(
         array.dtype != np.float32 or not np.isfinite(array).all() for array in init.values()
     ):
         raise UserError("init.npz must hold the finite float32 arrays that the manifest names: export the bundle again")
+    check_initial_state(parsed, init)
     proxy = _arrays(blobs, "proxy.npz").get("x")
     if proxy is None or proxy.dtype != np.float32 or proxy.shape[1:] != manifest.shape:
         raise UserError(
@@ -75,7 +76,8 @@ def read_bundle(folder: Path) -> Bundle:
         manifest.n_classes,
         manifest.shape,
     )
-    return Bundle(manifest, hashlib.sha256(raw).hexdigest(), graphs, init, proxy, selftest, blobs.get(EXTRACTOR))
+    digest = hashlib.sha256(raw).hexdigest()
+    return Bundle(manifest, digest, graphs, init, proxy, selftest, parsed, blobs.get(EXTRACTOR))
 
 
 def parse_manifest(raw: bytes) -> Manifest:

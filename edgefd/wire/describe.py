@@ -12,6 +12,7 @@ from edgefd_proto import edgefd_pb2 as pb
 from edgefd.core.errors import UserError
 from edgefd.core.files import get
 from edgefd.core.knowledge import Knowledge
+from edgefd.core.text import shown
 from edgefd.federation.values import ValueRange
 from edgefd.wire import messages as wire
 from edgefd.wire.expected import Expected, ExpectedReport
@@ -38,11 +39,11 @@ def describe(path: Path) -> list[str]:
     if blob is None:
         raise UserError(f"cannot read {path}: No such file or directory")
     if zipfile.is_zipfile(path):
-        return [f"{path.name}: npz, {len(blob):,} bytes", *_arrays(path)]
+        return [f"{shown(path.name)}: npz, {len(blob):,} bytes", *_arrays(path)]
     # A plan is last: almost all knowledge could be read as a plan, but no plan has the codec of knowledge.
     for kind, lines in (("Report", _report), ("Knowledge", _knowledge), ("RoundPlan", _plan)):
         try:
-            return [f"{path.name}: edgefd.v1.{kind}, {len(blob):,} bytes", *lines(blob)]
+            return [f"{shown(path.name)}: edgefd.v1.{kind}, {len(blob):,} bytes", *lines(blob)]
         except ValueError:
             continue
     raise UserError(f"{path} is neither a message of edgefd (report, teacher or plan) nor an npz: give such a file")
@@ -52,7 +53,7 @@ def _report(blob: bytes) -> list[str]:
     message = wire.parsed(pb.Report(), blob)
     metrics = dict.fromkeys(message.metrics, (-_LARGEST, _LARGEST))
     report = wire.decode_report(blob, ExpectedReport(message.round, _as_claimed(message.knowledge), metrics))
-    measured = [f"  metric {name}: {value:.6g}" for name, value in sorted(report.metrics.items())]
+    measured = [f"  metric {shown(name)}: {value:.6g}" for name, value in sorted(report.metrics.items())]
     head = [f"  client: {report.client}", f"  round: {report.round}", *measured]
     return head + _rows(report.knowledge, message.knowledge)
 
@@ -115,6 +116,6 @@ def _arrays(path: Path) -> Iterator[str]:
                 array = arrays[name]
                 numeric = array.size and array.dtype.kind in "fiu"
                 low, high = (f"{array.min():.6g}", f"{array.max():.6g}") if numeric else ("-", "-")
-                yield f"  {name}: {array.dtype} {list(array.shape)}, {array.nbytes:,} bytes, {low} to {high}"
+                yield f"  {shown(name)}: {array.dtype} {list(array.shape)}, {array.nbytes:,} bytes, {low} to {high}"
     except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
         raise UserError(f"{path} is not an npz of plain arrays: {error}") from error

@@ -3,6 +3,7 @@
 ca.pem ca.key            the federation's own certificate authority; the key signs and need not be on the coordinator
 server.pem server.key    certificate and key of the coordinator
 devices.json             the allow-list: the client of each certificate or key; read again whenever it changes
+.lock                    held by the commands that change the allow-list, one after the other
 devices/NAME/            files for device NAME: ca.pem, device.pem, device.key; for a Flower SuperNode: ca.pem, node.key
 
 A certificate identifies a device. A SuperNode authenticates with a key of its own (P-384, OpenSSH) and not with a
@@ -17,8 +18,9 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from pathlib import Path
@@ -29,14 +31,16 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from edgefd.core.errors import UserError
-from edgefd.core.files import put
+from edgefd.core.files import exclusive_lock, put
+from edgefd.core.text import shown
 
-DEVICES = "devices.json"
+DEVICES, LOCK = "devices.json", ".lock"
 CA_DAYS = 3650
 EARLIER = timedelta(days=1)
 """time before its creation from which a certificate is valid: a device's clock may be late"""
 PLAINTEXT_WARNING = "connections are unencrypted and unauthenticated (no --certs)"
 """warning of a coordinator that serves clients without certificates"""
+_PATIENCE = 60.0  # seconds that a command waits for another one
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
@@ -102,21 +106,22 @@ def add_device(folder: Path, name: str, client: int, days: float) -> Path:
     Raises:
         UserError: if the name or the client has a certificate or key that is not revoked.
     """
-    devices, out = _prepare_entry(folder, name, client)
-    try:
-        authority = x509.load_pem_x509_certificate((folder / "ca.pem").read_bytes())
-        key = serialization.load_pem_private_key((folder / "ca.key").read_bytes(), None)
-        device_key = ec.generate_private_key(ec.SECP256R1())
-        purpose = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH])
-        public = device_key.public_key()
-        certificate = _signed(key, authority.subject, name, public, days, purpose)  # type: ignore[arg-type]
-        _write_key(out / "device.key", device_key)
-        put(out / "device.pem", _pem(certificate))
-        put(out / "ca.pem", _pem(authority))
+    with _changing(folder) as devices:
+        out = _prepare_entry(folder, devices, name, client)
+        try:
+            authority = x509.load_pem_x509_certificate((folder / "ca.pem").read_bytes())
+            key = serialization.load_pem_private_key((folder / "ca.key").read_bytes(), None)
+            device_key = ec.generate_private_key(ec.SECP256R1())
+            purpose = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH])
+            public = device_key.public_key()
+            certificate = _signed(key, authority.subject, name, public, days, purpose)  # type: ignore[arg-type]
+            _write_key(out / "device.key", device_key)
+            put(out / "device.pem", _pem(certificate))
+            put(out / "ca.pem", _pem(authority))
+        except (OSError, ValueError) as error:
+            raise UserError(f"cannot create a certificate in {folder}: {error}") from error
         issued = identity(_pem(certificate))
-        _write_devices(folder, devices | {name: Device(client, issued.sha256, issued.expires.isoformat())})
-    except (OSError, ValueError) as error:
-        raise UserError(f"cannot create a certificate in {folder}: {error}") from error
+        devices[name] = Device(client, issued.sha256, issued.expires.isoformat())
     return out
 
 
@@ -126,28 +131,58 @@ def add_node(folder: Path, name: str, client: int) -> Path:
     Raises:
         UserError: if the name or the client has a certificate or key that is not revoked.
     """
-    devices, out = _prepare_entry(folder, name, client)
-    node_key = ec.generate_private_key(ec.SECP384R1())
-    form = serialization.PublicFormat.SubjectPublicKeyInfo
-    # A SuperLink reports keys in this form.
-    public = node_key.public_key().public_bytes(serialization.Encoding.PEM, form)
-    try:
-        _write_key(out / "node.key", node_key, serialization.PrivateFormat.OpenSSH)
-        put(out / "ca.pem", (folder / "ca.pem").read_bytes())
-        entry = Device(client, hashlib.sha256(public).hexdigest(), "", node_key=public.decode())
-        _write_devices(folder, devices | {name: entry})
-    except OSError as error:
-        raise UserError(f"cannot create a key in {folder}: {error}") from error
+    with _changing(folder) as devices:
+        out = _prepare_entry(folder, devices, name, client)
+        node_key = ec.generate_private_key(ec.SECP384R1())
+        form = serialization.PublicFormat.SubjectPublicKeyInfo
+        # A SuperLink reports keys in this form.
+        public = node_key.public_key().public_bytes(serialization.Encoding.PEM, form)
+        try:
+            _write_key(out / "node.key", node_key, serialization.PrivateFormat.OpenSSH)
+            put(out / "ca.pem", (folder / "ca.pem").read_bytes())
+        except OSError as error:
+            raise UserError(f"cannot create a key in {folder}: {error}") from error
+        devices[name] = Device(client, hashlib.sha256(public).hexdigest(), "", node_key=public.decode())
     return out
 
 
-def _prepare_entry(folder: Path, name: str, client: int) -> tuple[dict[str, Device], Path]:
-    """Return the allow-list, which has no valid entry of that name or client, and an empty folder for the device."""
+def revoke(folder: Path, name: str) -> None:
+    """Revoke a device: all its calls are refused from now on. A running coordinator notices the change by itself.
+
+    Raises:
+        UserError: if there is no such device.
+    """
+    with _changing(folder) as devices:
+        if name not in devices:
+            raise UserError(f"there is no device {shown(name)!r}: there are {shown(', '.join(devices)) or 'none'}")
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        devices[name] = replace(devices[name], revoked=devices[name].revoked or now)
+
+
+@contextmanager
+def _changing(folder: Path) -> Iterator[dict[str, Device]]:
+    """Yield the allow-list, and write it at the end of the context. Other commands that change it wait meanwhile.
+
+    Raises:
+        UserError: if there is no allow-list, it cannot be written, or another command does not end.
+    """
+    read_devices(folder)  # so that no lock is created where there are no certificates
+    in_use = f"another command has been changing {folder / DEVICES} for {_PATIENCE:g} s: try again"
+    with exclusive_lock(folder / LOCK, in_use, f"cannot lock {folder / DEVICES}", _PATIENCE):
+        devices = read_devices(folder)
+        yield devices
+        try:
+            _write_devices(folder, devices)
+        except OSError as error:
+            raise UserError(f"cannot write {folder / DEVICES}: {error.strerror}") from error
+
+
+def _prepare_entry(folder: Path, devices: dict[str, Device], name: str, client: int) -> Path:
+    """Check that the allow-list has no valid entry of that name or client; return an empty folder for the device."""
     if not _NAME.fullmatch(name):
         raise UserError(f"device name {name!r} must be 1 to 64 letters, digits, dots, dashes or underscores")
     if client < 0:
         raise UserError(f"--client is {client}: it must be the number of the device's client, 0, 1, ...")
-    devices = read_devices(folder)
     for other, device in devices.items():
         if not device.revoked and (other == name or device.client == client):
             raise UserError(f"{other} is client {device.client} already: revoke it first")
@@ -157,24 +192,7 @@ def _prepare_entry(folder: Path, name: str, client: int) -> tuple[dict[str, Devi
         out.mkdir(parents=True, mode=0o700)
     except OSError as error:
         raise UserError(f"cannot write {out}: {error.strerror}") from error
-    return devices, out
-
-
-def revoke(folder: Path, name: str) -> None:
-    """Revoke a device: all its calls are refused from now on. A running coordinator notices the change by itself.
-
-    Raises:
-        UserError: if there is no such device.
-    """
-    devices = read_devices(folder)
-    if name not in devices:
-        raise UserError(f"there is no device {name!r}: there are {', '.join(devices) or 'none'}")
-    now = datetime.now(UTC).isoformat(timespec="seconds")
-    revoked = asdict(devices[name]) | {"revoked": devices[name].revoked or now}
-    try:
-        _write_devices(folder, devices | {name: Device(**revoked)})
-    except OSError as error:
-        raise UserError(f"cannot write {folder / DEVICES}: {error.strerror}") from error
+    return out
 
 
 def read_devices(folder: Path) -> dict[str, Device]:

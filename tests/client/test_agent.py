@@ -4,14 +4,13 @@ import dataclasses
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from edgefd_client.agent import method_of, run_agent
-from edgefd_client.link import Membership, Task, read_task
+from edgefd_client.link import Membership, Task
 from edgefd_client.state import exclusive_lock, load_state
 
 from edgefd.core.errors import RunError, UserError
@@ -19,11 +18,9 @@ from edgefd.core.knowledge import Knowledge
 from edgefd.defences.apply import defence_of
 from edgefd.methods import get_method
 from edgefd.rounds.loop import run_rounds
-from edgefd.rounds.validation import ExpectedTask
 from edgefd.runs.execute import make_server
 from edgefd.runs.terms import terms_of
 from edgefd.simulation.engine import open_transport
-from edgefd.wire import messages as wire
 from edgefd.wire.bundle_reader import Bundle
 from tests.support.federations import (
     ExportedFederation,
@@ -34,30 +31,7 @@ from tests.support.federations import (
     small,
     undisturbed,
 )
-
-
-@dataclass
-class ScriptedLink:
-    """A link that gives the device a fixed list of tasks and collects its reports."""
-
-    tasks: list[Task]
-    membership: Membership
-    submitted: list[tuple[int, bytes]] = field(default_factory=list)
-    interrupt: bool = False
-    """interrupt the device when it submits a report"""
-
-    def next_task(self, after: int, expected: ExpectedTask) -> Task | None:
-        task = next((t for t in self.tasks if t.plan.round > after), None)
-        if task is None:
-            return None
-        codec = self.membership.terms.codec
-        teacher = None if task.teacher is None else wire.encode(task.teacher, codec)
-        return read_task(wire.encode_plan(task.plan), teacher, expected)
-
-    def submit(self, report: bytes, round: int) -> None:
-        if self.interrupt:
-            raise KeyboardInterrupt
-        self.submitted.append((round, report))
+from tests.support.scripted_link import ScriptedLink
 
 
 def scripted(

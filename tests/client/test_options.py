@@ -31,6 +31,8 @@ def refused(arguments: list[str], capsys: pytest.CaptureFixture[str], message: s
         ("- a", "must hold options"),
         ("insecure: 1", "true or false"),
         ("data: d\nstate: s", "--client must be given"),
+        ("data: d\nstate: s\nclient: 0\nserver: localhost", "--server must be HOST:PORT"),
+        ("data: d\nstate: s\nclient: 0\nserver: localhost:99999", "--server must be HOST:PORT"),
         ("data: d\nstate: s\nclient: 0", "either --server HOST:PORT or --exchange DIR"),
         ("data: d\nstate: s\nclient: 0\nexchange: e", "--exchange needs --bundle"),
         ("data: d\nstate: s\nclient: 0\nserver: 192.0.2.1:1", "192.0.2.1:1 without TLS: pass --certs DIR"),
@@ -49,6 +51,6 @@ def test_the_command_line_overrides_the_file(
     federation: ExportedFederation, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = tmp_path / "device.yaml"
-    file.write_text(f"bundle: {federation.bundle}\ndata: {tmp_path}/x.dat\nstate: s\nexchange: e\nclient: 0\n")
-    assert refused(["run", "--config", str(file)], capsys, "x.dat must be an .npz")
+    file.write_text(f"bundle: {federation.bundle}\ndata: {tmp_path}/x.pdf\nstate: s\nexchange: e\nclient: 0\n")
+    assert refused(["run", "--config", str(file)], capsys, "x.pdf must be an .npz")
     assert refused(["run", "--config", str(file), "--client", "-1"], capsys, "--client must be 0, 1")

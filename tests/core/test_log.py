@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from edgefd.core.errors import UserError
-from edgefd.core.log import LEVELS, PACKAGES, configure_logging
+from edgefd.core.log import LEVELS, LINES_PER_MINUTE, PACKAGES, LimitedHandler, configure_logging
 
 SERVER = logging.getLogger("edgefd_server.serve.coordinator")
 
@@ -95,3 +95,25 @@ def test_loggers_of_other_libraries_are_left_alone() -> None:
     configure_logging()
     assert logging.getLogger().handlers == root
     assert logging.getLogger("flwr").handlers == other
+
+
+def test_messages_of_one_kind_are_limited_and_the_rest_is_counted(capsys: pytest.CaptureFixture[str]) -> None:
+    configure_logging()
+    for number in range(1000):
+        SERVER.warning("connection %d", number)
+    SERVER.warning("another kind")
+    for handler in logging.getLogger("edgefd_server").handlers:  # pytest has handlers of its own
+        if isinstance(handler, LimitedHandler):
+            handler.close()  # as at the end of the process
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[-1].endswith(
+        f"{1000 - LINES_PER_MINUTE} more messages like the last ones of {SERVER.name} were left out"
+    )
+    assert sum("connection" in line for line in lines) == LINES_PER_MINUTE
+    assert sum("another kind" in line for line in lines) == 1
+
+
+def test_characters_that_a_terminal_could_obey_are_escaped(capsys: pytest.CaptureFixture[str]) -> None:
+    configure_logging()
+    SERVER.warning("refused %s", "\x1b[2J\x07\r\u202e")
+    assert capsys.readouterr().err.endswith("warning refused \\x1b[2J\\x07\\r\\u202e\n")

@@ -99,7 +99,7 @@ def test_a_damaged_graph_or_cache_is_reported(extractor: Path, digits: Dataset) 
     with pytest.raises(UserError, match="remove it, and it will be computed again"):
         with_features(digits, str(extractor))
     extractor.write_bytes(b"not a graph")
-    with pytest.raises(UserError, match="the extractor does not run on samples"):
+    with pytest.raises(UserError, match="the extractor is refused"):
         with_features(digits, str(extractor))
     extractor.write_bytes(graph(MATRIX * np.nan))
     with pytest.raises(UserError, match="not finite"):

@@ -87,6 +87,20 @@ def test_noise_on_an_empty_batch_has_its_full_variance(monkeypatch: pytest.Monke
     assert all(p.grad is None for p in learner.model.parameters())
 
 
+def test_parameters_that_need_no_gradient_get_none() -> None:
+    model = build_model("mlp", (1, 28, 28), 10, 0)
+    model.fc1.requires_grad_(False)
+    learner = TorchLearner(model, "sgd")
+    before = learner.state()
+    private = labelled(np.ones((20, 1, 28, 28), np.float32), np.zeros(20, np.int64), 10)
+    training = Training(local_steps=2, batch_size=10, private_rows_per_batch=0)
+    dp_sgd.local_step(client(learner, private, training), DpSgd())
+    changed = {name for name, value in learner.state().items() if not np.array_equal(value, before[name])}
+    assert {name for name in changed if name.startswith("model/")} == {
+        f"model/fc{i}.{k}" for i in (2, 3) for k in ("weight", "bias")
+    }
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -9,6 +9,7 @@ from torch import nn
 
 from edgefd.config.load import parse_config
 from edgefd.core.errors import UserError
+from edgefd.export.known_graphs import read_graphs
 from edgefd.export.model_graphs import export_graphs, initial_arrays
 from edgefd.export.verify import run_step, verify
 from edgefd.export.write_bundle import BundleSettings, export_bundle
@@ -18,6 +19,7 @@ from edgefd.learners.batches import Batch, one_hot
 from edgefd.learners.models import MODELS, build_model
 from edgefd.runs.prepare import prepare
 from edgefd.simulation.engine import make_simulation_state, open_transport, simulate
+from edgefd.wire.known_graphs import known_model
 
 TERMS = FederationTerms("fedmd", {}, "float16", 0, 3, "")
 X = np.zeros((40, 1, 28, 28), np.float32)  # `verify` replaces samples of this shape by real images
@@ -26,10 +28,14 @@ WINDOWS = np.random.default_rng(0).integers(-2, 3, (40, 6, 100)).astype(np.float
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
 @pytest.mark.parametrize("name", MODELS)
-def test_one_exported_step_agrees_with_torch(name: str, optimizer: str) -> None:
+def test_one_exported_step_agrees_with_torch_and_is_known_to_devices(name: str, optimizer: str) -> None:
     x = WINDOWS if name == "cnn1d" else X
     model = build_model(name, x.shape[1:], 10, 0)
-    errors = verify(export_graphs(model, optimizer, 64, x.shape[1:], 10), model, optimizer, x)
+    graphs = export_graphs(model, optimizer, 64, x.shape[1:], 10)
+    assert known_model(read_graphs(graphs), graphs.constants, 64, 10, x.shape[1:]) == f"{name} with {optimizer}", (
+        "the exporter writes other graphs than before: python -m edgefd.export.known_graphs --write"
+    )
+    errors = verify(graphs, model, optimizer, x)
     assert errors["step"] <= max(1e-5, 3 * errors["torch_float64"]), errors
     assert errors["step_float64"] <= 1e-5, errors
     assert errors["logits"] <= 1e-5, errors
@@ -40,6 +46,16 @@ def test_an_exported_step_on_colour_images_and_odd_sizes_agrees_with_torch(shape
     model = build_model("cnn", shape, 4, 0)
     samples = np.random.default_rng(0).integers(0, 3, (50, *shape)).astype(np.float32)  # many equal numbers
     assert verify(export_graphs(model, "sgd", 16, shape, 4), model, "sgd", samples)["step"] <= 1e-5
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+def test_parameters_that_need_no_gradient_are_constants_of_an_exported_step(optimizer: str) -> None:
+    model = build_model("mlp", (1, 28, 28), 10, 0)
+    model.fc1.requires_grad_(False)
+    graphs = export_graphs(model, optimizer, 64, (1, 28, 28), 10)
+    assert not [name for name in graphs.state if "fc1" in name]
+    errors = verify(graphs, model, optimizer, X)
+    assert max(errors["step"], errors["step_float64"], errors["logits"]) <= 1e-5, errors
 
 
 def test_rows_of_weight_zero_do_not_change_an_exported_step() -> None:

@@ -1,6 +1,7 @@
 """Certificates, the allow-list, and the commands of `edgefd certs`."""
 
 import stat
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,8 @@ from typer.testing import CliRunner
 
 from edgefd.cli.main import app
 from edgefd.core.errors import UserError
+from edgefd.core.files import exclusive_lock
+from tests.support.commands import command, env
 
 
 @pytest.fixture
@@ -75,7 +78,40 @@ def test_bad_input_is_one_error(
 
 def test_the_commands_create_revoke_and_list_devices(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    for command in (["init", "certs"], ["device", "a", "--client", "3"], ["revoke", "a"]):
-        assert CliRunner().invoke(app, ["certs", *command]).exit_code == 0
+    for arguments in (["init", "certs"], ["device", "a", "--client", "3"], ["revoke", "a"]):
+        assert CliRunner().invoke(app, ["certs", *arguments]).exit_code == 0
     listed = CliRunner().invoke(app, ["certs", "list"])
     assert "a  client 3  revoked" in listed.output
+
+
+def test_commands_that_change_the_allow_list_at_once_lose_nothing(folder: Path) -> None:
+    old, new = [f"old-{i}" for i in range(10)], [f"new-{i}" for i in range(10)]
+    for client, name in enumerate(old):
+        certs.add_device(folder, name, client, 30)
+    changes = [["revoke", name] for name in old]
+    changes += [["device" if i % 2 else "node", name, "--client", str(10 + i)] for i, name in enumerate(new)]
+    commands = [command("certs", *change, "--certs", str(folder)) for change in changes]
+    started = [subprocess.Popen(arguments, cwd=folder, env=env({})) for arguments in commands]
+    assert [process.wait(120) for process in started] == [0] * 20
+    devices = certs.read_devices(folder)
+    assert {name for name, device in devices.items() if device.revoked} == set(old)
+    assert {name: device.client for name, device in devices.items() if not device.revoked} == {
+        name: 10 + i for i, name in enumerate(new)
+    }
+
+
+def test_a_command_that_does_not_end_is_named_to_the_next_one(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(certs, "_PATIENCE", 0.1)
+    certs.add_device(folder, "a", 0, 30)
+    with (
+        exclusive_lock(folder / certs.LOCK, "", ""),
+        pytest.raises(UserError, match=r"another command has been changing .*devices\.json"),
+    ):
+        certs.revoke(folder, "a")
+    assert not certs.read_devices(folder)["a"].revoked
+
+
+def test_nothing_is_created_where_there_are_no_certificates(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="certs init"):
+        certs.revoke(tmp_path / "none", "a")
+    assert not list(tmp_path.iterdir())

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -82,10 +83,12 @@ def test_the_processes_of_ray_on_this_machine_use_no_proxy(tmp_path: Path) -> No
 
 @pytest.mark.slow
 def test_an_existing_cluster_of_two_nodes_gives_the_same_bits_and_keeps_running(tmp_path: Path) -> None:
-    local = edgefd("simulate", QUICKSTART, *SMALL, "run.workers=0", "--out", "local", cwd=tmp_path, PYTHONPATH=PATHS)
+    shutil.copy(ROOT / "edgefd" / "data" / "mnist_mini.npz", tmp_path / "mine.npz")
+    small = (*SMALL, "data.name=mine.npz")  # the nodes of the cluster do not run in the folder of this file
+    local = edgefd("simulate", QUICKSTART, *small, "run.workers=0", "--out", "local", cwd=tmp_path, PYTHONPATH=PATHS)
     assert local.returncode == 0, local.stderr
     with cluster() as address:
-        arguments = ("simulate", QUICKSTART, *SMALL, "--engine", "ray", "--out", "ray")
+        arguments = ("simulate", QUICKSTART, *small, "--engine", "ray", "--out", "ray")
         done = edgefd(*arguments, cwd=tmp_path, PYTHONPATH=PATHS, RAY_ADDRESS=address)
         assert done.returncode == 0, done.stdout + done.stderr
         assert nodes(address) == 2, "the engine must not end a cluster that it did not start"

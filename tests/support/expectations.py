@@ -1,11 +1,10 @@
 """What a receiver expects in tests of messages."""
 
 from edgefd.core.knowledge import Knowledge
-from edgefd.federation.plan import RoundPlan
 from edgefd.federation.report import Report
 from edgefd.federation.values import ValueRange
 from edgefd.methods import get_method
-from edgefd.rounds.validation import expected_report, expected_teacher
+from edgefd.rounds.validation import expected_teacher
 from edgefd.wire import messages as wire
 from edgefd.wire.expected import Expected, ExpectedReport
 from tests.support.rounds import INFO
@@ -31,11 +30,6 @@ def sent_and_received(k: Knowledge, codec: str) -> Knowledge:
 def report_like(report: Report, codec: str) -> ExpectedReport:
     """Return the expectation of a report with the rows and the metrics of `report`."""
     return ExpectedReport(report.round, shape_of(report.knowledge, codec), dict.fromkeys(report.metrics, (-9.0, 9.0)))
-
-
-def report_in(plan: RoundPlan) -> ExpectedReport:
-    """Return what is expected of a report in a round of `tests.support.rounds`."""
-    return expected_report(get_method(INFO.terms.method), INFO.terms, plan)
 
 
 TEACHER = expected_teacher(get_method(INFO.terms.method), INFO.terms, 5, INFO.n_clients)

@@ -43,3 +43,10 @@ def test_a_plan_is_recognised(tmp_path: Path, ids: list[int], round: int, closin
 def test_other_files_are_refused(tmp_path: Path, data: bytes) -> None:
     with pytest.raises(UserError, match="is neither a message of edgefd"):
         described(tmp_path, data)
+
+
+def test_names_in_a_file_are_shown_escaped(tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", **{"x\x1b[2J\x07\u202e": np.zeros(3)})
+    lines = describe(tmp_path / "a.npz")
+    assert all(line.isprintable() for line in lines)
+    assert r"x\x1b[2J\x07\u202e: float64 [3]" in lines[1]

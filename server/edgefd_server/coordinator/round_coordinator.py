@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 
 from edgefd.core.errors import RunError
 from edgefd.core.knowledge import Knowledge
+from edgefd.core.text import shown
 from edgefd.federation.metrics import Range
 from edgefd.federation.plan import RoundPlan
 from edgefd.federation.report import Exchange, Report, count_exchange
@@ -47,7 +48,7 @@ class Refused(Exception):
     """
 
     def __init__(self, reason: str, line: str) -> None:
-        super().__init__(line)
+        super().__init__(shown(line))
         self.reason = reason
 
 

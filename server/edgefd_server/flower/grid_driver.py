@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from flwr.app import ConfigRecord, Message, RecordDict
 
 from edgefd.core.errors import RunError, UserError
+from edgefd.core.text import shown
 from edgefd.wire import messages as wire
 from edgefd.wire.device_link import terms_message
 from edgefd_server.coordinator.round_coordinator import OpenRound, Refused, RoundCoordinator
@@ -37,7 +38,6 @@ RESEND_SECONDS = 60.0
 """seconds without an answer before the round is sent again to a node; doubled each time"""
 GRID_FAILURE_SECONDS = 30.0
 """seconds for which the Grid may fail before the run ends"""
-_MAX_LINE = 500
 
 
 @dataclass(frozen=True)
@@ -179,7 +179,7 @@ class GridDriver:
             except Exception as error:
                 del self._pending[message_id]
                 line = f"Flower cannot read the node's reply: {type(error).__name__}: {error}"
-                self._refuse(sent.node, Refused("malformed", line[:_MAX_LINE]))
+                self._refuse(sent.node, Refused("malformed", line))
         # The first call may have removed replies from the Grid. Their nodes are sent the round again, and answer with
         # the same bytes.
         answered = {reply.metadata.reply_to_message_id for reply in replies}
@@ -199,7 +199,7 @@ class GridDriver:
             raise Refused("malformed", "the reply has no record `edgefd`")
         client_field, failure, report = body.get("client"), body.get("failure"), body.get("report")
         if failure is not None:
-            line = str(failure)[:_MAX_LINE]
+            line = shown(failure)
             if self.config is not None:
                 self.coordinator.fail(RunError(f"round {sent.round}: {line}"))
             raise Refused("failed", line)

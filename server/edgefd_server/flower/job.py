@@ -26,7 +26,7 @@ from pydantic import TypeAdapter
 from edgefd.config.load import load_config
 from edgefd.core.errors import RunError, Stopped, UserError
 from edgefd.core.json_files import append_json_line
-from edgefd.core.log import PACKAGES, configure_logging
+from edgefd.core.log import PACKAGES, LimitedHandler, configure_logging
 from edgefd_server.certs import AllowList
 from edgefd_server.coordinator.open_run import OpenRun, load_for_resume
 from edgefd_server.coordinator.round_coordinator import RoundCoordinator
@@ -132,14 +132,15 @@ def _log_to(report: Report) -> None:
         logging.getLogger(package).addHandler(handler)
 
 
-class _EventHandler(logging.Handler):
+class _EventHandler(LimitedHandler):
     """Reports each log message as an event with its level."""
 
     def __init__(self, report: Report) -> None:
         super().__init__()
         self._report = report
 
-    def emit(self, record: logging.LogRecord) -> None:
+    def write(self, record: logging.LogRecord) -> None:
+        """Report one message."""
         self._report(log=record.getMessage(), level=record.levelno)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import secrets
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from flwr.app import Context
@@ -17,7 +17,6 @@ from flwr.serverapp import Grid, ServerApp
 
 from edgefd.config.load import load_config, with_paths
 from edgefd.config.schema import Config
-from edgefd.core.json_files import append_json_line
 from edgefd.core.paths import user_path
 from edgefd.core.yaml_files import dump_yaml
 from edgefd.federation.clients import Federation
@@ -32,6 +31,7 @@ from edgefd.runs.round_metrics import RoundMetrics
 from edgefd.runs.terms import terms_of
 from edgefd_server.coordinator.round_coordinator import RoundCoordinator
 from edgefd_server.flower.grid_driver import GridDriver, run_driver
+from edgefd_server.monitoring.event_log import LOG, json_log, tee_log
 
 app = ServerApp()
 
@@ -50,7 +50,7 @@ def main(grid: Grid, context: Context) -> None:
         return
     prepared = prepare(load_config(user_path(str(settings["config"]))))
     folder = run_folder(prepared.config, user_path(str(settings["out"])) if settings["out"] else None)
-    with over_grid(grid, prepared.config, prepared.federation, folder / "link.jsonl") as coordinator:
+    with over_grid(grid, prepared.config, prepared.federation, folder / LOG) as coordinator:
         execute_run(
             prepared.config,
             prepared.facts,
@@ -79,13 +79,11 @@ def over_grid(grid: Grid, config: Config, federation: Federation, log: Path | No
     text = dump_yaml(with_paths(config, os.path.abspath).to_dict())  # nodes run in other folders
     info = FederationInfo(secrets.token_hex(6), len(federation.clients), terms_of(config, federation))
 
-    def write_event(event: str, **fields: object) -> None:
-        if log is not None:
-            append_json_line(log, {"event": event, **fields})
-
     measured = evaluation_ranges(federation.n_classes, len(federation.x_test))
-    coordinator = RoundCoordinator(info, TIMEOUT, write_event, config.coordinator, measured=measured)
-    with run_driver(GridDriver(coordinator, grid, config=text), poll=0.02):
+    with ExitStack() as stack:
+        write = tee_log() if log is None else stack.enter_context(json_log(log))
+        coordinator = RoundCoordinator(info, TIMEOUT, write, config.coordinator, measured=measured)
+        stack.enter_context(run_driver(GridDriver(coordinator, grid, config=text), poll=0.02))
         yield coordinator
 
 

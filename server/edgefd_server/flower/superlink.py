@@ -2,12 +2,17 @@
 
 Flower's command line could make the same calls, but needs 2 s for each. This module uses the client inside the command
 line, which is private: therefore the extra `flower` allows only a narrow range of flwr versions.
+
+Two secrets, which are new for each start, keep out web pages and other users of this machine. The calls of this module
+have a token, which the SuperLink gets in its environment. The SuperExec, which runs the ServerApp, signs its calls with
+the content of a file that only its owner can read.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
+import secrets
 import socket
 import ssl
 import subprocess
@@ -15,7 +20,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -30,6 +35,8 @@ from edgefd_server.grpc_link.server import ListenAddress
 
 APP = Path(__file__).parent / "app"
 """folder of the Flower app that is submitted; it holds only a pyproject.toml, and its code is the installed edgefd"""
+TOKEN_HEADER, TOKEN_VARIABLE = "x-edgefd-token", "EDGEFD_SUPERLINK_TOKEN"
+"""header of the calls of this module, and the environment variable of the SuperLink that holds the same token"""
 START_SECONDS = 180.0  # while other processes used the cores, the start took more than 60 s
 _WILDCARDS = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 
@@ -53,6 +60,8 @@ class SuperLink:
     address: SuperLinkAddress
     process: subprocess.Popen[bytes]
     log: Path
+    token: str
+    """is in every call of this module"""
 
     def register(self, keys: Iterable[bytes]) -> None:
         """Accept the SuperNodes with these public keys (PEM, NIST EC), and no others.
@@ -100,7 +109,7 @@ class SuperLink:
             server_address=self.address.local,
             insecure=certs is None,
             root_certificates=None if certs is None else (certs / "ca.pem").read_bytes(),
-            interceptors=[RuntimeVersionHttpInterceptor(component_name="flwr CLI")],
+            interceptors=[RuntimeVersionHttpInterceptor(component_name="flwr CLI"), _WithToken(self.token)],
         )
         try:
             yield client
@@ -108,6 +117,18 @@ class SuperLink:
             raise RunError(f"the SuperLink does not answer: {error} (see {self.log})") from error
         finally:
             client.close()
+
+
+@dataclass(frozen=True)
+class _WithToken:
+    """An interceptor of Flower that adds the token to each call."""
+
+    token: str
+
+    def intercept(self, context: Any, call_next: Callable[[Any], Any]) -> Any:
+        """Implement `flwr.supercore.protobuf.client.ProtobufClientInterceptor`."""
+        context.request.headers[TOKEN_HEADER] = self.token
+        return call_next(context)
 
 
 def check_address(requested: SuperLinkAddress) -> SuperLinkAddress:
@@ -144,12 +165,14 @@ def run_superlink(address: SuperLinkAddress, work: Path, family: set[int]) -> It
     Raises:
         RunError: if the SuperLink does not start.
     """
-    log = work / "superlink.log"
-    (work / "home").mkdir(parents=True, exist_ok=True)
+    log, token, secret = work / "superlink.log", secrets.token_urlsafe(32), work / "home" / "superexec.secret"
+    secret.parent.mkdir(parents=True, exist_ok=True)
+    _write_secret(secret)
+    options = _options(address, work, secret)
     with log.open("ab") as out:
         process = subprocess.Popen(
-            [sys.executable, "-m", "edgefd_server.flower.superlink_process", *_options(address, work)],
-            env=_environment(work),
+            [sys.executable, "-m", "edgefd_server.flower.superlink_process", *options],
+            env=_environment(work) | {TOKEN_VARIABLE: token},
             stdin=subprocess.PIPE,
             stdout=out,
             stderr=subprocess.STDOUT,
@@ -157,17 +180,44 @@ def run_superlink(address: SuperLinkAddress, work: Path, family: set[int]) -> It
         )
     try:
         _wait_until_ready(address, process, log)
-        yield SuperLink(address, process, log)
+        family.add(_start_superexec(address, work, secret, process.pid))
+        yield SuperLink(address, process, log, token)
     finally:
         end(process, others=family)
         assert process.stdin is not None
         process.stdin.close()
 
 
-def _options(address: SuperLinkAddress, work: Path) -> list[str]:
+def _write_secret(path: Path) -> None:
+    """Write a new secret to a file that only its owner can read from the first byte on."""
+    path.unlink(missing_ok=True)
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+        file.write(secrets.token_bytes(32))
+
+
+def _start_superexec(address: SuperLinkAddress, work: Path, secret: Path, superlink: int) -> int:
+    """Start the process that runs the ServerApp, and return its id. It ends with the SuperLink."""
+    options = ["--runtime-api-address", address.local, "--superexec-auth-secret-file", str(secret.resolve())]
+    options += ["--parent-pid", str(superlink)]
+    certs = address.certs
+    options += ["--insecure"] if certs is None else ["--root-certificates", str(certs / "ca.pem")]
+    with (work / "superlink.log").open("ab") as out:
+        process = subprocess.Popen(
+            [str(Path(sys.executable).parent / "flower-superexec"), *options],
+            env=_environment(work),
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    return process.pid
+
+
+def _options(address: SuperLinkAddress, work: Path, secret: Path) -> list[str]:
     host, port = address.parsed.host, address.parsed.port
     options = ["--host", host, "--port", str(port), "--database", str((work / "superlink.db").resolve())]
     options += ["--disable-runtime-dependency-installation"]
+    options += ["--isolation", "process", "--superexec-auth-secret-file", str(secret.resolve())]
     if address.certs is None:
         return [*options, "--insecure"]
     files = {"--ssl-certfile": "server.pem", "--ssl-keyfile": "server.key", "--ssl-ca-certfile": "ca.pem"}
@@ -182,7 +232,9 @@ def _environment(work: Path) -> dict[str, str]:
     """
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
     variables = {"FLWR_HOME": str((work / "home").resolve()), "PATH": path, "PYTHONPATH": module_path()}
-    return os.environ | FLOWER_QUIET | direct_to_this_machine() | variables
+    # gRPC of the ServerApp would report every handshake that fails; other variables would open ports of Flower.
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("FLWR_INTERNAL_")}
+    return {"GRPC_VERBOSITY": "ERROR"} | inherited | FLOWER_QUIET | direct_to_this_machine() | variables
 
 
 def _wait_until_ready(address: SuperLinkAddress, process: subprocess.Popen[bytes], log: Path) -> None:

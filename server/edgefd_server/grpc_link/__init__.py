@@ -1,1 +1,6 @@
 """gRPC front end for devices."""
+
+import os
+
+# Without it, gRPC itself writes a line for every handshake that fails, and whoever reaches the port can cause them.
+os.environ.setdefault("GRPC_VERBOSITY", "ERROR")

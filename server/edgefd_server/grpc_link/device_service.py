@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+import os
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +11,7 @@ from pathlib import Path
 from edgefd_proto import edgefd_pb2 as pb
 
 from edgefd.wire.device_link import CHUNK, HOLD
+from edgefd_server.grpc_link.refusals import Code, Refusal
 from edgefd_server.grpc_link.server import Context, GrpcServer, ListenAddress
 from edgefd_server.grpc_link.sessions import DeviceSessions
 from edgefd_server.monitoring.prometheus import LinkMetrics
@@ -38,6 +39,8 @@ class DeviceLink(GrpcServer):
         self._sessions, self._coordinator = sessions, sessions.coordinator
         self._polls: dict[int, _Poll] = {}
         """the waiting call of each client that has one"""
+        self._descriptors: dict[Path, int] = {}
+        """descriptors of the files of the bundles that were read"""
         self._coordinator.watch(self._run_changed)
 
     # for the coordinator's thread
@@ -81,17 +84,24 @@ class DeviceLink(GrpcServer):
         known = self._sessions.submit(self._certified(context), request)
         return pb.SubmitReply(known=known).SerializeToString()
 
-    async def get_bundle(self, request: bytes, context: Context) -> AsyncIterator[bytes]:
+    async def send_file(self, request: bytes, context: Context) -> None:
         """Answer `DeviceLink.GetBundle`."""
-        path, offset = await self._answer("GetBundle", self._file, request, context)
-        with path.open("rb") as file:
-            file.seek(offset)
-            while piece := file.read(CHUNK):
-                self._metrics.bytes.labels("down").inc(len(piece))
-                yield pb.BundleChunk(data=piece).SerializeToString()
+        path, offset = self._sessions.file(self._certified(context), request)
+        file = self._file(path)
+        while piece := os.pread(file, CHUNK, offset):
+            offset += len(piece)
+            await context.write(pb.BundleChunk(data=piece).SerializeToString())
+            self._metrics.bytes.labels("down").inc(len(piece))
 
-    async def _file(self, request: bytes, context: Context) -> tuple[Path, int]:
-        return self._sessions.file(self._certified(context), request)
+    def _file(self, path: Path) -> int:
+        """Return the descriptor of a bundle's file, which all downloads share."""
+        if path not in self._descriptors:
+            try:
+                self._descriptors[path] = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            except OSError as error:
+                raise Refusal(Code.UNAVAILABLE, "busy", f"cannot read {path.name}: {error.strerror}") from error
+            self._files.callback(os.close, self._descriptors[path])
+        return self._descriptors[path]
 
     async def _wait(self, client: int, after: int, context: Context) -> None:
         """Wait until the poll is woken or must be answered. A second poll of the same client ends the first."""
@@ -122,4 +132,4 @@ def open_link(
     Raises:
         UserError: if the port is taken, certificates are missing, or it would serve plaintext beyond this machine.
     """
-    return DeviceLink(sessions, listen, metrics).listening(sessions.largest)
+    return DeviceLink(sessions, listen, metrics).listening(sessions.largest, sessions.coordinator.info.n_clients)

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 from edgefd.config.schema import Config
 from edgefd.core.errors import UserError
+from edgefd.core.text import shown
 from edgefd.rounds.participation import sample_clients
 from edgefd.wire.device_link import HOLD
 from edgefd_server.monitoring.status import DeviceStatus, FleetSnapshot, RefusalCount, RoundStatus, State
@@ -136,7 +137,7 @@ class CoordinatorFleet:
             devices = tuple(
                 DeviceStatus(
                     client,
-                    names.get(client, ""),
+                    shown(names.get(client, ""), MAX_LINE),
                     seen.get(client),
                     state_of(client, seen.get(client), timing),
                     self._totals.get(client, 0),
@@ -168,4 +169,4 @@ class CoordinatorFleet:
 def _count(counts: dict[Key, tuple[int, str]], keys: Iterable[Key], line: str) -> None:
     """Count a refusal for each of the keys."""
     for key in keys:
-        counts[key] = (counts.get(key, (0, ""))[0] + 1, line[:MAX_LINE])
+        counts[key] = (counts.get(key, (0, ""))[0] + 1, shown(line, MAX_LINE))

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from http import HTTPStatus
 from typing import Any
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
+from edgefd.core.descriptors import SHORTAGES
 from edgefd.core.errors import UserError
 from edgefd_server.monitoring.event_log import Log
+from edgefd_server.monitoring.http_server import HttpServer, ShortReply
 
 ONLINE = 60.0
 """seconds after its last call for which a device counts as online"""
@@ -32,6 +36,10 @@ class LinkMetrics:
         self.refused = Counter("edgefd_refused", "calls refused", ["call", "reason"], registry=r)
         self.bytes = Counter("edgefd_bytes", "bytes of messages", ["direction"], registry=r)
         """bytes of messages, by direction; `up` is from the devices to the coordinator"""
+        self.shortages = Gauge(
+            "edgefd_file_shortages", "times that all file descriptors of the coordinator were in use", registry=r
+        )
+        self.shortages.set_function(lambda: SHORTAGES.count)
         self.call_seconds = Histogram(
             "edgefd_call_seconds", "seconds to answer a call", ["call"], buckets=buckets, registry=r
         )
@@ -64,6 +72,22 @@ def metrics_log(metrics: LinkMetrics) -> Log:
     return log
 
 
+class MetricsServer(HttpServer):
+    """HTTP server of the metrics in its own thread. Use `metrics_server` to run one."""
+
+    def __init__(self, metrics: LinkMetrics) -> None:
+        super().__init__("metrics", None)
+        self._metrics = metrics
+
+    async def respond(
+        self, path: str, head_only: bool, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> tuple[bytes, str]:
+        """Return the metrics."""
+        if path not in ("/", "/metrics"):
+            raise ShortReply(HTTPStatus.NOT_FOUND, "page not found: the only page is /metrics")
+        return generate_latest(self._metrics.registry), CONTENT_TYPE_LATEST
+
+
 @contextmanager
 def metrics_server(metrics: LinkMetrics, port: int | None) -> Iterator[None]:
     """Serve the metrics over HTTP on 127.0.0.1 while the context lasts. Do nothing if `port` is None.
@@ -74,13 +98,12 @@ def metrics_server(metrics: LinkMetrics, port: int | None) -> Iterator[None]:
     if port is None:
         yield
         return
+    server = MetricsServer(metrics)
     try:
-        server, thread = start_http_server(port, "127.0.0.1", metrics.registry)
+        server.start("127.0.0.1", port)
     except OSError as error:
         raise UserError(f"cannot serve metrics on port {port}: {error.strerror}") from error
     try:
         yield
     finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
+        server.stop()

@@ -13,13 +13,14 @@ from pathlib import Path
 
 from edgefd.config.schema import Config
 from edgefd.core.addresses import check_port
+from edgefd.core.descriptors import raise_file_limit
 from edgefd.core.errors import Stopped, UserError
 from edgefd.data.build_federation import CONTRIBUTORS
 from edgefd.data.npz import read_npz
 from edgefd.runs.deployable import check_deployable
 from edgefd_server.coordinator.checkpoint import exclusive_lock
 from edgefd_server.grpc_link.server import ListenAddress, warn_if_plaintext
-from edgefd_server.monitoring.event_log import json_log, tee_log
+from edgefd_server.monitoring.event_log import LOG, json_log, tee_log
 from edgefd_server.monitoring.prometheus import LinkMetrics, metrics_log, metrics_server
 from edgefd_server.proxy_collection.service import Collector, open_collector
 from edgefd_server.proxy_collection.store import CLIENTS, PROXY, Collection, Wanted, open_folder
@@ -136,10 +137,10 @@ def collect(wanted: Wanted, options: Collecting, folder: Path) -> Collected:
 def _receive(folder: Path, wanted: Wanted, options: Collecting, least: int) -> None:
     """Wait for the contributions and write the proxy set."""
     metrics = LinkMetrics()
-    collection = Collection(
-        folder, wanted, options.most, tee_log(json_log(folder / "link.jsonl"), metrics_log(metrics))
-    )
+    raise_file_limit()
     with ExitStack() as front_ends:
+        log = tee_log(front_ends.enter_context(json_log(folder / LOG)), metrics_log(metrics))
+        collection = Collection(folder, wanted, options.most, log)
         front_ends.enter_context(metrics_server(metrics, options.metrics_port))
         grpc_server = front_ends.enter_context(open_collector(Collector(collection), options.listen, metrics))
         warn_if_plaintext(options.listen, "raw samples are sent in plaintext, and any sender can pose as a client")

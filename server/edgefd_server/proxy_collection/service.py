@@ -89,4 +89,4 @@ def open_collector(
     Raises:
         UserError: if the port is taken, certificates are missing, or it would serve plaintext beyond this machine.
     """
-    return CollectLink(collector, listen, metrics).listening(collector.largest)
+    return CollectLink(collector, listen, metrics).listening(collector.largest, collector.collection.wanted.n_clients)

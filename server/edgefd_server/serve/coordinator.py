@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from edgefd.core.addresses import check_port
+from edgefd.core.descriptors import raise_file_limit
 from edgefd.core.errors import Stopped, UserError
 from edgefd.federation.terms import FederationInfo
 from edgefd.runs.execute import saved_rounds_message
@@ -17,7 +18,7 @@ from edgefd_server.certs import AllowList
 from edgefd_server.coordinator.open_run import OpenRun
 from edgefd_server.coordinator.round_coordinator import RoundCoordinator
 from edgefd_server.coordinator.rounds import coordinate, print_rounds
-from edgefd_server.monitoring.event_log import json_log, tee_log
+from edgefd_server.monitoring.event_log import LOG, json_log, tee_log
 from edgefd_server.monitoring.fleet import CoordinatorFleet
 from edgefd_server.monitoring.prometheus import LinkMetrics, metrics_log, metrics_server
 from edgefd_server.monitoring.status import RunDescription, StatusBoard
@@ -83,6 +84,7 @@ def serve_coordinator(
     """
     served, config, n_clients = run.served, run.served.config, run.served.n_clients
     opened: list[OpenFrontEnd] = []
+    raise_file_limit()
 
     def seen() -> dict[int, float]:
         return {client: at for each in opened for client, at in each.seen().items()}
@@ -92,12 +94,12 @@ def serve_coordinator(
     models = ", ".join(model.name for model in config.model)
     about = RunDescription(config.method_name, served.facts.dataset, models, n_clients, config.train.rounds)
     metrics, board = LinkMetrics(), StatusBoard(about, fleet.snapshot)
-    log = tee_log(json_log(run.folder / "link.jsonl"), fleet.note, metrics_log(metrics))
     expected = range(n_clients) if run.resuming and any(each.reconnects for each in front_ends) else ()
     info = FederationInfo(run.saved.run, n_clients, served.terms)
-    coordinator = RoundCoordinator(info, options.timeout, log, config.coordinator, expected)
     try:
         with ExitStack() as stack:
+            log = tee_log(stack.enter_context(json_log(run.folder / LOG)), fleet.note, metrics_log(metrics))
+            coordinator = RoundCoordinator(info, options.timeout, log, config.coordinator, expected)
             stack.enter_context(metrics_server(metrics, options.metrics_port))
             stack.enter_context(status_server(board, options.status))
             for front_end in front_ends:

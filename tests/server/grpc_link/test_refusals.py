@@ -1,6 +1,7 @@
 """Calls of devices that the coordinator refuses, with status, reason and text, and counts."""
 
 import dataclasses
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,11 +9,16 @@ from typing import Any
 import grpc
 import numpy as np
 import pytest
+from edgefd_client.grpc_link import GrpcLink, connect
 from edgefd_proto import edgefd_pb2 as pb
 from edgefd_server.grpc_link.rate_limit import Rate
 
+from edgefd.core.errors import RunError
+from edgefd.wire.device_link import PROTOCOL, terms_message
+from edgefd.wire.exchange_folder import decode_info, encode_info
 from tests.support.device_links import RawDevice, open_device_link, refusal, report, uniform_knowledge
 from tests.support.federations import ExportedFederation
+from tests.support.waiting import until
 
 Code = grpc.StatusCode
 
@@ -97,11 +103,76 @@ def test_a_bad_report_is_refused_and_counted(
         assert link.coordinator.missing() == [1, 2]
 
 
-def test_grpc_itself_refuses_a_request_far_beyond_the_limit(federation: ExportedFederation) -> None:
+@pytest.mark.parametrize("size", [120_000, 10**6, 4 * 10**6])
+def test_an_oversized_report_is_refused_with_the_reason_and_the_limit(
+    federation: ExportedFederation, size: int
+) -> None:
     with open_device_link(federation) as link:
         device = RawDevice(link.address)
         session = device.join(0, link.terms).session
-        assert refusal(lambda: device.submit(session, bytes(10**6)))[0] is Code.RESOURCE_EXHAUSTED
+        answer = refusal(lambda: device.submit(session, bytes(size)))
+        assert answer[:2] == (Code.RESOURCE_EXHAUSTED, "size")
+        assert "the limit is" in answer[2]
+
+
+def test_grpc_itself_ends_the_call_of_a_far_longer_report_and_a_device_does_not_repeat_it(
+    federation: ExportedFederation,
+) -> None:
+    waited: list[str] = []
+    with open_device_link(federation) as link, connect(link.address, None, False) as channel:
+        device = GrpcLink(channel, 0, waited.append)
+        device.join(link.terms)
+        link.begin()
+        with pytest.raises(RunError, match=r"the coordinator refused: .*larger than max .*RESOURCE_EXHAUSTED"):
+            device.submit(bytes(5 * 2**20), 0)
+        assert not waited
+        until(lambda: link.refused("SubmitReport", "cut") == 1, 10)  # it is counted all the same
+
+
+def test_a_call_that_does_not_exist_is_refused_with_a_reason(federation: ExportedFederation) -> None:
+    with open_device_link(federation) as link:
+        call = grpc.insecure_channel(link.address).unary_unary("/edgefd.v2.DeviceLink/Join")
+        answer = refusal(lambda: call(b"", timeout=10))
+        assert answer[:2] == (Code.UNIMPLEMENTED, "protocol")
+        assert link.refused("unknown", "protocol") == 1
+
+
+def rewritten(text: str) -> str:
+    """Return a JSON object as another program may write it: keys in another order, 3 for 3.0, other spaces."""
+    return json.dumps(plain(json.loads(text)), separators=(" ,", ":  "), sort_keys=True, indent=1)
+
+
+def plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: plain(value[key]) for key in reversed(value)}
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def test_a_device_that_writes_its_own_json_has_the_same_terms(federation: ExportedFederation) -> None:
+    with open_device_link(federation) as link:
+        terms = terms_message(link.terms)
+        terms.method_config, before = rewritten(terms.method_config), terms.method_config
+        assert terms.method_config != before
+        terms.defence = '{ "name":"none" }'
+        request = pb.JoinRequest(protocol=PROTOCOL, client=0, terms=terms)
+        assert RawDevice(link.address).stub.Join(request, timeout=10).client == 0
+        terms.method_config = before.replace("4", "5")
+        other = pb.JoinRequest(protocol=PROTOCOL, client=0, terms=terms)
+        assert refusal(lambda: RawDevice(link.address).stub.Join(other, timeout=10))[1] == "terms"
+        info = json.loads(encode_info(link.coordinator.info))
+        assert decode_info(json.dumps(plain(info)).encode()).terms == link.terms  # the same in an exchange folder
+
+
+def test_words_of_a_device_are_short_and_escaped_in_the_log(federation: ExportedFederation) -> None:
+    with open_device_link(federation) as link:
+        device = RawDevice(link.address)
+        session = device.join(0, link.terms).session
+        answer = refusal(lambda: device.submit(session, b"", run="\x1b[2J\x07" + "x" * 5_000))
+        lines = [event["line"] for event in link.lines if event["event"] == "refused"]
+        assert answer[2] == lines[0]
+        assert len(lines[0]) <= 500
+        assert lines[0].isprintable()
+        assert r"\x1b[2J" in lines[0]
 
 
 def test_a_repeated_report_counts_once_and_a_different_one_is_refused(federation: ExportedFederation) -> None:

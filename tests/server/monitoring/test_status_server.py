@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from edgefd_server.coordinator.open_run import RunRequest
+from edgefd_server.monitoring import http_server
 from edgefd_server.monitoring import status_server as status_server_module
 from edgefd_server.monitoring.fleet import CoordinatorFleet
 from edgefd_server.monitoring.status import FleetSnapshot, StatusBoard
@@ -21,6 +22,7 @@ from edgefd_server.serve.coordinator import ServeOptions
 from edgefd_server.serve.folder import serve_folder
 
 from edgefd.core.errors import RunError, UserError
+from edgefd.core.text import shown
 from tests.support.federations import agents, export_federation, small
 from tests.support.status_boards import DESCRIPTION, empty_fleet, round_metrics, small_config
 from tests.support.waiting import until
@@ -163,7 +165,7 @@ def test_requests_for_another_host_name_or_from_another_site_are_refused() -> No
 
 
 def test_requests_that_are_too_large_too_slow_or_malformed_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(status_server_module, "HEAD_SECONDS", 0.3)
+    monkeypatch.setattr(http_server, "HEAD_SECONDS", 0.3)
     with served() as (server, _):
         assert b" 431 " in raw_request(
             server, b"GET / HTTP/1.1\r\nHost: localhost\r\nX: " + b"x" * 20_000 + b"\r\n\r\n"
@@ -191,12 +193,12 @@ def test_events_are_single_lines_of_json_even_with_hostile_device_names() -> Non
         assert data.isascii()
         first = json.loads(data)
         assert before - 1 <= first["now"] <= time.time() + 1  # a wall clock, give or take its adjustment
-        assert first["status"]["fleet"]["devices"][0]["name"] == HOSTILE_NAME
+        assert first["status"]["fleet"]["devices"][0]["name"] == shown(HOSTILE_NAME)
         fleet.note("refused", call="Join", reason="client", line=HOSTILE_NAME, device=HOSTILE_NAME, peer="")
         list(board.watching(lambda rounds: rounds)(iter([round_metrics(0)])))
         while (status := json.loads(next(events)[1])["status"])["done"] == 0:
             pass
-        assert status["fleet"]["refused"][0]["last"] == HOSTILE_NAME
+        assert status["fleet"]["refused"][0]["last"] == shown(HOSTILE_NAME)
         assert status["points"][0]["heldout"] == 0.5
 
 
@@ -220,7 +222,7 @@ def test_the_last_event_holds_the_outcome_and_the_stream_closes() -> None:
 
 
 def test_a_snapshot_that_hangs_does_not_delay_the_end_of_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(status_server_module, "SHUTDOWN_SECONDS", 0.2)
+    monkeypatch.setattr(http_server, "SHUTDOWN_SECONDS", 0.2)
     hangs, release = threading.Event(), threading.Event()
 
     def snapshot() -> FleetSnapshot:
@@ -253,7 +255,7 @@ def test_the_number_of_listeners_is_limited() -> None:
 
 
 def test_the_number_of_connections_is_limited(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(status_server_module, "CONNECTIONS", 3)
+    monkeypatch.setattr(http_server, "CONNECTIONS", 3)
     with served() as (server, _), ExitStack() as stack:
         for _ in range(3):
             stack.enter_context(socket.create_connection(("127.0.0.1", server.port)))
@@ -278,8 +280,8 @@ def listener_that_does_not_read(server: StatusServer) -> Iterator[None]:
 def test_a_listener_that_does_not_read_delays_neither_the_run_nor_other_listeners(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(status_server_module, "SEND_SECONDS", 600.0)
-    monkeypatch.setattr(status_server_module, "SHUTDOWN_SECONDS", 0.2)
+    monkeypatch.setattr(http_server, "SEND_SECONDS", 600.0)
+    monkeypatch.setattr(http_server, "SHUTDOWN_SECONDS", 0.2)
     monkeypatch.setattr(status_server_module, "POLL_SECONDS", 0.01)
     with served(snapshot=growing_status()) as (server, board), listener_that_does_not_read(server):
         list(board.watching(lambda rounds: rounds)(round_metrics(r) for r in range(200)))
@@ -290,7 +292,7 @@ def test_a_listener_that_does_not_read_delays_neither_the_run_nor_other_listener
 
 
 def test_a_listener_that_does_not_read_is_disconnected(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(status_server_module, "SEND_SECONDS", 0.5)
+    monkeypatch.setattr(http_server, "SEND_SECONDS", 0.5)
     monkeypatch.setattr(status_server_module, "POLL_SECONDS", 0.01)
     with served(snapshot=growing_status()) as (server, _), listener_that_does_not_read(server):
         until(lambda: server._listeners == 0)

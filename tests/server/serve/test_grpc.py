@@ -50,7 +50,7 @@ BUNDLE = ["--bundle", "BUNDLE"]
         ([*GRPC, *BUNDLE, "partition.n_clients=4"], "is a bundle for 3 clients, but partition.n_clients is 4"),
         ([*GRPC, *BUNDLE, "method.name=fedavg"], "n_clusters"),
         ([*GRPC, *BUNDLE, "--proxy-labels", "nowhere.npz"], "there is no file nowhere.npz"),
-        ([*GRPC, *BUNDLE, "--status", "page"], "--status is [HOST:]PORT"),
+        ([*GRPC, *BUNDLE, "--status", "page"], "--status must be [HOST:]PORT"),
         ([*GRPC, *BUNDLE, "--status", "192.0.2.1:1"], "cannot serve the status page"),
         (["folder", "x", *BUNDLE, "--status", "192.0.2.1:1"], "cannot serve the status page at 192.0.2.1:1"),
         (["grpc", "--listen", "192.0.2.1:1", *BUNDLE, "--insecure"], "cannot listen on 192.0.2.1:1"),
