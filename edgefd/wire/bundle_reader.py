@@ -15,11 +15,11 @@ from edgefd.core.errors import UserError
 from edgefd.core.files import read
 from edgefd.core.json_files import parse_json
 from edgefd.core.npz import npz_arrays
-from edgefd.federation.terms import parse_terms
 from edgefd.federation.units import Units, n_channels
 from edgefd.learners.graphs import Graphs, State
 from edgefd.wire.bundle_graphs import BundleGraphs, check_initial_state, read_graphs
 from edgefd.wire.bundle_manifest import EXTRACTOR, FILES, MANIFEST, SCHEMA, FileRecord, Manifest
+from edgefd.wire.terms import received_terms
 
 MAX_FILE = 512 * 2**20
 """largest size in bytes of a file, and of the arrays in an npz"""
@@ -114,15 +114,15 @@ def parse_manifest(raw: bytes) -> Manifest:
             errors={str(k): float(v) for k, v in fields["errors"].items()},
             heldout=float(fields["heldout"]),
             n_clients=int(fields["n_clients"]),
-            terms=parse_terms(fields["terms"]),
+            terms=received_terms(fields["terms"]),
             units=_units(fields["units"]),
             raw_shape=None if fields.get("raw_shape") is None else tuple(int(d) for d in fields["raw_shape"]),
         )
     except (ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError) as error:
         raise UserError(f"{MANIFEST} is incomplete: {type(error).__name__}: {error}") from error
-    if not 0 < manifest.heldout < 1 or min(manifest.n_clients, manifest.n_classes, manifest.batch) < 1:
+    if not 0 < manifest.heldout < 1 or not 0 < manifest.n_clients < 2**31 or manifest.batch < 1:
         raise UserError(
-            f"{MANIFEST} is out of range: heldout must be in (0, 1), n_clients, n_classes and batch at least 1"
+            f"{MANIFEST} is out of range: heldout must be in (0, 1), n_clients from 1 to 2**31 - 1, batch at least 1"
         )
     _check_channels(manifest)
     required = FILES if manifest.raw_shape is None else (*FILES, EXTRACTOR)
