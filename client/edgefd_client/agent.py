@@ -232,8 +232,8 @@ def check_private_rows(terms: FederationTerms, n_proxy: int, data: ClientData) -
     n = len(data.x)
     if n < MIN_PRIVATE_ROWS and private_rows_of_steps(terms, n_proxy):
         raise UserError(
-            f"a device trains on {MIN_PRIVATE_ROWS} private samples or more, but {n} are left, and {len(data.y_heldout)} "
-            "are held out: give more samples, or use a bundle that holds out fewer (data.heldout)"
+            f"a device trains on {MIN_PRIVATE_ROWS} private samples or more, but {n} are left, "
+            f"{len(data.y_heldout)} are held out: give more samples, or a bundle that holds out fewer (data.heldout)"
         )
 
 

@@ -4,7 +4,6 @@ import difflib
 from collections.abc import Iterable
 from importlib.util import find_spec
 
-
 MAX_LINE = 4000
 """most characters of an error: a file or a coordinator may state a name of a megabyte"""
 

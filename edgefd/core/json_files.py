@@ -11,7 +11,6 @@ from typing import Any, NoReturn
 
 from edgefd.core.files import append, put, writing
 
-
 MAX_DEPTH = 100
 """largest number of lists and objects within each other"""
 

@@ -156,7 +156,7 @@ def test_a_bundle_that_holds_out_all_but_one_sample_is_refused(honest: ExportedF
 
 
 def test_a_short_last_batch_of_private_rows_is_refused(honest: ExportedFederation) -> None:
-    """A method without a proxy set distils private rows: as many as there are proxy rows, so its last batch can be short."""
+    """A method that distils private rows takes as many as there are proxy rows, so its last batch can be short."""
     bundle, n = honest.read(), len(honest.read().proxy)
     training = dataclasses.replace(bundle.manifest.terms.training, private_rows_per_batch=0, local_steps=0)
     for size, refused in ((n - 1, True), (n, False), (4, True)):

@@ -187,7 +187,7 @@ def test_settings_that_cannot_be_are_refused(message: pb.Terms, error: str) -> N
 @pytest.mark.parametrize("fields", [{"codec": "zip"}, {"codec": ""}, {"n_classes": 0}, {"n_classes": 2**31}], ids=str)
 def test_terms_that_no_receiver_can_use_are_refused(fields: dict[str, Any]) -> None:
     terms = dataclasses.replace(FederationTerms("fedmd", {}, "uint8", 0, 2, ""), **fields)
-    with pytest.raises(ValueError, match="codec|n_classes"):
+    with pytest.raises(ValueError, match=r"codec|n_classes"):
         read_terms(terms_message(terms))
-    with pytest.raises(RunError, match="codec|n_classes"):
+    with pytest.raises(RunError, match=r"codec|n_classes"):
         decode_info(encode_info(FederationInfo("r", 2, terms)))
