@@ -169,7 +169,8 @@ class Collection(LoggedState):
                 f"the federation's samples are {wanted.dtype} of shape {list(wanted.shape)}, "
                 f"not {offer.dtype[:20]} of shape {list(offer.shape[:8])}: convert them",
             )
-        if not 1 <= offer.rows <= (most := max(1, min(self.most, MAX_BYTES // wanted.row))):
+        most = max(1, min(self.most, MAX_BYTES // wanted.row))
+        if not 1 <= offer.rows <= most:
             raise Refused("content", f"a client may contribute 1 to {most} samples, not {offer.rows}")
         if len(offer.sha256) != 32:
             raise Refused("content", f"a sha256 has 32 bytes, not {len(offer.sha256)}")
