@@ -32,8 +32,9 @@ from edgefd.wire.known_graphs import CATALOGUE, FREE, FREE_ROWS, SMALL, known_mo
 from edgefd.wire.onnx_reader import OnnxGraph, read_extractor, read_training_graph
 
 OPTIMIZERS = ("sgd", "adam")
-EXAMPLES = 3
+EXAMPLES = 5
 """least number of exports of each structure from which its formulas are found; a formula has to hold in all of them"""
+_STATED = ("B", "C", "s0", "s1", "s2")  # symbols that a manifest states
 _SMALL_NUMBER = 8  # of such numbers, a few examples can have the same ratio by chance
 _LARGEST_SHIFT = 16  # of a position from the end of an axis: the kernels of the named models are up to 9 wide
 _CHANNELS = ((1,), (2, 3, 4), (5, 6, 9))  # the exporter treats up to four channels in another way, and one as an axis
@@ -107,7 +108,8 @@ def _formula(column: Sequence[int], symbols: Sequence[Mapping[str, int]]) -> str
     if len(set(column)) == 1:
         return str(column[0])
     if max(column) <= _SMALL_NUMBER:
-        return SMALL
+        stated = (name for name in _STATED if column == tuple(values.get(name) for values in symbols))
+        return next(stated, SMALL)
     for count in (1, 2, 3, 4):
         fitting = [
             fit

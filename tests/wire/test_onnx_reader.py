@@ -85,6 +85,13 @@ def test_every_operator_that_the_exporter_names_is_read() -> None:
     assert len(named) > 30
 
 
+def test_one_file_opens_sessions() -> None:
+    folders = ("edgefd", "client", "server", "simulations", "benchmarks")
+    files = [path for folder in folders for path in (ROOT / folder).rglob("*.py")]
+    users = [path.name for path in files if "InferenceSession" in path.read_text(encoding="utf-8")]
+    assert users == ["session.py"]
+
+
 def external(location: str, key_first: bool) -> bytes:
     """Return the external_data entry of a tensor, with the fields of the entry in one order or the other."""
     key, value = field(1, b"location"), field(2, location.encode())
