@@ -9,6 +9,7 @@ from pathlib import Path
 import grpc
 
 from edgefd.core.errors import RunError
+from edgefd.core.files import appending, get, make_folder, read
 from edgefd.wire.bundle_manifest import MANIFEST
 from edgefd.wire.bundle_reader import MAX_FILE, MAX_MANIFEST, parse_manifest
 from edgefd_client.grpc_link import GrpcLink
@@ -29,9 +30,9 @@ def fetch_bundle(link: GrpcLink, folder: Path) -> Path:
     if out.exists():
         return out
     try:
-        partial.mkdir(parents=True, exist_ok=True)
+        make_folder(partial)
         _download(link, partial / MANIFEST, None, digest)
-        for name, record in parse_manifest((partial / MANIFEST).read_bytes()).files.items():
+        for name, record in parse_manifest(read(partial / MANIFEST, MAX_MANIFEST)).files.items():
             _download(link, partial / name, record.bytes, record.sha256)
         os.rename(partial, out)
     except OSError as error:
@@ -45,7 +46,7 @@ def _download(link: GrpcLink, path: Path, size: int | None, sha256: str) -> None
 
     def receive() -> None:
         """Append to the file until it is complete or too large. Raise if an attempt ends without any new byte."""
-        with path.open("ab") as file:
+        with appending(path) as file:
             while size is None or file.tell() < size:
                 before = file.tell()
                 try:
@@ -59,9 +60,13 @@ def _download(link: GrpcLink, path: Path, size: int | None, sha256: str) -> None
                         raise
 
     link.retry(receive)
-    with path.open("rb") as file:
+    with appending(path) as file:
         os.fsync(file.fileno())
-    if hashlib.sha256(path.read_bytes()).hexdigest() != sha256:
+    try:
+        complete = hashlib.sha256(get(path, limit) or b"").hexdigest() == sha256
+    except ValueError:  # larger than announced
+        complete = False
+    if not complete:
         path.unlink()
         raise RunError(
             f"{path.name} of the coordinator is not the file that it announced: start again to download it again"

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import io
 import logging
+import os
 import signal
 import sys
 from dataclasses import dataclass
@@ -14,9 +16,12 @@ from typing import Any
 import numpy as np
 
 from edgefd.core.errors import RunError, UserError, require
+from edgefd.core.files import opened, put, removed_on_error
 from edgefd.core.log import configure_logging
+from edgefd.core.npz import npy_array
 from edgefd.core.terminal import escape_unknown_characters
 from edgefd.core.text import escaped
+from edgefd.data.features import extract
 from edgefd.federation.clients import ClientData
 from edgefd.wire.bundle_reader import Bundle, read_bundle
 from edgefd.wire.exchange_folder import FEDERATION
@@ -25,7 +30,7 @@ from edgefd_client.doctor import machine, require_64_bit, selftest
 from edgefd_client.inspect_bundle import describe_bundle
 from edgefd_client.options import DeviceOptions, settings, with_user_paths
 from edgefd_client.sources import Samples, client_data, model_input, read_samples, source_of
-from edgefd_client.state import exclusive_lock, load_state
+from edgefd_client.state import exclusive_lock, load_state, new_state
 from edgefd_client.trust import read_trusted_bundle
 
 _LOG = logging.getLogger(__name__)
@@ -53,12 +58,11 @@ def infer(bundle: Bundle, state: Path | None, input_file: Path, out: Path | None
     from edgefd.learners.onnx_learner import OnnxLearner, Sessions
 
     try:
-        x = np.load(input_file, allow_pickle=False)
+        with opened(input_file) as file:
+            x = npy_array(file, os.fstat(file.fileno()).st_size)
     except (OSError, ValueError) as error:
         raise UserError(f"cannot read {input_file}: {error}") from error
-    if not isinstance(x, np.ndarray):
-        raise UserError(f"{input_file} must hold one array [n, ...] of samples (.npy), not several")
-    samples = model_input(x, bundle, str(input_file))
+    samples = model_input(x, bundle, str(input_file), extract)  # no cache: queries are not asked again
     learner = OnnxLearner(Sessions(bundle.graphs), bundle.init)
     if state is not None:
         saved = load_state(state, bundle.digest)
@@ -69,9 +73,20 @@ def infer(bundle: Bundle, state: Path | None, input_file: Path, out: Path | None
         learner.load_state(saved.learner)
     logits = learner.predict_logits(samples)
     if out is not None:
-        np.save(out, logits, allow_pickle=False)
+        write_npy(out, logits)
     else:
         print("\n".join(str(label) for label in logits.argmax(1)))
+
+
+def write_npy(path: Path, array: np.ndarray) -> None:
+    """Write an array to an npy file for its owner only, completely or not at all."""
+    file = io.BytesIO()
+    np.save(file, array, allow_pickle=False)
+    try:
+        with removed_on_error(path):
+            put(path, file.getvalue())
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror}") from error
 
 
 @dataclass(frozen=True)
@@ -91,12 +106,13 @@ def run(options: RunOptions) -> None:
     options.check()
     if (options.exchange is None) == (options.server is None):
         raise UserError("give either --server HOST:PORT or --exchange DIR")
-    if options.exchange is None:
-        _run_over_grpc(options)
-    else:
-        if options.certs is not None or options.insecure or options.give_up is not None:
-            raise UserError(_EXCHANGE)
-        _run_over_folder(options, options.exchange)
+    with new_state(options.state):
+        if options.exchange is None:
+            _run_over_grpc(options)
+        else:
+            if options.certs is not None or options.insecure or options.give_up is not None:
+                raise UserError(_EXCHANGE)
+            _run_over_folder(options, options.exchange)
     _print_line("the run is complete")
 
 

@@ -20,7 +20,7 @@ from edgefd_client.contribution import RECORD, Contribution, choose, load_contri
 from edgefd_client.grpc_link import GIVE_UP, GrpcLink, connect
 from edgefd_client.options import DeviceOptions
 from edgefd_client.sources import NpzSource
-from edgefd_client.state import exclusive_lock
+from edgefd_client.state import exclusive_lock, new_state
 
 _LOG = logging.getLogger(__name__)
 
@@ -68,7 +68,11 @@ def contribute(options: ContributeOptions, log: Callable[[str], None]) -> None:
         log(f"this would send {samples} {recipients}")
         log("they cannot be taken back; nothing was sent: pass --yes to send them")
         return
-    with exclusive_lock(options.state), connect(options.server, options.certs, bool(options.insecure)) as channel:
+    with (
+        new_state(options.state),
+        exclusive_lock(options.state),
+        connect(options.server, options.certs, bool(options.insecure)) as channel,
+    ):
         before = load_contribution(options.state)
         if before is not None and not before.equals(contribution):
             raise UserError(

@@ -18,6 +18,7 @@ import numpy.typing as npt
 from edgefd.core.arrays import Float32, Int64
 from edgefd.core.errors import RunError, UserError
 from edgefd.core.files import get, put
+from edgefd.core.json_files import parse_json
 from edgefd.core.seeding import Purpose, make_rng
 from edgefd.data.splits import stratified
 from edgefd.wire.exchange_folder import MAX_TEXT
@@ -92,14 +93,14 @@ def load_contribution(folder: Path) -> Contribution | None:
         blob = get(path, 64 * MAX_TEXT)
         if blob is None:
             return None
-        fields = json.loads(blob)
+        fields = parse_json(blob)
         rows = np.array([int(row) for row in fields["rows"]], np.int64)
         if not len(rows) or len(np.unique(rows)) < len(rows) or rows.min() < 0:
             raise ValueError("rows must be distinct numbers, 0 or more")
         return Contribution(rows, str(fields["sha256"]), bool(fields["keep"]))
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from error
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, OverflowError) as error:
         raise UserError(f"{path} is not a record of `edgefd-client contribute`: {error}") from error
 
 

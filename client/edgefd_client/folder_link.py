@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
 from edgefd.core.errors import RunError, UserError
-from edgefd.core.files import get, put
+from edgefd.core.files import SHARED, get, put
 from edgefd.core.text import shown
 from edgefd.federation.terms import FederationTerms
 from edgefd.rounds.validation import ExpectedTask
@@ -27,16 +28,16 @@ class FolderLink:
     def next_task(self, after: int, expected: ExpectedTask) -> Task | None:
         """Wait for the next round, see `edgefd_client.link.Link`."""
         while True:
-            outcome = _text(self.folder / layout.DONE)
+            outcome = self._text(self.folder / layout.DONE)
             if outcome == layout.COMPLETE:
                 return None
             if outcome is not None:
                 raise RunError(f"the coordinator stopped: {outcome}")
             refused = layout.report_file(self.folder, after, self.client).with_suffix(".refused")
-            if after >= 0 and (reason := _text(refused)) is not None:
+            if after >= 0 and (reason := self._text(refused)) is not None:
                 raise RunError(f"the coordinator refused the report of round {after}: {reason}")
             names = (path.parent.name for path in self.folder.glob(f"rounds/*/{layout.PLAN}"))
-            newest = max((int(name) for name in names if name.isdigit()), default=-1)
+            newest = max((int(name) for name in names if re.fullmatch(r"[0-9]{4,9}", name)), default=-1)
             if newest > after and self._sampled(newest) and (task := self._task(newest, expected)) is not None:
                 return task
             time.sleep(self.poll)
@@ -44,9 +45,9 @@ class FolderLink:
     def submit(self, report: bytes, round: int) -> None:
         """Write a report, see `edgefd_client.link.Link`."""
         path = layout.report_file(self.folder, round, self.client)
-        present = _bytes(path, max(len(report), layout.MAX_TEXT))
+        present = self._bytes(path, max(len(report), layout.MAX_TEXT))
         if present is None:
-            put(path, report)
+            put(path, report, SHARED, self.folder)
         elif present != report:
             raise RunError(
                 f"round {round} already has another report of client {self.client}: "
@@ -54,7 +55,7 @@ class FolderLink:
             )
 
     def _sampled(self, round: int) -> bool:
-        blob = _bytes(layout.round_folder(self.folder, round) / layout.ASKED)
+        blob = self._bytes(layout.round_folder(self.folder, round) / layout.ASKED)
         try:
             return blob is None or self.client in layout.decode_clients(blob)
         except ValueError as error:
@@ -63,14 +64,21 @@ class FolderLink:
     def _task(self, round: int, expected: ExpectedTask) -> Task | None:
         """Read the task of a round; None if the teacher is still missing, which happens while a folder is copied."""
         files = layout.round_folder(self.folder, round)
-        plan = _bytes(files / layout.PLAN, expected.largest)
-        teacher = _bytes(files / layout.TEACHER, expected.largest)
+        plan = self._bytes(files / layout.PLAN, expected.largest)
+        teacher = self._bytes(files / layout.TEACHER, expected.largest)
         if plan is None or (teacher is None and round > 0):
             return None
         task = read_task(plan, teacher, expected, f"round {round}: ")
         if task.plan.round != round:
             raise RunError(f"the folder of round {round} holds a plan of round {task.plan.round}")
         return task
+
+    def _bytes(self, path: Path, limit: int = layout.MAX_TEXT) -> bytes | None:
+        return _bytes(path, self.folder, limit)
+
+    def _text(self, path: Path) -> str | None:
+        blob = self._bytes(path)
+        return None if blob is None else shown(blob.decode(errors="replace"))
 
 
 def join(folder: Path, client: int, terms: FederationTerms, poll: float = 0.05) -> FolderLink:
@@ -81,7 +89,7 @@ def join(folder: Path, client: int, terms: FederationTerms, poll: float = 0.05) 
     Raises:
         UserError: if the client number or the bundle does not belong to this federation.
     """
-    while (blob := _bytes(folder / layout.FEDERATION)) is None:
+    while (blob := _bytes(folder / layout.FEDERATION, folder)) is None:
         time.sleep(poll)
     info = layout.decode_info(blob)
     if not 0 <= client < info.n_clients:
@@ -90,13 +98,8 @@ def join(folder: Path, client: int, terms: FederationTerms, poll: float = 0.05) 
     return FolderLink(folder, client, Membership(info.run, info.terms), poll)
 
 
-def _bytes(path: Path, limit: int = layout.MAX_TEXT) -> bytes | None:
+def _bytes(path: Path, folder: Path, limit: int = layout.MAX_TEXT) -> bytes | None:
     try:
-        return get(path, limit)
+        return get(path, limit, folder)
     except ValueError as error:
         raise RunError(str(error)) from error
-
-
-def _text(path: Path) -> str | None:
-    blob = _bytes(path)
-    return None if blob is None else shown(blob.decode(errors="replace"))

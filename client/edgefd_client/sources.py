@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -24,6 +25,7 @@ from edgefd.wire.bundle_manifest import Manifest
 from edgefd.wire.bundle_reader import Bundle
 from edgefd_client.contribution import Contribution, check_source, contributed_proxy_rows
 
+Extract = Callable[[bytes, npt.NDArray[Any]], Float32]
 _LOG = logging.getLogger(__name__)
 
 
@@ -193,11 +195,20 @@ def _contributed(named: Split, n_proxy: int, n_classes: int) -> tuple[Int64, Int
     return ids, _labels(named.contributed_y, len(contributed), n_classes, "owned_y")[first]
 
 
-def model_input(x: npt.NDArray[Any], bundle: Bundle, source: str = "the data") -> Float32:
+def model_input(
+    x: npt.NDArray[Any], bundle: Bundle, source: str = "the data", extract: Extract = cached_features
+) -> Float32:
     """Check raw samples against the units of the federation, and convert them to the input of the bundle's model.
 
-    An extractor, if there is one, computes features, once for the same samples: they are stored in the cache folder.
-    Then the scale is applied. A log line warns if the result lies far from the proxy set. Nothing of it is sent.
+    An extractor, if there is one, computes features. Then the scale is applied. A log line warns if the result lies far
+    from the proxy set. Nothing of it is sent.
+
+    Args:
+        x: raw samples [n, ...].
+        bundle: of the model.
+        source: the beginning of errors.
+        extract: computes features [n, d] with a graph. By default, those of the same samples are computed once and
+            stored in the cache folder, because a device trains on the same samples again and again.
 
     Raises:
         UserError: for samples of another shape, kind or range, or that are not finite; the message begins with
@@ -209,7 +220,7 @@ def model_input(x: npt.NDArray[Any], bundle: Bundle, source: str = "the data") -
         raise UserError(f"{source}: expected an array [n, ...] of samples of shape {shape}, not of {list(x.shape)}")
     x = in_units(x, manifest.units, source)
     if bundle.extractor is not None:
-        x = cached_features(bundle.extractor, x)
+        x = extract(bundle.extractor, x)
         if x.shape[1:] != manifest.shape:
             raise UserError(
                 f"the extractor gives {list(x.shape[1:])} features, but the model takes {list(manifest.shape)}"

@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import io
-import zipfile
+import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,11 +21,15 @@ import numpy as np
 from edgefd.core import files
 from edgefd.core.arrays import Float32
 from edgefd.core.errors import RunError, UserError
+from edgefd.core.npz import npz_arrays, npz_bytes
 from edgefd.learners.graphs import State
 
 _MAGIC = b"EDGEFD-STATE"
 _VERSION = b"\x02"
+LOCK = "lock"
 _NAMES = ("state.a", "state.b")
+MAX_FILE = 2**31
+"""largest size in bytes of a state"""
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,11 +74,22 @@ def load_state(folder: Path, bundle: str) -> DeviceState | None:
     Raises:
         UserError: if there are files, but none is a complete state of that bundle: only the user may start afresh.
     """
-    present = [name for name in _NAMES if (folder / name).exists()]
+    present = [name for name in _NAMES if os.path.lexists(folder / name)]
     usable = [entry for name in present if (entry := _read(folder / name)) is not None and entry[1].bundle == bundle]
     if present and not usable:
         raise UserError(f"{folder} holds no complete state of this bundle: give another --state folder, or remove it")
     return max(usable, key=lambda entry: entry[0])[1] if usable else None
+
+
+@contextlib.contextmanager
+def new_state(folder: Path) -> Iterator[None]:
+    """Remove a state folder that the context created and that holds nothing but its lock, if the context fails."""
+
+    def used() -> bool:
+        return any(path.name != LOCK for path in folder.glob("*"))
+
+    with files.removed_on_error(folder, unless=used):
+        yield
 
 
 def exclusive_lock(folder: Path) -> contextlib.AbstractContextManager[None]:
@@ -84,33 +99,33 @@ def exclusive_lock(folder: Path) -> contextlib.AbstractContextManager[None]:
         UserError: if another edgefd-client uses the folder, or the folder cannot be written.
     """
     in_use = f"another edgefd-client uses the state in {folder}: stop it, or give another --state folder"
-    return files.exclusive_lock(folder / "lock", in_use, f"cannot keep state in {folder}")
+    return files.exclusive_lock(folder / LOCK, in_use, f"cannot keep state in {folder}")
 
 
 def _encoded(state: DeviceState, generation: int) -> bytes:
-    file = io.BytesIO()
-    arrays = {f"learner/{name}": value for name, value in state.learner.items()}
+    arrays: dict[str, np.ndarray] = {f"learner/{name}": value for name, value in state.learner.items()}
     fields: dict[str, int | str] = {"generation": generation, "round": state.round, "client": state.client}
     fields |= {"bundle": state.bundle, "run": state.run, "claims_of": state.acceptance_of}
     scalars = {name: np.array(value) for name, value in fields.items()}
-    report = np.frombuffer(state.report, np.uint8)
-    np.savez(file, allow_pickle=False, report=report, **{"claims": state.acceptance}, **scalars, **arrays)
-    body = file.getvalue()
+    arrays |= scalars | {"claims": state.acceptance, "report": np.frombuffer(state.report, np.uint8)}
+    body = npz_bytes(arrays, compressed=False)
     return _MAGIC + _VERSION + hashlib.sha256(body).digest() + body
 
 
 def _read(path: Path) -> tuple[int, DeviceState] | None:
     """Return generation and state; None if the file is missing, incomplete, of another kind or of another version."""
     try:
-        blob = path.read_bytes()
-    except OSError:
+        blob = files.get(path, MAX_FILE)
+    except (OSError, ValueError):
+        return None
+    if blob is None:
         return None
     start = len(_MAGIC) + len(_VERSION)
     digest, body = blob[start : start + 32], blob[start + 32 :]
     if blob[:start] != _MAGIC + _VERSION or hashlib.sha256(body).digest() != digest:
         return None
     try:
-        arrays = files.npz_arrays(body)
+        arrays = npz_arrays(body, MAX_FILE)
         learner = {name.removeprefix("learner/"): v for name, v in arrays.items() if name.startswith("learner/")}
         state = DeviceState(
             bundle=str(arrays["bundle"]),
@@ -123,5 +138,5 @@ def _read(path: Path) -> tuple[int, DeviceState] | None:
             report=arrays["report"].tobytes(),
         )
         return int(arrays["generation"]), state
-    except (ValueError, KeyError, OSError, zipfile.BadZipFile):
+    except (ValueError, KeyError, TypeError):
         return None

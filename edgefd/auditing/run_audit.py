@@ -36,6 +36,7 @@ from edgefd.auditing.scope import (
 )
 from edgefd.auditing.write import write_audit
 from edgefd.core.errors import require
+from edgefd.core.files import removed_on_error
 from edgefd.core.version import __version__
 from edgefd.defences.apply import claim, covered
 from edgefd.learners.torch_learner import one_thread
@@ -66,15 +67,17 @@ def audit(
     request = restrict_to_recording(recording, request)
     on_step = start(count_steps(recording, request))
     place = folder / "audit"
-    with threadpool_limits(1), one_thread():
+    # A signal that was stored is a result: the next audit reuses it.
+    kept = removed_on_error(place, unless=lambda: any((place / "signals").glob("*.npz")))
+    with kept, threadpool_limits(1), one_thread():
         signals = part(place / "signals", recording.digest, "exposure", lambda: disclosure_signals(recording))
         on_step("exposure")
         result = _head(recording, request)
         result["exposure"] = _disclosure(recording, signals, request)
         scores = _membership(recording, request, result, place, on_step) if request.level else []
         reconstructions = _report_attacks(recording, request, result, place, on_step)
-    result["limits"] = [judge(limit, result) for limit in request.limits]
-    write_audit(place, result, scores, reconstructions)
+        result["limits"] = [judge(limit, result) for limit in request.limits]
+        write_audit(place, result, scores, reconstructions)
     return result
 
 

@@ -11,8 +11,9 @@ import numpy as np
 from edgefd.auditing.attacks.membership import Scores
 from edgefd.auditing.recording.signal_store import Arrays
 from edgefd.auditing.report.page import page
-from edgefd.core.files import npz_bytes, put, writing
+from edgefd.core.files import put, writing
 from edgefd.core.json_files import write_json
+from edgefd.core.npz import npz_bytes
 
 
 def write_audit(place: Path, result: dict[str, Any], scores: Sequence[Scores], reconstructions: Arrays) -> None:

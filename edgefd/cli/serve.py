@@ -55,7 +55,6 @@ Status = Annotated[
 ]
 Timeout = Annotated[float, typer.Option("--timeout", metavar="S", help="the longest time of a round, in seconds")]
 Resume = Annotated[bool, typer.Option("--resume", help="resume the run in --out, if there is one")]
-ResumeExchange = Annotated[bool, typer.Option("--resume", help="resume the run in DIR, if there is one")]
 
 
 @app.command()
@@ -97,7 +96,7 @@ def folder(
     status: Status = None,
     timeout: Timeout = 600,
     out: Out = None,
-    resume: ResumeExchange = False,
+    resume: Resume = False,
 ) -> None:
     """Coordinate devices (`edgefd-client run`) through a folder, such as one on a network file system.
 

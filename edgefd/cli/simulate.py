@@ -90,7 +90,7 @@ def features(config: ConfigFile, overrides: Overrides = None) -> None:
     if loaded.data.extractor is None:
         raise UserError("this config has no data.extractor: set it to efficientnet_lite2 or the path of an .onnx file")
     require_simulation()
-    from edgefd.data.datasets import cache_folder
+    from edgefd.data.cache import cache_folder
     from edgefd.runs.load_data import load_data
 
     d = load_data(loaded)

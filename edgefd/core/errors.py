@@ -16,6 +16,10 @@ class UserError(_OneLine, ValueError):
     """Bad input, described in one line: what is wrong, and what to do."""
 
 
+class InUse(UserError):
+    """A file or folder that another process uses, or has used for something else."""
+
+
 class RunError(_OneLine, RuntimeError):
     """Reason why a run cannot continue."""
 

@@ -15,6 +15,7 @@ from typing import Any, cast
 import yaml
 
 from edgefd.core.errors import UserError
+from edgefd.core.files import opened
 
 MAX_BYTES = 2**20
 MAX_DEPTH = 32
@@ -42,7 +43,7 @@ def read_yaml(path: Path) -> Any:
         UserError: if it cannot be read, is not valid YAML, or exceeds a limit.
     """
     try:
-        with path.open("rb") as file:
+        with opened(path) as file:
             blob = file.read(MAX_BYTES + 1)
         text = blob.decode("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:

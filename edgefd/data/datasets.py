@@ -12,16 +12,16 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from edgefd.core.arrays import Int64
 from edgefd.core.errors import UserError, hint
-from edgefd.core.files import replacing
 from edgefd.core.paths import user_path
 from edgefd.data import formats
+from edgefd.data.cache import cache_folder, cached_arrays
 from edgefd.data.images import read_images
 from edgefd.data.npz import channels_first, finite_samples, read_npz, whole_labels
 from edgefd.federation.units import far_from, in_units, some_rows, units_of
@@ -98,34 +98,6 @@ def find_dataset(name: str, root: Path | None = None) -> str | None:
     return None if location is None else str(location[0])
 
 
-def cache_folder(name: str) -> Path:
-    """Return the cache folder of a data set.
-
-    Raises:
-        UserError: if neither XDG_CACHE_HOME nor a home folder says where caches are.
-    """
-    try:
-        base = user_path(os.environ.get("XDG_CACHE_HOME") or "~/.cache")
-    except UserError:
-        raise UserError("this user has no home folder for caches: set XDG_CACHE_HOME to a folder") from None
-    return base / "edgefd" / name
-
-
-def write_cache(path: Path, write: Callable[[BinaryIO], object]) -> None:
-    """Write a file of the cache atomically.
-
-    Raises:
-        UserError: if it cannot be written.
-    """
-    try:
-        with replacing(path) as part, part.open("wb") as file:
-            write(file)
-    except OSError as error:
-        raise UserError(
-            f"cannot write {path.name} to {path.parent}: {error.strerror}; set XDG_CACHE_HOME to another folder"
-        ) from error
-
-
 Read = Callable[[Path], dict[str, npt.NDArray[Any]]]
 
 
@@ -163,12 +135,8 @@ def _image_folders(path: Path) -> dict[str, npt.NDArray[Any]]:
 def _jpegs(path: Path) -> dict[str, npt.NDArray[Any]]:
     """Read the JPEG copy, decoded once and cached by its sha256."""
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    cached = cache_folder("cifar10_jpeg") / f"{digest[:16]}.npz"
-    if not cached.exists():
-        keys = [f"{key}_{part}" for part in ("train", "test") for key in ("jpeg", "offsets", "y")]
-        arrays = formats.decode_jpegs(read_npz(path, keys))
-        write_cache(cached, lambda file: np.savez(file, allow_pickle=False, **arrays))
-    return _user_npz(cached)
+    keys = [f"{key}_{part}" for part in ("train", "test") for key in ("jpeg", "offsets", "y")]
+    return dict(cached_arrays("cifar10_jpeg", digest, lambda: formats.decode_jpegs(read_npz(path, keys))))
 
 
 def _watch(path: Path, test_people: Sequence[int] = WATCH_TEST) -> dict[str, npt.NDArray[Any]]:

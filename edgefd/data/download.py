@@ -8,12 +8,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
+from typing import BinaryIO
 
 from rich.progress import Progress
 
 from edgefd.core.errors import UserError
-from edgefd.core.files import replacing
-from edgefd.data.datasets import DATASETS, cache_folder
+from edgefd.core.files import SHARED, replacing
+from edgefd.data.cache import cache_folder
+from edgefd.data.datasets import DATASETS
 from edgefd.data.formats import CIFAR10_MD5
 
 _CHUNK = 1 << 16
@@ -79,8 +81,8 @@ def download(url: str, path: Path, *, md5: str, max_bytes: int, timeout: float =
             partial file is left.
     """
     try:
-        with replacing(path) as part:
-            actual = _stream(url, part, max_bytes, timeout)
+        with replacing(path, SHARED) as file:
+            actual = _stream(url, path.name, file, max_bytes, timeout)
             if actual != md5:
                 raise UserError(f"{url} is not the expected file: its md5 is {actual}, not {md5}")
     except (OSError, HTTPException) as error:
@@ -100,14 +102,14 @@ def _download_from_any(mirrors: Sequence[str], file: Remote, folder: Path) -> No
     raise UserError("; ".join(failures))
 
 
-def _stream(url: str, part: Path, max_bytes: int, timeout: float) -> str:
-    """Write the body of `url` to `part` and return its md5."""
+def _stream(url: str, name: str, out: BinaryIO, max_bytes: int, timeout: float) -> str:
+    """Write the body of `url` to `out` and return its md5; `name` is shown with the progress."""
     digest = hashlib.md5(usedforsecurity=False)
-    with urllib.request.urlopen(url, timeout=timeout) as response, part.open("wb") as out, Progress() as progress:
+    with urllib.request.urlopen(url, timeout=timeout) as response, Progress() as progress:
         announced = response.length or 0  # None without a Content-Length that is a number
         if announced > max_bytes:
             raise UserError(f"{url} has {announced} bytes, more than the limit of {max_bytes}")
-        task = progress.add_task(part.name.split(".")[0], total=announced or None)
+        task = progress.add_task(name.split(".")[0], total=announced or None)
         n_received = 0
         while chunk := response.read(_CHUNK):
             n_received += len(chunk)

@@ -19,7 +19,8 @@ import numpy.typing as npt
 from edgefd.core.arrays import Float32
 from edgefd.core.errors import UserError, require
 from edgefd.core.host import cores
-from edgefd.data.datasets import Dataset, cache_folder, digest, write_cache
+from edgefd.data.cache import cached_arrays
+from edgefd.data.datasets import Dataset, digest
 from edgefd.wire.onnx_reader import read_extractor
 
 ProgressHook = Callable[[Sequence[npt.NDArray[Any]]], Iterator[npt.NDArray[Any]]]
@@ -75,13 +76,13 @@ def extractor_graph(extractor: str, shape: tuple[int, ...], size: int | None = N
 def _efficientnet(name: str, shape: tuple[int, ...], size: int) -> bytes:
     if len(shape) != 3 or shape[0] not in (1, 3):
         raise UserError(f"{name} takes images of 1 or 3 channels, not samples of shape {list(shape)}")
-    cached = cache_folder("extractors") / f"{name}-{'x'.join(map(str, shape))}-{size}.onnx"
-    if not cached.exists():
+
+    def export() -> dict[str, npt.NDArray[Any]]:
         from edgefd.data.efficientnet import export_efficientnet
 
-        graph = export_efficientnet(name, shape, size)
-        write_cache(cached, lambda file: file.write(graph))
-    return cached.read_bytes()
+        return {"graph": np.frombuffer(export_efficientnet(name, shape, size), np.uint8)}
+
+    return cached_arrays("extractors", f"{name}-{'x'.join(map(str, shape))}-{size}", export)["graph"].tobytes()
 
 
 def extract(graph: bytes, x: npt.NDArray[Any], progress: ProgressHook = iter) -> Float32:
@@ -114,12 +115,9 @@ def cached_features(graph: bytes, x: npt.NDArray[Any], progress: ProgressHook = 
     key = hashlib.sha256(f"{x.dtype.str} {x.shape} ".encode())
     key.update(np.ascontiguousarray(x).data)
     key.update(graph)
-    cached = cache_folder("features") / f"{key.hexdigest()[:32]}.npy"
-    if cached.exists():
-        return _read_cache(cached, len(x))
-    features = extract(graph, x, progress)
-    write_cache(cached, lambda file: np.save(file, features, allow_pickle=False))
-    return features
+    arrays = cached_arrays("features", key.hexdigest(), lambda: {"features": extract(graph, x, progress)})
+    out: Float32 = arrays["features"]
+    return out
 
 
 def _progress_bar(title: str) -> ProgressHook:
@@ -128,14 +126,3 @@ def _progress_bar(title: str) -> ProgressHook:
     from rich.progress import track
 
     return lambda blocks: iter(track(blocks, f"features of {title}", console=Console(stderr=True)))
-
-
-def _read_cache(path: Path, n: int) -> Float32:
-    try:
-        features = np.load(path, allow_pickle=False)
-    except (OSError, ValueError) as error:
-        raise UserError(f"cannot read {path} ({error}): remove it, and it will be computed again") from error
-    if features.dtype != np.float32 or features.ndim != 2 or len(features) != n:
-        raise UserError(f"{path} does not hold the features of {n} samples: remove it, and it will be computed again")
-    out: Float32 = features
-    return out

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import zipfile
-import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,9 @@ import numpy.typing as npt
 
 from edgefd.core.arrays import Int64
 from edgefd.core.errors import UserError
+from edgefd.core.files import opened
+from edgefd.core.host import memory
+from edgefd.core.npz import npz_arrays
 from edgefd.federation.units import finite_values
 
 
@@ -20,27 +22,26 @@ def read_npz(path: Path, keys: Sequence[str]) -> dict[str, npt.NDArray[Any]]:
     """Return all arrays of an npz file that must hold `keys`; nothing is ever unpickled.
 
     Raises:
-        UserError: if the file is not a whole npz file, lacks a key or holds Python objects.
+        UserError: if the file is not a whole npz file, lacks a key, holds Python objects, or unpacks to more than the
+            memory of this machine.
     """
     try:
-        with path.open("rb") as file:
-            if not zipfile.is_zipfile(file):  # numpy would report any other file as a pickle
+        with opened(path) as file:
+            if not zipfile.is_zipfile(file):
                 raise UserError(f"cannot read {path}: it is not a whole npz file")
-            file.seek(0)
-            with np.load(file, allow_pickle=False) as z:
-                missing = [k for k in keys if k not in z.files]
-                if missing:
-                    raise UserError(f"{path} lacks {', '.join(missing)}: it must hold {', '.join(keys)}")
-                return {k: z[k] for k in z.files}
+            arrays = npz_arrays(file, memory())
     except UserError:
         raise
     except FileNotFoundError:
         raise UserError(f"there is no file {path}") from None
     except ValueError as error:
-        reason = "it holds Python objects (pickles), which are never loaded" if "pickle" in str(error) else str(error)
-        raise UserError(f"cannot read {path}: {reason}") from error
-    except (OSError, EOFError, AttributeError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
-        raise UserError(f"cannot read {path}: it is not a whole npz file ({error})") from error
+        raise UserError(f"cannot read {path}: {error}") from error
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error}") from error
+    missing = [key for key in keys if key not in arrays]
+    if missing:
+        raise UserError(f"{path} lacks {', '.join(missing)}: it must hold {', '.join(keys)}")
+    return arrays
 
 
 def channels_first(x: npt.NDArray[Any]) -> npt.NDArray[Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import numpy.typing as npt
 
 from edgefd.core.arrays import Int64
 from edgefd.core.errors import UserError
+from edgefd.core.json_files import parse_json
 from edgefd.core.objects import one_line
 from edgefd.data.npz import read_npz
 
@@ -189,7 +189,7 @@ def _check_sample_count(n: int, needed: int) -> None:
 
 def _read_lists(path: Path) -> list[np.ndarray]:
     if path.suffix == ".json":
-        return [np.asarray(p) for p in json.loads(path.read_text(encoding="utf-8"))]
+        return [np.asarray(p) for p in parse_json(path.read_bytes())]
     arrays = read_npz(path, ())
     names = [f"client_{i}" for i in range(len(arrays))]
     if set(names) != set(arrays):

@@ -6,8 +6,8 @@ import dataclasses
 import hashlib
 import json
 import os
+import secrets
 import shutil
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +16,8 @@ from torch import nn
 
 from edgefd.core.arrays import Float32
 from edgefd.core.errors import UserError
-from edgefd.core.files import npz_bytes
+from edgefd.core.files import SHARED, folder_mode, put
+from edgefd.core.npz import npz_bytes
 from edgefd.export.model_graphs import LEARNING_RATE, SECOND_MOMENT, export_graphs, initial_arrays
 from edgefd.export.verify import run_step, verify
 from edgefd.federation.terms import FederationTerms
@@ -123,16 +124,15 @@ def _selftest(graphs: Graphs, init: State, proxy: Float32) -> State:
 
 
 def _write(out: Path, blobs: dict[str, bytes]) -> None:
-    part: str | None = None
+    """Write the folder completely or not at all. A bundle holds nothing private: other users may read it."""
+    part = out.with_name(f".{out.name}.{secrets.token_hex(8)}")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        part = tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent)
+        part.mkdir(mode=folder_mode(SHARED))
         for name, blob in blobs.items():
-            (Path(part) / name).write_bytes(blob)
-        os.chmod(part, 0o755)
+            put(part / name, blob, SHARED)
         os.rename(part, out)
     except OSError as error:
         raise UserError(f"cannot write bundle {out}: {error.strerror}") from error
     finally:
-        if part is not None:
-            shutil.rmtree(part, ignore_errors=True)
+        shutil.rmtree(part, ignore_errors=True)

@@ -6,7 +6,6 @@ only k centroids. benchmarks/density.py has an optimised version of KuLSIF with 
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -15,6 +14,7 @@ import numpy.typing as npt
 
 from edgefd.core.arrays import Float32, Float64
 from edgefd.core.errors import UserError
+from edgefd.core.host import memory
 from edgefd.filters.estimator import Estimator, reference_rows, rows_of
 from edgefd.filters.kmeans import BLOCK, row_squares, squared_distances
 
@@ -116,7 +116,7 @@ def _free_memory() -> int:
         with open("/proc/meminfo") as file:
             return next(int(line.split()[1]) * 1024 for line in file if line.startswith("MemAvailable"))
     except (OSError, StopIteration):  # not Linux
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        return memory()
 
 
 def _median_square(x: Float32) -> float:

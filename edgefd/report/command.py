@@ -6,16 +6,20 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from edgefd.core.errors import UserError
+from edgefd.core.files import SHARED, get, put, removed_on_error
 from edgefd.report.page import MARK, page
 from edgefd.report.read import read_runs
 from edgefd.report.settings import settings_in
+
+_MAX_PAGE = 2**30  # bytes of a report that is replaced
 
 
 def write_report(paths: Sequence[Path], out: Path | None) -> Path:
     """Write a report on the runs at or below `paths`, and return its path.
 
     The default of `out` is report.html, in the folder if `paths` is one folder, otherwise in the working directory. An
-    older report is replaced; any other existing file is refused.
+    older report is replaced; any other existing file is refused. Others may read the page, as far as the
+    umask allows: it holds no private sample.
 
     Raises:
         UserError: if the runs cannot be read or compared, or the file cannot be written.
@@ -23,9 +27,15 @@ def write_report(paths: Sequence[Path], out: Path | None) -> Path:
     text = page(settings_in(read_runs(paths)))
     path = out or (paths[0] if len(paths) == 1 else Path()) / "report.html"
     try:
-        if path.exists() and not path.read_bytes().startswith(MARK.encode()):
+        present = get(path, _MAX_PAGE)
+        if present is not None and not present.startswith(MARK.encode()):
             raise UserError(f"{path} exists and is not a report: choose another file with --out")
-        path.write_text(text, encoding="utf-8")
+        with removed_on_error(path):
+            put(path, text.encode(), SHARED)
+    except UserError:
+        raise
+    except ValueError as error:
+        raise UserError(f"{path} exists and is not a report ({error}): choose another file with --out") from error
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror}; choose another file with --out") from error
     return path

@@ -15,7 +15,7 @@ import numpy as np
 from scipy import stats
 
 from edgefd.core.errors import UserError
-from edgefd.runs.read import find_run_folders, read_config, read_json
+from edgefd.runs.read import find_run_folders, read_config, read_summary
 
 
 @dataclass(frozen=True)
@@ -179,12 +179,12 @@ def to_csv(groups: Sequence[Group]) -> str:
 
 
 def _load(folder: Path) -> dict[str, Any]:
-    summary, config = read_json(folder / "summary.json"), read_config(folder)
-    if not summary.get("complete"):
+    config, summary = read_config(folder), read_summary(folder)
+    if not summary.complete:
         raise UserError(f"run {folder} did not reach its end: run it again, or leave it out")
-    if summary["accuracy_mean"] is None:
+    if None in (summary.accuracy_mean, summary.accuracy_worst, summary.bytes_once, summary.data_sha256):
         raise UserError(f"run {folder} is of real devices, which have no common test set to compare on: leave it out")
-    return summary | {"config": config}
+    return vars(summary) | {"config": config}
 
 
 def _identity(run: dict[str, Any], over: str) -> str:

@@ -139,7 +139,7 @@ def facts(settings: Sequence[Setting]) -> list[tuple[str, str]]:
 
 
 def _data(summary: Summary) -> list[tuple[str, str]]:
-    if summary.data_sha256 is None:
+    if summary.data_sha256 is None or summary.data_samples is None:
         return [("Data", f"{summary.dataset}, private data of devices")]
     return [
         ("Data", f"{summary.dataset}, {summary.data_source}, {summary.data_samples:,} samples"),

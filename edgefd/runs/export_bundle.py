@@ -8,7 +8,8 @@ from pathlib import Path
 
 from edgefd.config.schema import Config, Model
 from edgefd.core.errors import UserError
-from edgefd.core.files import npz_bytes, put
+from edgefd.core.files import put, removed_on_error
+from edgefd.core.npz import npz_bytes
 from edgefd.export.write_bundle import BundleSettings, export_bundle
 from edgefd.federation.units import units_of
 from edgefd.learners.models import build_model
@@ -57,10 +58,11 @@ def export_config(config: Config, model: str | None, out: Path, proxy_labels: Pa
         units=units_of(load_raw(config).x_train, proxy),
     )
     network = build_model(name, proxy.shape[1:], federation.n_classes, config.seed)
-    manifest = export_bundle(out, network, proxy, settings, extractor_of(config))
-    if proxy_labels is not None and federation.proxy_labels is not None:
-        try:
-            put(proxy_labels, npz_bytes({"y": federation.proxy_labels}))
-        except OSError as error:
-            raise UserError(f"cannot write {proxy_labels}: {error.strerror}") from error
+    with removed_on_error(out, *([] if proxy_labels is None else [proxy_labels])):
+        manifest = export_bundle(out, network, proxy, settings, extractor_of(config))
+        if proxy_labels is not None and federation.proxy_labels is not None:
+            try:
+                put(proxy_labels, npz_bytes({"y": federation.proxy_labels}))
+            except OSError as error:
+                raise UserError(f"cannot write {proxy_labels}: {error.strerror}") from error
     return manifest

@@ -33,7 +33,7 @@ RUN_FILES = (
     RunFile("summary.json", "at the end, or when the run is stopped", "results of the run", (Summary,)),
     RunFile("also/METHOD/", "by `edgefd simulate`", "the run folder of each method of `baselines`"),
     RunFile("knowledge/", "with run.record_knowledge", "the messages that each party received, for `edgefd audit`"),
-    RunFile("checkpoint.bin", "by a coordinator that has no exchange folder", "the state for `--resume`"),
+    RunFile("checkpoint.bin", "by a coordinator of devices", "the state for `--resume`"),
     RunFile("link.jsonl", "by a coordinator of devices", "events, such as reports and refusals, and teachers' digests"),
     RunFile("link.jsonl.1", "from 16 MiB on", "older events; link.jsonl.2 and link.jsonl.3 are older still"),
     RunFile("flower/", "by `edgefd serve flower`", "the SuperLink's database and log, and other files of Flower"),

@@ -5,7 +5,7 @@ A file that is missing, unreadable or malformed raises a `UserError` of one line
 
 from __future__ import annotations
 
-import json
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,11 +14,18 @@ from typing import Any, TypeVar
 from pydantic import TypeAdapter, ValidationError
 
 from edgefd.core.errors import UserError
+from edgefd.core.files import read
+from edgefd.core.json_files import parse_json
 from edgefd.core.yaml_files import read_yaml
+from edgefd.runs.folder import METRICS
 from edgefd.runs.records import Partition, Summary
 from edgefd.runs.round_metrics import Evaluation, RoundMetrics
 
 T = TypeVar("T")
+MAX_FILE = 2**28
+"""largest size in bytes of a text file of a run folder"""
+MAX_NUMBER = 2**53
+"""largest absolute value of a number in a run folder"""
 _ROUND = TypeAdapter(RoundMetrics)
 
 
@@ -90,10 +97,10 @@ def read_run(folder: Path) -> RunRecord:
     Raises:
         UserError: if a file cannot be read or is malformed, or if the run completed no round.
     """
-    rounds = tuple(_rounds(folder / "metrics.jsonl"))
+    rounds = tuple(_rounds(folder / METRICS))
     if not rounds:
         raise UserError(f"run {folder} completed no round: there is nothing to report")
-    return RunRecord(
+    run = RunRecord(
         folder=folder,
         config=read_config(folder),
         rounds=rounds,
@@ -102,6 +109,52 @@ def read_run(folder: Path) -> RunRecord:
         summary=_read_if_present(Summary, folder / "summary.json"),
         environment=_read_if_present(dict[str, Any], folder / "env.json") or {},
     )
+    for name, fits in _checks(run):
+        if not fits:
+            raise UserError(f"{folder / name} is malformed: its lists or sections do not fit together")
+    return run
+
+
+def _checks(run: RunRecord) -> Iterator[tuple[str, bool]]:
+    """Yield the name of each file, and whether its lists fit together and to the other files."""
+    n_clients = len(run.rounds[0].kept_per_client)
+    of_clients = ("accuracy", "kept", "wrong_claims", "wrong_weight", "agreement")
+    by_client = [getattr(m, f"{name}_per_client") for m in run.rounds for name in of_clients]
+    yield METRICS, n_clients > 0 and all(values is None or len(values) == n_clients for values in by_client)
+    if run.partition is not None and (clients := run.partition.clients) is not None:
+        widths = {len(client.samples_by_class) for client in clients}
+        yield "partition.json", len(clients) == n_clients and len(widths) == 1 and 0 not in widths
+    if (evaluation := run.evaluation) is not None:
+        classes = len(evaluation.test_by_class or [0])
+        right = [len(values) == classes for values in evaluation.correct_by_class if values is not None]
+        fits = len(evaluation.clients) == len(evaluation.correct_by_class) == n_clients and all(right)
+        yield "evaluation.json", fits and evaluation.test_by_class != []
+    packages, objects = run.environment.get("packages", {}), run.environment.get("objects") or {}
+    yield "env.json", isinstance(packages, dict) and isinstance(objects, dict)
+
+
+def read_summary(folder: Path) -> Summary:
+    """Read summary.json of a run folder.
+
+    Raises:
+        UserError: if it is missing or malformed.
+    """
+    summary = _read_if_present(Summary, folder / "summary.json")
+    if summary is None:
+        raise UserError(f"run {folder} has no summary.json: it did not reach its end")
+    return summary
+
+
+def read_partition(folder: Path) -> Partition:
+    """Read partition.json of a run folder.
+
+    Raises:
+        UserError: if it is missing or malformed.
+    """
+    partition = _read_if_present(Partition, folder / "partition.json")
+    if partition is None:
+        raise UserError(f"cannot read {folder / 'partition.json'}: No such file or directory")
+    return partition
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -114,9 +167,13 @@ def read_config(folder: Path) -> dict[str, Any]:
     config: dict[str, Any] = read_yaml(path)
     try:
         for section in ("method", "data", "partition"):
-            str(config[section]["name"])
+            if not isinstance(config[section]["name"], str):
+                raise ValueError(f"{section}.name must be text")
         int(config["train"]["rounds"]), int(config["seed"])
-    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        models = config.get("model", {})
+        if isinstance(models, list) and not (models and all(m.keys() == models[0].keys() for m in models)):
+            raise ValueError("its models have no common settings")
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise UserError(f"{path} is not the config of a run: {' '.join(str(error).split())}") from error
     return config
 
@@ -127,32 +184,47 @@ def read_json(path: Path) -> dict[str, Any]:
     Raises:
         UserError: if the file cannot be read or holds anything else.
     """
-    text = _text(path)
-    try:
-        value = json.loads(text)
-    except ValueError as error:
-        raise UserError(f"{path} is malformed: {error}") from error
+    value = _json(path, _text(path))
     if not isinstance(value, dict):
         raise UserError(f"{path} is malformed: it must hold a JSON object, not a {type(value).__name__}")
     return value
 
 
+def _json(where: object, text: str) -> Any:
+    """Return a JSON value whose numbers are all finite and of a size that sums and plots can handle."""
+    try:
+        value = parse_json(text)
+        _check_numbers(value)
+    except ValueError as error:
+        raise UserError(f"{where} is malformed: {error}") from error
+    return value
+
+
+def _check_numbers(value: Any) -> None:
+    if isinstance(value, dict | list):
+        for inner in value.values() if isinstance(value, dict) else value:
+            _check_numbers(inner)
+    elif isinstance(value, int | float) and not -MAX_NUMBER <= value <= MAX_NUMBER:
+        raise ValueError("a number in it is too large")
+
+
 def _rounds(path: Path) -> Iterator[RoundMetrics]:
     text = _text(path)
     complete_lines = text[: text.rfind("\n") + 1]  # a killed or running process may have written half a line
-    for number, line in enumerate(complete_lines.splitlines(), 1):
+    for number, line in enumerate(complete_lines.split("\n")[:-1], 1):
+        where = f"{path}, line {number}"
         try:
-            yield _ROUND.validate_json(line)
+            yield _ROUND.validate_python(_json(where, line))
         except ValidationError as error:
-            raise UserError(f"{path}, line {number} does not describe a round: {_first(error)}") from error
+            raise UserError(f"{where} does not describe a round: {_first(error)}") from error
 
 
 def _read_if_present(kind: type[T], path: Path) -> T | None:
     """Read and validate a JSON file; return None if the file does not exist."""
-    if not path.exists():
+    if not os.path.lexists(path):
         return None
     try:
-        value: T = TypeAdapter(kind).validate_json(_text(path))
+        value: T = TypeAdapter(kind).validate_python(_json(path, _text(path)))
     except ValidationError as error:
         raise UserError(f"{path} is malformed: {_first(error)}") from error
     return value
@@ -165,6 +237,6 @@ def _first(error: ValidationError) -> str:
 
 def _text(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot read {path}: {getattr(error, 'strerror', None) or 'it is not text'}") from error
+        return read(path, MAX_FILE).decode()
+    except UnicodeDecodeError as error:
+        raise UserError(f"cannot read {path}: it is not text") from error

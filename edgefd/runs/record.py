@@ -19,7 +19,8 @@ import numpy as np
 
 from edgefd.config.schema import Config
 from edgefd.core.errors import UserError
-from edgefd.core.files import npz_bytes, put, writing
+from edgefd.core.files import put, writing
+from edgefd.core.npz import npz_bytes
 from edgefd.federation.context import ClientContext
 from edgefd.rounds.loop import RoundResult
 from edgefd.wire import messages as wire

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from edgefd.core.errors import UserError
-from edgefd.federation.clients import RAW
+from edgefd.core.files import PRIVATE, folder_mode, put, removed_on_error
+from edgefd.core.npz import npz_bytes
+from edgefd.federation.clients import RAW, ClientData
 from edgefd.runs.load_data import federate, load_raw
 from edgefd.runs.prepare import PreparedRun
 
@@ -15,8 +19,9 @@ from edgefd.runs.prepare import PreparedRun
 def export_client_data(prepared: PreparedRun, out: Path) -> list[Path]:
     """Write out/client-000.npz and so on; return their paths.
 
-    Each file holds raw x, y, x_heldout, y_heldout; owned, the ids of the client's contributed proxy rows; and owned_y,
-    the labels of these rows, if the client knows them. The samples are raw, before any extractor: devices run it.
+    Only their owner can read them. Each file holds raw x, y, x_heldout, y_heldout; owned, the ids of the client's
+    contributed proxy rows; and owned_y, the labels of these rows, if the client knows them. The samples are raw, before
+    any extractor: devices run it.
 
     Raises:
         UserError: if `out` exists, or cannot be written.
@@ -24,23 +29,22 @@ def export_client_data(prepared: PreparedRun, out: Path) -> list[Path]:
     dataset = load_raw(prepared.config)
     kind = dataset.x_train.dtype
     federation = prepared.config.method.transform(federate(prepared.config, dataset, RAW))
-    paths = []
+    paths = [out / f"client-{data.client:03d}.npz" for data in federation.clients]
     try:
-        out.mkdir(parents=True)
-        for data in federation.clients:
-            paths.append(out / f"client-{data.client:03d}.npz")
-            np.savez_compressed(
-                paths[-1],
-                allow_pickle=False,
-                x=data.x.astype(kind),
-                y=data.y,
-                x_heldout=data.x_heldout.astype(kind),
-                y_heldout=data.y_heldout,
-                **{"owned": data.contributed},
-                **({} if data.contributed_y is None else {"owned_y": data.contributed_y}),
-            )
+        with removed_on_error(out):
+            out.parent.mkdir(parents=True, exist_ok=True)
+            out.mkdir(mode=folder_mode(PRIVATE))
+            for path, data in zip(paths, federation.clients, strict=True):
+                put(path, npz_bytes(_arrays(data, kind)))
     except FileExistsError:
         raise UserError(f"{out} exists already: choose another folder, or remove it") from None
     except OSError as error:
         raise UserError(f"cannot write {out}: {error.strerror}") from error
     return paths
+
+
+def _arrays(data: ClientData, kind: np.dtype[Any]) -> dict[str, npt.NDArray[Any]]:
+    """Return the arrays of a client's file; `kind` is the type of the raw samples."""
+    arrays = {"x": data.x.astype(kind), "y": data.y, "x_heldout": data.x_heldout.astype(kind)}
+    arrays |= {"y_heldout": data.y_heldout, "owned": data.contributed}
+    return arrays if data.contributed_y is None else arrays | {"owned_y": data.contributed_y}

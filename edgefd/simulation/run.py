@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import logging
-import shutil
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import ExitStack, closing
@@ -132,19 +131,19 @@ def simulate_config(
         _check_ray(config)
     runs = [prepare(config), *(prepare(config.for_method(name)) for name in config.baselines)]
     _check_loss(runs[0])
-    folder = run_folder(config, out)
-    for warning in runs[0].warnings:
-        _LOG.warning("%s", warning)
-    if console is not None:
-        from edgefd.simulation.progress import print_data
+    with run_folder(config, out) as folder:
+        for warning in runs[0].warnings:
+            _LOG.warning("%s", warning)
+        if console is not None:
+            from edgefd.simulation.progress import print_data
 
-        print_data(runs[0], console)
-    with one_thread():
-        run = _run(runs[0], folder, engine, on_round, console)
-        baselines: dict[str, Run] = {}
-        for name, prepared in zip(config.baselines, runs[1:], strict=True):
-            own_folder = run_folder(prepared.config, folder / "also" / name)
-            baselines[name] = _run(prepared, own_folder, engine, None, console)
+            print_data(runs[0], console)
+        with one_thread():
+            run = _run(runs[0], folder, engine, on_round, console)
+            baselines: dict[str, Run] = {}
+            for name, prepared in zip(config.baselines, runs[1:], strict=True):
+                with run_folder(prepared.config, folder / "also" / name) as own_folder:
+                    baselines[name] = _run(prepared, own_folder, engine, None, console)
     return replace(run, baselines=baselines)
 
 
@@ -200,12 +199,7 @@ def _run(prepared: PreparedRun, folder: Path, engine: Engine, on_round: OnRound 
                 rounds = show_progress(prepared, console, rounds)
             return stack.enter_context(closing(watch(rounds)))
 
-        try:
-            summary = execute_run(config, prepared.facts, folder, progress, rounds)
-        except UserError:  # such as a filter that does not fit in memory
-            if not completed:
-                shutil.rmtree(folder)
-            raise
+        summary = execute_run(config, prepared.facts, folder, progress, rounds)
     weights = tuple(weights_of(client) for transport in transports for client in transport.state.clients)
     teacher = last_result[0].teacher if last_result else None
     return Run(folder, config, summary, tuple(completed), prepared.dataset, federation, teacher, weights)

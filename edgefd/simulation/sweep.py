@@ -39,9 +39,11 @@ from edgefd.config.load import Source, parse_config, read_sections
 from edgefd.config.overrides import Overrides, read_overrides, selects_variant, set_key
 from edgefd.config.schema import Config, Data, FromFile
 from edgefd.core.errors import RunError, Stopped, UserError
+from edgefd.core.files import removed_on_error
+from edgefd.runs.folder import has_round
 from edgefd.runs.load_data import load_data
 from edgefd.runs.prepare import check_fits
-from edgefd.runs.read import read_json
+from edgefd.runs.read import read_summary
 from edgefd.simulation.run import simulate_config
 
 
@@ -103,30 +105,35 @@ def run_sweep(cells: list[Cell], out: Path, workers: int, on_done: Callable[[Cel
         if cell not in incomplete:
             on_done(cell, "complete already")
     failed = []
-    try:
-        with closing(_run_all(incomplete, out, workers)) as results:
-            for cell, error in results:
-                on_done(cell, error or outcome(out / cell.name))
-                failed += [cell.name] if error else []
-    except KeyboardInterrupt as stop:
-        raise Stopped(f"finished runs are kept in {out}; repeat the command to resume") from stop
-    if failed:
-        raise RunError(
-            f"{len(failed)} of {len(cells)} runs failed: {', '.join(failed)}; repeat the command to retry them"
-        )
+
+    def has_results() -> bool:
+        return any(has_round(out / cell.name) for cell in cells)
+
+    with removed_on_error(out, unless=has_results):
+        try:
+            with closing(_run_all(incomplete, out, workers)) as results:
+                for cell, error in results:
+                    on_done(cell, error or outcome(out / cell.name))
+                    failed += [cell.name] if error else []
+        except KeyboardInterrupt as stop:
+            kept = f"finished runs are kept in {out}; repeat the command to resume"
+            raise Stopped(kept if has_results() else "no run has completed a round") from stop
+        if failed:
+            raise RunError(
+                f"{len(failed)} of {len(cells)} runs failed: {', '.join(failed)}; repeat the command to retry them"
+            )
     return [out / cell.name for cell in cells]
 
 
 def is_complete(folder: Path) -> bool:
     """Return whether the folder holds a complete run."""
-    summary = folder / "summary.json"
-    return summary.exists() and bool(read_json(summary)["complete"])
+    return (folder / "summary.json").exists() and read_summary(folder).complete
 
 
 def outcome(folder: Path) -> str:
     """Return one line about a finished run."""
-    summary = read_json(folder / "summary.json")
-    return f"accuracy {summary['accuracy_mean']:.4f} in {summary['seconds_total']:.0f} s"
+    summary = read_summary(folder)
+    return f"accuracy {summary.accuracy_mean:.4f} in {summary.seconds_total:.0f} s"
 
 
 def _run_all(cells: list[Cell], out: Path, workers: int) -> Generator[tuple[Cell, str | None]]:
@@ -150,6 +157,8 @@ def _run_all(cells: list[Cell], out: Path, workers: int) -> Generator[tuple[Cell
             for process in set(multiprocessing.active_children()) - set(other_processes):
                 process.kill()
         pool.shutdown(cancel_futures=True)
+        for cell in running.values():
+            _settle(out / cell.name)
 
 
 def _follow_parent() -> None:
@@ -189,14 +198,37 @@ def _isolated_start() -> Iterator[None]:
 def _run_cell(cell: Cell, folder: Path) -> str | None:
     """Run one cell in this process; return its error in one line, or None."""
     try:
+        _settle(folder)
         if folder.exists():  # the folder of a stopped run
-            shutil.rmtree(folder)
-        simulate_config(cell.config, folder)
+            folder.rename(_replaced(folder))
+        try:
+            simulate_config(cell.config, folder)
+        finally:
+            _settle(folder)
     except (UserError, RunError) as error:
         return f"failed: {error}"
     except Exception as error:  # an error of one run must not stop the others
         return f"failed: {type(error).__name__}: {' '.join(str(error).split())}"
     return None
+
+
+def _replaced(folder: Path) -> Path:
+    """Return the place of a stopped run while another one takes its folder."""
+    return folder.with_name(f".{folder.name}.stopped")
+
+
+def _settle(folder: Path) -> None:
+    """Remove a run that completed no round, and bring back the stopped run that it was to replace, if there is one.
+
+    If the new run has completed a round, the stopped run is removed.
+    """
+    if folder.exists() and not has_round(folder):
+        shutil.rmtree(folder)
+    if (replaced := _replaced(folder)).exists():
+        if folder.exists():
+            shutil.rmtree(replaced)
+        else:
+            replaced.rename(folder)
 
 
 def _apply_override(

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import io
-import json
 import math
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +12,9 @@ import numpy as np
 
 from edgefd.core.arrays import Float32
 from edgefd.core.errors import UserError
+from edgefd.core.files import read
+from edgefd.core.json_files import parse_json
+from edgefd.core.npz import npz_arrays
 from edgefd.federation.terms import parse_terms
 from edgefd.federation.units import Units, n_channels
 from edgefd.learners.graphs import Graphs, State
@@ -25,6 +25,7 @@ MAX_FILE = 512 * 2**20
 """largest size in bytes of a file, and of the arrays in an npz"""
 MAX_MANIFEST = 2**20
 """largest size in bytes of manifest.json"""
+_AGAIN = "copy or export the bundle again"
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,7 +51,7 @@ def read_bundle(folder: Path) -> Bundle:
     Raises:
         UserError: if a file differs from its manifest, or the manifest requires more than this client supports.
     """
-    raw = _read(folder / MANIFEST, MAX_MANIFEST)
+    raw = read(folder / MANIFEST, MAX_MANIFEST, _AGAIN)
     manifest = parse_manifest(raw)
     blobs = {name: _read_verified(folder, name, manifest.files[name]) for name in manifest.files}
     parsed = read_graphs(manifest, blobs)
@@ -87,9 +88,9 @@ def parse_manifest(raw: bytes) -> Manifest:
         UserError: if the bytes are not a manifest, or its version is not supported.
     """
     try:
-        fields: dict[str, Any] = json.loads(raw)
+        fields: dict[str, Any] = parse_json(raw)
         schema = int(fields["schema"])
-    except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, OverflowError) as error:
         raise UserError(f"{MANIFEST} is not the manifest of a bundle: {error}") from error
     if schema > SCHEMA:
         raise UserError(f"the bundle has schema {schema}, but this client supports schema {SCHEMA}: update edgefd")
@@ -152,30 +153,14 @@ def _check_channels(manifest: Manifest) -> None:
 
 
 def _read_verified(folder: Path, name: str, record: FileRecord) -> bytes:
-    blob = _read(folder / name, min(record.bytes, MAX_FILE))
+    blob = read(folder / name, min(record.bytes, MAX_FILE), _AGAIN)
     if len(blob) != record.bytes or hashlib.sha256(blob).hexdigest() != record.sha256:
         raise UserError(f"{name} differs from the size or sha256 in {MANIFEST}: copy or export the bundle again")
     return blob
 
 
-def _read(path: Path, limit: int) -> bytes:
-    """Return the content of a file that is no larger than the limit."""
-    try:
-        with path.open("rb") as file:
-            blob = file.read(limit + 1)
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from error
-    if len(blob) > limit:
-        raise UserError(f"{path} is larger than {limit} bytes: copy or export the bundle again")
-    return blob
-
-
 def _arrays(blobs: dict[str, bytes], name: str) -> State:
     try:
-        with zipfile.ZipFile(io.BytesIO(blobs[name])) as archive:
-            if sum(entry.file_size for entry in archive.infolist()) > MAX_FILE:
-                raise UserError(f"{name} unpacks to more than {MAX_FILE} bytes: export the bundle again")
-        with np.load(io.BytesIO(blobs[name]), allow_pickle=False) as arrays:
-            return {key: arrays[key] for key in arrays.files}
-    except (ValueError, OSError, zipfile.BadZipFile, KeyError) as error:
-        raise UserError(f"{name} does not hold plain arrays: {error}") from error
+        return npz_arrays(blobs[name], MAX_FILE)
+    except ValueError as error:
+        raise UserError(f"{name} does not hold plain arrays: {error}: export the bundle again") from error

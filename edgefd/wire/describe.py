@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,8 +11,9 @@ import numpy as np
 from edgefd_proto import edgefd_pb2 as pb
 
 from edgefd.core.errors import UserError
-from edgefd.core.files import get
+from edgefd.core.files import read
 from edgefd.core.knowledge import Knowledge
+from edgefd.core.npz import npz_arrays
 from edgefd.core.text import shown
 from edgefd.federation.values import ValueRange
 from edgefd.wire import messages as wire
@@ -30,16 +32,9 @@ def describe(path: Path) -> list[str]:
     Raises:
         UserError: if the file is none of these.
     """
-    try:
-        blob = get(path, _MOST_BYTES)
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from error
-    except ValueError as error:
-        raise UserError(f"cannot read {path}: {error}") from error
-    if blob is None:
-        raise UserError(f"cannot read {path}: No such file or directory")
-    if zipfile.is_zipfile(path):
-        return [f"{shown(path.name)}: npz, {len(blob):,} bytes", *_arrays(path)]
+    blob = read(path, _MOST_BYTES)
+    if zipfile.is_zipfile(io.BytesIO(blob)):
+        return [f"{shown(path.name)}: npz, {len(blob):,} bytes", *_arrays(path, blob)]
     # A plan is last: almost all knowledge could be read as a plan, but no plan has the codec of knowledge.
     for kind, lines in (("Report", _report), ("Knowledge", _knowledge), ("RoundPlan", _plan)):
         try:
@@ -109,13 +104,12 @@ def _rows(knowledge: Knowledge, message: pb.Knowledge) -> list[str]:
     return lines
 
 
-def _arrays(path: Path) -> Iterator[str]:
+def _arrays(path: Path, blob: bytes) -> Iterator[str]:
     try:
-        with np.load(path, allow_pickle=False) as arrays:
-            for name in arrays.files:
-                array = arrays[name]
-                numeric = array.size and array.dtype.kind in "fiu"
-                low, high = (f"{array.min():.6g}", f"{array.max():.6g}") if numeric else ("-", "-")
-                yield f"  {shown(name)}: {array.dtype} {list(array.shape)}, {array.nbytes:,} bytes, {low} to {high}"
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+        arrays = npz_arrays(blob, _MOST_BYTES)
+    except ValueError as error:
         raise UserError(f"{path} is not an npz of plain arrays: {error}") from error
+    for name, array in arrays.items():
+        numeric = array.size and array.dtype.kind in "fiu"
+        low, high = (f"{array.min():.6g}", f"{array.max():.6g}") if numeric else ("-", "-")
+        yield f"  {shown(name)}: {array.dtype} {list(array.shape)}, {array.nbytes:,} bytes, {low} to {high}"

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from edgefd_proto import edgefd_pb2 as pb
 
+from edgefd.core.json_files import parse_json
 from edgefd.federation.terms import FederationTerms, parse_terms
 
 PROTOCOL = 2
@@ -94,8 +95,8 @@ def _parsed(fields: dict[str, Any]) -> FederationTerms:
 
 def _object(name: str, text: str) -> dict[str, Any]:
     try:
-        value = json.loads(text)
-    except (ValueError, RecursionError) as error:
+        value = parse_json(text)
+    except ValueError as error:
         raise ValueError(f"terms: {name} is not JSON: {error}") from error
     if not isinstance(value, dict):
         raise ValueError(f"terms: {name} is not a JSON object")

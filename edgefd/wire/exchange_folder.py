@@ -7,12 +7,13 @@
     rounds/0003/reports/2.bin     edgefd.v1.Report of client 2
     rounds/0003/reports/2.refused the reason why the coordinator refuses that report
     rounds/0003/counted.json      the clients whose reports were in time; when it exists, the round is closed
-    checkpoint.bin                of the coordinator only: progress of the run (edgefd_server.coordinator.checkpoint)
     done                          the run is over: "complete", or the reason why it stopped
 
 Every file is written under another name and then renamed, so it is never seen incomplete. Afterwards no file changes,
-with two exceptions: the checkpoint, and counted.json if the coordinator is killed before it writes its checkpoint and
-therefore closes the round again.
+except counted.json if the coordinator is killed before it writes its checkpoint and therefore closes the round again.
+
+Everybody who exchanges messages can write in the folder. Therefore nobody follows a link in it, and nothing in it says
+where anything is written; the coordinator's checkpoint lies in its run folder.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from edgefd.core.errors import RunError
+from edgefd.core.json_files import parse_json
 from edgefd.federation.terms import FederationInfo, parse_terms
 
 FEDERATION, PLAN, TEACHER, DONE = "federation.json", "plan.bin", "teacher.bin", "done"
@@ -43,9 +45,9 @@ def decode_info(blob: bytes) -> FederationInfo:
         RunError: if the bytes are not a federation.json.
     """
     try:
-        fields = json.loads(blob)
+        fields = parse_json(blob)
         return FederationInfo(str(fields["run"]), int(fields["n_clients"]), parse_terms(fields["terms"]))
-    except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, OverflowError) as error:
         raise RunError(f"{FEDERATION} does not describe a federation: {type(error).__name__}: {error}") from error
 
 
@@ -60,7 +62,7 @@ def decode_clients(blob: bytes) -> tuple[int, ...]:
     Raises:
         ValueError: if the bytes are not a JSON list of client numbers.
     """
-    clients = json.loads(blob)
+    clients = parse_json(blob)
     if not isinstance(clients, list) or not all(type(c) is int and c >= 0 for c in clients):
         raise ValueError("not a JSON list of client numbers")
     return tuple(clients)

@@ -17,6 +17,7 @@ import ipaddress
 import json
 import os
 import re
+import secrets
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -31,7 +32,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from edgefd.core.errors import UserError
-from edgefd.core.files import exclusive_lock, put
+from edgefd.core.files import exclusive_lock, make_folder, put, removed_on_error
 from edgefd.core.text import shown
 
 DEVICES, LOCK = "devices.json", ".lock"
@@ -83,19 +84,20 @@ def init(folder: Path, hosts: Sequence[str], days: int) -> None:
     if folder.exists():
         raise UserError(f"{folder} exists already: choose another folder, or remove it")
     try:
-        folder.mkdir(parents=True, mode=0o700)
-        key = ec.generate_private_key(ec.SECP256R1())
-        authority = _signed(key, None, "edgefd federation CA", key.public_key(), CA_DAYS)
-        _write_key(folder / "ca.key", key)
-        put(folder / "ca.pem", _pem(authority))
-        server_key = ec.generate_private_key(ec.SECP256R1())
-        names = x509.SubjectAlternativeName([_host(host) for host in hosts])
-        purpose = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH])
-        public = server_key.public_key()
-        certificate = _signed(key, authority.subject, "coordinator", public, days, purpose, names)
-        _write_key(folder / "server.key", server_key)
-        put(folder / "server.pem", _pem(certificate))
-        _write_devices(folder, {})
+        with removed_on_error(folder):
+            make_folder(folder)
+            key = ec.generate_private_key(ec.SECP256R1())
+            authority = _signed(key, None, "edgefd federation CA", key.public_key(), CA_DAYS)
+            _write_key(folder / "ca.key", key)
+            put(folder / "ca.pem", _pem(authority))
+            server_key = ec.generate_private_key(ec.SECP256R1())
+            names = x509.SubjectAlternativeName([_host(host) for host in hosts])
+            purpose = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH])
+            public = server_key.public_key()
+            certificate = _signed(key, authority.subject, "coordinator", public, days, purpose, names)
+            _write_key(folder / "server.key", server_key)
+            put(folder / "server.pem", _pem(certificate))
+            _write_devices(folder, {})
     except OSError as error:
         raise UserError(f"cannot write {folder}: {error.strerror}") from error
 
@@ -107,7 +109,7 @@ def add_device(folder: Path, name: str, client: int, days: float) -> Path:
         UserError: if the name or the client has a certificate or key that is not revoked.
     """
     with _changing(folder) as devices:
-        out = _prepare_entry(folder, devices, name, client)
+        out = _device_folder(folder, devices, name, client)
         try:
             authority = x509.load_pem_x509_certificate((folder / "ca.pem").read_bytes())
             key = serialization.load_pem_private_key((folder / "ca.key").read_bytes(), None)
@@ -115,13 +117,15 @@ def add_device(folder: Path, name: str, client: int, days: float) -> Path:
             purpose = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH])
             public = device_key.public_key()
             certificate = _signed(key, authority.subject, name, public, days, purpose)  # type: ignore[arg-type]
-            _write_key(out / "device.key", device_key)
-            put(out / "device.pem", _pem(certificate))
-            put(out / "ca.pem", _pem(authority))
+            issued = identity(_pem(certificate))
+            with _replaced(out) as new:
+                _write_key(new / "device.key", device_key)
+                put(new / "device.pem", _pem(certificate))
+                put(new / "ca.pem", _pem(authority))
+                entry = Device(client, issued.sha256, issued.expires.isoformat())
+                _write_devices(folder, devices | {name: entry})
         except (OSError, ValueError) as error:
             raise UserError(f"cannot create a certificate in {folder}: {error}") from error
-        issued = identity(_pem(certificate))
-        devices[name] = Device(client, issued.sha256, issued.expires.isoformat())
     return out
 
 
@@ -132,17 +136,19 @@ def add_node(folder: Path, name: str, client: int) -> Path:
         UserError: if the name or the client has a certificate or key that is not revoked.
     """
     with _changing(folder) as devices:
-        out = _prepare_entry(folder, devices, name, client)
+        out = _device_folder(folder, devices, name, client)
         node_key = ec.generate_private_key(ec.SECP384R1())
         form = serialization.PublicFormat.SubjectPublicKeyInfo
         # A SuperLink reports keys in this form.
         public = node_key.public_key().public_bytes(serialization.Encoding.PEM, form)
+        entry = Device(client, hashlib.sha256(public).hexdigest(), "", node_key=public.decode())
         try:
-            _write_key(out / "node.key", node_key, serialization.PrivateFormat.OpenSSH)
-            put(out / "ca.pem", (folder / "ca.pem").read_bytes())
+            with _replaced(out) as new:
+                _write_key(new / "node.key", node_key, serialization.PrivateFormat.OpenSSH)
+                put(new / "ca.pem", (folder / "ca.pem").read_bytes())
+                _write_devices(folder, devices | {name: entry})
         except OSError as error:
             raise UserError(f"cannot create a key in {folder}: {error}") from error
-        devices[name] = Device(client, hashlib.sha256(public).hexdigest(), "", node_key=public.decode())
     return out
 
 
@@ -156,29 +162,27 @@ def revoke(folder: Path, name: str) -> None:
         if name not in devices:
             raise UserError(f"there is no device {shown(name)!r}: there are {shown(', '.join(devices)) or 'none'}")
         now = datetime.now(UTC).isoformat(timespec="seconds")
-        devices[name] = replace(devices[name], revoked=devices[name].revoked or now)
-
-
-@contextmanager
-def _changing(folder: Path) -> Iterator[dict[str, Device]]:
-    """Yield the allow-list, and write it at the end of the context. Other commands that change it wait meanwhile.
-
-    Raises:
-        UserError: if there is no allow-list, it cannot be written, or another command does not end.
-    """
-    read_devices(folder)  # so that no lock is created where there are no certificates
-    in_use = f"another command has been changing {folder / DEVICES} for {_PATIENCE:g} s: try again"
-    with exclusive_lock(folder / LOCK, in_use, f"cannot lock {folder / DEVICES}", _PATIENCE):
-        devices = read_devices(folder)
-        yield devices
         try:
-            _write_devices(folder, devices)
+            _write_devices(folder, devices | {name: replace(devices[name], revoked=devices[name].revoked or now)})
         except OSError as error:
             raise UserError(f"cannot write {folder / DEVICES}: {error.strerror}") from error
 
 
-def _prepare_entry(folder: Path, devices: dict[str, Device], name: str, client: int) -> Path:
-    """Check that the allow-list has no valid entry of that name or client; return an empty folder for the device."""
+@contextmanager
+def _changing(folder: Path) -> Iterator[dict[str, Device]]:
+    """Yield the allow-list, which the context may replace. Other commands that change it wait meanwhile.
+
+    Raises:
+        UserError: if there is no allow-list, or another command does not end.
+    """
+    read_devices(folder)  # so that no lock is created where there are no certificates
+    in_use = f"another command has been changing {folder / DEVICES} for {_PATIENCE:g} s: try again"
+    with exclusive_lock(folder / LOCK, in_use, f"cannot lock {folder / DEVICES}", _PATIENCE):
+        yield read_devices(folder)
+
+
+def _device_folder(folder: Path, devices: dict[str, Device], name: str, client: int) -> Path:
+    """Check that the allow-list has no valid entry of that name or client; return the path of the device's folder."""
     if not _NAME.fullmatch(name):
         raise UserError(f"device name {name!r} must be 1 to 64 letters, digits, dots, dashes or underscores")
     if client < 0:
@@ -186,13 +190,18 @@ def _prepare_entry(folder: Path, devices: dict[str, Device], name: str, client: 
     for other, device in devices.items():
         if not device.revoked and (other == name or device.client == client):
             raise UserError(f"{other} is client {device.client} already: revoke it first")
-    out = folder / "devices" / name
-    shutil.rmtree(out, ignore_errors=True)  # files of a revoked device
-    try:
-        out.mkdir(parents=True, mode=0o700)
-    except OSError as error:
-        raise UserError(f"cannot write {out}: {error.strerror}") from error
-    return out
+    return folder / "devices" / name
+
+
+@contextmanager
+def _replaced(out: Path) -> Iterator[Path]:
+    """Yield a new folder, which replaces `out` (the files of a revoked device) at the end, unless there is an error."""
+    new = out.with_name(f".{out.name}.{secrets.token_hex(8)}")
+    with removed_on_error(new):
+        make_folder(new)
+        yield new
+        shutil.rmtree(out, ignore_errors=True)
+        new.rename(out)
 
 
 def read_devices(folder: Path) -> dict[str, Device]:

@@ -77,7 +77,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out.mkdir()
     with open_fleet(prepared) as transport:
         coordinate(
-            OpenRun(served_run(prepared), out, folder, create_checkpoint(prepared.config, folder, out), False),
+            OpenRun(served_run(prepared), out, create_checkpoint(prepared.config, out), False),
             transport,
         )
     return out

@@ -168,7 +168,7 @@ def test_a_federation_of_processes_gives_the_results_of_the_simulation(tmp_path:
             client.kill()
     simulated = edgefd("simulate", *settings, "run.learner=onnx", "--out", "s", cwd=tmp_path, PYTHONPATH=path)
     assert simulated.returncode == 0, simulated.stderr
-    again = edgefd(*serve, "--resume", cwd=tmp_path, PYTHONPATH=path)
+    again = edgefd(*serve, "--resume", "--out", "r", cwd=tmp_path, PYTHONPATH=path)
     assert again.returncode == 0, again.stderr  # of a complete run, only the summary is written again
     assert (
         len((tmp_path / "r" / "metrics.jsonl").read_text().splitlines())
@@ -183,8 +183,9 @@ def test_a_federation_of_processes_gives_the_results_of_the_simulation(tmp_path:
     for arguments, message in (
         ([*serve, "--out", "r2"], "already holds an exchange"),
         ([*serve[:3], "e2", *serve[4:], "--out", "r"], "run folder r exists already"),
-        ([*serve, "train.lr=0.1", "--resume"], "is of another config"),
-        ([*serve, "--out", "r2", "--resume"], "remove --out"),
+        ([*serve, "train.lr=0.1", "--resume", "--out", "r"], "is of another config"),
+        ([*serve, "--out", "r2", "--resume"], "already holds an exchange"),
+        ([*serve, "--resume"], "--resume needs --out"),
         (["partition", *settings, "--out", "data"], "data exists already"),
         (["compare", "r"], "no common test set"),
     ):

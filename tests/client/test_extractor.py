@@ -10,6 +10,7 @@ from edgefd_client.sources import NpzSource, model_input, read_samples
 
 from edgefd.config.load import parse_config
 from edgefd.core.errors import UserError
+from edgefd.data.cache import cache_folder
 from edgefd.wire.bundle_reader import read_bundle
 from tests.support.bundles import replace_file
 from tests.support.extractors import graph
@@ -59,6 +60,16 @@ def test_inference_takes_raw_samples(
     np.save(tmp_path / "x.npy", np.zeros((3, 1, 28, 28), np.uint8))
     infer(federation.read(), None, tmp_path / "x.npy", None)
     assert len(capsys.readouterr().out.split()) == 3
+
+
+def test_inference_keeps_nothing_of_its_samples(federation: ExportedFederation, tmp_path: Path) -> None:
+    before = {path.name for path in cache_folder("features").iterdir()}
+    for i in range(3):
+        np.save(tmp_path / "x.npy", np.random.default_rng(i).integers(0, 256, (3, 1, 28, 28), np.uint8))
+        infer(federation.read(), None, tmp_path / "x.npy", tmp_path / "logits.npy")
+    assert {path.name for path in cache_folder("features").iterdir()} == before
+    assert np.load(tmp_path / "logits.npy").shape == (3, 10)
+    assert (tmp_path / "logits.npy").stat().st_mode & 0o077 == 0
 
 
 def test_features_instead_of_raw_samples_are_refused(federation: ExportedFederation, tmp_path: Path) -> None:

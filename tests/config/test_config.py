@@ -174,7 +174,8 @@ def test_workers_are_counted_without_sched_getaffinity_too(monkeypatch: pytest.M
 
 
 @pytest.mark.parametrize(
-    ("text", "message"), [("- a\n- b", "must hold sections"), ("a: [", "not valid YAML"), ("\xff", "cannot read")]
+    ("text", "message"),
+    [("- a\n- b", "must hold sections"), ("a: [", "not valid YAML"), ("\xff", "can't decode")],
 )
 def test_unreadable_config_files_are_named(tmp_path: Path, text: str, message: str) -> None:
     path = tmp_path / "c.yaml"

@@ -15,7 +15,7 @@ def test_a_file_that_is_not_a_report_is_not_replaced(runs: Path, tmp_path: Path)
     with pytest.raises(UserError, match="exists and is not a report"):
         write_report([runs], tmp_path / "precious.html")
     with pytest.raises(UserError, match="cannot write"):
-        write_report([runs], tmp_path / "absent" / "report.html")
+        write_report([runs], tmp_path / "precious.html" / "report.html")
     assert write_report([runs], tmp_path / "r.html") == write_report([runs], tmp_path / "r.html")
 
 

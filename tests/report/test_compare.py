@@ -1,5 +1,6 @@
 """Comparison of runs: statistics, settings that differ, and tables."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -124,5 +125,10 @@ def test_incomplete_and_missing_runs_are_refused(tmp_path: Path) -> None:
         load_runs([tmp_path])
     sections = "{data: {name: a}, method: {name: m}, partition: {name: iid}, train: {rounds: 1}, seed: 0}"
     (tmp_path / "config.yaml").write_text(sections)
+    with pytest.raises(UserError, match=r"summary\.json is malformed: method: Field required"):
+        load_runs([tmp_path])
+    stopped = summary_of_run({}, complete=False, rounds=1, n_clients=1, seed=0, seconds_per_round=1.0)
+    fields = {"kept_fraction": 1.0, "teacher_coverage": 1.0, "data_source": "", "data_samples": 1}
+    (tmp_path / "summary.json").write_text(json.dumps(stopped | fields))
     with pytest.raises(UserError, match="did not reach its end"):
         load_runs([tmp_path])

@@ -23,13 +23,13 @@ _PROGRAM = """
 import json, os, signal, sys
 {imports}
 
-replace, writes = os.replace, 0
+rename, writes = os.rename, 0
 
-def counted_replace(source, target):
+def counted_rename(source, target, **folders):
     global writes
     if 2 * writes == point:
         os.kill(os.getpid(), signal.SIGKILL)
-    replace(source, target)
+    rename(source, target, **folders)
     if 2 * writes + 1 == point:
         os.kill(os.getpid(), signal.SIGKILL)
     writes += 1
@@ -39,7 +39,7 @@ for line in sys.stdin:
     pid = os.fork()
     if pid == 0:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        os.replace = counted_replace
+        os.rename = counted_rename
         sys.argv = ["program", *arguments]
         try:
             main()

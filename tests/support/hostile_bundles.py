@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from edgefd.core.files import npz_bytes
+from edgefd.core.npz import npz_bytes
 from tests.support.bundles import edit, replace_file
 
 MEMORY = "model/memory"

@@ -1,6 +1,10 @@
 """Reading a bundle: every difference from the manifest is refused."""
 
+import io
+import os
 import shutil
+import struct
+import zipfile
 from pathlib import Path
 
 import onnx
@@ -84,7 +88,8 @@ def test_a_manifest_that_is_incomplete_or_out_of_range_is_refused(bundle: Path, 
 )
 def test_units_and_scales_that_fit_no_samples_are_refused(bundle: Path, key: str, value: object) -> None:
     edit(bundle, lambda m: m.update({key: {**m["units"], **value} if value and isinstance(value, dict) else value}))
-    with pytest.raises(UserError, match=r"manifest\.json(: units| is incomplete|: scale)"):
+    refusal = r"manifest\.json(: units| is incomplete|: scale| is not the manifest of a bundle: it holds)"
+    with pytest.raises(UserError, match=refusal):
         read_bundle(bundle)
 
 
@@ -102,3 +107,55 @@ def test_a_graph_with_external_data_is_refused(bundle: Path, tmp_path: Path) -> 
     replace_file(bundle, "train_step.onnx", path.read_bytes())
     with pytest.raises(UserError, match="outside"):
         read_bundle(bundle)
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "init.npz"])
+@pytest.mark.parametrize("kind", ["pipe", "link", "folder"])
+def test_what_is_not_a_plain_file_is_refused_without_waiting(bundle: Path, name: str, kind: str) -> None:
+    path = bundle / name
+    blob = path.read_bytes()
+    path.unlink()
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "folder":
+        path.mkdir()
+    else:
+        (bundle.parent / name).write_bytes(blob)
+        path.symlink_to(bundle.parent / name)
+    with pytest.raises(UserError, match=rf"cannot read .*{name}: {name} is not a plain file: copy or export"):
+        read_bundle(bundle)
+
+
+def member(shape: str, data: bytes = b"") -> bytes:
+    """Return an npz whose array x has this shape in its header."""
+    header = f"{{'descr': '<f4', 'fortran_order': False, 'shape': {shape}}}\n".encode()
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("x.npy", b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header + data)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("blob", "message"),
+    [
+        (member(f"({2**40}, 1, 16, 16)"), "does not have the size of its file"),
+        (member(f"({2**40}, 0)"), "does not have the size of its file"),
+        (member("(" * 4000), "does not hold plain arrays"),
+        (b"PK\x05\x06" + bytes(18), r"proxy\.npz must hold x"),
+        (b"", "does not hold plain arrays"),
+    ],
+    ids=["2^40 rows", "2^40 empty rows", "deep header", "no arrays", "empty"],
+)
+def test_arrays_whose_headers_lie_are_refused(bundle: Path, blob: bytes, message: str) -> None:
+    replace_file(bundle, "proxy.npz", blob)
+    with pytest.raises(UserError, match=message) as caught:
+        read_bundle(bundle)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"a":' * 100_000, "NaN", "[]", '{"schema": 1e400}', "9" * 5000])
+def test_a_manifest_that_is_hard_to_parse_is_refused(bundle: Path, text: str) -> None:
+    (bundle / "manifest.json").write_text(text)
+    with pytest.raises(UserError, match=r"manifest\.json is not the manifest of a bundle") as caught:
+        read_bundle(bundle)
+    assert len(str(caught.value)) < 500

@@ -30,7 +30,7 @@ from edgefd.core.arrays import Bool, Float32
 from edgefd.core.errors import Stopped, UserError
 from edgefd.core.seeding import AuditStream, Purpose, make_rng
 from edgefd.federation.clients import ClientData, Federation
-from edgefd.runs.read import read_json
+from edgefd.runs.read import read_summary
 
 VIEWS = ("sent", "aggregate", "final", "distilled")
 """outputs on a candidate: received by the server, aggregated, of the final model, of a student of the last report"""
@@ -79,7 +79,7 @@ def shadow_signals(recording: Recording, candidates: Candidates, n: int, place: 
         raise UserError(
             "shadow federations cannot hold out records that also stay in the proxy set (proxy.keep): use --level 1"
         )
-    seconds = float(read_json(recording.folder / "summary.json")["seconds_total"])
+    seconds = read_summary(recording.folder).seconds_total
     on_step(
         f"{n} shadow federations, {_minutes(n * seconds)} if none is stored and each takes as long as the recorded run"
     )

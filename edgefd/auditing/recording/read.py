@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import zipfile
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -15,8 +15,9 @@ import numpy as np
 from edgefd.config.load import load_config
 from edgefd.config.schema import Config
 from edgefd.core.errors import UserError
-from edgefd.core.files import npz_arrays
+from edgefd.core.files import read
 from edgefd.core.knowledge import Knowledge
+from edgefd.core.npz import npz_arrays
 from edgefd.data.datasets import Dataset
 from edgefd.federation.clients import Federation
 from edgefd.federation.method import MessageKind
@@ -26,14 +27,16 @@ from edgefd.rounds.validation import expected_report, expected_teacher
 from edgefd.runs.evaluate import evaluation_ranges
 from edgefd.runs.facts import members_of
 from edgefd.runs.prepare import prepare
-from edgefd.runs.read import read_json
+from edgefd.runs.read import MAX_FILE, read_json, read_partition, read_summary
 from edgefd.runs.record import CLAIMS, COORDINATOR, FINAL, KNOWLEDGE, model_file
+from edgefd.runs.records import Partition, Summary
 from edgefd.runs.terms import terms_of
 from edgefd.wire import messages as wire
 from edgefd.wire.exchange_folder import TEACHER, report_file, round_folder
 
 T = TypeVar("T")
 
+_MAX_ARRAYS = 2**32  # bytes of a recorded message, or of the parameters of a model
 _RECORD_COMMAND = "run edgefd simulate CONFIG run.record_knowledge=true --out RUN"
 
 
@@ -61,8 +64,8 @@ class Recording:
     @property
     def model_rounds(self) -> list[int]:
         """Rounds whose client models are stored."""
-        names = [p.name for p in (self.folder / KNOWLEDGE / "models").iterdir() if p.name != FINAL]
-        return sorted(int(name) for name in names)
+        names = [path.name for path in (self.folder / KNOWLEDGE / "models").iterdir()]
+        return sorted(int(name) for name in names if re.fullmatch(r"[0-9]{4,9}", name))
 
 
 def open_recording(folder: Path, objects: Mapping[str, Any] | None = None) -> Recording:
@@ -81,14 +84,14 @@ def open_recording(folder: Path, objects: Mapping[str, Any] | None = None) -> Re
     if not _ended(folder, deployed):
         raise UserError(f"{folder} is a run that did not end: {_RECORD_COMMAND}, or resume it by edgefd serve --resume")
     _check_method(config)
-    partition, summary = read_json(folder / "partition.json"), read_json(folder / "summary.json")
+    partition, summary = read_partition(folder), read_summary(folder)
     prepared = prepare(config)
     if deployed:
         _check_proxy(folder, partition, prepared.federation)
     else:
         _check_data(folder, summary, prepared.dataset)
         _check_members(folder, partition, prepared.federation)
-    contents = [(folder / name).read_bytes() for name in ("config.yaml", "partition.json", "summary.json")]
+    contents = [read(folder / name, MAX_FILE) for name in ("config.yaml", "partition.json", "summary.json")]
     digest = hashlib.sha256(b"\0".join(contents)).hexdigest()
     return Recording(folder, config, prepared.dataset, prepared.federation, digest, deployed)
 
@@ -99,7 +102,7 @@ def _ended(folder: Path, deployed: bool) -> bool:
         return False
     if not deployed:
         return (folder / KNOWLEDGE / "models" / FINAL).is_dir()
-    return bool(read_json(folder / "summary.json").get("complete"))
+    return read_summary(folder).complete
 
 
 def _check_method(config: Config) -> None:
@@ -112,31 +115,33 @@ def _check_method(config: Config) -> None:
         )
 
 
-def _check_data(folder: Path, summary: dict[str, Any], dataset: Dataset) -> None:
-    if summary.get("data_sha256") != dataset.sha256:
+def _check_data(folder: Path, summary: Summary, dataset: Dataset) -> None:
+    if summary.data_sha256 != dataset.sha256:
         raise UserError(
             f"{folder} was run on other data than {dataset.source} now holds, so its members are not known: restore "
             "the data of the run, or run it again"
         )
 
 
-def _check_proxy(folder: Path, partition: dict[str, Any], federation: Federation) -> None:
+def _check_proxy(folder: Path, partition: Partition, federation: Federation) -> None:
     """Check that the config still gives the proxy set of a coordinator's run, the only data that such a run records."""
-    if partition.get("proxy_sha256") != federation.proxy.sha256:
+    if partition.proxy_sha256 != federation.proxy.sha256:
         raise UserError(
             f"{folder} was run with another proxy set than its config gives now: restore the data of the run"
         )
 
 
-def _check_members(folder: Path, partition: dict[str, Any], federation: Federation) -> None:
+def _check_members(folder: Path, partition: Partition, federation: Federation) -> None:
     """Check that partition.json lists disjoint members and non-members, and the same ones as the config gives."""
-    for listed, data in zip(partition["clients"], federation.clients, strict=True):
-        both = set(listed.get("train_rows", ())) & set(listed.get("heldout_rows", ()))
+    if len(partition.clients or ()) != len(federation.clients):
+        raise UserError(f"{folder}/partition.json does not list the {len(federation.clients)} clients of config.yaml")
+    for listed, data in zip(partition.clients or (), federation.clients, strict=True):
+        both = set(listed.train_rows or ()) & set(listed.heldout_rows or ())
         if both:
             raise UserError(
                 f"{folder}/partition.json: sample {min(both)} is both a member and a non-member of client {data.client}"
             )
-        if any(listed.get(name) != rows for name, rows in members_of(data).items()):
+        if any(getattr(listed, name) != rows for name, rows in members_of(data).items()):
             raise UserError(f"{folder}/partition.json: members of client {data.client} are not those of config.yaml")
 
 
@@ -172,12 +177,11 @@ def teacher_after(recording: Recording, round: int) -> Knowledge:
 
 def parameters(recording: Recording, name: str, client: int) -> dict[str, np.ndarray]:
     """Return the parameters of a client's model; `name` is "final" or a round in four digits."""
-    return _decode(model_file(recording.folder / KNOWLEDGE, name, client), npz_arrays)
+    return _decode(model_file(recording.folder / KNOWLEDGE, name, client), lambda blob: npz_arrays(blob, _MAX_ARRAYS))
 
 
 def _decode(path: Path, decode: Callable[[bytes], T]) -> T:
     try:
-        return decode(path.read_bytes())
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise UserError(f"{path} is corrupt or missing ({reason}): {_RECORD_COMMAND} again") from error
+        return decode(read(path, _MAX_ARRAYS))
+    except ValueError as error:
+        raise UserError(f"{path} is corrupt or missing ({error}): {_RECORD_COMMAND} again") from error

@@ -7,17 +7,18 @@ sha256).
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
 from edgefd.core.errors import UserError
-from edgefd.core.files import npz_arrays, npz_bytes, put, writing
-from edgefd.core.json_files import write_json
+from edgefd.core.files import get, put, read, writing
+from edgefd.core.json_files import parse_json, write_json
+from edgefd.core.npz import npz_arrays, npz_bytes
 
 SCHEMA = 2
+_MAX_MANIFEST, _MAX_PART = 2**24, 2**34  # bytes; the latter also bounds the arrays of a part
 Arrays = dict[str, np.ndarray]
 
 
@@ -39,15 +40,16 @@ def part(folder: Path, run: str, name: str, compute: Callable[[], Arrays]) -> Ar
     with writing(path):
         put(path, blob)
     write_json(folder / "manifest.json", manifest)
-    return npz_arrays(blob)
+    return npz_arrays(blob, _MAX_PART)
 
 
 def _manifest(folder: Path, run: str) -> dict[str, object]:
     path = folder / "manifest.json"
-    if not path.exists():
-        return {"schema": SCHEMA, "run": run, "parts": {}}
     try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
+        blob = get(path, _MAX_MANIFEST)
+        if blob is None:
+            return {"schema": SCHEMA, "run": run, "parts": {}}
+        manifest = parse_json(blob)
         same = manifest["schema"] == SCHEMA and manifest["run"] == run and isinstance(manifest["parts"], dict)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path} is corrupt: remove {folder} to compute the signals again") from error
@@ -57,12 +59,9 @@ def _manifest(folder: Path, run: str) -> dict[str, object]:
 
 
 def _load(path: Path, sha256: str, folder: Path) -> Arrays:
-    try:
-        blob = path.read_bytes()
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}; remove {folder} to compute it again") from error
+    blob = read(path, _MAX_PART, f"remove {folder} to compute it again")
     if hashlib.sha256(blob).hexdigest() != sha256:
         raise UserError(
             f"{path} is corrupt (its sha256 differs from the manifest's): remove {folder} to compute it again"
         )
-    return npz_arrays(blob)
+    return npz_arrays(blob, _MAX_PART)

@@ -1,9 +1,10 @@
 """A coordinator's checkpoint: the run's id, the metrics of the completed rounds, and the last teacher.
 
-The checkpoint is one file, checkpoint.bin. It lies in the exchange folder, or in the run folder of a run over the
-device link. It is written after every round, before anything of the next round is sent, so that everything that
-devices have seen follows from it. The file holds a magic number, the sha256 of the rest, a line of JSON and the bytes
-of the teacher. Where the selection of rows depends on the server's labels of all rows, their bytes follow.
+The checkpoint is one file, checkpoint.bin in the run folder, where no device can write. It names no path: a coordinator
+that resumes writes only where its own command line says. It is written after every round, before anything of the next
+round is sent, so that everything that devices have seen follows from it. The file holds a magic number, the sha256 of
+the rest, a line of JSON and the bytes of the teacher. Where the selection of rows depends on the server's labels of all
+rows, their bytes follow.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from edgefd.config.schema import Config
 from edgefd.core import files
 from edgefd.core.errors import RunError, UserError
 from edgefd.core.files import get, put
+from edgefd.core.json_files import parse_json
 from edgefd.federation.progress import Progress
 from edgefd.runs.round_metrics import RoundMetrics
 from edgefd.selection import SelectionState
@@ -41,8 +43,6 @@ class Checkpoint:
     """id of the run, which the devices' states hold too"""
     config: str
     """digest of the config"""
-    out: str
-    """path of the run folder"""
     metrics: tuple[RoundMetrics, ...] = ()
     """metrics of the completed rounds, from round 0 on"""
     progress: Progress = field(default_factory=Progress)
@@ -61,8 +61,8 @@ def config_digest(config: Config) -> str:
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
 
 
-def save_checkpoint(home: Path, saved: Checkpoint) -> None:
-    """Write the checkpoint in the folder `home`; it is on the disk when the function returns.
+def save_checkpoint(folder: Path, saved: Checkpoint) -> None:
+    """Write the checkpoint in the run folder; it is on the disk when the function returns.
 
     Raises:
         RunError: if it cannot be written (a full disk); the previous checkpoint stays intact.
@@ -70,29 +70,29 @@ def save_checkpoint(home: Path, saved: Checkpoint) -> None:
     progress = saved.progress
     teacher = b"" if progress.teacher is None else wire.encode(progress.teacher, _CODEC)
     metrics = [vars(each) for each in saved.metrics]
-    head: dict[str, Any] = {"run": saved.run, "config": saved.config, "out": saved.out, "metrics": metrics}
+    head: dict[str, Any] = {"run": saved.run, "config": saved.config, "metrics": metrics}
     known = b""
     if progress.selection_state is not None:
         known = wire.encode(progress.selection_state.known, _CODEC)
         head |= {"teacher_bytes": len(teacher), "lag": progress.selection_state.lag.tolist()}
     body = json.dumps(head).encode() + b"\n" + teacher + known
     try:
-        put(home / CHECKPOINT, _MAGIC + hashlib.sha256(body).digest() + body)
+        put(folder / CHECKPOINT, _MAGIC + hashlib.sha256(body).digest() + body)
     except OSError as error:
-        raise RunError(f"cannot write the checkpoint in {home}: {error.strerror}") from error
+        raise RunError(f"cannot write the checkpoint in {folder}: {error.strerror}") from error
 
 
-def load_checkpoint(home: Path, teacher: Expected) -> Checkpoint | None:
-    """Return the checkpoint in the folder `home`; None if there is none.
+def load_checkpoint(folder: Path, teacher: Expected) -> Checkpoint | None:
+    """Return the checkpoint in a run folder; None if there is none.
 
     Args:
-        home: the folder.
+        folder: the run folder.
         teacher: what the clients of the run expect of a teacher.
 
     Raises:
         UserError: if the file is damaged or is not a checkpoint of such a run.
     """
-    path = home / CHECKPOINT
+    path = folder / CHECKPOINT
     try:
         blob = get(path, _MAX_BYTES)
         return None if blob is None else _decode(blob, replace(teacher, codec=_CODEC))
@@ -102,13 +102,14 @@ def load_checkpoint(home: Path, teacher: Expected) -> Checkpoint | None:
         raise UserError(f"{path} is not a coordinator's checkpoint: {error}") from error
 
 
-def exclusive_lock(home: Path) -> AbstractContextManager[None]:
+def exclusive_lock(folder: Path) -> AbstractContextManager[None]:
     """Keep other coordinators out of the folder while the context lasts. The lock ends with the process.
 
     Raises:
-        UserError: if another coordinator uses the folder, or the folder cannot be written.
+        InUse: if another coordinator uses the folder.
+        UserError: if the folder cannot be written.
     """
-    return files.exclusive_lock(home / LOCK, f"another server is at work in {home}", f"cannot write {home}")
+    return files.exclusive_lock(folder / LOCK, f"another server is at work in {folder}", f"cannot write {folder}")
 
 
 def _decode(blob: bytes, expected: Expected) -> Checkpoint:
@@ -119,7 +120,7 @@ def _decode(blob: bytes, expected: Expected) -> Checkpoint:
     if hashlib.sha256(body).digest() != blob[len(_MAGIC) : start]:
         raise ValueError("its checksum is wrong")
     head, _, rest = body.partition(b"\n")
-    fields = json.loads(head)
+    fields = parse_json(head)
     teacher, selection_state = rest, None
     if "lag" in fields:
         teacher, known = rest[: fields["teacher_bytes"]], rest[fields["teacher_bytes"] :]
@@ -130,7 +131,6 @@ def _decode(blob: bytes, expected: Expected) -> Checkpoint:
     return Checkpoint(
         str(fields["run"]),
         str(fields["config"]),
-        str(fields["out"]),
         tuple(RoundMetrics(**metrics) for metrics in fields["metrics"]),
         Progress(len(fields["metrics"]), wire.decode(teacher, expected) if teacher else None, selection_state),
     )

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import secrets
-import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 from edgefd.config.schema import Config
-from edgefd.core.errors import UserError
+from edgefd.core.errors import InUse, UserError
+from edgefd.core.files import SHARED, make_folder, removed_on_error
 from edgefd.runs.folder import run_folder
-from edgefd.wire.exchange_folder import FEDERATION
+from edgefd.wire.exchange_folder import DONE, FEDERATION
 from edgefd_server.coordinator.checkpoint import (
     CHECKPOINT,
     LOCK,
@@ -38,18 +38,16 @@ class RunRequest:
     out: Path | None = None
     """the run folder; None = a new one in runs"""
     resume: bool = False
-    """continue from the checkpoint, if there is one"""
+    """continue from the checkpoint in `out`, if there is one"""
 
 
 @dataclass(frozen=True, eq=False)
 class OpenRun:
-    """A run that is ready to be coordinated; its checkpoint is locked by the caller."""
+    """A run that is ready to be coordinated; its run folder is locked by the caller."""
 
     served: ServedRun
     folder: Path
-    """the run folder"""
-    home: Path
-    """folder of the checkpoint"""
+    """the run folder, which holds the checkpoint"""
     saved: Checkpoint
     resuming: bool
     """whether clients may have received messages of the run before"""
@@ -59,92 +57,105 @@ class OpenRun:
 def open_run(request: RunRequest, exchange: Path | None = None) -> Iterator[OpenRun]:
     """Open a run, new or resumed, and keep other coordinators out of it while the context lasts.
 
-    A `UserError` before the first round of a new run, raised here or within the context, leaves nothing behind.
+    An error before the first round of a new run begins, raised here or within the context, leaves nothing behind.
 
     Args:
         request: the run.
-        exchange: the exchange folder, which then holds the checkpoint; None = the run folder holds it.
+        exchange: the exchange folder; None = the run has none.
 
     Raises:
         UserError: if devices cannot run the config, the bundles do not belong to it, the folder belongs to another run
             or config, or another coordinator uses it.
     """
     served = read_served_run(request.config, request.bundles, request.proxy_labels)
-    place = request.out if exchange is None else exchange
-    if request.resume and place is None:
+    if request.resume and request.out is None:
         raise UserError("--resume needs --out: give the folder of the run to resume")
-    resuming = request.resume and place is not None and load_checkpoint(place, served.expected_teacher) is not None
     with ExitStack() as stack:
-        if resuming and place is not None:
-            stack.enter_context(exclusive_lock(place))
-            saved = load_for_resume(served, place)
-            if request.out is not None and request.out.resolve() != Path(saved.out):
-                raise UserError(f"the run in {place} has the run folder {saved.out}: remove --out")
-            yield OpenRun(served, Path(saved.out), place, saved, True)
+        if request.resume and request.out is not None and load_checkpoint(request.out, served.expected_teacher):
+            stack.enter_context(_locked(request.out, exchange))
+            yield OpenRun(served, request.out, load_for_resume(served, request.out), True)
         else:
             check_unused(request, exchange)
-            folder = run_folder(request.config, request.out, or_empty=request.resume)
-            home = folder if exchange is None else exchange
-            removed = _undone_if_refused(folder, partial(shutil.rmtree, folder))
-            if exchange is not None:
-                stack.enter_context(removed)
-            cleared = _undone_if_refused(folder, partial(_clear, home, home.exists()))
-            stack.enter_context(exclusive_lock(home))
-            check_unused(request, exchange)  # again, because another coordinator may have used it before the lock:
-            stack.enter_context(removed if exchange is None else cleared)  # then nothing in it may be removed
-            yield OpenRun(served, folder, home, create_checkpoint(request.config, home, folder), False)
+            folder = stack.enter_context(_new_folders(request, exchange))
+            yield OpenRun(served, folder, create_checkpoint(request.config, folder), False)
 
 
-def create_checkpoint(config: Config, home: Path, out: Path) -> Checkpoint:
-    """Write the first checkpoint of a run with run folder `out` in `home`, before anything is sent to clients."""
-    saved = Checkpoint(secrets.token_hex(6), config_digest(config), str(out.resolve()))
-    save_checkpoint(home, saved)
+@contextmanager
+def _new_folders(request: RunRequest, exchange: Path | None) -> Iterator[Path]:
+    """Create and lock the run folder and the exchange folder, and yield the former.
+
+    An error before the first round begins removes what was created, but nothing that another coordinator uses.
+    """
+    taken = False
+    with ExitStack() as stack:
+        parts = (CHECKPOINT, LOCK, "link.jsonl", "flower")
+        folder = stack.enter_context(
+            run_folder(request.config, request.out, request.resume, parts, lambda folder: taken or has_begun(folder))
+        )
+        if exchange is not None:
+            files = (exchange / name for name in (LOCK, FEDERATION, DONE, "rounds"))
+            stack.enter_context(removed_on_error(exchange, *files, unless=lambda: taken or has_begun(folder)))
+        try:
+            stack.enter_context(_locked(folder, exchange))
+            check_unused(request, exchange)  # again, because another coordinator may have used it before the lock
+        except InUse:
+            taken = True
+            raise
+        yield folder
+
+
+@contextmanager
+def _locked(folder: Path, exchange: Path | None) -> Iterator[None]:
+    """Lock the run folder and the exchange folder. The latter is created for all users, as far as the umask allows."""
+    with ExitStack() as stack:
+        stack.enter_context(exclusive_lock(folder))
+        if exchange is not None:
+            try:
+                make_folder(exchange, SHARED)
+            except OSError as error:
+                raise UserError(f"cannot write {exchange}: {error.strerror}") from error
+            stack.enter_context(exclusive_lock(exchange))
+        yield
+
+
+def has_begun(folder: Path) -> bool:
+    """Return whether the first round of a run has begun, so that clients may have received messages of it."""
+    return (folder / "partition.json").exists()  # the last file that is written before the first round
+
+
+def create_checkpoint(config: Config, folder: Path) -> Checkpoint:
+    """Write the first checkpoint of a run in its folder, before anything is sent to clients."""
+    saved = Checkpoint(secrets.token_hex(6), config_digest(config))
+    save_checkpoint(folder, saved)
     return saved
 
 
-def load_for_resume(served: ServedRun, home: Path) -> Checkpoint:
-    """Return the checkpoint in `home`, of a run with the config of `served`.
+def load_for_resume(served: ServedRun, folder: Path) -> Checkpoint:
+    """Return the checkpoint in a run folder, of a run with the config of `served`.
 
     Raises:
         UserError: if there is none, or it is of another config.
     """
-    saved = load_checkpoint(home, served.expected_teacher)
+    saved = load_checkpoint(folder, served.expected_teacher)
     if saved is None:
-        raise UserError(f"the checkpoint in {home} was removed")
+        raise UserError(f"the checkpoint in {folder} was removed")
     if saved.config != config_digest(served.config):
-        raise UserError(f"the run in {home} is of another config: resume it with {saved.out}/config.yaml")
+        raise UserError(f"the run in {folder} is of another config: resume it with {folder}/config.yaml")
     return saved
 
 
 def check_unused(request: RunRequest, exchange: Path | None) -> None:
-    """Check that the folder of a new run holds no other run.
+    """Check that the folders of a new run hold no other run.
 
     Raises:
-        UserError: if it does.
+        InUse: if they do.
     """
-    if exchange is not None and any((exchange / name).exists() for name in (FEDERATION, "rounds", CHECKPOINT)):
-        raise UserError(
-            f"{exchange} already holds an exchange: choose another folder, remove it, or continue it with --resume"
+    if exchange is not None and any(os.path.lexists(exchange / name) for name in (FEDERATION, "rounds")):
+        raise InUse(
+            f"{exchange} already holds an exchange: choose another folder, remove it, or continue it with --resume and "
+            "the --out of its run"
         )
     if request.out is not None and (request.out / CHECKPOINT).exists():
-        raise UserError(
+        raise InUse(
             f"{request.out} already holds a run: choose another folder, remove it, or continue it with --resume"
         )
-
-
-@contextmanager
-def _undone_if_refused(folder: Path, undo: Callable[[], None]) -> Iterator[None]:
-    """Undo what this coordinator has written if a `UserError` comes before the run has begun to write its folder."""
-    try:
-        yield
-    except UserError:
-        if not (folder / "config.yaml").exists():
-            undo()
-        raise
-
-
-def _clear(home: Path, existed: bool) -> None:
-    for name in (CHECKPOINT, LOCK, FEDERATION):
-        (home / name).unlink(missing_ok=True)
-    if not existed:
-        home.rmdir()

@@ -70,6 +70,6 @@ def _measured_rounds(run: OpenRun, coordinator: RoundCoordinator) -> Iterator[Ro
             record_messages(run.folder / KNOWLEDGE, config, result)
         metrics = measure(result, truth, time.perf_counter() - began, config.method.message)
         saved = replace(saved, metrics=(*saved.metrics, metrics), progress=result.progress)
-        save_checkpoint(run.home, saved)
+        save_checkpoint(run.folder, saved)
         yield metrics
         began = time.perf_counter()

@@ -105,7 +105,7 @@ def run_job(grid: Grid, path: Path) -> None:
 def _coordinate(grid: Grid, job: Job) -> dict[str, Any]:
     config, certs = load_config(job.work / "config.yaml"), job.superlink.certs
     served = read_served_run(config, job.bundles, job.proxy_labels)
-    run = OpenRun(served, job.folder, job.folder, load_for_resume(served, job.folder), job.resuming)
+    run = OpenRun(served, job.folder, load_for_resume(served, job.folder), job.resuming)
     front_ends = [_super_nodes(grid, None if certs is None else AllowList(certs))]
     if job.listen is not None:
         front_ends.insert(0, device_link(served, replace(job.superlink, address=job.listen)))

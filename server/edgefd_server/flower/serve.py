@@ -17,6 +17,7 @@ from typing import Any
 
 from edgefd.core.addresses import parse_address
 from edgefd.core.errors import RunError, Stopped, UserError
+from edgefd.core.files import make_folder
 from edgefd.core.json_files import write_json
 from edgefd.core.processes import alive, last_line, reported
 from edgefd.runs.folder import write_config
@@ -64,7 +65,7 @@ def serve_flower(
         labels = request.proxy_labels and request.proxy_labels.resolve()
         bundles = tuple(bundle.resolve() for bundle in request.bundles)
         job = Job(run.folder.resolve(), run.resuming, bundles, labels, address, listen, options)
-        job.work.mkdir(exist_ok=True)
+        make_folder(job.work)
         write_config(job.work, request.config)
         return run.folder, _Command(allowed, run.served, job).run()
 
@@ -130,7 +131,7 @@ class _Command:
                         return summary
                     continue
                 if self.coordinator is None and time.monotonic() - began > START_SECONDS:
-                    raise RunError(f"the ServerApp did not start: {last_line(link.log)} (see {link.log})")
+                    raise RunError(f"the ServerApp did not start: {last_line(link.log)}")
                 if time.monotonic() - checked < _CHECK_SECONDS:
                     continue
                 checked = time.monotonic()

@@ -49,8 +49,11 @@ def main(grid: Grid, context: Context) -> None:
         run_job(grid, Path(str(settings["job"])))
         return
     prepared = prepare(load_config(user_path(str(settings["config"]))))
-    folder = run_folder(prepared.config, user_path(str(settings["out"])) if settings["out"] else None)
-    with over_grid(grid, prepared.config, prepared.federation, folder / LOG) as coordinator:
+    out = user_path(str(settings["out"])) if settings["out"] else None
+    with (
+        run_folder(prepared.config, out) as folder,
+        over_grid(grid, prepared.config, prepared.federation, folder / LOG) as coordinator,
+    ):
         execute_run(
             prepared.config,
             prepared.facts,

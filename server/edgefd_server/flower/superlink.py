@@ -250,4 +250,4 @@ def _wait_until_ready(address: SuperLinkAddress, process: subprocess.Popen[bytes
         except OSError:
             time.sleep(0.1)
     outcome = "did not answer" if process.poll() is None else f"ended (exit code {process.returncode})"
-    raise RunError(f"the SuperLink {outcome}: {last_line(log)} (see {log})")
+    raise RunError(f"the SuperLink {outcome}: {last_line(log)}")

@@ -1,21 +1,21 @@
 """The front end of a `RoundCoordinator` for devices that see an exchange folder (`edgefd.wire.exchange_folder`).
 
 The coordinator's thread writes the plan, the teacher and the clients of each round, and the end of the run. Another
-thread reads the reports that appear and submits them. A coordinator that was killed reads them again.
+thread reads the reports that appear and submits them. A coordinator that was killed reads them again. Nothing that a
+device puts in place of a report ends the run: what is not a report is refused.
 """
 
 from __future__ import annotations
 
 import logging
-import os
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from edgefd.core.errors import RunError, UserError
-from edgefd.core.files import get, put
+from edgefd.core.files import SHARED, FileIdentity, get, identities, make_folder, put, remove
 from edgefd.wire import messages as wire
 from edgefd.wire.exchange_folder import (
     ASKED,
@@ -37,8 +37,6 @@ from edgefd_server.coordinator.round_coordinator import OpenRound, Refused, Roun
 POLL_SECONDS = 0.05
 """seconds between two readings of the folder"""
 
-Identity = tuple[int, ...]
-
 logger = logging.getLogger(__name__)
 
 
@@ -58,9 +56,11 @@ class FolderFrontEnd:
         self._opened: OpenRound | None = None
         self._late: tuple[OpenRound, frozenset[int]] | None = None
         """the previous round and its clients whose reports were not in time"""
-        self._read: dict[tuple[int, int], Identity] = {}
+        self._read: dict[tuple[int, int], FileIdentity] = {}
         """identity of the file that was read last, by round and client: a new file is read again"""
         self._accepted: set[tuple[int, int]] = set()
+        self._unreadable = ""
+        """the last reason why the reports of a round could not be read; "" = they could"""
 
     # in the coordinator's thread
 
@@ -73,7 +73,7 @@ class FolderFrontEnd:
         try:
             opened = self._coordinator.round
             if (ended := self._coordinator.ended) is not None:
-                put(self._folder / DONE, (ended or COMPLETE).encode())
+                self._put(self._folder / DONE, (ended or COMPLETE).encode())
             elif opened is not None:
                 self._publish(opened)
             elif self._opened is not None:
@@ -89,10 +89,10 @@ class FolderFrontEnd:
         """
         folder, n_clients = round_folder(self._folder, round), self._coordinator.info.n_clients
         try:
-            plan = wire.decode_plan(get(folder / PLAN, MAX_TEXT) or b"", self._n_proxy)
-            asked = get(folder / ASKED, MAX_TEXT)
+            plan = wire.decode_plan(self._get(folder / PLAN) or b"", self._n_proxy)
+            asked = self._get(folder / ASKED)
             clients = range(n_clients) if asked is None else decode_clients(asked)
-            counted = decode_clients(get(folder / COUNTED, MAX_TEXT) or b"")
+            counted = decode_clients(self._get(folder / COUNTED) or b"")
         except (OSError, ValueError) as error:
             raise RunError(f"cannot read round {round} in {self._folder}: {error}") from error
         closed = OpenRound(plan, None, clients, time.monotonic())
@@ -101,19 +101,25 @@ class FolderFrontEnd:
 
     def _publish(self, opened: OpenRound) -> None:
         folder = round_folder(self._folder, opened.plan.round)
-        (folder / "reports").mkdir(parents=True, exist_ok=True)
+        make_folder(folder / "reports", SHARED, self._folder)
         if opened.teacher is not None:
-            _put_once(folder / TEACHER, opened.teacher)
+            put_once(folder / TEACHER, opened.teacher, self._folder)
         if len(opened.asked) < self._coordinator.info.n_clients:
-            _put_once(folder / ASKED, encode_clients(opened.asked))
-        _put_once(folder / PLAN, wire.encode_plan(opened.plan))
+            put_once(folder / ASKED, encode_clients(opened.asked), self._folder)
+        put_once(folder / PLAN, wire.encode_plan(opened.plan), self._folder)
         self._opened = opened
 
     def _close(self, closed: OpenRound) -> None:
         self._opened = None
         missing = frozenset(self._coordinator.missing())
-        put(round_folder(self._folder, closed.plan.round) / COUNTED, encode_clients(set(closed.asked) - missing))
+        self._put(round_folder(self._folder, closed.plan.round) / COUNTED, encode_clients(set(closed.asked) - missing))
         self._late = closed, missing
+
+    def _get(self, path: Path) -> bytes | None:
+        return get(path, MAX_TEXT, self._folder)
+
+    def _put(self, path: Path, blob: bytes) -> None:
+        put(path, blob, SHARED, self._folder)
 
     # in the thread that reads
 
@@ -124,13 +130,12 @@ class FolderFrontEnd:
             return
         found = []
         for round, clients in self._awaited(opened):
-            for client in clients:
-                path = report_file(self._folder, round.plan.round, client)
-                if (file := self._new_file(path, round.plan.round, client)) is not None:
-                    limit = self._coordinator.expected(round.plan).largest
-                    found.append((path, round.plan.round, client, _content(path, limit)))
-                    self._read[round.plan.round, client] = file
-                    self.seen[client] = time.monotonic()
+            number, limit = round.plan.round, self._coordinator.expected(round.plan).largest
+            for client, file in self._new_files(number, clients).items():
+                path = report_file(self._folder, number, client)
+                found.append((path, number, client, self._content(path, limit)))
+                self._read[number, client] = file
+                self.seen[client] = time.monotonic()
         with self._coordinator.batch():
             for path, number, client, content in found:
                 self._submit(path, number, client, content)
@@ -142,11 +147,30 @@ class FolderFrontEnd:
             awaited.insert(0, (self._late[0], sorted(self._late[1])))
         return awaited
 
-    def _new_file(self, path: Path, round: int, client: int) -> Identity | None:
-        """Return the identity of a report's file; None if there is none, or it was read or is not needed any more."""
-        if (round, client) in self._accepted or (identity := _identity(path)) == self._read.get((round, client)):
-            return None
-        return identity
+    def _new_files(self, round: int, clients: Sequence[int]) -> dict[int, FileIdentity]:
+        """Return the files of a round's reports, by client, that were neither read nor are unneeded by now."""
+        paths = {c: report_file(self._folder, round, c) for c in clients if (round, c) not in self._accepted}
+        reports = round_folder(self._folder, round) / "reports"
+        try:
+            present = identities(reports, [path.name for path in paths.values()], self._folder)
+        except OSError as error:  # somebody replaced the folder, or a network file system is away for a while
+            if self._unreadable != (reason := f"cannot read {reports}: {error.strerror}"):
+                logger.warning("%s: no report counts until it can be read", reason)
+            self._unreadable = reason
+            return {}
+        self._unreadable = ""
+        found = {client: present[path.name] for client, path in paths.items() if path.name in present}
+        return {client: file for client, file in found.items() if self._read.get((round, client)) != file}
+
+    def _content(self, path: Path, limit: int) -> bytes | Refused:
+        """Return the content of a report's file, or the reason why the file cannot be a report."""
+        try:
+            data = get(path, limit, self._folder)
+        except ValueError as error:
+            return Refused("size", str(error))
+        except OSError as error:
+            return Refused("malformed", f"the report cannot be read: {error.strerror}")
+        return Refused("malformed", "the report was removed") if data is None else data
 
     def _submit(self, path: Path, round: int, client: int, content: bytes | Refused) -> None:
         refused_path = path.with_suffix(".refused")
@@ -157,23 +181,27 @@ class FolderFrontEnd:
             self._coordinator.submit(client, round, content)
         except Refused as refused:
             if refused.reason != "round":  # the round was closed meanwhile: the report stays in the folder
-                logger.debug("refused %s: %s", path, refused)
-                put(refused_path, f"{refused}\n".encode())
-                self._coordinator.note(
-                    "refused", call="Folder", reason=refused.reason, line=str(refused), round=round, client=client
-                )
+                self._refuse(refused_path, refused, round, client)
             return
         self._accepted.add((round, client))
-        refused_path.unlink(missing_ok=True)
+        with suppress(OSError):  # a folder in place of the file: the device then stops by itself
+            remove(refused_path, self._folder)
+
+    def _refuse(self, path: Path, refused: Refused, round: int, client: int) -> None:
+        """Count a refused report, and tell its device the reason."""
+        line = str(refused)
+        try:
+            self._put(path, f"{refused}\n".encode())
+        except OSError as error:  # such as a folder in place of the file
+            line += f"; the device does not learn this, because {path.name} cannot be written: {error.strerror}"
+        logger.debug("refused %s: %s", path, line)
+        self._coordinator.note("refused", call="Folder", reason=refused.reason, line=line, round=round, client=client)
 
     def run(self, stop: threading.Event) -> None:
         """Read the folder until the event is set. An error ends the run, which would otherwise wait for ever."""
         while not stop.wait(POLL_SECONDS):
             try:
                 self.step()
-            except OSError as error:
-                self._coordinator.fail(RunError(f"cannot use {self._folder}: {error.strerror}"))
-                return
             except Exception as error:
                 self._coordinator.fail(RunError(f"cannot read {self._folder}: {type(error).__name__}: {error}"))
                 return
@@ -195,11 +223,13 @@ def open_folder(folder: Path, coordinator: RoundCoordinator, n_proxy: int, first
     """
     front_end = FolderFrontEnd(folder, coordinator, n_proxy)
     try:
-        _put_once(folder / FEDERATION, encode_info(coordinator.info))
-        if get(folder / DONE, MAX_TEXT) not in (None, COMPLETE.encode()):
-            (folder / DONE).unlink()
+        put_once(folder / FEDERATION, encode_info(coordinator.info), folder)
+        if get(folder / DONE, MAX_TEXT, folder) not in (None, COMPLETE.encode()):
+            remove(folder / DONE, folder)
     except OSError as error:
         raise UserError(f"cannot write {folder}: {error.strerror}") from error
+    except ValueError as error:
+        raise UserError(f"cannot use {folder}: {error}: remove it") from error
     if first and coordinator.rules.stale_reports == "use":
         front_end.continue_after(first - 1)
     coordinator.watch(front_end.run_changed)
@@ -213,33 +243,13 @@ def open_folder(folder: Path, coordinator: RoundCoordinator, n_proxy: int, first
         thread.join()
 
 
-def _content(path: Path, limit: int) -> bytes | Refused:
-    """Return the content of a report's file, or the reason why the file cannot be a report."""
-    try:
-        data = get(path, limit)
-    except ValueError as error:
-        return Refused("size", str(error))
-    except OSError as error:
-        return Refused("malformed", f"the report cannot be read: {error.strerror}")
-    return Refused("malformed", "the report was removed") if data is None else data
-
-
-def _put_once(path: Path, blob: bytes) -> None:
+def put_once(path: Path, blob: bytes, root: Path) -> None:
     """Write a file that a killed coordinator may have written before; its content must then be the same."""
     try:
-        present = get(path, len(blob))
+        present = get(path, len(blob), root)
     except ValueError as error:
         raise RunError(f"{path} differs from the file that this run would write: {error}") from error
     if present is not None and present != blob:
         raise RunError(f"{path} differs from the file that this run would write")
     if present is None:
-        put(path, blob)
-
-
-def _identity(path: Path) -> Identity | None:
-    """Return values that change when a file is replaced; None if it does not exist."""
-    try:
-        status = os.stat(path)
-    except FileNotFoundError:
-        return None
-    return status.st_ino, status.st_size, status.st_mtime_ns
+        put(path, blob, SHARED, root)

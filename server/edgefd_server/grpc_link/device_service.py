@@ -10,6 +10,7 @@ from pathlib import Path
 
 from edgefd_proto import edgefd_pb2 as pb
 
+from edgefd.core.files import opened_plain
 from edgefd.wire.device_link import CHUNK, HOLD
 from edgefd_server.grpc_link.refusals import Code, Refusal
 from edgefd_server.grpc_link.server import Context, GrpcServer, ListenAddress
@@ -97,10 +98,11 @@ class DeviceLink(GrpcServer):
         """Return the descriptor of a bundle's file, which all downloads share."""
         if path not in self._descriptors:
             try:
-                self._descriptors[path] = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-            except OSError as error:
-                raise Refusal(Code.UNAVAILABLE, "busy", f"cannot read {path.name}: {error.strerror}") from error
-            self._files.callback(os.close, self._descriptors[path])
+                file = opened_plain(path)  # it may have been replaced by a link or a pipe since it was verified
+            except (OSError, ValueError) as error:
+                reason = getattr(error, "strerror", None) or error
+                raise Refusal(Code.UNAVAILABLE, "busy", f"cannot read {path.name}: {reason}") from error
+            self._descriptors[path] = self._files.enter_context(file).fileno()
         return self._descriptors[path]
 
     async def _wait(self, client: int, after: int, context: Context) -> None:

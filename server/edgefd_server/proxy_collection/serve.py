@@ -6,7 +6,6 @@ The process may be killed at any moment and started again.
 from __future__ import annotations
 
 import math
-import shutil
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,16 +13,17 @@ from pathlib import Path
 from edgefd.config.schema import Config
 from edgefd.core.addresses import check_port
 from edgefd.core.descriptors import raise_file_limit
-from edgefd.core.errors import Stopped, UserError
+from edgefd.core.errors import InUse, Stopped, UserError
+from edgefd.core.files import removed_on_error
 from edgefd.data.build_federation import CONTRIBUTORS
 from edgefd.data.npz import read_npz
 from edgefd.runs.deployable import check_deployable
-from edgefd_server.coordinator.checkpoint import exclusive_lock
+from edgefd_server.coordinator.checkpoint import LOCK, exclusive_lock
 from edgefd_server.grpc_link.server import ListenAddress, warn_if_plaintext
 from edgefd_server.monitoring.event_log import LOG, json_log, tee_log
 from edgefd_server.monitoring.prometheus import LinkMetrics, metrics_log, metrics_server
 from edgefd_server.proxy_collection.service import Collector, open_collector
-from edgefd_server.proxy_collection.store import CLIENTS, PROXY, Collection, Wanted, open_folder
+from edgefd_server.proxy_collection.store import CLIENTS, COLLECTION, PROXY, Collection, Wanted, open_folder
 
 
 @dataclass(frozen=True)
@@ -120,16 +120,21 @@ def collect(wanted: Wanted, options: Collecting, folder: Path) -> Collected:
     least = wanted.n_clients if options.least is None else options.least
     if not 1 <= least <= wanted.n_clients:
         raise UserError(f"--least must be from 1 to {wanted.n_clients}, the number of clients, not {least}")
-    new = not folder.exists()
-    with exclusive_lock(folder):
+    parts = (folder / name for name in (COLLECTION, CLIENTS, LOCK, LOG))
+    in_use = False
+
+    def kept() -> bool:  # by another collector, or because devices have sent something, if only refused samples
+        return in_use or any((folder / CLIENTS).glob("*")) or (folder / LOG).exists()
+
+    with removed_on_error(folder, *parts, unless=kept), ExitStack() as stack:
         try:
-            open_folder(folder, wanted)
-            if not (folder / PROXY).exists():
-                _receive(folder, wanted, options, least)
-        except UserError:
-            if new and not any((folder / CLIENTS).glob("*")):  # refused before it received anything
-                shutil.rmtree(folder)
+            stack.enter_context(exclusive_lock(folder))
+        except InUse:
+            in_use = True
             raise
+        open_folder(folder, wanted)
+        if not (folder / PROXY).exists():
+            _receive(folder, wanted, options, least)
         arrays = read_npz(folder / PROXY, ("x", CONTRIBUTORS))
         return Collected(folder / PROXY, len(arrays["x"]), int(arrays[CONTRIBUTORS]))
 
@@ -151,6 +156,7 @@ def _receive(folder: Path, wanted: Wanted, options: Collecting, least: int) -> N
             collection.wait(least, options.deadline)
             collection.linger()
         except KeyboardInterrupt as error:
-            status = f"{len(collection.contributors)} of {wanted.n_clients} clients have contributed"
-            raise Stopped(f"{status}; their samples are in {folder}: run the same command to continue") from error
+            n_done = len(collection.contributors)
+            where = f"; their samples are in {folder}: run the same command to continue" if n_done else ""
+            raise Stopped(f"{n_done} of {wanted.n_clients} clients have contributed{where}") from error
         collection.finish()

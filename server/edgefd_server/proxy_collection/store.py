@@ -23,7 +23,8 @@ import numpy as np
 import numpy.typing as npt
 
 from edgefd.core.errors import RunError, UserError
-from edgefd.core.files import get, npz_bytes, put, writing
+from edgefd.core.files import get, make_folder, put, writing
+from edgefd.core.npz import npz_bytes
 from edgefd.core.seeding import Purpose, make_rng
 from edgefd.data.build_federation import CONTRIBUTORS
 from edgefd.data.npz import read_npz
@@ -273,7 +274,7 @@ def open_folder(folder: Path, wanted: Wanted) -> None:
         present = get(path, MAX_TEXT)
         if present is None:
             put(path, text)
-        (folder / CLIENTS).mkdir(mode=0o700, exist_ok=True)
+        make_folder(folder / CLIENTS, root=folder)
     except (OSError, ValueError) as error:
         raise UserError(f"cannot collect in {folder}: {error}") from error
     if present not in (None, text):

@@ -104,6 +104,25 @@ def test_the_page_states_verdicts_attacks_controls_and_commands() -> None:
     assert text.count("data:image/png;base64,") == 1
 
 
+HOSTILE = "<script>alert(1)</script>'\"&<img src=x onerror=alert(1)>"
+
+
+def test_names_of_a_config_cannot_add_markup_and_the_page_loads_nothing() -> None:
+    names = ("run", "command", "run_command", "method", "dataset", "scenario", "codec", "edgefd")
+    hostile = result() | dict.fromkeys(names, HOSTILE)
+    hostile["limits"] = [{"limit": HOSTILE, "found": 0.5, "exceeded": True}]
+    hostile["not_tested"] = [HOSTILE]
+    for valid in (True, False):
+        hostile |= {"valid": valid, "failed_controls": [HOSTILE]}
+        text = page(json.loads(json.dumps(hostile)), reconstructions())
+        tags = set(re.findall(r"<(/?[a-zA-Z]+)", text))
+        assert not tags & {"script", "/script", "iframe", "object", "form", "base"}
+        assert "onerror=alert(1)>" not in text.replace("onerror=alert(1)&gt;", "")
+        assert all(tag.startswith('<img class="') or "data:image/png" in tag for tag in re.findall(r"<img[^>]*>", text))
+        head = text[: text.index("<body>")]
+        assert "Content-Security-Policy\" content=\"default-src 'none';" in head
+
+
 @pytest.mark.slow
 def test_every_curve_has_content_in_a_browser(chromium: Browser, tmp_path: Path) -> None:
     path = tmp_path / "audit.html"

@@ -24,14 +24,14 @@ def test_a_checkpoint_reads_as_it_was_written(tmp_path: Path) -> None:
     assert load_checkpoint(tmp_path, TEACHER) is None
     metrics, state = (round_metrics(0),), SelectionState(knowledge(4), np.array([0.1, 0, 2], np.float32))
     for saved in (
-        Checkpoint("r", "c", "o"),
-        Checkpoint("r", "c", "o", metrics, Progress(1, knowledge(3))),
-        Checkpoint("r", "c", "o", metrics, Progress(1, knowledge(3), state)),
+        Checkpoint("r", "c"),
+        Checkpoint("r", "c", metrics, Progress(1, knowledge(3))),
+        Checkpoint("r", "c", metrics, Progress(1, knowledge(3), state)),
     ):
         save_checkpoint(tmp_path, saved)
         loaded = load_checkpoint(tmp_path, TEACHER)
         assert loaded is not None
-        assert (loaded.run, loaded.config, loaded.out, loaded.metrics) == ("r", "c", "o", saved.metrics)
+        assert (loaded.run, loaded.config, loaded.metrics) == ("r", "c", saved.metrics)
         progress, expected = loaded.progress, saved.progress
         assert (progress.teacher is None) == (expected.teacher is None)
         assert progress.teacher is None or progress.teacher.equals(knowledge(3))
@@ -44,7 +44,7 @@ def test_a_checkpoint_reads_as_it_was_written(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("at", [0, 25, -1])
 def test_a_damaged_checkpoint_is_refused(tmp_path: Path, at: int) -> None:
-    save_checkpoint(tmp_path, Checkpoint("r", "c", "o", (round_metrics(0),), Progress(1, knowledge())))
+    save_checkpoint(tmp_path, Checkpoint("r", "c", (round_metrics(0),), Progress(1, knowledge())))
     blob = bytearray((tmp_path / CHECKPOINT).read_bytes())
     blob[at] ^= 1
     (tmp_path / CHECKPOINT).write_bytes(blob)

@@ -66,7 +66,7 @@ def run(data: ExportedFederation, config: Path, folder: Path, kill: bool) -> lis
         try:
             for code in kills(server, servers, errors) if kill else ():
                 assert code == -signal.SIGKILL, f"{code}: {log.read_text()}"
-                phases.append(phase(data, exchange))
+                phases.append(phase(data, folder / "run", exchange))
                 check_unchanged(exchange, seen)
             servers.start(server)
             assert servers.ended() == 0, log.read_text()
@@ -93,9 +93,9 @@ def kills(server: list[str], servers: ForkServer, errors: IO[bytes]) -> Iterator
         yield servers.killed(server, rng.uniform(0.05, 0.2))
 
 
-def phase(data: ExportedFederation, exchange: Path) -> str:
+def phase(data: ExportedFederation, run: Path, exchange: Path) -> str:
     """Return the phase in which a killed server left the exchange."""
-    saved = load_checkpoint(exchange, data.served().expected_teacher)
+    saved = load_checkpoint(run, data.served().expected_teacher)
     if saved is None:
         return "before the first checkpoint"
     folder = exchange / "rounds" / f"{saved.next_round:04d}"
@@ -115,7 +115,7 @@ def check_unchanged(exchange: Path, seen: dict[Path, str]) -> None:
 
 def result(data: ExportedFederation, folder: Path) -> tuple[bytes, list[dict[str, object]], dict[str, bytes]]:
     """Return the last teacher, the metrics and the exchanged files of a run."""
-    saved = load_checkpoint(folder / "exchange", data.served().expected_teacher)
+    saved = load_checkpoint(folder / "run", data.served().expected_teacher)
     assert saved is not None
     assert saved.progress.teacher is not None
     lines = [json.loads(line) for line in (folder / "run" / "metrics.jsonl").read_text().splitlines()]

@@ -1,7 +1,9 @@
 """Rounds through an exchange folder with partial participation, and rounds that a killed coordinator left there."""
 
 import json
-from collections.abc import Iterator, Sequence
+import os
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -87,6 +89,85 @@ def test_an_invalid_late_report_is_refused(tmp_path: Path) -> None:
         submit(tmp_path, 1, 0)
         assert run_round(transport, 1) == [(0, 1)]
     assert report_file(tmp_path, 0, 2).with_suffix(".refused").exists()
+
+
+def link_to_itself(path: Path) -> None:
+    path.symlink_to(path.name)
+
+
+def link_to_another_report(path: Path) -> None:
+    path.symlink_to("0.bin")
+
+
+def huge(path: Path) -> None:
+    with path.open("wb") as file:
+        file.truncate(2**40)
+
+
+def folder_in_place_of_the_reason(path: Path) -> None:
+    path.write_bytes(b"rubbish")
+    path.with_suffix(".refused").mkdir()
+
+
+def links_in_place_of_the_reason(path: Path) -> None:
+    """Prepare links with the names that an earlier version used for temporary files."""
+    path.write_bytes(b"rubbish")
+    (path.parents[3] / "victim").write_text("untouched")
+    for name in (".1.refused.part", "1.refused", "1.refused.part"):
+        (path.parent / name).symlink_to(path.parents[3] / "victim")
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        *(Path.mkdir, os.mkfifo, link_to_itself, link_to_another_report, huge),
+        *(folder_in_place_of_the_reason, links_in_place_of_the_reason),
+    ],
+)
+def test_what_is_not_a_report_is_refused_and_counted_and_the_run_goes_on(
+    tmp_path: Path, make: Callable[[Path], None]
+) -> None:
+    refused = []
+
+    def log(event: str, **fields: object) -> None:
+        refused.extend([fields["client"]] if event == "refused" else [])
+
+    path = report_file(tmp_path, 0, 1)
+    path.parent.mkdir(parents=True)
+    make(path)
+    submit(tmp_path, 0, 0, 2)
+    coordinator = RoundCoordinator(INFO, 5.0, log, ParticipationConfig(min_reports=3))
+    with open_folder(tmp_path, coordinator, 5):
+        later = threading.Timer(0.3, submit, (tmp_path, 0, 3))
+        later.start()
+        assert run_round(coordinator) == [(0, 0), (2, 0), (3, 0)]
+        later.join()
+    assert set(refused) == {1}
+    if make is links_in_place_of_the_reason:
+        assert (tmp_path / "victim").read_text() == "untouched"
+        assert not path.with_suffix(".refused").is_symlink()
+    if make is not folder_in_place_of_the_reason:
+        assert path.with_suffix(".refused").is_file()
+
+
+def test_a_folder_of_reports_that_leads_elsewhere_is_not_used(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A link in place of the folder neither shows other files nor lets the coordinator write elsewhere."""
+    exchanged, elsewhere = tmp_path / "exchange", tmp_path / "elsewhere"
+    exchanged.mkdir()
+    with exchange(exchanged, timeout=1.5, min_reports=2) as transport:
+
+        def replace_folder() -> None:
+            report_file(exchanged, 0, 1).parent.rename(elsewhere)
+            (elsewhere / "1.bin").write_bytes(b"rubbish")
+            report_file(exchanged, 0, 1).parent.symlink_to(elsewhere)
+
+        later = threading.Timer(0.3, replace_folder)
+        later.start()
+        with pytest.raises(RunError, match=r"0 of 4 reports after 1\.5 s"):
+            run_round(transport)
+        later.join()
+    assert {path.name for path in elsewhere.iterdir()} == {"1.bin"}
+    assert "no report counts until it can be read" in caplog.text
 
 
 def test_a_folder_that_cannot_be_used_ends_the_run(tmp_path: Path) -> None:

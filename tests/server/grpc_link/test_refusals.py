@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -235,3 +237,39 @@ def test_a_device_that_calls_too_often_is_refused_until_its_bucket_refills(feder
         assert other.next_task(other_session).HasField("task")  # other clients are not limited
         now[0] += 0.2
         assert device.next_task(session).HasField("task")
+
+
+BOMB = """
+import sys
+import grpc
+
+address, folder, size = sys.argv[1], sys.argv[2], int(sys.argv[3])
+ca, key, certificate = (open(f"{folder}/{name}", "rb").read() for name in ("ca.pem", "device.key", "device.pem"))
+options = [("grpc.max_send_message_length", -1)]
+with grpc.secure_channel(address, grpc.ssl_channel_credentials(ca, key, certificate), options) as channel:
+    submit = channel.unary_unary("/edgefd.v1.DeviceLink/SubmitReport")
+    try:
+        submit(bytes(size), timeout=60, compression=grpc.Compression.Gzip)
+    except grpc.RpcError as error:
+        print(error.code().name)
+"""
+
+
+def peak() -> int:
+    """Return the peak of this process's memory in MiB."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) // 1024 for line in lines if line.startswith("VmHWM"))
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="the peak of memory is read as Linux gives it")
+def test_a_compressed_message_is_not_unpacked_beyond_the_limit(federation: ExportedFederation, keys: Path) -> None:
+    """512 MiB of zeros are 0.5 MiB on the network: older versions of grpcio unpacked them before they looked."""
+    with open_device_link(federation, keys) as link:
+        link.begin()
+        RawDevice(link.address, keys / "devices" / "device-0").join(None, link.terms)
+        Path("/proc/self/clear_refs").write_text("5")  # the peak begins again
+        before = peak()
+        command = [sys.executable, "-c", BOMB, link.address, str(keys / "devices" / "device-0"), str(2**29)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=90, check=True)
+        assert done.stdout == "RESOURCE_EXHAUSTED\n"
+        assert peak() - before < 50

@@ -24,6 +24,8 @@ from edgefd.cli.main import app
 from edgefd.config.load import parse_config
 from edgefd.config.schema import Config
 from edgefd.core.errors import Stopped, UserError
+from edgefd.core.files import put
+from edgefd.core.npz import npz_bytes
 from edgefd.data.npz import read_npz
 from edgefd.federation.clients import Scale
 from edgefd.runs.export_bundle import export_config
@@ -80,8 +82,12 @@ def test_a_stopped_collection_says_how_to_continue_and_a_finished_one_ends_at_on
         raise KeyboardInterrupt
 
     monkeypatch.setattr(Collection, "wait", stopped)
+    with pytest.raises(Stopped, match=r"^0 of 2 clients have contributed$"):
+        collect(wanted, options, tmp_path)
+    assert not list(tmp_path.iterdir())
+    put(tmp_path / "clients" / "001.npz", npz_bytes({"x": np.zeros((5, 1, 28, 28), np.uint8)}))
     with pytest.raises(
-        Stopped, match=r"0 of 2 clients have contributed; their samples are in .*: run the same command to continue"
+        Stopped, match=r"1 of 2 clients have contributed; their samples are in .*: run the same command to continue"
     ):
         collect(wanted, options, tmp_path)
     warning = "connections are unencrypted and unauthenticated (no --certs): raw samples are sent in plaintext"

@@ -98,7 +98,7 @@ def leave_run(out: Path) -> None:
     """Write a run of the config above, as a server leaves it that was killed before its first round."""
     config = load_config(ROOT / "simulations/quickstart.yaml", SETTINGS)
     out.mkdir()
-    create_checkpoint(config, out, out)
+    create_checkpoint(config, out)
 
 
 @pytest.mark.parametrize(
