@@ -189,3 +189,4 @@ def _refusal(at: Any, problem: str) -> yaml.MarkedYAMLError:
 
 _Loader.add_constructor(_INT, _Loader.construct_integer)
 _Loader.add_constructor(_AMBIGUOUS, _Loader.construct_ambiguous)
+_Dumper.add_representer(str, _Dumper.represent_text)
