@@ -110,6 +110,9 @@ def hostile_bundle(honest: Path, out: Path, n_images: int, as_gradient: bool, lr
     replace_file(out, "train_step.onnx", storing_step(batch, shape, 10, as_gradient))
     replace_file(out, "model.onnx", telling_model(batch, shape, n_images, -1 / lr if as_gradient else 1.0))
     replace_file(out, "init.npz", npz_bytes(state))
+    results = {f"expected/{name}": array for name, array in state.items()}
+    targets = np.zeros((1, 10), np.float32)
+    replace_file(out, "selftest.npz", npz_bytes({"targets": targets, "lr": np.float32(lr), **results}))
     replace_file(out, "proxy.npz", npz_bytes({"x": proxy}))
     digest = hashlib.sha256(proxy.tobytes()).hexdigest()
     terms = {**manifest["terms"], "proxy_sha256": digest}
