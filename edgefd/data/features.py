@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from edgefd.core.arrays import Float32
 from edgefd.core.errors import UserError, require
+from edgefd.core.files import disk_errors
 from edgefd.core.host import cores
 from edgefd.data.cache import cached_arrays
 from edgefd.data.datasets import Dataset, digest
@@ -67,10 +68,8 @@ def extractor_graph(extractor: str, shape: tuple[int, ...], size: int | None = N
         raise UserError(
             "data.extractor_size is for an EfficientNet only, an .onnx file defines its own size: remove it"
         )
-    try:
+    with disk_errors(f"read data.extractor {extractor}"):
         return Path(extractor).read_bytes()
-    except OSError as error:
-        raise UserError(f"cannot read data.extractor {extractor}: {error.strerror}") from error
 
 
 def _efficientnet(name: str, shape: tuple[int, ...], size: int) -> bytes:

@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from edgefd.core.arrays import Int64
 from edgefd.core.errors import UserError, require
+from edgefd.core.files import disk_errors
 
 if TYPE_CHECKING:
     from PIL import Image as Images
@@ -76,10 +77,8 @@ def _files(folder: Path) -> Iterator[tuple[Path, int]]:
 
 
 def _visible(folder: Path) -> list[Path]:
-    try:
+    with disk_errors(f"read {folder}"):
         names = sorted(os.listdir(folder))
-    except OSError as error:
-        raise UserError(f"cannot read {folder}: {error.strerror}") from error
     return [folder / name for name in names if not name.startswith(".") and name.casefold() not in LITTER]
 
 

@@ -39,7 +39,7 @@ from edgefd.config.load import Source, parse_config, read_sections
 from edgefd.config.overrides import Overrides, read_overrides, selects_variant, set_key
 from edgefd.config.schema import Config, Data, FromFile
 from edgefd.core.errors import RunError, Stopped, UserError
-from edgefd.core.files import removed_on_error
+from edgefd.core.files import disk_errors, removed_on_error
 from edgefd.runs.folder import has_round
 from edgefd.runs.load_data import load_data
 from edgefd.runs.prepare import check_fits
@@ -276,7 +276,5 @@ def _cell(config: Config, data_sha256: str) -> Cell:
 
 
 def _file_digest(path: Path) -> str:
-    try:
+    with disk_errors(f"read {path}"):
         return hashlib.sha256(path.read_bytes()).hexdigest()
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from error

@@ -28,6 +28,7 @@ from typing import Any, ClassVar
 
 from edgefd.core.addresses import Address
 from edgefd.core.errors import RunError, UserError
+from edgefd.core.files import put
 from edgefd.core.processes import FLOWER_QUIET, end, last_line, module_path
 from edgefd.core.proxies import direct_to_this_machine
 from edgefd_server.certs import plaintext_error
@@ -166,8 +167,7 @@ def run_superlink(address: SuperLinkAddress, work: Path, family: set[int]) -> It
         RunError: if the SuperLink does not start.
     """
     log, token, secret = work / "superlink.log", secrets.token_urlsafe(32), work / "home" / "superexec.secret"
-    secret.parent.mkdir(parents=True, exist_ok=True)
-    _write_secret(secret)
+    put(secret, secrets.token_bytes(32))
     options = _options(address, work, secret)
     with log.open("ab") as out:
         process = subprocess.Popen(
@@ -186,13 +186,6 @@ def run_superlink(address: SuperLinkAddress, work: Path, family: set[int]) -> It
         end(process, others=family)
         assert process.stdin is not None
         process.stdin.close()
-
-
-def _write_secret(path: Path) -> None:
-    """Write a new secret to a file that only its owner can read from the first byte on."""
-    path.unlink(missing_ok=True)
-    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-        file.write(secrets.token_bytes(32))
 
 
 def _start_superexec(address: SuperLinkAddress, work: Path, secret: Path, superlink: int) -> int:

@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from edgefd.core.errors import RunError, UserError
-from edgefd.core.files import SHARED, FileIdentity, get, identities, make_folder, put, remove
+from edgefd.core.files import SHARED, FileIdentity, disk_errors, get, identities, make_folder, put, remove
 from edgefd.wire import messages as wire
 from edgefd.wire.exchange_folder import (
     ASKED,
@@ -70,7 +70,7 @@ class FolderFrontEnd:
         Raises:
             RunError: if the folder cannot be used, or holds a different round.
         """
-        try:
+        with disk_errors(f"use {self._folder}", RunError):
             opened = self._coordinator.round
             if (ended := self._coordinator.ended) is not None:
                 self._put(self._folder / DONE, (ended or COMPLETE).encode())
@@ -78,8 +78,6 @@ class FolderFrontEnd:
                 self._publish(opened)
             elif self._opened is not None:
                 self._close(self._opened)
-        except OSError as error:
-            raise RunError(f"cannot use {self._folder}: {error.strerror}") from error
 
     def continue_after(self, round: int) -> None:
         """Open a completed round again for late reports, if the rules use them.
