@@ -16,6 +16,7 @@ import yaml
 
 from edgefd.core.errors import UserError
 from edgefd.core.files import opened
+from edgefd.core.text import shown
 
 MAX_BYTES = 2**20
 MAX_DEPTH = 32
@@ -72,7 +73,7 @@ def parse_yaml(text: str) -> Any:
         line = "" if where is None else f"line {where.line + 1}: "
         raise ValueError(f"{line}{error.problem or error.context}") from error
     except (yaml.YAMLError, OverflowError) as error:
-        raise ValueError(" ".join(str(error).split())) from error
+        raise ValueError(shown(error)) from error
 
 
 def dump_yaml(value: Any, one_line: bool = False) -> str:
@@ -115,7 +116,17 @@ def _advice(text: str) -> str:
     return f'write "{text}"'
 
 
-class _Loader(yaml.SafeLoader):
+class _Types(yaml.resolver.Resolver):
+    """Type of a value without quotes."""
+
+    def resolve(self, kind: type[yaml.Node], value: Any, implicit: tuple[bool, bool]) -> str:
+        """Return the type of a value."""
+        if kind is yaml.ScalarNode and implicit[0]:
+            return _tag(value)
+        return str(super().resolve(kind, value, implicit))  # type: ignore[no-untyped-call]
+
+
+class _Loader(_Types, yaml.SafeLoader):
     """Loader of plain values: text, numbers, true, false, null, lists and sections."""
 
     def __init__(self, text: str) -> None:
@@ -151,12 +162,6 @@ class _Loader(yaml.SafeLoader):
             keys.add((key.tag, key.value))
         return node
 
-    def resolve(self, kind: type[yaml.Node], value: Any, implicit: tuple[bool, bool]) -> str:
-        """Return the type of a value."""
-        if kind is yaml.ScalarNode and implicit[0]:
-            return _tag(value)
-        return str(super().resolve(kind, value, implicit))  # type: ignore[no-untyped-call]
-
     def construct_integer(self, node: yaml.ScalarNode) -> int:
         """Return a whole number."""
         try:
@@ -169,18 +174,12 @@ class _Loader(yaml.SafeLoader):
         raise _refusal(node, f"{node.value} has more than one meaning in YAML: {_advice(node.value)}")
 
 
-class _Dumper(yaml.SafeDumper):
+class _Dumper(_Types, yaml.SafeDumper):
     """Dumper that puts text into quotes which `_Loader` would not read as text. It writes no aliases."""
 
     def ignore_aliases(self, data: Any) -> bool:
         """Write a value again where it occurs again."""
         return True
-
-    def resolve(self, kind: type[yaml.Node], value: Any, implicit: tuple[bool, bool]) -> str:
-        """Return the type that the loader gives to a value."""
-        if kind is yaml.ScalarNode and implicit[0]:
-            return _tag(value)
-        return str(super().resolve(kind, value, implicit))  # type: ignore[no-untyped-call]
 
 
 def _refusal(at: Any, problem: str) -> yaml.MarkedYAMLError:
