@@ -109,12 +109,7 @@ def _product(term: str, values: Mapping[str, int]) -> int | None:
 def catalogue() -> dict[str, list[KnownGraph]]:
     """Return the models of the catalogue by the digest of their structures."""
     packed = resources.files("edgefd.wire").joinpath(CATALOGUE).read_bytes()
-    return parse_catalogue(gzip.decompress(packed))
-
-
-def parse_catalogue(text: bytes) -> dict[str, list[KnownGraph]]:
-    """Read the text of the catalogue."""
-    entries: dict[str, list[dict[str, Any]]] = json.loads(text)
+    entries: dict[str, list[dict[str, Any]]] = json.loads(gzip.decompress(packed))
     return {
         digest: [KnownGraph(e["model"], e["constants"], tuple(e["formulas"].split())) for e in known]
         for digest, known in entries.items()
