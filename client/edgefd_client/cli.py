@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from edgefd.core.errors import RunError, UserError, require
-from edgefd.core.files import disk_errors, opened, put, removed_on_error
+from edgefd.core.files import opened, os_errors, put, removed_on_error
 from edgefd.core.log import configure_logging
 from edgefd.core.npz import npy_array
 from edgefd.core.terminal import escape_unknown_characters
@@ -82,7 +82,7 @@ def write_npy(path: Path, array: np.ndarray) -> None:
     """Write an array to an npy file for its owner only, completely or not at all."""
     file = io.BytesIO()
     np.save(file, array, allow_pickle=False)
-    with disk_errors(f"write {path}"), removed_on_error(path):
+    with os_errors(f"write {path}"), removed_on_error(path):
         put(path, file.getvalue())
 
 

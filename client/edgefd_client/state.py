@@ -62,7 +62,7 @@ def save_state(folder: Path, state: DeviceState) -> None:
     """
     saved = [_read(folder / name) for name in _NAMES]
     generations = [-1 if entry is None else entry[0] for entry in saved]
-    with files.disk_errors(f"save state in {folder}", RunError, "the state saved before is intact"):
+    with files.os_errors(f"save state in {folder}", RunError, "the state saved before is intact"):
         files.put(folder / _NAMES[generations.index(min(generations))], _encoded(state, max(generations) + 1))
 
 

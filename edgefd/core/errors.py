@@ -4,12 +4,14 @@ import difflib
 from collections.abc import Iterable
 from importlib.util import find_spec
 
+from edgefd.core.text import escaped
+
 
 class _OneLine(Exception):
     """Exception whose text is one line of printable characters, also if it names a file with other characters."""
 
     def __str__(self) -> str:
-        return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in super().__str__())
+        return escaped(super().__str__()).replace("\n", r"\n")
 
 
 class UserError(_OneLine, ValueError):

@@ -261,13 +261,13 @@ def removed_on_error(*paths: Path, unless: Callable[[], bool] = lambda: False) -
 @contextmanager
 def writing(path: Path) -> Iterator[Path]:
     """Convert an error of the disk, such as a full disk, into a `RunError` of one line that names `path`."""
-    with disk_errors(f"write {path}", RunError):
+    with os_errors(f"write {path}", RunError):
         yield path
 
 
 @contextmanager
-def disk_errors(action: str, kind: type[Exception] = UserError, advice: str = "") -> Iterator[None]:
-    """Convert an error of the disk into "cannot `action`: the reason", followed by the advice if there is one."""
+def os_errors(action: str, kind: type[Exception] = UserError, advice: str = "") -> Iterator[None]:
+    """Convert an error of the system, such as a full disk, into "cannot `action`: reason; `advice`"."""
     try:
         yield
     except OSError as error:

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgefd.core.errors import UserError
-from edgefd.core.files import disk_errors, get, replacing
+from edgefd.core.files import get, os_errors, replacing
 from edgefd.core.npz import npz_arrays
 from edgefd.core.paths import user_path
 
@@ -57,7 +57,7 @@ def cached_arrays(name: str, key: str, compute: Callable[[], Arrays]) -> Arrays:
         return present
     arrays = compute()
     advice = "set XDG_CACHE_HOME to another folder"
-    with disk_errors(f"write {path.name} to {path.parent}", advice=advice), replacing(path) as file:
+    with os_errors(f"write {path.name} to {path.parent}", advice=advice), replacing(path) as file:
         np.savez(file, allow_pickle=False, **arrays)
     _remove_oldest(path.parent)
     return arrays

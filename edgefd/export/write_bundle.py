@@ -13,7 +13,7 @@ from torch import nn
 
 from edgefd.core.arrays import Float32
 from edgefd.core.errors import UserError
-from edgefd.core.files import SHARED, disk_errors, new_folder, put
+from edgefd.core.files import SHARED, new_folder, os_errors, put
 from edgefd.core.npz import npz_bytes
 from edgefd.export.model_graphs import LEARNING_RATE, SECOND_MOMENT, export_graphs, initial_arrays
 from edgefd.export.verify import run_step, verify
@@ -122,6 +122,6 @@ def _selftest(graphs: Graphs, init: State, proxy: Float32) -> State:
 
 def _write(out: Path, blobs: dict[str, bytes]) -> None:
     """Write the folder completely or not at all. A bundle holds nothing private: other users may read it."""
-    with disk_errors(f"write bundle {out}"), new_folder(out, SHARED) as folder:
+    with os_errors(f"write bundle {out}"), new_folder(out, SHARED) as folder:
         for name, blob in blobs.items():
             put(folder / name, blob, SHARED)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from edgefd.core.errors import UserError
-from edgefd.core.files import SHARED, disk_errors, get, put, removed_on_error
+from edgefd.core.files import SHARED, get, os_errors, put, removed_on_error
 from edgefd.report.page import MARK, page
 from edgefd.report.read import read_runs
 from edgefd.report.settings import settings_in
@@ -26,7 +26,7 @@ def write_report(paths: Sequence[Path], out: Path | None) -> Path:
     """
     text = page(settings_in(read_runs(paths)))
     path = out or (paths[0] if len(paths) == 1 else Path()) / "report.html"
-    with disk_errors(f"write {path}", advice="choose another file with --out"):
+    with os_errors(f"write {path}", advice="choose another file with --out"):
         try:
             present = get(path, _MAX_PAGE)
         except ValueError as error:

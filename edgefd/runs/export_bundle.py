@@ -8,7 +8,7 @@ from pathlib import Path
 
 from edgefd.config.schema import Config, Model
 from edgefd.core.errors import UserError
-from edgefd.core.files import disk_errors, put, removed_on_error
+from edgefd.core.files import os_errors, put, removed_on_error
 from edgefd.core.npz import npz_bytes
 from edgefd.export.write_bundle import BundleSettings, export_bundle
 from edgefd.federation.units import units_of
@@ -61,6 +61,6 @@ def export_config(config: Config, model: str | None, out: Path, proxy_labels: Pa
     with removed_on_error(out, *([] if proxy_labels is None else [proxy_labels])):
         manifest = export_bundle(out, network, proxy, settings, extractor_of(config))
         if proxy_labels is not None and federation.proxy_labels is not None:
-            with disk_errors(f"write {proxy_labels}"):
+            with os_errors(f"write {proxy_labels}"):
                 put(proxy_labels, npz_bytes({"y": federation.proxy_labels}))
     return manifest

@@ -31,7 +31,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from edgefd.core.errors import UserError
-from edgefd.core.files import disk_errors, exclusive_lock, new_folder, put, removed_on_error
+from edgefd.core.files import exclusive_lock, new_folder, os_errors, put, removed_on_error
 from edgefd.core.text import shown
 
 DEVICES, LOCK = "devices.json", ".lock"
@@ -82,7 +82,7 @@ def init(folder: Path, hosts: Sequence[str], days: int) -> None:
     """
     if folder.exists():
         raise UserError(f"{folder} exists already: choose another folder, or remove it")
-    with disk_errors(f"write {folder}"), removed_on_error(folder):
+    with os_errors(f"write {folder}"), removed_on_error(folder):
         key = ec.generate_private_key(ec.SECP256R1())
         authority = _signed(key, None, "edgefd federation CA", key.public_key(), CA_DAYS)
         _write_key(folder / "ca.key", key)
@@ -157,7 +157,7 @@ def revoke(folder: Path, name: str) -> None:
         if name not in devices:
             raise UserError(f"there is no device {shown(name)!r}: there are {shown(', '.join(devices)) or 'none'}")
         now = datetime.now(UTC).isoformat(timespec="seconds")
-        with disk_errors(f"write {folder / DEVICES}"):
+        with os_errors(f"write {folder / DEVICES}"):
             _write_devices(folder, devices | {name: replace(devices[name], revoked=devices[name].revoked or now)})
 
 
@@ -264,7 +264,7 @@ class AllowList:
     def current(self) -> dict[str, Device]:
         """Return the devices by name, as they are in the file at present."""
         path = self._folder / DEVICES
-        with disk_errors(f"read {path}", advice="create it with `edgefd certs init`"):
+        with os_errors(f"read {path}", advice="create it with `edgefd certs init`"):
             status = os.stat(path)
         file = (status.st_ino, status.st_size, status.st_mtime_ns)
         if file != self._file:

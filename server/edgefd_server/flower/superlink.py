@@ -28,7 +28,7 @@ from typing import Any, ClassVar
 
 from edgefd.core.addresses import Address
 from edgefd.core.errors import RunError, UserError
-from edgefd.core.files import put
+from edgefd.core.files import os_errors, put
 from edgefd.core.processes import FLOWER_QUIET, end, last_line, module_path
 from edgefd.core.proxies import direct_to_this_machine
 from edgefd_server.certs import plaintext_error
@@ -144,13 +144,10 @@ def check_address(requested: SuperLinkAddress) -> SuperLinkAddress:
     for path in [] if certs is None else [certs / name for name in ("server.pem", "server.key", "ca.pem")]:
         if not path.is_file():
             raise UserError(f"cannot read {path}: create it with `edgefd certs init`")
-    try:
-        family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
-        with socket.create_server((address.host, address.port), family=family) as listener:
-            free = Address(address.host, listener.getsockname()[1])
-            return replace(requested, address=str(free), certs=certs and certs.resolve())
-    except OSError as error:
-        raise UserError(f"cannot listen on {requested.address}: {error.strerror}") from error
+    family, where = socket.AF_INET6 if ":" in address.host else socket.AF_INET, (address.host, address.port)
+    with os_errors(f"listen on {requested.address}"), socket.create_server(where, family=family) as listener:
+        free = Address(address.host, listener.getsockname()[1])
+    return replace(requested, address=str(free), certs=certs and certs.resolve())
 
 
 @contextmanager

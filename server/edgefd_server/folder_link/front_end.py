@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from edgefd.core.errors import RunError, UserError
-from edgefd.core.files import SHARED, FileIdentity, disk_errors, get, identities, make_folder, put, remove
+from edgefd.core.files import SHARED, FileIdentity, get, identities, make_folder, os_errors, put, remove
 from edgefd.wire import messages as wire
 from edgefd.wire.exchange_folder import (
     ASKED,
@@ -70,7 +70,7 @@ class FolderFrontEnd:
         Raises:
             RunError: if the folder cannot be used, or holds a different round.
         """
-        with disk_errors(f"use {self._folder}", RunError):
+        with os_errors(f"use {self._folder}", RunError):
             opened = self._coordinator.round
             if (ended := self._coordinator.ended) is not None:
                 self._put(self._folder / DONE, (ended or COMPLETE).encode())
