@@ -88,7 +88,7 @@ def host_of(header: str) -> str:
 
 
 def ip_address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
-    """Return the IP address that the text is, without the wrapping of IPv4 in IPv6; None for a name."""
+    """Return a host as an IP address, IPv4 instead of IPv4 in IPv6; None if it is a name."""
     try:
         address = ipaddress.ip_address(host)
     except ValueError:

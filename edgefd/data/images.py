@@ -1,4 +1,4 @@
-"""Reader of folders of images, for devices and simulations: each image as a person sees it, or refused with the reason.
+"""Reader of folders of images, for devices and simulations. Each image is read as a person sees it, or refused.
 
 Pillow decodes the images (extra `images`).
 """

@@ -63,7 +63,7 @@ def server_round(server: Server, reports: Sequence[Report], plan: RoundPlan, pro
     """Aggregate the reports of a round, in any order; return the state after it. A closing round changes no teacher.
 
     Raises:
-        RunError: if the aggregate is none that clients can decode: nothing of it must be saved or sent.
+        RunError: if clients could not decode the aggregate: nothing of it must be saved or sent.
     """
     if plan.closing:
         return Progress(plan.round + 1, progress.teacher, progress.selection_state)
@@ -91,7 +91,7 @@ def _checked_aggregate(server: Server, ctx: ServerContext) -> Knowledge:
     """Return the aggregate, which every client can decode.
 
     Raises:
-        RunError: if it is none.
+        RunError: if clients could not decode it.
     """
     method, terms = server.method, server.terms
     try:

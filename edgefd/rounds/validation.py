@@ -1,4 +1,4 @@
-"""What each receiver of a round expects of its messages, and the check of the server's own aggregate.
+"""The messages that each receiver of a round expects, and the check of the server's own aggregate.
 
 All receivers pass these values to the decoders of `edgefd.wire.messages`: the coordinator with every front end, the
 devices, and the transports of a simulation.

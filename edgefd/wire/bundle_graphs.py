@@ -43,7 +43,7 @@ def read_graphs(manifest: Manifest, blobs: Mapping[str, bytes]) -> BundleGraphs:
         blobs: content of the files by name.
 
     Raises:
-        UserError: if a graph holds what `edgefd export` never writes, or does not fit the manifest.
+        UserError: if a graph holds anything that `edgefd export` never writes, or does not fit the manifest.
     """
     step, logits = (read_training_graph(blobs[name], name) for name in (STEP, MODEL))
     extractor = read_extractor(blobs[EXTRACTOR], EXTRACTOR) if EXTRACTOR in blobs else None
@@ -64,7 +64,7 @@ def check_initial_state(graphs: BundleGraphs, init: State) -> None:
     """Check that the initial arrays have the shapes of the graph's inputs.
 
     Raises:
-        UserError: if one has not.
+        UserError: if an array has another shape.
     """
     shapes = {port.name: port.shape for port in graphs.step.inputs}
     for name, array in init.items():

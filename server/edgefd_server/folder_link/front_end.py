@@ -2,7 +2,7 @@
 
 The coordinator's thread writes the plan, the teacher and the clients of each round, and the end of the run. Another
 thread reads the reports that appear and submits them. A coordinator that was killed reads them again. Nothing that a
-device puts in place of a report ends the run: what is not a report is refused.
+device puts in place of a report ends the run: anything else than a report is refused.
 """
 
 from __future__ import annotations
