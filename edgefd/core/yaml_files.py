@@ -181,6 +181,10 @@ class _Dumper(_Types, yaml.SafeDumper):
         """Write a value again where it occurs again."""
         return True
 
+    def represent_text(self, text: str) -> yaml.Node:
+        """Represent text; in double quotes if it has the line break NEL, which no other style keeps."""
+        return self.represent_scalar("tag:yaml.org,2002:str", text, style='"' if "\x85" in text else None)
+
 
 def _refusal(at: Any, problem: str) -> yaml.MarkedYAMLError:
     return yaml.MarkedYAMLError(problem=problem, problem_mark=at.start_mark)
@@ -188,3 +192,4 @@ def _refusal(at: Any, problem: str) -> yaml.MarkedYAMLError:
 
 _Loader.add_constructor(_INT, _Loader.construct_integer)
 _Loader.add_constructor(_AMBIGUOUS, _Loader.construct_ambiguous)
+_Dumper.add_representer(str, _Dumper.represent_text)
