@@ -39,6 +39,7 @@ APP = Path(__file__).parent / "app"
 TOKEN_HEADER, TOKEN_VARIABLE = "x-edgefd-token", "EDGEFD_SUPERLINK_TOKEN"
 """header of the calls of this module, and the environment variable of the SuperLink that holds the same token"""
 START_SECONDS = 180.0  # while other processes used the cores, the start took more than 60 s
+_LOG = "superlink.log"
 _WILDCARDS = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 
 
@@ -163,18 +164,11 @@ def run_superlink(address: SuperLinkAddress, work: Path, family: set[int]) -> It
     Raises:
         RunError: if the SuperLink does not start.
     """
-    log, token, secret = work / "superlink.log", secrets.token_urlsafe(32), work / "home" / "superexec.secret"
+    log, token, secret = work / _LOG, secrets.token_urlsafe(32), work / "home" / "superexec.secret"
     put(secret, secrets.token_bytes(32))
     options = _options(address, work, secret)
-    with log.open("ab") as out:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "edgefd_server.flower.superlink_process", *options],
-            env=_environment(work) | {TOKEN_VARIABLE: token},
-            stdin=subprocess.PIPE,
-            stdout=out,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
+    command = [sys.executable, "-m", "edgefd_server.flower.superlink_process", *options]
+    process = _started(command, work, subprocess.PIPE, {TOKEN_VARIABLE: token})
     try:
         _wait_until_ready(address, process, log)
         family.add(_start_superexec(address, work, secret, process.pid))
@@ -191,16 +185,15 @@ def _start_superexec(address: SuperLinkAddress, work: Path, secret: Path, superl
     options += ["--parent-pid", str(superlink)]
     certs = address.certs
     options += ["--insecure"] if certs is None else ["--root-certificates", str(certs / "ca.pem")]
-    with (work / "superlink.log").open("ab") as out:
-        process = subprocess.Popen(
-            [str(Path(sys.executable).parent / "flower-superexec"), *options],
-            env=_environment(work),
-            stdin=subprocess.DEVNULL,
-            stdout=out,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
+    return _started([str(Path(sys.executable).parent / "flower-superexec"), *options], work, subprocess.DEVNULL, {}).pid
+
+
+def _started(command: list[str], work: Path, stdin: int, variables: dict[str, str]) -> subprocess.Popen[bytes]:
+    environment = _environment(work) | variables
+    with (work / _LOG).open("ab") as out:
+        return subprocess.Popen(
+            command, env=environment, stdin=stdin, stdout=out, stderr=subprocess.STDOUT, start_new_session=True
         )
-    return process.pid
 
 
 def _options(address: SuperLinkAddress, work: Path, secret: Path) -> list[str]:
