@@ -21,7 +21,8 @@ from edgefd.federation.report import Report
 from edgefd.federation.terms import FederationTerms
 from edgefd.learners.learner import Learner
 from edgefd.rounds.participation import FULL_PARTICIPATION, ParticipationConfig, sample_clients
-from edgefd.rounds.validation import check_aggregate, expected_teacher
+from edgefd.rounds.validation import expected_teacher
+from edgefd.wire import messages as wire
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,7 +97,8 @@ def _checked_aggregate(server: Server, ctx: ServerContext) -> Knowledge:
     method, terms = server.method, server.terms
     try:
         teacher = method.aggregate(ctx)
-        check_aggregate(teacher, terms.codec, expected_teacher(method, terms, len(server.proxy), server.n_clients))
+        expected = expected_teacher(method, terms, len(server.proxy), server.n_clients)
+        wire.decode(wire.encode(teacher, terms.codec), expected)
     except UserError:
         raise
     except ValueError as error:
