@@ -126,10 +126,8 @@ def read(path: Path, limit: int, advice: str = "") -> bytes:
     try:
         blob = get(path, limit)
         reason = "No such file or directory"
-    except OSError as error:
-        blob, reason = None, str(error.strerror)
-    except ValueError as error:
-        blob, reason = None, str(error)
+    except (OSError, ValueError) as error:
+        blob, reason = None, getattr(error, "strerror", None) or str(error)
     if blob is None:
         raise UserError(f"cannot read {path}: {reason}" + (advice and f": {advice}"))
     return blob
@@ -271,7 +269,7 @@ def os_errors(action: str, kind: type[Exception] = UserError, advice: str = "") 
     try:
         yield
     except OSError as error:
-        raise kind(f"cannot {action}: {error.strerror}" + (advice and f"; {advice}")) from error
+        raise kind(f"cannot {action}: {error.strerror or error}" + (advice and f"; {advice}")) from error
 
 
 @contextmanager

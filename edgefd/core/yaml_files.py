@@ -15,7 +15,7 @@ from typing import Any, cast
 import yaml
 
 from edgefd.core.errors import UserError
-from edgefd.core.files import opened
+from edgefd.core.files import opened, os_errors
 from edgefd.core.text import shown
 
 MAX_BYTES = 2**20
@@ -43,16 +43,12 @@ def read_yaml(path: Path) -> Any:
     Raises:
         UserError: if it cannot be read, is not valid YAML, or exceeds a limit.
     """
-    try:
-        with opened(path) as file:
-            blob = file.read(MAX_BYTES + 1)
-        text = blob.decode("utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from error
+    with os_errors(f"read {path}"), opened(path) as file:
+        blob = file.read(MAX_BYTES + 1)
     if len(blob) > MAX_BYTES:
         raise UserError(f"cannot read {path}: it is larger than {MAX_BYTES} bytes")
     try:
-        return parse_yaml(text)
+        return parse_yaml(blob.decode("utf-8-sig"))
     except ValueError as error:
         raise UserError(f"{path} is not valid YAML: {error}") from error
 
