@@ -12,8 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
-import subprocess
 import sys
 import tempfile
 import time
@@ -30,10 +28,9 @@ from edgefd.config.load import load_config
 from edgefd.learners.onnx_learner import OnnxLearner, Sessions
 from edgefd.runs.load_data import federate, load_data
 from edgefd.wire.bundle_reader import read_bundle
+from simulations.federation import DEVICE, EDGEFD, LIMIT, prepare_all, wait_for_port
 
 CONFIG = "simulations/quickstart.yaml"
-EDGEFD = (sys.executable, "-m", "edgefd")
-LIMIT = 1800.0
 
 
 @dataclass(frozen=True)
@@ -50,18 +47,9 @@ class Outcome:
     """size of all log files and of the coordinator's output, in MB"""
 
 
-def prepare(run: Sequence[str], clients: int, work: Path) -> None:
-    """Create the certificates and the bundle, and split the data."""
-    call(*EDGEFD, "certs", "init", str(work / "certs"))
-    for i in range(clients):
-        call(*EDGEFD, "certs", "device", f"d{i}", "--client", str(i), "--certs", str(work / "certs"))
-    call(*EDGEFD, "export", *run, "--out", str(work / "bundle"))
-    call(*EDGEFD, "partition", *run, "--out", str(work / "data"))
-
-
 def measure(run: Sequence[str], clients: int, work: Path, hostile: bool) -> Outcome:
     """Run a coordinator and its devices to the end. The last client is hostile, or does not take part."""
-    out, bundle = work / f"run-{hostile}", str(work / "bundle")
+    out, bundle, keys = work / f"run-{hostile}", str(work / "bundle"), work / "certs/devices"
     logs = work / f"logs-{hostile}"
     logs.mkdir()
     with ExitStack() as started:
@@ -70,12 +58,24 @@ def measure(run: Sequence[str], clients: int, work: Path, hostile: bool) -> Outc
         address = f"127.0.0.1:{wait_for_port(server, logs / 'server.log')}"
         honest = []
         for i in range(clients - 1):
-            device = [sys.executable, "-m", "edgefd_client", "run", "--server", address, "--bundle", bundle]
-            device += ["--certs", str(work / f"certs/devices/d{i}"), "--data", str(work / f"data/client-{i:03d}.npz")]
+            device = [*DEVICE, "run", "--server", address, "--bundle", bundle]
+            device += [
+                "--certs",
+                str(keys / f"device-{i}"),
+                "--data",
+                str(work / f"data/client-{i:03d}.npz"),
+            ]
             device += ["--state", str(work / f"state-{hostile}-{i}")]
             honest.append(start(started, device, logs / f"device-{i}.log"))
         if hostile:
-            join = ["--address", address, "--certs", str(work / f"certs/devices/d{clients - 1}"), "--bundle", bundle]
+            join = [
+                "--address",
+                address,
+                "--certs",
+                str(keys / f"device-{clients - 1}"),
+                "--bundle",
+                bundle,
+            ]
             start(started, [sys.executable, "-m", "benchmarks.hostile_device", *join], logs / "hostile.log")
         peak, deadline = 0.0, time.monotonic() + LIMIT
         while server.poll() is None and time.monotonic() < deadline:
@@ -94,15 +94,6 @@ def measure(run: Sequence[str], clients: int, work: Path, hostile: bool) -> Outc
     return Outcome(accuracy, peak, [r["seconds"] for r in rounds], size / 1e6)
 
 
-def wait_for_port(server: subprocess.Popen[bytes], log: Path) -> int:
-    """Wait until the coordinator prints the port on which it listens, and return the port."""
-    while not (match := re.search(r"clients on port (\d+)", log.read_text())):
-        if server.poll() is not None:
-            sys.exit(f"error: the coordinator ended: {log.read_text()}")
-        time.sleep(0.05)
-    return int(match[1])
-
-
 def test_accuracies(run: Sequence[str], devices: int, work: Path, hostile: bool) -> list[float]:
     """Return the accuracy of each device's final model on the test set."""
     config = load_config(Path(run[0]), list(run[1:]))
@@ -116,13 +107,6 @@ def test_accuracies(run: Sequence[str], devices: int, work: Path, hostile: bool)
         correct = learner.predict_logits(federation.x_test).argmax(1) == federation.y_test
         accuracies.append(float(correct.mean()))
     return accuracies
-
-
-def call(*command: str) -> None:
-    """Run a command to its end without printing its output. On an error, print its message and exit."""
-    done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT)
-    if done.returncode:
-        sys.exit(f"error: {' '.join(command[2:5])}: {done.stderr.strip()}")
 
 
 def show(name: str, outcome: Outcome) -> None:
@@ -145,7 +129,7 @@ def main() -> None:
     run += [f"coordinator.min_reports={n - 1}", f"coordinator.deadline_s={chosen.deadline}"]
     with tempfile.TemporaryDirectory(prefix="edgefd-hostile-") as name:
         work = Path(name)
-        prepare(run, n, work)
+        prepare_all(run, n, work)
         without, attacked = (measure(run, n, work, hostile) for hostile in (False, True))
         show("without the last client", without)
         show("the last client is hostile", attacked)

@@ -1,4 +1,4 @@
-"""What a hostile coordinator learns of private images through graphs that a device knows.
+"""Benchmark of the private images that a hostile coordinator reads through graphs that a device knows.
 
 Run: python -m benchmarks.hostile_coordinator (one minute)
 The coordinator chooses everything that a bundle may hold besides its graphs: the model `linear` with parameters of
@@ -38,7 +38,7 @@ CLIENTS = 3
 
 @dataclass(frozen=True)
 class Attack:
-    """What the coordinator chooses."""
+    """The choices of the coordinator."""
 
     name: str
     method: dict[str, Any]

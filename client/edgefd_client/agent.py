@@ -256,7 +256,7 @@ def check_trainable(terms: FederationTerms, bundle: Bundle) -> None:
         )
     if few := [n for n in private_rows_of_steps(terms, len(bundle.proxy)) if n < MIN_PRIVATE_ROWS]:
         raise UserError(
-            f"the coordinator asks for {few[0]} private rows a step, but a device mixes {MIN_PRIVATE_ROWS} or more: "
+            f"the coordinator asks for {few[0]} private rows a step, but a device needs {MIN_PRIVATE_ROWS} or more: "
             "set a larger train.private_rows_per_batch (0 = none) or train.batch_size"
         )
     if (steps := training.most_steps(len(bundle.proxy))) > MAX_STEPS:

@@ -9,7 +9,7 @@ from pathlib import Path
 import grpc
 
 from edgefd.core.errors import RunError
-from edgefd.core.files import appending, get, make_folder, read
+from edgefd.core.files import appending, get, make_folder, os_errors, read
 from edgefd.wire.bundle_manifest import MANIFEST
 from edgefd.wire.bundle_reader import MAX_FILE, MAX_MANIFEST, parse_manifest
 from edgefd_client.grpc_link import GrpcLink
@@ -29,14 +29,12 @@ def fetch_bundle(link: GrpcLink, folder: Path) -> Path:
     partial = out.with_name(f"{out.name}.part")
     if out.exists():
         return out
-    try:
+    with os_errors(f"write the bundle to {partial}", RunError):
         make_folder(partial)
         _download(link, partial / MANIFEST, None, digest)
         for name, record in parse_manifest(read(partial / MANIFEST, MAX_MANIFEST)).files.items():
             _download(link, partial / name, record.bytes, record.sha256)
         os.rename(partial, out)
-    except OSError as error:
-        raise RunError(f"cannot write the bundle to {partial}: {error.strerror}") from error
     return out
 
 

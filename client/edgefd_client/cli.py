@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from edgefd.core.errors import RunError, UserError, require
-from edgefd.core.files import opened, put, removed_on_error
+from edgefd.core.files import opened, os_errors, put, removed_on_error
 from edgefd.core.log import configure_logging
 from edgefd.core.npz import npy_array
 from edgefd.core.terminal import escape_unknown_characters
@@ -82,11 +82,8 @@ def write_npy(path: Path, array: np.ndarray) -> None:
     """Write an array to an npy file for its owner only, completely or not at all."""
     file = io.BytesIO()
     np.save(file, array, allow_pickle=False)
-    try:
-        with removed_on_error(path):
-            put(path, file.getvalue())
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror}") from error
+    with os_errors(f"write {path}"), removed_on_error(path):
+        put(path, file.getvalue())
 
 
 @dataclass(frozen=True)
@@ -221,12 +218,9 @@ def main(arguments: list[str] | None = None) -> None:
             inspect_bundle(args.bundle)
         else:
             doctor(args.bundle, args.state, args.trust_graph)
-    except UserError as error:
+    except (UserError, RunError, OSError) as error:
         print(f"error: {escaped(str(error))}", file=sys.stderr)
-        sys.exit(2)
-    except (RunError, OSError) as error:
-        print(f"error: {escaped(str(error))}", file=sys.stderr)
-        sys.exit(1)
+        sys.exit(2 if isinstance(error, UserError) else 1)
     except KeyboardInterrupt:
         print("stopped; run the same command again to resume", file=sys.stderr)
         sys.exit(130)

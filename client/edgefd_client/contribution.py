@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from edgefd.core.arrays import Float32, Int64
 from edgefd.core.errors import RunError, UserError
-from edgefd.core.files import get, put
+from edgefd.core.files import get, os_errors, put
 from edgefd.core.json_files import parse_json
 from edgefd.core.seeding import Purpose, make_rng
 from edgefd.data.splits import stratified
@@ -76,10 +76,8 @@ def save_contribution(folder: Path, contribution: Contribution) -> None:
         RunError: if it cannot be written.
     """
     fields = {"sha256": contribution.sha256, "keep": contribution.keep, "rows": contribution.rows.tolist()}
-    try:
+    with os_errors(f"write {folder / RECORD}", RunError, "no sample was sent"):
         put(folder / RECORD, (json.dumps(fields) + "\n").encode())
-    except OSError as error:
-        raise RunError(f"cannot write {folder / RECORD}: {error.strerror}; no sample was sent") from error
 
 
 def load_contribution(folder: Path) -> Contribution | None:

@@ -1,4 +1,4 @@
-"""What a bundle is and what a device with it can disclose, for `edgefd-client inspect-bundle`. No graph is run."""
+"""Description of a bundle and of the possible disclosure, for `edgefd-client inspect-bundle`. No graph is run."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ def describe_bundle(bundle: Bundle) -> dict[str, str]:
     """Return facts about a bundle by their names, in the order in which to print them."""
     manifest, parsed = bundle.manifest, bundle.parsed
     training = manifest.terms.training
-    unknown = f"UNKNOWN: {', '.join(parsed.unknown)} can be any program; run it only if you trust whoever made it"
+    files = ", ".join(parsed.unknown)
+    unknown = f"UNKNOWN: {files} can be any program; run it only if you trust the person who made it"
     names = " and ".join(name for name in (parsed.known, parsed.known_extractor) if name is not None)
     facts = {
         "name": f"{manifest.model!a}, as the coordinator calls it",

@@ -62,10 +62,8 @@ def save_state(folder: Path, state: DeviceState) -> None:
     """
     saved = [_read(folder / name) for name in _NAMES]
     generations = [-1 if entry is None else entry[0] for entry in saved]
-    try:
+    with files.os_errors(f"save state in {folder}", RunError, "the state saved before is intact"):
         files.put(folder / _NAMES[generations.index(min(generations))], _encoded(state, max(generations) + 1))
-    except OSError as error:
-        raise RunError(f"cannot save state in {folder}: {error.strerror}; the state saved before is intact") from error
 
 
 def load_state(folder: Path, bundle: str) -> DeviceState | None:

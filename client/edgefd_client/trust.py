@@ -1,4 +1,4 @@
-"""Which graphs a device runs: those of the catalogue, and those whose digest its user states."""
+"""Check of the graphs that a device runs: those of the catalogue, and those whose digest its user gives."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ def read_trusted_bundle(folder: Path, trust: str | None) -> Bundle:
         )
     if trust is None and parsed.unknown:
         raise UserError(
-            f"{' and '.join(parsed.unknown)} of {folder} is no graph of a named model, so it could send private "
-            f"samples: look at it with `{HOW_TO_TRUST} {folder}`, and if you trust whoever made it, add --trust-graph "
-            f"{parsed.digest}"
+            f"{folder} holds graphs of no named model ({', '.join(parsed.unknown)}), which could send private samples: "
+            f"look at them with `{HOW_TO_TRUST} {folder}`, and if you trust the person who made them, add "
+            f"--trust-graph {parsed.digest}"
         )
     return bundle

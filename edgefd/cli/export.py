@@ -42,5 +42,6 @@ def export(
     console.print(f"max. deviation from torch after one training step: {manifest.errors['step']:.1e}")
     parsed = read_bundle(out).parsed
     if parsed.unknown:
-        names = " and ".join(parsed.unknown)
-        console.print(f"no named model has {names}: devices need --trust-graph {parsed.digest}", soft_wrap=True)
+        files = ", ".join(parsed.unknown)
+        console.print(f"no named model has these graphs: {files}", soft_wrap=True)
+        console.print(f"devices need --trust-graph {parsed.digest}", soft_wrap=True)

@@ -49,12 +49,9 @@ def main() -> None:
     try:
         configure_logging()
         app()
-    except UserError as error:
+    except (UserError, RunError, OSError) as error:  # the latter of a file system that is full or read-only
         errors.print(f"error: {escaped(str(error))}", style="red", markup=False, highlight=False)
-        sys.exit(2)
-    except (RunError, OSError) as error:  # such as a file system that is full or read-only
-        errors.print(f"error: {escaped(str(error))}", style="red", markup=False, highlight=False)
-        sys.exit(1)
+        sys.exit(2 if isinstance(error, UserError) else 1)
     except (Stopped, KeyboardInterrupt) as stop:
         errors.print(f"stopped; {escaped(str(stop))}" if str(stop) else "stopped", markup=False, highlight=False)
         sys.exit(130)

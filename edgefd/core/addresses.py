@@ -77,8 +77,18 @@ def is_loopback(host: str) -> bool:
     return host.lower() == "localhost" if address is None else address.is_loopback
 
 
+def host_of(header: str) -> str:
+    """Return the host in the value of a Host header, without its port and brackets.
+
+    >>> [host_of(h) for h in ("localhost", "localhost:80", "[::1]", "[::1]:80")]
+    ['localhost', 'localhost', '::1', '::1']
+    """
+    host, _, port = header.rpartition(":")
+    return (host if port.isdigit() else header).strip("[]")
+
+
 def ip_address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
-    """Return the IP address that the text is, without the wrapping of IPv4 in IPv6; None for a name."""
+    """Return a host as an IP address, IPv4 instead of IPv4 in IPv6; None if it is a name."""
     try:
         address = ipaddress.ip_address(host)
     except ValueError:

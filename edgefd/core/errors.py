@@ -4,6 +4,8 @@ import difflib
 from collections.abc import Iterable
 from importlib.util import find_spec
 
+from edgefd.core.text import escaped
+
 MAX_LINE = 4000
 """most characters of an error: a file or a coordinator may state a name of a megabyte"""
 
@@ -15,7 +17,7 @@ class _OneLine(Exception):
         text = super().__str__()
         if len(text) > MAX_LINE:  # the end has the advice
             text = f"{text[: MAX_LINE // 2]} ... {text[-MAX_LINE // 2 :]}"
-        return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+        return escaped(text).replace("\n", r"\n")
 
 
 class UserError(_OneLine, ValueError):

@@ -128,10 +128,8 @@ def read(path: Path, limit: int, advice: str = "") -> bytes:
     try:
         blob = get(path, limit)
         reason = "No such file or directory"
-    except OSError as error:
-        blob, reason = None, str(error.strerror)
-    except ValueError as error:
-        blob, reason = None, str(error)
+    except (OSError, ValueError) as error:
+        blob, reason = None, getattr(error, "strerror", None) or str(error)
     if blob is None:
         raise UserError(f"cannot read {path}: {reason}" + (advice and f": {advice}"))
     return blob
@@ -192,6 +190,19 @@ def make_folder(path: Path, mode: int = PRIVATE, root: Path | None = None) -> No
 
 
 @contextmanager
+def new_folder(path: Path, mode: int = PRIVATE) -> Iterator[Path]:
+    """Yield a new folder, which becomes `path` at the end of the context. After an error, nothing is left of it.
+
+    At the end, `path` must not exist, or be an empty folder.
+    """
+    part = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    with removed_on_error(part):
+        make_folder(part, mode)
+        yield part
+        part.rename(path)
+
+
+@contextmanager
 def opened_folder(path: Path, root: Path | None = None, make: int | None = None) -> Iterator[int]:
     """Yield a descriptor of a folder.
 
@@ -249,10 +260,17 @@ def removed_on_error(*paths: Path, unless: Callable[[], bool] = lambda: False) -
 @contextmanager
 def writing(path: Path) -> Iterator[Path]:
     """Convert an error of the disk, such as a full disk, into a `RunError` of one line that names `path`."""
-    try:
+    with os_errors(f"write {path}", RunError):
         yield path
+
+
+@contextmanager
+def os_errors(action: str, kind: type[Exception] = UserError, advice: str = "") -> Iterator[None]:
+    """Convert an error of the system, such as a full disk, into "cannot `action`: reason; `advice`"."""
+    try:
+        yield
     except OSError as error:
-        raise RunError(f"cannot write {path}: {error.strerror}") from error
+        raise kind(f"cannot {action}: {error.strerror or error}" + (advice and f"; {advice}")) from error
 
 
 @contextmanager

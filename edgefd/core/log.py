@@ -1,7 +1,7 @@
 """Log messages of the long-running commands: warnings, events and diagnostics, written to stderr.
 
 Others can cause messages and can choose some of their words. Therefore at most `LINES_PER_MINUTE` messages of a kind
-are written, and characters that a terminal could obey are escaped.
+are written, and characters that a terminal could interpret are escaped.
 """
 
 from __future__ import annotations

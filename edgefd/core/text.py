@@ -7,7 +7,7 @@ MAX_SHOWN = 500
 
 
 def escaped(text: str) -> str:
-    r"""Return text in which every character that a terminal could obey is replaced by its escape.
+    r"""Return text in which every character that a terminal could interpret is replaced by its escape.
 
     These are control characters, format characters such as those that reverse the direction of writing, and characters
     without a meaning. Line feeds stay.

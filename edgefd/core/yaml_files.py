@@ -15,7 +15,8 @@ from typing import Any, cast
 import yaml
 
 from edgefd.core.errors import UserError
-from edgefd.core.files import opened
+from edgefd.core.files import opened, os_errors
+from edgefd.core.text import shown
 
 MAX_BYTES = 2**20
 MAX_DEPTH = 32
@@ -42,16 +43,12 @@ def read_yaml(path: Path) -> Any:
     Raises:
         UserError: if it cannot be read, is not valid YAML, or exceeds a limit.
     """
-    try:
-        with opened(path) as file:
-            blob = file.read(MAX_BYTES + 1)
-        text = blob.decode("utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from error
+    with os_errors(f"read {path}"), opened(path) as file:
+        blob = file.read(MAX_BYTES + 1)
     if len(blob) > MAX_BYTES:
         raise UserError(f"cannot read {path}: it is larger than {MAX_BYTES} bytes")
     try:
-        return parse_yaml(text)
+        return parse_yaml(blob.decode("utf-8-sig"))
     except ValueError as error:
         raise UserError(f"{path} is not valid YAML: {error}") from error
 
@@ -72,7 +69,7 @@ def parse_yaml(text: str) -> Any:
         line = "" if where is None else f"line {where.line + 1}: "
         raise ValueError(f"{line}{error.problem or error.context}") from error
     except (yaml.YAMLError, OverflowError) as error:
-        raise ValueError(" ".join(str(error).split())) from error
+        raise ValueError(shown(error)) from error
 
 
 def dump_yaml(value: Any, one_line: bool = False) -> str:
@@ -115,7 +112,17 @@ def _advice(text: str) -> str:
     return f'write "{text}"'
 
 
-class _Loader(yaml.SafeLoader):
+class _Types(yaml.resolver.Resolver):
+    """Type of a value without quotes."""
+
+    def resolve(self, kind: type[yaml.Node], value: Any, implicit: tuple[bool, bool]) -> str:
+        """Return the type of a value."""
+        if kind is yaml.ScalarNode and implicit[0]:
+            return _tag(value)
+        return str(super().resolve(kind, value, implicit))  # type: ignore[no-untyped-call]
+
+
+class _Loader(_Types, yaml.SafeLoader):
     """Loader of plain values: text, numbers, true, false, null, lists and sections."""
 
     def __init__(self, text: str) -> None:
@@ -151,12 +158,6 @@ class _Loader(yaml.SafeLoader):
             keys.add((key.tag, key.value))
         return node
 
-    def resolve(self, kind: type[yaml.Node], value: Any, implicit: tuple[bool, bool]) -> str:
-        """Return the type of a value."""
-        if kind is yaml.ScalarNode and implicit[0]:
-            return _tag(value)
-        return str(super().resolve(kind, value, implicit))  # type: ignore[no-untyped-call]
-
     def construct_integer(self, node: yaml.ScalarNode) -> int:
         """Return a whole number."""
         try:
@@ -169,18 +170,12 @@ class _Loader(yaml.SafeLoader):
         raise _refusal(node, f"{node.value} has more than one meaning in YAML: {_advice(node.value)}")
 
 
-class _Dumper(yaml.SafeDumper):
+class _Dumper(_Types, yaml.SafeDumper):
     """Dumper that puts text into quotes which `_Loader` would not read as text. It writes no aliases."""
 
     def ignore_aliases(self, data: Any) -> bool:
         """Write a value again where it occurs again."""
         return True
-
-    def resolve(self, kind: type[yaml.Node], value: Any, implicit: tuple[bool, bool]) -> str:
-        """Return the type that the loader gives to a value."""
-        if kind is yaml.ScalarNode and implicit[0]:
-            return _tag(value)
-        return str(super().resolve(kind, value, implicit))  # type: ignore[no-untyped-call]
 
     def represent_text(self, text: str) -> yaml.Node:
         """Represent text; in double quotes if it has the line break NEL, which no other style keeps."""

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgefd.core.errors import UserError
-from edgefd.core.files import get, replacing
+from edgefd.core.files import get, os_errors, replacing
 from edgefd.core.npz import npz_arrays
 from edgefd.core.paths import user_path
 
@@ -56,13 +56,9 @@ def cached_arrays(name: str, key: str, compute: Callable[[], Arrays]) -> Arrays:
     if (present := _read(path)) is not None:
         return present
     arrays = compute()
-    try:
-        with replacing(path) as file:
-            np.savez(file, allow_pickle=False, **arrays)
-    except OSError as error:
-        raise UserError(
-            f"cannot write {path.name} to {path.parent}: {error.strerror}; set XDG_CACHE_HOME to another folder"
-        ) from error
+    advice = "set XDG_CACHE_HOME to another folder"
+    with os_errors(f"write {path.name} to {path.parent}", advice=advice), replacing(path) as file:
+        np.savez(file, allow_pickle=False, **arrays)
     _remove_oldest(path.parent)
     return arrays
 

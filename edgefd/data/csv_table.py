@@ -1,4 +1,4 @@
-"""Reader of CSV files of samples as spreadsheets and scripts write them, or refused with the line and the reason."""
+"""Reader of CSV files of samples, as spreadsheets and scripts write them. Errors give the line and the reason."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def _encoding(path: Path) -> str:
 
 
 class _Table:
-    """What the first line of a table determines, and the rows of numbers that follow from it."""
+    """Reader of the lines of a table, whose form its first line determines."""
 
     def __init__(self, path: Path, n_columns: int) -> None:
         self.path, self.n_columns = path, n_columns

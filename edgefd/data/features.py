@@ -18,7 +18,9 @@ import numpy.typing as npt
 
 from edgefd.core.arrays import Float32
 from edgefd.core.errors import UserError, require
+from edgefd.core.files import os_errors
 from edgefd.core.host import cores
+from edgefd.core.text import shown
 from edgefd.data.cache import cached_arrays
 from edgefd.data.datasets import Dataset, digest
 from edgefd.wire.onnx_reader import read_extractor
@@ -67,10 +69,8 @@ def extractor_graph(extractor: str, shape: tuple[int, ...], size: int | None = N
         raise UserError(
             "data.extractor_size is for an EfficientNet only, an .onnx file defines its own size: remove it"
         )
-    try:
+    with os_errors(f"read data.extractor {extractor}"):
         return Path(extractor).read_bytes()
-    except OSError as error:
-        raise UserError(f"cannot read data.extractor {extractor}: {error.strerror}") from error
 
 
 def _efficientnet(name: str, shape: tuple[int, ...], size: int) -> bytes:
@@ -100,8 +100,8 @@ def extract(graph: bytes, x: npt.NDArray[Any], progress: ProgressHook = iter) ->
         blocks = [x[i : i + _ROWS] for i in range(0, len(x), _ROWS)]
         parts = [np.asarray(session.run(None, {name: block.astype(np.float32)})[0]) for block in progress(blocks)]
     except Exception as error:  # the errors of ONNX Runtime have no common base class
-        reason = " ".join(str(error).split())[:200]
-        raise UserError(f"the extractor does not run on samples of shape {list(x.shape[1:])}: {reason}") from error
+        shape = list(x.shape[1:])
+        raise UserError(f"the extractor does not run on samples of shape {shape}: {shown(error, 200)}") from error
     if any(part.ndim != 2 or len(part) != len(block) for part, block in zip(parts, blocks, strict=True)):
         raise UserError(f"the extractor must give one row of features for each sample, not {list(parts[0].shape)}")
     out: Float32 = np.concatenate(parts).astype(np.float32)

@@ -1,4 +1,4 @@
-"""Reader of folders of images, for devices and simulations: each image as a person sees it, or refused with the reason.
+"""Reader of folders of images, for devices and simulations. Each image is read as a person sees it, or refused.
 
 Pillow decodes the images (extra `images`).
 """
@@ -16,6 +16,8 @@ import numpy.typing as npt
 
 from edgefd.core.arrays import Int64
 from edgefd.core.errors import UserError, require
+from edgefd.core.files import os_errors
+from edgefd.core.text import shown
 
 if TYPE_CHECKING:
     from PIL import Image as Images
@@ -76,10 +78,8 @@ def _files(folder: Path) -> Iterator[tuple[Path, int]]:
 
 
 def _visible(folder: Path) -> list[Path]:
-    try:
+    with os_errors(f"read {folder}"):
         names = sorted(os.listdir(folder))
-    except OSError as error:
-        raise UserError(f"cannot read {folder}: {error.strerror}") from error
     return [folder / name for name in names if not name.startswith(".") and name.casefold() not in LITTER]
 
 
@@ -141,7 +141,7 @@ def _open(file: Path, read: Callable[[Images.Image], Result]) -> Result:
             raise UserError(
                 f"{file} is not an image that can be read ({', '.join(FORMATS)}): remove or convert it"
             ) from error
-        raise UserError(f"{file} is damaged or cannot be read: {' '.join(str(error).split())}") from error
+        raise UserError(f"{file} is damaged or cannot be read: {shown(error)}") from error
 
 
 def _upright(image: Images.Image) -> Images.Image:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -27,16 +26,10 @@ def read_npz(path: Path, keys: Sequence[str]) -> dict[str, npt.NDArray[Any]]:
     """
     try:
         with opened(path) as file:
-            if not zipfile.is_zipfile(file):
-                raise UserError(f"cannot read {path}: it is not a whole npz file")
             arrays = npz_arrays(file, memory())
-    except UserError:
-        raise
     except FileNotFoundError:
         raise UserError(f"there is no file {path}") from None
-    except ValueError as error:
-        raise UserError(f"cannot read {path}: {error}") from error
-    except OSError as error:
+    except (OSError, ValueError) as error:
         raise UserError(f"cannot read {path}: {error}") from error
     missing = [key for key in keys if key not in arrays]
     if missing:

@@ -5,9 +5,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import os
-import secrets
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +13,7 @@ from torch import nn
 
 from edgefd.core.arrays import Float32
 from edgefd.core.errors import UserError
-from edgefd.core.files import SHARED, folder_mode, put
+from edgefd.core.files import SHARED, new_folder, os_errors, put
 from edgefd.core.npz import npz_bytes
 from edgefd.export.model_graphs import LEARNING_RATE, SECOND_MOMENT, export_graphs, initial_arrays
 from edgefd.export.verify import run_step, verify
@@ -125,14 +122,6 @@ def _selftest(graphs: Graphs, init: State, proxy: Float32) -> State:
 
 def _write(out: Path, blobs: dict[str, bytes]) -> None:
     """Write the folder completely or not at all. A bundle holds nothing private: other users may read it."""
-    part = out.with_name(f".{out.name}.{secrets.token_hex(8)}")
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        part.mkdir(mode=folder_mode(SHARED))
+    with os_errors(f"write bundle {out}"), new_folder(out, SHARED) as folder:
         for name, blob in blobs.items():
-            put(part / name, blob, SHARED)
-        os.rename(part, out)
-    except OSError as error:
-        raise UserError(f"cannot write bundle {out}: {error.strerror}") from error
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
+            put(folder / name, blob, SHARED)

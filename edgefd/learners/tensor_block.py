@@ -1,4 +1,4 @@
-"""`TensorBlock`: one block of memory with tensors of any type in it, such as all tensors of a module.
+"""One block of memory with tensors of any type in it, such as all tensors of a module.
 
 A simulation passes shared memory, so forked processes see each other's changes.
 """

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from edgefd.core.errors import UserError
-from edgefd.core.files import SHARED, get, put, removed_on_error
+from edgefd.core.files import SHARED, get, os_errors, put, removed_on_error
 from edgefd.report.page import MARK, page
 from edgefd.report.read import read_runs
 from edgefd.report.settings import settings_in
@@ -26,16 +26,13 @@ def write_report(paths: Sequence[Path], out: Path | None) -> Path:
     """
     text = page(settings_in(read_runs(paths)))
     path = out or (paths[0] if len(paths) == 1 else Path()) / "report.html"
-    try:
-        present = get(path, _MAX_PAGE)
+    with os_errors(f"write {path}", advice="choose another file with --out"):
+        try:
+            present = get(path, _MAX_PAGE)
+        except ValueError as error:
+            raise UserError(f"{path} exists and is not a report ({error}): choose another file with --out") from error
         if present is not None and not present.startswith(MARK.encode()):
             raise UserError(f"{path} exists and is not a report: choose another file with --out")
         with removed_on_error(path):
             put(path, text.encode(), SHARED)
-    except UserError:
-        raise
-    except ValueError as error:
-        raise UserError(f"{path} exists and is not a report ({error}): choose another file with --out") from error
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror}; choose another file with --out") from error
     return path

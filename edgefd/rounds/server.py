@@ -21,7 +21,8 @@ from edgefd.federation.report import Report
 from edgefd.federation.terms import FederationTerms
 from edgefd.learners.learner import Learner
 from edgefd.rounds.participation import FULL_PARTICIPATION, ParticipationConfig, sample_clients
-from edgefd.rounds.validation import check_aggregate, expected_teacher
+from edgefd.rounds.validation import expected_teacher
+from edgefd.wire import messages as wire
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,7 +64,7 @@ def server_round(server: Server, reports: Sequence[Report], plan: RoundPlan, pro
     """Aggregate the reports of a round, in any order; return the state after it. A closing round changes no teacher.
 
     Raises:
-        RunError: if the aggregate is none that clients can decode: nothing of it must be saved or sent.
+        RunError: if clients could not decode the aggregate: nothing of it must be saved or sent.
     """
     if plan.closing:
         return Progress(plan.round + 1, progress.teacher, progress.selection_state)
@@ -91,12 +92,13 @@ def _checked_aggregate(server: Server, ctx: ServerContext) -> Knowledge:
     """Return the aggregate, which every client can decode.
 
     Raises:
-        RunError: if it is none.
+        RunError: if clients could not decode it.
     """
     method, terms = server.method, server.terms
     try:
         teacher = method.aggregate(ctx)
-        check_aggregate(teacher, terms.codec, expected_teacher(method, terms, len(server.proxy), server.n_clients))
+        expected = expected_teacher(method, terms, len(server.proxy), server.n_clients)
+        wire.decode(wire.encode(teacher, terms.codec), expected)
     except UserError:
         raise
     except ValueError as error:

@@ -1,4 +1,4 @@
-"""What each receiver of a round expects of its messages, and the check of the server's own aggregate.
+"""The messages that each receiver of a round expects.
 
 All receivers pass these values to the decoders of `edgefd.wire.messages`: the coordinator with every front end, the
 devices, and the transports of a simulation.
@@ -10,12 +10,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from edgefd.core.arrays import Int64
-from edgefd.core.knowledge import Knowledge
 from edgefd.federation.method import MessageKind, Method
 from edgefd.federation.metrics import Range, client_metrics
 from edgefd.federation.plan import RoundPlan
 from edgefd.federation.terms import FederationTerms
-from edgefd.wire import messages as wire
 from edgefd.wire.codecs import CODECS
 from edgefd.wire.expected import Expected, ExpectedReport, largest_plan
 
@@ -65,15 +63,6 @@ class ExpectedTask:
 def expected_task(method: Method, terms: FederationTerms, n_proxy: int, n_clients: int) -> ExpectedTask:
     """Return what a client expects of the task of a round."""
     return ExpectedTask(n_proxy, expected_teacher(method, terms, n_proxy, n_clients))
-
-
-def check_aggregate(teacher: Knowledge, codec: str, expected: Expected) -> None:
-    """Check that every client can decode the server's own aggregate, before it is saved or sent.
-
-    Raises:
-        ValueError: if not; the message is the reason.
-    """
-    wire.decode(wire.encode(teacher, codec), expected)
 
 
 def _reported_ids(method: Method, proxy_rows: range | Int64, n_classes: int) -> range | Int64:

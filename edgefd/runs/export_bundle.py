@@ -8,7 +8,7 @@ from pathlib import Path
 
 from edgefd.config.schema import Config, Model
 from edgefd.core.errors import UserError
-from edgefd.core.files import put, removed_on_error
+from edgefd.core.files import os_errors, put, removed_on_error
 from edgefd.core.npz import npz_bytes
 from edgefd.export.write_bundle import BundleSettings, export_bundle
 from edgefd.federation.units import units_of
@@ -35,7 +35,8 @@ def export_config(config: Config, model: str | None, out: Path, proxy_labels: Pa
     Raises:
         UserError: if a file exists already, the proxy samples have no labels, or devices cannot run the config.
     """
-    for path in (out, *([] if proxy_labels is None else [proxy_labels])):
+    paths = [out] if proxy_labels is None else [out, proxy_labels]
+    for path in paths:
         if path.exists():
             raise UserError(f"{path} exists already: choose another path, or remove it")
     name = model or config.model[0].name
@@ -58,11 +59,9 @@ def export_config(config: Config, model: str | None, out: Path, proxy_labels: Pa
         units=units_of(load_raw(config).x_train, proxy),
     )
     network = build_model(name, proxy.shape[1:], federation.n_classes, config.seed)
-    with removed_on_error(out, *([] if proxy_labels is None else [proxy_labels])):
+    with removed_on_error(*paths):
         manifest = export_bundle(out, network, proxy, settings, extractor_of(config))
         if proxy_labels is not None and federation.proxy_labels is not None:
-            try:
+            with os_errors(f"write {proxy_labels}"):
                 put(proxy_labels, npz_bytes({"y": federation.proxy_labels}))
-            except OSError as error:
-                raise UserError(f"cannot write {proxy_labels}: {error.strerror}") from error
     return manifest

@@ -16,6 +16,7 @@ from pydantic import TypeAdapter, ValidationError
 from edgefd.core.errors import UserError
 from edgefd.core.files import read
 from edgefd.core.json_files import parse_json
+from edgefd.core.text import shown
 from edgefd.core.yaml_files import read_yaml
 from edgefd.runs.folder import METRICS
 from edgefd.runs.records import Partition, Summary
@@ -151,10 +152,7 @@ def read_partition(folder: Path) -> Partition:
     Raises:
         UserError: if it is missing or malformed.
     """
-    partition = _read_if_present(Partition, folder / "partition.json")
-    if partition is None:
-        raise UserError(f"cannot read {folder / 'partition.json'}: No such file or directory")
-    return partition
+    return _read(Partition, folder / "partition.json")
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -174,7 +172,7 @@ def read_config(folder: Path) -> dict[str, Any]:
         if isinstance(models, list) and not (models and all(m.keys() == models[0].keys() for m in models)):
             raise ValueError("its models have no common settings")
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
-        raise UserError(f"{path} is not the config of a run: {' '.join(str(error).split())}") from error
+        raise UserError(f"{path} is not the config of a run: {shown(error)}") from error
     return config
 
 
@@ -221,8 +219,10 @@ def _rounds(path: Path) -> Iterator[RoundMetrics]:
 
 def _read_if_present(kind: type[T], path: Path) -> T | None:
     """Read and validate a JSON file; return None if the file does not exist."""
-    if not os.path.lexists(path):
-        return None
+    return _read(kind, path) if os.path.lexists(path) else None
+
+
+def _read(kind: type[T], path: Path) -> T:
     try:
         value: T = TypeAdapter(kind).validate_python(_json(path, _text(path)))
     except ValidationError as error:

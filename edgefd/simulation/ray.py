@@ -20,6 +20,7 @@ from pathlib import Path
 from edgefd.config.schema import Config
 from edgefd.core.addresses import parse_address
 from edgefd.core.errors import RunError, UserError, require
+from edgefd.core.files import os_errors
 from edgefd.core.processes import FLOWER_QUIET, end, family_of, last_line, module_path, reported
 from edgefd.core.proxies import direct_to_this_machine
 from edgefd.core.yaml_files import dump_yaml
@@ -47,10 +48,8 @@ def simulate_ray(config: Config, n_clients: int) -> Generator[RoundMetrics]:
         UserError: if there is no folder for temporary files.
         RunError: if a client or the engine fails.
     """
-    try:
+    with os_errors("write temporary files", advice="set TMPDIR to a folder"):
         work = Path(tempfile.mkdtemp(prefix="edgefd-"))  # a short path, because Ray creates sockets in it
-    except OSError as error:
-        raise UserError(f"cannot write temporary files: {error.strerror}; set TMPDIR to a folder") from error
     try:
         (work / "config.yaml").write_text(dump_yaml(config.to_dict()), encoding="utf-8")
         with (work / "log").open("wb") as log:

@@ -39,7 +39,8 @@ from edgefd.config.load import Source, parse_config, read_sections
 from edgefd.config.overrides import Overrides, read_overrides, selects_variant, set_key
 from edgefd.config.schema import Config, Data, FromFile
 from edgefd.core.errors import RunError, Stopped, UserError
-from edgefd.core.files import removed_on_error
+from edgefd.core.files import os_errors, removed_on_error
+from edgefd.core.objects import one_line
 from edgefd.runs.folder import has_round
 from edgefd.runs.load_data import load_data
 from edgefd.runs.prepare import check_fits
@@ -208,7 +209,7 @@ def _run_cell(cell: Cell, folder: Path) -> str | None:
     except (UserError, RunError) as error:
         return f"failed: {error}"
     except Exception as error:  # an error of one run must not stop the others
-        return f"failed: {type(error).__name__}: {' '.join(str(error).split())}"
+        return f"failed: {one_line(error)}"
     return None
 
 
@@ -276,7 +277,5 @@ def _cell(config: Config, data_sha256: str) -> Cell:
 
 
 def _file_digest(path: Path) -> str:
-    try:
+    with os_errors(f"read {path}"):
         return hashlib.sha256(path.read_bytes()).hexdigest()
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from error

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from edgefd.core.errors import UserError
-from edgefd.learners.graphs import State
 from edgefd.wire.bundle_manifest import EXTRACTOR, Manifest
 from edgefd.wire.known_graphs import known_model, trust_digest
 from edgefd.wire.onnx_reader import OnnxGraph, read_extractor, read_training_graph
@@ -43,7 +42,7 @@ def read_graphs(manifest: Manifest, blobs: Mapping[str, bytes]) -> BundleGraphs:
         blobs: content of the files by name.
 
     Raises:
-        UserError: if a graph holds what `edgefd export` never writes, or does not fit the manifest.
+        UserError: if a graph holds anything that `edgefd export` never writes, or does not fit the manifest.
     """
     step, logits = (read_training_graph(blobs[name], name) for name in (STEP, MODEL))
     extractor = read_extractor(blobs[EXTRACTOR], EXTRACTOR) if EXTRACTOR in blobs else None
@@ -58,21 +57,6 @@ def read_graphs(manifest: Manifest, blobs: Mapping[str, bytes]) -> BundleGraphs:
         known_extractor=None if extractor is None else known_model((extractor,), {}, 1, 1, manifest.sample_shape),
         digest=trust_digest(blobs[STEP], blobs[MODEL], blobs.get(EXTRACTOR)),
     )
-
-
-def check_initial_state(graphs: BundleGraphs, init: State) -> None:
-    """Check that the initial arrays have the shapes of the graph's inputs.
-
-    Raises:
-        UserError: if one has not.
-    """
-    shapes = {port.name: port.shape for port in graphs.step.inputs}
-    for name, array in init.items():
-        if array.shape != shapes[name]:
-            raise UserError(
-                f"the array {name!r} of init.npz has shape {list(array.shape)}, but the training step takes "
-                f"{list(shapes[name])}: export the bundle again"
-            )
 
 
 def _check_step(graph: OnnxGraph, manifest: Manifest) -> None:

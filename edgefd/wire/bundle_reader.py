@@ -17,7 +17,7 @@ from edgefd.core.json_files import parse_json
 from edgefd.core.npz import npz_arrays
 from edgefd.federation.units import Units, n_channels
 from edgefd.learners.graphs import Graphs, State
-from edgefd.wire.bundle_graphs import BundleGraphs, check_initial_state, read_graphs
+from edgefd.wire.bundle_graphs import BundleGraphs, read_graphs
 from edgefd.wire.bundle_manifest import EXTRACTOR, FILES, MANIFEST, SCHEMA, FileRecord, Manifest
 from edgefd.wire.terms import received_terms
 
@@ -56,9 +56,9 @@ def read_bundle(folder: Path) -> Bundle:
     blobs = {name: _read_verified(folder, name, manifest.files[name]) for name in manifest.files}
     parsed = read_graphs(manifest, blobs)
     init, selftest = _arrays(blobs, "init.npz"), _arrays(blobs, "selftest.npz")
-    if set(init) != set(manifest.state):
-        raise UserError("init.npz must hold the arrays that the manifest names: export the bundle again")
-    check_initial_state(parsed, init)
+    shapes = {port.name: port.shape for port in parsed.step.inputs if port.name in manifest.state}
+    if {name: array.shape for name, array in init.items()} != shapes:
+        raise UserError("init.npz must hold the arrays that the graph takes, in their shapes: export the bundle again")
     _check_selftest(selftest, init, manifest)
     proxy = _arrays(blobs, "proxy.npz").get("x")
     if proxy is None or proxy.shape[1:] != manifest.shape:

@@ -1,4 +1,4 @@
-"""`Expected`: what a receiver expects of a message. Decoders refuse everything else before they expand a message.
+"""`Expected`: the messages that a receiver expects. Decoders refuse all others before they allocate memory.
 
 `edgefd.rounds.validation` makes these values from a method and the terms of a federation, for all receivers.
 """

@@ -96,25 +96,18 @@ def value_of(formula: str, values: Mapping[str, int]) -> int | None:
     >>> value_of("-1+2*B*s0", {"B": 3, "s0": 5}), value_of("7", {}), value_of("s2", {"s0": 5})
     (29, 7, None)
     """
-    terms = [_product(term, values) for term in formula.split("+")]
-    return None if None in terms else sum(term for term in terms if term is not None)
-
-
-def _product(term: str, values: Mapping[str, int]) -> int | None:
-    factors = [int(f) if f.lstrip("-").isdigit() else values.get(f) for f in term.split("*")]
-    return None if None in factors else math.prod(f for f in factors if f is not None)
+    products = (term.split("*") for term in formula.split("+"))
+    try:
+        return sum(math.prod(int(f) if f.lstrip("-").isdigit() else values[f] for f in factors) for factors in products)
+    except KeyError:
+        return None
 
 
 @functools.cache
 def catalogue() -> dict[str, list[KnownGraph]]:
     """Return the models of the catalogue by the digest of their structures."""
     packed = resources.files("edgefd.wire").joinpath(CATALOGUE).read_bytes()
-    return parse_catalogue(gzip.decompress(packed))
-
-
-def parse_catalogue(text: bytes) -> dict[str, list[KnownGraph]]:
-    """Read the text of the catalogue."""
-    entries: dict[str, list[dict[str, Any]]] = json.loads(text)
+    entries: dict[str, list[dict[str, Any]]] = json.loads(gzip.decompress(packed))
     return {
         digest: [KnownGraph(e["model"], e["constants"], tuple(e["formulas"].split())) for e in known]
         for digest, known in entries.items()

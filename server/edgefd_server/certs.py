@@ -17,7 +17,6 @@ import ipaddress
 import json
 import os
 import re
-import secrets
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -32,7 +31,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from edgefd.core.errors import UserError
-from edgefd.core.files import exclusive_lock, make_folder, put, removed_on_error
+from edgefd.core.files import exclusive_lock, new_folder, os_errors, put, removed_on_error
 from edgefd.core.text import shown
 
 DEVICES, LOCK = "devices.json", ".lock"
@@ -83,23 +82,19 @@ def init(folder: Path, hosts: Sequence[str], days: int) -> None:
     """
     if folder.exists():
         raise UserError(f"{folder} exists already: choose another folder, or remove it")
-    try:
-        with removed_on_error(folder):
-            make_folder(folder)
-            key = ec.generate_private_key(ec.SECP256R1())
-            authority = _signed(key, None, "edgefd federation CA", key.public_key(), CA_DAYS)
-            _write_key(folder / "ca.key", key)
-            put(folder / "ca.pem", _pem(authority))
-            server_key = ec.generate_private_key(ec.SECP256R1())
-            names = x509.SubjectAlternativeName([_host(host) for host in hosts])
-            purpose = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH])
-            public = server_key.public_key()
-            certificate = _signed(key, authority.subject, "coordinator", public, days, purpose, names)
-            _write_key(folder / "server.key", server_key)
-            put(folder / "server.pem", _pem(certificate))
-            _write_devices(folder, {})
-    except OSError as error:
-        raise UserError(f"cannot write {folder}: {error.strerror}") from error
+    with os_errors(f"write {folder}"), removed_on_error(folder):
+        key = ec.generate_private_key(ec.SECP256R1())
+        authority = _signed(key, None, "edgefd federation CA", key.public_key(), CA_DAYS)
+        _write_key(folder / "ca.key", key)
+        put(folder / "ca.pem", _pem(authority))
+        server_key = ec.generate_private_key(ec.SECP256R1())
+        names = x509.SubjectAlternativeName([_host(host) for host in hosts])
+        purpose = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH])
+        public = server_key.public_key()
+        certificate = _signed(key, authority.subject, "coordinator", public, days, purpose, names)
+        _write_key(folder / "server.key", server_key)
+        put(folder / "server.pem", _pem(certificate))
+        _write_devices(folder, {})
 
 
 def add_device(folder: Path, name: str, client: int, days: float) -> Path:
@@ -118,12 +113,12 @@ def add_device(folder: Path, name: str, client: int, days: float) -> Path:
             public = device_key.public_key()
             certificate = _signed(key, authority.subject, name, public, days, purpose)  # type: ignore[arg-type]
             issued = identity(_pem(certificate))
-            with _replaced(out) as new:
+            with new_folder(out) as new:
                 _write_key(new / "device.key", device_key)
                 put(new / "device.pem", _pem(certificate))
                 put(new / "ca.pem", _pem(authority))
                 entry = Device(client, issued.sha256, issued.expires.isoformat())
-                _write_devices(folder, devices | {name: entry})
+                _replace(out, folder, devices | {name: entry})
         except (OSError, ValueError) as error:
             raise UserError(f"cannot create a certificate in {folder}: {error}") from error
     return out
@@ -143,10 +138,10 @@ def add_node(folder: Path, name: str, client: int) -> Path:
         public = node_key.public_key().public_bytes(serialization.Encoding.PEM, form)
         entry = Device(client, hashlib.sha256(public).hexdigest(), "", node_key=public.decode())
         try:
-            with _replaced(out) as new:
+            with new_folder(out) as new:
                 _write_key(new / "node.key", node_key, serialization.PrivateFormat.OpenSSH)
                 put(new / "ca.pem", (folder / "ca.pem").read_bytes())
-                _write_devices(folder, devices | {name: entry})
+                _replace(out, folder, devices | {name: entry})
         except OSError as error:
             raise UserError(f"cannot create a key in {folder}: {error}") from error
     return out
@@ -162,10 +157,8 @@ def revoke(folder: Path, name: str) -> None:
         if name not in devices:
             raise UserError(f"there is no device {shown(name)!r}: there are {shown(', '.join(devices)) or 'none'}")
         now = datetime.now(UTC).isoformat(timespec="seconds")
-        try:
+        with os_errors(f"write {folder / DEVICES}"):
             _write_devices(folder, devices | {name: replace(devices[name], revoked=devices[name].revoked or now)})
-        except OSError as error:
-            raise UserError(f"cannot write {folder / DEVICES}: {error.strerror}") from error
 
 
 @contextmanager
@@ -193,15 +186,10 @@ def _device_folder(folder: Path, devices: dict[str, Device], name: str, client: 
     return folder / "devices" / name
 
 
-@contextmanager
-def _replaced(out: Path) -> Iterator[Path]:
-    """Yield a new folder, which replaces `out` (the files of a revoked device) at the end, unless there is an error."""
-    new = out.with_name(f".{out.name}.{secrets.token_hex(8)}")
-    with removed_on_error(new):
-        make_folder(new)
-        yield new
-        shutil.rmtree(out, ignore_errors=True)
-        new.rename(out)
+def _replace(out: Path, folder: Path, devices: dict[str, Device]) -> None:
+    """Write the allow-list, and remove the files of a revoked device, which had the same name."""
+    _write_devices(folder, devices)
+    shutil.rmtree(out, ignore_errors=True)
 
 
 def read_devices(folder: Path) -> dict[str, Device]:
@@ -276,10 +264,8 @@ class AllowList:
     def current(self) -> dict[str, Device]:
         """Return the devices by name, as they are in the file at present."""
         path = self._folder / DEVICES
-        try:
+        with os_errors(f"read {path}", advice="create it with `edgefd certs init`"):
             status = os.stat(path)
-        except OSError as error:
-            raise UserError(f"cannot read {path}: {error.strerror}; create it with `edgefd certs init`") from error
         file = (status.st_ino, status.st_size, status.st_mtime_ns)
         if file != self._file:
             self._devices, self._file = read_devices(self._folder), file
@@ -367,10 +353,7 @@ def _write_key(
     key: ec.EllipticCurvePrivateKey,
     form: serialization.PrivateFormat = serialization.PrivateFormat.PKCS8,
 ) -> None:
-    """Write a private key to a file that only its owner can read from the first byte on."""
-    blob = key.private_bytes(serialization.Encoding.PEM, form, serialization.NoEncryption())
-    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-        file.write(blob)
+    put(path, key.private_bytes(serialization.Encoding.PEM, form, serialization.NoEncryption()))
 
 
 def _write_devices(folder: Path, devices: dict[str, Device]) -> None:

@@ -94,7 +94,7 @@ def test_a_flower_node_does_not_run_graphs_that_it_does_not_know(
     hostile: Path, honest: ExportedFederation, tmp_path: Path
 ) -> None:
     settings = {"bundle": str(hostile), "data": str(honest.data[0]), "state": str(tmp_path / "state"), "client": 0}
-    with pytest.raises(UserError, match="is no graph of a named model"):
+    with pytest.raises(UserError, match="holds graphs of no named model"):
         node_round({}, settings)
     with pytest.raises(UserError, match="is not the digest of the graphs"):
         node_round({}, settings | {"trust-graph": "0" * 64})
@@ -119,7 +119,7 @@ def test_checks_of_the_dataflow_alone_would_accept_a_step_that_takes_its_batch_f
     for as_gradient, text in ((False, "1 of 1 parameters do not change by a step"), (True, "all 1 parameters change")):
         folder = hostile_bundle(honest.bundle, tmp_path / str(as_gradient), N_IMAGES, as_gradient, LR)
         assert text in describe_bundle(read_bundle(folder))["dataflow"]
-        with pytest.raises(UserError, match="is no graph of a named model"):
+        with pytest.raises(UserError, match="holds graphs of no named model"):
             read_trusted_bundle(folder, None)
 
 

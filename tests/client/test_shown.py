@@ -1,4 +1,4 @@
-"""A device shows the words of a coordinator, and names of files, without characters that a terminal could obey."""
+"""A device shows the words of a coordinator, and names of files, without characters that a terminal could interpret."""
 
 from pathlib import Path
 from typing import Any

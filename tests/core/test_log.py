@@ -113,7 +113,7 @@ def test_messages_of_one_kind_are_limited_and_the_rest_is_counted(capsys: pytest
     assert sum("another kind" in line for line in lines) == 1
 
 
-def test_characters_that_a_terminal_could_obey_are_escaped(capsys: pytest.CaptureFixture[str]) -> None:
+def test_characters_that_a_terminal_could_interpret_are_escaped(capsys: pytest.CaptureFixture[str]) -> None:
     configure_logging()
     SERVER.warning("refused %s", "\x1b[2J\x07\r\u202e")
     assert capsys.readouterr().err.endswith("warning refused \\x1b[2J\\x07\\r\\u202e\n")

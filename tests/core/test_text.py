@@ -11,7 +11,7 @@ from edgefd.core.text import escaped, shown
     "harmful",
     ["\x1b[2J", "\x9b31m", "\x07", "\r", "\x08", "\u202e", "\u2066", "\u200b", "\x00", "\ud800", "\u2028", "\x7f"],
 )
-def test_a_character_that_a_terminal_could_obey_is_escaped(harmful: str) -> None:
+def test_a_character_that_a_terminal_could_interpret_is_escaped(harmful: str) -> None:
     assert harmful not in shown(f"a{harmful}b")
     assert shown(f"a{harmful}b").isprintable()
 

@@ -51,17 +51,6 @@ class RawConnection:
         self._stream += 2
         self.socket.sendall(frames)
 
-    def received(self, seconds: float) -> bytes:
-        """Return the bytes that arrive within that time; the bytes so far if the server closes the connection."""
-        self.socket.settimeout(seconds)
-        data = b""
-        try:
-            while piece := self.socket.recv(2**16):
-                data += piece
-        except OSError:
-            pass
-        return data
-
     def closed(self, seconds: float) -> bool:
         """Return whether the server closes the connection within that time."""
         self.socket.settimeout(seconds)
@@ -97,10 +86,9 @@ def raw_connections(
 ) -> Iterator[list[RawConnection]]:
     """Open that many connections, and close them with the context."""
     with ExitStack() as stack:
-        connections = []
-        for _ in range(count):
-            connections.append(RawConnection(port, certs, window))
-            stack.callback(connections[-1].socket.close)
+        connections = [RawConnection(port, certs, window) for _ in range(count)]
+        for connection in connections:
+            stack.enter_context(connection.socket)
         yield connections
 
 
@@ -108,8 +96,4 @@ def raw_connections(
 def idle_connections(port: int, count: int) -> Iterator[list[socket.socket]]:
     """Open that many TCP connections that send nothing, and close them with the context."""
     with ExitStack() as stack:
-        sockets = []
-        for _ in range(count):
-            sockets.append(socket.create_connection(("127.0.0.1", port), timeout=10))
-            stack.callback(sockets[-1].close)
-        yield sockets
+        yield [stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=10)) for _ in range(count)]

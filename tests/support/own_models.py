@@ -55,12 +55,16 @@ class Two(nn.Module):
         return x, x
 
 
-class Stateful(nn.Module):
-    """A linear model whose logits depend on the number of training steps, which the subclasses count."""
+class Linear(nn.Module):
+    """Base of linear models."""
 
     def __init__(self, shape: tuple[int, ...], n_classes: int) -> None:
         super().__init__()
         self.fc = nn.Linear(math.prod(shape), n_classes)
+
+
+class Stateful(Linear):
+    """A linear model whose logits depend on the number of training steps, which the subclasses count."""
 
     def forward(self, x: Tensor) -> Tensor:
         if self.training:
@@ -115,24 +119,23 @@ class HasExtraState(Stateful):
         return {"steps": self.steps}
 
 
-class OwnGenerator(nn.Module):
+class OwnGenerator(Linear):
     """It draws from a generator of its own, whose state no other process sees."""
 
     def __init__(self, shape: tuple[int, ...], n_classes: int) -> None:
-        super().__init__()
-        self.fc, self.rng = nn.Linear(math.prod(shape), n_classes), np.random.default_rng(0)
+        super().__init__(shape, n_classes)
+        self.rng = np.random.default_rng(0)
 
     def forward(self, x: Tensor) -> Tensor:
         out: Tensor = self.fc(x.flatten(1)) * float(self.rng.random())
         return out
 
 
-class DrawsEverywhere(nn.Module):
+class DrawsEverywhere(Linear):
     """It draws from the generators of torch, numpy and Python, in evaluation mode too, and for its first weights."""
 
     def __init__(self, shape: tuple[int, ...], n_classes: int) -> None:
-        super().__init__()
-        self.fc = nn.Linear(math.prod(shape), n_classes)
+        super().__init__(shape, n_classes)
         self.fc.weight.data += 0.01 * torch.from_numpy(np.random.standard_normal(self.fc.weight.shape)).float()
 
     def forward(self, x: Tensor) -> Tensor:
@@ -188,12 +191,12 @@ class Volume(nn.Module):
         return out
 
 
-class Double(nn.Module):
+class Double(Linear):
     """It computes in float64, and returns float64 logits."""
 
     def __init__(self, shape: tuple[int, ...], n_classes: int) -> None:
-        super().__init__()
-        self.fc = nn.Linear(math.prod(shape), n_classes).double()
+        super().__init__(shape, n_classes)
+        self.double()
 
     def forward(self, x: Tensor) -> Tensor:
         out: Tensor = self.fc(x.flatten(1).double())
@@ -216,22 +219,16 @@ def bfloat16(shape: tuple[int, ...], n_classes: int) -> nn.Module:
     return flat(shape, nn.Linear(8, n_classes)).bfloat16()
 
 
-class Squeezing(Stateful):
+class Squeezing(Linear):
     """It drops the axis of a batch of one sample."""
-
-    steps = 0
 
     def forward(self, x: Tensor) -> Tensor:
         out: Tensor = self.fc(x.flatten(1)).squeeze()
         return out
 
 
-class OwnBatchNorm(nn.Module):
+class OwnBatchNorm(Linear):
     """It normalises batches without a layer of torch, so one row ends its training."""
-
-    def __init__(self, shape: tuple[int, ...], n_classes: int) -> None:
-        super().__init__()
-        self.fc = nn.Linear(math.prod(shape), n_classes)
 
     def forward(self, x: Tensor) -> Tensor:
         out = self.fc(x.flatten(1))

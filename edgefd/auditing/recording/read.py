@@ -23,7 +23,7 @@ from edgefd.federation.clients import Federation
 from edgefd.federation.method import MessageKind
 from edgefd.federation.plan import RoundPlan
 from edgefd.federation.report import Report
-from edgefd.rounds.validation import expected_report, expected_teacher
+from edgefd.rounds.validation import expected_report
 from edgefd.runs.evaluate import evaluation_ranges
 from edgefd.runs.facts import members_of
 from edgefd.runs.prepare import prepare
@@ -31,6 +31,7 @@ from edgefd.runs.read import MAX_FILE, read_json, read_partition, read_summary
 from edgefd.runs.record import CLAIMS, COORDINATOR, FINAL, KNOWLEDGE, model_file
 from edgefd.runs.records import Partition, Summary
 from edgefd.runs.terms import terms_of
+from edgefd.simulation.engine import expected_teacher_of
 from edgefd.wire import messages as wire
 from edgefd.wire.exchange_folder import TEACHER, report_file, round_folder
 
@@ -168,9 +169,7 @@ def reports(recording: Recording, round: int) -> list[Report]:
 
 def teacher_after(recording: Recording, round: int) -> Knowledge:
     """Return the teacher that was aggregated from the reports of a round, as every client received it."""
-    config, federation = recording.config, recording.federation
-    terms = terms_of(config, federation)
-    expected = expected_teacher(config.method, terms, len(federation.proxy), len(federation.clients))
+    expected = expected_teacher_of(recording.config, recording.federation)
     path = round_folder(recording.folder / KNOWLEDGE, round + 1) / TEACHER
     return _decode(path, partial(wire.decode, expected=expected))
 

@@ -21,7 +21,7 @@ import numpy as np
 from edgefd.config.schema import Config
 from edgefd.core import files
 from edgefd.core.errors import RunError, UserError
-from edgefd.core.files import get, put
+from edgefd.core.files import get, os_errors, put
 from edgefd.core.json_files import parse_json
 from edgefd.federation.progress import Progress
 from edgefd.runs.round_metrics import RoundMetrics
@@ -76,10 +76,8 @@ def save_checkpoint(folder: Path, saved: Checkpoint) -> None:
         known = wire.encode(progress.selection_state.known, _CODEC)
         head |= {"teacher_bytes": len(teacher), "lag": progress.selection_state.lag.tolist()}
     body = json.dumps(head).encode() + b"\n" + teacher + known
-    try:
+    with os_errors(f"write the checkpoint in {folder}", RunError):
         put(folder / CHECKPOINT, _MAGIC + hashlib.sha256(body).digest() + body)
-    except OSError as error:
-        raise RunError(f"cannot write the checkpoint in {folder}: {error.strerror}") from error
 
 
 def load_checkpoint(folder: Path, teacher: Expected) -> Checkpoint | None:

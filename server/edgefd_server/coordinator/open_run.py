@@ -11,7 +11,7 @@ from pathlib import Path
 
 from edgefd.config.schema import Config
 from edgefd.core.errors import InUse, UserError
-from edgefd.core.files import SHARED, make_folder, removed_on_error
+from edgefd.core.files import SHARED, make_folder, os_errors, removed_on_error
 from edgefd.runs.folder import run_folder
 from edgefd.wire.exchange_folder import DONE, FEDERATION
 from edgefd_server.coordinator.checkpoint import (
@@ -110,10 +110,8 @@ def _locked(folder: Path, exchange: Path | None) -> Iterator[None]:
     with ExitStack() as stack:
         stack.enter_context(exclusive_lock(folder))
         if exchange is not None:
-            try:
+            with os_errors(f"write {exchange}"):
                 make_folder(exchange, SHARED)
-            except OSError as error:
-                raise UserError(f"cannot write {exchange}: {error.strerror}") from error
             stack.enter_context(exclusive_lock(exchange))
         yield
 

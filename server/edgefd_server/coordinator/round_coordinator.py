@@ -342,9 +342,9 @@ class RoundCoordinator(LoggedState):
         return report
 
     def _refuse(self, client: int, inbox: RoundInbox, refused: Refused) -> None:
-        """Record a refused report, so that the round does not wait for its client alone, and say it on the console.
+        """Record a refused report, so that the round does not wait for its client alone, and report it on the console.
 
-        Only the first refusal of each kind of a client is said; the event log and the status page count all.
+        Only the first refusal of each kind of a client is reported; the event log and the status page count all.
         """
         if refused.reason not in BAD_REPORTS:
             return

@@ -28,6 +28,7 @@ from typing import Any, ClassVar
 
 from edgefd.core.addresses import Address
 from edgefd.core.errors import RunError, UserError
+from edgefd.core.files import os_errors, put
 from edgefd.core.processes import FLOWER_QUIET, end, last_line, module_path
 from edgefd.core.proxies import direct_to_this_machine
 from edgefd_server.certs import plaintext_error
@@ -38,6 +39,7 @@ APP = Path(__file__).parent / "app"
 TOKEN_HEADER, TOKEN_VARIABLE = "x-edgefd-token", "EDGEFD_SUPERLINK_TOKEN"
 """header of the calls of this module, and the environment variable of the SuperLink that holds the same token"""
 START_SECONDS = 180.0  # while other processes used the cores, the start took more than 60 s
+_LOG = "superlink.log"
 _WILDCARDS = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 
 
@@ -143,13 +145,10 @@ def check_address(requested: SuperLinkAddress) -> SuperLinkAddress:
     for path in [] if certs is None else [certs / name for name in ("server.pem", "server.key", "ca.pem")]:
         if not path.is_file():
             raise UserError(f"cannot read {path}: create it with `edgefd certs init`")
-    try:
-        family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
-        with socket.create_server((address.host, address.port), family=family) as listener:
-            free = Address(address.host, listener.getsockname()[1])
-            return replace(requested, address=str(free), certs=certs and certs.resolve())
-    except OSError as error:
-        raise UserError(f"cannot listen on {requested.address}: {error.strerror}") from error
+    family, where = socket.AF_INET6 if ":" in address.host else socket.AF_INET, (address.host, address.port)
+    with os_errors(f"listen on {requested.address}"), socket.create_server(where, family=family) as listener:
+        free = Address(address.host, listener.getsockname()[1])
+    return replace(requested, address=str(free), certs=certs and certs.resolve())
 
 
 @contextmanager
@@ -165,19 +164,11 @@ def run_superlink(address: SuperLinkAddress, work: Path, family: set[int]) -> It
     Raises:
         RunError: if the SuperLink does not start.
     """
-    log, token, secret = work / "superlink.log", secrets.token_urlsafe(32), work / "home" / "superexec.secret"
-    secret.parent.mkdir(parents=True, exist_ok=True)
-    _write_secret(secret)
+    log, token, secret = work / _LOG, secrets.token_urlsafe(32), work / "home" / "superexec.secret"
+    put(secret, secrets.token_bytes(32))
     options = _options(address, work, secret)
-    with log.open("ab") as out:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "edgefd_server.flower.superlink_process", *options],
-            env=_environment(work) | {TOKEN_VARIABLE: token},
-            stdin=subprocess.PIPE,
-            stdout=out,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
+    command = [sys.executable, "-m", "edgefd_server.flower.superlink_process", *options]
+    process = _started(command, work, subprocess.PIPE, {TOKEN_VARIABLE: token})
     try:
         _wait_until_ready(address, process, log)
         family.add(_start_superexec(address, work, secret, process.pid))
@@ -188,29 +179,21 @@ def run_superlink(address: SuperLinkAddress, work: Path, family: set[int]) -> It
         process.stdin.close()
 
 
-def _write_secret(path: Path) -> None:
-    """Write a new secret to a file that only its owner can read from the first byte on."""
-    path.unlink(missing_ok=True)
-    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-        file.write(secrets.token_bytes(32))
-
-
 def _start_superexec(address: SuperLinkAddress, work: Path, secret: Path, superlink: int) -> int:
     """Start the process that runs the ServerApp, and return its id. It ends with the SuperLink."""
     options = ["--runtime-api-address", address.local, "--superexec-auth-secret-file", str(secret.resolve())]
     options += ["--parent-pid", str(superlink)]
     certs = address.certs
     options += ["--insecure"] if certs is None else ["--root-certificates", str(certs / "ca.pem")]
-    with (work / "superlink.log").open("ab") as out:
-        process = subprocess.Popen(
-            [str(Path(sys.executable).parent / "flower-superexec"), *options],
-            env=_environment(work),
-            stdin=subprocess.DEVNULL,
-            stdout=out,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
+    return _started([str(Path(sys.executable).parent / "flower-superexec"), *options], work, subprocess.DEVNULL, {}).pid
+
+
+def _started(command: list[str], work: Path, stdin: int, variables: dict[str, str]) -> subprocess.Popen[bytes]:
+    environment = _environment(work) | variables
+    with (work / _LOG).open("ab") as out:
+        return subprocess.Popen(
+            command, env=environment, stdin=stdin, stdout=out, stderr=subprocess.STDOUT, start_new_session=True
         )
-    return process.pid
 
 
 def _options(address: SuperLinkAddress, work: Path, secret: Path) -> list[str]:

@@ -15,9 +15,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import hmac
-import ipaddress
 import os
-import re
 import signal
 import sys
 import threading
@@ -31,7 +29,7 @@ from flwr.superlink.cli import flower_superlink
 from starlette.middleware import Middleware
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from edgefd.core.addresses import is_loopback
+from edgefd.core.addresses import host_of, ip_address, is_loopback
 from edgefd.core.descriptors import file_limit, raise_file_limit
 from edgefd_server.flower.superlink import TOKEN_HEADER, TOKEN_VARIABLE
 
@@ -120,12 +118,8 @@ def names_this_machine(host: str, own: str = "") -> bool:
     >>> [names_this_machine(h) for h in ("localhost:80", "127.0.0.1", "[::1]:9092", "192.0.2.7:9", "evil.test", "")]
     [True, True, True, True, False, False]
     """
-    name = re.sub(r":\d+$", "", host) if host.count(":") == 1 or host.startswith("[") else host
-    try:
-        ipaddress.ip_address(name.strip("[]"))
-    except ValueError:
-        return bool(name) and name in ("localhost", own)
-    return True
+    name = host_of(host)
+    return ip_address(name) is not None or (bool(name) and name in ("localhost", own))
 
 
 async def _reply(send: Send, status: int, line: bytes) -> None:

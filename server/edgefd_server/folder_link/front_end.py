@@ -2,7 +2,7 @@
 
 The coordinator's thread writes the plan, the teacher and the clients of each round, and the end of the run. Another
 thread reads the reports that appear and submits them. A coordinator that was killed reads them again. Nothing that a
-device puts in place of a report ends the run: what is not a report is refused.
+device puts in place of a report ends the run: anything else than a report is refused.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from edgefd.core.errors import RunError, UserError
-from edgefd.core.files import SHARED, FileIdentity, get, identities, make_folder, put, remove
+from edgefd.core.files import SHARED, FileIdentity, get, identities, make_folder, os_errors, put, remove
 from edgefd.wire import messages as wire
 from edgefd.wire.exchange_folder import (
     ASKED,
@@ -70,7 +70,7 @@ class FolderFrontEnd:
         Raises:
             RunError: if the folder cannot be used, or holds a different round.
         """
-        try:
+        with os_errors(f"use {self._folder}", RunError):
             opened = self._coordinator.round
             if (ended := self._coordinator.ended) is not None:
                 self._put(self._folder / DONE, (ended or COMPLETE).encode())
@@ -78,8 +78,6 @@ class FolderFrontEnd:
                 self._publish(opened)
             elif self._opened is not None:
                 self._close(self._opened)
-        except OSError as error:
-            raise RunError(f"cannot use {self._folder}: {error.strerror}") from error
 
     def continue_after(self, round: int) -> None:
         """Open a completed round again for late reports, if the rules use them.

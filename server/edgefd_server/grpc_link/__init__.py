@@ -2,5 +2,5 @@
 
 import os
 
-# Without it, gRPC itself writes a line for every handshake that fails, and whoever reaches the port can cause them.
+# Without it, gRPC itself writes a line for every handshake that fails, and anybody who reaches the port can cause them.
 os.environ.setdefault("GRPC_VERBOSITY", "ERROR")

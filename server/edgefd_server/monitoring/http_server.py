@@ -16,7 +16,7 @@ from http import HTTPStatus
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-from edgefd.core.addresses import is_loopback
+from edgefd.core.addresses import host_of, is_loopback
 from edgefd.core.descriptors import SHORTAGES, is_shortage
 from edgefd.core.text import shown
 
@@ -149,7 +149,7 @@ class HttpServer:
         cookie = f"{self._cookie}-{self.port}"  # a browser shares the cookies of all ports of a host
         if self._token is None:
             # Another site can let its own host name resolve to this machine (DNS rebinding).
-            if not is_loopback(_host_of(headers.get("host", ""))):
+            if not is_loopback(host_of(headers.get("host", ""))):
                 raise ShortReply(
                     HTTPStatus.FORBIDDEN, "this page is for this machine only: open it as localhost or 127.0.0.1"
                 )
@@ -241,13 +241,3 @@ async def _close_after_peer(reader: asyncio.StreamReader, writer: asyncio.Stream
         async with asyncio.timeout(1):
             while await reader.read(HEAD_BYTES):
                 pass
-
-
-def _host_of(header: str) -> str:
-    """Return the host in the value of a Host header, without its port and brackets.
-
-    >>> [_host_of(h) for h in ("localhost", "localhost:80", "[::1]", "[::1]:80")]
-    ['localhost', 'localhost', '::1', '::1']
-    """
-    host, _, port = header.rpartition(":")
-    return (host if port.isdigit() else header).strip("[]")

@@ -12,7 +12,7 @@ from typing import Any
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from edgefd.core.descriptors import SHORTAGES
-from edgefd.core.errors import UserError
+from edgefd.core.files import os_errors
 from edgefd_server.monitoring.event_log import Log
 from edgefd_server.monitoring.http_server import HttpServer, ShortReply
 
@@ -99,10 +99,8 @@ def metrics_server(metrics: LinkMetrics, port: int | None) -> Iterator[None]:
         yield
         return
     server = MetricsServer(metrics)
-    try:
+    with os_errors(f"serve metrics on port {port}"):
         server.start("127.0.0.1", port)
-    except OSError as error:
-        raise UserError(f"cannot serve metrics on port {port}: {error.strerror}") from error
     try:
         yield
     finally:

@@ -17,7 +17,7 @@ from http import HTTPStatus
 from importlib.resources import files
 
 from edgefd.core.addresses import Address, parse_address
-from edgefd.core.errors import UserError
+from edgefd.core.files import os_errors
 from edgefd.wire.exchange_folder import COMPLETE
 from edgefd_server.monitoring.http_server import HttpServer, ShortReply, send
 from edgefd_server.monitoring.status import StatusBoard
@@ -132,10 +132,8 @@ def status_server(board: StatusBoard, where: str | None) -> Iterator[None]:
     address = parse_status_address(where)
     token = None if address.is_loopback else secrets.token_urlsafe(32)
     server = StatusServer(board, token)
-    try:
+    with os_errors(f"serve the status page at {where}"):
         server.start(address.host, address.port)
-    except OSError as error:
-        raise UserError(f"cannot serve the status page at {where}: {error.strerror}") from error
     name = socket.gethostname() if address.host in ("0.0.0.0", "::") else address.host
     print(f"status page: http://{Address(name, server.port)}/" + (f"?token={token}" if token else ""), flush=True)
     try:
