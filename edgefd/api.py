@@ -86,7 +86,7 @@ def simulate(
     if progress:
         from rich.console import Console  # here, because its import draws from the user's random numbers
 
-        console = Console()
+        console = Console(emoji=False)
     with _interruptible():
         return simulate_config(loaded, None if out is None else user_path(out), engine, on_round, console)
 
@@ -194,7 +194,7 @@ def audit(
 
     from edgefd.auditing.report import terminal
 
-    with terminal.progress(Console()) as show:
+    with terminal.progress(Console(emoji=False)) as show:
         return run_audit(_folder_of(run), request, show, objects)
 
 

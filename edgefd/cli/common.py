@@ -15,8 +15,8 @@ from edgefd.core.paths import user_path
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
-console = Console()
-errors = Console(stderr=True, soft_wrap=True)
+console = Console(emoji=False)  # a text such as :x: in a path or a setting stays as it is
+errors = Console(stderr=True, soft_wrap=True, emoji=False)
 
 ConfigFile = Annotated[Path, typer.Argument(metavar="CONFIG", help="a YAML file, such as simulations/quickstart.yaml")]
 Overrides = Annotated[

@@ -46,8 +46,10 @@ def read_yaml(path: Path) -> Any:
         with opened(path) as file:
             blob = file.read(MAX_BYTES + 1)
         text = blob.decode("utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from error
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"cannot read {path}: byte {error.start} is not UTF-8 text: save it as UTF-8") from error
     if len(blob) > MAX_BYTES:
         raise UserError(f"cannot read {path}: it is larger than {MAX_BYTES} bytes")
     try:

@@ -16,6 +16,7 @@ from edgefd.core.errors import UserError
 LABEL_NAMES = ("label", "labels", "class", "target", "y")
 """names of the column of labels in a header; the first of them that occurs counts"""
 DELIMITERS = (";", "\t", ",")
+_LARGEST = float(np.finfo(np.float32).max)
 _THOUSANDS = re.compile(r"[+-]?[1-9]\d{0,2}(,\d{3})+")
 _BOMS = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
 
@@ -148,7 +149,7 @@ class _Table:
             row = np.array([float(field) for field in fields])
         except ValueError:
             row = None
-        if row is None or not np.isfinite(row).all() or "_" in "".join(fields):
+        if row is None or not (np.abs(row) <= _LARGEST).all() or "_" in "".join(fields):
             raise self._error(number, self._what_is_wrong(fields))
         label = row[self.label or 0]
         if not 0 <= label < 2**31 or label != math.floor(label):
@@ -172,7 +173,7 @@ class _Table:
                 return f"column {column} has no value ({field!r}): remove the line, or fill the value in"
             if not _is_number(field):
                 return f"column {column} is {field[:40]!r}, not a finite number"
-        return "a number is not finite"
+        return "a number is too large for float32"
 
     def _error(self, number: int, reason: str) -> UserError:
         return UserError(f"{self.path}, line {number}: {reason}")

@@ -116,6 +116,8 @@ def test_check_explains_the_keys_of_a_config_without_its_data(tmp_path: Path) ->
         (["--out", "taken"], "exists already"),
         (["--out", "/proc/nowhere"], "cannot write run folder"),
         (["baselines=[edgfd]"], "unknown method"),
+        (["data.name=a:x:b.npz"], "there is no file a:x:b.npz"),
+        (["data.name=''"], "unknown data set ''"),
     ],
 )
 def test_bad_input_is_reported_in_one_line_and_leaves_no_files(

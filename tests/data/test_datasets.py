@@ -122,6 +122,10 @@ def test_the_digest_depends_on_the_data_and_not_on_the_file(tmp_path: Path) -> N
         ({"y_train": np.arange(20) % 3 * 2}, "from 0 to 4, and none is 1: number them without gaps"),
         ({"y_train": np.eye(3)[np.arange(20) % 3]}, r"not an array of shape \[20, 3\]: .* give y\.argmax\(1\)"),
         ({"y_train": np.zeros((20, 0))}, r"20 labels, not an array of shape \[20, 0\]"),
+        (
+            {"x_test": np.ones((10, 8, 8), np.float32)},
+            r"train samples are uint8 \[1, 8, 8\], test samples float32 \[8, 8\]: give both in the same kind and shape",
+        ),
         ({"y_train": np.array(3)}, r"20 labels, not an array of shape \[\]"),
         ({"y_test": np.r_[np.full(9, 1.0), 1.5]}, r"sample 9 \(from 0\) has 1\.5"),
         ({"y_train": np.array(["2026-01-01"] * 20, "datetime64[D]")}, "not datetime64"),
