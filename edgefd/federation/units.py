@@ -21,7 +21,7 @@ FEWEST_ROWS = 10
 """with fewer samples than this, their statistics show very different units only"""
 _MOST_ROWS = 1024  # rows that are compared; more would cost memory and say no more
 _MEAN, _WIDER, _NARROWER = 2.0, 3.0, 8.0
-_LONE = 2.0  # a channel that alone is wider or narrower must be so by this factor more
+_LONE_WIDER, _LONE_NARROWER = 4.0, 9.6  # for one channel of several: a person with one exercise reaches 3.8 and 9.5
 _COLUMN, _COLUMN_NARROWER = 5.0, 64.0
 _STEPS = 3.5
 _OTHER_UNITS = 64.0
@@ -150,8 +150,9 @@ def far_from(
 
     A client may hold a single class. In images and windows, where a channel has many values in each sample, its mean
     still lies within 2 deviations of the reference, and its deviation is at most 3 times as large and at least an
-    eighth; twice these factors if this is so in one of several channels only. In tables, a class can have any value of a column: half of the values must lie further from the mean than 5
-    deviations, or than 2 sqrt(C) deviations, which is twice what a class can do that has its share of the reference.
+    eighth (4 times and 1 / 9.6 if it is the only one of several channels). In tables, a class can have any value of a
+    column: half of the values must lie further from the mean than 5 deviations, or than 2 sqrt(C) deviations, which is
+    twice what a class can do that has its share of the reference.
     The values of a window follow each other in time: in another order, such as step after step instead of channel after
     channel, neighbours differ by more than 3.5 times as much.
 
@@ -187,7 +188,7 @@ def far_from(
             far = distance > max(_COLUMN, 2 * math.sqrt(n_classes)) or narrower > _COLUMN_NARROWER
         else:
             far = distance > _MEAN or wider > _WIDER or narrower > _NARROWER
-            if far and distance <= _MEAN and wider <= _LONE * _WIDER and narrower <= _LONE * _NARROWER:
+            if far and distance <= _MEAN and wider <= _LONE_WIDER and narrower <= _LONE_NARROWER:
                 mild.append(c)
         if far:
             which = f"{name} {c} (from 0)" if len(channels) > 1 else "all values"
