@@ -149,11 +149,13 @@ class _Table:
             row = np.array([float(field) for field in fields])
         except ValueError:
             row = None
-        if row is None or not (np.abs(row) <= _LARGEST).all() or "_" in "".join(fields):
+        if row is None or not np.isfinite(row).all() or "_" in "".join(fields):
             raise self._error(number, self._what_is_wrong(fields))
         label = row[self.label or 0]
         if not 0 <= label < 2**31 or label != math.floor(label):
             raise self._error(number, f"the label is {label:g}, not a whole number from 0")
+        if (np.abs(row) > _LARGEST).any():
+            raise self._error(number, f"{row[np.abs(row) > _LARGEST][0]:g} is too large for float32")
         return row
 
     def _with_points(self, number: int, fields: list[str]) -> list[str]:
@@ -173,7 +175,7 @@ class _Table:
                 return f"column {column} has no value ({field!r}): remove the line, or fill the value in"
             if not _is_number(field):
                 return f"column {column} is {field[:40]!r}, not a finite number"
-        return "a number is too large for float32"
+        return "a number is not finite"
 
     def _error(self, number: int, reason: str) -> UserError:
         return UserError(f"{self.path}, line {number}: {reason}")

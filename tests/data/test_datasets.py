@@ -77,7 +77,7 @@ def test_the_digest_depends_on_the_data_and_not_on_the_file(tmp_path: Path) -> N
         ({"y_train": np.arange(19)}, "20 samples need 20 labels"),
         ({"x_train": np.full((20, 5), np.nan), "x_test": np.zeros((10, 5))}, "NaN"),
         ({"x_train": np.zeros((20, 5)), "x_test": np.full((10, 5), np.inf)}, "NaN or infinite"),
-        ({"x_train": np.zeros((20, 5)), "x_test": np.zeros((10, 4))}, r"\[5\], test samples \[4\]"),
+        ({"x_train": np.zeros((20, 5)), "x_test": np.zeros((10, 4))}, r"\[5\], test samples float32 \[4\]"),
         ({"x_train": np.zeros((20, 5), int), "x_test": np.zeros((10, 5), int)}, "uint8 or floating"),
         ({"x_train": np.zeros(20), "x_test": np.zeros(10)}, "rows of samples"),
         ({"y_train": np.r_[np.inf, np.arange(19) % 3]}, "whole numbers from 0"),
