@@ -19,6 +19,7 @@ from edgefd.core.errors import Stopped, UserError, require
 from edgefd.core.host import cores
 from edgefd.core.objects import importable_name
 from edgefd.core.paths import user_path
+from edgefd.core.terminal import safe_console
 from edgefd.data.datasets import Dataset, dataset_of
 from edgefd.data.npz import channels_first
 from edgefd.data.partitions import Function
@@ -84,9 +85,7 @@ def simulate(
     loaded = load_config(config, settings, objects)
     console = None
     if progress:
-        from rich.console import Console  # here, because its import draws from the user's random numbers
-
-        console = Console(emoji=False)
+        console = safe_console()
     with _interruptible():
         return simulate_config(loaded, None if out is None else user_path(out), engine, on_round, console)
 
@@ -190,11 +189,9 @@ def audit(
     objects = {} if isinstance(run, str | os.PathLike) else run.config.objects
     if not progress:
         return run_audit(_folder_of(run), request, lambda _: lambda _: None, objects)
-    from rich.console import Console
-
     from edgefd.auditing.report import terminal
 
-    with terminal.progress(Console(emoji=False)) as show:
+    with terminal.progress(safe_console()) as show:
         return run_audit(_folder_of(run), request, show, objects)
 
 

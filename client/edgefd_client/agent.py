@@ -19,11 +19,12 @@ from edgefd.core.errors import RunError, UserError
 from edgefd.defences.apply import defence_of, defended
 from edgefd.federation.clients import ClientData, ProxySet
 from edgefd.federation.context import ClientContext, client_context
-from edgefd.federation.method import Method
+from edgefd.federation.method import MessageKind, Method
 from edgefd.federation.plan import RoundPlan
 from edgefd.federation.report import Report
 from edgefd.federation.terms import FederationTerms
 from edgefd.learners.onnx_learner import OnnxLearner, Sessions
+from edgefd.methods import get_method
 from edgefd.methods._deployable import deployed_method
 from edgefd.rounds.client import client_filter, client_round
 from edgefd.rounds.validation import ExpectedTask, expected_task
@@ -98,6 +99,7 @@ def _device(
     membership: Membership, bundle: Bundle, data: ClientData, folder: Path, log: Callable[[str], None]
 ) -> _Device:
     check_trainable(membership.terms, bundle)
+    check_private_rows(membership.terms, len(bundle.proxy), data)
     return _Device(membership, bundle, *method_of(bundle), _proxy(bundle), data, folder, log)
 
 
@@ -209,6 +211,32 @@ def check_task(task: Task) -> None:
         raise ValueError("every round but the first must have a teacher, and the first must have none")
 
 
+def private_rows_of_steps(terms: FederationTerms, n_proxy: int) -> list[int]:
+    """Return the numbers of private rows that the steps of a round have, except for steps that have none."""
+    training = terms.training
+    rows = [training.private_rows_per_batch, training.batch_size if training.local_steps else 0]
+    if get_method(terms.method).message is MessageKind.CLASS_LABELS:  # it distils as many private rows
+        last = (n_proxy - 1) % training.proxy_rows_per_batch + 1
+        rows.append(training.private_rows_per_batch + last)
+    return [n for n in rows if n > 0]
+
+
+def check_private_rows(terms: FederationTerms, n_proxy: int, data: ClientData) -> None:
+    """Check that no step has fewer private rows than `MIN_PRIVATE_ROWS` because the device has no more.
+
+    The bundle states how many are held out, so a coordinator could leave a single one.
+
+    Raises:
+        UserError: if a step would have fewer.
+    """
+    n = len(data.x)
+    if n < MIN_PRIVATE_ROWS and private_rows_of_steps(terms, n_proxy):
+        raise UserError(
+            f"a device trains on {MIN_PRIVATE_ROWS} private samples or more, but {n} are left, "
+            f"{len(data.y_heldout)} are held out: give more samples, or a bundle that holds out fewer (data.heldout)"
+        )
+
+
 def check_trainable(terms: FederationTerms, bundle: Bundle) -> None:
     """Check that a device with this bundle can train as the terms of the coordinator say.
 
@@ -226,8 +254,7 @@ def check_trainable(terms: FederationTerms, bundle: Bundle) -> None:
             f"the coordinator has batches of {training.batch_size} rows, but the graph of the bundle takes "
             f"{manifest.batch}: export the bundle from the config that the coordinator runs"
         )
-    asked = [training.private_rows_per_batch, training.batch_size if training.local_steps else 0]
-    if few := [n for n in asked if 0 < n < MIN_PRIVATE_ROWS]:
+    if few := [n for n in private_rows_of_steps(terms, len(bundle.proxy)) if n < MIN_PRIVATE_ROWS]:
         raise UserError(
             f"the coordinator asks for {few[0]} private rows a step, but a device mixes {MIN_PRIVATE_ROWS} or more: "
             "set a larger train.private_rows_per_batch (0 = none) or train.batch_size"

@@ -20,14 +20,14 @@ from edgefd.core.files import opened, put, removed_on_error
 from edgefd.core.log import configure_logging
 from edgefd.core.npz import npy_array
 from edgefd.core.terminal import escape_unknown_characters
-from edgefd.core.text import escaped
+from edgefd.core.text import escaped, shown
 from edgefd.data.features import extract
 from edgefd.federation.clients import ClientData
 from edgefd.wire.bundle_reader import Bundle, read_bundle
 from edgefd.wire.exchange_folder import FEDERATION
 from edgefd_client.contribution import load_contribution
 from edgefd_client.doctor import machine, require_64_bit, selftest
-from edgefd_client.inspect_bundle import describe_bundle
+from edgefd_client.inspect_bundle import MAX_FACT, describe_bundle
 from edgefd_client.options import DeviceOptions, settings, with_user_paths
 from edgefd_client.sources import Samples, client_data, model_input, read_samples, source_of
 from edgefd_client.state import exclusive_lock, load_state, new_state
@@ -201,7 +201,7 @@ def doctor(bundle: Path | None, state: Path, trust: str | None) -> None:
 def inspect_bundle(bundle: Path) -> None:
     """Print what a bundle is, and how much a device that runs it can disclose. No graph is run."""
     for name, value in describe_bundle(read_bundle(bundle)).items():
-        print(f"{name:10} {value}")
+        print(f"{name:10} {shown(value, MAX_FACT)}")
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -10,6 +10,8 @@ from edgefd.wire.codecs import CODECS
 from edgefd.wire.onnx_reader import Node, OnnxGraph
 
 METRIC_BITS = 64
+MAX_FACT = 1000
+"""most characters of a fact: a manifest may hold names of a megabyte"""
 
 
 def describe_bundle(bundle: Bundle) -> dict[str, str]:

@@ -8,15 +8,15 @@ from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import typer
-from rich.console import Console
 
 from edgefd.core.errors import require
 from edgefd.core.paths import user_path
+from edgefd.core.terminal import safe_console
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
-console = Console(emoji=False)  # a text such as :x: in a path or a setting stays as it is
-errors = Console(stderr=True, soft_wrap=True, emoji=False)
+console = safe_console()
+errors = safe_console(stderr=True, soft_wrap=True)
 
 ConfigFile = Annotated[Path, typer.Argument(metavar="CONFIG", help="a YAML file, such as simulations/quickstart.yaml")]
 Overrides = Annotated[

@@ -4,12 +4,18 @@ import difflib
 from collections.abc import Iterable
 from importlib.util import find_spec
 
+MAX_LINE = 4000
+"""most characters of an error: a file or a coordinator may state a name of a megabyte"""
+
 
 class _OneLine(Exception):
-    """Exception whose text is one line of printable characters, also if it names a file with other characters."""
+    """Exception whose text is one short line of printable characters, whatever the names in it are."""
 
     def __str__(self) -> str:
-        return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in super().__str__())
+        text = super().__str__()
+        if len(text) > MAX_LINE:  # the end has the advice
+            text = f"{text[: MAX_LINE // 2]} ... {text[-MAX_LINE // 2 :]}"
+        return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 class UserError(_OneLine, ValueError):

@@ -23,6 +23,8 @@ from edgefd.core.errors import InUse, RunError, UserError
 
 PRIVATE, SHARED = 0o600, 0o666
 """permissions of a file: for its owner only, whatever the umask is; for others too, as far as the umask allows it"""
+APPEND = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+"""flags of `os.open` for appending: the file is created if it does not exist, and a link is not followed"""
 _NOT_A_FILE = (errno.ELOOP, errno.ENXIO, errno.ENODEV, errno.EISDIR)  # a link, a socket, a device without driver
 
 FileIdentity = tuple[int, ...]
@@ -151,8 +153,7 @@ def append(path: Path, blob: bytes) -> None:
 
 def appending(path: Path) -> BinaryIO:
     """Open a file for appending; it is created for its owner only if it does not exist, and a link is not followed."""
-    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-    return os.fdopen(os.open(path, flags, PRIVATE), "ab")
+    return os.fdopen(os.open(path, APPEND, PRIVATE), "ab")
 
 
 def remove(path: Path, root: Path | None = None) -> None:

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
 from edgefd.core.files import append, put, writing
+
+MAX_DEPTH = 100
+"""largest number of lists and objects within each other"""
 
 
 def parse_json(text: bytes | str) -> Any:
@@ -18,9 +22,28 @@ def parse_json(text: bytes | str) -> Any:
         ValueError: if it is not JSON, is nested too deeply, holds a key twice, or a number that is not finite.
     """
     try:
-        return json.loads(text, parse_constant=_refuse_constant, object_pairs_hook=_object)
+        value = json.loads(text, parse_float=_finite_number, parse_constant=_refuse_constant, object_pairs_hook=_object)
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
+    _check_depth(value)
+    return value
+
+
+def _check_depth(value: Any) -> None:
+    """Refuse what a function that calls itself could not follow: the parser can, because it is no Python function."""
+    level = [value]
+    for _ in range(MAX_DEPTH):
+        inner = (v.values() if isinstance(v, dict) else v for v in level if isinstance(v, dict | list))
+        if not (level := [each for values in inner for each in values]):
+            return
+    raise ValueError("it is nested too deeply")
+
+
+def _finite_number(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"it holds {text[:20]}, which is not a finite number")
+    return number
 
 
 def _refuse_constant(name: str) -> NoReturn:
@@ -30,8 +53,8 @@ def _refuse_constant(name: str) -> NoReturn:
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     values = dict(pairs)
     if len(values) < len(pairs):
-        keys = [key for key, _ in pairs]
-        raise ValueError(f"it holds the key {next(key for key in keys if keys.count(key) > 1)[:80]!r} twice")
+        ((twice, _),) = Counter(key for key, _ in pairs).most_common(1)
+        raise ValueError(f"it holds the key {twice[:80]!r} twice")
     return values
 
 

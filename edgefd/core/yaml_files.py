@@ -184,6 +184,10 @@ class _Dumper(yaml.SafeDumper):
             return _tag(value)
         return str(super().resolve(kind, value, implicit))  # type: ignore[no-untyped-call]
 
+    def represent_text(self, text: str) -> yaml.Node:
+        """Represent text; in double quotes if it has the line break NEL, which no other style keeps."""
+        return self.represent_scalar("tag:yaml.org,2002:str", text, style='"' if "\x85" in text else None)
+
 
 def _refusal(at: Any, problem: str) -> yaml.MarkedYAMLError:
     return yaml.MarkedYAMLError(problem=problem, problem_mark=at.start_mark)
@@ -191,3 +195,4 @@ def _refusal(at: Any, problem: str) -> yaml.MarkedYAMLError:
 
 _Loader.add_constructor(_INT, _Loader.construct_integer)
 _Loader.add_constructor(_AMBIGUOUS, _Loader.construct_ambiguous)
+_Dumper.add_representer(str, _Dumper.represent_text)

@@ -68,7 +68,7 @@ def defence_of(settings: Mapping[str, Any]) -> Defence:
     TopK(name='top_k', k=2, calibrate=False)
     """
     name = settings.get("name")
-    if name not in DEFENCES:
+    if not isinstance(name, str) or name not in DEFENCES:
         raise UserError(f"unknown defence {name!r}: there are {', '.join(DEFENCES)}")
     defence: Defence = settings_of(f"defence {name}", DEFENCES[name], settings)
     return defence

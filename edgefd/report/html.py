@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 
+from edgefd.core.text import escaped
+
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 
 
@@ -21,8 +23,8 @@ class Table:
 
 
 def escape(value: object) -> str:
-    """Return the text of a value, escaped for HTML text and for quoted attributes."""
-    return html.escape(str(value))
+    """Return the text of a value, escaped for HTML text and for quoted attributes, without control characters."""
+    return html.escape(escaped(str(value)))
 
 
 def table_html(table: Table, caption: str) -> str:

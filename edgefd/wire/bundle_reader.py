@@ -15,11 +15,11 @@ from edgefd.core.errors import UserError
 from edgefd.core.files import read
 from edgefd.core.json_files import parse_json
 from edgefd.core.npz import npz_arrays
-from edgefd.federation.terms import parse_terms
 from edgefd.federation.units import Units, n_channels
 from edgefd.learners.graphs import Graphs, State
 from edgefd.wire.bundle_graphs import BundleGraphs, check_initial_state, read_graphs
 from edgefd.wire.bundle_manifest import EXTRACTOR, FILES, MANIFEST, SCHEMA, FileRecord, Manifest
+from edgefd.wire.terms import received_terms
 
 MAX_FILE = 512 * 2**20
 """largest size in bytes of a file, and of the arrays in an npz"""
@@ -56,13 +56,12 @@ def read_bundle(folder: Path) -> Bundle:
     blobs = {name: _read_verified(folder, name, manifest.files[name]) for name in manifest.files}
     parsed = read_graphs(manifest, blobs)
     init, selftest = _arrays(blobs, "init.npz"), _arrays(blobs, "selftest.npz")
-    if set(init) != set(manifest.state) or any(
-        array.dtype != np.float32 or not np.isfinite(array).all() for array in init.values()
-    ):
-        raise UserError("init.npz must hold the finite float32 arrays that the manifest names: export the bundle again")
+    if set(init) != set(manifest.state):
+        raise UserError("init.npz must hold the arrays that the manifest names: export the bundle again")
     check_initial_state(parsed, init)
+    _check_selftest(selftest, init, manifest)
     proxy = _arrays(blobs, "proxy.npz").get("x")
-    if proxy is None or proxy.dtype != np.float32 or proxy.shape[1:] != manifest.shape:
+    if proxy is None or proxy.shape[1:] != manifest.shape:
         raise UserError(
             f"proxy.npz must hold x, float32 samples of shape {list(manifest.shape)}: export the bundle again"
         )
@@ -114,15 +113,15 @@ def parse_manifest(raw: bytes) -> Manifest:
             errors={str(k): float(v) for k, v in fields["errors"].items()},
             heldout=float(fields["heldout"]),
             n_clients=int(fields["n_clients"]),
-            terms=parse_terms(fields["terms"]),
+            terms=received_terms(fields["terms"]),
             units=_units(fields["units"]),
             raw_shape=None if fields.get("raw_shape") is None else tuple(int(d) for d in fields["raw_shape"]),
         )
     except (ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError) as error:
         raise UserError(f"{MANIFEST} is incomplete: {type(error).__name__}: {error}") from error
-    if not 0 < manifest.heldout < 1 or min(manifest.n_clients, manifest.n_classes, manifest.batch) < 1:
+    if not 0 < manifest.heldout < 1 or not 0 < manifest.n_clients < 2**31 or manifest.batch < 1:
         raise UserError(
-            f"{MANIFEST} is out of range: heldout must be in (0, 1), n_clients, n_classes and batch at least 1"
+            f"{MANIFEST} is out of range: heldout must be in (0, 1), n_clients from 1 to 2**31 - 1, batch at least 1"
         )
     _check_channels(manifest)
     required = FILES if manifest.raw_shape is None else (*FILES, EXTRACTOR)
@@ -159,8 +158,24 @@ def _read_verified(folder: Path, name: str, record: FileRecord) -> bytes:
     return blob
 
 
+def _check_selftest(arrays: State, init: State, manifest: Manifest) -> None:
+    """Check that selftest.npz has the start, the targets and the result of one training step."""
+    states = {f"{part}/{name}": array.shape for part in ("start", "expected") for name, array in init.items()}
+    shapes = {**states, "expected/loss": (), "lr": ()}
+    targets = arrays.get("targets", np.empty((0, 0)))
+    needed = {"targets", "lr", *(f"expected/{name}" for name in init)}
+    fits = targets.ndim == 2 and 0 < len(targets) <= manifest.batch and targets.shape[1] == manifest.n_classes
+    if not (fits and needed <= arrays.keys()) or any(
+        array.shape != shapes.get(name) for name, array in arrays.items() if name != "targets"
+    ):
+        raise UserError("selftest.npz does not hold one training step of this model: export the bundle again")
+
+
 def _arrays(blobs: dict[str, bytes], name: str) -> State:
     try:
-        return npz_arrays(blobs[name], MAX_FILE)
+        arrays = npz_arrays(blobs[name], MAX_FILE)
     except ValueError as error:
         raise UserError(f"{name} does not hold plain arrays: {error}: export the bundle again") from error
+    if any(array.dtype != np.float32 or not np.isfinite(array).all() for array in arrays.values()):
+        raise UserError(f"{name} must hold finite float32 numbers: export the bundle again")
+    return arrays

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any, Literal
 
@@ -11,6 +12,7 @@ from edgefd_proto import edgefd_pb2 as pb
 
 from edgefd.core.json_files import parse_json
 from edgefd.federation.terms import FederationTerms, parse_terms
+from edgefd.wire.terms import received_terms
 
 PROTOCOL = 2
 """version of the device link; 1 had the training in every plan"""
@@ -60,7 +62,7 @@ def read_terms(message: pb.Terms) -> FederationTerms:
     Raises:
         ValueError: if settings are not a JSON object, or are out of range, or there is no training.
     """
-    return _parsed(_fields(message))
+    return _parsed(_fields(message), received_terms)
 
 
 def read_identity(message: pb.Terms) -> FederationTerms:
@@ -73,7 +75,7 @@ def read_identity(message: pb.Terms) -> FederationTerms:
     identity.CopyFrom(message)
     for name in _DECIDED:
         identity.ClearField(name)
-    return _parsed(_fields(identity) | {"training": {}})
+    return _parsed(_fields(identity) | {"training": {}}, parse_terms)
 
 
 def _fields(message: pb.Terms) -> dict[str, Any]:
@@ -86,9 +88,9 @@ def _fields(message: pb.Terms) -> dict[str, Any]:
     return fields
 
 
-def _parsed(fields: dict[str, Any]) -> FederationTerms:
+def _parsed(fields: dict[str, Any], parse: Callable[[dict[str, Any]], FederationTerms]) -> FederationTerms:
     try:
-        return parse_terms(fields)
+        return parse(fields)
     except TypeError as error:
         raise ValueError(f"terms: {type(error).__name__}: {error}") from error
 

@@ -25,7 +25,8 @@ from pathlib import Path
 
 from edgefd.core.errors import RunError
 from edgefd.core.json_files import parse_json
-from edgefd.federation.terms import FederationInfo, parse_terms
+from edgefd.federation.terms import FederationInfo
+from edgefd.wire.terms import received_terms
 
 FEDERATION, PLAN, TEACHER, DONE = "federation.json", "plan.bin", "teacher.bin", "done"
 ASKED, COUNTED = "asked.json", "counted.json"
@@ -46,7 +47,7 @@ def decode_info(blob: bytes) -> FederationInfo:
     """
     try:
         fields = parse_json(blob)
-        return FederationInfo(str(fields["run"]), int(fields["n_clients"]), parse_terms(fields["terms"]))
+        return FederationInfo(str(fields["run"]), int(fields["n_clients"]), received_terms(fields["terms"]))
     except (ValueError, KeyError, TypeError, OverflowError) as error:
         raise RunError(f"{FEDERATION} does not describe a federation: {type(error).__name__}: {error}") from error
 

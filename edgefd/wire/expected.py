@@ -14,6 +14,10 @@ from edgefd.core.arrays import Float32, Int64
 from edgefd.federation.values import ValueRange
 from edgefd.wire.codecs import CODECS
 
+MAX_NUMBERS = 2**28
+"""largest number of values in a message, whatever numbers of clients and classes a manifest states"""
+MAX_BYTES = 2**30
+"""largest size in bytes of a message; gRPC has no larger limit than 2 GiB"""
 _FRAME = 4 * 2**10  # bytes for field numbers and lengths, and for fields of a later version
 _ID_BYTES = 5  # most bytes of the gap between two ids
 
@@ -47,7 +51,7 @@ class Expected:
     def largest(self) -> int:
         """Size in bytes that no honest message exceeds."""
         n, codec = len(self.ids), CODECS[self.codec]
-        return _FRAME + n * _ID_BYTES + codec.size(n * self.widths[-1]) + codec.size(n)
+        return min(_FRAME + n * _ID_BYTES + codec.size(n * self.widths[-1]) + codec.size(n), MAX_BYTES)
 
     def check_shape(self, n: int, width: int) -> None:
         """Check the number of rows and the number of values per row.
@@ -58,6 +62,8 @@ class Expected:
         if width not in self.widths:
             wanted = str(self.widths[0]) if len(self.widths) == 1 else f"{self.widths[0]} to {self.widths[-1]}"
             raise UnexpectedContent(f"the message has {width} values per row, but {wanted} are expected")
+        if n * width > MAX_NUMBERS:
+            raise UnexpectedContent(f"the message has {n} rows of {width} values, more than {MAX_NUMBERS} in all")
         if n > len(self.ids):
             raise UnexpectedContent(f"the message has {n} rows, but at most {len(self.ids)} are expected")
         if self.complete and 0 < n < len(self.ids):

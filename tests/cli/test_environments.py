@@ -150,9 +150,10 @@ def test_runs_of_one_second_have_their_own_folders(tmp_path: Path, monkeypatch: 
         mkdir(path, *arguments, **options)  # type: ignore[arg-type]
 
     monkeypatch.setattr(Path, "mkdir", slow)
-    assert run_folder(config, None).name.endswith("-2")
-    with pytest.raises(UserError, match="exists already"):
-        run_folder(config, next((tmp_path / "runs").iterdir()))
+    with run_folder(config, None) as folder:
+        assert folder.name.endswith("-2")
+    with pytest.raises(UserError, match="exists already"), run_folder(config, next((tmp_path / "runs").iterdir())):
+        pass
 
 
 @pytest.mark.slow

@@ -1,6 +1,7 @@
 """The record of a contribution, and its effect on the data of a device in a run."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -49,7 +50,8 @@ def bundle() -> Bundle:
         terms=FederationTerms("edgefd", {}, "float16", 0, 10, ""),
         units=Units("uint8", 0.0, 255.0, (0.0,), (1.0,)),
     )
-    return Bundle(manifest, "", Graphs(b"", b"", (), {}, 8, 10, SHAPE), {}, proxy, {})
+    no_graphs: Any = None  # nothing here reads them
+    return Bundle(manifest, "", Graphs(b"", b"", (), {}, 8, 10, SHAPE), {}, proxy, {}, no_graphs)
 
 
 BUNDLE = bundle()

@@ -4,13 +4,16 @@ docs/reference/threat-model.md says what remains with graphs that a device knows
 """
 
 import dataclasses
+import re
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
-from edgefd_client.agent import method_of, run_agent
+from edgefd_client.agent import check_trainable, method_of, run_agent
 from edgefd_client.cli import main
 from edgefd_client.flower_node import node_round
+from edgefd_client.grpc_link import MAX_MESSAGE
 from edgefd_client.inspect_bundle import describe_bundle
 from edgefd_client.link import Membership, Task
 from edgefd_client.sources import NpzSource, client_data, read_samples
@@ -18,9 +21,11 @@ from edgefd_client.trust import read_trusted_bundle
 
 from edgefd.core.errors import UserError
 from edgefd.federation.plan import RoundPlan
-from edgefd.rounds.validation import expected_report
+from edgefd.rounds.validation import expected_report, expected_task
 from edgefd.wire.bundle_reader import Bundle, read_bundle
+from edgefd.wire.expected import UnexpectedContent
 from edgefd.wire.messages import decode_report
+from tests.support.bundles import edit
 from tests.support.federations import ExportedFederation, export_federation, ignore_line, small
 from tests.support.hostile_bundles import hostile_bundle, images_told
 from tests.support.scripted_link import ScriptedLink
@@ -133,3 +138,95 @@ def test_the_terms_of_a_small_step_are_refused(honest: ExportedFederation, tmp_p
         link = ScriptedLink([], Membership("r", terms))
         with pytest.raises(UserError, match="private rows a step"):
             run_agent(link, bundle, honest.client(0), tmp_path, ignore_line)
+
+
+def test_a_bundle_that_holds_out_all_but_one_sample_is_refused(honest: ExportedFederation, tmp_path: Path) -> None:
+    """The coordinator chooses the held-out share too: with one private row left, each step would have this row only."""
+    bundle = honest.read()
+    manifest = dataclasses.replace(bundle.manifest, heldout=0.999)
+    greedy = dataclasses.replace(bundle, manifest=manifest)
+    with np.load(honest.data[0]) as arrays:
+        np.savez(tmp_path / "d.npz", x=arrays["x"], y=arrays["y"])
+    data = client_data(read_samples(NpzSource(tmp_path / "d.npz"), greedy), greedy, 0)
+    assert len(data.x) == 1
+    link = ScriptedLink([Task(RoundPlan(0, np.arange(8)), None)], Membership("r", manifest.terms))
+    with pytest.raises(UserError, match="trains on 8 private samples or more, but 1 are left"):
+        run_agent(link, greedy, data, tmp_path / "state", ignore_line)
+    assert not link.submitted
+
+
+def test_a_short_last_batch_of_private_rows_is_refused(honest: ExportedFederation) -> None:
+    """A method that distils private rows takes as many as there are proxy rows, so its last batch can be short."""
+    bundle, n = honest.read(), len(honest.read().proxy)
+    training = dataclasses.replace(bundle.manifest.terms.training, private_rows_per_batch=0, local_steps=0)
+    for size, refused in ((n - 1, True), (n, False), (4, True)):
+        sized = dataclasses.replace(training, batch_size=size)
+        terms = dataclasses.replace(bundle.manifest.terms, method="fkd", training=sized)
+        fitting = dataclasses.replace(bundle, manifest=dataclasses.replace(bundle.manifest, batch=size))
+        if refused:
+            with pytest.raises(UserError, match="private rows a step"):
+                check_trainable(terms, fitting)
+        else:
+            check_trainable(terms, fitting)
+
+
+@pytest.mark.parametrize("name", ["optimizer", "model"])
+def test_inspection_shows_names_in_one_short_line_that_a_terminal_does_not_obey(
+    name: str, honest: ExportedFederation, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    odd = Path(shutil.copytree(honest.bundle, tmp_path / "b"))
+    edit(odd, lambda m: m.update({name: "\x1b[2J\u202e\r" + "x" * 100_000}))
+    main(["inspect-bundle", "--bundle", str(odd)])
+    lines = capsys.readouterr().out.split("\n")
+    assert all(line.isprintable() and len(line) < 1100 for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("terms", "message"),
+    [
+        ({"codec": "zip"}, "unknown codec 'zip'"),
+        ({"codec": "\x1b" + "x" * 100_000}, "unknown codec"),
+        ({"seed": -1}, "seed must be from 0"),
+        ({"seed": 10**300}, "seed must be from 0"),
+        ({"n_classes": 2**40}, "n_classes from 1"),
+        ({"defence": {"name": ["none"]}}, r"unknown defence \['none'\]"),
+        ({"method": "x" * 100_000}, "unknown method"),
+    ],
+)
+def test_odd_terms_of_a_bundle_are_refused_in_one_line(
+    terms: dict[str, object],
+    message: str,
+    honest: ExportedFederation,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    odd = Path(shutil.copytree(honest.bundle, tmp_path / "b"))
+    edit(odd, lambda m: m["terms"].update(terms))
+    place = ["--exchange", str(tmp_path / "x"), "--client", "0", "--state", str(tmp_path / "s")]
+    with pytest.raises(SystemExit) as stop:
+        main(["run", "--bundle", str(odd), "--data", str(honest.data[0]), *place])
+    assert stop.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert re.search(message, line)
+    assert len(line) < 5000
+
+
+def test_no_number_of_clients_lets_a_coordinator_send_a_device_messages_without_a_limit(
+    honest: ExportedFederation, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A method with a teacher for each client expects as many rows as the manifest states clients."""
+    odd = Path(shutil.copytree(honest.bundle, tmp_path / "b"))
+    edit(odd, lambda m: (m.update(n_clients=2**31 - 1), m["terms"].update(method="comet")))
+    bundle = read_bundle(odd)
+    expected = expected_task(method_of(bundle)[0], bundle.manifest.terms, len(bundle.proxy), bundle.manifest.n_clients)
+    assert expected.largest < 2**31 - MAX_MESSAGE
+    with pytest.raises(UnexpectedContent, match="more than 268435456 in all"):
+        expected.teacher.check_shape(2**25, bundle.manifest.n_classes)
+    device = ["--data", str(honest.data[0]), "--client", "0", "--state", str(tmp_path / "s")]
+    with pytest.raises(SystemExit) as stop:
+        main(["run", "--bundle", str(odd), "--server", "127.0.0.1:9", "--give-up", "1", *device])
+    assert stop.value.code == 1
+    assert "has not answered" in capsys.readouterr().err
+    edit(odd, lambda m: m.update(n_clients=2**80))
+    with pytest.raises(UserError, match="n_clients from 1"):
+        read_bundle(odd)

@@ -16,6 +16,8 @@ from edgefd.core.json_files import append_json_line, parse_json, write_json, wri
     [
         ("[" * 100_000, "nested too deeply"),
         ('{"a":' * 100_000, "nested too deeply"),
+        ("[" * 101 + "]" * 101, "nested too deeply"),
+        ("[0.5, -1e999]", "-1e999, which is not a finite number"),
         ("NaN", "NaN, which is not a number of JSON"),
         ('{"a": [-Infinity]}', "-Infinity, which is not a number of JSON"),
         ('{"a": 1, "b": 2, "a": 3}', "the key 'a' twice"),
@@ -27,6 +29,16 @@ from edgefd.core.json_files import append_json_line, parse_json, write_json, wri
 def test_what_is_not_plain_json_is_one_error(text: str | bytes, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         parse_json(text)
+
+
+def test_a_hundred_levels_are_read() -> None:
+    assert parse_json("[" * 99 + "1.5" + "]" * 99)
+
+
+def test_a_key_that_occurs_twice_is_found_among_very_many() -> None:
+    keys = ",".join(f'"{i}":0' for i in range(300_000))
+    with pytest.raises(ValueError, match="the key 'z' twice"):
+        parse_json(f'{{{keys},"z":1,"z":2}}')
 
 
 @given(st.binary(max_size=100) | st.text(alphabet='{}[]",:0-9eNaIn', max_size=60))

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import hypothesis.strategies as st
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 
 from edgefd.core.errors import UserError
 from edgefd.core.yaml_files import MAX_BYTES, dump_yaml, parse_yaml, read_yaml
@@ -79,6 +79,7 @@ def test_an_alias_and_a_merged_section_are_read() -> None:
 
 
 @given(VALUES, st.booleans())
+@example("a\x85b", False)
 def test_what_is_written_is_read_back(value: object, one_line: bool) -> None:
     assert parse_yaml(dump_yaml(value, one_line)) == value
 

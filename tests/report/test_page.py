@@ -37,16 +37,17 @@ def test_the_page_loads_nothing(page: Page, text: str) -> None:
 
 def test_names_that_look_like_html_are_shown_as_text(single_run: Path) -> None:
     evil = "<img src=x onerror=alert(1)>\"'&"
+    obeyed, shown = "\x1b[31m\u202e\ud800", r"\x1b[31m\u202e\ud800"  # the last one has no place in a file of text
     config = yaml.safe_load((single_run / "config.yaml").read_text())
     config["partition"]["name"], config["method"]["name"] = f"p{evil}", f"m{evil}"
     (single_run / "config.yaml").write_text(yaml.safe_dump(config))
     for name, key in (("summary.json", "dataset"), ("summary.json", "data_source"), ("env.json", "commit")):
         found = json.loads((single_run / name).read_text())
-        (single_run / name).write_text(json.dumps(found | {key: f"{key}{evil}"}))
+        (single_run / name).write_text(json.dumps(found | {key: f"{key}{obeyed}{evil}"}))
     renamed = single_run.with_name("x onerror=alert(1) <img>")
     single_run.rename(renamed)
     parsed = report_page(renamed)
     assert not [tag for tag, _ in parsed.tags if tag == "img"]
-    for name in ("p", "m", "dataset", "data_source", "commit"):
+    for name in ("p", "m", f"dataset{shown}", f"data_source{shown}", f"commit{shown}"):
         assert f"{name}{evil}" in parsed.text
     assert f"edgefd simulate '{renamed}/config.yaml'" in parsed.text

@@ -7,10 +7,12 @@ import struct
 import zipfile
 from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
 
 from edgefd.core.errors import UserError
+from edgefd.core.npz import npz_bytes
 from edgefd.wire.bundle_manifest import FILES
 from edgefd.wire.bundle_reader import read_bundle
 from tests.support.bundles import edit, replace_file, small_bundle
@@ -159,3 +161,30 @@ def test_a_manifest_that_is_hard_to_parse_is_refused(bundle: Path, text: str) ->
     with pytest.raises(UserError, match=r"manifest\.json is not the manifest of a bundle") as caught:
         read_bundle(bundle)
     assert len(str(caught.value)) < 500
+
+
+@pytest.mark.parametrize(
+    ("file", "name", "array"),
+    [
+        ("selftest.npz", "lr", np.zeros(3, np.float32)),
+        ("selftest.npz", "lr", np.array("x")),
+        ("selftest.npz", "targets", np.float32(1)),
+        ("selftest.npz", "targets", np.zeros((10**6, 3), np.float32)),
+        ("selftest.npz", "expected/model/" + "x" * 9, np.zeros(3, np.float32)),
+        ("selftest.npz", "expected/loss", np.full((), np.nan, np.float32)),
+        ("proxy.npz", "x", np.full((20, 1, 16, 16), np.inf, np.float32)),
+        ("proxy.npz", "x", np.zeros((20, 1, 16, 16), np.complex64)),
+    ],
+)
+def test_arrays_that_do_not_fit_the_model_are_refused(bundle: Path, file: str, name: str, array: np.ndarray) -> None:
+    with np.load(bundle / file) as arrays:
+        replace_file(bundle, file, npz_bytes({**arrays, name: array}))
+    with pytest.raises(UserError, match=f"{file} (does not hold|must hold)"):
+        read_bundle(bundle)
+
+
+def test_a_selftest_without_its_result_is_refused(bundle: Path) -> None:
+    with np.load(bundle / "selftest.npz") as arrays:
+        replace_file(bundle, "selftest.npz", npz_bytes({n: a for n, a in arrays.items() if "expected/model" not in n}))
+    with pytest.raises(UserError, match="does not hold one training step"):
+        read_bundle(bundle)

@@ -134,8 +134,8 @@ def test_settings_that_are_left_out_have_their_defaults_but_training_has_none() 
     assert read_identity(message) == FederationTerms("fedmd", {}, "", 0, 2, "")
     with pytest.raises(ValueError, match="the terms have no training: they are from another version of edgefd"):
         read_terms(message)
-    message.training = "{}"
-    assert read_terms(message) == FederationTerms("fedmd", {}, "", 0, 2, "")
+    message.training, message.codec = "{}", "uint8"
+    assert read_terms(message) == FederationTerms("fedmd", {}, "uint8", 0, 2, "")
 
 
 def test_a_folder_of_another_version_is_refused_in_one_line() -> None:
@@ -182,3 +182,12 @@ def test_settings_that_cannot_be_are_refused(message: pb.Terms, error: str) -> N
     message.training = message.training or "{}"
     with pytest.raises(ValueError, match=error):
         read_terms(message)
+
+
+@pytest.mark.parametrize("fields", [{"codec": "zip"}, {"codec": ""}, {"n_classes": 0}, {"n_classes": 2**31}], ids=str)
+def test_terms_that_no_receiver_can_use_are_refused(fields: dict[str, Any]) -> None:
+    terms = dataclasses.replace(FederationTerms("fedmd", {}, "uint8", 0, 2, ""), **fields)
+    with pytest.raises(ValueError, match=r"codec|n_classes"):
+        read_terms(terms_message(terms))
+    with pytest.raises(RunError, match=r"codec|n_classes"):
+        decode_info(encode_info(FederationInfo("r", 2, terms)))

@@ -11,9 +11,11 @@ from rich.box import SIMPLE
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
+from rich.text import Text
 
 from edgefd.auditing.progress import OnStep
 from edgefd.auditing.report.verdict import results_on_records, verdicts
+from edgefd.core.text import escaped
 
 
 @contextmanager
@@ -36,10 +38,10 @@ def _print_lines(n: int) -> OnStep:
     return lambda step: print(f"audit: {step} ({time.perf_counter() - began:.0f} s)", flush=True)
 
 
-def summary(result: Mapping[str, Any]) -> Iterator[Table | str]:
+def summary(result: Mapping[str, Any]) -> Iterator[Table | Text]:
     """Yield the verdicts, then a table of the best attacks."""
     for adversary, text in verdicts(result).items():
-        yield f"[bold]{adversary}[/bold]: {text}"
+        yield Text.assemble((adversary, "bold"), f": {escaped(text)}")
     best = sorted(results_on_records(result), key=lambda r: -r["auc"]["value"])[:10]
     if not best:
         return

@@ -18,7 +18,7 @@ from typing import Any
 
 from edgefd.core.descriptors import is_shortage, patient
 from edgefd.core.errors import RunError
-from edgefd.core.files import writing
+from edgefd.core.files import APPEND, PRIVATE, writing
 from edgefd.core.line_limit import LineLimit
 from edgefd.core.text import shown
 
@@ -163,4 +163,4 @@ class _RotatedFile:
 
 
 def _open_to_append(path: Path) -> int:
-    return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+    return os.open(path, APPEND, PRIVATE)

@@ -33,6 +33,8 @@ from edgefd_server.coordinator.round_coordinator import SHUTDOWN_GRACE, Refused
 from edgefd_server.monitoring.event_log import Log, LoggedState
 
 COLLECTION, CLIENTS, PROXY = "collection.json", "clients", "proxy.npz"
+MAX_BYTES = 256 * 2**20
+"""largest size of a contribution: a collector keeps incomplete ones in memory"""
 _LONGEST_WAIT = 3600.0
 
 Samples = npt.NDArray[Any]
@@ -167,8 +169,9 @@ class Collection(LoggedState):
                 f"the federation's samples are {wanted.dtype} of shape {list(wanted.shape)}, "
                 f"not {offer.dtype[:20]} of shape {list(offer.shape[:8])}: convert them",
             )
-        if not 1 <= offer.rows <= self.most:
-            raise Refused("content", f"a client may contribute 1 to {self.most} samples, not {offer.rows}")
+        most = max(1, min(self.most, MAX_BYTES // wanted.row))
+        if not 1 <= offer.rows <= most:
+            raise Refused("content", f"a client may contribute 1 to {most} samples, not {offer.rows}")
         if len(offer.sha256) != 32:
             raise Refused("content", f"a sha256 has 32 bytes, not {len(offer.sha256)}")
 

@@ -29,6 +29,7 @@ from edgefd.federation.report import Report
 from edgefd.federation.terms import FederationInfo, FederationTerms
 from edgefd.rounds.participation import ParticipationConfig
 from edgefd.wire import messages as wire
+from tests.support.waiting import until
 
 TERMS = FederationTerms("fedmd", {}, "float16", 0, 2, "")
 BOTH = (0, 1)
@@ -159,9 +160,22 @@ def test_a_bad_answer_is_refused_and_the_round_ends_without_it(behaviour: int | 
         exchange = setup.coordinator.exchange(plan(), BOTH, None)
         assert [r.client for r in exchange.reports] == [0]
         assert reason in setup.reasons()
-        assert len(setup.sent_to(9)) > 1  # the node was sent the round again
         setup.grid.behaviour[9] = 1
         assert sorted(r.client for r in setup.coordinator.exchange(plan(2), BOTH, ANSWER).reports) == [0, 1]
+
+
+@pytest.mark.parametrize("behaviour", ["crashed", "failing", "text"])
+def test_a_node_that_answered_badly_is_sent_the_round_again(behaviour: str) -> None:
+    with running_driver(FakeGrid({7: 0, 9: behaviour}), timeout=10.0) as setup:
+
+        def mend() -> None:
+            until(lambda: bool(setup.reasons()), 10)
+            setup.grid.behaviour[9] = 1
+
+        mending = threading.Thread(target=mend)
+        mending.start()
+        assert sorted(r.client for r in setup.coordinator.exchange(plan(), BOTH, None).reports) == [0, 1]
+        mending.join()
 
 
 def test_a_node_with_the_client_of_another_node_is_refused_until_that_node_disconnects() -> None:

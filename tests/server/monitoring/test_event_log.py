@@ -111,3 +111,14 @@ def test_a_full_disk_ends_the_run_and_leaves_whole_lines(tmp_path: Path, monkeyp
             with pytest.raises(RunError, match="No space left on device"):
                 log("round", round=1)
     assert [line["round"] for line in events(path)] == [0]
+
+
+def test_a_log_that_is_a_link_or_a_pipe_is_not_written(tmp_path: Path) -> None:
+    """A run folder may come from somebody else, and is resumed."""
+    (tmp_path / "target").write_text("key\n")
+    (tmp_path / "link.jsonl").symlink_to(tmp_path / "target")
+    os.mkfifo(tmp_path / "pipe.jsonl")
+    for name in ("link.jsonl", "pipe.jsonl"):
+        with json_log(tmp_path / name) as log, pytest.raises(RunError, match="cannot write"):
+            log("report", client=1)
+    assert (tmp_path / "target").read_text() == "key\n"

@@ -1,5 +1,6 @@
 """Raw samples that devices contribute for a proxy set, over real gRPC: accepted and refused samples, and restarts."""
 
+import dataclasses
 import json
 import math
 import threading
@@ -12,6 +13,7 @@ import pytest
 from edgefd_client.cli import main
 from edgefd_client.contribution import RECORD, load_contribution
 from edgefd_server import certs
+from edgefd_server.coordinator.round_coordinator import Refused
 from edgefd_server.grpc_link.rate_limit import Rate
 from edgefd_server.proxy_collection.serve import wanted_of
 from edgefd_server.proxy_collection.store import PROXY, Collection, Offer, open_folder
@@ -375,3 +377,12 @@ def test_a_folder_belongs_to_one_config(tmp_path: Path) -> None:
         with pytest.raises(UserError, match=message):
             wanted_of(parse_config(section), 3, *IMAGES)
     assert PROXY not in {path.name for path in tmp_path.iterdir()}
+
+
+def test_an_offer_that_would_use_up_the_memory_of_the_collector_is_refused(tmp_path: Path) -> None:
+    """Incomplete contributions are kept in memory, and 10,000 large images are gigabytes."""
+    wanted = dataclasses.replace(WANTED, shape=(3, 1000, 1000))
+    collection = Collection(tmp_path, wanted, 10_000, ignore_event)
+    with pytest.raises(Refused, match="may contribute 1 to 22 samples, not 10000"):
+        collection.take(0, Offer(10_000, wanted.dtype, wanted.shape, bytes(32)), 0, b"")
+    assert collection.take(0, Offer(22, wanted.dtype, wanted.shape, bytes(32)), 0, b"") == (0, False)

@@ -102,7 +102,7 @@ def test_work_waits_for_a_file_descriptor_and_the_shortage_is_counted(tmp_path: 
 
         other = threading.Thread(target=free_later)
         other.start()
-        save_checkpoint(tmp_path, Checkpoint("run", "config", "out"))
+        save_checkpoint(tmp_path, Checkpoint("run", "config"))
         append_json_line(tmp_path / "metrics.jsonl", {"round": 0})
         other.join()
     assert (tmp_path / CHECKPOINT).exists()
