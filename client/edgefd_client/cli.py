@@ -60,8 +60,10 @@ def infer(bundle: Bundle, state: Path | None, input_file: Path, out: Path | None
     try:
         with opened(input_file) as file:
             x = npy_array(file, os.fstat(file.fileno()).st_size)
-    except (OSError, ValueError) as error:
-        raise UserError(f"cannot read {input_file}: {error}") from error
+    except OSError as error:
+        raise UserError(f"cannot read {input_file}: {error.strerror}") from error
+    except ValueError as error:
+        raise UserError(f"cannot read {input_file}: {error}; save the samples with numpy.save") from error
     samples = model_input(x, bundle, str(input_file), extract)  # no cache: queries are not asked again
     learner = OnnxLearner(Sessions(bundle.graphs), bundle.init)
     if state is not None:
@@ -80,6 +82,8 @@ def infer(bundle: Bundle, state: Path | None, input_file: Path, out: Path | None
 
 def write_npy(path: Path, array: np.ndarray) -> None:
     """Write an array to an npy file for its owner only, completely or not at all."""
+    if path.is_dir():  # a link to a folder would be replaced
+        raise UserError(f"cannot write {path}: it is a folder; name a file")
     file = io.BytesIO()
     np.save(file, array, allow_pickle=False)
     with os_errors(f"write {path}"), removed_on_error(path):
@@ -120,6 +124,8 @@ def _run_over_folder(options: RunOptions, exchange: Path) -> None:
     if options.bundle is None or options.client is None:
         raise UserError(_EXCHANGE)
     bundle = read_trusted_bundle(options.bundle, options.trust_graph)
+    if not 0 <= options.client < bundle.manifest.n_clients:
+        raise UserError(f"--client must be from 0 to {bundle.manifest.n_clients - 1}, not {options.client}")
     method_of(bundle)  # report errors in bundle or data before the coordinator is there
     private = _private_data(options, bundle, options.client, _samples(options, bundle))
     if not (exchange / FEDERATION).exists():

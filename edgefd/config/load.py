@@ -185,6 +185,8 @@ def _check_plain(where: str, value: object, objects: Mapping[str, Any]) -> Itera
     elif isinstance(value, list):
         for inner in value:
             yield from _check_plain(where, inner, objects)
+    elif isinstance(value, str) and not value.isprintable() and any("\ud800" <= c <= "\udfff" for c in value):
+        raise UserError(f"{where}: {value!r} is not valid Unicode: use a name of which all bytes are UTF-8")
     elif isinstance(value, str) and value.startswith(OBJECT):
         if value not in objects:
             raise UserError(
@@ -203,7 +205,7 @@ def _parse(section: str, kind: Any, values: Mapping[str, Any]) -> Any:
         parsed = TypeAdapter(kind).validate_json(json.dumps(values), strict=True)
     except ValidationError as error:
         first = error.errors()[0]
-        where = ".".join([section, *(str(part) for part in first["loc"])])
+        where = "seed" if section == "seed" else ".".join([section, *(str(part) for part in first["loc"])])
         got = f" (got {first['input']!r})" if first["type"] not in ("missing", "value_error") else ""
         raise UserError(f"{where}: {first['msg'].removeprefix('Value error, ')}{got}") from error
     for name in _names(kind):

@@ -49,6 +49,8 @@ def read_yaml(path: Path) -> Any:
         raise UserError(f"cannot read {path}: it is larger than {MAX_BYTES} bytes")
     try:
         return parse_yaml(blob.decode("utf-8-sig"))
+    except UnicodeDecodeError as error:
+        raise UserError(f"cannot read {path}: byte {error.start} is not UTF-8 text: save it as UTF-8") from error
     except ValueError as error:
         raise UserError(f"{path} is not valid YAML: {error}") from error
 

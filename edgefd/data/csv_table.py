@@ -16,6 +16,7 @@ from edgefd.core.errors import UserError
 LABEL_NAMES = ("label", "labels", "class", "target", "y")
 """names of the column of labels in a header; the first of them that occurs counts"""
 DELIMITERS = (";", "\t", ",")
+_LARGEST = float(np.finfo(np.float32).max)
 _THOUSANDS = re.compile(r"[+-]?[1-9]\d{0,2}(,\d{3})+")
 _BOMS = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
 
@@ -153,6 +154,8 @@ class _Table:
         label = row[self.label or 0]
         if not 0 <= label < 2**31 or label != math.floor(label):
             raise self._error(number, f"the label is {label:g}, not a whole number from 0")
+        if (np.abs(row) > _LARGEST).any():
+            raise self._error(number, f"{row[np.abs(row) > _LARGEST][0]:g} is too large for float32")
         return row
 
     def _with_points(self, number: int, fields: list[str]) -> list[str]:

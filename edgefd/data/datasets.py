@@ -88,7 +88,7 @@ def load_dataset(name: str, root: Path | None = None, test_people: Sequence[int]
 
 def is_path(name: str) -> bool:
     """Return whether the name of a data set is the path of an npz file or of a folder, and no name in `DATASETS`."""
-    folder = os.sep in name or name.startswith("~") or Path(name).is_dir()
+    folder = os.sep in name or name.startswith("~") or (name != "" and Path(name).is_dir())
     return name.lower().endswith(".npz") or (folder and name not in DATASETS)
 
 
@@ -198,7 +198,10 @@ def dataset_of(name: str, arrays: Mapping[str, npt.NDArray[Any]], source: str) -
     """
     x_train, x_test = (finite_samples(arrays[key], f"{source}, {key}") for key in ("x_train", "x_test"))
     if x_train.shape[1:] != x_test.shape[1:]:
-        raise UserError(f"{source}: train samples are {list(x_train.shape[1:])}, test samples {list(x_test.shape[1:])}")
+        train, test = (f"{x.dtype} {list(x.shape[1:])}" for x in (x_train, x_test))
+        raise UserError(
+            f"{source}: train samples are {train}, test samples {test}: give both in the same kind and shape"
+        )
     y_train = whole_labels(arrays["y_train"], len(x_train), source)
     y_test = whole_labels(arrays["y_test"], len(x_test), source)
     n_classes = int(y_train.max()) + 1

@@ -21,6 +21,7 @@ FEWEST_ROWS = 10
 """with fewer samples than this, their statistics show very different units only"""
 _MOST_ROWS = 1024  # rows that are compared; more would cost memory and say no more
 _MEAN, _WIDER, _NARROWER = 2.0, 3.0, 8.0
+_LONE_WIDER, _LONE_NARROWER = 4.0, 9.6  # for one channel of several: a person with one exercise reaches 3.8 and 9.5
 _COLUMN, _COLUMN_NARROWER = 5.0, 64.0
 _STEPS = 3.5
 _OTHER_UNITS = 64.0
@@ -149,8 +150,9 @@ def far_from(
 
     A client may hold a single class. In images and windows, where a channel has many values in each sample, its mean
     still lies within 2 deviations of the reference, and its deviation is at most 3 times as large and at least an
-    eighth. In tables, a class can have any value of a column: half of the values must lie further from the mean than 5
-    deviations, or than 2 sqrt(C) deviations, which is twice what a class can do that has its share of the reference.
+    eighth (4 times and 1 / 9.6 if it is the only one of several channels). In tables, a class can have any value of a
+    column: half of the values must lie further from the mean than 5 deviations, or than 2 sqrt(C) deviations, which is
+    twice what a class can do that has its share of the reference.
     The values of a window follow each other in time: in another order, such as step after step instead of channel after
     channel, neighbours differ by more than 3.5 times as much.
 
@@ -177,7 +179,7 @@ def far_from(
     # a column that hardly varies in the reference has no reliable deviation
     floor = 0.05 * float(np.median(units.std) or max(units.std))
     name = "column" if x.ndim == 2 else "channel"
-    lines, factors = [], []
+    lines, factors, mild = [], [], []
     for c, values in enumerate(channels):
         mean, std = units.mean[c], max(units.std[c], floor) or 1.0
         distance, wider, narrower = _distances(values, mean, std, table)
@@ -186,9 +188,13 @@ def far_from(
             far = distance > max(_COLUMN, 2 * math.sqrt(n_classes)) or narrower > _COLUMN_NARROWER
         else:
             far = distance > _MEAN or wider > _WIDER or narrower > _NARROWER
+            if far and distance <= _MEAN and wider <= _LONE_WIDER and narrower <= _LONE_NARROWER:
+                mild.append(c)
         if far:
             which = f"{name} {c} (from 0)" if len(channels) > 1 else "all values"
             lines.append(f"{which}: {_numbers(values, c, units, scale)}")
+    if len(mild) == len(lines) == 1 and len(channels) > 1:  # one exercise of one person can be like this
+        lines = []
     lines += _steps(x, units)
     if not lines:
         return None

@@ -116,6 +116,8 @@ def test_check_explains_the_keys_of_a_config_without_its_data(tmp_path: Path) ->
         (["--out", "taken"], "exists already"),
         (["--out", "/proc/nowhere"], "cannot write run folder"),
         (["baselines=[edgfd]"], "unknown method"),
+        (["data.name=a:x:b.npz"], "there is no file a:x:b.npz"),
+        (["data.name=''"], "unknown data set ''"),
     ],
 )
 def test_bad_input_is_reported_in_one_line_and_leaves_no_files(
@@ -182,7 +184,7 @@ def test_a_federation_of_processes_gives_the_results_of_the_simulation(tmp_path:
     assert (tmp_path / "exchange" / "done").read_text() == "complete"
     for arguments, message in (
         ([*serve, "--out", "r2"], "already holds an exchange"),
-        ([*serve[:3], "e2", *serve[4:], "--out", "r"], "run folder r exists already"),
+        ([*serve[:3], "e2", *serve[4:], "--out", "r"], "r already holds a run"),
         ([*serve, "train.lr=0.1", "--resume", "--out", "r"], "is of another config"),
         ([*serve, "--out", "r2", "--resume"], "already holds an exchange"),
         ([*serve, "--resume"], "--resume needs --out"),
@@ -257,9 +259,16 @@ def test_the_command_without_its_extra_names_it(tmp_path: Path) -> None:
 
 
 FAULTY = """
-import os, signal
+import errno, os, signal
+from edgefd.core import json_files
 from edgefd.federation.distillation import teacher_rows
 from edgefd.federation.method import Method
+
+def fill_disk():
+    def append(path, blob):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    json_files.append = append
 
 def distillation_targets(ctx, teacher):
     if ctx.data.client == 3:
@@ -270,7 +279,6 @@ METHOD = Method(
     name="faulty", summary="fails in client 3, in the second round", distillation_targets=distillation_targets
 )
 """
-FULL_DISK = "os.remove('r/metrics.jsonl'), os.symlink('/dev/full', 'r/metrics.jsonl')"
 
 
 @pytest.mark.slow
@@ -280,7 +288,7 @@ FULL_DISK = "os.remove('r/metrics.jsonl'), os.symlink('/dev/full', 'r/metrics.js
         ("raise ZeroDivisionError('no data')", "client 3 failed: ZeroDivisionError: no data", 0),
         ("raise ZeroDivisionError('no data')", "client 3 failed: ZeroDivisionError: no data", 2),
         ("os.kill(os.getpid(), signal.SIGKILL)", "client 3 failed: its worker process died", 2),
-        (FULL_DISK, "cannot write r/metrics.jsonl: No space left on device", 0),
+        ("fill_disk()", "cannot write r/metrics.jsonl: No space left on device", 0),
     ],
 )
 def test_a_failing_client_ends_the_run_and_keeps_the_completed_rounds(

@@ -76,6 +76,39 @@ def test_infer_refuses_samples_in_other_units_in_one_line(
     assert not (tmp_path / "out.npy").exists()
 
 
+def test_infer_refuses_files_that_are_not_npy_and_outputs_that_are_folders_in_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bundle = small_bundle(tmp_path / "b")
+    x = np.arange(4 * 256).reshape(4, *SHAPE).astype(np.uint8)
+    np.save(tmp_path / "x.npy", x)
+    np.savez(tmp_path / "x.npz", x=x)
+    (tmp_path / "latest").symlink_to(bundle)
+    cases = [
+        ("x.npz", "out.npy", "save the samples with numpy.save"),
+        ("b", "out.npy", "b: Is a directory\n"),
+        ("x.npy", "latest", "latest: it is a folder; name a file"),
+    ]
+    for given, out, words in cases:
+        with pytest.raises(SystemExit) as stop:
+            main(["infer", "--bundle", str(bundle), "--input", str(tmp_path / given), "--out", str(tmp_path / out)])
+        printed = capsys.readouterr()
+        assert (stop.value.code, printed.out, printed.err.count("\n")) == (2, "", 1)
+        assert words in printed.err
+    assert (tmp_path / "latest").is_symlink()
+
+
+def test_a_client_number_beyond_the_federation_is_refused_without_a_coordinator(
+    federation: ExportedFederation, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    paths = ["--bundle", str(federation.bundle), "--data", str(federation.data[1]), "--state", str(tmp_path / "s")]
+    with pytest.raises(SystemExit) as stop:
+        main(["run", *paths, "--exchange", str(tmp_path / "x"), "--client", "99"])
+    assert stop.value.code == 2
+    assert "--client must be from 0 to " in capsys.readouterr().err
+    assert not (tmp_path / "s").exists()
+
+
 def test_infer_warns_of_samples_far_from_the_proxy_set(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     bundle = small_bundle(tmp_path / "b")
     x = np.random.default_rng(0).normal(10, 2, (20, *SHAPE)).clip(0, 255).round().astype(np.uint8)

@@ -115,8 +115,8 @@ def test_the_resolved_config_parses_to_itself(method: str) -> None:
         (["seed=2024-01-01"], "seed=2024-01-01': the value is not valid YAML: 2024-01-01 has more than one meaning"),
         (["baselines=[2024-01-01]"], 'write "2024-01-01"'),
         (["seed=010"], "write 10 for a number"),
-        (["seed=true"], "seed.seed: Input should be a valid integer (got True)"),
-        (["seed='5'"], "seed.seed: Input should be a valid integer (got '5')"),
+        (["seed=true"], "seed: Input should be a valid integer (got True)"),
+        (["seed='5'"], "seed: Input should be a valid integer (got '5')"),
         (["train.rounds=2.0"], "train.rounds: Input should be a valid integer (got 2.0)"),
         (["run.record_knowledge='yes'"], "run.record_knowledge: Input should be a valid boolean (got 'yes')"),
         (["method={1: 2}"], "method: the key 1 must be text"),
@@ -126,10 +126,11 @@ def test_the_resolved_config_parses_to_itself(method: str) -> None:
         (["method.beta=.nan"], "method.beta: must be a finite number"),
         (["partition.name=dirichlet", "partition.alpha=.inf"], "partition.alpha: must be a finite number"),
         (["proxy.alpha=.nan"], "proxy.alpha: must be a finite number"),
-        (["seed=one"], "seed.seed: "),
+        (["seed=one"], "seed: "),
         (["rounds"], "must look like section.key=value"),
         (["train.lr=[1"], "not valid YAML"),
         (["seed.x=1"], "seed.x: seed is not a section"),
+        (['data={name: "\\uD800.npz"}'], "data.name: '\\ud800.npz' is not valid Unicode"),
     ],
 )
 def test_invalid_settings_are_named_in_one_line(overrides: list[str], message: str) -> None:
@@ -175,7 +176,7 @@ def test_workers_are_counted_without_sched_getaffinity_too(monkeypatch: pytest.M
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("- a\n- b", "must hold sections"), ("a: [", "not valid YAML"), ("\xff", "can't decode")],
+    [("- a\n- b", "must hold sections"), ("a: [", "not valid YAML"), ("\xff", "save it as UTF-8")],
 )
 def test_unreadable_config_files_are_named(tmp_path: Path, text: str, message: str) -> None:
     path = tmp_path / "c.yaml"

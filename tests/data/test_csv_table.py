@@ -84,6 +84,7 @@ def test_the_same_table_in_many_forms_is_the_same_samples(tmp_path: Path, text: 
         (PLAIN + "1.5,2,3,4\n", "line 3: the label is 1.5, not a whole number"),
         (PLAIN + "-1,2,3,4\n", "line 3: the label is -1, not a whole number"),
         (PLAIN + "1e300,2,3,4\n", "line 3: the label is 1e\\+300"),
+        (PLAIN + "1,2,1e39,4\n", "line 3: 1e\\+39 is too large for float32"),
         (PLAIN + "cat,2,3,4\n", "line 3: column 1 is 'cat', not a finite number"),
         (PLAIN + '1,"2,3,4\n', "line 3: "),
         ("a,b,c,d\n" + PLAIN, "line 1: the header does not say which column holds the labels: name it `label`"),

@@ -160,6 +160,18 @@ def test_a_column_that_only_some_clients_have_is_not_far() -> None:
     assert warning(own, rare) is None  # constant
 
 
+@pytest.mark.parametrize("factor", [3.9, 1 / 9])
+def test_one_channel_alone_may_vary_more_or_less_than_two_channels(factor: float) -> None:
+    of = np.random.default_rng(0).normal(size=(200, 6, 20)).astype(np.float32)
+    one, two, much = of.copy(), of.copy(), of.copy()
+    one[:, 3] *= factor
+    two[:, 3:5] *= factor
+    much[:, 3] *= factor * factor
+    assert warning(one, of) is None  # the smartwatch data of one exercise of one person
+    assert "channel 3 (from 0)" in str(warning(two, of))
+    assert "channel 3 (from 0)" in str(warning(much, of))
+
+
 def test_few_samples_and_constant_samples_say_little_but_do_not_fail() -> None:
     for few in (SCENES[:1], SCENES[:9] * 9.81, SCENES[:9] * 0, SCENES[:1] * 1e-6, SCENES[:0]):
         assert warning(few, SCENES) is None
@@ -218,3 +230,7 @@ def test_clients_of_one_class_or_one_person_of_real_data_are_near(name: str) -> 
                 text = far_from(x.transpose(0, 2, 1).reshape(x.shape), units, d.n_classes, name)
                 assert "median step between neighbouring values" in str(text)
     assert far_from(d.x_test, units, d.n_classes, name) is None
+    for group in [] if d.group_train is None else np.unique(d.group_train):
+        for label in range(d.n_classes):
+            rows = d.x_train[(d.group_train == group) & (d.y_train == label)]
+            assert far_from(rows, units, d.n_classes, name) is None
