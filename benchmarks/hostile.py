@@ -5,7 +5,8 @@ Run: python -m benchmarks.hostile [--clients 20] [--rounds 50] [--deadline 10]
 All processes run on 127.0.0.1 with mTLS: a coordinator, honest devices (`edgefd-client`) and, as the last client, the
 hostile device (`benchmarks.hostile_device`). A second run is the same without the last client. The script prints both,
 and fails unless the honest devices of the two runs end within 0.5 points of each other on the test set, the coordinator
-stays under 300 MB and no round lasts longer than its deadline and one second.
+stays under 300 MB and no round lasts longer than its deadline and one second. The first round, in which the devices
+start, is left out.
 """
 
 from __future__ import annotations
@@ -59,23 +60,13 @@ def measure(run: Sequence[str], clients: int, work: Path, hostile: bool) -> Outc
         honest = []
         for i in range(clients - 1):
             device = [*DEVICE, "run", "--server", address, "--bundle", bundle]
-            device += [
-                "--certs",
-                str(keys / f"device-{i}"),
-                "--data",
-                str(work / f"data/client-{i:03d}.npz"),
-            ]
+            data = str(work / f"data/client-{i:03d}.npz")
+            device += ["--certs", str(keys / f"device-{i}"), "--data", data]
             device += ["--state", str(work / f"state-{hostile}-{i}")]
             honest.append(start(started, device, logs / f"device-{i}.log"))
         if hostile:
-            join = [
-                "--address",
-                address,
-                "--certs",
-                str(keys / f"device-{clients - 1}"),
-                "--bundle",
-                bundle,
-            ]
+            certs = str(keys / f"device-{clients - 1}")
+            join = ["--address", address, "--certs", certs, "--bundle", bundle]
             start(started, [sys.executable, "-m", "benchmarks.hostile_device", *join], logs / "hostile.log")
         peak, deadline = 0.0, time.monotonic() + LIMIT
         while server.poll() is None and time.monotonic() < deadline:
@@ -113,7 +104,7 @@ def show(name: str, outcome: Outcome) -> None:
     """Print the figures of a run."""
     accuracy, seconds = outcome.accuracy, outcome.seconds
     print(f"{name}: accuracy of the honest devices {np.mean(accuracy):.4f} (lowest {min(accuracy):.4f})")
-    print(f"  rounds: median {np.median(seconds):.2f} s, longest {max(seconds):.2f} s")
+    print(f"  rounds after the first: median {np.median(seconds[1:]):.2f} s, longest {max(seconds[1:]):.2f} s")
     print(f"  coordinator: {outcome.memory:.0f} MB at most, {outcome.log:.2f} MB of logs and output", flush=True)
 
 
@@ -135,7 +126,7 @@ def main() -> None:
         show("the last client is hostile", attacked)
     change = 100 * (np.mean(attacked.accuracy) - np.mean(without.accuracy))
     print(f"change of the accuracy: {change:+.2f} points")
-    if abs(change) > 0.5 or attacked.memory > 300 or max(attacked.seconds) > chosen.deadline + 1:
+    if abs(change) > 0.5 or attacked.memory > 300 or max(attacked.seconds[1:]) > chosen.deadline + 1:
         sys.exit("error: the hostile device did harm")
 
 
