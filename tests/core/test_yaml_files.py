@@ -93,7 +93,7 @@ def test_a_file_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("blob", "message"),
     [
-        (b"\xff", "not valid YAML"),
+        (b"\xff", "byte 0 is not UTF-8"),
         (b"a: yes", "is not valid YAML: yes has more"),
         (b" " * (MAX_BYTES + 1), "larger than"),
     ],

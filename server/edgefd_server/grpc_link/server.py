@@ -209,7 +209,7 @@ class GrpcServer:
         except Refused as refused:
             line, name = str(refused), _device_name(context)
             self._note("refused", call=call, reason=refused.reason, line=line, device=name, peer=context.peer())
-            with suppress(TimeoutError):
+            with suppress(TimeoutError, aio.InternalError):  # gRPC cannot send it while a piece is not read
                 async with asyncio.timeout(_FAREWELL_SECONDS):
                     await context.abort(status_of(refused), line, ((REASON, refused.reason),))
             raise asyncio.CancelledError from refused  # the device does not read, not even a refusal

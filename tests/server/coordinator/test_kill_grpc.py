@@ -70,7 +70,10 @@ def test_a_round_of_five_waits_for_two_devices_that_were_killed(
 ) -> None:
     with fleet(five, tmp_path / "fleet") as run:
         run.start(0, 2, 4)
-        for i, point in ((1, 6), (3, 7)):  # before and after round 2 is saved: its write number 3
+        for i, point in (
+            (1, 8),
+            (3, 9),
+        ):  # around the save of round 2: write number 4, the bundle is number 0
             run.devices[i].start(point=point)
         for i in (1, 3):
             assert run.devices[i].ended() == KILLED, run.devices[i].output()
@@ -87,7 +90,7 @@ def test_a_round_that_needs_three_of_five_ends_without_two_devices_that_were_kil
     rules = ("coordinator.min_reports=3", "coordinator.deadline_s=0.5")
     with fleet(five, tmp_path / "fleet", *rules) as run:
         run.start(0, 2, 4)
-        for i, point in ((1, 6), (3, 7)):
+        for i, point in ((1, 8), (3, 9)):
             run.devices[i].start(point=point)
         for i in (1, 3):
             assert run.devices[i].ended() == KILLED, run.devices[i].output()
