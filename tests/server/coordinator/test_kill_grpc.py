@@ -70,10 +70,8 @@ def test_a_round_of_five_waits_for_two_devices_that_were_killed(
 ) -> None:
     with fleet(five, tmp_path / "fleet") as run:
         run.start(0, 2, 4)
-        for i, point in (
-            (1, 8),
-            (3, 9),
-        ):  # around the save of round 2: write number 4, the bundle is number 0
+        points = ((1, 8), (3, 9))  # before and after the save of round 2, write number 4: number 0 is the bundle
+        for i, point in points:
             run.devices[i].start(point=point)
         for i in (1, 3):
             assert run.devices[i].ended() == KILLED, run.devices[i].output()
