@@ -22,7 +22,7 @@ demo: $(VENV)/.sim ## run EdgeFD and other methods on strong non-IID MNIST; take
 federation: $(VENV)/.federation ## run a coordinator and 5 device processes over mTLS, and the same as a simulation; takes a few minutes
 	$(BIN)/python simulations/federation.py
 
-test: lint types unit ## run lint, types and the fast tests; takes under 6 minutes on 2 cores and installs nothing outside .venv
+test: lint types unit ## run lint, types and the fast tests; takes under 8 minutes on 2 cores and installs nothing outside .venv
 
 # What the tests need beyond .venv is installed by make arm64 and make browser.
 test-system: $(VENV)/.dev arm64 browser ## run the other tests: arm64, Docker, network faults, browser, Flower, packages and all slow ones
