@@ -28,6 +28,7 @@ IDLE, STREAMS, HALF_OPEN = 300, 64, 64
 """connections, streams and calls that are open at the same time"""
 ESCAPES = "\x1b[2J\x1b]0;title\x07"
 """codes that clear a terminal and set its title"""
+_OWN_SOCKET = [("grpc.use_local_subchannel_pool", 1)]  # otherwise channels of one process share a connection
 
 
 def hostile_reports(client: int, plan: pb.RoundPlan, classes: int) -> Iterator[bytes]:
@@ -170,9 +171,6 @@ class HostileDevice:
             request = pb.SubmitRequest(session=self._joined.session, run=ESCAPES, report=b"")
             await self._called(lambda request=request: stub.SubmitReport(request, timeout=5))
             await asyncio.sleep(0.01)
-
-
-_OWN_SOCKET = [("grpc.use_local_subchannel_pool", 1)]
 
 
 async def _all(stream: Any) -> None:

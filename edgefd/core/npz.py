@@ -12,6 +12,8 @@ import numpy as np
 import numpy.typing as npt
 from numpy.lib import format as npy
 
+from edgefd.core.text import shown
+
 MAX_ARRAYS = 100_000
 """largest number of arrays in an npz file"""
 
@@ -94,7 +96,7 @@ def _check_header(file: Any, size: int) -> None:
 def _refuse(error: Exception, kind: str) -> NoReturn:
     if isinstance(error, MemoryError):
         raise ValueError("it does not fit into the memory") from error
-    reason = " ".join(str(error).split())[:300] or type(error).__name__
+    reason = shown(error, 300) or type(error).__name__
     raise ValueError(
         reason if isinstance(error, ValueError) else f"it is not a whole {kind} file ({reason})"
     ) from error

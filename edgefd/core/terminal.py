@@ -21,9 +21,8 @@ def escape_unknown_characters() -> None:
 
 def safe_console(**options: Any) -> Console:
     """Return a console that shows text as it is, also in tables: no markup, links or escape sequences in names."""
-    from rich.console import (
-        Console,
-    )  # here: devices have no rich, and its import draws from the random numbers of a user of the Python interface
+    # Here, because devices have no rich, and its import draws from the random numbers of a user of Python.
+    from rich.console import Console
     from rich.text import Text
 
     class SafeConsole(Console):
