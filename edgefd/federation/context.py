@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -85,6 +85,8 @@ class ServerContext:
     """model of the server; None unless the method declares one"""
     combine: Callable[[Sequence[Knowledge]], Knowledge] = weighted_mean
     """average of soft labels, row by row: the weighted mean, or the robust rule of the config's `aggregator`"""
+    state: dict[str, np.ndarray] = field(default_factory=dict)
+    """arrays that the method keeps from round to round, by name: `aggregate` adds and replaces them in place"""
 
     @property
     def uploads(self) -> list[Knowledge]:

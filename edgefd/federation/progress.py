@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
 
 from edgefd.core.knowledge import Knowledge
 from edgefd.selection import SelectionState
@@ -17,3 +20,5 @@ class Progress:
     """teacher of the last round; None before the first one"""
     selection_state: SelectionState | None = None
     """state of the selection rule; None if the rule has no state"""
+    method_state: Mapping[str, np.ndarray] = field(default_factory=dict)
+    """arrays that `Method.aggregate` keeps from round to round, by name; empty if the method keeps none"""

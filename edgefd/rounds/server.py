@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -67,7 +67,7 @@ def server_round(server: Server, reports: Sequence[Report], plan: RoundPlan, pro
         RunError: if clients could not decode the aggregate: nothing of it must be saved or sent.
     """
     if plan.closing:
-        return Progress(plan.round + 1, progress.teacher, progress.selection_state)
+        return replace(progress, next_round=plan.round + 1)
     if server.learner is not None:
         server.learner.set_noise(server.terms.seed, Purpose.STUDENT, plan.round)
     ordered = sorted(reports, key=lambda report: report.client)
@@ -81,11 +81,12 @@ def server_round(server: Server, reports: Sequence[Report], plan: RoundPlan, pro
         labels=server.labels,
         learner=server.learner,
         combine=server.combine,
+        state=dict(progress.method_state),
     )
     teacher = _checked_aggregate(server, ctx)
     metrics = [report.metrics for report in ordered]
     state = server.terms.selection.next_state(progress.selection_state, plan.ids, teacher, metrics)
-    return Progress(plan.round + 1, teacher, state)
+    return Progress(plan.round + 1, teacher, state, method_state=ctx.state)
 
 
 def _checked_aggregate(server: Server, ctx: ServerContext) -> Knowledge:

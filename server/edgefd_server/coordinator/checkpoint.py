@@ -3,8 +3,8 @@
 The checkpoint is one file, checkpoint.bin in the run folder, where no device can write. It names no path: a coordinator
 that resumes writes only where its own command line says. It is written after every round, before anything of the next
 round is sent, so that everything that devices have seen follows from it. The file holds a magic number, the sha256 of
-the rest, a line of JSON and the bytes of the teacher. Where the selection of rows depends on the server's labels of all
-rows, their bytes follow.
+the rest, a line of JSON (with the arrays that a method keeps at the server) and the bytes of the teacher. Where the
+selection of rows depends on the server's labels of all rows, their bytes follow.
 """
 
 from __future__ import annotations
@@ -75,6 +75,8 @@ def save_checkpoint(folder: Path, saved: Checkpoint) -> None:
     if progress.selection_state is not None:
         known = wire.encode(progress.selection_state.known, _CODEC)
         head |= {"teacher_bytes": len(teacher), "lag": progress.selection_state.lag.tolist()}
+    if progress.method_state:
+        head["method_state"] = {name: values.tolist() for name, values in progress.method_state.items()}
     body = json.dumps(head).encode() + b"\n" + teacher + known
     with os_errors(f"write the checkpoint in {folder}", RunError):
         put(folder / CHECKPOINT, _MAGIC + hashlib.sha256(body).digest() + body)
@@ -126,9 +128,11 @@ def _decode(blob: bytes, expected: Expected) -> Checkpoint:
         if lag.shape != (expected.widths[0],) or not np.isfinite(lag).all():
             raise ValueError("lag must hold one finite number for each class")
         selection_state = SelectionState(wire.decode(known, expected), lag)
+    method_state = {str(name): np.array(values) for name, values in fields.get("method_state", {}).items()}
+    last = wire.decode(teacher, expected) if teacher else None
     return Checkpoint(
         str(fields["run"]),
         str(fields["config"]),
         tuple(RoundMetrics(**metrics) for metrics in fields["metrics"]),
-        Progress(len(fields["metrics"]), wire.decode(teacher, expected) if teacher else None, selection_state),
+        Progress(len(fields["metrics"]), last, selection_state, method_state),
     )
