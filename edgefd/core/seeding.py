@@ -25,6 +25,7 @@ class Purpose(IntEnum):
     DROPOUT = 32
     QUERY = 36
     STUDENT = 41
+    INITIAL = 42
     AUDIT = 51
     DEFENCE = 61
 
