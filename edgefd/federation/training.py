@@ -24,6 +24,10 @@ class Training:
     """batches of private data in round 0 only, before those of `local_steps` or `local_epochs` and the first upload"""
     local_batch_size: int | None = None
     """rows per batch of private data in these steps (None = batch_size)"""
+    adjusted_steps: int | Literal["auto"] = "auto"
+    """batches of private rows between those of the teacher, with a loss that teaches how the client's classes differ
+    and not how frequent they are (docs/methods/edgefd.md); auto = one pass over the private rows, but at least as many
+    batches as the distillation of the whole proxy set has; 0 = none; methods without proxy set have none"""
     distill_epochs: int = 1
     """passes over the rows of the teacher in each round"""
     closing_epochs: int = 2
@@ -58,6 +62,8 @@ class Training:
         for name in (*local, "distill_epochs", "closing_epochs", "augment_shift"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative")
+        if self.adjusted_steps != "auto" and self.adjusted_steps < 0:
+            raise ValueError("adjusted_steps must be auto, 0 or more")
         if not 0 <= self.private_rows_per_batch < self.batch_size:
             raise ValueError("private_rows_per_batch must be at least 0 and less than batch_size")
         if self.local_steps and self.local_epochs:
@@ -100,6 +106,13 @@ class Training:
         steps = self.local_steps + self.local_epochs * an_epoch
         return steps + (self.warmup_steps if round == 0 else 0)
 
+    def adjusted_batches(self, n_proxy: int, n_private: int, closing: bool = False) -> int:
+        """Return the number of batches for `adjusted_steps` in a round, if the client has several classes."""
+        if self.adjusted_steps != "auto":
+            return self.adjusted_steps
+        epochs = self.closing_epochs if closing else self.distill_epochs
+        return epochs * max(-(-n_proxy // self.proxy_rows_per_batch), -(-n_private // self.private_batch_size))
+
     def check_shift(self, shape: tuple[int, ...]) -> None:
         """Check that samples of this shape can be shifted.
 
@@ -119,7 +132,9 @@ class Training:
     def most_steps(self, n_proxy: int, n_private: int) -> int:
         """Return the largest number of training steps in a round, if `n_proxy` rows are distilled."""
         batches = -(-n_proxy // self.proxy_rows_per_batch)
-        return max(self.distill_epochs, self.closing_epochs) * batches + self.private_steps(0, n_private)
+        adjusted = max(self.adjusted_batches(n_proxy, n_private, closing) for closing in (False, True))
+        taught = max(self.distill_epochs, self.closing_epochs) * batches
+        return taught + adjusted + self.private_steps(0, n_private)
 
     def lr_at(self, round: int) -> float:
         """Return the learning rate of round r of R.
