@@ -76,6 +76,10 @@ RANGES = (
         "proxy.alpha is the fraction of samples that are shared: it must be in (0, 1), not {config.proxy.alpha}",
     ),
     Rule(lambda c, _: not 0 < c.data.heldout < 1, "data.heldout must be in (0, 1), not {config.data.heldout}"),
+    Rule(
+        lambda c, _: not 0 <= c.data.validation < 1,
+        "data.validation must be at least 0 and below 1, not {config.data.validation}",
+    ),
     Rule(lambda c, _: c.data.limit is not None and c.data.limit < 1, "data.limit must be at least 1"),
     Rule(
         lambda c, _: c.data.scale != "unit" and (c.data.mean, c.data.deviation) != ((0.0,), (1.0,)),
@@ -98,6 +102,14 @@ RANGES = (
 """ranges of single settings"""
 
 RULES = (
+    Rule(
+        lambda c, _: c.data.evaluate_on == "validation" and not c.data.validation,
+        "data.evaluate_on=validation needs a validation part: set data.validation, such as 0.1",
+    ),
+    Rule(
+        lambda c, _: isinstance(c.partition, FromFile) and c.data.validation > 0,
+        "partition file names rows of the whole training set, but data.validation removes some: use another partition",
+    ),
     Rule(
         lambda c, _: _collected(c) and c.proxy.keep,
         "proxy.keep cannot be combined with proxy.path: devices choose it with `edgefd-client contribute --keep`",

@@ -14,6 +14,7 @@ class Purpose(IntEnum):
     PROXY = 2
     HELDOUT = 3
     LIMIT = 4
+    VALIDATION = 5
     FILTER = 11
     DISTIL = 12
     TRAIN = 13

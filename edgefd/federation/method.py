@@ -113,7 +113,8 @@ class Method:
     * `local_step(ctx, batches) -> float`: trains on batches of private data after the evaluation and returns the mean
       loss.
     * `upload(ctx) -> Knowledge`: the message of the client. `labels_of` makes one of chosen proxy rows.
-    * `aggregate(ctx) -> Knowledge`: the teacher, from `ctx.uploads`, which are sorted by client. If a method needs
+    * `aggregate(ctx) -> Knowledge`: the teacher, from `ctx.uploads`, which are sorted by client. If a method declares
+      `remembers`, they include what the server remembers of absent clients. If a method needs
       labels or a model at the server, it must declare them (`proxy_labels`, `server_model`).
     * `transform(federation) -> Federation`: changes the data of a simulation. Reference methods that train one model on
       pooled data return a federation of one client.
@@ -152,6 +153,9 @@ class Method:
     """range of the values in the reports and in the teacher; a message with other values is refused"""
     label_aggregation: bool = False
     """whether `aggregate` averages soft labels by `ctx.combine`, so that a robust aggregator can replace the mean"""
+    remembers: bool = False
+    """whether the server remembers the newest knowledge of each client, so that `ctx.uploads` includes that of absent
+    clients, with weights that fall with its age (`coordinator.memory_discount`)"""
     answers_queries: bool = True
     """whether clients answer for all queried rows that they accept, and the teacher has one label for each of them, so
     that the server can query fewer rows; it has no meaning for other messages than proxy labels"""
