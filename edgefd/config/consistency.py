@@ -82,6 +82,10 @@ RANGES = (
     ),
     Rule(lambda c, _: c.data.limit is not None and c.data.limit < 1, "data.limit must be at least 1"),
     Rule(
+        lambda c, _: c.data.scale != "unit" and (c.data.mean, c.data.deviation) != ((0.0,), (1.0,)),
+        "data.mean and data.deviation need data.scale=unit, not {config.data.scale}: set it",
+    ),
+    Rule(
         lambda c, _: c.data.extractor is None and c.data.extractor_size is not None,
         "data.extractor_size needs data.extractor=efficientnet_lite0 or efficientnet_lite2",
     ),

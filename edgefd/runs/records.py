@@ -46,7 +46,7 @@ class Partition:
 class Summary:
     """Results of a run: the content of summary.json.
 
-    Accuracies are those of the final round, never those of the best round. None means not measured, as on real devices.
+    Accuracies are those of the final round, except `accuracy_best`. None means not measured, as on real devices.
     """
 
     method: str
@@ -72,6 +72,11 @@ class Summary:
     """lowest accuracy of a client"""
     accuracy_per_client: list[float | None] | None = None
     """accuracy of each client; None for a client whose report was not used"""
+    accuracy_best: float | None = None
+    """highest `accuracy_mean` of a measured round. It is chosen on the test set and therefore too high: compare it only
+    with published figures that are chosen in the same way, never with `accuracy_mean`"""
+    accuracy_best_round: int | None = None
+    """number of the first round with that accuracy, which is the number of exchanges before its measurement"""
     heldout_accuracy_mean: float | None = None
     """mean accuracy of the clients' models, each on its own held-out data"""
     bytes_up: int

@@ -22,6 +22,7 @@ OF_RANGES: list[dict[str, Any]] = [
     {"proxy": {"alpha": 1.0}},
     {"data": {"heldout": 0.0}},
     {"data": {"limit": 0}},
+    {"data": {"mean": [0.5], "deviation": [0.5]}},
     {"data": {"extractor_size": 64}},
     {"partition": {"name": "weak", "n_clients": 0}},
     {"partition": {"name": "dirichlet", "alpha": 0.0}},
