@@ -32,7 +32,7 @@ def personal_rows(runs: Sequence[dict[str, Any]], over: str = "seed") -> list[li
     for members in group_runs(runs, over):
         first, figures = members[0], _figures(members)
         names = [first["dataset"], first["scenario"], first["method"], describe_settings(first["config"], varying)]
-        texts = ["-" if value is None else f"{100 * value:.2f}" for value in figures]
+        texts = ["-" if value is None else f"{100 * value:.1f}" for value in figures]
         rows.append((names[0], names[1], -(figures[2] or 0.0), [*names, str(len(members)), *texts]))
     return [row for *_, row in sorted(rows, key=lambda each: each[:3])]
 

@@ -69,9 +69,12 @@ def _tables(
 ) -> Iterator[Table]:
     """Yield a table with some of the columns for each data set and scenario, the first two columns of the header."""
     for (dataset, scenario), members in groupby(rows, key=lambda row: (row[0], row[1])):
-        table = Table(title=f"{dataset}, {scenario}: {title}", caption=caption, box=SIMPLE, pad_edge=False)
+        table = Table(
+            title=f"{dataset}, {scenario}: {title}", caption=caption, box=SIMPLE, padding=(0, 1, 0, 0), pad_edge=False
+        )
         named = [dict(zip(header, row, strict=True)) for row in members]
-        for name in columns:
+        shown = [name for name in columns if name != "settings" or any(row[name] for row in named)]
+        for name in shown:
             widest = max(len(row[name]) for row in named)
             table.add_column(
                 name,
@@ -79,7 +82,7 @@ def _tables(
                 min_width=None if name == "settings" else max(widest, len(name)),
             )
         for row in named:
-            table.add_row(*(row[name] for name in columns))
+            table.add_row(*(row[name] for name in shown))
         yield table
 
 

@@ -33,10 +33,10 @@ def test_rows_are_means_over_seeds_with_the_best_bam_first() -> None:
     ]
     rows = [dict(zip(HEADER, row, strict=True)) for row in personal_rows(runs)]
     assert [row["method"] for row in rows] == ["together", "alone", "older"]
-    expected = {"personal": "85.00", "general": "65.00", "BAM": "74.00", "F1": "50.00", "10 %": "55.00", "runs": "2"}
+    expected = {"personal": "85.0", "general": "65.0", "BAM": "74.0", "F1": "50.0", "10 %": "55.0", "runs": "2"}
     assert rows[0] | expected == rows[0]
-    assert (rows[1]["50 %"], rows[1]["90 %"]) == ("10.00", "20.00")
-    assert [rows[2][name] for name in ("personal", "general", "BAM", "10 %")] == ["-", "40.00", "-", "-"]
+    assert (rows[1]["50 %"], rows[1]["90 %"]) == ("10.0", "20.0")
+    assert [rows[2][name] for name in ("personal", "general", "BAM", "10 %")] == ["-", "40.0", "-", "-"]
 
 
 def test_the_table_fits_eighty_columns() -> None:
@@ -45,7 +45,7 @@ def test_the_table_fits_eighty_columns() -> None:
     console.print(*personal_tables([run("selective_fd", s, **figures(1.0, 0.8, 0.9)) for s in range(3)]))
     lines = text.getvalue().splitlines()
     assert max(len(line.rstrip()) for line in lines) <= 80
-    row = "selective_fd 100.00 80.00 90.00 50.00 70.00 80.00 90.00 3"
+    row = "selective_fd 100.0 80.0 90.0 50.0 70.0 80.0 90.0 3"
     assert row.split() in [line.split() for line in lines]
 
 
@@ -54,8 +54,8 @@ def test_the_command_prints_the_figures_of_the_summaries(runs: Path) -> None:
     summary = json.loads((runs / "summary.json").read_text())
     assert all(summary[name] is not None for name in PERSONAL)
     row = next(line.split(",") for line in printed.stdout.splitlines() if line.split(",")[2] == "edgefd")
-    assert row[-6:-3] == [f"{100 * summary[k]:.2f}" for k in ("accuracy_mean", "bam_mean", "macro_f1_mean")]
-    assert row[-3:] == [f"{100 * value:.2f}" for value in summary["accuracy_quantiles"]]
+    assert row[-6:-3] == [f"{100 * summary[k]:.1f}" for k in ("accuracy_mean", "bam_mean", "macro_f1_mean")]
+    assert row[-3:] == [f"{100 * value:.1f}" for value in summary["accuracy_quantiles"]]
     assert len(load_runs([runs])) == 3
 
 
