@@ -26,6 +26,7 @@ class Purpose(IntEnum):
     DROPOUT = 32
     QUERY = 36
     STUDENT = 41
+    TUNING = 42
     AUDIT = 51
     DEFENCE = 61
 
