@@ -196,6 +196,10 @@ METHOD_RULES = (
         "model.heads=2: an audit supports models of one head only: remove run.record_knowledge, or use heads=1",
     ),
     Rule(
+        lambda c, m: m.message is MessageKind.PARAMETERS and c.train.initial == "own",
+        "train.initial=own: method {method.name} averages parameters, so all clients start from the same: use shared",
+    ),
+    Rule(
         lambda c, m: m.message is MessageKind.PARAMETERS and len({model.name for model in c.model}) > 1,
         "model: method {method.name} averages parameters, so all clients need the same model: list one model only",
     ),

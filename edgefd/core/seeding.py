@@ -26,9 +26,10 @@ class Purpose(IntEnum):
     DROPOUT = 32
     QUERY = 36
     STUDENT = 41
-    TUNING = 42
+    INITIAL = 42
     AUDIT = 51
     DEFENCE = 61
+    TUNING = 71
 
 
 class AuditStream(IntEnum):

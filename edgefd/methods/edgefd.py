@@ -82,5 +82,6 @@ METHOD = Method(
     config=Config,
     filter=client_filter,
     label_aggregation=True,
+    remembers=True,
     packages=packages,
 )
