@@ -29,6 +29,7 @@ class Purpose(IntEnum):
     INITIAL = 42
     AUDIT = 51
     DEFENCE = 61
+    TUNING = 71
 
 
 class AuditStream(IntEnum):
