@@ -155,7 +155,10 @@ class _Device:
 
     def context(self, saved: DeviceState) -> ClientContext:
         """Build the client from the saved state."""
-        learner = OnnxLearner(Sessions(self.bundle.graphs), saved.learner)
+        training = self.membership.terms.training
+        learner = OnnxLearner(
+            Sessions(self.bundle.graphs), saved.learner, momentum=training.momentum, weight_decay=training.weight_decay
+        )
         return client_context(self.data, learner, self.proxy, saved.acceptance, self.membership.terms, self.config)
 
     def finished(self, task: Task, context: ClientContext, saved: DeviceState) -> DeviceState:

@@ -8,6 +8,7 @@ from typing import Literal
 import numpy as np
 
 from edgefd.core.errors import UserError
+from edgefd.learners.optimizer import MOMENTUM
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,14 @@ class Training:
     augment_shift: int = 0
     """maximal random shift of the images of every batch, in pixels (0 = no shift)"""
     optimizer: Literal["sgd", "adam"] = "adam"
-    """optimizer of the clients: sgd (with momentum 0.9) or adam"""
+    """optimizer of the clients: sgd or adam"""
+    momentum: float = MOMENTUM
+    """momentum of sgd, in [0, 1); 0 = plain SGD"""
+    weight_decay: float = 0.0
+    """factor of the parameters that is added to their gradients, as in torch.optim (L2 regularisation)"""
+    reset_optimizer: bool = False
+    """whether each round starts with a fresh optimizer: moments and number of steps become 0 before the distillation of
+    a round; methods that replace the parameters of a client, such as fedavg, do so always"""
     lr: float = 0.003
     """learning rate of the first round"""
     schedule: Literal["cosine", "constant", "step"] = "cosine"
@@ -64,6 +72,10 @@ class Training:
             raise ValueError("local_steps and local_epochs exclude each other: set one of them to 0")
         if self.local_batch_size is not None and self.local_batch_size < 1:
             raise ValueError("local_batch_size must be at least 1")
+        if not 0 <= self.momentum < 1 or not 0 <= self.weight_decay < float("inf"):
+            raise ValueError("momentum must be at least 0 and below 1, and weight_decay not negative")
+        if self.optimizer == "adam" and self.momentum != MOMENTUM:
+            raise ValueError("momentum is a setting of optimizer sgd: remove it, or choose sgd")
         if self.lr <= 0 or self.final_lr < 0:
             raise ValueError("lr must be above 0, and final_lr not negative")
         if self.step_rounds < 1 or not 0 < self.step_factor <= 1:

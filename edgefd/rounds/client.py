@@ -23,6 +23,7 @@ from edgefd.federation.report import Report
 from edgefd.federation.terms import FederationTerms
 from edgefd.learners.batches import augment, draw, even_passes, labelled
 from edgefd.learners.learner import NO_LEARNER, Learner
+from edgefd.learners.optimizer import reset_optimizer
 
 Evaluate = Callable[[Learner], dict[str, float]]
 
@@ -47,6 +48,8 @@ def client_round(
         evaluate: function that returns further metrics of the learner (a simulation measures on the test set).
     """
     data, plan, ranges = ctx.data, ctx.plan, client_metrics(ctx.terms)
+    if ctx.terms.training.reset_optimizer:
+        reset_optimizer(ctx.learner)
     ctx.learner.set_noise(ctx.terms.seed, Purpose.DISTIL, plan.round, data.client)
     metrics = {} if teacher is None else _distil_teacher(method, ctx, teacher)
     if plan.evaluate or plan.closing:
