@@ -39,6 +39,11 @@ class Data:
     test_people: tuple[int, ...] | None = None
     """numbers of the people who form the test set, ascending; all others train; for data.name=watch only
     (None = 8 and 9)"""
+    validation: float = 0.0
+    """fraction of the training samples that no client trains on and that no proxy set holds, at least 0 and below 1;
+    of a data set with groups, a fraction of the groups (such as people); the same samples for every seed"""
+    evaluate_on: Literal["test", "validation"] = "test"
+    """samples on which accuracies are measured: the test set, or the validation part, for choices of settings"""
     heldout: float = 0.1
     """fraction of each client's private rows held out from training, in (0, 1): they set the threshold of the filter
     and serve for evaluation"""

@@ -85,8 +85,10 @@ class ServerContext:
     """model of the server; None unless the method declares one"""
     combine: Callable[[Sequence[Knowledge]], Knowledge] = weighted_mean
     """average of soft labels, row by row: the weighted mean, or the robust rule of the config's `aggregator`"""
+    recalled: Sequence[Report] = ()
+    """newest knowledge of absent clients, with discounted weights; none unless the method declares `remembers`"""
 
     @property
     def uploads(self) -> list[Knowledge]:
-        """Knowledge of all reports, sorted by client."""
-        return [report.knowledge for report in self.reports]
+        """Knowledge of all reports and of the absent clients that are remembered, sorted by client."""
+        return [r.knowledge for r in sorted([*self.reports, *self.recalled], key=lambda report: report.client)]

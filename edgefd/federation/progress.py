@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from edgefd.core.knowledge import Knowledge
+from edgefd.federation.memory import Memory
 from edgefd.selection import SelectionState
 
 
@@ -17,3 +18,5 @@ class Progress:
     """teacher of the last round; None before the first one"""
     selection_state: SelectionState | None = None
     """state of the selection rule; None if the rule has no state"""
+    memory: Memory = field(default_factory=dict)
+    """newest knowledge of each client; empty if the server needs no memory"""

@@ -18,6 +18,12 @@ class Training:
     """number of rounds; after the last one, clients distil its teacher and are evaluated"""
     local_steps: int = 0
     """batches of private data after the distillation of each round; `private_rows_per_batch` gives better results"""
+    local_epochs: int = 0
+    """passes over the private data after the distillation of each round, instead of `local_steps`"""
+    warmup_steps: int = 0
+    """batches of private data in round 0 only, before those of `local_steps` or `local_epochs` and the first upload"""
+    local_batch_size: int | None = None
+    """rows per batch of private data in these steps (None = batch_size)"""
     distill_epochs: int = 1
     """passes over the rows of the teacher in each round"""
     closing_epochs: int = 2
@@ -32,24 +38,67 @@ class Training:
     """optimizer of the clients: sgd (with momentum 0.9) or adam"""
     lr: float = 0.003
     """learning rate of the first round"""
+    schedule: Literal["cosine", "constant", "step"] = "cosine"
+    """learning rate of the later rounds: cosine = falls to `final_lr` along half a cosine; constant = `lr`; step = `lr`
+    times `step_factor` for every `step_rounds` rounds that have passed"""
     final_lr: float = 0.00015
-    """learning rate of the last round; in between, it falls along half a cosine"""
+    """learning rate of the last round; for schedule=cosine only"""
+    step_rounds: int = 10
+    """rounds between two falls of the learning rate, at least 1; for schedule=step only"""
+    step_factor: float = 0.5
+    """factor of each fall of the learning rate, in (0, 1]; for schedule=step only"""
+    initial: Literal["shared", "own"] = "shared"
+    """initial parameters of the clients: shared = the same for all clients with the same model; own = drawn for each
+    client from a seed of its own (simulations only)"""
 
     def __post_init__(self) -> None:
         if self.rounds < 1:
             raise ValueError("rounds must be at least 1")
-        for name in ("local_steps", "distill_epochs", "closing_epochs", "augment_shift"):
+        local = ("local_steps", "local_epochs", "warmup_steps")
+        for name in (*local, "distill_epochs", "closing_epochs", "augment_shift"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative")
         if not 0 <= self.private_rows_per_batch < self.batch_size:
             raise ValueError("private_rows_per_batch must be at least 0 and less than batch_size")
+        if self.local_steps and self.local_epochs:
+            raise ValueError("local_steps and local_epochs exclude each other: set one of them to 0")
+        if self.local_batch_size is not None and self.local_batch_size < 1:
+            raise ValueError("local_batch_size must be at least 1")
         if self.lr <= 0 or self.final_lr < 0:
             raise ValueError("lr must be above 0, and final_lr not negative")
+        if self.step_rounds < 1 or not 0 < self.step_factor <= 1:
+            raise ValueError("step_rounds must be at least 1, and step_factor in (0, 1]")
 
     @property
     def proxy_rows_per_batch(self) -> int:
         """Rows of the teacher in each distillation batch."""
         return self.batch_size - self.private_rows_per_batch
+
+    @property
+    def private_batch_size(self) -> int:
+        """Rows of a batch of private data."""
+        return self.batch_size if self.local_batch_size is None else self.local_batch_size
+
+    @property
+    def largest_batch(self) -> int:
+        """Rows of the largest batch of any step."""
+        return max(self.batch_size, self.private_batch_size)
+
+    @property
+    def trains_locally(self) -> bool:
+        """Whether the settings ask for batches of private data after the distillation of every round."""
+        return self.local_steps > 0 or self.local_epochs > 0
+
+    def private_steps(self, round: int, n_private: int) -> int:
+        """Return the number of batches of private data that the settings ask for in a round.
+
+        Args:
+            round: number of the round, from 0.
+            n_private: private rows of the client.
+        """
+        an_epoch = -(-n_private // self.private_batch_size)
+        steps = self.local_steps + self.local_epochs * an_epoch
+        return steps + (self.warmup_steps if round == 0 else 0)
 
     def check_shift(self, shape: tuple[int, ...]) -> None:
         """Check that samples of this shape can be shifted.
@@ -67,12 +116,19 @@ class Training:
                 "view: set a smaller one"
             )
 
-    def most_steps(self, n_proxy: int) -> int:
+    def most_steps(self, n_proxy: int, n_private: int) -> int:
         """Return the largest number of training steps in a round, if `n_proxy` rows are distilled."""
         batches = -(-n_proxy // self.proxy_rows_per_batch)
-        return max(self.distill_epochs, self.closing_epochs) * batches + self.local_steps
+        return max(self.distill_epochs, self.closing_epochs) * batches + self.private_steps(0, n_private)
 
     def lr_at(self, round: int) -> float:
-        """Return the learning rate of round r of R: final + (lr - final) (1 + cos(pi r / R)) / 2."""
+        """Return the learning rate of round r of R.
+
+        cosine: final + (lr - final) (1 + cos(pi r / R)) / 2; constant: lr; step: lr step_factor^floor(r / step_rounds).
+        """
+        if self.schedule == "constant":
+            return self.lr
+        if self.schedule == "step":
+            return self.lr * float(self.step_factor ** (round // self.step_rounds))
         progress = min(round / max(self.rounds, 1), 1.0)
         return self.final_lr + (self.lr - self.final_lr) * (1 + float(np.cos(np.pi * progress))) / 2

@@ -75,6 +75,18 @@ def draw(batch: Batch, steps: int, batch_size: int, rng: np.random.Generator) ->
         order = order[size:]
 
 
+def even_passes(batch: Batch, steps: int, batch_size: int, rng: np.random.Generator) -> Iterator[Batch]:
+    """Draw `steps` batches from passes over all rows. Each pass has a new order, and batches of almost the same size.
+
+    A pass over n rows has ceil(n / batch_size) batches, whose sizes differ by at most 1. None is left with a few rows.
+    """
+    n_batches = -(-len(batch) // batch_size)
+    parts: list[Int64] = []
+    for _ in range(steps):
+        parts = parts or np.array_split(rng.permutation(len(batch)), n_batches)
+        yield batch.rows(parts.pop(0))
+
+
 def passes(batch: Batch, epochs: int, batch_size: int, rng: np.random.Generator) -> Iterator[Batch]:
     """Yield the batches of `epochs` passes over all rows. Each pass has a new order; its last batch may be short."""
     for _ in range(epochs):

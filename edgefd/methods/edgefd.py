@@ -129,5 +129,6 @@ METHOD = Method(
     filter=client_filter,
     upload=upload,
     label_aggregation=True,
+    remembers=True,
     packages=packages,
 )

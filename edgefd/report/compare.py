@@ -16,6 +16,7 @@ from scipy import stats
 
 from edgefd.core.errors import UserError
 from edgefd.runs.read import find_run_folders, read_config, read_summary
+from edgefd.runs.records import data_label
 
 
 @dataclass(frozen=True)
@@ -184,7 +185,7 @@ def _load(folder: Path) -> dict[str, Any]:
         raise UserError(f"run {folder} did not reach its end: run it again, or leave it out")
     if None in (summary.accuracy_mean, summary.accuracy_worst, summary.bytes_once, summary.data_sha256):
         raise UserError(f"run {folder} is of real devices, which have no common test set to compare on: leave it out")
-    return vars(summary) | {"config": config}
+    return vars(summary) | {"config": config, "dataset": data_label(summary.dataset, summary.evaluated_on)}
 
 
 def _identity(run: dict[str, Any], over: str) -> str:

@@ -74,7 +74,7 @@ def _own_data(m: RoundMetrics) -> float | None:
 
 
 def notices(settings: Sequence[Setting]) -> list[str]:
-    """List the unfinished runs, and what run folders do not record."""
+    """List the unfinished runs, what run folders do not record, and that accuracies are not of the test set."""
     runs = [run for s in settings for run in s.runs]
     unfinished = [
         f"{run.folder} is not finished: it completed {len(run.answered)} of {run.config['train']['rounds']} rounds, "
@@ -86,6 +86,9 @@ def notices(settings: Sequence[Setting]) -> list[str]:
     for run in runs:
         for part in missing_parts(run):
             missing.setdefault(part, []).append(str(run.folder))
+    if any(run.evaluated_on == "validation" for run in runs):
+        words = "Accuracies are those on the validation part of the training data, wherever this page says test set."
+        unfinished.insert(0, words)
     return unfinished + [f"Not recorded in {listed(folders, 3)}: {part}." for part, folders in missing.items()]
 
 

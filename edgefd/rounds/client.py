@@ -21,7 +21,7 @@ from edgefd.federation.method import Method
 from edgefd.federation.metrics import bounded, client_metrics
 from edgefd.federation.report import Report
 from edgefd.federation.terms import FederationTerms
-from edgefd.learners.batches import augment, draw, labelled
+from edgefd.learners.batches import augment, draw, even_passes, labelled
 from edgefd.learners.learner import NO_LEARNER, Learner
 
 Evaluate = Callable[[Learner], dict[str, float]]
@@ -78,5 +78,6 @@ def _train_locally(method: Method, ctx: ClientContext, steps: int) -> float:
     training = ctx.terms.training
     ctx.learner.set_noise(ctx.terms.seed, Purpose.TRAIN, ctx.plan.round, ctx.data.client)
     private = labelled(ctx.data.x, ctx.data.y, ctx.terms.n_classes)
-    batches = augment(draw(private, steps, training.batch_size, ctx.rng), training.augment_shift, ctx.rng)
-    return method.local_step(ctx, batches)
+    in_order = even_passes if training.local_epochs else draw
+    batches = in_order(private, steps, training.private_batch_size, ctx.rng)
+    return method.local_step(ctx, augment(batches, training.augment_shift, ctx.rng))

@@ -14,6 +14,7 @@ from typing import Literal
 
 from edgefd.core.errors import RunError, UserError
 from edgefd.core.seeding import Purpose, make_rng
+from edgefd.federation.method import Method
 from edgefd.federation.plan import RoundPlan
 from edgefd.federation.report import Report
 
@@ -30,6 +31,9 @@ class ParticipationConfig:
     """seconds to wait before `min_reports` reports are enough to close a round (None = 0 seconds)"""
     stale_reports: Literal["drop", "use"] = "drop"
     """late reports: drop them, or use them in the next round if the client has sent no newer one"""
+    memory_discount: float = 0.9
+    """factor, for each round of age, of the weight of what the server remembers of absent clients, in [0, 1]; 0 = no
+    memory; methods that do not declare `remembers` have none"""
     dropout: float = 0.0
     """simulations only: probability that a sampled client does not report"""
 
@@ -42,6 +46,8 @@ class ParticipationConfig:
             raise ValueError("deadline_s must be above 0")
         if not 0 <= self.dropout < 1:
             raise ValueError("dropout must be at least 0 and below 1")
+        if not 0 <= self.memory_discount <= 1:
+            raise ValueError("memory_discount must be in [0, 1]")
         for name in ("deadline_s", "dropout"):
             if getattr(self, name) and self.min_reports is None:
                 raise ValueError(f"{name} needs min_reports: without it, a round waits for all sampled clients")
@@ -72,6 +78,15 @@ def check_rules(rules: ParticipationConfig, n_clients: int) -> None:
             f"coordinator.min_reports={rules.min_reports}, but a round samples {n_sampled} of {n_clients} clients: "
             "lower it, or raise coordinator.fraction"
         )
+
+
+def remembers(rules: ParticipationConfig, method: Method) -> bool:
+    """Return whether the server keeps the newest knowledge of each client, for rounds in which the client is absent.
+
+    It needs none if all clients report in every round.
+    """
+    all_report = rules.fraction == 1 and rules.min_reports is None
+    return method.remembers and rules.memory_discount > 0 and not all_report
 
 
 def check_supported_over_flower(rules: ParticipationConfig) -> None:

@@ -17,19 +17,25 @@ from edgefd.data import partitions
 from edgefd.data.build_federation import ProxySpec, build_federation
 from edgefd.data.datasets import Dataset, digest, load_dataset
 from edgefd.data.features import extractor_graph, with_features
+from edgefd.data.validation import split_validation
 from edgefd.federation.clients import Federation, Scale
 
 
 def load_data(config: Config) -> Dataset:
-    """Return the data set, limited to `data.limit` samples; with `data.extractor`, its features."""
-    dataset = load_raw(config)
-    if config.data.extractor is None:
-        return dataset
-    return with_features(dataset, config.data.extractor, config.data.extractor_size)
+    """Return the data set as `load_raw`; with `data.extractor`, its features."""
+    dataset = _load_whole(config)
+    if config.data.extractor is not None:
+        dataset = with_features(dataset, config.data.extractor, config.data.extractor_size)
+    return split_validation(dataset, config.data.validation, config.data.evaluate_on == "validation")
 
 
 def load_raw(config: Config) -> Dataset:
-    """Return the data set, limited to `data.limit` samples, before any extractor."""
+    """Return the data set, limited to `data.limit` samples and without its validation part, before any extractor."""
+    return split_validation(_load_whole(config), config.data.validation, config.data.evaluate_on == "validation")
+
+
+def _load_whole(config: Config) -> Dataset:
+    """Return the data set, limited to `data.limit` samples; the cache of features is for all of them."""
     dataset = config.objects.get(config.data.name)
     if dataset is None:
         dataset = load_dataset(config.data.name, test_people=config.data.test_people)

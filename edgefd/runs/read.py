@@ -19,7 +19,7 @@ from edgefd.core.json_files import parse_json
 from edgefd.core.text import shown
 from edgefd.core.yaml_files import read_yaml
 from edgefd.runs.folder import METRICS
-from edgefd.runs.records import Partition, Summary
+from edgefd.runs.records import Partition, Summary, data_label
 from edgefd.runs.round_metrics import Evaluation, RoundMetrics
 
 T = TypeVar("T")
@@ -62,8 +62,14 @@ class RunRecord:
 
     @property
     def dataset(self) -> str:
-        """Name of the data set."""
-        return self.summary.dataset if self.summary else str(self.config["data"]["name"])
+        """Name of the data set, and the part of it on which accuracies are measured if it is not the test set."""
+        name = self.summary.dataset if self.summary else str(self.config["data"]["name"])
+        return data_label(name, self.evaluated_on)
+
+    @property
+    def evaluated_on(self) -> str:
+        """The samples on which accuracies are measured: test, or validation; test in a run of an older edgefd."""
+        return str(self.config["data"].get("evaluate_on", "test"))
 
     @property
     def answered(self) -> tuple[RoundMetrics, ...]:

@@ -38,7 +38,8 @@ class Partition:
     proxy_sha256: str
     """SHA-256 of the samples of the proxy set, as clients receive them"""
     test: int | None
-    """number of samples in the test set; None for a run of devices"""
+    """number of samples on which accuracies are measured: those of the test set, or of the validation part; None for a
+    run of devices"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +63,9 @@ class Summary:
     """whether the run reached its closing round; false for a run that was stopped"""
     n_clients: int
     """number of clients"""
+    evaluated_on: str = "test"
+    """samples on which the accuracies were measured: test, or validation, the part of the training set that no client
+    trains on; where another field says test set, it means these samples"""
     accuracy_mean: float | None = None
     """mean over clients of the accuracy of their models on the whole test set"""
     accuracy_worst: float | None = None
@@ -111,3 +115,12 @@ class Summary:
     """number of samples of the data set, training and test; None for a run of devices"""
     data_sha256: str | None
     """SHA-256 of the arrays of the data set; None for a run of devices"""
+
+
+def data_label(dataset: str, evaluated_on: str) -> str:
+    """Return the name under which tables show results, so that none mixes those of the test set with others.
+
+    >>> data_label("mnist", "test"), data_label("mnist", "validation")
+    ('mnist', 'mnist (validation part)')
+    """
+    return dataset if evaluated_on == "test" else f"{dataset} ({evaluated_on} part)"

@@ -23,7 +23,8 @@ _OF_DEVICES = ("heldout_accuracy", "distil_loss", "train_loss")
 class RoundMetrics:
     """Metrics of one round: one line of metrics.jsonl.
 
-    Accuracies are those of the clients' models on the whole test set. None means not measured. Means are over the
+    Accuracies are those of the clients' models on the whole test set, or, with data.evaluate_on=validation, on the
+    validation part. None means not measured. Means are over the
     clients whose reports were used. Lists have one entry for each client, None for a client whose report was not used.
     """
 

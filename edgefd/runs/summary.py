@@ -27,6 +27,7 @@ def summarise(config: Config, facts: RunFacts, rounds: list[RoundMetrics], secon
         rounds=len(exchanged),
         complete=rounds[-1].closing,
         n_clients=facts.n_clients,
+        evaluated_on=config.data.evaluate_on,
         accuracy_mean=final.accuracy_mean if final else None,
         accuracy_worst=final.accuracy_worst if final else None,
         accuracy_per_client=final.accuracy_per_client if final else None,

@@ -25,7 +25,8 @@ def results_table(summaries: list[dict[str, Any]]) -> Table:
     """
     first = summaries[0]
     title = f"{first['dataset']}, {first['scenario']}, {first['rounds']} rounds, seed {first['seed']}: final accuracy"
-    caption = "on the whole test set, after the last round; up, down, once: MB"
+    samples = "whole test set" if first["evaluated_on"] == "test" else "validation part"
+    caption = f"on the {samples}, after the last round; up, down, once: MB"
     table = Table(title=title, caption=caption, box=SIMPLE, pad_edge=False)
     table.add_column("method", no_wrap=True)
     for name in ("mean", "worst", "kept", "wrong", "up", "down", "once", "s", "labels"):

@@ -51,6 +51,7 @@ OF_METHODS: list[dict[str, Any]] = [
     {"method": {"name": "feded"}, "model": TWO_HEADS},
     {"method": {"name": "fedmd"}, "model": TWO_HEADS, "distillation": {"loss": "pld"}},
     {"method": {"name": "fedmd"}, "model": TWO_HEADS, "run": RECORDED},
+    {"method": {"name": "fedavg"}, "train": {"initial": "own"}},
     {"method": {"name": "fedavg"}, "model": [{"name": "mlp"}, {"name": "cnn"}]},
 ]
 OF_BASELINES = [{**sections, "method": {}, "baselines": [sections["method"]["name"]]} for sections in OF_METHODS]

@@ -31,7 +31,7 @@ ENV = environment("proto", "server", "client")
 
 @pytest.fixture
 def federation(tmp_path: Path) -> tuple[ExportedFederation, Path]:
-    config = small(CLIENTS, ROUNDS, local_steps=40)
+    config = small(CLIENTS, ROUNDS, local_steps=40, sections={"coordinator": {"fraction": 0.67}})
     path = tmp_path / "config.yaml"
     path.write_text(yaml.safe_dump(config.to_dict()))
     return export_federation(config, tmp_path / "federation"), path
