@@ -23,6 +23,7 @@ class Purpose(IntEnum):
     ATTACK = 22
     SAMPLING = 31
     DROPOUT = 32
+    LATENESS = 33
     QUERY = 36
     STUDENT = 41
     AUDIT = 51

@@ -43,10 +43,14 @@ def _probs_after_distilling(ctx: ClientContext, batch: Batch) -> Float32:
 
 
 def distil(ctx: ClientContext, batch: Batch) -> float:
-    """Train the client's model on rows of the teacher, with private rows in each batch; return the mean loss."""
+    """Train the client's model on rows of the teacher, with private rows in each batch; return the mean loss.
+
+    A client that missed teachers makes more passes, as far as `train.catch_up` allows, so its total of passes is at
+    most that of a client that took part in every round.
+    """
     training, data = ctx.terms.training, ctx.data
     rng = ctx.draw(Purpose.DISTIL, _BATCHES).rng
-    epochs = training.closing_epochs if ctx.plan.closing else training.distill_epochs
+    epochs = training.epochs(ctx.missed_teachers, ctx.plan.closing)
     steps = epochs * -(-len(batch) // training.proxy_rows_per_batch)
     batches = passes(batch, epochs, training.proxy_rows_per_batch, rng)
     if training.private_rows_per_batch:

@@ -22,6 +22,9 @@ class Training:
     """passes over the rows of the teacher in each round"""
     closing_epochs: int = 2
     """passes over the rows of the last teacher, in the closing round"""
+    catch_up: int = 1
+    """largest number of teachers for which a client makes passes in a round: its newest one, and one for each round
+    that it missed before; 1 = none for missed rounds"""
     batch_size: int = 64
     """rows per batch (the last batch of a pass may be smaller)"""
     private_rows_per_batch: int = 16
@@ -41,6 +44,8 @@ class Training:
         for name in ("local_steps", "distill_epochs", "closing_epochs", "augment_shift"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative")
+        if self.catch_up < 1:
+            raise ValueError("catch_up must be at least 1")
         if not 0 <= self.private_rows_per_batch < self.batch_size:
             raise ValueError("private_rows_per_batch must be at least 0 and less than batch_size")
         if self.lr <= 0 or self.final_lr < 0:
@@ -67,10 +72,21 @@ class Training:
                 "view: set a smaller one"
             )
 
+    def epochs(self, missed: int, closing: bool) -> int:
+        """Return the passes over the rows of the teacher of a client that has missed this number of teachers before.
+
+        >>> training = Training(distill_epochs=1, closing_epochs=2, catch_up=4)
+        >>> [training.epochs(missed, False) for missed in (0, 1, 9)], training.epochs(1, True)
+        ([1, 2, 4], 3)
+        """
+        newest = self.closing_epochs if closing else self.distill_epochs
+        return newest + min(missed, self.catch_up - 1) * self.distill_epochs
+
     def most_steps(self, n_proxy: int) -> int:
         """Return the largest number of training steps in a round, if `n_proxy` rows are distilled."""
         batches = -(-n_proxy // self.proxy_rows_per_batch)
-        return max(self.distill_epochs, self.closing_epochs) * batches + self.local_steps
+        most = max(self.epochs(self.catch_up, closing) for closing in (False, True))
+        return most * batches + self.local_steps
 
     def lr_at(self, round: int) -> float:
         """Return the learning rate of round r of R: final + (lr - final) (1 + cos(pi r / R)) / 2."""

@@ -22,3 +22,5 @@ def check_deployable(config: Config) -> None:
         raise UserError("model.heads=2 runs in simulations only: a device's bundle has a model of one head; remove it")
     if config.coordinator.dropout:
         raise UserError("coordinator.dropout is for simulations: real devices drop out by themselves; remove it")
+    if config.coordinator.lateness:
+        raise UserError("coordinator.lateness is for simulations: real devices are late by themselves; remove it")
