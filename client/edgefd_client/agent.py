@@ -175,7 +175,7 @@ class _Device:
         plan = task.plan
         try:
             check_task(task)
-            report = client_round(self.method, replace(context, plan=plan), task.teacher)
+            report = client_round(self.method, replace(context, plan=plan, next_round=saved.round + 1), task.teacher)
             encoded = wire.encode_report(report, self.bundle.manifest.terms.codec)
         except ValueError as error:
             raise RunError(f"round {plan.round}: {error}") from error
@@ -274,7 +274,7 @@ def check_trainable(terms: FederationTerms, bundle: Bundle, n_private: int) -> N
     if (steps := training.most_steps(len(bundle.proxy), n_private)) > MAX_STEPS:
         raise UserError(
             f"the coordinator asks for {steps} training steps in a round, but a device makes at most {MAX_STEPS}: set "
-            "smaller train.distill_epochs, train.closing_epochs, train.adjusted_steps, train.local_steps, "
-            "train.local_epochs or train.warmup_steps"
+            "smaller train.distill_epochs, train.closing_epochs, train.catch_up, train.adjusted_steps, "
+            "train.local_steps, train.local_epochs or train.warmup_steps"
         )
     training.check_shift(manifest.shape)

@@ -48,11 +48,12 @@ def distil(ctx: ClientContext, batch: Batch, adjusted_steps: int = 0) -> dict[st
     """Train the client's model on rows of the teacher; return the mean losses by the names of their metrics.
 
     Each batch holds private rows too. Between these batches there are `adjusted_steps` batches of private rows alone
-    with the loss of `edgefd.learners.losses.logit_adjusted`.
+    with the loss of `edgefd.learners.losses.logit_adjusted`. A client that missed teachers makes more passes, as far as
+    `train.catch_up` allows, so its total of passes is at most that of a client that took part in every round.
     """
     training, data = ctx.terms.training, ctx.data
     rng = ctx.draw(Purpose.DISTIL, _BATCHES).rng
-    epochs = training.closing_epochs if ctx.plan.closing else training.distill_epochs
+    epochs = training.epochs(ctx.missed_teachers, ctx.plan.closing)
     steps = epochs * -(-len(batch) // training.proxy_rows_per_batch)
     batches = passes(batch, epochs, training.proxy_rows_per_batch, rng)
     if training.private_rows_per_batch:

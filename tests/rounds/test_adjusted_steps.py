@@ -53,10 +53,12 @@ def test_without_rows_of_a_teacher_a_client_learns_its_own_labels(round: int) ->
 
 def test_the_number_of_private_batches_does_not_depend_on_the_teacher() -> None:
     training = dataclasses.replace(TRAINING, adjusted_steps="auto")  # 12 teacher rows and 16 private rows a batch
-    assert training.adjusted_batches(n_proxy=60, n_private=30) == 5  # the distillation of 60 rows has 5 batches
-    assert training.adjusted_batches(n_proxy=6, n_private=30) == 2  # a pass over 30 private rows
-    assert training.adjusted_batches(n_proxy=60, n_private=30, closing=True) == 10
-    assert dataclasses.replace(training, adjusted_steps=3).adjusted_batches(60, 30, closing=True) == 3
+    assert (
+        training.adjusted_batches(n_proxy=60, n_private=30, epochs=1) == 5
+    )  # the distillation of 60 rows has 5 batches
+    assert training.adjusted_batches(n_proxy=6, n_private=30, epochs=1) == 2  # a pass over 30 private rows
+    assert training.adjusted_batches(n_proxy=60, n_private=30, epochs=2) == 10
+    assert dataclasses.replace(training, adjusted_steps=3).adjusted_batches(60, 30, epochs=2) == 3
 
 
 def test_a_client_of_one_class_trains_as_without_private_batches() -> None:
