@@ -119,6 +119,15 @@ class Shards(_AmongClients):
 
 
 @dataclass(frozen=True)
+class LabelQuantity(_AmongClients):
+    """Partition in which each client has the same number of classes, and clients with a class share it equally."""
+
+    name: Literal["label_quantity"] = "label_quantity"
+    classes_per_client: int = 2
+    """number of classes of each client, at least 1: client i has class i, and other random classes"""
+
+
+@dataclass(frozen=True)
 class QuantitySkew(_AmongClients):
     """Partition into IID parts whose sizes are drawn from Dirichlet(alpha)."""
 
@@ -151,13 +160,14 @@ class Own:
     """path of the function: package.module:function"""
 
 
-Partition = Strong | Weak | Iid | Dirichlet | Shards | QuantitySkew | ByGroup | FromFile | Own
+Partition = Strong | Weak | Iid | Dirichlet | Shards | LabelQuantity | QuantitySkew | ByGroup | FromFile | Own
 PARTITIONS: dict[str, type] = {
     "strong": Strong,
     "weak": Weak,
     "iid": Iid,
     "dirichlet": Dirichlet,
     "shards": Shards,
+    "label_quantity": LabelQuantity,
     "quantity_skew": QuantitySkew,
     "by_group": ByGroup,
     "file": FromFile,

@@ -68,14 +68,14 @@ class Training:
                 raise ValueError(f"{name} must not be negative")
         if not 0 <= self.private_rows_per_batch < self.batch_size:
             raise ValueError("private_rows_per_batch must be at least 0 and less than batch_size")
-        if self.local_steps and self.local_epochs:
-            raise ValueError("local_steps and local_epochs exclude each other: set one of them to 0")
-        if self.local_batch_size is not None and self.local_batch_size < 1:
-            raise ValueError("local_batch_size must be at least 1")
         if not 0 <= self.momentum < 1 or not 0 <= self.weight_decay < float("inf"):
             raise ValueError("momentum must be at least 0 and below 1, and weight_decay not negative")
         if self.optimizer == "adam" and self.momentum != MOMENTUM:
             raise ValueError("momentum is a setting of optimizer sgd: remove it, or choose sgd")
+        if self.local_steps and self.local_epochs:
+            raise ValueError("local_steps and local_epochs exclude each other: set one of them to 0")
+        if self.local_batch_size is not None and self.local_batch_size < 1:
+            raise ValueError("local_batch_size must be at least 1")
         if self.lr <= 0 or self.final_lr < 0:
             raise ValueError("lr must be above 0, and final_lr not negative")
         if self.step_rounds < 1 or not 0 < self.step_factor <= 1:

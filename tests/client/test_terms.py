@@ -63,9 +63,11 @@ def other(federation: ExportedFederation) -> ExportedFederation:
         final_lr=0.001,
         step_rounds=1,
         step_factor=0.9,
+        weight_decay=0.01,
+        reset_optimizer=True,
     )
     mine, theirs = changed.prepared.config, federation.read().manifest.terms
-    names = {f.name for f in dataclasses.fields(mine.train)} - {"optimizer", "initial", "local_steps"}
+    names = {f.name for f in dataclasses.fields(mine.train)} - {"optimizer", "momentum", "initial", "local_steps"}
     assert all(getattr(mine.train, name) != getattr(theirs.training, name) for name in names)
     return changed
 
