@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -94,6 +94,8 @@ class ServerContext:
     """average of soft labels, row by row: the weighted mean, or the robust rule of the config's `aggregator`"""
     recalled: Sequence[Report] = ()
     """newest knowledge of absent clients, with discounted weights; none unless the method declares `remembers`"""
+    state: dict[str, np.ndarray] = field(default_factory=dict)
+    """arrays that the method keeps from round to round, by name: `aggregate` adds and replaces them in place"""
 
     @property
     def uploads(self) -> list[Knowledge]:
