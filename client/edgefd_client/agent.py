@@ -98,7 +98,7 @@ def one_round(
 def _device(
     membership: Membership, bundle: Bundle, data: ClientData, folder: Path, log: Callable[[str], None]
 ) -> _Device:
-    check_trainable(membership.terms, bundle)
+    check_trainable(membership.terms, bundle, len(data.x))
     check_private_rows(membership.terms, len(bundle.proxy), data)
     return _Device(membership, bundle, *method_of(bundle), _proxy(bundle), data, folder, log)
 
@@ -155,7 +155,10 @@ class _Device:
 
     def context(self, saved: DeviceState) -> ClientContext:
         """Build the client from the saved state."""
-        learner = OnnxLearner(Sessions(self.bundle.graphs), saved.learner)
+        training = self.membership.terms.training
+        learner = OnnxLearner(
+            Sessions(self.bundle.graphs), saved.learner, momentum=training.momentum, weight_decay=training.weight_decay
+        )
         return client_context(self.data, learner, self.proxy, saved.acceptance, self.membership.terms, self.config)
 
     def finished(self, task: Task, context: ClientContext, saved: DeviceState) -> DeviceState:
@@ -214,7 +217,11 @@ def check_task(task: Task) -> None:
 def private_rows_of_steps(terms: FederationTerms, n_proxy: int) -> list[int]:
     """Return the numbers of private rows that the steps of a round have, except for steps that have none."""
     training = terms.training
-    rows = [training.private_rows_per_batch, training.batch_size if training.local_steps else 0]
+    rows = [training.private_rows_per_batch]
+    if training.local_steps or training.warmup_steps or training.adjusted_steps:
+        rows.append(training.private_batch_size)
+    if training.local_epochs:
+        rows.append((training.private_batch_size + 1) // 2)  # the smallest that a pass of several batches can have
     if get_method(terms.method).message is MessageKind.CLASS_LABELS:  # it distils as many private rows
         last = (n_proxy - 1) % training.proxy_rows_per_batch + 1
         rows.append(training.private_rows_per_batch + last)
@@ -237,8 +244,8 @@ def check_private_rows(terms: FederationTerms, n_proxy: int, data: ClientData) -
         )
 
 
-def check_trainable(terms: FederationTerms, bundle: Bundle) -> None:
-    """Check that a device with this bundle can train as the terms of the coordinator say.
+def check_trainable(terms: FederationTerms, bundle: Bundle, n_private: int) -> None:
+    """Check that a device with this bundle and `n_private` rows can train as the terms of the coordinator say.
 
     Raises:
         UserError: if it cannot.
@@ -249,19 +256,25 @@ def check_trainable(terms: FederationTerms, bundle: Bundle) -> None:
             f"the coordinator trains with optimizer {training.optimizer}, but the bundle with {manifest.optimizer}: "
             "export the bundle from the config that the coordinator runs"
         )
-    if training.batch_size > manifest.batch:
+    if training.initial == "own":
         raise UserError(
-            f"the coordinator has batches of {training.batch_size} rows, but the graph of the bundle takes "
+            "the coordinator asks for train.initial=own, but all devices start from the parameters of their bundle: "
+            "it must set train.initial=shared"
+        )
+    if training.largest_batch > manifest.batch:
+        raise UserError(
+            f"the coordinator has batches of {training.largest_batch} rows, but the graph of the bundle takes "
             f"{manifest.batch}: export the bundle from the config that the coordinator runs"
         )
     if few := [n for n in private_rows_of_steps(terms, len(bundle.proxy)) if n < MIN_PRIVATE_ROWS]:
         raise UserError(
             f"the coordinator asks for {few[0]} private rows a step, but a device needs {MIN_PRIVATE_ROWS} or more: "
-            "set a larger train.private_rows_per_batch (0 = none) or train.batch_size"
+            "set a larger train.private_rows_per_batch (0 = none), train.batch_size or train.local_batch_size"
         )
-    if (steps := training.most_steps(len(bundle.proxy))) > MAX_STEPS:
+    if (steps := training.most_steps(len(bundle.proxy), n_private)) > MAX_STEPS:
         raise UserError(
             f"the coordinator asks for {steps} training steps in a round, but a device makes at most {MAX_STEPS}: set "
-            "smaller train.distill_epochs, train.closing_epochs, train.catch_up or train.local_steps"
+            "smaller train.distill_epochs, train.closing_epochs, train.catch_up, train.adjusted_steps, "
+            "train.local_steps, train.local_epochs or train.warmup_steps"
         )
     training.check_shift(manifest.shape)

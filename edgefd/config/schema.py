@@ -8,6 +8,7 @@ unknown key is an error.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -39,12 +40,22 @@ class Data:
     test_people: tuple[int, ...] | None = None
     """numbers of the people who form the test set, ascending; all others train; for data.name=watch only
     (None = 8 and 9)"""
+    validation: float = 0.0
+    """fraction of the training samples that no client trains on and that no proxy set holds, at least 0 and below 1;
+    of a data set with groups, a fraction of the groups (such as people); the same samples for every seed"""
+    evaluate_on: Literal["test", "validation"] = "test"
+    """samples on which accuracies are measured: the test set, or the validation part, for choices of settings"""
     heldout: float = 0.1
     """fraction of each client's private rows held out from training, in (0, 1): they set the threshold of the filter
     and serve for evaluation"""
-    scale: Literal["all", "columns"] = "all"
-    """standardisation of all samples with the mean and the deviation of the proxy set: all = one pair of numbers for
-    all values; columns = one pair for each column of a table, or for each channel of images and windows"""
+    scale: Literal["all", "columns", "unit"] = "all"
+    """scale of all samples: all = standardised with the mean and the deviation of the proxy set, one pair of numbers
+    for all values; columns = the same, one pair for each column of a table, or for each channel of images and windows;
+    unit = pixels divided by 255, other numbers unchanged, then (x - `mean`) / `deviation`"""
+    mean: tuple[float, ...] = (0.0,)
+    """mean for scale=unit: one number, or one for each column or channel"""
+    deviation: tuple[float, ...] = (1.0,)
+    """deviation for scale=unit: as many numbers as `mean` has, above 0"""
     extractor: str | None = None
     """frozen network whose features replace the samples: efficientnet_lite0, efficientnet_lite2, or the path of an
     .onnx file (None = the samples themselves)"""
@@ -52,6 +63,10 @@ class Data:
     """width and height in pixels of an EfficientNet's input, from 32 to 512 (None = 192)"""
 
     def __post_init__(self) -> None:
+        if not 0 < len(self.mean) == len(self.deviation):
+            raise ValueError("mean and deviation must hold the same number of numbers, one or more")
+        if not all(map(math.isfinite, (*self.mean, *self.deviation))) or min(self.deviation) <= 0:
+            raise ValueError("mean and deviation must hold finite numbers, and those of deviation must be above 0")
         people = self.test_people
         if people is not None and (not people or list(people) != sorted(set(people))):
             raise ValueError(f"test_people must be people in ascending order, each once, not {list(people)}")
@@ -311,6 +326,7 @@ class Config:
         method = {"name": out.pop("method_name"), **out.pop("method_config")}
         if people := out["data"]["test_people"]:
             out["data"]["test_people"] = list(people)
+        out["data"] |= {"mean": list(self.data.mean), "deviation": list(self.data.deviation)}
         models = out.pop("model")
         out["attack"]["clients"] = list(self.attack.clients)
         model = models[0] if len(models) == 1 else list(models)

@@ -44,9 +44,9 @@ class DpSgd:
 
 
 def local_step(ctx: ClientContext, settings: DpSgd) -> float:
-    """Make `train.local_steps` steps of DP-SGD on private rows and return the mean loss.
+    """Make the private steps of a round as DP-SGD on private rows and return the mean loss.
 
-    Each record enters each batch independently with probability q = batch_size / n (Poisson sampling), so batches
+    Each record enters each batch independently with probability q = local_batch_size / n (Poisson sampling), so batches
     differ in size. The gradient of a step is (sum_i min(1, C / |g_i|) g_i + N(0, sigma^2 C^2)) / (q n). The optimizer
     of the learner applies it, which costs no privacy.
 
@@ -79,7 +79,8 @@ def local_step(ctx: ClientContext, settings: DpSgd) -> float:
             generator=torch.Generator().manual_seed(seed),
         )
         model.train()
-        for batch in poisson(private, training.local_steps, rate, training.augment_shift, ctx.rng):
+        steps = training.private_steps(ctx.plan.round, len(private))
+        for batch in poisson(private, steps, rate, training.augment_shift, ctx.rng):
             losses += _gradients_of_rows(model, batch)
             optimizer.pre_step()  # clips, sums, adds noise and divides
             ctx.learner.step([p.grad for p in model.parameters() if p.requires_grad], ctx.lr)
@@ -126,12 +127,12 @@ def poisson(private: Batch, steps: int, rate: float, shift: int, rng: np.random.
 
 def rate_of(n: int, training: Training) -> float:
     """Return q, the probability with which each of n records enters a batch."""
-    return min(1.0, training.batch_size / n)
+    return min(1.0, training.private_batch_size / n)
 
 
 def noise_multiplier(n: int, training: Training, settings: DpSgd) -> float:
     """Return the noise sigma for a client with n training records, over all private steps of the run."""
-    steps = training.rounds * training.local_steps
+    steps = sum(training.private_steps(round, n) for round in range(training.rounds))
     return sgd_multiplier(settings.epsilon, settings.delta, rate_of(n, training), steps)
 
 

@@ -48,9 +48,14 @@ class ClientContext:
         return self.terms.training.lr_at(self.plan.round)
 
     @property
-    def missed_teachers(self) -> int:
-        """Number of teachers before that of this round that the client has not received. Round 0 has no teacher."""
-        return max(0, self.plan.round - max(1, self.next_round))
+    def epochs(self) -> int:
+        """Passes over the rows of the teacher in this round.
+
+        A client that has missed teachers makes more, as far as `train.catch_up` allows. In a whole run it makes at most
+        as many as a client that takes part in every round. Round 0 has no teacher, so nobody misses one in it.
+        """
+        missed = max(0, self.plan.round - max(1, self.next_round))
+        return self.terms.training.epochs(missed, self.plan.closing)
 
     def probs(self, ids: Int64) -> Float32:
         """Return soft labels of proxy rows by the client's model, float32 [n, C]."""

@@ -166,9 +166,10 @@ class Method:
     """whether the accounting of a defence with an epsilon covers the method: which rows a client sends, and their
     weights, do not depend on private data, and clients distil and train in the standard way"""
     local_training: Literal["configured", "warmup", "always"] = "configured"
-    """training on private data after the evaluation, if `train.local_steps` is 0: "configured" = none; "warmup" = in
-    round 0, so that clients are trained before their first upload; "always" = in every round. "warmup" and "always"
-    train on as many batches as a distillation of all proxy rows has"""
+    """training on private data after the evaluation, if `train.local_steps` and `train.local_epochs` are 0:
+    "configured" = none; "warmup" = in round 0, so that clients are trained before their first upload, unless
+    `train.warmup_steps` is set; "always" = in every round. "warmup" and "always" train on as many batches as a
+    distillation of all proxy rows has"""
     server_model: bool = False
     """whether the server trains a model of its own (the first model of the config)"""
     proxy_labels: bool = False
@@ -181,11 +182,20 @@ class Method:
         """Whether clients send any knowledge."""
         return self.message is not MessageKind.NOTHING
 
+    def adjusted_steps(self, ctx: ClientContext) -> int:
+        """Return the number of batches of private rows within a distillation, see `train.adjusted_steps`.
+
+        A client of one class learns nothing from them, and methods without soft labels of proxy rows train otherwise.
+        """
+        if not self.message.of_proxy_rows or len(np.unique(ctx.data.y)) < 2:
+            return 0
+        return ctx.terms.training.adjusted_batches(len(ctx.proxy), len(ctx.data.x), ctx.epochs)
+
     def local_steps(self, ctx: ClientContext) -> int:
         """Return the number of batches of private data after the evaluation of a round."""
-        training = ctx.terms.training
-        if training.local_steps or self.local_training == "configured":
-            return training.local_steps
-        if self.local_training == "warmup" and ctx.plan.round > 0:
-            return 0
-        return training.distill_epochs * -(-len(ctx.proxy) // training.proxy_rows_per_batch)
+        training, round = ctx.terms.training, ctx.plan.round
+        steps = training.private_steps(round, len(ctx.data.x))
+        warmup = self.local_training == "warmup" and round == 0 and not training.warmup_steps
+        if training.trains_locally or not (warmup or self.local_training == "always"):
+            return steps
+        return steps + training.distill_epochs * -(-len(ctx.proxy) // training.proxy_rows_per_batch)

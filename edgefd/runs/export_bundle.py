@@ -51,7 +51,7 @@ def export_config(config: Config, model: str | None, out: Path, proxy_labels: Pa
     settings = BundleSettings(
         name=name,
         optimizer=config.train.optimizer,
-        batch=config.train.batch_size,
+        batch=config.train.largest_batch,
         scale=(federation.scale.mean, federation.scale.std),
         heldout=config.data.heldout,
         n_clients=len(federation.clients),

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from edgefd.federation.plan import RoundPlan
 from edgefd.federation.training import Training
 from edgefd.learners.batches import Batch
 from edgefd.methods import get_method
@@ -59,15 +60,15 @@ def test_catching_up_never_makes_more_passes_than_taking_part_in_every_round(
     training = Training(rounds=len(present), distill_epochs=distill, closing_epochs=closing, catch_up=catch_up)
     client, passes, most = new_clients(FEDMD)[0], 0, 0
     for r, takes_part in enumerate([*present, True]):
-        closes = r == len(present)
-        now = dataclasses.replace(in_round(client, r), terms=dataclasses.replace(client.terms, training=training))
+        plan = RoundPlan(r, client.plan.ids, closing=r == len(present))
+        now = dataclasses.replace(client, plan=plan, terms=dataclasses.replace(client.terms, training=training))
         if takes_part:
-            made = training.epochs(now.missed_teachers, closes)
+            made = now.epochs
             passes += made if r else 0
             most = max(most, made)
             client = dataclasses.replace(client, next_round=r + 1)
     assert passes <= (len(present) - 1) * distill + closing
-    assert most <= training.most_steps(training.proxy_rows_per_batch)
+    assert most <= training.most_steps(training.proxy_rows_per_batch, 0)
 
 
 def test_workers_change_no_bit_if_clients_catch_up() -> None:
