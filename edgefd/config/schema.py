@@ -119,6 +119,15 @@ class Shards(_AmongClients):
 
 
 @dataclass(frozen=True)
+class LabelQuantity(_AmongClients):
+    """Partition in which each client has the same number of classes, and clients with a class share it equally."""
+
+    name: Literal["label_quantity"] = "label_quantity"
+    classes_per_client: int = 2
+    """number of classes of each client, at least 1: client i has class i, and other random classes"""
+
+
+@dataclass(frozen=True)
 class QuantitySkew(_AmongClients):
     """Partition into IID parts whose sizes are drawn from Dirichlet(alpha)."""
 
@@ -151,13 +160,14 @@ class Own:
     """path of the function: package.module:function"""
 
 
-Partition = Strong | Weak | Iid | Dirichlet | Shards | QuantitySkew | ByGroup | FromFile | Own
+Partition = Strong | Weak | Iid | Dirichlet | Shards | LabelQuantity | QuantitySkew | ByGroup | FromFile | Own
 PARTITIONS: dict[str, type] = {
     "strong": Strong,
     "weak": Weak,
     "iid": Iid,
     "dirichlet": Dirichlet,
     "shards": Shards,
+    "label_quantity": LabelQuantity,
     "quantity_skew": QuantitySkew,
     "by_group": ByGroup,
     "file": FromFile,
@@ -257,6 +267,9 @@ class Config:
     """name of a method of edgefd, or the path of your own, such as package.module:METHOD"""
     method_config: Any
     """settings of the method, an instance of its Config class"""
+    protocol: Literal["edgefd", "fedmd", "selective_fd", "weighted_fd", "fedadas"] | None = None
+    """published training protocol, whose settings become the defaults of the other sections (None = edgefd's own
+    defaults); docs/reference/protocols.md lists them"""
     seed: int = 0
     """seed of everything random in the run, at least 0 and below 2**64"""
     data: Data = field(default_factory=Data)
@@ -335,6 +348,6 @@ class Config:
 
 
 SECTIONS = (
-    *("seed", "data", "partition", "proxy", "model", "method", "train", "codec", "run"),
+    *("protocol", "seed", "data", "partition", "proxy", "model", "method", "train", "codec", "run"),
     *("aggregator", "attack", "defence", "coordinator", "selection", "distillation", "baselines"),
 )

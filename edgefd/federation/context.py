@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -48,14 +48,9 @@ class ClientContext:
         return self.terms.training.lr_at(self.plan.round)
 
     @property
-    def epochs(self) -> int:
-        """Passes over the rows of the teacher in this round.
-
-        A client that has missed teachers makes more, as far as `train.catch_up` allows. In a whole run it makes at most
-        as many as a client that takes part in every round. Round 0 has no teacher, so nobody misses one in it.
-        """
-        missed = max(0, self.plan.round - max(1, self.next_round))
-        return self.terms.training.epochs(missed, self.plan.closing)
+    def missed_teachers(self) -> int:
+        """Number of teachers before that of this round that the client has not received. Round 0 has no teacher."""
+        return max(0, self.plan.round - max(1, self.next_round))
 
     def probs(self, ids: Int64) -> Float32:
         """Return soft labels of proxy rows by the client's model, float32 [n, C]."""
@@ -99,6 +94,8 @@ class ServerContext:
     """average of soft labels, row by row: the weighted mean, or the robust rule of the config's `aggregator`"""
     recalled: Sequence[Report] = ()
     """newest knowledge of absent clients, with discounted weights; none unless the method declares `remembers`"""
+    state: dict[str, np.ndarray] = field(default_factory=dict)
+    """arrays that the method keeps from round to round, by name: `aggregate` adds and replaces them in place"""
 
     @property
     def uploads(self) -> list[Knowledge]:

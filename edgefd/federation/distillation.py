@@ -48,12 +48,14 @@ def distil(ctx: ClientContext, batch: Batch, adjusted_steps: int = 0) -> dict[st
     """Train the client's model on rows of the teacher; return the mean losses by the names of their metrics.
 
     Each batch holds private rows too. Between these batches there are `adjusted_steps` batches of private rows alone
-    with the loss of `edgefd.learners.losses.logit_adjusted`.
+    with the loss of `edgefd.learners.losses.logit_adjusted`. A client that missed teachers makes more passes, as far as
+    `train.catch_up` allows, so its total of passes is at most that of a client that took part in every round.
     """
     training, data = ctx.terms.training, ctx.data
     rng = ctx.draw(Purpose.DISTIL, _BATCHES).rng
-    steps = ctx.epochs * -(-len(batch) // training.proxy_rows_per_batch)
-    batches = passes(batch, ctx.epochs, training.proxy_rows_per_batch, rng)
+    epochs = training.epochs(ctx.missed_teachers, ctx.plan.closing)
+    steps = epochs * -(-len(batch) // training.proxy_rows_per_batch)
+    batches = passes(batch, epochs, training.proxy_rows_per_batch, rng)
     if training.private_rows_per_batch:
         private = labelled(data.x, data.y, ctx.terms.n_classes)
         batches = mixed(batches, draw(private, steps, training.private_rows_per_batch, rng))

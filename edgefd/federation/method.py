@@ -189,7 +189,9 @@ class Method:
         """
         if not self.message.of_proxy_rows or len(np.unique(ctx.data.y)) < 2:
             return 0
-        return ctx.terms.training.adjusted_batches(len(ctx.proxy), len(ctx.data.x), ctx.epochs)
+        training = ctx.terms.training
+        epochs = training.epochs(ctx.missed_teachers, ctx.plan.closing)
+        return training.adjusted_batches(len(ctx.proxy), len(ctx.data.x), epochs)
 
     def local_steps(self, ctx: ClientContext) -> int:
         """Return the number of batches of private data after the evaluation of a round."""

@@ -73,10 +73,10 @@ class Training:
         for name in (*local, "distill_epochs", "closing_epochs", "augment_shift"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative")
-        if self.catch_up < 1:
-            raise ValueError("catch_up must be at least 1")
         if self.adjusted_steps != "auto" and self.adjusted_steps < 0:
             raise ValueError("adjusted_steps must be auto, 0 or more")
+        if self.catch_up < 1:
+            raise ValueError("catch_up must be at least 1")
         if not 0 <= self.private_rows_per_batch < self.batch_size:
             raise ValueError("private_rows_per_batch must be at least 0 and less than batch_size")
         if not 0 <= self.momentum < 1 or not 0 <= self.weight_decay < float("inf"):
@@ -124,9 +124,12 @@ class Training:
         return steps + (self.warmup_steps if round == 0 else 0)
 
     def adjusted_batches(self, n_proxy: int, n_private: int, epochs: int) -> int:
-        """Return the number of batches for `adjusted_steps` in a round of so many passes over the teacher's rows.
+        """Return the number of batches for `adjusted_steps` in a round, if the client has several classes.
 
-        A client with one class has none.
+        Args:
+            n_proxy: rows of the proxy set.
+            n_private: private rows of the client.
+            epochs: passes over the rows of the teacher in the round.
         """
         if self.adjusted_steps != "auto":
             return self.adjusted_steps
@@ -160,9 +163,9 @@ class Training:
 
     def most_steps(self, n_proxy: int, n_private: int) -> int:
         """Return the largest number of training steps in a round, if `n_proxy` rows are distilled."""
-        epochs = max(self.epochs(self.catch_up, closing) for closing in (False, True))
-        taught = epochs * -(-n_proxy // self.proxy_rows_per_batch)
-        return taught + self.adjusted_batches(n_proxy, n_private, epochs) + self.private_steps(0, n_private)
+        most = max(self.epochs(self.catch_up, closing) for closing in (False, True))
+        taught = most * -(-n_proxy // self.proxy_rows_per_batch)
+        return taught + self.adjusted_batches(n_proxy, n_private, most) + self.private_steps(0, n_private)
 
     def lr_at(self, round: int) -> float:
         """Return the learning rate of round r of R.

@@ -78,8 +78,7 @@ def standardised(x: npt.ArrayLike) -> Float32:
         return rows
     rows = rows - rows.mean(1, keepdims=True)
     deviation = rows.std(1, keepdims=True)
-    rows /= np.where(deviation > 0, deviation, 1)
-    return rows
+    return np.asarray(rows / np.where(deviation > 0, deviation, 1), np.float32)
 
 
 def _principal(centred: Float32) -> Float32:

@@ -9,7 +9,19 @@ from typing import Literal
 
 import numpy as np
 
-from edgefd.config.schema import ByGroup, Config, Dirichlet, FromFile, Iid, Own, QuantitySkew, Shards, Strong, Weak
+from edgefd.config.schema import (
+    ByGroup,
+    Config,
+    Dirichlet,
+    FromFile,
+    Iid,
+    LabelQuantity,
+    Own,
+    QuantitySkew,
+    Shards,
+    Strong,
+    Weak,
+)
 from edgefd.core.arrays import Int64
 from edgefd.core.errors import UserError
 from edgefd.core.objects import load_object
@@ -121,6 +133,8 @@ def partition_function(config: Config) -> Callable[[Int64, Int64 | None, np.rand
                 return partitions.dirichlet(y, p.n_clients, p.alpha, rng)
             case Shards():
                 return partitions.shards(y, p.n_clients, p.classes_per_client, rng)
+            case LabelQuantity():
+                return partitions.label_quantity(y, p.n_clients, p.classes_per_client, rng)
             case QuantitySkew():
                 return partitions.quantity_skew(y, p.n_clients, p.alpha, rng)
             case ByGroup():

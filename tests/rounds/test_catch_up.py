@@ -7,7 +7,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgefd.federation.plan import RoundPlan
 from edgefd.federation.training import Training
 from edgefd.learners.batches import Batch
 from edgefd.methods import get_method
@@ -57,13 +56,14 @@ def test_a_client_makes_a_pass_for_each_teacher_that_it_missed_up_to_the_limit(
 def test_catching_up_never_makes_more_passes_than_taking_part_in_every_round(
     present: list[bool], catch_up: int, distill: int, closing: int
 ) -> None:
-    training = Training(rounds=len(present), distill_epochs=distill, closing_epochs=closing, catch_up=catch_up)
+    passes_of = {"distill_epochs": distill, "closing_epochs": closing, "catch_up": catch_up}
+    training = Training(rounds=len(present), adjusted_steps=0, **passes_of)
     client, passes, most = new_clients(FEDMD)[0], 0, 0
     for r, takes_part in enumerate([*present, True]):
-        plan = RoundPlan(r, client.plan.ids, closing=r == len(present))
-        now = dataclasses.replace(client, plan=plan, terms=dataclasses.replace(client.terms, training=training))
+        closes = r == len(present)
+        now = dataclasses.replace(in_round(client, r), terms=dataclasses.replace(client.terms, training=training))
         if takes_part:
-            made = now.epochs
+            made = training.epochs(now.missed_teachers, closes)
             passes += made if r else 0
             most = max(most, made)
             client = dataclasses.replace(client, next_round=r + 1)
