@@ -196,6 +196,11 @@ METHOD_RULES = (
         "model.heads=2 has its own loss: remove distillation.loss and distillation.temperature, or use heads=1",
     ),
     Rule(
+        lambda c, m: _two_heads(c) and _relevant(c, m) and c.train.adjusted_steps != 0,
+        "model.heads=2 has a head of its own for private labels, so that they need no adjustment: set "
+        "train.adjusted_steps=0, or use heads=1",
+    ),
+    Rule(
         lambda c, m: _two_heads(c) and _relevant(c, m) and c.run.record_knowledge,
         "model.heads=2: an audit supports models of one head only: remove run.record_knowledge, or use heads=1",
     ),

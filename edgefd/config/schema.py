@@ -267,6 +267,9 @@ class Config:
     """name of a method of edgefd, or the path of your own, such as package.module:METHOD"""
     method_config: Any
     """settings of the method, an instance of its Config class"""
+    protocol: Literal["edgefd", "fedmd", "selective_fd", "weighted_fd", "fedadas"] | None = None
+    """published training protocol, whose settings become the defaults of the other sections (None = edgefd's own
+    defaults); docs/reference/protocols.md lists them"""
     seed: int = 0
     """seed of everything random in the run, at least 0 and below 2**64"""
     data: Data = field(default_factory=Data)
@@ -345,6 +348,6 @@ class Config:
 
 
 SECTIONS = (
-    *("seed", "data", "partition", "proxy", "model", "method", "train", "codec", "run"),
+    *("protocol", "seed", "data", "partition", "proxy", "model", "method", "train", "codec", "run"),
     *("aggregator", "attack", "defence", "coordinator", "selection", "distillation", "baselines"),
 )
