@@ -54,5 +54,5 @@ def distil(ctx: ClientContext, batch: Batch) -> float:
         batches = mixed(batches, draw(private, steps, training.private_rows_per_batch, rng))
     n_private = min(training.private_rows_per_batch, len(data.x))
     schedule = Schedule(ctx.plan.round, training.rounds, steps)
-    batches = augment(batches, training.augment_shift, rng)
+    batches = augment(batches, training.augment_shift, rng, training.augment_rotation)
     return ctx.terms.distillation.distil(ctx.learner, batches, ctx.lr, n_private, schedule)

@@ -34,6 +34,8 @@ class Training:
     """private rows in each distillation batch (part of `batch_size`): they preserve the client's own knowledge"""
     augment_shift: int = 0
     """maximal random shift of the images of every batch, in pixels (0 = no shift)"""
+    augment_rotation: float = 0.0
+    """maximal random rotation of the images of every batch in both directions, in degrees (0 = no rotation)"""
     optimizer: Literal["sgd", "adam"] = "adam"
     """optimizer of the clients: sgd (with momentum 0.9) or adam"""
     lr: float = 0.003
@@ -58,6 +60,8 @@ class Training:
         for name in (*local, "distill_epochs", "closing_epochs", "augment_shift"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative")
+        if not 0 <= self.augment_rotation <= 180:
+            raise ValueError("augment_rotation must be from 0 to 180 degrees")
         if not 0 <= self.private_rows_per_batch < self.batch_size:
             raise ValueError("private_rows_per_batch must be at least 0 and less than batch_size")
         if self.local_steps and self.local_epochs:
@@ -101,11 +105,16 @@ class Training:
         return steps + (self.warmup_steps if round == 0 else 0)
 
     def check_shift(self, shape: tuple[int, ...]) -> None:
-        """Check that samples of this shape can be shifted.
+        """Check that samples of this shape can be shifted and rotated as the settings say.
 
         Raises:
             UserError: if they are no images, or no larger than the shift.
         """
+        if self.augment_rotation and len(shape) != 3:
+            raise UserError(
+                f"train.augment_rotation rotates images, but samples have shape {list(shape)}, not three axes: set it "
+                "to 0"
+            )
         if self.augment_shift and len(shape) != 3:
             raise UserError(
                 f"train.augment_shift shifts images, but samples have shape {list(shape)}, not three axes: set it to 0"
