@@ -67,7 +67,8 @@ def aggregate(ctx: ServerContext) -> Knowledge:
     set_parameters(model, fedavg.mean_parameters(sent).values[0])
     reset_optimizer(model)
     rng = make_rng(ctx.terms.seed, Purpose.STUDENT, ctx.plan.round)
-    batches = augment(draw(batch, config.steps, config.batch_size, rng), ctx.terms.training.augment_shift, rng)
+    training, batches = ctx.terms.training, draw(batch, config.steps, config.batch_size, rng)
+    batches = augment(batches, training.augment_shift, rng, training.augment_rotation)
     for step, rows in enumerate(batches):
         model.train([rows], config.lr * (1 + float(np.cos(np.pi * step / config.steps))) / 2)
     return Knowledge(np.zeros(1, np.int64), parameters(model)[None], np.ones(1, np.float32))
