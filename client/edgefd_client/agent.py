@@ -23,6 +23,7 @@ from edgefd.federation.method import MessageKind, Method
 from edgefd.federation.plan import RoundPlan
 from edgefd.federation.report import Report
 from edgefd.federation.terms import FederationTerms
+from edgefd.filters.shift import OTHER_KIND, describe_shift, effective_share, proxy_shift, proxy_spaces
 from edgefd.learners.onnx_learner import OnnxLearner, Sessions
 from edgefd.methods import get_method
 from edgefd.methods._deployable import deployed_method
@@ -59,7 +60,9 @@ def run_agent(link: Link, bundle: Bundle, data: ClientData, folder: Path, log: C
         context = device.context(saved)
         n_accepted = int((saved.acceptance > 0).sum())
         sizes = f"{len(data.x)} samples, {len(data.x_heldout)} held out"
-        log(f"client {data.client}: {sizes}, {n_accepted} proxy rows accepted")
+        log(f"client {data.client}: {sizes}, {n_accepted} of {len(bundle.proxy)} proxy rows accepted")
+        if device.method.message.of_proxy_rows:
+            device.log_shift(n_accepted)
         after = saved.round - 1  # the report of the saved round may not have been submitted
         while (task := link.next_task(after, device.expected)) is not None:
             saved = device.finished(task, context, saved)
@@ -98,7 +101,7 @@ def one_round(
 def _device(
     membership: Membership, bundle: Bundle, data: ClientData, folder: Path, log: Callable[[str], None]
 ) -> _Device:
-    check_trainable(membership.terms, bundle)
+    check_trainable(membership.terms, bundle, len(data.x))
     check_private_rows(membership.terms, len(bundle.proxy), data)
     return _Device(membership, bundle, *method_of(bundle), _proxy(bundle), data, folder, log)
 
@@ -153,9 +156,25 @@ class _Device:
         save_state(self.folder, saved)
         return saved
 
+    def log_shift(self, n_accepted: int) -> None:
+        """Warn if the proxy set is of another kind than the data, or if the device answers for no row of it."""
+        data, terms = self.data, self.membership.terms
+        share = effective_share(data.y, terms.n_classes)
+        shift = proxy_shift(data.x, data.x_heldout, proxy_spaces(self.proxy.x), share)
+        if shift is not None and shift >= OTHER_KIND:
+            self.log(f"warning: client {data.client}: {describe_shift(shift)}")
+        if not n_accepted:
+            self.log(
+                f"warning: client {data.client} accepts 0 of {len(self.proxy)} proxy rows: it answers for no row, and "
+                "classes that only it has reach no other client"
+            )
+
     def context(self, saved: DeviceState) -> ClientContext:
         """Build the client from the saved state."""
-        learner = OnnxLearner(Sessions(self.bundle.graphs), saved.learner)
+        training = self.membership.terms.training
+        learner = OnnxLearner(
+            Sessions(self.bundle.graphs), saved.learner, momentum=training.momentum, weight_decay=training.weight_decay
+        )
         return client_context(self.data, learner, self.proxy, saved.acceptance, self.membership.terms, self.config)
 
     def finished(self, task: Task, context: ClientContext, saved: DeviceState) -> DeviceState:
@@ -172,7 +191,7 @@ class _Device:
         plan = task.plan
         try:
             check_task(task)
-            report = client_round(self.method, replace(context, plan=plan), task.teacher)
+            report = client_round(self.method, replace(context, plan=plan, next_round=saved.round + 1), task.teacher)
             encoded = wire.encode_report(report, self.bundle.manifest.terms.codec)
         except ValueError as error:
             raise RunError(f"round {plan.round}: {error}") from error
@@ -214,7 +233,11 @@ def check_task(task: Task) -> None:
 def private_rows_of_steps(terms: FederationTerms, n_proxy: int) -> list[int]:
     """Return the numbers of private rows that the steps of a round have, except for steps that have none."""
     training = terms.training
-    rows = [training.private_rows_per_batch, training.batch_size if training.local_steps else 0]
+    rows = [training.private_rows_per_batch]
+    if training.local_steps or training.warmup_steps or training.adjusted_steps:
+        rows.append(training.private_batch_size)
+    if training.local_epochs:
+        rows.append((training.private_batch_size + 1) // 2)  # the smallest that a pass of several batches can have
     if get_method(terms.method).message is MessageKind.CLASS_LABELS:  # it distils as many private rows
         last = (n_proxy - 1) % training.proxy_rows_per_batch + 1
         rows.append(training.private_rows_per_batch + last)
@@ -237,8 +260,8 @@ def check_private_rows(terms: FederationTerms, n_proxy: int, data: ClientData) -
         )
 
 
-def check_trainable(terms: FederationTerms, bundle: Bundle) -> None:
-    """Check that a device with this bundle can train as the terms of the coordinator say.
+def check_trainable(terms: FederationTerms, bundle: Bundle, n_private: int) -> None:
+    """Check that a device with this bundle and `n_private` rows can train as the terms of the coordinator say.
 
     Raises:
         UserError: if it cannot.
@@ -249,19 +272,25 @@ def check_trainable(terms: FederationTerms, bundle: Bundle) -> None:
             f"the coordinator trains with optimizer {training.optimizer}, but the bundle with {manifest.optimizer}: "
             "export the bundle from the config that the coordinator runs"
         )
-    if training.batch_size > manifest.batch:
+    if training.initial == "own":
         raise UserError(
-            f"the coordinator has batches of {training.batch_size} rows, but the graph of the bundle takes "
+            "the coordinator asks for train.initial=own, but all devices start from the parameters of their bundle: "
+            "it must set train.initial=shared"
+        )
+    if training.largest_batch > manifest.batch:
+        raise UserError(
+            f"the coordinator has batches of {training.largest_batch} rows, but the graph of the bundle takes "
             f"{manifest.batch}: export the bundle from the config that the coordinator runs"
         )
     if few := [n for n in private_rows_of_steps(terms, len(bundle.proxy)) if n < MIN_PRIVATE_ROWS]:
         raise UserError(
             f"the coordinator asks for {few[0]} private rows a step, but a device needs {MIN_PRIVATE_ROWS} or more: "
-            "set a larger train.private_rows_per_batch (0 = none) or train.batch_size"
+            "set a larger train.private_rows_per_batch (0 = none), train.batch_size or train.local_batch_size"
         )
-    if (steps := training.most_steps(len(bundle.proxy))) > MAX_STEPS:
+    if (steps := training.most_steps(len(bundle.proxy), n_private)) > MAX_STEPS:
         raise UserError(
             f"the coordinator asks for {steps} training steps in a round, but a device makes at most {MAX_STEPS}: set "
-            "smaller train.distill_epochs, train.closing_epochs or train.local_steps"
+            "smaller train.distill_epochs, train.closing_epochs, train.catch_up, train.adjusted_steps, "
+            "train.local_steps, train.local_epochs or train.warmup_steps"
         )
     training.check_shift(manifest.shape)

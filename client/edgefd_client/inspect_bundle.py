@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 
+from edgefd.federation.training import Training
 from edgefd.wire.bundle_reader import Bundle
 from edgefd.wire.codecs import CODECS
 from edgefd.wire.onnx_reader import Node, OnnxGraph
@@ -24,8 +25,8 @@ def describe_bundle(bundle: Bundle) -> dict[str, str]:
     facts = {
         "name": f"{manifest.model!a}, as the coordinator calls it",
         "structure": unknown if parsed.unknown else f"known: {names}",
-        "training": f"{manifest.optimizer}, batches of {training.batch_size} rows, "
-        f"{training.private_rows_per_batch} of them private, then {training.local_steps} batches of private rows; "
+        "training": f"{_optimizer(manifest.optimizer, training)}, batches of {training.batch_size} rows, "
+        f"{training.private_rows_per_batch} of them private, then {_locally(training)} of private rows; "
         f"learning rate {training.lr:g}",
         "samples": f"shape {list(manifest.sample_shape)}, {manifest.n_classes} classes",
         "parameters": f"{sum(a.size for n, a in bundle.init.items() if n.startswith('model/')):,} numbers",
@@ -35,6 +36,19 @@ def describe_bundle(bundle: Bundle) -> dict[str, str]:
     if parsed.extractor is not None:
         facts["extractor"] = _operators(parsed.extractor)
     return facts | {"dataflow": _dataflow(bundle), "a round": _disclosed(bundle), "digest": parsed.digest}
+
+
+def _locally(training: Training) -> str:
+    amount = f"{training.local_epochs} passes" if training.local_epochs else f"{training.local_steps} batches"
+    size = "" if training.local_batch_size is None else f" in batches of {training.local_batch_size}"
+    first = f", and {training.warmup_steps} batches in the first round," if training.warmup_steps else ""
+    return f"{amount}{size}{first}"
+
+
+def _optimizer(name: str, training: Training) -> str:
+    momentum = f" with momentum {training.momentum:g}" if name == "sgd" else ""
+    decay = f", weight decay {training.weight_decay:g}" if training.weight_decay else ""
+    return f"{name}{momentum}{decay}{', fresh in each round' if training.reset_optimizer else ''}"
 
 
 def bits_a_row(bundle: Bundle) -> int:

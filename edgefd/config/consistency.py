@@ -76,7 +76,15 @@ RANGES = (
         "proxy.alpha is the fraction of samples that are shared: it must be in (0, 1), not {config.proxy.alpha}",
     ),
     Rule(lambda c, _: not 0 < c.data.heldout < 1, "data.heldout must be in (0, 1), not {config.data.heldout}"),
+    Rule(
+        lambda c, _: not 0 <= c.data.validation < 1,
+        "data.validation must be at least 0 and below 1, not {config.data.validation}",
+    ),
     Rule(lambda c, _: c.data.limit is not None and c.data.limit < 1, "data.limit must be at least 1"),
+    Rule(
+        lambda c, _: c.data.scale != "unit" and (c.data.mean, c.data.deviation) != ((0.0,), (1.0,)),
+        "data.mean and data.deviation need data.scale=unit, not {config.data.scale}: set it",
+    ),
     Rule(
         lambda c, _: c.data.extractor is None and c.data.extractor_size is not None,
         "data.extractor_size needs data.extractor=efficientnet_lite0 or efficientnet_lite2",
@@ -94,6 +102,14 @@ RANGES = (
 """ranges of single settings"""
 
 RULES = (
+    Rule(
+        lambda c, _: c.data.evaluate_on == "validation" and not c.data.validation,
+        "data.evaluate_on=validation needs a validation part: set data.validation, such as 0.1",
+    ),
+    Rule(
+        lambda c, _: isinstance(c.partition, FromFile) and c.data.validation > 0,
+        "partition file names rows of the whole training set, but data.validation removes some: use another partition",
+    ),
     Rule(
         lambda c, _: _collected(c) and c.proxy.keep,
         "proxy.keep cannot be combined with proxy.path: devices choose it with `edgefd-client contribute --keep`",
@@ -187,8 +203,17 @@ METHOD_RULES = (
         "model.heads=2 has its own loss: remove distillation.loss and distillation.temperature, or use heads=1",
     ),
     Rule(
+        lambda c, m: _two_heads(c) and _relevant(c, m) and c.train.adjusted_steps != 0,
+        "model.heads=2 has a head of its own for private labels, so that they need no adjustment: set "
+        "train.adjusted_steps=0, or use heads=1",
+    ),
+    Rule(
         lambda c, m: _two_heads(c) and _relevant(c, m) and c.run.record_knowledge,
         "model.heads=2: an audit supports models of one head only: remove run.record_knowledge, or use heads=1",
+    ),
+    Rule(
+        lambda c, m: m.message is MessageKind.PARAMETERS and c.train.initial == "own",
+        "train.initial=own: method {method.name} averages parameters, so all clients start from the same: use shared",
     ),
     Rule(
         lambda c, m: m.message is MessageKind.PARAMETERS and len({model.name for model in c.model}) > 1,

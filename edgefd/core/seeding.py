@@ -14,6 +14,7 @@ class Purpose(IntEnum):
     PROXY = 2
     HELDOUT = 3
     LIMIT = 4
+    VALIDATION = 5
     FILTER = 11
     DISTIL = 12
     TRAIN = 13
@@ -23,10 +24,13 @@ class Purpose(IntEnum):
     ATTACK = 22
     SAMPLING = 31
     DROPOUT = 32
+    LATENESS = 33
     QUERY = 36
     STUDENT = 41
+    INITIAL = 42
     AUDIT = 51
     DEFENCE = 61
+    TUNING = 71
 
 
 class AuditStream(IntEnum):

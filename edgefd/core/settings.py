@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 import sys
 from collections.abc import Mapping
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from edgefd.core.errors import UserError
 
@@ -15,7 +16,7 @@ def settings_of(owner: str, kind: type, settings: Mapping[str, Any]) -> Any:
 
     Args:
         owner: the subject of error messages, such as "method edgefd".
-        kind: a dataclass with fields of type bool, int, float, str or Literal.
+        kind: a dataclass with fields of type bool, int, float, str, None, Literal, or a union of these.
         settings: values by field name.
 
     Raises:
@@ -34,8 +35,10 @@ def settings_of(owner: str, kind: type, settings: Mapping[str, Any]) -> Any:
 
 
 def _is_a(value: Any, kind: Any) -> bool:
+    if get_origin(kind) in (Union, UnionType):
+        return any(_is_a(value, inner) for inner in get_args(kind))
     if get_origin(kind) is Literal:
         return value in get_args(kind)
     if kind is float:
         return type(value) in (int, float) and abs(value) <= sys.float_info.max  # false for NaN and huge integers
-    return type(value) is kind
+    return type(value) is kind  # NoneType for None

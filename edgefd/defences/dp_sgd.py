@@ -19,7 +19,7 @@ from edgefd.defences.accounting import sgd_multiplier
 from edgefd.defences.noise import check_budget
 from edgefd.federation.context import ClientContext
 from edgefd.federation.training import Training
-from edgefd.learners.batches import Batch, labelled, random_shift
+from edgefd.learners.batches import Batch, augment, labelled
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -44,9 +44,9 @@ class DpSgd:
 
 
 def local_step(ctx: ClientContext, settings: DpSgd) -> float:
-    """Make `train.local_steps` steps of DP-SGD on private rows and return the mean loss.
+    """Make the private steps of a round as DP-SGD on private rows and return the mean loss.
 
-    Each record enters each batch independently with probability q = batch_size / n (Poisson sampling), so batches
+    Each record enters each batch independently with probability q = local_batch_size / n (Poisson sampling), so batches
     differ in size. The gradient of a step is (sum_i min(1, C / |g_i|) g_i + N(0, sigma^2 C^2)) / (q n). The optimizer
     of the learner applies it, which costs no privacy.
 
@@ -79,7 +79,9 @@ def local_step(ctx: ClientContext, settings: DpSgd) -> float:
             generator=torch.Generator().manual_seed(seed),
         )
         model.train()
-        for batch in poisson(private, training.local_steps, rate, training.augment_shift, ctx.rng):
+        steps = training.private_steps(ctx.plan.round, len(private))
+        batches = poisson(private, steps, rate, ctx.rng)
+        for batch in augment(batches, training.augment_shift, ctx.rng, training.augment_rotation):
             losses += _gradients_of_rows(model, batch)
             optimizer.pre_step()  # clips, sums, adds noise and divides
             ctx.learner.step([p.grad for p in model.parameters() if p.requires_grad], ctx.lr)
@@ -118,20 +120,19 @@ def _contiguous(layer: nn.Module, arguments: tuple[Tensor, ...]) -> tuple[Tensor
     return tuple(a.contiguous() for a in arguments)
 
 
-def poisson(private: Batch, steps: int, rate: float, shift: int, rng: np.random.Generator) -> Iterator[Batch]:
-    """Draw batches that contain each row with probability `rate`, and shift images by up to `shift` pixels."""
-    batches = (private.rows(np.flatnonzero(rng.random(len(private)) < rate)) for _ in range(steps))
-    return random_shift(batches, shift, rng) if shift else batches
+def poisson(private: Batch, steps: int, rate: float, rng: np.random.Generator) -> Iterator[Batch]:
+    """Draw batches that contain each row with probability `rate`."""
+    return (private.rows(np.flatnonzero(rng.random(len(private)) < rate)) for _ in range(steps))
 
 
 def rate_of(n: int, training: Training) -> float:
     """Return q, the probability with which each of n records enters a batch."""
-    return min(1.0, training.batch_size / n)
+    return min(1.0, training.private_batch_size / n)
 
 
 def noise_multiplier(n: int, training: Training, settings: DpSgd) -> float:
     """Return the noise sigma for a client with n training records, over all private steps of the run."""
-    steps = training.rounds * training.local_steps
+    steps = sum(training.private_steps(round, n) for round in range(training.rounds))
     return sgd_multiplier(settings.epsilon, settings.delta, rate_of(n, training), steps)
 
 

@@ -115,7 +115,8 @@ class Method:
     * `local_step(ctx, batches) -> float`: trains on batches of private data after the evaluation and returns the mean
       loss.
     * `upload(ctx) -> Knowledge`: the message of the client. `labels_of` makes one of chosen proxy rows.
-    * `aggregate(ctx) -> Knowledge`: the teacher, from `ctx.uploads`, which are sorted by client. If a method needs
+    * `aggregate(ctx) -> Knowledge`: the teacher, from `ctx.uploads`, which are sorted by client. If a method declares
+      `remembers`, they include what the server remembers of absent clients. If a method needs
       labels or a model at the server, it must declare them (`proxy_labels`, `server_model`).
     * `transform(federation) -> Federation`: changes the data of a simulation. Reference methods that train one model on
       pooled data return a federation of one client.
@@ -154,6 +155,9 @@ class Method:
     """range of the values in the reports and in the teacher; a message with other values is refused"""
     label_aggregation: bool = False
     """whether `aggregate` averages soft labels by `ctx.combine`, so that a robust aggregator can replace the mean"""
+    remembers: bool = False
+    """whether the server remembers the newest knowledge of each client, so that `ctx.uploads` includes that of absent
+    clients, with weights that fall with its age (`coordinator.memory_discount`)"""
     answers_queries: bool = True
     """whether clients answer for all queried rows that they accept, and the teacher has one label for each of them, so
     that the server can query fewer rows; it has no meaning for other messages than proxy labels"""
@@ -164,9 +168,10 @@ class Method:
     """whether the accounting of a defence with an epsilon covers the method: which rows a client sends, and their
     weights, do not depend on private data, and clients distil and train in the standard way"""
     local_training: Literal["configured", "warmup", "always"] = "configured"
-    """training on private data after the evaluation, if `train.local_steps` is 0: "configured" = none; "warmup" = in
-    round 0, so that clients are trained before their first upload; "always" = in every round. "warmup" and "always"
-    train on as many batches as a distillation of all proxy rows has"""
+    """training on private data after the evaluation, if `train.local_steps` and `train.local_epochs` are 0:
+    "configured" = none; "warmup" = in round 0, so that clients are trained before their first upload, unless
+    `train.warmup_steps` is set; "always" = in every round. "warmup" and "always" train on as many batches as a
+    distillation of all proxy rows has"""
     server_model: bool = False
     """whether the server trains a model of its own (the first model of the config)"""
     proxy_labels: bool = False
@@ -179,11 +184,23 @@ class Method:
         """Whether clients send any knowledge."""
         return self.message is not MessageKind.NOTHING
 
+    def adjusted_steps(self, ctx: ClientContext) -> int:
+        """Return the number of batches of private rows within a distillation, see `train.adjusted_steps`.
+
+        A client of one class learns nothing from them, and methods whose clients do not distil soft labels of proxy rows
+        train otherwise.
+        """
+        if not (self.message.of_proxy_rows and self.distils_rows) or len(np.unique(ctx.data.y)) < 2:
+            return 0
+        training = ctx.terms.training
+        epochs = training.epochs(ctx.missed_teachers, ctx.plan.closing)
+        return training.adjusted_batches(len(ctx.proxy), len(ctx.data.x), epochs)
+
     def local_steps(self, ctx: ClientContext) -> int:
         """Return the number of batches of private data after the evaluation of a round."""
-        training = ctx.terms.training
-        if training.local_steps or self.local_training == "configured":
-            return training.local_steps
-        if self.local_training == "warmup" and ctx.plan.round > 0:
-            return 0
-        return training.distill_epochs * -(-len(ctx.proxy) // training.proxy_rows_per_batch)
+        training, round = ctx.terms.training, ctx.plan.round
+        steps = training.private_steps(round, len(ctx.data.x))
+        warmup = self.local_training == "warmup" and round == 0 and not training.warmup_steps
+        if training.trains_locally or not (warmup or self.local_training == "always"):
+            return steps
+        return steps + training.distill_epochs * -(-len(ctx.proxy) // training.proxy_rows_per_batch)

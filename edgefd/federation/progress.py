@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from edgefd.core.knowledge import Knowledge
+from edgefd.federation.memory import Memory
 from edgefd.selection import SelectionState
 
 
@@ -20,5 +21,7 @@ class Progress:
     """teacher of the last round; None before the first one"""
     selection_state: SelectionState | None = None
     """state of the selection rule; None if the rule has no state"""
+    memory: Memory = field(default_factory=dict)
+    """newest knowledge of each client; empty if the server needs no memory"""
     method_state: Mapping[str, np.ndarray] = field(default_factory=dict)
     """arrays that `Method.aggregate` keeps from round to round, by name; empty if the method keeps none"""

@@ -272,7 +272,7 @@ SIDE = 16
 """smallest height and width of images, and smallest number of steps of a window"""
 
 
-def build_model(model: str | Factory, shape: Shape, n_classes: int, seed: int) -> nn.Module:
+def build_model(model: str | Factory, shape: Shape, n_classes: int, seed: int, *keys: int) -> nn.Module:
     """Build a model for samples of `shape`. The global random state does not change.
 
     Args:
@@ -280,11 +280,12 @@ def build_model(model: str | Factory, shape: Shape, n_classes: int, seed: int) -
         shape: shape of one sample.
         n_classes: C.
         seed: seed of the initial weights.
+        *keys: further keys of the seed, such as the number of a client.
 
     Raises:
         UserError: for an unknown model, or a model that does not take samples of this shape.
     """
-    with seeded(seed):
+    with seeded(seed, *keys):
         if not isinstance(model, str):
             return _build_user_model(model, shape, n_classes)
         if is_foreign(model):

@@ -51,5 +51,6 @@ METHOD = Method(
     config=Config,
     aggregate=aggregate,
     label_aggregation=True,
+    remembers=True,
     privacy_accounting=True,
 )

@@ -44,6 +44,7 @@ METHOD = Method(
     config=Config,
     aggregate=aggregate,
     label_aggregation=True,
+    remembers=True,
     privacy_accounting=True,
     server_model=True,
 )

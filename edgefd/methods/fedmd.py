@@ -10,5 +10,6 @@ METHOD = Method(
     name="fedmd",
     summary="the mean of all clients' soft labels on every proxy sample; no filter",
     label_aggregation=True,
+    remembers=True,
     privacy_accounting=True,
 )

@@ -5,7 +5,7 @@ What the papers say and what is chosen here: docs/methods/fkd.md.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -45,8 +45,11 @@ def upload(ctx: ClientContext) -> Knowledge:
 
 
 def aggregate(ctx: ServerContext) -> Knowledge:
-    """Return the mean of each class over its n_c clients, with weight 1 / n_c, which `without` needs."""
-    k = weighted_mean(ctx.uploads)
+    """Return the mean of each class over its n_c clients, with weight 1 / n_c, which `without` needs.
+
+    What the server remembers counts fully, because `without` can subtract only a part of weight 1.
+    """
+    k = weighted_mean(replace(upload, weights=np.ones_like(upload.weights)) for upload in ctx.uploads)
     holders = np.sum([np.isin(k.ids, upload.ids) for upload in ctx.uploads], axis=0)
     return Knowledge(k.ids, k.values, (1 / holders).astype(np.float32))
 
@@ -97,4 +100,5 @@ METHOD = Method(
     transform=without_contribution,
     message=MessageKind.CLASS_LABELS,
     values=LOGITS,
+    remembers=True,
 )

@@ -73,7 +73,8 @@ def aggregate(ctx: ServerContext) -> Knowledge:
     ids = np.concatenate([new.ids, teacher.ids[cached]])
     order = ids.argsort()
     values = np.concatenate([new.values, teacher.values[cached]])[order]
-    return Knowledge(ids[order], values, np.ones(len(ids), np.float32))
+    weights = np.concatenate([new.weights, teacher.weights[cached]])[order]
+    return Knowledge(ids[order], values, weights)
 
 
 METHOD = Method(

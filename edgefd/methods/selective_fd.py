@@ -108,4 +108,5 @@ METHOD = Method(
     upload=upload,
     aggregate=aggregate,
     label_aggregation=True,
+    remembers=True,
 )

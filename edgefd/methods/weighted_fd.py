@@ -20,7 +20,9 @@ _LEAST, _MOST = 1e-6, 1 - 1e-6  # range of p(y), so that log p(y) is finite and 
 
 
 def weighted(uploads: Sequence[Knowledge], labels: Int64) -> Knowledge:
-    """Return softmax(sum_k w_k p_k) for every row, with w_k = -1 / log p_k(y).
+    """Return softmax(sum_k w_k p_k) for every row, with w_k = -u_k / log p_k(y).
+
+    u_k is the weight of the upload: 1, or less for an absent client that the server remembers.
 
     >>> even = Knowledge(np.array([0]), np.array([[0.5, 0.5]], np.float32), np.ones(1, np.float32))
     >>> weighted([even], np.array([1])).values
@@ -30,7 +32,7 @@ def weighted(uploads: Sequence[Knowledge], labels: Int64) -> Knowledge:
     total = np.zeros((len(ids), uploads[0].width))
     for upload in uploads:
         p = upload.values[np.arange(len(upload)), labels[upload.ids]].astype(np.float64)
-        weights = -1 / np.log(np.clip(p, _LEAST, _MOST))
+        weights = -upload.weights / np.log(np.clip(p, _LEAST, _MOST))
         total[np.searchsorted(ids, upload.ids)] += weights[:, None] * upload.values
     return (
         Knowledge(ids, softmax(total.astype(np.float32)), np.ones(len(ids), np.float32))
@@ -50,6 +52,7 @@ METHOD = Method(
     name="weighted_fd",
     summary="soft labels weighted by their confidence in the sample's true label, which the server must know",
     aggregate=aggregate,
+    remembers=True,
     privacy_accounting=True,
     proxy_labels=True,
 )

@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from edgefd.core.arrays import Float64
 from edgefd.core.knowledge import Knowledge, weighted_mean
+from edgefd.poisoning.row_weight import RowWeight, with_row_weights
 
 Aggregate = Callable[[Sequence[Knowledge]], Knowledge]
 
@@ -34,6 +35,9 @@ class Aggregator:
     """divide each client's weights by their sum: a client that answers for every row has little weight on each"""
     min_voters: int = 1
     """least voters of a row; the teacher omits other rows, so from 2 on it never holds the answer of a single client"""
+    row_weight: RowWeight = "one"
+    """how much clients learn from a row of the teacher: one = all rows alike; mass = by the acceptance weights of its
+    voters; agreement = by its largest probability; entropy = by how far its entropy is below that of a uniform label"""
 
     def __post_init__(self) -> None:
         if self.min_voters < 1:
@@ -52,7 +56,12 @@ def aggregate_of(choice: Aggregator) -> Aggregate:
         "distance": distance,
     }
     rule = rules[choice.name]
-    return lambda uploads: rule(_counted_votes(uploads, choice))
+
+    def aggregate(uploads: Sequence[Knowledge]) -> Knowledge:
+        votes = _counted_votes(uploads, choice)
+        return with_row_weights(rule(votes), votes, choice.row_weight)
+
+    return aggregate
 
 
 def _counted_votes(uploads: Sequence[Knowledge], choice: Aggregator) -> Sequence[Knowledge]:

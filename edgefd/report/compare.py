@@ -16,6 +16,7 @@ from scipy import stats
 
 from edgefd.core.errors import UserError
 from edgefd.runs.read import find_run_folders, read_config, read_summary
+from edgefd.runs.records import data_label
 
 
 @dataclass(frozen=True)
@@ -163,18 +164,17 @@ def cells(group: Group) -> list[str]:
     ]
 
 
-def to_markdown(groups: Sequence[Group]) -> str:
-    """Return the groups as a Markdown table."""
-    rows = [HEADER, ["---"] * len(HEADER), *(cells(g) for g in groups)]
-    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
+def to_markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return a Markdown table."""
+    return "".join(f"| {' | '.join(row)} |\n" for row in (header, ["---"] * len(header), *rows))
 
 
-def to_csv(groups: Sequence[Group]) -> str:
-    """Return the groups as comma-separated values with a header."""
+def to_csv(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return the rows as comma-separated values with a header."""
     out = io.StringIO()
     writer = csv.writer(out)
-    writer.writerow(HEADER)
-    writer.writerows(cells(g) for g in groups)
+    writer.writerow(header)
+    writer.writerows(rows)
     return out.getvalue()
 
 
@@ -184,7 +184,7 @@ def _load(folder: Path) -> dict[str, Any]:
         raise UserError(f"run {folder} did not reach its end: run it again, or leave it out")
     if None in (summary.accuracy_mean, summary.accuracy_worst, summary.bytes_once, summary.data_sha256):
         raise UserError(f"run {folder} is of real devices, which have no common test set to compare on: leave it out")
-    return vars(summary) | {"config": config}
+    return vars(summary) | {"config": config, "dataset": data_label(summary.dataset, summary.evaluated_on)}
 
 
 def _identity(run: dict[str, Any], over: str) -> str:

@@ -74,7 +74,7 @@ def _own_data(m: RoundMetrics) -> float | None:
 
 
 def notices(settings: Sequence[Setting]) -> list[str]:
-    """List the unfinished runs, and what run folders do not record."""
+    """List the unfinished runs, what run folders do not record, and that accuracies are not of the test set."""
     runs = [run for s in settings for run in s.runs]
     unfinished = [
         f"{run.folder} is not finished: it completed {len(run.answered)} of {run.config['train']['rounds']} rounds, "
@@ -86,6 +86,9 @@ def notices(settings: Sequence[Setting]) -> list[str]:
     for run in runs:
         for part in missing_parts(run):
             missing.setdefault(part, []).append(str(run.folder))
+    if any(run.evaluated_on == "validation" for run in runs):
+        words = "Accuracies are those on the validation part of the training data, wherever this page says test set."
+        unfinished.insert(0, words)
     return unfinished + [f"Not recorded in {listed(folders, 3)}: {part}." for part, folders in missing.items()]
 
 
@@ -93,6 +96,7 @@ def results(settings: Sequence[Setting]) -> Table:
     """Return the table of results, with one row for each setting."""
     several = len({s.scenario for s in settings}) > 1
     header = ["setting", *(["scenario"] if several else []), "runs", "accuracy, mean", "worst client", "own data"]
+    header += ["personal", "BAM", "macro F1"]
     header += ["up", "down", "once", "proxy labels", "raw samples disclosed", "seconds"]
     return Table(header, [_result(s, several) for s in settings])
 
@@ -111,6 +115,9 @@ def _result(s: Setting, several: bool) -> list[str]:
         point_text(final(s)),
         point_text(final(s, lambda m: m.accuracy_worst)),
         point_text(final(s, _own_data)),
+        point_text(final(s, lambda m: m.personal_accuracy_mean)),
+        point_text(final(s, lambda m: m.bam_mean)),
+        point_text(final(s, lambda m: m.macro_f1_mean)),
         *("-" if p is None else byte_text(p.mean) for p in (up, down, once)),
         "not recorded" if labels == {None} else "yes" if True in labels else "no",
         "not recorded" if disclosed is None else f"{disclosed.mean:,.0f}",

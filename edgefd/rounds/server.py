@@ -14,13 +14,14 @@ from edgefd.core.knowledge import Knowledge, weighted_mean
 from edgefd.core.seeding import Purpose, make_rng
 from edgefd.federation.clients import ProxySet
 from edgefd.federation.context import ServerContext
+from edgefd.federation.memory import recall, update
 from edgefd.federation.method import Method
 from edgefd.federation.plan import RoundPlan
 from edgefd.federation.progress import Progress
 from edgefd.federation.report import Report
 from edgefd.federation.terms import FederationTerms
 from edgefd.learners.learner import Learner
-from edgefd.rounds.participation import FULL_PARTICIPATION, ParticipationConfig, sample_clients
+from edgefd.rounds.participation import FULL_PARTICIPATION, ParticipationConfig, remembers, sample_clients
 from edgefd.rounds.validation import expected_teacher
 from edgefd.wire import messages as wire
 
@@ -71,6 +72,7 @@ def server_round(server: Server, reports: Sequence[Report], plan: RoundPlan, pro
     if server.learner is not None:
         server.learner.set_noise(server.terms.seed, Purpose.STUDENT, plan.round)
     ordered = sorted(reports, key=lambda report: report.client)
+    present = {report.client for report in ordered}
     ctx = ServerContext(
         reports=ordered,
         teacher=progress.teacher,
@@ -81,12 +83,16 @@ def server_round(server: Server, reports: Sequence[Report], plan: RoundPlan, pro
         labels=server.labels,
         learner=server.learner,
         combine=server.combine,
+        recalled=recall(progress.memory, present, plan, server.participation.memory_discount),
         state=dict(progress.method_state),
     )
     teacher = _checked_aggregate(server, ctx)
     metrics = [report.metrics for report in ordered]
     state = server.terms.selection.next_state(progress.selection_state, plan.ids, teacher, metrics)
-    return Progress(plan.round + 1, teacher, state, method_state=ctx.state)
+    memory = (
+        update(progress.memory, ordered, plan) if remembers(server.participation, server.method) else progress.memory
+    )
+    return Progress(plan.round + 1, teacher, state, memory, ctx.state)
 
 
 def _checked_aggregate(server: Server, ctx: ServerContext) -> Knowledge:

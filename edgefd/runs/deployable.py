@@ -20,5 +20,13 @@ def check_deployable(config: Config) -> None:
     deployed_method(config.method_name, asdict(config.method_config), config.defence)
     if any(model.heads == 2 for model in config.model):
         raise UserError("model.heads=2 runs in simulations only: a device's bundle has a model of one head; remove it")
+    if config.train.initial == "own":
+        raise UserError("train.initial=own is for simulations: all devices start from the parameters of their bundle")
+    if config.data.evaluate_on != "test":
+        raise UserError(
+            "data.evaluate_on=validation is for simulations: devices measure on their own held-out data; remove it"
+        )
     if config.coordinator.dropout:
         raise UserError("coordinator.dropout is for simulations: real devices drop out by themselves; remove it")
+    if config.coordinator.lateness:
+        raise UserError("coordinator.lateness is for simulations: real devices are late by themselves; remove it")

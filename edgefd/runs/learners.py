@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from edgefd.config.schema import Config, Model
+from edgefd.core.seeding import Purpose
 from edgefd.core.shared_memory import shared_zeros
 from edgefd.federation.clients import ClientData, Federation
 from edgefd.learners.dual_head import DualHead
@@ -25,10 +26,12 @@ if TYPE_CHECKING:
 def make_learner(config: Config, data: ClientData, n_classes: int, sessions: Callable[[Model], Sessions]) -> Learner:
     """Build the learner of a client; models are assigned round-robin.
 
-    Clients with the same model start from the same parameters, as devices start from those of their bundle.
+    With `train.initial=shared`, clients with the same model start from the same parameters, as devices start from those
+    of their bundle. With `own`, each client's parameters are drawn from (seed, INITIAL, client).
     `sessions` returns the ONNX Runtime sessions of a model, created once for each model.
     """
-    return _learner(config, config.model_of(data.client), data.x.shape[1:], n_classes, sessions)
+    own = (Purpose.INITIAL, data.client) if config.train.initial == "own" else ()
+    return _learner(config, config.model_of(data.client), data.x.shape[1:], n_classes, sessions, *own)
 
 
 def trained_model(config: Config, federation: Federation, client: int, weights: Mapping[str, np.ndarray]) -> nn.Module:
@@ -48,19 +51,27 @@ def server_learner(config: Config, federation: Federation) -> Learner:
 
 
 def _learner(
-    config: Config, choice: Model, shape: tuple[int, ...], n_classes: int, sessions: Callable[[Model], Sessions]
+    config: Config,
+    choice: Model,
+    shape: tuple[int, ...],
+    n_classes: int,
+    sessions: Callable[[Model], Sessions],
+    *keys: int,
 ) -> Learner:
+    """Build a learner whose initial parameters are drawn from the seed of the run and `keys`."""
     n_logits = choice.heads * n_classes
-    model = build_model(config.factory(choice), shape, n_logits, config.seed)
+    model = build_model(config.factory(choice), shape, n_logits, config.seed, *keys)
     learner: Learner
+    train = config.train
     if (choice.learner or config.run.learner) == "torch":
         recorded_steps = None if is_foreign(choice.name) else _recorded_steps(choice.name, shape, n_logits)
-        learner = TorchLearner(model, config.train.optimizer, shared_zeros, recorded_steps)
+        learner = TorchLearner(model, train.optimizer, shared_zeros, recorded_steps, train.momentum, train.weight_decay)
     else:
         from edgefd.export.model_graphs import initial_arrays
         from edgefd.learners.onnx_learner import OnnxLearner
 
-        learner = OnnxLearner(sessions(choice), initial_arrays(model, config.train.optimizer), shared_zeros)
+        initial = initial_arrays(model, train.optimizer)
+        learner = OnnxLearner(sessions(choice), initial, shared_zeros, train.momentum, train.weight_decay)
     return learner if choice.heads == 1 else DualHead(learner)
 
 
@@ -80,6 +91,6 @@ def model_sessions(config: Config, federation: Federation) -> Callable[[Model], 
 
         shape, n_logits = federation.proxy.x.shape[1:], choice.heads * federation.n_classes
         model = build_model(config.factory(choice), shape, n_logits, 0)
-        return Sessions(export_graphs(model, config.train.optimizer, config.train.batch_size, shape, n_logits))
+        return Sessions(export_graphs(model, config.train.optimizer, config.train.largest_batch, shape, n_logits))
 
     return sessions

@@ -19,6 +19,9 @@ class ClientRecord:
     """number of samples that the client never trains on"""
     contributed: int
     """number of the client's samples in the proxy set"""
+    proxy_shift: float | None = None
+    """shift of the proxy set from the client's data (`edgefd.filters.shift`): 0.5 = the same kind of samples, 1 =
+    another kind; None with fewer than 10 held-out samples"""
     train_rows: list[int] | None = None
     """rows of the training set that the client trains on; only with run.record_knowledge"""
     heldout_rows: list[int] | None = None
@@ -38,14 +41,15 @@ class Partition:
     proxy_sha256: str
     """SHA-256 of the samples of the proxy set, as clients receive them"""
     test: int | None
-    """number of samples in the test set; None for a run of devices"""
+    """number of samples on which accuracies are measured: those of the test set, or of the validation part; None for a
+    run of devices"""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Summary:
     """Results of a run: the content of summary.json.
 
-    Accuracies are those of the final round, never those of the best round. None means not measured, as on real devices.
+    Accuracies are those of the final round, except `accuracy_best`. None means not measured, as on real devices.
     """
 
     method: str
@@ -62,12 +66,20 @@ class Summary:
     """whether the run reached its closing round; false for a run that was stopped"""
     n_clients: int
     """number of clients"""
+    evaluated_on: str = "test"
+    """samples on which the accuracies were measured: test, or validation, the part of the training set that no client
+    trains on; where another field says test set, it means these samples"""
     accuracy_mean: float | None = None
     """mean over clients of the accuracy of their models on the whole test set"""
     accuracy_worst: float | None = None
     """lowest accuracy of a client"""
     accuracy_per_client: list[float | None] | None = None
     """accuracy of each client; None for a client whose report was not used"""
+    accuracy_best: float | None = None
+    """highest `accuracy_mean` of a measured round. It is chosen on the test set and therefore too high: compare it only
+    with published figures that are chosen in the same way, never with `accuracy_mean`"""
+    accuracy_best_round: int | None = None
+    """number of the first round with that accuracy, which is the number of exchanges before its measurement"""
     heldout_accuracy_mean: float | None = None
     """mean accuracy of the clients' models, each on its own held-out data"""
     bytes_up: int
@@ -97,6 +109,19 @@ class Summary:
     """mean over clients of their expected calibration error on the test set"""
     agreement_mean: float | None = None
     """mean over clients of the fraction of the teacher's rows for which model and teacher predict the same class"""
+    personal_accuracy_mean: float | None = None
+    """mean over clients of the personal accuracy: on the test set reweighted by the client's class shares, or, with
+    partition.name=by_group, on the client's held-out data"""
+    bam_mean: float | None = None
+    """mean over clients of the geometric mean of personal accuracy and accuracy on the whole test set"""
+    macro_f1_mean: float | None = None
+    """mean over clients of the macro F1 on the test set"""
+    recall_by_class: list[float | None] | None = None
+    """mean over clients of the recall of each class; None for a class without test rows"""
+    accuracy_quantiles: list[float] | None = None
+    """10 %, 50 % and 90 % quantile over clients of the accuracy on the whole test set"""
+    personal_accuracy_quantiles: list[float] | None = None
+    """10 %, 50 % and 90 % quantile over clients of the personal accuracy"""
     proxy_labels_used: bool
     """whether the method uses labels of proxy samples: such a result is not comparable with one that uses none"""
     raw_samples_disclosed: int
@@ -111,3 +136,12 @@ class Summary:
     """number of samples of the data set, training and test; None for a run of devices"""
     data_sha256: str | None
     """SHA-256 of the arrays of the data set; None for a run of devices"""
+
+
+def data_label(dataset: str, evaluated_on: str) -> str:
+    """Return the name under which tables show results, so that none mixes those of the test set with others.
+
+    >>> data_label("mnist", "test"), data_label("mnist", "validation")
+    ('mnist', 'mnist (validation part)')
+    """
+    return dataset if evaluated_on == "test" else f"{dataset} ({evaluated_on} part)"

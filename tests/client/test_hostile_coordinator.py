@@ -165,9 +165,9 @@ def test_a_short_last_batch_of_private_rows_is_refused(honest: ExportedFederatio
         fitting = dataclasses.replace(bundle, manifest=dataclasses.replace(bundle.manifest, batch=size))
         if refused:
             with pytest.raises(UserError, match="private rows a step"):
-                check_trainable(terms, fitting)
+                check_trainable(terms, fitting, 100)
         else:
-            check_trainable(terms, fitting)
+            check_trainable(terms, fitting, 100)
 
 
 @pytest.mark.parametrize("name", ["optimizer", "model"])

@@ -49,17 +49,26 @@ def other(federation: ExportedFederation) -> ExportedFederation:
         {"name": "rad", "budget": 0.5},
         {"loss": "taid"},
         rounds=3,
-        local_steps=1,
+        local_steps=0,
+        local_epochs=1,
+        warmup_steps=2,
+        local_batch_size=20,
         distill_epochs=2,
         closing_epochs=1,
+        catch_up=2,
         batch_size=32,
         private_rows_per_batch=8,
         augment_shift=0,
         lr=0.002,
+        schedule="step",
         final_lr=0.001,
+        step_rounds=1,
+        step_factor=0.9,
+        weight_decay=0.01,
+        reset_optimizer=True,
     )
     mine, theirs = changed.prepared.config, federation.read().manifest.terms
-    names = {f.name for f in dataclasses.fields(mine.train)} - {"optimizer"}
+    names = {f.name for f in dataclasses.fields(mine.train)} - {"optimizer", "momentum", "initial", "local_steps"}
     assert all(getattr(mine.train, name) != getattr(theirs.training, name) for name in names)
     return changed
 
@@ -132,26 +141,31 @@ def test_what_the_bundle_cannot_do_is_refused_before_the_first_round(
     ("train", "message"),
     [
         ({"local_steps": 10**9}, r"asks for 10000000\d\d training steps in a round, .* at most 1000000: set smaller"),
+        ({"local_epochs": 10**6, "local_steps": 0}, "training steps in a round"),
+        ({"warmup_steps": 10**9}, "training steps in a round"),
         ({"distill_epochs": 10**9}, "training steps in a round"),
         ({"closing_epochs": 10**9}, "training steps in a round"),
         ({"augment_shift": 10**9}, "augment_shift=1000000000 would move images of 28 x 28 pixels out of view"),
         ({"augment_shift": 28}, "out of view"),
+        ({"initial": "own"}, "start from the parameters of their bundle: it must set train.initial=shared"),
+        ({"local_batch_size": 10**6}, "batches of 1000000 rows, but the graph of the bundle takes"),
+        ({"local_batch_size": 10, "local_epochs": 1, "local_steps": 0}, "asks for 5 private rows a step"),
     ],
     ids=str,
 )
 def test_no_coordinator_can_make_a_device_train_for_ever_or_use_up_its_memory(
-    federation: ExportedFederation, train: dict[str, int], message: str
+    federation: ExportedFederation, train: dict[str, Any], message: str
 ) -> None:
     changed = with_settings(federation, **train)
     with pytest.raises(UserError, match=message):
-        check_trainable(terms_of(changed.prepared.config, changed.prepared.federation), federation.read())
+        check_trainable(terms_of(changed.prepared.config, changed.prepared.federation), federation.read(), 100)
 
 
 def test_a_shift_of_samples_that_are_no_images_is_refused(federation: ExportedFederation) -> None:
     bundle = federation.read()
     terms = terms_of(federation.prepared.config, federation.prepared.federation)
-    check_trainable(terms, bundle)
+    check_trainable(terms, bundle, 100)
     assert terms.training.augment_shift
     features = dataclasses.replace(bundle, manifest=dataclasses.replace(bundle.manifest, shape=(1280,)))
     with pytest.raises(UserError, match=r"augment_shift shifts images, but samples have shape \[1280\]"):
-        check_trainable(terms, features)
+        check_trainable(terms, features, 100)

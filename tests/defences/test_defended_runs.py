@@ -100,6 +100,11 @@ def test_rows_with_too_few_voters_are_not_in_the_teacher() -> None:
     assert (votes == 1).any()
 
 
+def test_devices_refuse_initial_parameters_of_their_own() -> None:
+    with pytest.raises(UserError, match=r"train.initial=own is for simulations"):
+        check_deployable(parse_config({"train": {"initial": "own"}}))
+
+
 @pytest.mark.parametrize(
     ("name", "message"), [("dp_sgd", "needs torch"), ("noise", "could subtract it"), ("pate", "could subtract it")]
 )

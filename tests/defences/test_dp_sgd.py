@@ -1,5 +1,6 @@
 """DP-SGD: gradients against single backward passes, accounting against Opacus, and refused configs."""
 
+import dataclasses
 from typing import Any
 
 import numpy as np
@@ -54,6 +55,32 @@ def test_a_gradient_of_dp_sgd_is_the_mean_of_clipped_gradients(name: str, monkey
         torch.testing.assert_close(gradient, reference, atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.parametrize(
+    ("settings", "steps"),
+    [
+        ({"local_steps": 2}, [2, 2]),
+        ({"local_epochs": 1}, [5, 5]),
+        ({"local_steps": 1, "warmup_steps": 3}, [4, 1]),
+    ],
+    ids=str,
+)
+def test_the_noise_covers_every_step_that_the_settings_ask_for(
+    settings: dict[str, int], steps: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    accounted: list[int] = []
+    monkeypatch.setattr(dp_sgd, "sgd_multiplier", lambda *arguments: accounted.append(arguments[-1]) or 1.0)
+    private = labelled(np.zeros((50, 1, 28, 28), np.float32), np.zeros(50, np.int64), 10)
+    training = Training(rounds=2, local_batch_size=10, private_rows_per_batch=0, **settings)  # type: ignore[arg-type]
+    made = []
+    for round in range(2):
+        learner = TorchLearner(build_model("linear", (1, 28, 28), 10, 0), "sgd")
+        monkeypatch.setattr(learner, "step", lambda *_, round=round: made.append(round))
+        ctx = client(learner, private, training)
+        dp_sgd.local_step(dataclasses.replace(ctx, plan=dataclasses.replace(ctx.plan, round=round)), DpSgd())
+    assert [made.count(round) for round in range(2)] == steps
+    assert accounted == [sum(steps)] * 2
+
+
 def client(learner: TorchLearner, private: Batch, training: Training) -> ClientContext:
     none = np.empty(0, np.int64)
     data = ClientData(0, private.x, private.targets.argmax(1), private.x[:0], none, none)
@@ -105,8 +132,9 @@ def test_parameters_that_need_no_gradient_get_none() -> None:
     ("change", "message"),
     [
         ({"proxy": {"source": "contributed"}}, "raw private samples leave the client"),
-        ({"train": {"local_steps": 2}}, "train.private_rows_per_batch=0"),
-        ({"train": {"private_rows_per_batch": 0}}, "train.local_steps above 0"),
+        ({"train": {"local_steps": 2, "adjusted_steps": 0}}, "train.private_rows_per_batch=0"),
+        ({"train": {"private_rows_per_batch": 0, "local_steps": 2}}, "train.adjusted_steps=0"),
+        ({"train": {"private_rows_per_batch": 0, "adjusted_steps": 0}}, "train.local_steps above 0"),
         ({"method": {"name": "edgefd"}}, "accounting does not cover method edgefd. Which rows a client accepts"),
         ({"method": {"name": "fedprox"}}, "method fedprox sends none"),
         ({"method": {"name": "indlearn"}}, "clients of method indlearn send nothing"),

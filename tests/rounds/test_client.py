@@ -129,6 +129,46 @@ def test_without_local_steps_a_method_chooses_the_rounds_of_private_training(
     assert [r for r, m in enumerate(metrics) if "train_loss" in m] == rounds_with_training
 
 
+@pytest.mark.parametrize(
+    ("settings", "sizes_by_round"),
+    [
+        ({"local_steps": 2, "local_batch_size": 7}, [[7, 7], [7, 7]]),
+        ({"local_steps": 1, "warmup_steps": 2, "local_batch_size": 5}, [[5, 5, 5], [5]]),
+        ({"local_steps": 0, "local_epochs": 2, "local_batch_size": 20}, [[15] * 4, [15] * 4]),
+        ({"local_steps": 0, "warmup_steps": 1}, [[16], []]),
+    ],
+    ids=str,
+)
+def test_a_round_trains_on_the_private_batches_that_the_settings_ask_for(
+    settings: dict[str, object], sizes_by_round: list[list[int]]
+) -> None:
+    """The client has 30 private rows, and the batches of its distillation have 16."""
+    for round, sizes in enumerate(sizes_by_round):
+        trained: list[int] = []
+
+        def local_step(ctx: ClientContext, batches: Iterable[Batch], trained: list[int] = trained) -> float:
+            trained += [len(batch) for batch in batches]
+            return 0.0
+
+        method = dataclasses.replace(FEDMD, local_step=local_step)
+        client_round(method, in_round(new_clients(FEDMD)[0], round, **settings), None)
+        assert trained == sizes
+
+
+def test_clients_share_their_initial_parameters_or_have_their_own() -> None:
+    def first_weights(initial: str, seed: int = 0) -> list[np.ndarray]:
+        c = config(train={"rounds": 1, "initial": initial}, seed=seed)
+        clients = make_simulation_state(c, prepare(c).federation).clients
+        return [client.learner.state()["model/fc1.weight"] for client in clients]
+
+    shared, own, again, other = (first_weights(*x) for x in (("shared",), ("own",), ("own",), ("own", 1)))
+    assert np.array_equal(shared[0], shared[1])
+    assert not np.array_equal(own[0], own[1])
+    assert not np.array_equal(own[0], shared[0])
+    assert np.array_equal(own, again)
+    assert not np.array_equal(own[0], other[0])
+
+
 def test_the_filter_depends_on_the_seed_and_the_client() -> None:
     """The filter of this method returns the first random number of its generator."""
 

@@ -41,15 +41,22 @@ def trainings(draw: st.DrawFn) -> Training:
     count, rate = st.integers(0, 50), st.floats(0, 10)
     return Training(
         rounds=draw(st.integers(1, 100)),
-        local_steps=draw(count),
+        **{draw(st.sampled_from(["local_steps", "local_epochs"])): draw(count)},
+        warmup_steps=draw(count),
+        local_batch_size=draw(st.none() | st.integers(1, 99)),
         distill_epochs=draw(count),
         closing_epochs=draw(count),
+        catch_up=draw(st.integers(1, 9)),
         batch_size=draw(st.integers(20, 99)),
         private_rows_per_batch=draw(st.integers(0, 19)),
         augment_shift=draw(count),
         optimizer=draw(st.sampled_from(["sgd", "adam"])),
         lr=draw(st.floats(1e-6, 10)),
+        schedule=draw(st.sampled_from(["cosine", "constant", "step"])),
         final_lr=draw(rate),
+        step_rounds=draw(st.integers(1, 50)),
+        step_factor=draw(st.floats(0.01, 1)),
+        initial=draw(st.sampled_from(["shared", "own"])),
     )
 
 

@@ -1,28 +1,31 @@
-"""A coordinator's checkpoint: the run's id, the metrics of the completed rounds, and the last teacher.
+"""A coordinator's checkpoint: the run's id, the metrics of the completed rounds, the last teacher and the memory.
 
 The checkpoint is one file, checkpoint.bin in the run folder, where no device can write. It names no path: a coordinator
 that resumes writes only where its own command line says. It is written after every round, before anything of the next
-round is sent, so that everything that devices have seen follows from it. The file holds a magic number, the sha256 of
-the rest, a line of JSON (with the arrays that a method keeps at the server) and the bytes of the teacher. Where the
-selection of rows depends on the server's labels of all rows, their bytes follow.
+round is sent, so that everything that devices have seen follows from it. The file holds a magic number, the version of
+the format, the sha256 of the rest, a line of JSON (with the arrays that a method keeps at the server, and the sizes of
+the parts that follow), and these parts: the teacher; the server's labels of all rows, where the selection of rows
+depends on them; and for each client that the server remembers, its knowledge and the rounds of its rows.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from edgefd.config.schema import Config
 from edgefd.core import files
+from edgefd.core.arrays import Float32
 from edgefd.core.errors import RunError, UserError
 from edgefd.core.files import get, os_errors, put
 from edgefd.core.json_files import parse_json
+from edgefd.federation.memory import Remembered
 from edgefd.federation.progress import Progress
 from edgefd.runs.round_metrics import RoundMetrics
 from edgefd.selection import SelectionState
@@ -30,9 +33,11 @@ from edgefd.wire import messages as wire
 from edgefd.wire.expected import Expected
 
 CHECKPOINT, LOCK = "checkpoint.bin", ".lock"
-_MAGIC = b"EDGEFD-COORDINATOR\x01"
+_MAGIC = b"EDGEFD-COORDINATOR"
+_VERSION = b"\x02"
 _MAX_BYTES = 2**30
-_CODEC = "float32"  # of teacher and labels, so that a resumed run continues with the same bits
+_CODEC = "float32"  # of all knowledge, so that a resumed run continues with the same bits
+_ROUND = "<i4"
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,19 +72,24 @@ def save_checkpoint(folder: Path, saved: Checkpoint) -> None:
     Raises:
         RunError: if it cannot be written (a full disk); the previous checkpoint stays intact.
     """
-    progress = saved.progress
-    teacher = b"" if progress.teacher is None else wire.encode(progress.teacher, _CODEC)
-    metrics = [vars(each) for each in saved.metrics]
-    head: dict[str, Any] = {"run": saved.run, "config": saved.config, "metrics": metrics}
-    known = b""
-    if progress.selection_state is not None:
-        known = wire.encode(progress.selection_state.known, _CODEC)
-        head |= {"teacher_bytes": len(teacher), "lag": progress.selection_state.lag.tolist()}
-    if progress.method_state:
-        head["method_state"] = {name: values.tolist() for name, values in progress.method_state.items()}
-    body = json.dumps(head).encode() + b"\n" + teacher + known
+    progress, state = saved.progress, saved.progress.selection_state
+    clients = sorted(progress.memory)
+    known = None if state is None else state.known
+    parts = [b"" if k is None else wire.encode(k, _CODEC) for k in (progress.teacher, known)]
+    for remembered in (progress.memory[client] for client in clients):
+        parts += [wire.encode(remembered.knowledge, _CODEC), remembered.rounds.astype(_ROUND).tobytes()]
+    head = {
+        "run": saved.run,
+        "config": saved.config,
+        "metrics": [vars(each) for each in saved.metrics],
+        "lag": None if state is None else state.lag.tolist(),
+        "clients": clients,
+        "method_state": {name: values.tolist() for name, values in progress.method_state.items()},
+        "sizes": [len(part) for part in parts],
+    }
+    body = b"".join([json.dumps(head).encode(), b"\n", *parts])
     with os_errors(f"write the checkpoint in {folder}", RunError):
-        put(folder / CHECKPOINT, _MAGIC + hashlib.sha256(body).digest() + body)
+        put(folder / CHECKPOINT, _MAGIC + _VERSION + hashlib.sha256(body).digest() + body)
 
 
 def load_checkpoint(folder: Path, teacher: Expected) -> Checkpoint | None:
@@ -112,27 +122,67 @@ def exclusive_lock(folder: Path) -> AbstractContextManager[None]:
     return files.exclusive_lock(folder / LOCK, f"another server is at work in {folder}", f"cannot write {folder}")
 
 
+def check_memory(n_clients: int, teacher: Expected) -> None:
+    """Check that a checkpoint can hold the memory of a server.
+
+    Args:
+        n_clients: number of clients of the federation.
+        teacher: what the clients of the run expect of a teacher, whose rows the server remembers for each client.
+
+    Raises:
+        UserError: if the memory can become too large.
+    """
+    largest = n_clients * (replace(teacher, codec=_CODEC).largest + 4 * len(teacher.ids))
+    if largest > _MAX_BYTES // 2:
+        raise UserError(
+            f"the server would remember up to {largest / 2**20:.0f} MiB of soft labels of {n_clients} clients, but a "
+            f"checkpoint holds {_MAX_BYTES // 2**21} MiB of them: set coordinator.memory_discount=0, or use fewer "
+            "proxy samples"
+        )
+
+
 def _decode(blob: bytes, expected: Expected) -> Checkpoint:
-    start = len(_MAGIC) + 32
-    if blob[: len(_MAGIC)] != _MAGIC:
+    version, start = len(_MAGIC), len(_MAGIC) + len(_VERSION)
+    if blob[:version] != _MAGIC:
         raise ValueError("its first bytes are not those of a checkpoint")
-    body = blob[start:]
-    if hashlib.sha256(body).digest() != blob[len(_MAGIC) : start]:
+    if blob[version:start] != _VERSION:
+        raise ValueError("another version of edgefd wrote it: continue the run with that version, or start a new run")
+    body = blob[start + 32 :]
+    if hashlib.sha256(body).digest() != blob[start : start + 32]:
         raise ValueError("its checksum is wrong")
     head, _, rest = body.partition(b"\n")
     fields = parse_json(head)
-    teacher, selection_state = rest, None
-    if "lag" in fields:
-        teacher, known = rest[: fields["teacher_bytes"]], rest[fields["teacher_bytes"] :]
-        lag = np.array(fields["lag"], np.float32)
-        if lag.shape != (expected.widths[0],) or not np.isfinite(lag).all():
-            raise ValueError("lag must hold one finite number for each class")
-        selection_state = SelectionState(wire.decode(known, expected), lag)
-    method_state = {str(name): np.array(values) for name, values in fields.get("method_state", {}).items()}
-    last = wire.decode(teacher, expected) if teacher else None
-    return Checkpoint(
-        str(fields["run"]),
-        str(fields["config"]),
-        tuple(RoundMetrics(**metrics) for metrics in fields["metrics"]),
-        Progress(len(fields["metrics"]), last, selection_state, method_state),
+    teacher, known, *remembered = _parts(rest, fields["sizes"])
+    progress = Progress(
+        len(fields["metrics"]),
+        wire.decode(teacher, expected) if teacher else None,
+        None if fields["lag"] is None else SelectionState(wire.decode(known, expected), _lag(fields["lag"], expected)),
+        _memory(fields["clients"], remembered, expected),
+        {str(name): np.array(values) for name, values in fields["method_state"].items()},
     )
+    metrics = tuple(RoundMetrics(**metrics) for metrics in fields["metrics"])
+    return Checkpoint(str(fields["run"]), str(fields["config"]), metrics, progress)
+
+
+def _parts(rest: bytes, sizes: Sequence[int]) -> list[bytes]:
+    ends = np.cumsum(sizes).tolist()
+    if len(rest) != ends[-1]:
+        raise ValueError("it has another size than its first line says")
+    return [rest[end - size : end] for end, size in zip(ends, sizes, strict=True)]
+
+
+def _lag(values: Sequence[float], expected: Expected) -> Float32:
+    lag = np.array(values, np.float32)
+    if lag.shape != (expected.widths[0],) or not np.isfinite(lag).all():
+        raise ValueError("lag must hold one finite number for each class")
+    return lag
+
+
+def _memory(clients: Sequence[int], parts: Sequence[bytes], expected: Expected) -> dict[int, Remembered]:
+    memory = {}
+    for client, knowledge, rounds in zip(clients, parts[::2], parts[1::2], strict=True):
+        remembered = Remembered(wire.decode(knowledge, expected), np.frombuffer(rounds, _ROUND).astype(np.int64))
+        if len(remembered.rounds) != len(remembered.knowledge):
+            raise ValueError(f"the memory of client {client} has not one round for each row")
+        memory[int(client)] = remembered
+    return memory

@@ -12,12 +12,14 @@ from pathlib import Path
 from edgefd.config.schema import Config
 from edgefd.core.errors import InUse, UserError
 from edgefd.core.files import SHARED, make_folder, os_errors, removed_on_error
+from edgefd.rounds.participation import remembers
 from edgefd.runs.folder import run_folder
 from edgefd.wire.exchange_folder import DONE, FEDERATION
 from edgefd_server.coordinator.checkpoint import (
     CHECKPOINT,
     LOCK,
     Checkpoint,
+    check_memory,
     config_digest,
     exclusive_lock,
     load_checkpoint,
@@ -68,6 +70,8 @@ def open_run(request: RunRequest, exchange: Path | None = None) -> Iterator[Open
             or config, or another coordinator uses it.
     """
     served = read_served_run(request.config, request.bundles, request.proxy_labels)
+    if remembers(served.config.coordinator, served.config.method):
+        check_memory(served.n_clients, served.expected_teacher)
     if request.resume and request.out is None:
         raise UserError("--resume needs --out: give the folder of the run to resume")
     with ExitStack() as stack:

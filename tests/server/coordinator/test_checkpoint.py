@@ -1,5 +1,6 @@
 """Checkpoints of a coordinator, and the lock of its folder."""
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -7,17 +8,23 @@ import pytest
 from edgefd_server.coordinator.checkpoint import (
     CHECKPOINT,
     Checkpoint,
+    check_memory,
     exclusive_lock,
     load_checkpoint,
     save_checkpoint,
 )
 
 from edgefd.core.errors import UserError
+from edgefd.core.knowledge import Knowledge
+from edgefd.federation.memory import Remembered
 from edgefd.federation.progress import Progress
 from edgefd.selection._rule import SelectionState
 from tests.support.expectations import TEACHER
 from tests.support.rounds import knowledge
 from tests.support.status_boards import round_metrics
+
+WEIGHTED = Knowledge(np.array([1, 4]), knowledge(5).values[:2], np.array([0.3, 1e-6], np.float32))
+MEMORY = {0: Remembered(knowledge(6), np.arange(5)), 3: Remembered(WEIGHTED, np.array([7, 2]))}
 
 
 def test_a_checkpoint_reads_as_it_was_written(tmp_path: Path) -> None:
@@ -27,7 +34,11 @@ def test_a_checkpoint_reads_as_it_was_written(tmp_path: Path) -> None:
         Checkpoint("r", "c"),
         Checkpoint("r", "c", metrics, Progress(1, knowledge(3))),
         Checkpoint("r", "c", metrics, Progress(1, knowledge(3), state)),
-        Checkpoint("r", "c", metrics, Progress(1, knowledge(3), state, {"c": np.array([[1 / 3, 1e-300], [2, 0.1]])})),
+        Checkpoint("r", "c", metrics, Progress(1, knowledge(3), None, MEMORY)),
+        Checkpoint("r", "c", metrics, Progress(1, knowledge(3), state, MEMORY)),
+        Checkpoint(
+            "r", "c", metrics, Progress(1, knowledge(3), state, MEMORY, {"c": np.array([[1 / 3, 1e-300], [2, 0.1]])})
+        ),
     ):
         save_checkpoint(tmp_path, saved)
         loaded = load_checkpoint(tmp_path, TEACHER)
@@ -43,6 +54,25 @@ def test_a_checkpoint_reads_as_it_was_written(tmp_path: Path) -> None:
         if progress.selection_state is not None:
             assert progress.selection_state.known.equals(knowledge(4))
             assert np.array_equal(progress.selection_state.lag, state.lag)
+        assert progress.memory.keys() == expected.memory.keys()
+        for client, remembered in expected.memory.items():
+            assert progress.memory[client].knowledge.equals(remembered.knowledge)
+            assert progress.memory[client].rounds.tolist() == remembered.rounds.tolist()
+
+
+def test_a_checkpoint_of_another_version_is_refused_with_advice(tmp_path: Path) -> None:
+    save_checkpoint(tmp_path, Checkpoint("r", "c"))
+    blob = (tmp_path / CHECKPOINT).read_bytes()
+    (tmp_path / CHECKPOINT).write_bytes(blob.replace(b"COORDINATOR\x02", b"COORDINATOR\x01", 1))
+    with pytest.raises(UserError, match="another version of edgefd wrote it: continue the run with that version"):
+        load_checkpoint(tmp_path, TEACHER)
+
+
+def test_a_memory_that_no_checkpoint_can_hold_is_refused_before_the_run() -> None:
+    rows = dataclasses.replace(TEACHER, ids=range(10_000), widths=range(10, 11))
+    check_memory(500, rows)
+    with pytest.raises(UserError, match=r"set coordinator\.memory_discount=0, or use fewer proxy samples"):
+        check_memory(5000, rows)
 
 
 @pytest.mark.parametrize("at", [0, 25, -1])

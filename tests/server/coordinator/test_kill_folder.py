@@ -20,7 +20,7 @@ from tests.support.federations import ExportedFederation, export_federation, sma
 from tests.support.fork_server import ForkServer, environment, fork_server, fresh
 
 CLIENTS, ROUNDS = 3, 60
-FRESH, TIMED, POINTS = 2, 6, 16
+FRESH, TIMED, POINTS = 2, 6, 20
 """kills of new interpreters and of forks at random times, and kills at this number of points in the order of writes"""
 IMPORTS = """
 import edgefd_server.serve.folder
@@ -31,7 +31,7 @@ ENV = environment("proto", "server", "client")
 
 @pytest.fixture
 def federation(tmp_path: Path) -> tuple[ExportedFederation, Path]:
-    config = small(CLIENTS, ROUNDS, local_steps=40)
+    config = small(CLIENTS, ROUNDS, local_steps=40, sections={"coordinator": {"fraction": 0.67}})
     path = tmp_path / "config.yaml"
     path.write_text(yaml.safe_dump(config.to_dict()))
     return export_federation(config, tmp_path / "federation"), path
