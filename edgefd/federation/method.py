@@ -187,7 +187,7 @@ class Method:
     def adjusted_steps(self, ctx: ClientContext) -> int:
         """Return the number of batches of private rows within a distillation, see `train.adjusted_steps`.
 
-        A client of one class learns nothing from them, and methods whose clients do not distil soft labels of proxy rows
+        A client of one class learns nothing from them. Methods whose clients do not distil soft labels of proxy rows
         train otherwise.
         """
         if not (self.message.of_proxy_rows and self.distils_rows) or len(np.unique(ctx.data.y)) < 2:
