@@ -59,6 +59,9 @@ class Linear:
     def predict_logits(self, x: np.ndarray) -> np.ndarray:
         return (x @ self.w).astype(np.float32)
 
+    def embed(self, x: np.ndarray) -> np.ndarray:
+        return np.tanh(x)
+
     def state(self) -> dict[str, np.ndarray]:
         return {"model/w": self.w.copy(), "optimizer/step": np.ones((), np.float32)}
 
