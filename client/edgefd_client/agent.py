@@ -171,7 +171,10 @@ class _Device:
 
     def context(self, saved: DeviceState) -> ClientContext:
         """Build the client from the saved state."""
-        learner = OnnxLearner(Sessions(self.bundle.graphs), saved.learner)
+        training = self.membership.terms.training
+        learner = OnnxLearner(
+            Sessions(self.bundle.graphs), saved.learner, momentum=training.momentum, weight_decay=training.weight_decay
+        )
         return client_context(self.data, learner, self.proxy, saved.acceptance, self.membership.terms, self.config)
 
     def finished(self, task: Task, context: ClientContext, saved: DeviceState) -> DeviceState:
@@ -188,7 +191,7 @@ class _Device:
         plan = task.plan
         try:
             check_task(task)
-            report = client_round(self.method, replace(context, plan=plan), task.teacher)
+            report = client_round(self.method, replace(context, plan=plan, next_round=saved.round + 1), task.teacher)
             encoded = wire.encode_report(report, self.bundle.manifest.terms.codec)
         except ValueError as error:
             raise RunError(f"round {plan.round}: {error}") from error
@@ -231,7 +234,7 @@ def private_rows_of_steps(terms: FederationTerms, n_proxy: int) -> list[int]:
     """Return the numbers of private rows that the steps of a round have, except for steps that have none."""
     training = terms.training
     rows = [training.private_rows_per_batch]
-    if training.local_steps or training.warmup_steps:
+    if training.local_steps or training.warmup_steps or training.adjusted_steps:
         rows.append(training.private_batch_size)
     if training.local_epochs:
         rows.append((training.private_batch_size + 1) // 2)  # the smallest that a pass of several batches can have
@@ -287,7 +290,7 @@ def check_trainable(terms: FederationTerms, bundle: Bundle, n_private: int) -> N
     if (steps := training.most_steps(len(bundle.proxy), n_private)) > MAX_STEPS:
         raise UserError(
             f"the coordinator asks for {steps} training steps in a round, but a device makes at most {MAX_STEPS}: set "
-            "smaller train.distill_epochs, train.closing_epochs, train.local_steps, train.local_epochs or "
-            "train.warmup_steps"
+            "smaller train.distill_epochs, train.closing_epochs, train.catch_up, train.adjusted_steps, "
+            "train.local_steps, train.local_epochs or train.warmup_steps"
         )
     training.check_shift(manifest.shape)

@@ -28,6 +28,8 @@ class GroundTruth:
     """number of samples of each client and class, int64 [clients, C]; None for devices"""
     test_by_class: list[int] | None = None
     """number of test rows of each class; None for devices"""
+    by_group: bool = False
+    """whether each client is a group, such as a person, whose own distribution is that of its held-out data"""
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,14 +49,15 @@ class RunFacts:
     data_sha256: str | None = None
 
 
-def ground_truth(federation: Federation) -> GroundTruth:
-    """Return the facts of a simulated federation with which its rounds are measured."""
+def ground_truth(federation: Federation, by_group: bool = False) -> GroundTruth:
+    """Return the facts of a simulated federation with which its rounds are measured; `by_group` as in the facts."""
     return GroundTruth(
         len(federation.clients),
         len(federation.proxy),
         federation.proxy_labels,
         federation.table,
         np.bincount(federation.y_test, minlength=federation.n_classes).tolist(),
+        by_group,
     )
 
 

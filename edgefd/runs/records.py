@@ -49,7 +49,7 @@ class Partition:
 class Summary:
     """Results of a run: the content of summary.json.
 
-    Accuracies are those of the final round, never those of the best round. None means not measured, as on real devices.
+    Accuracies are those of the final round, except `accuracy_best`. None means not measured, as on real devices.
     """
 
     method: str
@@ -75,6 +75,11 @@ class Summary:
     """lowest accuracy of a client"""
     accuracy_per_client: list[float | None] | None = None
     """accuracy of each client; None for a client whose report was not used"""
+    accuracy_best: float | None = None
+    """highest `accuracy_mean` of a measured round. It is chosen on the test set and therefore too high: compare it only
+    with published figures that are chosen in the same way, never with `accuracy_mean`"""
+    accuracy_best_round: int | None = None
+    """number of the first round with that accuracy, which is the number of exchanges before its measurement"""
     heldout_accuracy_mean: float | None = None
     """mean accuracy of the clients' models, each on its own held-out data"""
     bytes_up: int
@@ -104,6 +109,19 @@ class Summary:
     """mean over clients of their expected calibration error on the test set"""
     agreement_mean: float | None = None
     """mean over clients of the fraction of the teacher's rows for which model and teacher predict the same class"""
+    personal_accuracy_mean: float | None = None
+    """mean over clients of the personal accuracy: on the test set reweighted by the client's class shares, or, with
+    partition.name=by_group, on the client's held-out data"""
+    bam_mean: float | None = None
+    """mean over clients of the geometric mean of personal accuracy and accuracy on the whole test set"""
+    macro_f1_mean: float | None = None
+    """mean over clients of the macro F1 on the test set"""
+    recall_by_class: list[float | None] | None = None
+    """mean over clients of the recall of each class; None for a class without test rows"""
+    accuracy_quantiles: list[float] | None = None
+    """10 %, 50 % and 90 % quantile over clients of the accuracy on the whole test set"""
+    personal_accuracy_quantiles: list[float] | None = None
+    """10 %, 50 % and 90 % quantile over clients of the personal accuracy"""
     proxy_labels_used: bool
     """whether the method uses labels of proxy samples: such a result is not comparable with one that uses none"""
     raw_samples_disclosed: int

@@ -11,13 +11,20 @@ from edgefd.runs.facts import RunFacts
 from edgefd.runs.records import Summary
 from edgefd.runs.round_metrics import RoundMetrics
 
+PERSONAL = (
+    *("personal_accuracy_mean", "bam_mean", "macro_f1_mean", "recall_by_class"),
+    *("accuracy_quantiles", "personal_accuracy_quantiles"),
+)
+"""fields of the final round that the summary repeats under the same names"""
+
 
 def summarise(config: Config, facts: RunFacts, rounds: list[RoundMetrics], seconds: float) -> dict[str, Any]:
-    """Return summary.json. Accuracies are those of the final round, never those of the best round."""
+    """Return summary.json. Accuracies are those of the final round, except `accuracy_best`."""
     measured = [m for m in rounds if m.accuracy_mean is not None]
     exchanged = [m for m in rounds if not m.closing]
     heldout = [m for m in rounds if m.heldout_accuracy_mean is not None]
     last, final = exchanged[-1], (measured[-1] if measured else None)
+    best = max(measured, key=lambda m: m.accuracy_mean or 0.0, default=None)  # the first of equal ones
     privacy = claim(config.defence)
     summary = Summary(
         method=config.method_name,
@@ -31,6 +38,8 @@ def summarise(config: Config, facts: RunFacts, rounds: list[RoundMetrics], secon
         accuracy_mean=final.accuracy_mean if final else None,
         accuracy_worst=final.accuracy_worst if final else None,
         accuracy_per_client=final.accuracy_per_client if final else None,
+        accuracy_best=best.accuracy_mean if best else None,
+        accuracy_best_round=best.round if best else None,
         heldout_accuracy_mean=heldout[-1].heldout_accuracy_mean if heldout else None,
         bytes_up=sum(m.bytes_up for m in rounds),
         bytes_down=sum(m.bytes_down for m in rounds),
@@ -44,6 +53,7 @@ def summarise(config: Config, facts: RunFacts, rounds: list[RoundMetrics], secon
         teacher_ece=last.teacher_ece,
         ece_mean=final.ece_mean if final else None,
         agreement_mean=final.agreement_mean if final else None,
+        **({name: getattr(final, name) for name in PERSONAL} if final else {}),
         proxy_labels_used=config.method.proxy_labels,
         raw_samples_disclosed=facts.raw_samples_disclosed,
         epsilon_claimed=None if privacy is None else privacy[0],

@@ -73,7 +73,9 @@ def _client(i: int) -> ClientData:
 CLIENTS = [_client(i) for i in range(CLASSES)]
 LABELS = np.repeat(np.arange(CLASSES), 15)
 PROXY = ProxySet(x=RNG.normal(MEANS[LABELS], 1, (ROWS, 6)).astype(np.float32), owner=LABELS)
-TRAINING = Training(rounds=4, local_steps=3, batch_size=16, private_rows_per_batch=4, optimizer="sgd", lr=0.05)
+TRAINING = Training(
+    rounds=4, local_steps=3, adjusted_steps=0, batch_size=16, private_rows_per_batch=4, optimizer="sgd", lr=0.05
+)
 
 
 TERMS = FederationTerms("", {}, "float32", 7, CLASSES, PROXY.sha256, training=TRAINING)
