@@ -23,6 +23,7 @@ from edgefd.federation.method import MessageKind, Method
 from edgefd.federation.plan import RoundPlan
 from edgefd.federation.report import Report
 from edgefd.federation.terms import FederationTerms
+from edgefd.filters.shift import OTHER_KIND, describe_shift, effective_share, proxy_shift, proxy_spaces
 from edgefd.learners.onnx_learner import OnnxLearner, Sessions
 from edgefd.methods import get_method
 from edgefd.methods._deployable import deployed_method
@@ -59,7 +60,9 @@ def run_agent(link: Link, bundle: Bundle, data: ClientData, folder: Path, log: C
         context = device.context(saved)
         n_accepted = int((saved.acceptance > 0).sum())
         sizes = f"{len(data.x)} samples, {len(data.x_heldout)} held out"
-        log(f"client {data.client}: {sizes}, {n_accepted} proxy rows accepted")
+        log(f"client {data.client}: {sizes}, {n_accepted} of {len(bundle.proxy)} proxy rows accepted")
+        if device.method.message.of_proxy_rows:
+            device.log_shift(n_accepted)
         after = saved.round - 1  # the report of the saved round may not have been submitted
         while (task := link.next_task(after, device.expected)) is not None:
             saved = device.finished(task, context, saved)
@@ -152,6 +155,19 @@ class _Device:
         saved = replace(saved, acceptance=acceptance, acceptance_of=digest)
         save_state(self.folder, saved)
         return saved
+
+    def log_shift(self, n_accepted: int) -> None:
+        """Warn if the proxy set is of another kind than the data, or if the device answers for no row of it."""
+        data, terms = self.data, self.membership.terms
+        share = effective_share(data.y, terms.n_classes)
+        shift = proxy_shift(data.x, data.x_heldout, proxy_spaces(self.proxy.x), share)
+        if shift is not None and shift >= OTHER_KIND:
+            self.log(f"warning: client {data.client}: {describe_shift(shift)}")
+        if not n_accepted:
+            self.log(
+                f"warning: client {data.client} accepts 0 of {len(self.proxy)} proxy rows: it answers for no row, and "
+                "classes that only it has reach no other client"
+            )
 
     def context(self, saved: DeviceState) -> ClientContext:
         """Build the client from the saved state."""

@@ -61,7 +61,7 @@ def distil(ctx: ClientContext, batch: Batch, adjusted_steps: int = 0) -> dict[st
         batches = mixed(batches, draw(private, steps, training.private_rows_per_batch, rng))
     n_private = min(training.private_rows_per_batch, len(data.x))
     schedule = Schedule(ctx.plan.round, training.rounds, steps)
-    batches = augment(batches, training.augment_shift, rng)
+    batches = augment(batches, training.augment_shift, rng, training.augment_rotation)
     if not adjusted_steps:
         loss = ctx.terms.distillation.distil(ctx.learner, batches, ctx.lr, n_private, schedule)
         return {"distil_loss": loss} if steps else {}
@@ -91,4 +91,5 @@ def spread(n: int, k: int) -> Iterator[bool]:
 def _adjusted_batches(ctx: ClientContext, steps: int) -> Iterator[Batch]:
     training, rng = ctx.terms.training, ctx.draw(Purpose.DISTIL, _ADJUSTED).rng
     private = labelled(ctx.data.x, ctx.data.y, ctx.terms.n_classes)
-    return augment(draw(private, steps, training.private_batch_size, rng), training.augment_shift, rng)
+    batches = draw(private, steps, training.private_batch_size, rng)
+    return augment(batches, training.augment_shift, rng, training.augment_rotation)

@@ -28,6 +28,8 @@ class MessageKind(StrEnum):
     row i of teacher t has id t * P + i"""
     CLASS_LABELS = "class labels"
     """each row is a class"""
+    PROTOTYPES = "prototypes"
+    """each row is a class, and its values are a mean of embeddings, the inputs of the last layer of a model"""
     PARAMETERS = "parameters"
     """the only row, 0, holds all parameters of a model"""
     NOTHING = "nothing"

@@ -42,6 +42,8 @@ class Training:
     """private rows in each distillation batch (part of `batch_size`): they preserve the client's own knowledge"""
     augment_shift: int = 0
     """maximal random shift of the images of every batch, in pixels (0 = no shift)"""
+    augment_rotation: float = 0.0
+    """maximal random rotation of the images of every batch in both directions, in degrees (0 = no rotation)"""
     optimizer: Literal["sgd", "adam"] = "adam"
     """optimizer of the clients: sgd or adam"""
     momentum: float = MOMENTUM
@@ -77,6 +79,8 @@ class Training:
             raise ValueError("adjusted_steps must be auto, 0 or more")
         if self.catch_up < 1:
             raise ValueError("catch_up must be at least 1")
+        if not 0 <= self.augment_rotation <= 180:
+            raise ValueError("augment_rotation must be from 0 to 180 degrees")
         if not 0 <= self.private_rows_per_batch < self.batch_size:
             raise ValueError("private_rows_per_batch must be at least 0 and less than batch_size")
         if not 0 <= self.momentum < 1 or not 0 <= self.weight_decay < float("inf"):
@@ -136,11 +140,16 @@ class Training:
         return epochs * max(-(-n_proxy // self.proxy_rows_per_batch), -(-n_private // self.private_batch_size))
 
     def check_shift(self, shape: tuple[int, ...]) -> None:
-        """Check that samples of this shape can be shifted.
+        """Check that samples of this shape can be shifted and rotated as the settings say.
 
         Raises:
             UserError: if they are no images, or no larger than the shift.
         """
+        if self.augment_rotation and len(shape) != 3:
+            raise UserError(
+                f"train.augment_rotation rotates images, but samples have shape {list(shape)}, not three axes: set it "
+                "to 0"
+            )
         if self.augment_shift and len(shape) != 3:
             raise UserError(
                 f"train.augment_shift shifts images, but samples have shape {list(shape)}, not three axes: set it to 0"

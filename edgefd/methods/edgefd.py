@@ -12,12 +12,14 @@ from edgefd.core.arrays import Bool, Float32
 from edgefd.core.knowledge import Knowledge
 from edgefd.federation.context import ClientContext
 from edgefd.federation.method import Method, soft_labels
-from edgefd.filters.acceptance import AcceptanceRule, Scorer, acceptance_weights
+from edgefd.filters.acceptance import AcceptanceRule, acceptance_weights
 from edgefd.filters.density_ratio import DensityRatio
+from edgefd.filters.estimator import rows_of
 from edgefd.filters.kmeans_dre import KMeansDRE
-from edgefd.filters.shift import UNRELATED, effective_share, proxy_shift
+from edgefd.filters.shift import UNRELATED, effective_share, proxy_shift, proxy_spaces, standardised
 
 _SMALLEST = 1e-4  # weights must be above 0, and a model can be sure that a row is of no class of its client
+_TINY = 1e-9  # such a row is divided equally among the client's classes
 
 
 @dataclass(frozen=True)
@@ -41,8 +43,9 @@ class Config:
     """decay rate of soft weights towards the threshold"""
     accept_contributed: bool = True
     """stage 1: accept the rows that the client contributed itself"""
-    features: Literal["pixels", "pca"] = "pixels"
-    """input of the estimator: the samples themselves, or their principal components"""
+    features: Literal["pixels", "contrast", "pca"] = "pixels"
+    """input of the estimator: pixels = the samples; contrast = images and windows with mean 0 and deviation 1 each, so
+    that brightness and contrast do not matter (tables as they are); pca = principal components of the samples"""
     n_components: int = 50
     """number of principal components, for features=pca"""
     answers: Literal["model", "own_classes"] = "model"
@@ -64,23 +67,25 @@ class Config:
 
 def client_filter(ctx: ClientContext) -> Float32:
     """Fit the estimator on private rows and the threshold on held-out rows; return the weights of the proxy rows."""
-    data, proxy, config = ctx.data, ctx.proxy, ctx.config
-    seed = int(ctx.rng.integers(2**31))
-    scorer: Scorer
+    data, config = ctx.data, ctx.config
+    of_filter = standardised if config.features == "contrast" else rows_of
+    private, heldout, proxy = map(of_filter, (data.x, data.x_heldout, ctx.proxy.x))
+    scorer = _scorer(config, int(ctx.rng.integers(2**31))).fit(private, reference=proxy)
+    rule = AcceptanceRule(config.quantile, config.weighting, config.beta, config.accept_contributed)
+    return acceptance_weights(scorer, heldout, proxy, data.contributed, rule, _least_share(ctx))
+
+
+def _scorer(config: Config, seed: int) -> KMeansDRE | DensityRatio:
+    features: Literal["pixels", "pca"] = "pca" if config.features == "pca" else "pixels"
     if config.estimator == "kmeans":
-        scorer = KMeansDRE(
+        return KMeansDRE(
             config.n_clusters,
             config.reference,
-            features=config.features,
+            features=features,
             n_components=config.n_components,
             random_state=seed,
-        ).fit(data.x, reference=proxy.x)
-    else:
-        scorer = DensityRatio(
-            config.estimator, config.reference, config.features, config.n_components, random_state=seed
-        ).fit(data.x, reference=proxy.x)
-    rule = AcceptanceRule(config.quantile, config.weighting, config.beta, config.accept_contributed)
-    return acceptance_weights(scorer, data.x_heldout, proxy.x, data.contributed, rule, _least_share(ctx))
+        )
+    return DensityRatio(config.estimator, config.reference, features, config.n_components, random_state=seed)
 
 
 def _least_share(ctx: ClientContext) -> float:
@@ -89,7 +94,7 @@ def _least_share(ctx: ClientContext) -> float:
     if ctx.config.threshold == "heldout":
         return 0.0
     share = effective_share(data.y, ctx.terms.n_classes)
-    shift = proxy_shift(data.x, data.x_heldout, ctx.proxy.x, share)
+    shift = proxy_shift(data.x, data.x_heldout, proxy_spaces(ctx.proxy.x), share)
     return share if shift is not None and shift < UNRELATED else 0.0
 
 
@@ -111,7 +116,7 @@ def of_own_classes(answers: Knowledge, own: Bool) -> Knowledge:
     >>> restricted.values, restricted.weights
     (array([[0.5, 0.5, 0. ]], dtype=float32), array([0.4], dtype=float32))
     """
-    p = np.where(own, np.maximum(answers.values, _SMALLEST), 0)
+    p = own * (answers.values.astype(np.float64) + _TINY)
     m = p.sum(1)
     weights = np.clip(answers.weights * m, _SMALLEST, 1)
     return Knowledge(answers.ids, (p / m[:, None]).astype(np.float32), weights.astype(np.float32))

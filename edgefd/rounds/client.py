@@ -86,4 +86,5 @@ def _train_locally(method: Method, ctx: ClientContext, steps: int) -> float:
     private = labelled(ctx.data.x, ctx.data.y, ctx.terms.n_classes)
     in_order = even_passes if training.local_epochs else draw
     batches = in_order(private, steps, training.private_batch_size, ctx.rng)
-    return method.local_step(ctx, augment(batches, training.augment_shift, ctx.rng))
+    batches = augment(batches, training.augment_shift, ctx.rng, training.augment_rotation)
+    return method.local_step(ctx, batches)

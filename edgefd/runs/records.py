@@ -19,6 +19,9 @@ class ClientRecord:
     """number of samples that the client never trains on"""
     contributed: int
     """number of the client's samples in the proxy set"""
+    proxy_shift: float | None = None
+    """shift of the proxy set from the client's data (`edgefd.filters.shift`): 0.5 = the same kind of samples, 1 =
+    another kind; None with fewer than 10 held-out samples"""
     train_rows: list[int] | None = None
     """rows of the training set that the client trains on; only with run.record_knowledge"""
     heldout_rows: list[int] | None = None

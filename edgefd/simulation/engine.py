@@ -7,6 +7,7 @@ results are those of a deployment.
 from __future__ import annotations
 
 import functools
+import logging
 import time
 from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
@@ -31,6 +32,7 @@ from edgefd.rounds.client import client_filter, client_round
 from edgefd.rounds.loop import RoundResult
 from edgefd.rounds.participation import arrived, responding_clients
 from edgefd.rounds.validation import expected_report, expected_teacher
+from edgefd.runs.data_warnings import acceptance_warnings
 from edgefd.runs.evaluate import evaluate
 from edgefd.runs.execute import simulate_rounds
 from edgefd.runs.learners import make_learner, model_sessions
@@ -40,6 +42,8 @@ from edgefd.runs.terms import terms_of
 from edgefd.simulation.workers import ForkPool, Pool, SerialPool
 from edgefd.wire import messages as wire
 from edgefd.wire.expected import Expected, ExpectedReport
+
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
@@ -198,4 +202,6 @@ def simulate(
     with closing(transport.pool):
         start = time.perf_counter()
         transport.start()
+        for warning in acceptance_warnings([c.acceptance for c in state.clients], state.config.method):
+            _LOG.warning("%s", warning)
         yield from simulate_rounds(transport, state.config, state.federation, start, end_round)

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 STUDIES = "studies.db"
 """SQLite file of Optuna with one study for each method"""
 _RANDOM_TRIALS = 4  # trials after the default before TPE models the earlier ones
-_DRAWS = 50  # suggestions for one trial, until one is new and accepted by the config
+_MODEL_DRAWS, _DRAWS = 20, 200  # suggestions for one trial, first by TPE, then random, until one is new and accepted
 
 
 @dataclass(frozen=True)
@@ -228,6 +228,7 @@ def suggest(method: MethodSpace, history: Sequence[FrozenTrial], seed: int) -> d
     """Return the settings of the next trial after `history`; None if no new combination was found.
 
     The first trial has the default settings. A combination that was tried, or that the config refuses, is drawn again.
+    The last draws are random, because TPE alone would not leave the best region of a small space.
     """
     import optuna
 
@@ -237,7 +238,8 @@ def suggest(method: MethodSpace, history: Sequence[FrozenTrial], seed: int) -> d
     tried = [trial.params for trial in history]
     for draw in range(_DRAWS):
         rng = make_rng(seed, Purpose.TUNING, zlib.crc32(method.name.encode()), len(history), draw)
-        sampler = optuna.samplers.TPESampler(n_startup_trials=1 + _RANDOM_TRIALS, seed=int(rng.integers(2**32)))
+        n_random = 1 + _RANDOM_TRIALS if draw < _MODEL_DRAWS else len(history) + 1
+        sampler = optuna.samplers.TPESampler(n_startup_trials=n_random, seed=int(rng.integers(2**32)))
         study = optuna.create_study(direction="maximize", sampler=sampler)
         study.add_trials(history)
         settings = study.ask(distributions).params
