@@ -81,6 +81,7 @@ METHOD = Method(
     upload=centred_logits,
     aggregate=lambda ctx: weighted_mean(ctx.uploads),
     values=LOGITS,
+    remembers=True,
     answers_queries=False,
     distils_rows=False,
     local_training="warmup",

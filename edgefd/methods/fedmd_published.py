@@ -51,6 +51,7 @@ METHOD = Method(
     upload=centred_logits,
     aggregate=aggregate,
     values=LOGITS,
+    remembers=True,
     answers_queries=False,
     distils_rows=False,
     local_training="always",
