@@ -25,6 +25,7 @@ from edgefd_client.cli import make_parser
 import edgefd
 from edgefd.cli.main import app
 from edgefd.config.keys import REQUIRED, Key, Part, all_parts, parts_of
+from edgefd.config.protocols import PROTOCOLS
 from edgefd.config.schema import SECTIONS
 from edgefd.core.field_docs import doc_of, field_docs
 from edgefd.core.yaml_files import dump_yaml
@@ -322,7 +323,43 @@ def file_text(file: RunFile) -> Iterator[str]:
         yield table(("field", "type", "meaning"), rows)
 
 
-PAGES = {"config.md": config_page, "cli.md": cli_page, "python-api.md": api_page, "run-folder.md": run_folder_page}
+# protocols.md
+
+
+def protocols_page() -> str:
+    """Return the page of the training protocols of published work."""
+    introduction = (
+        "Training protocols of published work. `protocol: NAME` in a config (or `protocol=NAME` on the command line) "
+        "makes the settings below the defaults of the other sections; your own keys override them, those of a file "
+        "too. A section of yours that names another method, rule or loss gets none of the protocol's settings. "
+        "config.yaml in the run folder holds all settings that resulted. A protocol says how clients train and "
+        "exchange, not which data, partition and model they have."
+    )
+    return page("Training protocols", introduction, (text for name in PROTOCOLS for text in protocol_text(name)))
+
+
+def protocol_text(name: str) -> Iterator[str]:
+    """Return the paragraphs about one protocol."""
+    protocol = PROTOCOLS[name]
+    yield f"## {name}"
+    yield wrapped(protocol.summary)
+    yield f"```yaml\n{dump_yaml({key: dict(values) for key, values in protocol.settings.items()}).rstrip()}\n```"
+    yield wrapped(f"Source: {protocol.source}")
+    yield wrapped(f"What differs: {protocol.differs}")
+
+
+def wrapped(text: str) -> str:
+    """Return text in lines of at most 120 characters, which no hyphen ends."""
+    return "\n".join(textwrap.wrap(text, 120, break_on_hyphens=False))
+
+
+PAGES = {
+    "config.md": config_page,
+    "protocols.md": protocols_page,
+    "cli.md": cli_page,
+    "python-api.md": api_page,
+    "run-folder.md": run_folder_page,
+}
 
 
 def undocumented() -> list[str]:

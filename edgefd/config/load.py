@@ -15,6 +15,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from edgefd.config.consistency import check_consistency
 from edgefd.config.overrides import Overrides, plain, read_overrides, set_key
+from edgefd.config.protocols import with_protocol
 from edgefd.config.schema import (
     DEFAULT_METHOD,
     OBJECT,
@@ -87,6 +88,7 @@ def parse_config(raw: Mapping[str, Any], objects: Mapping[str, Any] | None = Non
     _check_keys("", raw, SECTIONS)
     objects = objects or {}
     used = set(_check_plain("", raw, objects))
+    raw = with_protocol(raw)
     method_section = _section(raw, "method")
     name = str(method_section.pop("name", DEFAULT_METHOD))
     config = Config(
@@ -116,6 +118,8 @@ def with_paths(config: Config, change: Callable[[str], str]) -> Config:
 def _parse_section(section: str, raw: Mapping[str, Any]) -> Any:
     """Return the value of a section other than `method`."""
     match section:
+        case "protocol":
+            return raw.get("protocol")
         case "seed":
             return _parse("seed", _Seed, {"seed": raw.get("seed", 0)}).seed
         case "model":

@@ -8,6 +8,7 @@ unknown key is an error.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -47,9 +48,14 @@ class Data:
     heldout: float = 0.1
     """fraction of each client's private rows held out from training, in (0, 1): they set the threshold of the filter
     and serve for evaluation"""
-    scale: Literal["all", "columns"] = "all"
-    """standardisation of all samples with the mean and the deviation of the proxy set: all = one pair of numbers for
-    all values; columns = one pair for each column of a table, or for each channel of images and windows"""
+    scale: Literal["all", "columns", "unit"] = "all"
+    """scale of all samples: all = standardised with the mean and the deviation of the proxy set, one pair of numbers
+    for all values; columns = the same, one pair for each column of a table, or for each channel of images and windows;
+    unit = pixels divided by 255, other numbers unchanged, then (x - `mean`) / `deviation`"""
+    mean: tuple[float, ...] = (0.0,)
+    """mean for scale=unit: one number, or one for each column or channel"""
+    deviation: tuple[float, ...] = (1.0,)
+    """deviation for scale=unit: as many numbers as `mean` has, above 0"""
     extractor: str | None = None
     """frozen network whose features replace the samples: efficientnet_lite0, efficientnet_lite2, or the path of an
     .onnx file (None = the samples themselves)"""
@@ -57,6 +63,10 @@ class Data:
     """width and height in pixels of an EfficientNet's input, from 32 to 512 (None = 192)"""
 
     def __post_init__(self) -> None:
+        if not 0 < len(self.mean) == len(self.deviation):
+            raise ValueError("mean and deviation must hold the same number of numbers, one or more")
+        if not all(map(math.isfinite, (*self.mean, *self.deviation))) or min(self.deviation) <= 0:
+            raise ValueError("mean and deviation must hold finite numbers, and those of deviation must be above 0")
         people = self.test_people
         if people is not None and (not people or list(people) != sorted(set(people))):
             raise ValueError(f"test_people must be people in ascending order, each once, not {list(people)}")
@@ -109,6 +119,15 @@ class Shards(_AmongClients):
 
 
 @dataclass(frozen=True)
+class LabelQuantity(_AmongClients):
+    """Partition in which each client has the same number of classes, and clients with a class share it equally."""
+
+    name: Literal["label_quantity"] = "label_quantity"
+    classes_per_client: int = 2
+    """number of classes of each client, at least 1: client i has class i, and other random classes"""
+
+
+@dataclass(frozen=True)
 class QuantitySkew(_AmongClients):
     """Partition into IID parts whose sizes are drawn from Dirichlet(alpha)."""
 
@@ -141,13 +160,14 @@ class Own:
     """path of the function: package.module:function"""
 
 
-Partition = Strong | Weak | Iid | Dirichlet | Shards | QuantitySkew | ByGroup | FromFile | Own
+Partition = Strong | Weak | Iid | Dirichlet | Shards | LabelQuantity | QuantitySkew | ByGroup | FromFile | Own
 PARTITIONS: dict[str, type] = {
     "strong": Strong,
     "weak": Weak,
     "iid": Iid,
     "dirichlet": Dirichlet,
     "shards": Shards,
+    "label_quantity": LabelQuantity,
     "quantity_skew": QuantitySkew,
     "by_group": ByGroup,
     "file": FromFile,
@@ -247,6 +267,9 @@ class Config:
     """name of a method of edgefd, or the path of your own, such as package.module:METHOD"""
     method_config: Any
     """settings of the method, an instance of its Config class"""
+    protocol: Literal["edgefd", "fedmd", "selective_fd", "weighted_fd", "fedadas"] | None = None
+    """published training protocol, whose settings become the defaults of the other sections (None = edgefd's own
+    defaults); docs/reference/protocols.md lists them"""
     seed: int = 0
     """seed of everything random in the run, at least 0 and below 2**64"""
     data: Data = field(default_factory=Data)
@@ -316,6 +339,7 @@ class Config:
         method = {"name": out.pop("method_name"), **out.pop("method_config")}
         if people := out["data"]["test_people"]:
             out["data"]["test_people"] = list(people)
+        out["data"] |= {"mean": list(self.data.mean), "deviation": list(self.data.deviation)}
         models = out.pop("model")
         out["attack"]["clients"] = list(self.attack.clients)
         model = models[0] if len(models) == 1 else list(models)
@@ -324,6 +348,6 @@ class Config:
 
 
 SECTIONS = (
-    *("seed", "data", "partition", "proxy", "model", "method", "train", "codec", "run"),
+    *("protocol", "seed", "data", "partition", "proxy", "model", "method", "train", "codec", "run"),
     *("aggregator", "attack", "defence", "coordinator", "selection", "distillation", "baselines"),
 )

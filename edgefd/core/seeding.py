@@ -24,6 +24,7 @@ class Purpose(IntEnum):
     ATTACK = 22
     SAMPLING = 31
     DROPOUT = 32
+    LATENESS = 33
     QUERY = 36
     STUDENT = 41
     INITIAL = 42

@@ -78,6 +78,41 @@ def shards(y: Int64, n_clients: int, classes_per_client: int, rng: np.random.Gen
     return _sorted([np.concatenate([pieces[i] for i in chosen]) for chosen in assignment])
 
 
+def label_quantity(y: Int64, n_clients: int, classes_per_client: int, rng: np.random.Generator) -> list[Int64]:
+    """Give client i class i (mod C) and other random classes; split each class equally among the clients that have it.
+
+    Each client has `classes_per_client` different classes. With fewer clients than classes, some classes may be unused.
+    This is the quantity-based label imbalance of Li et al., ICDE 2022 (arXiv 2102.02079), as Flower's niid_bench
+    implements it; with one class each and as many clients as classes, it equals `strong`.
+
+    Raises:
+        UserError: if there are fewer classes, or a class has fewer samples than clients that should share it.
+    """
+    classes = np.unique(y)
+    _check_sample_count(len(y), n_clients)
+    if classes_per_client > len(classes):
+        raise UserError(
+            f"partition label_quantity gives each client {classes_per_client} classes, but there are {len(classes)}: "
+            "lower partition.classes_per_client"
+        )
+    has = np.zeros((n_clients, len(classes)), bool)
+    for i, row in enumerate(has):
+        first = i % len(classes)
+        others = rng.permutation(np.delete(np.arange(len(classes)), first))
+        row[[first, *others[: classes_per_client - 1]]] = True
+    parts: list[list[Int64]] = [[] for _ in range(n_clients)]
+    for c, owners in zip(classes, has.T, strict=True):
+        rows = rng.permutation(np.flatnonzero(y == c))
+        if len(rows) < owners.sum():
+            raise UserError(
+                f"partition label_quantity splits class {c} among {owners.sum()} clients, but it has {len(rows)} "
+                "samples: lower partition.n_clients or partition.classes_per_client"
+            )
+        for client, piece in zip(np.flatnonzero(owners), np.array_split(rows, max(owners.sum(), 1)), strict=False):
+            parts[client].append(piece)
+    return _sorted([np.concatenate(pieces) for pieces in parts])
+
+
 def quantity_skew(y: Int64, n_clients: int, alpha: float, rng: np.random.Generator, min_size: int = 10) -> list[Int64]:
     """Split the samples at random into parts of sizes drawn from Dirichlet(alpha), after `min_size` samples for each.
 

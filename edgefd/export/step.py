@@ -22,7 +22,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, StatelessSymbolicContext
 
 from edgefd.core.errors import UserError
-from edgefd.learners.torch_learner import BETAS, EPS, MOMENTUM
+from edgefd.learners.optimizer import BETAS, EPS, MOMENTUM
 
 _aten = torch.ops.aten
 _NOT_DECOMPOSED = (  # `edgefd.export.operators` translates them whole, which is faster than their parts

@@ -14,8 +14,9 @@ from edgefd.core.errors import UserError
 from edgefd.data.datasets import load_dataset
 from edgefd.learners.batches import Batch, one_hot
 from edgefd.learners.graphs import Graphs, State
+from edgefd.learners.optimizer import MOMENTUM
 from edgefd.learners.session import open_session, session_options
-from edgefd.learners.torch_learner import MOMENTUM, TorchLearner, one_thread
+from edgefd.learners.torch_learner import TorchLearner, one_thread
 
 TOLERANCE = 1e-5  # of parameters after one step, relative to the largest value of each tensor
 LR = 0.003

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -59,7 +60,7 @@ class ProxySet:
 
 @dataclass(frozen=True)
 class Scale:
-    """Standardisation (x - mean) / std with the mean and the standard deviation of the shared proxy set.
+    """Scale (x - mean) / std of raw samples; by default with mean and standard deviation of the shared proxy set.
 
     `mean` and `std` have one number for all values, or one for each column of a table, or for each channel of images
     and windows.
@@ -91,6 +92,16 @@ def scale_of(proxy: npt.NDArray[Any], by_column: bool = False) -> Scale:
     return Scale(
         tuple(mean for mean, _ in numbers), tuple(std if std > 1e-7 * abs(mean) else 1.0 for mean, std in numbers)
     )
+
+
+def unit_scale(dtype: np.dtype[Any], mean: Sequence[float] = (0.0,), deviation: Sequence[float] = (1.0,)) -> Scale:
+    """Return the scale (u - mean) / deviation, where u = x / 255 for pixels, uint8, and u = x for other samples.
+
+    >>> unit_scale(np.dtype("uint8"))(np.array([[255]], np.uint8))
+    array([[1.]], dtype=float32)
+    """
+    unit = 255.0 if dtype == np.uint8 else 1.0
+    return Scale(tuple(unit * m for m in mean), tuple(unit * d for d in deviation))
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,7 +12,7 @@ import numpy as np
 
 from edgefd.core.arrays import Float32, Float64
 from edgefd.learners.batches import Batch
-from edgefd.learners.learner import Learner
+from edgefd.learners.learner import Learner, Proximal
 from edgefd.learners.probabilities import softmax64
 
 _PRIVATE_SHARE = 0.5  # alpha: share of the private head in a prediction
@@ -54,9 +54,9 @@ class DualHead:
     def __init__(self, two_head_learner: Learner) -> None:
         self._learner = two_head_learner
 
-    def train(self, batches: Iterable[Batch], lr: float) -> float:
+    def train(self, batches: Iterable[Batch], lr: float, proximal: Proximal | None = None) -> float:
         """Train the private head. Return the mean loss over the batches."""
-        return self._train(((batch, 0) for batch in batches), lr)
+        return self._train(((batch, 0) for batch in batches), lr, proximal)
 
     def distil(self, batches: Iterable[Batch], lr: float, n_private: int) -> float:
         """Train the taught head, and the private head on the last `n_private` rows of each batch.
@@ -82,10 +82,10 @@ class DualHead:
         """Restore a state that `state()` returned."""
         self._learner.load_state(state)
 
-    def _train(self, batches: Iterable[tuple[Batch, int]], lr: float) -> float:
+    def _train(self, batches: Iterable[tuple[Batch, int]], lr: float, proximal: Proximal | None = None) -> float:
         losses = []
         for batch, n_taught in batches:
             targets, loss = dual_head_targets(self._learner.predict_logits(batch.x), batch.targets, n_taught)
-            self._learner.train([Batch(batch.x, targets, batch.weights)], lr)
+            self._learner.train([Batch(batch.x, targets, batch.weights)], lr, proximal)
             losses.append(loss)
         return sum(losses) / max(len(losses), 1)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any, Protocol, cast
 
 import numpy as np
@@ -12,14 +13,25 @@ from edgefd.core.errors import RunError
 from edgefd.learners.batches import Batch
 
 
+@dataclass(frozen=True, eq=False)
+class Proximal:
+    """The proximal term (mu / 2) |theta - theta_t|^2 of FedProx: it adds mu (theta - theta_t) to each gradient."""
+
+    mu: float
+    """factor of the term"""
+    centre: Mapping[str, np.ndarray]
+    """theta_t: a state of the same model, of which the trained parameters are read"""
+
+
 class Learner(Protocol):
     """A model with its optimizer. It is mutable: training changes it in place."""
 
-    def train(self, batches: Iterable[Batch], lr: float) -> float:
+    def train(self, batches: Iterable[Batch], lr: float, proximal: Proximal | None = None) -> float:
         """Make one optimizer step per batch at learning rate `lr`. Return the mean loss over the batches.
 
         The loss of a batch is sum_i w_i H(t_i, softmax(z_i)) / sum_i w_i, where H is the cross-entropy and z
-        are the logits. Rows of weight 0 change nothing, so a batch may be padded.
+        are the logits. Rows of weight 0 change nothing, so a batch may be padded. The proximal term is added to this
+        loss before the optimizer sees its gradient, and is not part of the mean that is returned.
         """
         ...
 
@@ -48,6 +60,14 @@ class Learner(Protocol):
 
     def load_state(self, state: dict[str, np.ndarray]) -> None:
         """Restore a state that `state()` returned."""
+        ...
+
+
+class EmbeddingLearner(Learner, Protocol):
+    """A learner that also gives embeddings, and trains on `AnchoredBatch`. Learners of exported graphs do not."""
+
+    def embed(self, x: Float32) -> Float32:
+        """Return the embeddings of samples, the inputs of the last linear layer: float32 [n, E]."""
         ...
 
 

@@ -14,6 +14,8 @@ from edgefd.core.errors import RunError, UserError
 from edgefd.core.objects import one_line
 from edgefd.learners.batches import Batch
 from edgefd.learners.graphs import Graphs, State
+from edgefd.learners.learner import Proximal
+from edgefd.learners.optimizer import BETAS, MOMENTUM, update
 from edgefd.learners.session import EXTENDED, open_session, session_options
 
 _PREDICT_ROWS = 256
@@ -71,9 +73,9 @@ class TrainingStep:
         self._rate, self._loss = fixed["lr"], np.zeros((), np.float32)
         self._rows = (fixed["x"], fixed["targets"], fixed["weights"])
         self._current, self._next = (np.zeros(block_size(state), np.float32) for _ in range(2))
-        current, following = (views(block, state) for block in (self._current, self._next))
-        self._binding_now = self._binding({**fixed, **current}, following)
-        self._binding_next = self._binding({**fixed, **following}, current)
+        self._arrays, self._next_arrays = (views(block, state) for block in (self._current, self._next))
+        self._binding_now = self._binding({**fixed, **self._arrays}, self._next_arrays)
+        self._binding_next = self._binding({**fixed, **self._next_arrays}, self._arrays)
 
     def start(self, state: Float32, lr: float) -> None:
         """Start from a block of state, with this learning rate."""
@@ -95,12 +97,34 @@ class TrainingStep:
             raise RunError(f"the training step cannot run: {one_line(error)[:300]}") from error
         self._binding_now, self._binding_next = self._binding_next, self._binding_now
         self._current, self._next = self._next, self._current
+        self._arrays, self._next_arrays = self._next_arrays, self._arrays
         return float(self._loss)
+
+    def gradients(self, batch: Batch) -> tuple[State, float]:
+        """Return the gradient of each trained parameter, by its name without `model/`, and the loss. The state stays.
+
+        From moments of 0, the new first moment is g (SGD) or (1 - b1) g (Adam), where g is the gradient.
+        """
+        before = self._current.copy()
+        for name, array in self._arrays.items():
+            if name.startswith("optimizer/"):
+                array[...] = 0
+        loss = self.run(batch)
+        slot, factor = ("exp_avg", 1 - BETAS[0]) if "optimizer/step" in self._arrays else ("momentum_buffer", 1.0)
+        prefix = f"optimizer/{slot}/"
+        found = {n.removeprefix(prefix): a / factor for n, a in self._arrays.items() if n.startswith(prefix)}
+        np.copyto(self._current, before)
+        return found, loss
 
     @property
     def state(self) -> Float32:
         """The block of state after the steps so far, valid until the next step."""
         return self._current
+
+    @property
+    def arrays(self) -> State:
+        """The arrays of `state` by name. A change of them changes the state."""
+        return self._arrays
 
     def _binding(self, inputs: State, outputs: State) -> Any:
         binding = self._session.io_binding()
@@ -118,6 +142,8 @@ class OnnxLearner:
         sessions: the sessions of the graphs of the model; learners of the same model share them.
         state: the initial state.
         allocate: creates the block of memory that holds the state; a simulation passes shared memory.
+        momentum: of SGD; 0 = none.
+        weight_decay: factor of the parameters that is added to their gradients, as in `torch.optim`.
     """
 
     def __init__(
@@ -125,28 +151,46 @@ class OnnxLearner:
         sessions: Sessions,
         state: State,
         allocate: Callable[[tuple[int, ...]], Float32] = lambda shape: np.zeros(shape, np.float32),
+        momentum: float = MOMENTUM,
+        weight_decay: float = 0.0,
     ) -> None:
         self._sessions = sessions
+        self._momentum, self._weight_decay = momentum, weight_decay
         shapes = {name: state[name].shape for name in sessions.graphs.state if name in state}
         self._block = allocate((block_size(shapes),))
         self._state = views(self._block, shapes)
         self.load_state(state)
 
-    def train(self, batches: Iterable[Batch], lr: float) -> float:
-        """Make one step per batch. Return the mean loss.
+    def train(self, batches: Iterable[Batch], lr: float, proximal: Proximal | None = None) -> float:
+        """Make one step per batch. Return the mean loss, without the proximal term.
+
+        The graph makes the update that it was exported with. For other settings, it computes the gradient only.
 
         Raises:
             RunError: if the loss or the state is not finite. The state then remains as it was before the call.
         """
         step = self._sessions.step
         step.start(self._block, lr)
-        losses = [step.run(batch) for batch in batches]
+        as_exported = (self._momentum, self._weight_decay, proximal) == (MOMENTUM, 0.0, None)
+        losses = [step.run(b) if as_exported else self._step_outside(step, b, lr, proximal) for b in batches]
         if not losses:
             return 0.0
         if not np.isfinite([*losses, step.state.sum()]).all():
             raise RunError("a training step gave numbers that are not finite: set a smaller train.lr")
         np.copyto(self._block, step.state)
         return sum(losses) / len(losses)
+
+    def _step_outside(self, step: TrainingStep, batch: Batch, lr: float, proximal: Proximal | None) -> float:
+        """Make one step with the gradient of the graph and the update of `edgefd.learners.optimizer`."""
+        gradients, loss = step.gradients(batch)
+        for name, gradient in gradients.items():
+            theta = step.arrays[f"model/{name}"]
+            if proximal is not None:
+                gradient += proximal.mu * (theta - proximal.centre[f"model/{name}"])
+            if self._weight_decay:
+                gradient += self._weight_decay * theta
+        update(step.arrays, gradients, lr, self._momentum)
+        return loss
 
     def distil(self, batches: Iterable[Batch], lr: float, n_private: int) -> float:
         """Train on rows of the teacher and private rows alike. See `edgefd.learners.learner.Learner`."""

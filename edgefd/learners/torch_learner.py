@@ -14,17 +14,15 @@ from torch.optim.sgd import sgd
 
 from edgefd.core.arrays import Float32
 from edgefd.core.errors import RunError
-from edgefd.learners.batches import Batch
+from edgefd.learners.batches import AnchoredBatch, Batch
+from edgefd.learners.learner import Proximal
 from edgefd.learners.noise import seeded
+from edgefd.learners.optimizer import BETAS, EPS, MOMENTUM
 from edgefd.learners.step_recorder import StepReplay, record
 from edgefd.learners.tensor_block import Buffers, placed, space
 
 RecordedSteps = dict[torch.Size, StepReplay]
 """Recorded training steps by the shape of their batch, shared by all learners of a model."""
-
-MOMENTUM = 0.9
-BETAS = (0.9, 0.999)
-EPS = 1e-8
 
 _PREDICT_ROWS = 256  # larger batches fall out of cache
 _SLOTS = {"sgd": ("momentum_buffer",), "adam": ("exp_avg", "exp_avg_sq")}
@@ -43,12 +41,14 @@ class TorchLearner:
     Args:
         model: the module; its tensors are moved into the block of memory. Parameters that need no gradient stay as
             they are.
-        optimizer: "sgd" (momentum 0.9) or "adam".
+        optimizer: "sgd" or "adam".
         allocate: creates the block of memory that holds parameters and optimizer state; a simulation passes shared
             memory, so that forked processes see each other's changes.
         recorded_steps: steps recorded by `edgefd.learners.step_recorder`, which have the same bits and take less time;
             the learner adds new ones. None: every step goes through autograd. This is necessary if the forward pass
             reads values of tensors or draws random numbers outside torch.
+        momentum: of SGD; 0 = none.
+        weight_decay: factor of the parameters that is added to their gradients, as in `torch.optim`.
     """
 
     def __init__(
@@ -57,9 +57,12 @@ class TorchLearner:
         optimizer: str = "sgd",
         allocate: Callable[[tuple[int, ...]], Float32] = zeros,
         recorded_steps: RecordedSteps | None = None,
+        momentum: float = MOMENTUM,
+        weight_decay: float = 0.0,
     ) -> None:
         self.model = model.eval()
         self._adam = optimizer == "adam"
+        self._momentum, self._weight_decay = momentum, weight_decay
         trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
         self._names = [name for name, _ in trained]
         self._parameters: list[Tensor] = [p for _, p in trained]
@@ -91,16 +94,17 @@ class TorchLearner:
         """Set the keys of the random numbers that the module draws. See `edgefd.learners.learner.Learner`."""
         self._noise, self._n_trained = keys, 0
 
-    def train(self, batches: Iterable[Batch], lr: float) -> float:
-        """Make one step per batch. Return the mean loss.
+    def train(self, batches: Iterable[Batch], lr: float, proximal: Proximal | None = None) -> float:
+        """Make one step per batch. Return the mean loss, without the proximal term.
 
         Raises:
             RunError: if the loss or the weights are not finite.
         """
         self.model.train()
         self._n_trained += 1
+        pull = None if proximal is None else (proximal.mu, self._centre(proximal))
         with self._seeded(self._n_trained), _denormals_are_zero():
-            losses = [self._step(batch, lr) for batch in batches]
+            losses = [self._step(batch, lr, pull) for batch in batches]
         self.model.eval()
         self._buffers.keep_new_values()
         if not losses:
@@ -129,6 +133,15 @@ class TorchLearner:
         self._buffers.drop_new_values()
         return out
 
+    def embed(self, x: Float32) -> Float32:
+        """Return the embeddings of samples. See `edgefd.learners.learner.EmbeddingLearner`."""
+        with torch.inference_mode(), self._seeded(0), self._embeddings() as parts:
+            for i in range(0, len(x), _PREDICT_ROWS):
+                self.model(tensor_of(x[i : i + _PREDICT_ROWS]))
+            out: Float32 = torch.cat(parts).float().numpy()
+        self._buffers.drop_new_values()
+        return out
+
     def state(self) -> dict[str, np.ndarray]:
         """Return parameters and buffers as `model/...` and optimizer tensors as `optimizer/...`, in C order."""
         return {name: np.array(tensor.numpy(), order="C") for name, tensor in self._tensors().items()}
@@ -147,14 +160,25 @@ class TorchLearner:
             out |= {f"optimizer/{slot}/{name}": t for name, t in zip(self._names, tensors, strict=True)}
         return out | ({"optimizer/step": self._steps[0]} if self._adam else {})
 
-    def _step(self, batch: Batch, lr: float) -> Tensor:
+    def _centre(self, proximal: Proximal) -> list[Tensor]:
+        """Return the trained parameters of the centre, in the memory order of those of the model."""
+        arrays = (torch.from_numpy(proximal.centre[f"model/{name}"]) for name in self._names)
+        return [torch.empty_like(p).copy_(a) for p, a in zip(self._parameters, arrays, strict=True)]
+
+    def _step(self, batch: Batch, lr: float, pull: tuple[float, list[Tensor]] | None) -> Tensor:
         data = (tensor_of(batch.x), torch.from_numpy(batch.targets), torch.from_numpy(batch.weights))
-        if self._recorded_steps is None:
+        if isinstance(batch, AnchoredBatch):
+            loss, *gradients = self._loss_and_gradients(*data, anchored=batch)
+        elif self._recorded_steps is None:
             for layer in self._normalisations:
                 layer.train(len(batch) > 1)
             loss, *gradients = self._loss_and_gradients(*data)
         else:
             loss, *gradients = self._replayed(self._recorded_steps, *data)
+        if pull is not None:
+            mu, centre = pull
+            with torch.no_grad():
+                gradients = [g + mu * (p - c) for g, p, c in zip(gradients, self._parameters, centre, strict=True)]
         self._update(gradients, lr)
         return loss
 
@@ -162,13 +186,42 @@ class TorchLearner:
         """Seed the generators that the module draws from; recorded steps, which edgefd's own models have, draw none."""
         return seeded(*self._noise, key) if self._recorded_steps is None else nullcontext()
 
-    def _loss_and_gradients(self, x: Tensor, targets: Tensor, weights: Tensor) -> list[Tensor]:
+    def _loss_and_gradients(
+        self, x: Tensor, targets: Tensor, weights: Tensor, anchored: AnchoredBatch | None = None
+    ) -> list[Tensor]:
         """Return the loss and its gradient with respect to each parameter."""
-        logits = self.model(x).float()
+        collect: AbstractContextManager[list[Tensor]] = self._embeddings() if anchored else nullcontext([])
+        with collect as caught:
+            outputs = [self.model(x).float()]
         with torch.no_grad():
-            loss, by_logits = _cross_entropy(logits, targets, weights)
-        gradients = torch.autograd.grad(logits, self._parameters, by_logits, allow_unused=True, materialize_grads=True)
+            loss, by_logits = _cross_entropy(outputs[0], targets, weights)
+            by_outputs = [by_logits]
+            if anchored and caught[0].requires_grad:
+                gap = (caught[0] - torch.from_numpy(anchored.anchors)) * torch.from_numpy(anchored.pulled)[:, None]
+                loss = loss + anchored.strength * gap.square().mean()
+                by_outputs.append(2 * anchored.strength / gap.numel() * gap)
+                outputs.append(caught[0])
+        gradients = torch.autograd.grad(
+            outputs, self._parameters, by_outputs, allow_unused=True, materialize_grads=True
+        )
         return [loss, *gradients]
+
+    @contextmanager
+    def _embeddings(self) -> Iterator[list[Tensor]]:
+        """Collect the inputs of the last linear layer, in the order of the forward passes.
+
+        Raises:
+            RunError: if the model has no linear layer.
+        """
+        layers = [module for module in self.model.modules() if isinstance(module, nn.Linear)]
+        if not layers:
+            raise RunError("the model has no linear layer, so it has no embeddings")
+        caught: list[Tensor] = []
+        hook = layers[-1].register_forward_pre_hook(lambda _, inputs: caught.append(inputs[0].flatten(1)))
+        try:
+            yield caught
+        finally:
+            hook.remove()
 
     def _replayed(self, recorded_steps: RecordedSteps, x: Tensor, targets: Tensor, weights: Tensor) -> list[Tensor]:
         """Return the same from a recorded step. The first batch of each shape records it."""
@@ -185,15 +238,16 @@ class TorchLearner:
             first, second = self._slots.values()
             adam(
                 self._parameters, gradients, first, second, [], self._steps,
-                fused=True, amsgrad=False, beta1=BETAS[0], beta2=BETAS[1], lr=lr, weight_decay=0.0, eps=EPS,
-                maximize=False,
+                fused=True, amsgrad=False, beta1=BETAS[0], beta2=BETAS[1], lr=lr, weight_decay=self._weight_decay,
+                eps=EPS, maximize=False,
             )  # fmt: skip
         else:
             (momentum,) = self._slots.values()
             buffers: list[Tensor | None] = [*momentum]
             sgd(
                 self._parameters, gradients, buffers,
-                fused=True, weight_decay=0.0, momentum=MOMENTUM, lr=lr, dampening=0.0, nesterov=False, maximize=False,
+                fused=True, weight_decay=self._weight_decay, momentum=self._momentum, lr=lr, dampening=0.0,
+                nesterov=False, maximize=False,
             )  # fmt: skip
 
 

@@ -15,6 +15,7 @@ from edgefd.federation.context import ClientContext
 from edgefd.federation.method import MessageKind, Method, accept_none
 from edgefd.federation.values import PARAMETERS
 from edgefd.learners.batches import Batch
+from edgefd.learners.optimizer import reset_optimizer
 from edgefd.methods._parameters import parameters, set_parameters
 from edgefd.methods._references import without_contribution
 
@@ -38,9 +39,10 @@ def mean_parameters(uploads: Sequence[Knowledge]) -> Knowledge:
 
 
 def distillation_targets(ctx: ClientContext, teacher: Knowledge) -> Batch:
-    """Load the mean into the client's model and return no row: there is nothing to distil."""
+    """Load the mean into the client's model, with a fresh optimizer; return no row: there is nothing to distil."""
     if len(teacher):
         set_parameters(ctx.learner, teacher.values[0])
+        reset_optimizer(ctx.learner)
     return Batch(ctx.proxy.x[:0], np.empty((0, ctx.terms.n_classes), np.float32), np.empty(0, np.float32))
 
 

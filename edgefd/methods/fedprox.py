@@ -8,12 +8,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-import numpy as np
-
 from edgefd.federation.context import ClientContext
 from edgefd.learners.batches import Batch
+from edgefd.learners.learner import Proximal
 from edgefd.methods import fedavg
-from edgefd.methods._parameters import parameters, set_parameters
 
 
 @dataclass(frozen=True)
@@ -29,19 +27,12 @@ class Config:
 
 
 def local_step(ctx: ClientContext, batches: Iterable[Batch]) -> float:
-    """Train with a proximal step of (mu / 2) |theta - theta_t|^2 after each step on the loss; return the mean loss.
+    """Minimise the loss plus (mu / 2) |theta - theta_t|^2 on the batches; return the mean loss without this term.
 
-    The proximal step is theta <- (theta + lr mu theta_t) / (1 + lr mu), at the learning rate lr of the loss. theta_t
-    are the parameters that the server sent: those of the model when private training begins.
+    The gradient of each step is that of the loss plus mu (theta - theta_t), before momentum or Adam. theta_t are the
+    parameters that the server sent: those of the model when private training begins.
     """
-    learner, lr = ctx.learner, ctx.lr
-    sent = parameters(learner)
-    pull = np.float32(lr * ctx.config.mu)
-    losses = []
-    for batch in batches:
-        losses.append(learner.train([batch], lr))
-        set_parameters(learner, ((parameters(learner) + pull * sent) / (1 + pull)).astype(np.float32))
-    return float(np.mean(losses)) if losses else 0.0
+    return ctx.learner.train(batches, ctx.lr, Proximal(ctx.config.mu, ctx.learner.state()))
 
 
 METHOD = replace(

@@ -5,6 +5,7 @@ Some facts are known in a simulation only, because it holds the data of all clie
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -60,10 +61,11 @@ def ground_truth(federation: Federation, by_group: bool = False) -> GroundTruth:
     )
 
 
-def partition_record(federation: Federation, members: bool = False) -> dict[str, Any]:
+def partition_record(federation: Federation, shifts: Sequence[float | None], members: bool = False) -> dict[str, Any]:
     """Return partition.json: how many samples of each class each client holds and contributed.
 
-    With `members`, it also lists which samples these are.
+    `shifts` are the shifts of the proxy set from the data of the clients. With `members`, it also lists which samples
+    these are.
     """
     return {
         "clients": [
@@ -73,9 +75,10 @@ def partition_record(federation: Federation, members: bool = False) -> dict[str,
                 "train": len(data.x),
                 "heldout": len(data.x_heldout),
                 "contributed": len(data.contributed),
+                "proxy_shift": shift,
                 **(members_of(data) if members else {}),
             }
-            for data in federation.clients
+            for data, shift in zip(federation.clients, shifts, strict=True)
         ],
         "proxy": len(federation.proxy),
         "proxy_sha256": federation.proxy.sha256,

@@ -62,14 +62,16 @@ def _learner(
     n_logits = choice.heads * n_classes
     model = build_model(config.factory(choice), shape, n_logits, config.seed, *keys)
     learner: Learner
+    train = config.train
     if (choice.learner or config.run.learner) == "torch":
         recorded_steps = None if is_foreign(choice.name) else _recorded_steps(choice.name, shape, n_logits)
-        learner = TorchLearner(model, config.train.optimizer, shared_zeros, recorded_steps)
+        learner = TorchLearner(model, train.optimizer, shared_zeros, recorded_steps, train.momentum, train.weight_decay)
     else:
         from edgefd.export.model_graphs import initial_arrays
         from edgefd.learners.onnx_learner import OnnxLearner
 
-        learner = OnnxLearner(sessions(choice), initial_arrays(model, config.train.optimizer), shared_zeros)
+        initial = initial_arrays(model, train.optimizer)
+        learner = OnnxLearner(sessions(choice), initial, shared_zeros, train.momentum, train.weight_decay)
     return learner if choice.heads == 1 else DualHead(learner)
 
 

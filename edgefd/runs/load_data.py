@@ -5,10 +5,23 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
-from edgefd.config.schema import ByGroup, Config, Dirichlet, FromFile, Iid, Own, QuantitySkew, Shards, Strong, Weak
+from edgefd.config.schema import (
+    ByGroup,
+    Config,
+    Dirichlet,
+    FromFile,
+    Iid,
+    LabelQuantity,
+    Own,
+    QuantitySkew,
+    Shards,
+    Strong,
+    Weak,
+)
 from edgefd.core.arrays import Int64
 from edgefd.core.errors import UserError
 from edgefd.core.objects import load_object
@@ -18,7 +31,7 @@ from edgefd.data.build_federation import ProxySpec, build_federation
 from edgefd.data.datasets import Dataset, digest, load_dataset
 from edgefd.data.features import extractor_graph, with_features
 from edgefd.data.validation import split_validation
-from edgefd.federation.clients import Federation, Scale
+from edgefd.federation.clients import Federation, Scale, unit_scale
 
 
 def load_data(config: Config) -> Dataset:
@@ -78,8 +91,30 @@ def federate(config: Config, dataset: Dataset, scale: Scale | None = None) -> Fe
     path = None if config.proxy.path is None else Path(config.proxy.path)
     proxy = ProxySpec(config.proxy.source, config.proxy.alpha, config.proxy.keep, path)
     return build_federation(
-        dataset, partition_function(config), proxy, config.data.heldout, config.seed, scale or config.data.scale
+        dataset,
+        partition_function(config),
+        proxy,
+        config.data.heldout,
+        config.seed,
+        scale or _scale(config, dataset),
     )
+
+
+def _scale(config: Config, dataset: Dataset) -> Scale | Literal["all", "columns"]:
+    """Return the scale of the config, or which scale of the proxy set it asks for.
+
+    Raises:
+        UserError: if `data.mean` has another number of numbers than one, or one for each column or channel.
+    """
+    if config.data.scale != "unit":
+        return config.data.scale
+    mean, deviation = config.data.mean, config.data.deviation
+    if len(mean) not in (1, columns := dataset.x_train.shape[1]):
+        raise UserError(
+            f"data.mean has {len(mean)} numbers, but samples of {dataset.name} have {columns} columns or channels: "
+            "give one number, or one for each"
+        )
+    return unit_scale(dataset.x_train.dtype, mean, deviation)
 
 
 def partition_function(config: Config) -> Callable[[Int64, Int64 | None, np.random.Generator], list[Int64]]:
@@ -98,6 +133,8 @@ def partition_function(config: Config) -> Callable[[Int64, Int64 | None, np.rand
                 return partitions.dirichlet(y, p.n_clients, p.alpha, rng)
             case Shards():
                 return partitions.shards(y, p.n_clients, p.classes_per_client, rng)
+            case LabelQuantity():
+                return partitions.label_quantity(y, p.n_clients, p.classes_per_client, rng)
             case QuantitySkew():
                 return partitions.quantity_skew(y, p.n_clients, p.alpha, rng)
             case ByGroup():

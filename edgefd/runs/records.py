@@ -19,6 +19,9 @@ class ClientRecord:
     """number of samples that the client never trains on"""
     contributed: int
     """number of the client's samples in the proxy set"""
+    proxy_shift: float | None = None
+    """shift of the proxy set from the client's data (`edgefd.filters.shift`): 0.5 = the same kind of samples, 1 =
+    another kind; None with fewer than 10 held-out samples"""
     train_rows: list[int] | None = None
     """rows of the training set that the client trains on; only with run.record_knowledge"""
     heldout_rows: list[int] | None = None
@@ -46,7 +49,7 @@ class Partition:
 class Summary:
     """Results of a run: the content of summary.json.
 
-    Accuracies are those of the final round, never those of the best round. None means not measured, as on real devices.
+    Accuracies are those of the final round, except `accuracy_best`. None means not measured, as on real devices.
     """
 
     method: str
@@ -72,6 +75,11 @@ class Summary:
     """lowest accuracy of a client"""
     accuracy_per_client: list[float | None] | None = None
     """accuracy of each client; None for a client whose report was not used"""
+    accuracy_best: float | None = None
+    """highest `accuracy_mean` of a measured round. It is chosen on the test set and therefore too high: compare it only
+    with published figures that are chosen in the same way, never with `accuracy_mean`"""
+    accuracy_best_round: int | None = None
+    """number of the first round with that accuracy, which is the number of exchanges before its measurement"""
     heldout_accuracy_mean: float | None = None
     """mean accuracy of the clients' models, each on its own held-out data"""
     bytes_up: int

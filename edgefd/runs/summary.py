@@ -19,11 +19,12 @@ PERSONAL = (
 
 
 def summarise(config: Config, facts: RunFacts, rounds: list[RoundMetrics], seconds: float) -> dict[str, Any]:
-    """Return summary.json. Accuracies are those of the final round, never those of the best round."""
+    """Return summary.json. Accuracies are those of the final round, except `accuracy_best`."""
     measured = [m for m in rounds if m.accuracy_mean is not None]
     exchanged = [m for m in rounds if not m.closing]
     heldout = [m for m in rounds if m.heldout_accuracy_mean is not None]
     last, final = exchanged[-1], (measured[-1] if measured else None)
+    best = max(measured, key=lambda m: m.accuracy_mean or 0.0, default=None)  # the first of equal ones
     privacy = claim(config.defence)
     summary = Summary(
         method=config.method_name,
@@ -37,6 +38,8 @@ def summarise(config: Config, facts: RunFacts, rounds: list[RoundMetrics], secon
         accuracy_mean=final.accuracy_mean if final else None,
         accuracy_worst=final.accuracy_worst if final else None,
         accuracy_per_client=final.accuracy_per_client if final else None,
+        accuracy_best=best.accuracy_mean if best else None,
+        accuracy_best_round=best.round if best else None,
         heldout_accuracy_mean=heldout[-1].heldout_accuracy_mean if heldout else None,
         bytes_up=sum(m.bytes_up for m in rounds),
         bytes_down=sum(m.bytes_down for m in rounds),

@@ -55,6 +55,7 @@ def other(federation: ExportedFederation) -> ExportedFederation:
         local_batch_size=20,
         distill_epochs=2,
         closing_epochs=1,
+        catch_up=2,
         batch_size=32,
         private_rows_per_batch=8,
         augment_shift=0,
@@ -63,9 +64,11 @@ def other(federation: ExportedFederation) -> ExportedFederation:
         final_lr=0.001,
         step_rounds=1,
         step_factor=0.9,
+        weight_decay=0.01,
+        reset_optimizer=True,
     )
     mine, theirs = changed.prepared.config, federation.read().manifest.terms
-    names = {f.name for f in dataclasses.fields(mine.train)} - {"optimizer", "initial", "local_steps"}
+    names = {f.name for f in dataclasses.fields(mine.train)} - {"optimizer", "momentum", "initial", "local_steps"}
     assert all(getattr(mine.train, name) != getattr(theirs.training, name) for name in names)
     return changed
 

@@ -44,7 +44,7 @@ def marks(x: np.ndarray, federation: Federation) -> np.ndarray:
 
 @settings(max_examples=40, deadline=None)
 @given(
-    st.sampled_from(["strong", "weak", "iid", "dirichlet", "shards", "quantity_skew", "by_group"]),
+    st.sampled_from(["strong", "weak", "iid", "dirichlet", "shards", "label_quantity", "quantity_skew", "by_group"]),
     st.sampled_from(["contributed", "public"]),
     st.floats(0.02, 0.9),
     st.floats(0.05, 0.9),

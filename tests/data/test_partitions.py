@@ -21,6 +21,7 @@ SPLITS: dict[str, Split] = {
     "iid": partitions.iid,
     "dirichlet": lambda y, n, rng: partitions.dirichlet(y, n, 1.0, rng, min_size=1),
     "shards": lambda y, n, rng: partitions.shards(y, n, 2, rng),
+    "label_quantity": lambda y, n, rng: partitions.label_quantity(y, n, 3, rng),
     "quantity_skew": lambda y, n, rng: partitions.quantity_skew(y, n, 0.5, rng, min_size=2),
 }
 COMPLETE = ("iid", "dirichlet", "shards", "quantity_skew")
@@ -65,6 +66,32 @@ def test_shards_limit_the_number_of_classes_of_a_client() -> None:
     parts = partitions.shards(Y, 10, 2, np.random.default_rng(0))
     assert max(len(np.unique(Y[p])) for p in parts) == 2  # 20 shards of 20 samples, 40 samples in each class
     assert {len(p) for p in parts} == {40}
+
+
+@given(st.integers(1, 25), st.integers(1, 10), st.integers(0, 2**32 - 1))
+def test_label_quantity_gives_each_client_its_class_and_as_many_as_it_says(n: int, k: int, seed: int) -> None:
+    parts = partitions.label_quantity(Y, n, k, np.random.default_rng(seed))
+    table = partitions.class_table(Y, parts, 10)
+    assert ((table > 0).sum(1) == k).all()
+    assert all(table[i, i % 10] > 0 for i in range(n))
+    for column in table.T:
+        shares = column[column > 0]
+        assert not len(shares) or shares.max() - shares.min() <= 1  # equal shares of the class
+        assert column.sum() in (0, 40)
+
+
+def test_label_quantity_with_one_class_each_is_strong() -> None:
+    parts = partitions.label_quantity(Y, 10, 1, np.random.default_rng(0))
+    strong = partitions.strong(Y, 10, np.random.default_rng(1))
+    assert all(np.array_equal(a, b) for a, b in zip(parts, strong, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("n_clients", "k", "message"), [(3, 11, "but there are 10: lower"), (60, 10, "splits class 0 among 60 clients")]
+)
+def test_label_quantity_that_does_not_fit_is_refused(n_clients: int, k: int, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        partitions.label_quantity(Y, n_clients, k, np.random.default_rng(0))
 
 
 def test_a_smaller_dirichlet_alpha_is_more_skewed() -> None:

@@ -84,8 +84,9 @@ def test_the_scale_by_column_is_that_of_the_proxy_set_and_constant_columns_are_o
     assert np.abs(federation.x_test[:, 3]).max() < 1e-6
 
 
-@pytest.mark.parametrize("scale", ["all", "columns"])
-@pytest.mark.parametrize("stamp", [False, True])
+@pytest.mark.parametrize(
+    ("scale", "stamp"), [("all", False), ("all", True), ("columns", False), ("columns", True), ("unit", False)]
+)
 def test_devices_scale_by_column_as_the_simulation_does_to_the_bit(tmp_path: Path, scale: str, stamp: bool) -> None:
     d = export_federation(config(table(tmp_path / "d.npz", stamp), scale), tmp_path)
     bundle = d.read()
@@ -94,6 +95,21 @@ def test_devices_scale_by_column_as_the_simulation_does_to_the_bit(tmp_path: Pat
         data = client_data(read_samples(NpzSource(d.data[expected.client]), bundle), bundle, expected.client)
         for name in ("x", "y", "x_heldout", "y_heldout"):
             np.testing.assert_array_equal(getattr(data, name), getattr(expected, name))
+
+
+def test_pixels_in_units_are_those_that_published_code_computes(tmp_path: Path) -> None:
+    """The published scale of MNIST is (x / 255 - 0.1307) / 0.3081."""
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 1, 8, 8), dtype=np.uint8)
+    y = np.arange(40) % 2
+    np.savez(tmp_path / "p.npz", x_train=pixels, y_train=y, x_test=pixels, y_test=y)
+    given = {"data": {"name": str(tmp_path / "p.npz"), "scale": "unit", "mean": [0.1307], "deviation": [0.3081]}}
+    federation = prepare(config(tmp_path / "p.npz", **given)).federation
+    np.testing.assert_allclose(federation.x_test, (pixels / 255 - 0.1307) / 0.3081, atol=1e-6)
+    in_units = prepared(tmp_path / "p.npz", "unit").federation
+    np.testing.assert_allclose(in_units.x_test, pixels / 255, atol=1e-7)
+    wrong = {"data": given["data"] | {"mean": [0.0, 0.5], "deviation": [1.0, 1.0]}}
+    with pytest.raises(UserError, match=r"data\.mean has 2 numbers, but samples of p have 1 columns or channels"):
+        prepare(config(tmp_path / "p.npz", **wrong))
 
 
 def test_windows_are_scaled_by_channel(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from edgefd.federation.context import ClientContext, ServerContext, client_conte
 from edgefd.federation.plan import RoundPlan
 from edgefd.federation.report import Report
 from edgefd.federation.terms import FederationTerms
+from edgefd.learners.learner import Proximal
 
 NONE = np.empty(0, np.int64)
 
@@ -44,10 +45,12 @@ class Fixed:
     def __init__(self, logits: list[list[float]] | None = None, parameters: list[float] | None = None) -> None:
         self.logits = np.array(logits or [[0.0, 0.0]], np.float32)
         self.parameters = np.array(parameters or [0.0], np.float32)
+        self.moments = np.ones(2, np.float32)
         self.steps = 0
 
-    def train(self, batches: object, lr: float) -> float:
+    def train(self, batches: object, lr: float, proximal: Proximal | None = None) -> float:
         """Add lr to every parameter in each step."""
+        self.proximal = proximal
         for _ in batches:
             self.parameters = self.parameters + np.float32(lr)
             self.steps += 1
@@ -65,12 +68,12 @@ class Fixed:
             "model/a": self.parameters[:1].copy(),
             "model/b": self.parameters[1:].copy(),
             "model/count": np.array(3),
-            "optimizer/m": np.ones(2, np.float32),
+            "optimizer/m": self.moments.copy(),
         }
 
     def load_state(self, state: dict[str, np.ndarray]) -> None:
         assert state["model/count"] == 3
-        assert (state["optimizer/m"] == 1).all()
+        self.moments = state["optimizer/m"]
         self.parameters = np.concatenate([state["model/a"], state["model/b"]])
 
 

@@ -11,6 +11,7 @@ from edgefd.learners.batches import Batch
 from edgefd.learners.losses import loss_of
 from edgefd.learners.losses._loss import Schedule, StepLoss
 from edgefd.learners.losses.kl import Kl, kl_with_temperature
+from edgefd.learners.losses.l1 import l1_up_to_shift
 from edgefd.learners.losses.mixed import Mixed, with_labels
 from edgefd.learners.losses.pld import pld
 from edgefd.learners.losses.swing import Swing, per_row_temperature
@@ -29,10 +30,11 @@ def knowledge(values: np.ndarray) -> Knowledge:
     return Knowledge(np.arange(len(values)), values, np.ones(len(values), np.float32))
 
 
-SETTINGS = {"kl": {}, "pld": {}, "taid": {}, "mixed": {}, "swing": {"temperature": 2.0}}
+SETTINGS = {"kl": {}, "l1": {}, "pld": {}, "taid": {}, "mixed": {}, "swing": {"temperature": 2.0}}
 LOSSES = {
     "kl at 2": lambda z, p: kl_with_temperature(z, p, 2.0),
     "kl at 0.5": lambda z, p: kl_with_temperature(z, p, 0.5),
+    "l1": l1_up_to_shift,
     "pld": pld,
 }
 
@@ -54,6 +56,47 @@ def test_targets_of_kl_at_temperature_one_are_the_teachers_soft_labels() -> None
     targets, losses = kl_with_temperature(z, p, 1.0)
     assert targets == pytest.approx(p, abs=1e-5)
     assert losses == pytest.approx(divergence(p, softmax64(z)), abs=1e-5)
+
+
+def kl_of_torch(logits: torch.Tensor, p: torch.Tensor) -> torch.Tensor:
+    return torch.nn.functional.kl_div(logits.log_softmax(1), p, reduction="batchmean")
+
+
+def test_soft_cross_entropy_and_kl_at_temperature_one_have_the_same_gradient() -> None:
+    """Their difference is the entropy of the teacher, which does not depend on the client's logits."""
+    z, p = (torch.tensor(a, dtype=torch.float64) for a in random_rows())
+    gradients = []
+    for loss in (torch.nn.functional.cross_entropy, kl_of_torch):
+        logits = z.clone().requires_grad_()
+        gradients.append(torch.autograd.grad(loss(logits, p), logits)[0])
+    torch.testing.assert_close(gradients[0], gradients[1])
+    of_learner = (torch.softmax(z, 1) - p) / len(z)
+    torch.testing.assert_close(gradients[0], of_learner)
+
+
+def test_l1_is_the_absolute_difference_of_logits_after_the_best_shift() -> None:
+    z, p = random_rows(c=5)
+    wide, logs = z.astype(np.float64), np.log(p.astype(np.float64))
+    shifts = np.linspace(-9, 9, 3601)
+    best = np.array([min(np.abs(row - log - s).mean() for s in shifts) for row, log in zip(wide, logs, strict=True)])
+    assert l1_up_to_shift(z, p)[1] == pytest.approx(best, abs=3e-3)
+    assert l1_up_to_shift(z + 7, p)[1] == pytest.approx(l1_up_to_shift(z, p)[1], abs=1e-5)
+
+
+@given(st.integers(2, 9), st.integers(0, 99))
+def test_the_gradient_of_l1_is_a_subgradient_that_sums_to_zero_even_with_ties(c: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    z, p = rng.integers(0, 3, (4, c)).astype(np.float32), np.full((4, c), 1 / c, np.float32)
+    gradient = softmax64(z) - l1_up_to_shift(z, p)[0]
+    assert gradient.sum(1) == pytest.approx(0, abs=1e-9)
+    assert np.abs(gradient).max() <= 1 / c + 1e-9
+
+
+def test_a_client_that_agrees_with_the_teacher_learns_nothing_by_l1() -> None:
+    _, p = random_rows()
+    targets, losses = l1_up_to_shift(np.log(p) + np.float32(3), p)
+    assert losses == pytest.approx(0, abs=1e-5)
+    assert np.abs(targets - p).max() < 0.3  # at most 1 / C away: rounding decides the signs
 
 
 def test_pld_of_two_classes_is_weighted_cross_entropy() -> None:
@@ -151,7 +194,7 @@ def test_rows_with_a_higher_acceptance_weight_are_softened_more() -> None:
 
 def test_only_losses_whose_targets_depend_on_logits_are_computed_at_each_step() -> None:
     stepwise = {name: loss_of({"loss": name, **more}).stepwise for name, more in SETTINGS.items()}
-    assert stepwise == {"kl": False, "pld": True, "taid": True, "mixed": False, "swing": False}
+    assert stepwise == {"kl": False, "l1": True, "pld": True, "taid": True, "mixed": False, "swing": False}
     assert Kl(temperature=2).stepwise
 
 
