@@ -92,9 +92,7 @@ def tuned(
     space: Path, out: Path, trials: int, seeds: Sequence[int] = (100, 101), config: dict[str, object] = CONFIG
 ) -> dict[str, list[Trial]]:
     tuning = load_tuning(parse_config(config), space, [], seeds)
-    results = run_tuning(tuning, trials, out, 1, lambda *_: None)
-    write_results(tuning, results, out)
-    return results
+    return run_tuning(tuning, trials, out, 1, lambda *_: None, lambda so_far: write_results(tuning, so_far, out))
 
 
 def test_every_method_gets_the_same_trials_seeds_and_measure(runs: FakeRuns, space: Path, tmp_path: Path) -> None:
@@ -137,6 +135,8 @@ def test_a_stopped_tuning_resumes_to_the_same_trials(
     runs.stop_after = stop_after
     with pytest.raises(KeyboardInterrupt):
         tuned(space, tmp_path / "stopped", 3)
+    n_stored = stop_after // 4  # four runs make one trial of both methods
+    assert (tmp_path / "stopped" / "trials.csv").exists() == (n_stored > 0)
     runs.stop_after = None
     assert tuned(space, tmp_path / "stopped", 3) == whole
     assert len(runs.ran) == 3 * 2 * 2  # no finished run is repeated
