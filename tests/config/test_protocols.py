@@ -52,7 +52,9 @@ def test_a_section_without_a_name_keeps_the_method_of_the_protocol() -> None:
     assert (config.method_name, config.method_config.width, config.method_config.quantile) == ("selective_fd", 5.0, 0.5)
 
 
-@pytest.mark.parametrize(("value", "message"), [("fedmdd", "did you mean 'fedmd'"), ([1], "unknown protocol"), (3, "3")])
+@pytest.mark.parametrize(
+    ("value", "message"), [("fedmdd", "did you mean 'fedmd'"), ([1], "unknown protocol"), (3, "3")]
+)
 def test_an_unknown_protocol_is_refused(value: Any, message: str) -> None:
     with pytest.raises(UserError, match=message):
         parse_config({"protocol": value})
