@@ -23,6 +23,7 @@ from edgefd.federation.method import MessageKind, Method
 from edgefd.federation.plan import RoundPlan
 from edgefd.federation.report import Report
 from edgefd.federation.terms import FederationTerms
+from edgefd.filters.shift import OTHER_KIND, describe_shift, effective_share, proxy_shift, proxy_spaces
 from edgefd.learners.onnx_learner import OnnxLearner, Sessions
 from edgefd.methods import get_method
 from edgefd.methods._deployable import deployed_method
@@ -59,7 +60,9 @@ def run_agent(link: Link, bundle: Bundle, data: ClientData, folder: Path, log: C
         context = device.context(saved)
         n_accepted = int((saved.acceptance > 0).sum())
         sizes = f"{len(data.x)} samples, {len(data.x_heldout)} held out"
-        log(f"client {data.client}: {sizes}, {n_accepted} proxy rows accepted")
+        log(f"client {data.client}: {sizes}, {n_accepted} of {len(bundle.proxy)} proxy rows accepted")
+        if device.method.message.of_proxy_rows:
+            device.log_shift(n_accepted)
         after = saved.round - 1  # the report of the saved round may not have been submitted
         while (task := link.next_task(after, device.expected)) is not None:
             saved = device.finished(task, context, saved)
@@ -153,6 +156,19 @@ class _Device:
         save_state(self.folder, saved)
         return saved
 
+    def log_shift(self, n_accepted: int) -> None:
+        """Warn if the proxy set is of another kind than the data, or if the device answers for no row of it."""
+        data, terms = self.data, self.membership.terms
+        share = effective_share(data.y, terms.n_classes)
+        shift = proxy_shift(data.x, data.x_heldout, proxy_spaces(self.proxy.x), share)
+        if shift is not None and shift >= OTHER_KIND:
+            self.log(f"warning: client {data.client}: {describe_shift(shift)}")
+        if not n_accepted:
+            self.log(
+                f"warning: client {data.client} accepts 0 of {len(self.proxy)} proxy rows: it answers for no row, and "
+                "classes that only it has reach no other client"
+            )
+
     def context(self, saved: DeviceState) -> ClientContext:
         """Build the client from the saved state."""
         training = self.membership.terms.training
@@ -175,7 +191,7 @@ class _Device:
         plan = task.plan
         try:
             check_task(task)
-            report = client_round(self.method, replace(context, plan=plan), task.teacher)
+            report = client_round(self.method, replace(context, plan=plan, next_round=saved.round + 1), task.teacher)
             encoded = wire.encode_report(report, self.bundle.manifest.terms.codec)
         except ValueError as error:
             raise RunError(f"round {plan.round}: {error}") from error
@@ -218,7 +234,7 @@ def private_rows_of_steps(terms: FederationTerms, n_proxy: int) -> list[int]:
     """Return the numbers of private rows that the steps of a round have, except for steps that have none."""
     training = terms.training
     rows = [training.private_rows_per_batch]
-    if training.local_steps or training.warmup_steps:
+    if training.local_steps or training.warmup_steps or training.adjusted_steps:
         rows.append(training.private_batch_size)
     if training.local_epochs:
         rows.append((training.private_batch_size + 1) // 2)  # the smallest that a pass of several batches can have
@@ -274,7 +290,7 @@ def check_trainable(terms: FederationTerms, bundle: Bundle, n_private: int) -> N
     if (steps := training.most_steps(len(bundle.proxy), n_private)) > MAX_STEPS:
         raise UserError(
             f"the coordinator asks for {steps} training steps in a round, but a device makes at most {MAX_STEPS}: set "
-            "smaller train.distill_epochs, train.closing_epochs, train.local_steps, train.local_epochs or "
-            "train.warmup_steps"
+            "smaller train.distill_epochs, train.closing_epochs, train.catch_up, train.adjusted_steps, "
+            "train.local_steps, train.local_epochs or train.warmup_steps"
         )
     training.check_shift(manifest.shape)

@@ -14,13 +14,14 @@ from edgefd.cli.methods_and_datasets import datasets, methods
 from edgefd.cli.report import compare, report
 from edgefd.cli.serve import app as serve
 from edgefd.cli.simulate import features, simulate, sweep
+from edgefd.cli.tune import tune
 from edgefd.core.errors import RunError, Stopped, UserError
 from edgefd.core.log import configure_logging
 from edgefd.core.terminal import escape_unknown_characters
 from edgefd.core.text import escaped
 
 COMMANDS = (
-    *(simulate, sweep, compare, report),
+    *(simulate, sweep, tune, compare, report),
     *(check, partition),
     *(collect, export),
     *(features, audit, inspect),

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from edgefd.cli.common import Runs, console
-from edgefd.core.errors import require
+from edgefd.core.errors import UserError, require
 
 
 class Format(StrEnum):
@@ -22,6 +23,23 @@ class Format(StrEnum):
     """Markdown with one column for each scenario"""
 
 
+class Metrics(StrEnum):
+    """Figures that `edgefd compare` and `edgefd sweep` show."""
+
+    accuracy = "accuracy"
+    personal = "personal"
+
+
+MetricsChoice = Annotated[
+    Metrics,
+    typer.Option(
+        "--metrics",
+        help="accuracy: on the whole test set; personal: each client on its own distribution and on the whole test "
+        "set, their geometric mean, macro F1, and quantiles over clients",
+    ),
+]
+
+
 def compare(
     runs: Runs,
     form: Annotated[
@@ -29,24 +47,41 @@ def compare(
         typer.Option("--format", help="output format; wide: Markdown with one column for each scenario"),
     ] = Format.text,
     over: Annotated[str, typer.Option(help="the setting to average over, such as data.test_people")] = "seed",
+    metrics: MetricsChoice = Metrics.accuracy,
 ) -> None:
     """Compare runs: mean, standard deviation and 95 % interval over seeds, or over another setting.
 
     Example: edgefd compare runs/mini --format markdown
     """
     require("sim", "scipy")
+    from edgefd.report.compare import HEADER, cells, load_runs, to_csv, to_markdown
     from edgefd.report.compare import compare as group_runs
-    from edgefd.report.compare import load_runs, to_csv, to_markdown
     from edgefd.report.paper_table import to_wide
-    from edgefd.simulation.progress import comparison_tables
+    from edgefd.report.personal_table import HEADER as PERSONAL_HEADER
+    from edgefd.report.personal_table import personal_rows
 
+    if form is Format.wide and metrics is not Metrics.accuracy:
+        raise UserError(f"--format wide shows accuracies only: remove --metrics {metrics}, or use another format")
     records = load_runs(runs)
     if form is Format.text:
-        console.print(*comparison_tables(group_runs(records, over)))
-    elif form is Format.wide:
+        print_comparison(records, metrics, over)
+        return
+    if form is Format.wide:
         print(to_wide(records, over), end="")
+        return
+    if metrics is Metrics.personal:
+        table: tuple[Sequence[str], list[list[str]]] = (PERSONAL_HEADER, personal_rows(records, over))
     else:
-        print((to_csv if form is Format.csv else to_markdown)(group_runs(records, over)), end="")
+        table = (HEADER, [cells(group) for group in group_runs(records, over)])
+    print((to_csv if form is Format.csv else to_markdown)(*table), end="")
+
+
+def print_comparison(records: Sequence[dict[str, Any]], metrics: Metrics, over: str = "seed") -> None:
+    """Print tables of finished runs."""
+    from edgefd.simulation.progress import comparison_tables, personal_tables
+
+    tables = personal_tables if metrics is Metrics.personal else comparison_tables
+    console.print(*tables(records, over))
 
 
 def report(

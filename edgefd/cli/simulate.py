@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from edgefd.cli.common import ConfigFile, Out, Overrides, console, require_simulation
+from edgefd.cli.report import Metrics, MetricsChoice, print_comparison
 from edgefd.config.load import load_config
 from edgefd.core.errors import UserError
 from edgefd.core.host import cores
@@ -63,14 +64,14 @@ def sweep(
     jobs: Annotated[
         int | None, typer.Option("--jobs", min=1, help="runs at the same time (default: one for each core)")
     ] = None,
+    metrics: MetricsChoice = Metrics.accuracy,
 ) -> None:
     """Run a grid of methods, data sets, splits and seeds. Repeat the command to resume a stopped sweep.
 
     Example: edgefd sweep simulations/sweeps/mini.yaml 'seed=[0]' --out runs/mini
     """
     require_simulation()
-    from edgefd.report.compare import compare, load_runs
-    from edgefd.simulation.progress import comparison_tables
+    from edgefd.report.compare import load_runs
     from edgefd.simulation.sweep import load_sweep, run_sweep
 
     cells = load_sweep(file, overrides or [])
@@ -82,7 +83,7 @@ def sweep(
         print(f"{n_finished}/{len(cells)} {cell.name}: {outcome}", flush=True)
 
     folders = run_sweep(cells, out, jobs or cores(), log_outcome)
-    console.print(*comparison_tables(compare(load_runs(folders))))
+    print_comparison(load_runs(folders), metrics)
 
 
 def features(config: ConfigFile, overrides: Overrides = None) -> None:

@@ -187,6 +187,13 @@ METHOD_RULES = (
         "and distillation",
     ),
     Rule(
+        lambda c, m: (
+            m.message is MessageKind.PROTOTYPES
+            and any((model.learner or c.run.learner) != "torch" for model in c.model)
+        ),
+        "method {method.name} needs embeddings, which the exported graph of a model does not give: use learner=torch",
+    ),
+    Rule(
         lambda c, m: _two_heads(c) and _relevant(c, m) and (not _distils_rows(m) or m.server_model),
         "model.heads=2: the second head learns soft labels of proxy rows from a teacher, but method {method.name} has "
         "another kind of teacher, or a model at the server: use heads=1",
@@ -194,6 +201,11 @@ METHOD_RULES = (
     Rule(
         lambda c, m: _two_heads(c) and _relevant(c, m) and c.distillation.stepwise,
         "model.heads=2 has its own loss: remove distillation.loss and distillation.temperature, or use heads=1",
+    ),
+    Rule(
+        lambda c, m: _two_heads(c) and _relevant(c, m) and c.train.adjusted_steps != 0,
+        "model.heads=2 has a head of its own for private labels, so that they need no adjustment: set "
+        "train.adjusted_steps=0, or use heads=1",
     ),
     Rule(
         lambda c, m: _two_heads(c) and _relevant(c, m) and c.run.record_knowledge,

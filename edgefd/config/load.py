@@ -35,7 +35,10 @@ from edgefd.methods import get_method
 
 Source = str | os.PathLike[str] | Mapping[str, Any] | Config
 """a YAML file, its sections as a dict, or a config"""
-PACKAGED = {Path("simulations/quickstart.yaml"): Path(__file__).with_name("quickstart.yaml")}
+PACKAGED = {
+    Path("simulations/quickstart.yaml"): Path(__file__).with_name("quickstart.yaml"),
+    Path("simulations/tuning/methods.yaml"): Path(__file__).with_name("tuning_space.yaml"),
+}
 """configs of the checkout that are part of the package too: they are found from every folder"""
 
 

@@ -24,11 +24,13 @@ class Purpose(IntEnum):
     ATTACK = 22
     SAMPLING = 31
     DROPOUT = 32
+    LATENESS = 33
     QUERY = 36
     STUDENT = 41
     INITIAL = 42
     AUDIT = 51
     DEFENCE = 61
+    TUNING = 71
 
 
 class AuditStream(IntEnum):

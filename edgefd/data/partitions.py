@@ -108,8 +108,8 @@ def label_quantity(y: Int64, n_clients: int, classes_per_client: int, rng: np.ra
                 f"partition label_quantity splits class {c} among {owners.sum()} clients, but it has {len(rows)} "
                 "samples: lower partition.n_clients or partition.classes_per_client"
             )
-        for i, piece in zip(np.flatnonzero(owners), np.array_split(rows, max(owners.sum(), 1)), strict=False):
-            parts[i].append(piece)
+        for client, piece in zip(np.flatnonzero(owners), np.array_split(rows, max(owners.sum(), 1)), strict=False):
+            parts[client].append(piece)
     return _sorted([np.concatenate(pieces) for pieces in parts])
 
 

@@ -118,10 +118,10 @@ def check_private(defence: Defence, training: Training, contributes: bool, learn
         )
     if not isinstance(defence, DpSgd):
         return
-    if training.private_rows_per_batch:
+    if training.private_rows_per_batch or training.adjusted_steps != 0:
         raise UserError(
-            "defence dp_sgd: the client would learn private rows in distillation batches without noise: set "
-            "train.private_rows_per_batch=0 and train.local_steps above 0"
+            "defence dp_sgd: the client would learn private rows during the distillation without noise: set "
+            "train.private_rows_per_batch=0, train.adjusted_steps=0 and train.local_steps above 0"
         )
     if not training.trains_locally:
         raise UserError("defence dp_sgd changes local steps, but train.local_steps is 0: set train.local_steps above 0")

@@ -19,7 +19,7 @@ from edgefd.defences.accounting import sgd_multiplier
 from edgefd.defences.noise import check_budget
 from edgefd.federation.context import ClientContext
 from edgefd.federation.training import Training
-from edgefd.learners.batches import Batch, labelled, random_shift
+from edgefd.learners.batches import Batch, augment, labelled
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -80,7 +80,8 @@ def local_step(ctx: ClientContext, settings: DpSgd) -> float:
         )
         model.train()
         steps = training.private_steps(ctx.plan.round, len(private))
-        for batch in poisson(private, steps, rate, training.augment_shift, ctx.rng):
+        batches = poisson(private, steps, rate, ctx.rng)
+        for batch in augment(batches, training.augment_shift, ctx.rng, training.augment_rotation):
             losses += _gradients_of_rows(model, batch)
             optimizer.pre_step()  # clips, sums, adds noise and divides
             ctx.learner.step([p.grad for p in model.parameters() if p.requires_grad], ctx.lr)
@@ -119,10 +120,9 @@ def _contiguous(layer: nn.Module, arguments: tuple[Tensor, ...]) -> tuple[Tensor
     return tuple(a.contiguous() for a in arguments)
 
 
-def poisson(private: Batch, steps: int, rate: float, shift: int, rng: np.random.Generator) -> Iterator[Batch]:
-    """Draw batches that contain each row with probability `rate`, and shift images by up to `shift` pixels."""
-    batches = (private.rows(np.flatnonzero(rng.random(len(private)) < rate)) for _ in range(steps))
-    return random_shift(batches, shift, rng) if shift else batches
+def poisson(private: Batch, steps: int, rate: float, rng: np.random.Generator) -> Iterator[Batch]:
+    """Draw batches that contain each row with probability `rate`."""
+    return (private.rows(np.flatnonzero(rng.random(len(private)) < rate)) for _ in range(steps))
 
 
 def rate_of(n: int, training: Training) -> float:

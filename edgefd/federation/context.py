@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -39,11 +39,18 @@ class ClientContext:
     """the round; before the first round, a plan that queries all rows"""
     rng: np.random.Generator
     """generator of the hook that is running"""
+    next_round: int = 0
+    """round after the last one in which the client took part; 0 = it has taken part in none"""
 
     @property
     def lr(self) -> float:
         """Learning rate of the round."""
         return self.terms.training.lr_at(self.plan.round)
+
+    @property
+    def missed_teachers(self) -> int:
+        """Number of teachers before that of this round that the client has not received. Round 0 has no teacher."""
+        return max(0, self.plan.round - max(1, self.next_round))
 
     def probs(self, ids: Int64) -> Float32:
         """Return soft labels of proxy rows by the client's model, float32 [n, C]."""
@@ -87,6 +94,8 @@ class ServerContext:
     """average of soft labels, row by row: the weighted mean, or the robust rule of the config's `aggregator`"""
     recalled: Sequence[Report] = ()
     """newest knowledge of absent clients, with discounted weights; none unless the method declares `remembers`"""
+    state: dict[str, np.ndarray] = field(default_factory=dict)
+    """arrays that the method keeps from round to round, by name: `aggregate` adds and replaces them in place"""
 
     @property
     def uploads(self) -> list[Knowledge]:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from edgefd.core.arrays import Float32
 from edgefd.core.knowledge import Knowledge
 from edgefd.core.seeding import Purpose
 from edgefd.federation.context import ClientContext
 from edgefd.learners.batches import Batch, augment, draw, labelled, mixed, passes, softmax
-from edgefd.learners.losses import Schedule
+from edgefd.learners.losses import Schedule, class_shares, logit_adjusted, step
 from edgefd.selection import Candidates
 
-_BATCHES = 1
-"""last key of the generator that orders the batches of a distillation; it is part of every result"""
+_BATCHES, _ADJUSTED = 1, 2
+"""last keys of the generators that order the batches of a distillation; they are part of every result"""
 
 
 def teacher_rows(ctx: ClientContext, teacher: Knowledge) -> Batch:
@@ -42,11 +44,16 @@ def _probs_after_distilling(ctx: ClientContext, batch: Batch) -> Float32:
     return probs
 
 
-def distil(ctx: ClientContext, batch: Batch) -> float:
-    """Train the client's model on rows of the teacher, with private rows in each batch; return the mean loss."""
+def distil(ctx: ClientContext, batch: Batch, adjusted_steps: int = 0) -> dict[str, float]:
+    """Train the client's model on rows of the teacher; return the mean losses by the names of their metrics.
+
+    Each batch holds private rows too. Between these batches there are `adjusted_steps` batches of private rows alone
+    with the loss of `edgefd.learners.losses.logit_adjusted`. A client that missed teachers makes more passes, as far as
+    `train.catch_up` allows, so its total of passes is at most that of a client that took part in every round.
+    """
     training, data = ctx.terms.training, ctx.data
     rng = ctx.draw(Purpose.DISTIL, _BATCHES).rng
-    epochs = training.closing_epochs if ctx.plan.closing else training.distill_epochs
+    epochs = training.epochs(ctx.missed_teachers, ctx.plan.closing)
     steps = epochs * -(-len(batch) // training.proxy_rows_per_batch)
     batches = passes(batch, epochs, training.proxy_rows_per_batch, rng)
     if training.private_rows_per_batch:
@@ -54,5 +61,35 @@ def distil(ctx: ClientContext, batch: Batch) -> float:
         batches = mixed(batches, draw(private, steps, training.private_rows_per_batch, rng))
     n_private = min(training.private_rows_per_batch, len(data.x))
     schedule = Schedule(ctx.plan.round, training.rounds, steps)
-    batches = augment(batches, training.augment_shift, rng)
-    return ctx.terms.distillation.distil(ctx.learner, batches, ctx.lr, n_private, schedule)
+    batches = augment(batches, training.augment_shift, rng, training.augment_rotation)
+    if not adjusted_steps:
+        loss = ctx.terms.distillation.distil(ctx.learner, batches, ctx.lr, n_private, schedule)
+        return {"distil_loss": loss} if steps else {}
+    loss_of_teacher = ctx.terms.distillation.step_loss(schedule)
+    loss_of_labels = logit_adjusted(class_shares(data.y, ctx.terms.n_classes))
+    private_batches = _adjusted_batches(ctx, adjusted_steps)
+    taught, private_losses = [], []
+    for is_private in spread(steps, adjusted_steps):
+        if is_private:
+            private_losses.append(step(ctx.learner, next(private_batches), ctx.lr, 0, loss_of_labels))
+        else:
+            taught.append(step(ctx.learner, next(batches), ctx.lr, n_private, loss_of_teacher))
+    means = {"distil_loss": taught, "train_loss": private_losses}
+    return {name: sum(losses) / len(losses) for name, losses in means.items() if losses}
+
+
+def spread(n: int, k: int) -> Iterator[bool]:
+    """Yield n times False and k times True, each spread evenly.
+
+    >>> list(spread(4, 2))
+    [False, False, True, False, False, True]
+    """
+    total = n + k
+    return ((i + 1) * k // total > i * k // total for i in range(total))
+
+
+def _adjusted_batches(ctx: ClientContext, steps: int) -> Iterator[Batch]:
+    training, rng = ctx.terms.training, ctx.draw(Purpose.DISTIL, _ADJUSTED).rng
+    private = labelled(ctx.data.x, ctx.data.y, ctx.terms.n_classes)
+    batches = draw(private, steps, training.private_batch_size, rng)
+    return augment(batches, training.augment_shift, rng, training.augment_rotation)

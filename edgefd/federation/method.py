@@ -28,6 +28,8 @@ class MessageKind(StrEnum):
     row i of teacher t has id t * P + i"""
     CLASS_LABELS = "class labels"
     """each row is a class"""
+    PROTOTYPES = "prototypes"
+    """each row is a class, and its values are a mean of embeddings, the inputs of the last layer of a model"""
     PARAMETERS = "parameters"
     """the only row, 0, holds all parameters of a model"""
     NOTHING = "nothing"
@@ -181,6 +183,17 @@ class Method:
     def exchanges(self) -> bool:
         """Whether clients send any knowledge."""
         return self.message is not MessageKind.NOTHING
+
+    def adjusted_steps(self, ctx: ClientContext) -> int:
+        """Return the number of batches of private rows within a distillation, see `train.adjusted_steps`.
+
+        A client of one class learns nothing from them, and methods without soft labels of proxy rows train otherwise.
+        """
+        if not self.message.of_proxy_rows or len(np.unique(ctx.data.y)) < 2:
+            return 0
+        training = ctx.terms.training
+        epochs = training.epochs(ctx.missed_teachers, ctx.plan.closing)
+        return training.adjusted_batches(len(ctx.proxy), len(ctx.data.x), epochs)
 
     def local_steps(self, ctx: ClientContext) -> int:
         """Return the number of batches of private data after the evaluation of a round."""

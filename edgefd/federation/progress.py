@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+
+import numpy as np
 
 from edgefd.core.knowledge import Knowledge
 from edgefd.federation.memory import Memory
@@ -20,3 +23,5 @@ class Progress:
     """state of the selection rule; None if the rule has no state"""
     memory: Memory = field(default_factory=dict)
     """newest knowledge of each client; empty if the server needs no memory"""
+    method_state: Mapping[str, np.ndarray] = field(default_factory=dict)
+    """arrays that `Method.aggregate` keeps from round to round, by name; empty if the method keeps none"""

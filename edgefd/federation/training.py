@@ -25,16 +25,25 @@ class Training:
     """batches of private data in round 0 only, before those of `local_steps` or `local_epochs` and the first upload"""
     local_batch_size: int | None = None
     """rows per batch of private data in these steps (None = batch_size)"""
+    adjusted_steps: int | Literal["auto"] = "auto"
+    """batches of private rows between those of the teacher, with a loss that teaches how the client's classes differ
+    and not how frequent they are (docs/methods/edgefd.md); auto = one pass over the private rows, but at least as many
+    batches as the distillation of the whole proxy set has; 0 = none; methods without proxy set have none"""
     distill_epochs: int = 1
     """passes over the rows of the teacher in each round"""
     closing_epochs: int = 2
     """passes over the rows of the last teacher, in the closing round"""
+    catch_up: int = 1
+    """largest number of teachers for which a client makes passes in a round: its newest one, and one for each round
+    that it missed before; 1 = none for missed rounds"""
     batch_size: int = 64
     """rows per batch (the last batch of a pass may be smaller)"""
     private_rows_per_batch: int = 16
     """private rows in each distillation batch (part of `batch_size`): they preserve the client's own knowledge"""
     augment_shift: int = 0
     """maximal random shift of the images of every batch, in pixels (0 = no shift)"""
+    augment_rotation: float = 0.0
+    """maximal random rotation of the images of every batch in both directions, in degrees (0 = no rotation)"""
     optimizer: Literal["sgd", "adam"] = "adam"
     """optimizer of the clients: sgd or adam"""
     momentum: float = MOMENTUM
@@ -66,6 +75,12 @@ class Training:
         for name in (*local, "distill_epochs", "closing_epochs", "augment_shift"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative")
+        if self.adjusted_steps != "auto" and self.adjusted_steps < 0:
+            raise ValueError("adjusted_steps must be auto, 0 or more")
+        if self.catch_up < 1:
+            raise ValueError("catch_up must be at least 1")
+        if not 0 <= self.augment_rotation <= 180:
+            raise ValueError("augment_rotation must be from 0 to 180 degrees")
         if not 0 <= self.private_rows_per_batch < self.batch_size:
             raise ValueError("private_rows_per_batch must be at least 0 and less than batch_size")
         if not 0 <= self.momentum < 1 or not 0 <= self.weight_decay < float("inf"):
@@ -112,12 +127,29 @@ class Training:
         steps = self.local_steps + self.local_epochs * an_epoch
         return steps + (self.warmup_steps if round == 0 else 0)
 
+    def adjusted_batches(self, n_proxy: int, n_private: int, epochs: int) -> int:
+        """Return the number of batches for `adjusted_steps` in a round, if the client has several classes.
+
+        Args:
+            n_proxy: rows of the proxy set.
+            n_private: private rows of the client.
+            epochs: passes over the rows of the teacher in the round.
+        """
+        if self.adjusted_steps != "auto":
+            return self.adjusted_steps
+        return epochs * max(-(-n_proxy // self.proxy_rows_per_batch), -(-n_private // self.private_batch_size))
+
     def check_shift(self, shape: tuple[int, ...]) -> None:
-        """Check that samples of this shape can be shifted.
+        """Check that samples of this shape can be shifted and rotated as the settings say.
 
         Raises:
             UserError: if they are no images, or no larger than the shift.
         """
+        if self.augment_rotation and len(shape) != 3:
+            raise UserError(
+                f"train.augment_rotation rotates images, but samples have shape {list(shape)}, not three axes: set it "
+                "to 0"
+            )
         if self.augment_shift and len(shape) != 3:
             raise UserError(
                 f"train.augment_shift shifts images, but samples have shape {list(shape)}, not three axes: set it to 0"
@@ -128,10 +160,21 @@ class Training:
                 "view: set a smaller one"
             )
 
+    def epochs(self, missed: int, closing: bool) -> int:
+        """Return the passes over the rows of the teacher of a client that has missed this number of teachers before.
+
+        >>> training = Training(distill_epochs=1, closing_epochs=2, catch_up=4)
+        >>> [training.epochs(missed, False) for missed in (0, 1, 9)], training.epochs(1, True)
+        ([1, 2, 4], 3)
+        """
+        newest = self.closing_epochs if closing else self.distill_epochs
+        return newest + min(missed, self.catch_up - 1) * self.distill_epochs
+
     def most_steps(self, n_proxy: int, n_private: int) -> int:
         """Return the largest number of training steps in a round, if `n_proxy` rows are distilled."""
-        batches = -(-n_proxy // self.proxy_rows_per_batch)
-        return max(self.distill_epochs, self.closing_epochs) * batches + self.private_steps(0, n_private)
+        most = max(self.epochs(self.catch_up, closing) for closing in (False, True))
+        taught = most * -(-n_proxy // self.proxy_rows_per_batch)
+        return taught + self.adjusted_batches(n_proxy, n_private, most) + self.private_steps(0, n_private)
 
     def lr_at(self, round: int) -> float:
         """Return the learning rate of round r of R.

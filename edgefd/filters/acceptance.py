@@ -44,9 +44,18 @@ class AcceptanceRule:
 
 
 def acceptance_weights(
-    scorer: Scorer, heldout: Float32, proxy: Float32, contributed: Int64, rule: AcceptanceRule
+    scorer: Scorer,
+    heldout: Float32,
+    proxy: Float32,
+    contributed: Int64,
+    rule: AcceptanceRule,
+    least_share: float = 0.0,
 ) -> Float32:
     """Return the acceptance weight of each proxy row: float32 [P] in [0, 1]; 0 means not accepted.
+
+    With a proxy set of another kind, such as darker or turned images, no score reaches the threshold of the held-out
+    rows, but the rows of the client's classes still have higher scores than the other proxy rows. `least_share`
+    compares the proxy rows with each other: it lowers the threshold t until this share of them is accepted.
 
     Args:
         scorer: estimator fitted on private rows of the client, but not on `heldout`.
@@ -54,9 +63,12 @@ def acceptance_weights(
         proxy: rows of the proxy set, float32 [P, ...].
         contributed: ids of the proxy rows that the client contributed, int64.
         rule: threshold and weighting.
+        least_share: share of the proxy rows that is accepted at least, in [0, 1].
     """
     threshold = np.quantile(scorer.score_samples(heldout), 1 - rule.quantile)
     score = scorer.score_samples(proxy)
+    if least_share > 0:
+        threshold = min(threshold, np.quantile(score, 1 - least_share))
     accepted = score >= threshold
     weights: Float32 = accepted.astype(np.float32)
     if rule.weighting == "soft":

@@ -8,7 +8,8 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from edgefd.core.arrays import Float32, Float64
+from edgefd.core.arrays import Float32
+from edgefd.filters.cross_fit import CrossFitted, cross_fit
 from edgefd.filters.estimator import RatioEstimator, rows_of
 from edgefd.filters.kulsif import KuLSIF
 from edgefd.filters.log_density import LOG_DENSITIES, LogDensity
@@ -28,8 +29,7 @@ class DensityRatio(RatioEstimator):
     "kulsif" fits the ratio itself, s(x) = log r(x).
 
     The reference set is the proxy set, and its rows are the rows that are scored. A row must not influence its own
-    score, because q would be large at each of its own rows. Therefore q is fitted on two random halves of the reference
-    set. A row of one half is scored by the other half, and any other row is scored by the mean of both halves.
+    score, because q would be large at each of its own rows. Therefore q is cross-fitted (`CrossFitted`).
 
     Args:
         estimator: "kde", "knn", "mahalanobis", "isolation_forest" or "kulsif". All except knn and kulsif need
@@ -69,15 +69,19 @@ class DensityRatio(RatioEstimator):
             raise ValueError(f"the reference set has {len(reference_rows)} row, but needs two rows or more")
         rng = np.random.default_rng(self.random_state)
         projected = self._project(private)
-        self.half_of_: dict[bytes, int] = {}
-        self.halves_: tuple[LogDensity, ...] = ()
+        self.reference_: CrossFitted | None = None
         if self.estimator == "kulsif":
             assert reference_rows is not None
             self.private_ = _log_kulsif(projected, self._project(reference_rows), rng)
         elif self.reference == "proxy" and reference_rows is not None:
             spacing = self._project(reference_rows)
             self.private_ = LOG_DENSITIES[self.estimator](projected, spacing, self.random_state)
-            self.half_of_, self.halves_ = self._fit_halves(reference_rows, spacing, rng)
+            self.reference_ = cross_fit(
+                reference_rows,
+                spacing,
+                lambda half: LOG_DENSITIES[self.estimator](half, spacing, self.random_state),
+                rng,
+            )
         else:
             self.private_ = LOG_DENSITIES[self.estimator](projected, projected, self.random_state)
         self.n_features_in_ = private.shape[1]
@@ -88,24 +92,9 @@ class DensityRatio(RatioEstimator):
         x = self._rows_to_score(X)
         projected = self._project(x)
         score = self.private_(projected)
-        if self.halves_:
-            score -= self._log_reference(x, projected)
+        if self.reference_ is not None:
+            score -= self.reference_(x, projected)
         return score.astype(np.float32)
-
-    def _fit_halves(
-        self, rows: Float32, projected: Float32, rng: np.random.Generator
-    ) -> tuple[dict[bytes, int], tuple[LogDensity, ...]]:
-        """Return the half of each row, by the bytes of the row, and the log densities of both halves."""
-        order = rng.permutation(len(rows))
-        halves = [np.sort(half) for half in (order[: len(order) // 2], order[len(order) // 2 :])]
-        fit = LOG_DENSITIES[self.estimator]
-        densities = tuple(fit(projected[half], projected, self.random_state) for half in halves)
-        return {rows[i].tobytes(): h for h, half in enumerate(halves) for i in half}, densities
-
-    def _log_reference(self, x: Float32, projected: Float32) -> Float64:
-        first, second = (half(projected) for half in self.halves_)
-        half_of = np.array([self.half_of_.get(row.tobytes(), -1) for row in x])
-        return np.select([half_of == 0, half_of == 1], [second, first], (first + second) / 2)
 
 
 def _log_kulsif(private: Float32, reference: Float32, rng: np.random.Generator) -> LogDensity:

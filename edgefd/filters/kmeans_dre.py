@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from edgefd.core.arrays import Float32
+from edgefd.core.arrays import Float32, Float64
+from edgefd.filters.cross_fit import CrossFitted, cross_fit
 from edgefd.filters.estimator import RatioEstimator, rows_of
-from edgefd.filters.kmeans import BLOCK, centre_of, kmeans, nearest, row_squares
+from edgefd.filters.kmeans import BLOCK, centre_of, kmeans, nearest
+from edgefd.filters.log_density import LogDensity
 
 _SMALLEST = 1e-6  # the log of a distance of zero (x is a centroid) must be finite
-_ROWS_PER_REFERENCE_CENTROID = 10  # with one row each, all reference rows have distance 0 and none is accepted
+_ROWS_PER_REFERENCE_CENTROID = 10  # with fewer, the centroids of a small reference set follow its single rows
 
 
 @dataclass(eq=False, repr=False)
@@ -27,8 +30,10 @@ class KMeansDRE(RatioEstimator):
         s(x) = -log d_p(x)                  reference="none": the plain distance
 
     A higher score means that x is more like the private data. The centroids K_c of the paper are `centroids_`. A
-    reference set of m rows has min(k, m // 10) centroids, but at least one: if its rows were centroids, d_q would be 0
-    at all of them. docs/methods/edgefd.md lists what the paper leaves open and what is chosen here.
+    reference set of m rows is divided into two random halves with min(k, m // 10) centroids each, but at least one. A
+    row of one half takes d_q from the other half, any other row the geometric mean of both (`CrossFitted`). Otherwise
+    the rows near a centroid of the proxy set, which pulled it towards themselves, could not be accepted.
+    docs/methods/edgefd.md lists what the paper leaves open and what is chosen here.
 
     >>> rng = np.random.default_rng(0)
     >>> private, proxy = rng.normal(0, 1, (200, 2)), rng.normal([[0, 0]] * 50 + [[9, 9]] * 50, 1)
@@ -66,10 +71,14 @@ class KMeansDRE(RatioEstimator):
         private = self._project(rows)
         self.centre_ = centre_of(private)
         self.centroids_, self.inertia_ = kmeans(private, self.n_clusters, rng, max_iter=self.max_iter)
-        self.reference_centroids_ = None
+        self.reference_: CrossFitted | None = None
         if self.reference == "proxy" and reference_rows is not None:
             k = min(self.n_clusters, max(1, len(reference_rows) // _ROWS_PER_REFERENCE_CENTROID))
-            self.reference_centroids_, _ = kmeans(self._project(reference_rows), k, rng, max_iter=self.max_iter)
+
+            def fit(half: Float32) -> LogDensity:
+                return self._density(kmeans(half, k, rng, max_iter=self.max_iter)[0])
+
+            self.reference_ = cross_fit(reference_rows, self._project(reference_rows), fit, rng)
         self.n_features_in_ = rows.shape[1]
         return self
 
@@ -77,19 +86,21 @@ class KMeansDRE(RatioEstimator):
         """Return s(x), float32 [n]. A higher score means that x is more like the private data."""
         x = self._rows_to_score(X)
         blocks = range(0, len(x), BLOCK)  # each block stays in cache for all its operations
-        return np.concatenate([self._scores(self._near_zero(self._project(x[i : i + BLOCK]))) for i in blocks])
+        return np.concatenate([self._scores(x[i : i + BLOCK]) for i in blocks])
 
     def _scores(self, x: Float32) -> Float32:
-        squares = row_squares(x)
-        score = -_log_distance(x, self._near_zero(self.centroids_), squares)
-        if self.reference_centroids_ is not None:
-            score += _log_distance(x, self._near_zero(self.reference_centroids_), squares)
-        return score
+        projected = self._project(x)
+        score = self._density(self.centroids_)(projected)
+        if self.reference_ is not None:
+            score -= self.reference_(x, projected)
+        return score.astype(np.float32)
 
-    def _near_zero(self, x: Float32) -> Float32:
-        """Subtract the centre of the fit, because distances by matrix product lose digits far from zero."""
-        return x if self.centre_ is None else x - self.centre_
+    def _density(self, centroids: Float32) -> LogDensity:
+        """Return minus the log distance to the nearest centroid, as a function of rows that pickle can store."""
+        return functools.partial(_log_nearness, centroids=centroids, centre=self.centre_)
 
 
-def _log_distance(x: Float32, centroids: Float32, squares: Float32) -> Float32:
-    return np.log(np.sqrt(nearest(x, centroids, squares)[1]) + np.float32(_SMALLEST))
+def _log_nearness(rows: Float32, centroids: Float32, centre: Float32 | None) -> Float64:
+    if centre is not None:  # distances by matrix product lose digits far from zero
+        rows, centroids = rows - centre, centroids - centre
+    return -np.log(np.sqrt(nearest(rows, centroids)[1].astype(np.float64)) + _SMALLEST)

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from edgefd.core.arrays import Float32, Int64
 
@@ -29,6 +30,21 @@ class Batch:
     def rows(self, index: Int64) -> Batch:
         """Return a copy of the rows at the positions `index`."""
         return Batch(self.x[index], self.targets[index], self.weights[index])
+
+
+@dataclass(frozen=True, eq=False)
+class AnchoredBatch(Batch):
+    """Training rows whose embeddings are pulled towards anchors. Only learners with embeddings train on them.
+
+    The loss of the rows is that of a `Batch` plus strength / (n E) sum_i pulled_i |f(x_i) - anchor_i|^2, where f(x) is
+    the embedding of E values.
+    """
+
+    anchors: Float32
+    """float32 [n, E]"""
+    pulled: Float32
+    """float32 [n]: 1 = the row has an anchor, 0 = it has none"""
+    strength: float
 
 
 def softmax(logits: Float32) -> Float32:
@@ -119,6 +135,51 @@ def _shift(x: Float32, pixels: int, rng: np.random.Generator) -> Float32:
     return np.ascontiguousarray(windows[np.arange(n), :, dy, dx])
 
 
-def augment(batches: Iterator[Batch], max_shift: int, rng: np.random.Generator) -> Iterator[Batch]:
-    """Shift the images of each batch at random by up to `max_shift` pixels. 0 leaves the batches unchanged."""
+def random_rotation(batches: Iterable[Batch], degrees: float, rng: np.random.Generator) -> Iterator[Batch]:
+    """Rotate each image by a random angle of up to `degrees` in both directions. Border pixels are repeated."""
+    for batch in batches:
+        angles = np.deg2rad(rng.uniform(-degrees, degrees, len(batch)))
+        yield Batch(rotated(batch.x, angles), batch.targets, batch.weights)
+
+
+def rotated(x: Float32, angles: npt.NDArray[np.float64]) -> Float32:
+    """Rotate each image of x, float32 [n, C, H, W], by its angle in radians, around its centre.
+
+    A pixel is the bilinear interpolation of four pixels. Border pixels are repeated.
+
+    >>> image = np.array([[[[1, 2], [3, 4]]]], np.float32)
+    >>> rotated(image, np.array([np.pi / 2])).round(3)
+    array([[[[2., 4.],
+             [1., 3.]]]], dtype=float32)
+    """
+    n, _, height, width = x.shape
+    row, column = np.mgrid[:height, :width] - np.array([(height - 1) / 2, (width - 1) / 2])[:, None, None]
+    cos, sin = (f(angles)[:, None, None].astype(np.float32) for f in (np.cos, np.sin))
+    top, down = _between(cos * row + sin * column + (height - 1) / 2, height)
+    left, right = _between(cos * column - sin * row + (width - 1) / 2, width)
+    each = np.arange(n)[:, None, None]
+    out = np.zeros((n, height, width, x.shape[1]), np.float32)
+    for dy, by_row in ((0, 1 - down), (1, down)):
+        for dx, by_column in ((0, 1 - right), (1, right)):
+            corner = x[each, :, np.minimum(top + dy, height - 1), np.minimum(left + dx, width - 1)]
+            out += (by_row * by_column)[..., None] * corner
+    return np.ascontiguousarray(out.transpose(0, 3, 1, 2))
+
+
+def _between(position: npt.NDArray[np.float64], size: int) -> tuple[Int64, Float32]:
+    """Return the pixel before a position in [0, size - 1], and the distance to it; positions outside are moved in."""
+    inside = np.clip(position, 0, size - 1)
+    before = np.floor(inside).astype(np.int64)
+    return before, (inside - before).astype(np.float32)
+
+
+def augment(
+    batches: Iterator[Batch], max_shift: int, rng: np.random.Generator, max_degrees: float = 0.0
+) -> Iterator[Batch]:
+    """Rotate the images of each batch at random by up to `max_degrees`, and shift them by up to `max_shift` pixels.
+
+    0 does not change the batches.
+    """
+    if max_degrees:
+        batches = random_rotation(batches, max_degrees, rng)
     return random_shift(batches, max_shift, rng) if max_shift else batches

@@ -27,4 +27,5 @@ def distil(ctx: ServerContext, mean: Knowledge, epochs: int) -> None:
     rng = make_rng(ctx.terms.seed, Purpose.STUDENT, round)
     batch = Batch(ctx.proxy.x[mean.ids], mean.values, mean.weights)
     batches = passes(batch, epochs, training.batch_size, rng)
-    model_of(ctx).train(augment(batches, training.augment_shift, rng), training.lr_at(round))
+    batches = augment(batches, training.augment_shift, rng, training.augment_rotation)
+    model_of(ctx).train(batches, training.lr_at(round))

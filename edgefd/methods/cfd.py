@@ -22,5 +22,5 @@ METHOD = replace(
     name="cfd",
     summary="clients send 1-bit soft labels; a server model distils their mean and sends its own soft labels",
     upload=upload,
-    local_training="warmup",
+    local_training="always",
 )

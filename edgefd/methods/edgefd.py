@@ -6,12 +6,20 @@ What the paper says and what is chosen here: docs/methods/edgefd.md.
 from dataclasses import dataclass
 from typing import Literal
 
-from edgefd.core.arrays import Float32
+import numpy as np
+
+from edgefd.core.arrays import Bool, Float32
+from edgefd.core.knowledge import Knowledge
 from edgefd.federation.context import ClientContext
-from edgefd.federation.method import Method
-from edgefd.filters.acceptance import AcceptanceRule, Scorer, acceptance_weights
+from edgefd.federation.method import Method, soft_labels
+from edgefd.filters.acceptance import AcceptanceRule, acceptance_weights
 from edgefd.filters.density_ratio import DensityRatio
+from edgefd.filters.estimator import rows_of
 from edgefd.filters.kmeans_dre import KMeansDRE
+from edgefd.filters.shift import UNRELATED, effective_share, proxy_shift, proxy_spaces, standardised
+
+_SMALLEST = 1e-4  # weights must be above 0, and a model can be sure that a row is of no class of its client
+_TINY = 1e-9  # such a row is divided equally among the client's classes
 
 
 @dataclass(frozen=True)
@@ -24,6 +32,9 @@ class Config:
     """k: number of centroids of a client's private data, for estimator=kmeans"""
     quantile: float = 0.95
     """share of held-out private samples that the filter must accept"""
+    threshold: Literal["heldout", "share"] = "heldout"
+    """heldout = the quantile of held-out samples alone; share = lowered, unless the proxy set is unrelated, until the
+    client accepts as many proxy rows as it can expect to know: exp(H) / C, with the entropy H of its labels"""
     reference: Literal["proxy", "none"] = "proxy"
     """score: proxy = the density ratio to the proxy set; none = the density (for kmeans, the distance) alone"""
     weighting: Literal["hard", "soft"] = "soft"
@@ -32,10 +43,14 @@ class Config:
     """decay rate of soft weights towards the threshold"""
     accept_contributed: bool = True
     """stage 1: accept the rows that the client contributed itself"""
-    features: Literal["pixels", "pca"] = "pixels"
-    """input of the estimator: the samples themselves, or their principal components"""
+    features: Literal["pixels", "contrast", "pca"] = "pixels"
+    """input of the estimator: pixels = the samples; contrast = images and windows with mean 0 and deviation 1 each, so
+    that brightness and contrast do not matter (tables as they are); pca = principal components of the samples"""
     n_components: int = 50
     """number of principal components, for features=pca"""
+    answers: Literal["model", "own_classes"] = "model"
+    """soft labels of accepted rows: model = those of the model; own_classes = restricted to the classes that the client
+    has, with a weight times the model's probability that the row is of one of them"""
 
     def __post_init__(self) -> None:
         if not 0 < self.quantile <= 1:
@@ -52,23 +67,59 @@ class Config:
 
 def client_filter(ctx: ClientContext) -> Float32:
     """Fit the estimator on private rows and the threshold on held-out rows; return the weights of the proxy rows."""
-    data, proxy, config = ctx.data, ctx.proxy, ctx.config
-    seed = int(ctx.rng.integers(2**31))
-    scorer: Scorer
+    data, config = ctx.data, ctx.config
+    of_filter = standardised if config.features == "contrast" else rows_of
+    private, heldout, proxy = map(of_filter, (data.x, data.x_heldout, ctx.proxy.x))
+    scorer = _scorer(config, int(ctx.rng.integers(2**31))).fit(private, reference=proxy)
+    rule = AcceptanceRule(config.quantile, config.weighting, config.beta, config.accept_contributed)
+    return acceptance_weights(scorer, heldout, proxy, data.contributed, rule, _least_share(ctx))
+
+
+def _scorer(config: Config, seed: int) -> KMeansDRE | DensityRatio:
+    features: Literal["pixels", "pca"] = "pca" if config.features == "pca" else "pixels"
     if config.estimator == "kmeans":
-        scorer = KMeansDRE(
+        return KMeansDRE(
             config.n_clusters,
             config.reference,
-            features=config.features,
+            features=features,
             n_components=config.n_components,
             random_state=seed,
-        ).fit(data.x, reference=proxy.x)
-    else:
-        scorer = DensityRatio(
-            config.estimator, config.reference, config.features, config.n_components, random_state=seed
-        ).fit(data.x, reference=proxy.x)
-    rule = AcceptanceRule(config.quantile, config.weighting, config.beta, config.accept_contributed)
-    return acceptance_weights(scorer, data.x_heldout, proxy.x, data.contributed, rule)
+        )
+    return DensityRatio(config.estimator, config.reference, features, config.n_components, random_state=seed)
+
+
+def _least_share(ctx: ClientContext) -> float:
+    """Return the share of proxy rows that the client accepts at least: 0 for a proxy set of another kind."""
+    data = ctx.data
+    if ctx.config.threshold == "heldout":
+        return 0.0
+    share = effective_share(data.y, ctx.terms.n_classes)
+    shift = proxy_shift(data.x, data.x_heldout, proxy_spaces(ctx.proxy.x), share)
+    return share if shift is not None and shift < UNRELATED else 0.0
+
+
+def upload(ctx: ClientContext) -> Knowledge:
+    """Return soft labels of the queried and accepted rows, as `method.answers` says."""
+    if ctx.config.answers == "model":
+        return soft_labels(ctx)
+    return of_own_classes(soft_labels(ctx), np.bincount(ctx.data.y, minlength=ctx.terms.n_classes) > 0)
+
+
+def of_own_classes(answers: Knowledge, own: Bool) -> Knowledge:
+    """Restrict soft labels p to the classes that the client has: p(k) / m for its own classes k, with weight w m.
+
+    m = sum of p over its own classes. A client that accepts a row says that the row is like its data, so it knows only
+    labels of its data. m is what its model thinks of that claim, relative to the other clients' claims of the row.
+
+    >>> k = Knowledge(np.array([4]), np.array([[0.2, 0.2, 0.6]], np.float32), np.ones(1, np.float32))
+    >>> restricted = of_own_classes(k, np.array([True, True, False]))
+    >>> restricted.values, restricted.weights
+    (array([[0.5, 0.5, 0. ]], dtype=float32), array([0.4], dtype=float32))
+    """
+    p = own * (answers.values.astype(np.float64) + _TINY)
+    m = p.sum(1)
+    weights = np.clip(answers.weights * m, _SMALLEST, 1)
+    return Knowledge(answers.ids, (p / m[:, None]).astype(np.float32), weights.astype(np.float32))
 
 
 def packages(config: Config) -> tuple[str, ...]:
@@ -81,6 +132,7 @@ METHOD = Method(
     summary="clients answer only for proxy samples that resemble their own data (KMeans density ratio)",
     config=Config,
     filter=client_filter,
+    upload=upload,
     label_aggregation=True,
     remembers=True,
     packages=packages,

@@ -9,56 +9,76 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from edgefd.core.arrays import Float64
-from edgefd.core.errors import UserError
+from edgefd.core.arrays import Float64, Int64
 from edgefd.core.knowledge import Knowledge, empty
 from edgefd.federation.context import ClientContext, ServerContext
 from edgefd.federation.distillation import teacher_rows
 from edgefd.federation.method import MessageKind, Method
-from edgefd.learners.batches import Batch, softmax
+from edgefd.learners.batches import Batch
+from edgefd.learners.probabilities import softmax64
 from edgefd.methods._several_teachers import join_teachers, stacked
+
+_MOVE = 0.01  # the step size brings the mean change of the coefficients of a client near this value
+_TRIES, _FACTOR = 5, 5.0
 
 
 @dataclass(frozen=True)
 class Config:
     """Settings of the optimisation of the coefficients."""
 
-    rho: float = 0.6
+    rho: float = 0.7
     """factor of the term that keeps coefficients near 1 / K"""
-    step: float = 1.0
-    """step size of gradient descent on the coefficients"""
-    steps: int = 10
-    """steps of gradient descent in each round, from 1 / K"""
     sharpness: float = 5.0
-    """factor in the final coefficients, softmax(sharpness c)"""
+    """factor in the coefficients after a step, softmax(sharpness c)"""
 
     def __post_init__(self) -> None:
-        if self.rho < 0 or self.step <= 0 or self.steps < 0 or self.sharpness < 0:
-            raise ValueError("rho, steps and sharpness must not be negative, step must be above 0")
+        if self.rho < 0 or self.sharpness < 0:
+            raise ValueError("rho and sharpness must not be negative")
 
 
-def coefficients(votes: Float64, config: Config) -> Float64:
-    """Minimise |z_k - sum_m c_km z_m|^2 + rho |c_k - 1/K|^2, both as means, and return C [K, K], row k of client k.
+def step(c: Float64, votes: Float64, config: Config) -> Float64:
+    """Return the coefficients [K, K] after one step of gradient descent, row k for client k.
 
-    The first term needs only the products of the votes [K, P, C], G = votes votes^T / (P C).
-
-    Raises:
-        UserError: if the steps are so large that the coefficients overflow.
+    The loss of client k is |p_k - sum_m c_km p_m|^2 + rho |c_k - 1/K|^2, both as means; the votes are p [K, P, C]. Its
+    first term needs only the products of the votes, G = votes votes^T / (P C). After the step,
+    c_k <- softmax(sharpness c_k).
     """
     k = len(votes)
     flat = votes.reshape(k, -1)
     products = flat @ flat.T / max(flat.shape[1], 1)
-    c = np.full((k, k), 1 / k)
-    with np.errstate(over="ignore", invalid="ignore"):  # an overflow is reported below
-        for _ in range(config.steps):
-            c -= config.step * (2 * (c @ products - products) + 2 * config.rho / k * (c - 1 / k))
-        c *= config.sharpness
-    if not (np.abs(c) < np.finfo(np.float32).max).all():
-        raise UserError(
-            f"the coefficients of kt_pfl diverge: method.step={config.step:g} is too large, use a smaller one"
-        )
-    out: Float64 = softmax(c.astype(np.float32)).astype(np.float64)
-    return out
+    gradient = 2 * (c @ products - products) + 2 * config.rho / k * (c - 1 / k)
+    return softmax64(config.sharpness * (c - _step_sizes(gradient) * gradient))
+
+
+def _step_sizes(gradient: Float64) -> Float64:
+    """Return the step size of each client, [K, 1]: a power of 5 that brings the mean change of a row near 0.01."""
+    change = np.abs(gradient).mean(1, keepdims=True)
+    size: Float64 = np.ones_like(change)
+    for _ in range(_TRIES):
+        for too_large in (True, False):
+            off = change > _MOVE if too_large else change < _MOVE
+            factor = np.where(off, 1 / _FACTOR if too_large else _FACTOR, 1.0)
+            change, size = change * factor, size * factor
+    return size
+
+
+def _coefficients(state: dict[str, np.ndarray], clients: Int64, votes: Float64, config: Config) -> Float64:
+    """Make one step for the clients that answered, keep all coefficients in the state, and return those of these.
+
+    A client that is new to the server begins with the coefficient 1 / K for everybody, and everybody for it. The share
+    of absent clients in a row does not change; the teachers of this round are mixed without them.
+    """
+    known = state.get("clients", np.empty(0, np.int64))
+    everyone = np.union1d(known, clients)
+    c = np.full((len(everyone), len(everyone)), 1 / len(everyone))
+    if len(known):
+        c[np.ix_(*[np.searchsorted(everyone, known)] * 2)] = state["coefficients"] * len(known) / len(everyone)
+    present = np.ix_(*[np.searchsorted(everyone, clients)] * 2)
+    share = c[present].sum(1, keepdims=True)
+    moved = step(c[present] / share, votes, config)
+    c[present] = moved * share
+    state |= {"clients": everyone, "coefficients": c}
+    return moved
 
 
 def aggregate(ctx: ServerContext) -> Knowledge:
@@ -66,10 +86,11 @@ def aggregate(ctx: ServerContext) -> Knowledge:
     answered = [r for r in ctx.reports if len(r.knowledge)]
     if not answered:
         return empty(ctx.terms.n_classes)
+    clients = [r.client for r in answered]
     ids, votes = stacked([r.knowledge for r in answered])
-    teachers = np.einsum("km,mpc->kpc", coefficients(votes, ctx.config), votes)
-    teachers = np.minimum(teachers, 1)  # the coefficients of a client sum to 1 up to the rounding of float32
-    return join_teachers([r.client for r in answered], ids, teachers, len(ctx.proxy))
+    c = _coefficients(ctx.state, np.array(clients), votes, ctx.config)
+    teachers = np.minimum(np.einsum("km,mpc->kpc", c, votes), 1)  # sums of coefficients are 1 up to rounding
+    return join_teachers(clients, ids, teachers, len(ctx.proxy))
 
 
 def distillation_targets(ctx: ClientContext, teacher: Knowledge) -> Batch:

@@ -19,7 +19,7 @@ from edgefd.federation.method import Method, accepted_ids, labels_of
 class Config:
     """Settings of the sharpening and of the cache."""
 
-    beta: float = 2.0
+    beta: float = 1.0
     """exponent of enhanced ERA; 1 = the plain mean"""
     lifetime: int = 3
     """rounds after which the label of a row is queried again; 1 = no cache"""

@@ -9,6 +9,7 @@ from typing import Literal
 import numpy as np
 
 from edgefd.core.arrays import Float32
+from edgefd.core.errors import UserError
 from edgefd.core.knowledge import Knowledge
 from edgefd.federation.context import ClientContext, ServerContext
 from edgefd.federation.method import Method, accepted_ids, labels_of
@@ -33,8 +34,8 @@ class Config:
     """number of auxiliary samples of KuLSIF"""
     n_private: int = 250
     """largest number of private samples of KuLSIF"""
-    width: float = 0.0
-    """width of the Gaussian kernel (0 = by the median heuristic)"""
+    width: float = 5.0
+    """width of the Gaussian kernel, in units of the standardised samples (0 = by the median heuristic)"""
     variant: Literal["correct", "published"] = "correct"
     """correct: KuLSIF; published: as in the paper's code, which uses a matrix in place of its inverse"""
 
@@ -53,7 +54,8 @@ def client_filter(ctx: ClientContext) -> Float32:
     """Accept x iff r(x) is above the quantile of r over held-out private rows.
 
     Raises:
-        UserError: if KuLSIF on so many samples would not fit in memory. It is raised before any allocation.
+        UserError: if KuLSIF on so many samples would not fit in memory (raised before any allocation), or if the kernel
+            is so narrow that the ratio of most held-out rows is 0.
     """
     data, proxy, config, rng = ctx.data, ctx.proxy, ctx.config, ctx.rng
     n = min(config.n_auxiliary, len(proxy)) if config.auxiliary == "proxy" else config.n_auxiliary
@@ -65,6 +67,11 @@ def client_filter(ctx: ClientContext) -> Float32:
         shape = (n, *proxy.x.shape[1:])
         auxiliary = rng.uniform(proxy.x.min(), proxy.x.max(), shape).astype(np.float32)
     scorer = KuLSIF(config.width or None, config.variant).fit(private, reference=auxiliary)
+    if (scorer.score_samples(data.x_heldout) == 0).mean() > 1 - config.quantile:  # float32 is too coarse
+        raise UserError(
+            f"a kernel of width {config.width:g} is too narrow for samples of {proxy.x[0].size} values: set "
+            "method.width=0, which takes the width from the median distance of samples"
+        )
     rule = AcceptanceRule(config.quantile, "hard", 0.0, accept_contributed=False)
     return acceptance_weights(scorer, data.x_heldout, proxy.x, data.contributed, rule)
 

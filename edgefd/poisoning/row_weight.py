@@ -55,4 +55,5 @@ def _mass(teacher: Knowledge, uploads: Sequence[Knowledge]) -> Float64:
 def _certainty(values: Float32) -> Float64:
     """Return 1 - H(z) / log C of each soft label z, float64 [n]; 1 for a single class."""
     p = np.clip(values.astype(np.float64), 1e-12, 1)
-    return 1 + (p * np.log(p)).sum(1) / np.log(max(p.shape[1], 2))
+    certainty: Float64 = 1 + (p * np.log(p)).sum(1) / np.log(max(p.shape[1], 2))
+    return certainty

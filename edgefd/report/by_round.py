@@ -48,6 +48,17 @@ ACCURACY = (
         "Mean over clients, each on its own held-out samples. Devices can measure no other accuracy.",
         lambda m: m.heldout_accuracy_mean,
     ),
+    Quantity(
+        "Personal accuracy",
+        "Mean over clients, each on its own distribution: the test set reweighted by the client's class shares; for "
+        "clients that are people, their held-out samples.",
+        lambda m: m.personal_accuracy_mean,
+    ),
+    Quantity(
+        "BAM, personal and general",
+        "Mean over clients of the geometric mean of personal accuracy and accuracy on the whole test set.",
+        lambda m: m.bam_mean,
+    ),
 )
 TEACHER = (
     Quantity(

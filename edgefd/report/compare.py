@@ -164,18 +164,17 @@ def cells(group: Group) -> list[str]:
     ]
 
 
-def to_markdown(groups: Sequence[Group]) -> str:
-    """Return the groups as a Markdown table."""
-    rows = [HEADER, ["---"] * len(HEADER), *(cells(g) for g in groups)]
-    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
+def to_markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return a Markdown table."""
+    return "".join(f"| {' | '.join(row)} |\n" for row in (header, ["---"] * len(header), *rows))
 
 
-def to_csv(groups: Sequence[Group]) -> str:
-    """Return the groups as comma-separated values with a header."""
+def to_csv(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return the rows as comma-separated values with a header."""
     out = io.StringIO()
     writer = csv.writer(out)
-    writer.writerow(HEADER)
-    writer.writerows(cells(g) for g in groups)
+    writer.writerow(header)
+    writer.writerows(rows)
     return out.getvalue()
 
 

@@ -101,6 +101,7 @@ def results(settings: Sequence[Setting]) -> Table:
     """Return the table of results, with one row for each setting."""
     several = len({s.scenario for s in settings}) > 1
     header = ["setting", *(["scenario"] if several else []), "runs", "accuracy, mean", "worst client", "own data"]
+    header += ["personal", "BAM", "macro F1"]
     header += ["training loss", "up", "down", "once", "proxy labels", "raw samples disclosed", "seconds"]
     return Table(header, [_result(s, several) for s in settings])
 
@@ -120,6 +121,9 @@ def _result(s: Setting, several: bool) -> list[str]:
         point_text(final(s)),
         point_text(final(s, lambda m: m.accuracy_worst)),
         point_text(final(s, _own_data)),
+        point_text(final(s, lambda m: m.personal_accuracy_mean)),
+        point_text(final(s, lambda m: m.bam_mean)),
+        point_text(final(s, lambda m: m.macro_f1_mean)),
         "-" if loss is None else f"{loss.mean:.2f}",
         *("-" if p is None else byte_text(p.mean) for p in (up, down, once)),
         "not recorded" if labels == {None} else "yes" if True in labels else "no",

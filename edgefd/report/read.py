@@ -37,6 +37,8 @@ def missing_parts(run: RunRecord) -> list[str]:
         )
     if evaluated and all(m.ece_mean is None for m in evaluated):
         missing.append("calibration by round, and agreement with the teacher (written by an older edgefd)")
+    if evaluated and all(m.macro_f1_mean is None for m in evaluated):
+        missing.append("personal accuracy, BAM and macro F1 (written by an older edgefd)")
     if any(m.wrong_claims is not None and m.wrong_claims_per_client is None for m in run.rounds):
         missing.append("out-of-class fraction by client (written by an older edgefd)")
     return missing

@@ -9,6 +9,7 @@ from edgefd.report.html import Table
 from edgefd.report.plots import dot_plot, heat_map
 from edgefd.report.svg import WIDTH, Axis
 from edgefd.runs.calibration import ece
+from edgefd.runs.personal_metrics import bam
 from edgefd.runs.read import RunRecord
 
 SHARES = ("0 %", "100 %")
@@ -16,7 +17,7 @@ SHARES = ("0 %", "100 %")
 
 def figures_within_run(run: RunRecord) -> list[Figure]:
     """Return the plots for which the run recorded the numbers."""
-    draw = (accuracy_figure, class_figure, data_figure, acceptance_figure, calibration_figure)
+    draw = (accuracy_figure, personal_figure, class_figure, data_figure, acceptance_figure, calibration_figure)
     return [figure for figure in (each(run) for each in draw) if figure is not None]
 
 
@@ -35,6 +36,27 @@ def accuracy_figure(run: RunRecord) -> Figure | None:
     )
     note = "On the whole test set. Empty frames: not measured in that round."
     return Figure("Accuracy by client and round", note, WIDTH, height, body, table, shades=SHARES)
+
+
+def personal_figure(run: RunRecord) -> Figure | None:
+    """Plot the accuracy of each client on its own distribution and on the whole test set, at the end."""
+    last = run.rounds[-1]
+    personal, general = last.personal_accuracy_per_client, last.accuracy_per_client
+    if personal is None or general is None:
+        return None
+    pairs = zip(personal, general, strict=True)
+    both = [None if p is None or g is None else bam(p, g) for p, g in pairs]
+    clients = [str(c) for c in range(len(personal))]
+    note = (
+        "At the end. Personal: on the client's own distribution of classes; for clients that are people, on their "
+        "held-out samples. General: on the whole test set. BAM: the geometric mean of both."
+    )
+    return _by_client(
+        "Personal and general accuracy by client",
+        note,
+        clients,
+        [("personal", personal), ("general", general), ("BAM", both)],
+    )
 
 
 def class_figure(run: RunRecord) -> Figure | None:

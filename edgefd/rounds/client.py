@@ -51,7 +51,7 @@ def client_round(
     if ctx.terms.training.reset_optimizer:
         reset_optimizer(ctx.learner)
     ctx.learner.set_noise(ctx.terms.seed, Purpose.DISTIL, plan.round, data.client)
-    metrics = {} if teacher is None else _distil_teacher(method, ctx, teacher)
+    metrics = _distil(method, ctx, teacher)
     if plan.evaluate or plan.closing:
         if len(data.y_heldout):
             metrics["heldout_accuracy"] = accuracy(ctx.learner, data.x_heldout, data.y_heldout)
@@ -68,13 +68,16 @@ def accuracy(learner: Learner, x: Float32, y: Int64) -> float:
     return float((learner.predict_logits(x).argmax(1) == y).mean())
 
 
-def _distil_teacher(method: Method, ctx: ClientContext, teacher: Knowledge) -> dict[str, float]:
-    """Distil the teacher, and return the metrics of the distillation and of the selection rule."""
-    metrics = ctx.terms.selection.client_metrics(teacher, lambda: ctx.probs(teacher.ids))
-    batch = method.distillation_targets(ctx.draw(Purpose.DISTIL), teacher)
-    if len(batch):
-        metrics["distil_loss"] = distil(ctx, batch)
-    return metrics
+def _distil(method: Method, ctx: ClientContext, teacher: Knowledge | None) -> dict[str, float]:
+    """Distil the teacher and the private labels; return the metrics of both and of the selection rule."""
+    metrics = {}
+    if teacher is None:
+        batch = labelled(ctx.data.x[:0], ctx.data.y[:0], ctx.terms.n_classes)
+    else:
+        metrics = ctx.terms.selection.client_metrics(teacher, lambda: ctx.probs(teacher.ids))
+        batch = method.distillation_targets(ctx.draw(Purpose.DISTIL), teacher)
+    steps = method.adjusted_steps(ctx)
+    return metrics | distil(ctx, batch, steps) if len(batch) or steps else metrics
 
 
 def _train_locally(method: Method, ctx: ClientContext, steps: int) -> float:
@@ -83,4 +86,5 @@ def _train_locally(method: Method, ctx: ClientContext, steps: int) -> float:
     private = labelled(ctx.data.x, ctx.data.y, ctx.terms.n_classes)
     in_order = even_passes if training.local_epochs else draw
     batches = in_order(private, steps, training.private_batch_size, ctx.rng)
-    return method.local_step(ctx, augment(batches, training.augment_shift, ctx.rng))
+    batches = augment(batches, training.augment_shift, ctx.rng, training.augment_rotation)
+    return method.local_step(ctx, batches)

@@ -36,6 +36,8 @@ class ParticipationConfig:
     memory; methods that do not declare `remembers` have none"""
     dropout: float = 0.0
     """simulations only: probability that a sampled client does not report"""
+    lateness: float = 0.0
+    """simulations only: probability that the report of a sampled client arrives while the next round runs"""
 
     def __post_init__(self) -> None:
         if not 0 < self.fraction <= 1:
@@ -44,11 +46,12 @@ class ParticipationConfig:
             raise ValueError("min_reports must be at least 1")
         if self.deadline_s is not None and self.deadline_s <= 0:
             raise ValueError("deadline_s must be above 0")
-        if not 0 <= self.dropout < 1:
-            raise ValueError("dropout must be at least 0 and below 1")
+        for name in ("dropout", "lateness"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 0 and below 1")
         if not 0 <= self.memory_discount <= 1:
             raise ValueError("memory_discount must be in [0, 1]")
-        for name in ("deadline_s", "dropout"):
+        for name in ("deadline_s", "dropout", "lateness"):
             if getattr(self, name) and self.min_reports is None:
                 raise ValueError(f"{name} needs min_reports: without it, a round waits for all sampled clients")
         if self.stale_reports == "use" and self.min_reports is None:
@@ -93,10 +96,11 @@ def check_supported_over_flower(rules: ParticipationConfig) -> None:
     """Check that clients in other processes, as over Flower, can follow the rules.
 
     Raises:
-        UserError: if `dropout` is set: only the local engine can simulate it.
+        UserError: if `dropout` or `lateness` is set: only the local engine can simulate them.
     """
-    if rules.dropout:
-        raise UserError("coordinator.dropout works only with the local engine: remove it to run over Flower")
+    for name in ("dropout", "lateness"):
+        if getattr(rules, name):
+            raise UserError(f"coordinator.{name} works only with the local engine: remove it to run over Flower")
 
 
 def sample_clients(rules: ParticipationConfig, seed: int, round: int, n_clients: int) -> tuple[int, ...]:
@@ -149,21 +153,44 @@ def add_stale_reports(rules: ParticipationConfig, reports: Sequence[Report], lat
 
 
 def responding_clients(rules: ParticipationConfig, seed: int, plan: RoundPlan, sampled: Sequence[int]) -> list[int]:
-    """Return the sampled clients of a simulation that report in this round.
+    """Return the sampled clients of a simulation that run this round: each drops out with probability `dropout`."""
+    dropped = _drawn(rules.dropout, seed, Purpose.DROPOUT, plan, sampled)
+    return [client for client in sampled if client not in dropped]
 
-    Each client drops out with probability `dropout`, drawn by (seed, round, client). In the closing round no client
-    drops out, so that every model is measured.
+
+def arrived(
+    rules: ParticipationConfig, seed: int, plan: RoundPlan, reports: Sequence[Report], late: Sequence[Report]
+) -> tuple[list[Report], list[Report]]:
+    """Return the reports that count in a round of a simulation, and those that arrive after it.
+
+    Each report is late with probability `lateness`.
+
+    Args:
+        rules: of participation.
+        seed: of the run.
+        plan: of the round.
+        reports: of the clients that ran the round.
+        late: those of the last round that arrived after it; the closing round uses none.
 
     Raises:
-        RunError: if fewer clients report than the round needs.
+        RunError: if fewer clients report in time than the round needs.
     """
-    if plan.closing or not rules.dropout:
-        return list(sampled)
-    draws = ((c, make_rng(seed, Purpose.DROPOUT, plan.round, c).random()) for c in sampled)
-    clients = [c for c, uniform in draws if uniform >= rules.dropout]
-    if len(clients) < min_required(rules, len(sampled)):
+    delayed = _drawn(rules.lateness, seed, Purpose.LATENESS, plan, [r.client for r in reports])
+    in_time = [r for r in reports if r.client not in delayed]
+    if len(in_time) < (least := rules.min_reports or 0) and not plan.closing:
         raise RunError(
-            f"round {plan.round}: {len(clients)} of {len(sampled)} clients report, but coordinator.min_reports is "
-            f"{rules.min_reports}: lower it, or coordinator.dropout"
+            f"round {plan.round}: {len(in_time)} clients report in time, but coordinator.min_reports is {least}: "
+            "lower it, or coordinator.dropout or coordinator.lateness"
         )
-    return clients
+    counted = in_time if plan.closing else add_stale_reports(rules, in_time, late)
+    return counted, [r for r in reports if r.client in delayed]
+
+
+def _drawn(probability: float, seed: int, purpose: Purpose, plan: RoundPlan, clients: Sequence[int]) -> set[int]:
+    """Return the clients that are drawn with a probability, by (seed, purpose, round, client).
+
+    In the closing round no client is drawn, so that every model is measured.
+    """
+    if plan.closing or not probability:
+        return set()
+    return {client for client in clients if make_rng(seed, purpose, plan.round, client).random() < probability}

@@ -84,6 +84,7 @@ def server_round(server: Server, reports: Sequence[Report], plan: RoundPlan, pro
         learner=server.learner,
         combine=server.combine,
         recalled=recall(progress.memory, present, plan, server.participation.memory_discount),
+        state=dict(progress.method_state),
     )
     teacher = _checked_aggregate(server, ctx)
     metrics = [report.metrics for report in ordered]
@@ -91,7 +92,7 @@ def server_round(server: Server, reports: Sequence[Report], plan: RoundPlan, pro
     memory = (
         update(progress.memory, ordered, plan) if remembers(server.participation, server.method) else progress.memory
     )
-    return Progress(plan.round + 1, teacher, state, memory)
+    return Progress(plan.round + 1, teacher, state, memory, ctx.state)
 
 
 def _checked_aggregate(server: Server, ctx: ServerContext) -> Knowledge:

@@ -1,12 +1,17 @@
-"""Warnings about the units of the data of a prepared run: columns of unequal scales, clients far from the proxy set."""
+"""Warnings about the data of a run: unequal scales, clients far from the proxy set, filters that accept no row."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
+from edgefd.core.arrays import Float32
 from edgefd.data.datasets import Dataset
 from edgefd.federation.clients import Federation
+from edgefd.federation.method import Method
 from edgefd.federation.units import MAX_CHANNELS, channel_statistics, far_from, some_rows, units_of
+from edgefd.filters.shift import OTHER_KIND, describe_shift, effective_share, proxy_shift, proxy_spaces
 
 _NARROW = 1 / 30
 _FRACTION = 0.25
@@ -28,6 +33,40 @@ def data_warnings(dataset: Dataset, federation: Federation) -> tuple[str, ...]:
     lines = [line for line in (uneven_columns(dataset, federation), *far) if line is not None]
     more = [f"{len(lines) - _LISTED} more of {len(parts)} parts of the data lie far from the proxy set"]
     return (*lines[:_LISTED], *(more if len(lines) > _LISTED else []))
+
+
+def proxy_shifts(federation: Federation) -> tuple[float | None, ...]:
+    """Return the shift of the proxy set from the data of each client (`edgefd.filters.shift`)."""
+    spaces = proxy_spaces(federation.proxy.x)
+    return tuple(
+        proxy_shift(c.x, c.x_heldout, spaces, effective_share(c.y, federation.n_classes)) for c in federation.clients
+    )
+
+
+def shift_warnings(shifts: Sequence[float | None]) -> tuple[str, ...]:
+    """Return a sentence about the clients whose data are of another kind than the proxy set; none if there are none."""
+    far = {client: shift for client, shift in enumerate(shifts) if shift is not None and shift >= OTHER_KIND}
+    if not far:
+        return ()
+    worst = max(far, key=far.__getitem__)
+    return (
+        f"the proxy set has few rows like those of {len(far)} of {len(shifts)} clients. Client {worst}, for example: "
+        f"{describe_shift(far[worst])}",
+    )
+
+
+def acceptance_warnings(acceptance: Sequence[Float32], method: Method) -> tuple[str, ...]:
+    """Return a sentence about the clients whose filter accepts no proxy row; none if there are none."""
+    if not (method.exchanges and method.message.of_proxy_rows):
+        return ()
+    silent = [client for client, weights in enumerate(acceptance) if not (weights > 0).any()]
+    if not silent:
+        return ()
+    rows = len(acceptance[0])
+    return (
+        f"client {silent[0]} accepts 0 of {rows} proxy rows, as do {len(silent)} of {len(acceptance)} clients in all: "
+        "they answer for no row, and classes that only they have reach no other client",
+    )
 
 
 def uneven_columns(dataset: Dataset, federation: Federation) -> str | None:

@@ -28,3 +28,5 @@ def check_deployable(config: Config) -> None:
         )
     if config.coordinator.dropout:
         raise UserError("coordinator.dropout is for simulations: real devices drop out by themselves; remove it")
+    if config.coordinator.lateness:
+        raise UserError("coordinator.lateness is for simulations: real devices are late by themselves; remove it")

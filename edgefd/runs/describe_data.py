@@ -34,7 +34,7 @@ def describe_data(prepared: PreparedRun) -> list[str]:
         f"  held out, each client: {_spread(held_out)}",
         f"  contributed, each client: {_spread(shared)}",
         f"  classes of each client: {_spread((f.table > 0).sum(1).tolist())}",
-        *(line for warning in prepared.warnings for line in _wrapped(f"warning: {warning}")),
+        *(line for warning in prepared.all_warnings for line in _wrapped(f"warning: {warning}")),
     ]
 
 

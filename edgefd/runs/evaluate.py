@@ -25,18 +25,20 @@ add little precision"""
 def evaluate(learner: Learner, federation: Federation, teacher: Knowledge | None, closing: bool) -> dict[str, float]:
     """Return a model's `accuracy` and `ece` on the test set, and its `agreement` with a teacher of proxy rows, if any.
 
-    In the closing round, the result also holds the number of correct test rows of each class c as correct/c, and for
-    each bin b of `edgefd.runs.calibration` bin_count/b, bin_confidence/b and bin_correct/b.
+    The result also holds the number of correct test rows of each class c as correct/c, and the number of test rows that
+    are predicted as c as predicted/c; and in the closing round, for each bin b of `edgefd.runs.calibration`,
+    bin_count/b, bin_confidence/b and bin_correct/b.
     """
     logits = learner.predict_logits(federation.x_test)
-    correct = logits.argmax(1) == federation.y_test
+    predicted = logits.argmax(1)
+    correct = predicted == federation.y_test
     bins = reliability(softmax(logits), federation.y_test)
     metrics = {"accuracy": float(correct.mean()), "ece": ece(bins)}
     if teacher is not None and len(teacher):
         metrics["agreement"] = agreement(learner, teacher, federation.proxy)
+    for name, classes in (("correct", predicted[correct]), ("predicted", predicted)):
+        metrics |= _numbered(name, np.bincount(classes, minlength=federation.n_classes).tolist())
     if closing:
-        by_class = np.bincount(federation.y_test[correct], minlength=federation.n_classes)
-        metrics |= _numbered("correct", by_class.tolist())
         metrics |= _numbered("bin_count", bins.count)
         metrics |= _numbered("bin_confidence", bins.confidence)
         metrics |= _numbered("bin_correct", bins.correct)
@@ -45,7 +47,7 @@ def evaluate(learner: Learner, federation: Federation, teacher: Knowledge | None
 
 def evaluation_ranges(n_classes: int, n_test: int) -> dict[str, Range]:
     """Return the smallest and largest value of each metric of `evaluate`, by name."""
-    counts = [f"correct/{c}" for c in range(n_classes)]
+    counts = [f"{name}/{c}" for name in ("correct", "predicted") for c in range(n_classes)]
     counts += [f"{name}/{b}" for name in ("bin_count", "bin_confidence", "bin_correct") for b in range(BINS)]
     return dict.fromkeys(("accuracy", "ece", "agreement"), SHARE) | dict.fromkeys(counts, (0.0, float(n_test)))
 

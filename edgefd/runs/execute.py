@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from edgefd.config.schema import Config
+from edgefd.config.schema import ByGroup, Config
 from edgefd.core.arrays import Int64
 from edgefd.core.errors import RunError, Stopped
 from edgefd.core.json_files import append_json_line, write_json, write_json_lines
@@ -107,7 +107,7 @@ def simulate_rounds(
         record: called with the result of each round when the round ends.
     """
     start = time.perf_counter() if start is None else start
-    truth = ground_truth(federation)
+    truth = ground_truth(federation, isinstance(config.partition, ByGroup))
     for result in run_rounds(make_server(config, federation), transport):
         if record is not None:
             record(result)

@@ -42,7 +42,7 @@ def export_config(config: Config, model: str | None, out: Path, proxy_labels: Pa
     name = model or config.model[0].name
     check_deployable(config)
     prepared = prepare(replace(config, model=(Model(name),)))
-    for warning in prepared.warnings:
+    for warning in prepared.all_warnings:
         _LOG.warning("%s", warning)
     federation = prepared.federation
     if proxy_labels is not None and federation.proxy_labels is None:

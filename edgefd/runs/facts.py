@@ -5,6 +5,7 @@ Some facts are known in a simulation only, because it holds the data of all clie
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,6 +28,8 @@ class GroundTruth:
     """number of samples of each client and class, int64 [clients, C]; None for devices"""
     test_by_class: list[int] | None = None
     """number of test rows of each class; None for devices"""
+    by_group: bool = False
+    """whether each client is a group, such as a person, whose own distribution is that of its held-out data"""
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,21 +49,23 @@ class RunFacts:
     data_sha256: str | None = None
 
 
-def ground_truth(federation: Federation) -> GroundTruth:
-    """Return the facts of a simulated federation with which its rounds are measured."""
+def ground_truth(federation: Federation, by_group: bool = False) -> GroundTruth:
+    """Return the facts of a simulated federation with which its rounds are measured; `by_group` as in the facts."""
     return GroundTruth(
         len(federation.clients),
         len(federation.proxy),
         federation.proxy_labels,
         federation.table,
         np.bincount(federation.y_test, minlength=federation.n_classes).tolist(),
+        by_group,
     )
 
 
-def partition_record(federation: Federation, members: bool = False) -> dict[str, Any]:
+def partition_record(federation: Federation, shifts: Sequence[float | None], members: bool = False) -> dict[str, Any]:
     """Return partition.json: how many samples of each class each client holds and contributed.
 
-    With `members`, it also lists which samples these are.
+    `shifts` are the shifts of the proxy set from the data of the clients. With `members`, it also lists which samples
+    these are.
     """
     return {
         "clients": [
@@ -70,9 +75,10 @@ def partition_record(federation: Federation, members: bool = False) -> dict[str,
                 "train": len(data.x),
                 "heldout": len(data.x_heldout),
                 "contributed": len(data.contributed),
+                "proxy_shift": shift,
                 **(members_of(data) if members else {}),
             }
-            for data in federation.clients
+            for data, shift in zip(federation.clients, shifts, strict=True)
         ],
         "proxy": len(federation.proxy),
         "proxy_sha256": federation.proxy.sha256,

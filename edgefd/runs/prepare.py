@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
 from edgefd.config.schema import Config
@@ -13,7 +14,7 @@ from edgefd.defences.dp_sgd import check_model as check_private_model
 from edgefd.federation.clients import Federation, proxy_labels_of
 from edgefd.poisoning.attacks import attackers
 from edgefd.rounds.participation import check_rules
-from edgefd.runs.data_warnings import data_warnings
+from edgefd.runs.data_warnings import data_warnings, proxy_shifts, shift_warnings
 from edgefd.runs.facts import RunFacts, partition_record
 from edgefd.runs.load_data import federate, load_data
 
@@ -28,6 +29,18 @@ class PreparedRun:
     warnings: tuple[str, ...] = ()
     """sentences about the units of the data that a user must see"""
 
+    @functools.cached_property
+    def proxy_shifts(self) -> tuple[float | None, ...]:
+        """Shift of the proxy set from the data of each client; None for a client with few samples."""
+        return proxy_shifts(self.federation)
+
+    @property
+    def all_warnings(self) -> tuple[str, ...]:
+        """`warnings`, and those about a proxy set of another kind, if clients send labels of proxy rows."""
+        if not (self.config.method.exchanges and self.config.method.message.of_proxy_rows):
+            return self.warnings
+        return (*self.warnings, *shift_warnings(self.proxy_shifts))
+
     @property
     def facts(self) -> RunFacts:
         """The facts that the run folder records."""
@@ -36,7 +49,7 @@ class PreparedRun:
         rows_down = len(federation.clients) * len(federation.proxy) * self.config.method.message.of_proxy_rows
         return RunFacts(
             n_clients=len(federation.clients),
-            partition=partition_record(federation, self.config.run.record_knowledge),
+            partition=partition_record(federation, self.proxy_shifts, self.config.run.record_knowledge),
             raw_samples_disclosed=rows_up,
             dataset=dataset.name,
             bytes_once=(rows_up + rows_down) * int(dataset.x_train[0].nbytes),

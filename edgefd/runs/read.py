@@ -19,6 +19,7 @@ from edgefd.core.json_files import parse_json
 from edgefd.core.text import shown
 from edgefd.core.yaml_files import read_yaml
 from edgefd.runs.folder import METRICS
+from edgefd.runs.personal_metrics import QUANTILES
 from edgefd.runs.records import Partition, Summary, data_label
 from edgefd.runs.round_metrics import Evaluation, RoundMetrics
 
@@ -125,16 +126,19 @@ def read_run(folder: Path) -> RunRecord:
 def _checks(run: RunRecord) -> Iterator[tuple[str, bool]]:
     """Yield the name of each file, and whether its lists fit together and to the other files."""
     n_clients = len(run.rounds[0].kept_per_client)
-    of_clients = ("accuracy", "kept", "wrong_claims", "wrong_weight", "agreement")
+    of_clients = ("accuracy", "kept", "wrong_claims", "wrong_weight", "agreement", "personal_accuracy")
     by_client = [getattr(m, f"{name}_per_client") for m in run.rounds for name in of_clients]
     yield METRICS, n_clients > 0 and all(values is None or len(values) == n_clients for values in by_client)
+    over_clients = [m.accuracy_quantiles for m in run.rounds] + [m.personal_accuracy_quantiles for m in run.rounds]
+    yield METRICS, all(values is None or len(values) == len(QUANTILES) for values in over_clients)
     if run.partition is not None and (clients := run.partition.clients) is not None:
         widths = {len(client.samples_by_class) for client in clients}
         yield "partition.json", len(clients) == n_clients and len(widths) == 1 and 0 not in widths
     if (evaluation := run.evaluation) is not None:
         classes = len(evaluation.test_by_class or [0])
-        right = [len(values) == classes for values in evaluation.correct_by_class if values is not None]
-        fits = len(evaluation.clients) == len(evaluation.correct_by_class) == n_clients and all(right)
+        counts = [evaluation.correct_by_class, evaluation.predicted_by_class or evaluation.correct_by_class]
+        right = [len(values) == classes for rows in counts for values in rows if values is not None]
+        fits = {len(evaluation.clients), *map(len, counts)} == {n_clients} and all(right)
         yield "evaluation.json", fits and evaluation.test_by_class != []
     packages, objects = run.environment.get("packages", {}), run.environment.get("objects") or {}
     yield "env.json", isinstance(packages, dict) and isinstance(objects, dict)

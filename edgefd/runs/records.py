@@ -19,6 +19,9 @@ class ClientRecord:
     """number of samples that the client never trains on"""
     contributed: int
     """number of the client's samples in the proxy set"""
+    proxy_shift: float | None = None
+    """shift of the proxy set from the client's data (`edgefd.filters.shift`): 0.5 = the same kind of samples, 1 =
+    another kind; None with fewer than 10 held-out samples"""
     train_rows: list[int] | None = None
     """rows of the training set that the client trains on; only with run.record_knowledge"""
     heldout_rows: list[int] | None = None
@@ -111,6 +114,19 @@ class Summary:
     """mean over clients of their expected calibration error on the test set"""
     agreement_mean: float | None = None
     """mean over clients of the fraction of the teacher's rows for which model and teacher predict the same class"""
+    personal_accuracy_mean: float | None = None
+    """mean over clients of the personal accuracy: on the test set reweighted by the client's class shares, or, with
+    partition.name=by_group, on the client's held-out data"""
+    bam_mean: float | None = None
+    """mean over clients of the geometric mean of personal accuracy and accuracy on the whole test set"""
+    macro_f1_mean: float | None = None
+    """mean over clients of the macro F1 on the test set"""
+    recall_by_class: list[float | None] | None = None
+    """mean over clients of the recall of each class; None for a class without test rows"""
+    accuracy_quantiles: list[float] | None = None
+    """10 %, 50 % and 90 % quantile over clients of the accuracy on the whole test set"""
+    personal_accuracy_quantiles: list[float] | None = None
+    """10 %, 50 % and 90 % quantile over clients of the personal accuracy"""
     proxy_labels_used: bool
     """whether the method uses labels of proxy samples: such a result is not comparable with one that uses none"""
     raw_samples_disclosed: int

@@ -14,6 +14,7 @@ from edgefd.federation.report import Report
 from edgefd.rounds.loop import RoundResult
 from edgefd.runs.calibration import BINS, Reliability, ece, reliability
 from edgefd.runs.facts import GroundTruth
+from edgefd.runs.personal_metrics import bam, macro_f1, personal_accuracy, quantiles, recall
 
 _OF_DEVICES = ("heldout_accuracy", "distil_loss", "train_loss")
 """metrics that devices measure; a simulation measures all others"""
@@ -75,6 +76,22 @@ class RoundMetrics:
     distillation"""
     agreement_per_client: list[float | None] | None = None
     """agreement with the teacher of each client"""
+    personal_accuracy_mean: float | None = None
+    """mean over clients of the personal accuracy: the accuracy on the client's own distribution, which is the test set
+    reweighted by the client's class shares; with partition.name=by_group, it is the accuracy on the client's held-out
+    data, because people differ in more than their classes"""
+    personal_accuracy_per_client: list[float | None] | None = None
+    """personal accuracy of each client"""
+    bam_mean: float | None = None
+    """mean over clients of the geometric mean of personal accuracy and accuracy on the whole test set"""
+    macro_f1_mean: float | None = None
+    """mean over clients of the macro F1 on the test set: the mean over classes of F1"""
+    recall_by_class: list[float | None] | None = None
+    """mean over clients of the recall of each class; None for a class without test rows"""
+    accuracy_quantiles: list[float] | None = None
+    """10 %, 50 % and 90 % quantile over clients of the accuracy on the whole test set"""
+    personal_accuracy_quantiles: list[float] | None = None
+    """10 %, 50 % and 90 % quantile over clients of the personal accuracy"""
     evaluation: dict[str, Any] | None = None
     """fields of an `Evaluation`, in the closing round only; written to evaluation.json instead"""
 
@@ -95,6 +112,8 @@ class Evaluation:
     """reliability of each client's model on the test set"""
     teacher: Reliability | None
     """reliability of the last teacher on its proxy rows; None without proxy labels"""
+    predicted_by_class: list[list[int] | None] | None = None
+    """number of test rows that a client's model predicts as each class; None in a run of an older edgefd"""
 
 
 def measure(
@@ -113,7 +132,7 @@ def measure(
     n_clients = truth.n_clients
     accuracies = [r.metrics["accuracy"] for r in reports if "accuracy" in r.metrics]
     size = truth.n_proxy
-    of_rows = message not in (MessageKind.CLASS_LABELS, MessageKind.PARAMETERS)
+    of_rows = message not in (MessageKind.CLASS_LABELS, MessageKind.PROTOTYPES, MessageKind.PARAMETERS)
     accepted_fraction = {r.client: len(r.knowledge) / size if of_rows else 0.0 for r in reports}
     teacher = result.teacher if message is MessageKind.PROXY_LABELS else None
     wrong = _out_of_class(reports, truth) if of_rows else None
@@ -140,8 +159,36 @@ def measure(
         teacher_ece=None if (bins := _teacher_bins(teacher, truth)) is None else ece(bins),
         agreement_mean=_mean_of(reports, "agreement"),
         agreement_per_client=_by_client(reports, "agreement", n_clients),
+        **_personal(reports, truth),
         evaluation=asdict(_evaluation(reports, teacher, truth)) if result.plan.closing else None,
     )
+
+
+def _personal(reports: list[Report], truth: GroundTruth) -> dict[str, Any]:
+    """Return the metrics of a round that need the predictions by class; none for devices, which have no test set."""
+    total, table, n_classes = truth.test_by_class, truth.table, len(truth.test_by_class or ())
+    measured = [r for r in reports if n_classes and _listed(r, "predicted", n_classes)]
+    if not measured or total is None or table is None:
+        return {}
+    correct, predicted = (
+        {r.client: _listed(r, name, n_classes) for r in measured} for name in ("correct", "predicted")
+    )
+    general = {r.client: r.metrics["accuracy"] for r in measured}
+    if truth.by_group:
+        personal = {r.client: r.metrics.get("heldout_accuracy") for r in measured}
+    else:
+        personal = {c: personal_accuracy(correct[c], total, table[c]) for c in general}
+    known = {c: p for c, p in personal.items() if p is not None}
+    by_class = np.mean([recall(correct[c], total) for c in general], 0)
+    return {
+        "personal_accuracy_mean": float(np.mean(list(known.values()))) if known else None,
+        "personal_accuracy_per_client": [personal.get(c) for c in range(truth.n_clients)],
+        "bam_mean": float(np.mean([bam(p, general[c]) for c, p in known.items()])) if known else None,
+        "macro_f1_mean": float(np.mean([macro_f1(correct[c], predicted[c], total) for c in general])),
+        "recall_by_class": [None if np.isnan(r) else float(r) for r in by_class],
+        "accuracy_quantiles": quantiles(list(general.values())),
+        "personal_accuracy_quantiles": quantiles(list(known.values())),
+    }
 
 
 def _out_of_class(reports: list[Report], truth: GroundTruth) -> list[tuple[Report, Bool]] | None:
@@ -170,21 +217,22 @@ def _out_of_class_by_client(
 def _evaluation(reports: list[Report], teacher: Knowledge | None, truth: GroundTruth) -> Evaluation:
     """Build the evaluation from the metrics that `edgefd.runs.evaluate` put into the reports."""
     correct: list[list[int] | None] = [None] * truth.n_clients
+    predicted: list[list[int] | None] = [None] * truth.n_clients
     clients: list[Reliability | None] = [None] * truth.n_clients
     n_classes = len(truth.test_by_class or ())
     for r in reports:
-        by_class = _listed(r, "correct", n_classes)
+        by_class, as_class = (_listed(r, name, n_classes) for name in ("correct", "predicted"))
         count, confidence, n_correct = (_listed(r, f"bin_{name}", BINS) for name in ("count", "confidence", "correct"))
-        if by_class and count and confidence and n_correct:
-            correct[r.client] = [round(n) for n in by_class]
+        if by_class and as_class and count and confidence and n_correct:
+            correct[r.client], predicted[r.client] = [round(n) for n in by_class], [round(n) for n in as_class]
             clients[r.client] = Reliability([round(n) for n in count], confidence, [round(n) for n in n_correct])
-    return Evaluation(truth.test_by_class, correct, clients, _teacher_bins(teacher, truth))
+    return Evaluation(truth.test_by_class, correct, clients, _teacher_bins(teacher, truth), predicted)
 
 
-def _listed(report: Report, name: str, count: int) -> list[float] | None:
-    """Return the metrics name/0, name/1, ... as a list of `count` numbers; None if the report has not all of them."""
+def _listed(report: Report, name: str, count: int) -> list[float]:
+    """Return the metrics name/0, name/1, ... as a list of `count` numbers; empty if the report has not all of them."""
     names = [f"{name}/{i}" for i in range(count)]
-    return [report.metrics[each] for each in names] if all(each in report.metrics for each in names) else None
+    return [report.metrics[each] for each in names] if all(each in report.metrics for each in names) else []
 
 
 def _teacher_bins(teacher: Knowledge | None, truth: GroundTruth) -> Reliability | None:

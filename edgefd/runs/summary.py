@@ -12,6 +12,12 @@ from edgefd.runs.records import Summary
 from edgefd.runs.round_metrics import RoundMetrics
 from edgefd.runs.training_warning import last_loss, training_warning
 
+PERSONAL = (
+    *("personal_accuracy_mean", "bam_mean", "macro_f1_mean", "recall_by_class"),
+    *("accuracy_quantiles", "personal_accuracy_quantiles"),
+)
+"""fields of the final round that the summary repeats under the same names"""
+
 
 def summarise(config: Config, facts: RunFacts, rounds: list[RoundMetrics], seconds: float) -> dict[str, Any]:
     """Return summary.json. Accuracies are those of the final round, except `accuracy_best`."""
@@ -50,6 +56,7 @@ def summarise(config: Config, facts: RunFacts, rounds: list[RoundMetrics], secon
         teacher_ece=last.teacher_ece,
         ece_mean=final.ece_mean if final else None,
         agreement_mean=final.agreement_mean if final else None,
+        **({name: getattr(final, name) for name in PERSONAL} if final else {}),
         proxy_labels_used=config.method.proxy_labels,
         raw_samples_disclosed=facts.raw_samples_disclosed,
         epsilon_claimed=None if privacy is None else privacy[0],

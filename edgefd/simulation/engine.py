@@ -7,10 +7,11 @@ results are those of a deployment.
 from __future__ import annotations
 
 import functools
+import logging
 import time
 from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -29,8 +30,9 @@ from edgefd.federation.terms import FederationTerms
 from edgefd.poisoning.attacks import acceptance_of, attackers, poisoned
 from edgefd.rounds.client import client_filter, client_round
 from edgefd.rounds.loop import RoundResult
-from edgefd.rounds.participation import responding_clients
+from edgefd.rounds.participation import arrived, responding_clients
 from edgefd.rounds.validation import expected_report, expected_teacher
+from edgefd.runs.data_warnings import acceptance_warnings
 from edgefd.runs.evaluate import evaluate
 from edgefd.runs.execute import simulate_rounds
 from edgefd.runs.learners import make_learner, model_sessions
@@ -40,6 +42,8 @@ from edgefd.runs.terms import terms_of
 from edgefd.simulation.workers import ForkPool, Pool, SerialPool
 from edgefd.wire import messages as wire
 from edgefd.wire.expected import Expected, ExpectedReport
+
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,6 +55,8 @@ class SimulationState:
     clients: tuple[ClientContext, ...]
     teacher: Expected
     """what the clients expect of a teacher"""
+    next_rounds: Float32
+    """round after the last one of each client, float32 [clients], shared like the acceptance weights"""
 
 
 def client_acceptance(config: Config, data: ClientData, federation: Federation, terms: FederationTerms) -> Float32:
@@ -88,7 +94,9 @@ def run_round(
 ) -> tuple[bytes, dict[str, float]]:
     """Run a client's round on an encoded teacher; return the encoded knowledge and the metrics."""
     decoded = None if teacher is None else _decode(teacher, state.teacher)
-    report = client_report(state.config, state.federation, state.clients[client], plan, decoded)
+    context = replace(state.clients[client], next_round=int(state.next_rounds[client]))
+    report = client_report(state.config, state.federation, context, plan, decoded)
+    state.next_rounds[client] = plan.round + 1
     return wire.encode(report.knowledge, state.config.codec.name), report.metrics
 
 
@@ -128,7 +136,8 @@ def make_simulation_state(config: Config, federation: Federation) -> SimulationS
         )
         for data, row in zip(federation.clients, acceptance, strict=True)
     )
-    return SimulationState(config, federation, clients, expected_teacher_of(config, federation))
+    expected = expected_teacher_of(config, federation)
+    return SimulationState(config, federation, clients, expected, shared_zeros((len(clients),)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -137,16 +146,18 @@ class InProcess:
 
     state: SimulationState
     pool: Pool
+    late: list[Report] = field(default_factory=list)
+    """reports of the last round that arrived after it"""
 
     def start(self) -> None:
         """Run the filters of all clients."""
         self.pool.map(run_filter, range(len(self.state.clients)))
 
     def exchange(self, plan: RoundPlan, sampled: Sequence[int], teacher: Knowledge | None) -> Exchange:
-        """See `edgefd.rounds.loop.Transport`. Clients that drop out do nothing in this round.
+        """See `edgefd.rounds.loop.Transport`. Clients that drop out do nothing in this round; late ones report later.
 
         Raises:
-            RunError: if too many clients drop out, or a client sends other knowledge than its method declares.
+            RunError: if too few clients report in time, or a client sends other knowledge than its method declares.
         """
         config = self.state.config
         data = None if teacher is None else wire.encode(teacher, config.codec.name)
@@ -157,7 +168,8 @@ class InProcess:
             Report(client, plan.round, _decoded(knowledge, client, expected), metrics, len(knowledge))
             for client, (knowledge, metrics) in zip(clients, encoded_reports, strict=True)
         ]
-        return count_exchange(reports, teacher, data, len(sampled))
+        counted, self.late[:] = arrived(config.coordinator, config.seed, plan, reports, self.late)
+        return count_exchange(counted, teacher, data, len(sampled))
 
 
 def open_transport(config: Config, federation: Federation) -> InProcess:
@@ -190,4 +202,6 @@ def simulate(
     with closing(transport.pool):
         start = time.perf_counter()
         transport.start()
+        for warning in acceptance_warnings([c.acceptance for c in state.clients], state.config.method):
+            _LOG.warning("%s", warning)
         yield from simulate_rounds(transport, state.config, state.federation, start, end_round)

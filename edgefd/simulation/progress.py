@@ -11,7 +11,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from edgefd.report.compare import HEADER, Group, cells
+from edgefd.report.compare import HEADER, cells, compare
+from edgefd.report.personal_table import FIGURES, personal_rows
+from edgefd.report.personal_table import HEADER as PERSONAL_HEADER
 from edgefd.runs.prepare import PreparedRun
 from edgefd.runs.round_metrics import RoundMetrics
 
@@ -46,21 +48,42 @@ def results_table(summaries: list[dict[str, Any]]) -> Table:
     return table
 
 
-def comparison_tables(groups: Sequence[Group]) -> Iterator[Table]:
-    """Yield a table for each data set and scenario; the formats csv and markdown have more columns."""
+def comparison_tables(runs: Sequence[dict[str, Any]], over: str = "seed") -> Iterator[Table]:
+    """Yield a table of accuracies for each data set and scenario; the formats csv and markdown have more columns."""
     columns = ("method", "mean", "std", "95 %", "worst", "up MB", "runs", "settings")
-    for (dataset, scenario), members in groupby(groups, key=lambda g: (g.dataset, g.scenario)):
-        table = Table(title=f"{dataset}, {scenario}: accuracy in per cent", box=SIMPLE, pad_edge=False)
-        rows = [dict(zip(HEADER, cells(group), strict=True)) for group in members]
-        for name in columns:
-            widest = max(len(row[name]) for row in rows)
+    rows = [cells(group) for group in compare(runs, over)]
+    return _tables(HEADER, rows, columns, "accuracy in per cent", None)
+
+
+def personal_tables(runs: Sequence[dict[str, Any]], over: str = "seed") -> Iterator[Table]:
+    """Yield a table of personal and general quality for each data set and scenario."""
+    caption = (
+        "personal: on the client's own distribution; general: on the whole test set; BAM: their geometric mean; F1: "
+        "macro F1; 10 %, 50 %, 90 %: quantiles over clients of the general accuracy"
+    )
+    columns = ("method", *FIGURES, "runs", "settings")
+    return _tables(PERSONAL_HEADER, personal_rows(runs, over), columns, "means over clients in per cent", caption)
+
+
+def _tables(
+    header: Sequence[str], rows: Sequence[list[str]], columns: Sequence[str], title: str, caption: str | None
+) -> Iterator[Table]:
+    """Yield a table with some of the columns for each data set and scenario, the first two columns of the header."""
+    for (dataset, scenario), members in groupby(rows, key=lambda row: (row[0], row[1])):
+        table = Table(
+            title=f"{dataset}, {scenario}: {title}", caption=caption, box=SIMPLE, padding=(0, 1, 0, 0), pad_edge=False
+        )
+        named = [dict(zip(header, row, strict=True)) for row in members]
+        shown = [name for name in columns if name != "settings" or any(row[name] for row in named)]
+        for name in shown:
+            widest = max(len(row[name]) for row in named)
             table.add_column(
                 name,
                 justify="left" if name in ("method", "settings") else "right",
                 min_width=None if name == "settings" else max(widest, len(name)),
             )
-        for row in rows:
-            table.add_row(*(row[name] for name in columns))
+        for row in named:
+            table.add_row(*(row[name] for name in shown))
         yield table
 
 

@@ -6,6 +6,7 @@ Ray runs a client in any of its processes, so all state between rounds is in `co
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -51,7 +52,7 @@ def simulated_round(body: Mapping[str, Any], context: Context) -> dict[str, int 
     plan = wire.decode_plan(body["plan"], len(federation.proxy))
     report = client_report(config, federation, state, plan, teacher)
     context.state["learner"] = _record(state.learner.state())
-    context.state["claims"] = _record({"claims": state.acceptance})
+    context.state["claims"] = _record({"claims": state.acceptance, "next_round": np.array([plan.round + 1])})
     return {"client": client, "report": wire.encode_report(report, config.codec.name)}
 
 
@@ -73,10 +74,13 @@ def _restore(
     terms = terms_of(config, federation)
     if "learner" in context.state:
         learner.load_state(_arrays(context, "learner"))
-        acceptance = _arrays(context, "claims")["claims"]
+        saved = _arrays(context, "claims")
+        acceptance, next_round = saved["claims"], int(saved["next_round"][0])
     else:
+        next_round = 0
         acceptance = client_acceptance(config, data, federation, terms)
-    return client_context(data, learner, federation.proxy, acceptance, terms, config.method_config)
+    restored = client_context(data, learner, federation.proxy, acceptance, terms, config.method_config)
+    return replace(restored, next_round=next_round)
 
 
 def _arrays(context: Context, name: str) -> dict[str, np.ndarray]:

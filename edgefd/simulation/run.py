@@ -132,7 +132,7 @@ def simulate_config(
     runs = [prepare(config), *(prepare(config.for_method(name)) for name in config.baselines)]
     _check_loss(runs[0])
     with run_folder(config, out) as folder:
-        for warning in runs[0].warnings:
+        for warning in runs[0].all_warnings:
             _LOG.warning("%s", warning)
         if console is not None:
             from edgefd.simulation.progress import print_data

@@ -84,9 +84,9 @@ def load_sweep(source: Source, overrides: Overrides = ()) -> list[Cell]:
         if not isinstance(values, list) or not values:
             raise UserError(f"{path}: grid.{key} must be a list of values")
     combinations = [case | dict(zip(grid, c, strict=True)) for case in cases for c in itertools.product(*grid.values())]
-    configs = [_config(base, settings) for settings in combinations]
-    digests = _check_data(configs)
-    cells = [_cell(config, digests[config.data]) for config in configs]
+    configs = [config_with(base, settings) for settings in combinations]
+    digests = check_data(configs)
+    cells = [cell_of(config, digests[config.data]) for config in configs]
     if len({c.name for c in cells}) < len(cells):
         raise UserError(f"{path}: the grid has the same run twice")
     return cells
@@ -246,16 +246,16 @@ def _apply_override(
     set_key(base, key, value)
 
 
-def _config(base: dict[str, Any], settings: dict[str, Any]) -> Config:
+def config_with(base: Mapping[str, Any], settings: Mapping[str, Any]) -> Config:
     """Return the config of a run: serial and without baselines, because the runs share the cores."""
-    raw = deepcopy(base)
+    raw = deepcopy(dict(base))
     for key, value in sorted(settings.items(), key=lambda item: selects_variant(item[0]), reverse=True):
         set_key(raw, key, deepcopy(value))
     config = parse_config(raw)
     return replace(config, run=replace(config.run, workers=0), baselines=())
 
 
-def _check_data(configs: Sequence[Config]) -> dict[Data, str]:
+def check_data(configs: Sequence[Config]) -> dict[Data, str]:
     """Check every config against its data set; return the sha256 of each data set."""
     digests = {}
     for data in dict.fromkeys(config.data for config in configs):
@@ -267,7 +267,8 @@ def _check_data(configs: Sequence[Config]) -> dict[Data, str]:
     return digests
 
 
-def _cell(config: Config, data_sha256: str) -> Cell:
+def cell_of(config: Config, data_sha256: str) -> Cell:
+    """Return a run under a name that contains a digest of its config and its data."""
     paths = (config.proxy.path, config.partition.path if isinstance(config.partition, FromFile) else None)
     identity = [config.to_dict(), data_sha256, *(None if path is None else _file_digest(Path(path)) for path in paths)]
     digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()

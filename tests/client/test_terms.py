@@ -55,6 +55,7 @@ def other(federation: ExportedFederation) -> ExportedFederation:
         local_batch_size=20,
         distill_epochs=2,
         closing_epochs=1,
+        catch_up=2,
         batch_size=32,
         private_rows_per_batch=8,
         augment_shift=0,

@@ -21,6 +21,7 @@ OF_RANGES: list[dict[str, Any]] = [
     {"seed": -1},
     {"proxy": {"alpha": 1.0}},
     {"data": {"heldout": 0.0}},
+    {"data": {"validation": 1.0}},
     {"data": {"limit": 0}},
     {"data": {"mean": [0.5], "deviation": [0.5]}},
     {"data": {"extractor_size": 64}},
@@ -32,6 +33,8 @@ OF_RANGES: list[dict[str, Any]] = [
     {"run": {"record_every": 0}},
 ]
 OF_RULES: list[dict[str, Any]] = [
+    {"data": {"evaluate_on": "validation"}},
+    {"data": {"validation": 0.1}, "partition": {"name": "file", "path": "parts.json"}},
     {"proxy": {"path": "proxy.npz", "keep": True}},
     {"partition": {"name": "file", "path": "parts.json"}, "proxy": {"source": "public"}},
     {"proxy": {"path": "proxy.npz"}, "run": RECORDED},
@@ -41,7 +44,7 @@ OF_RULES: list[dict[str, Any]] = [
     {"method": {"name": "indlearn"}, "defence": {"name": "label_only"}},
     {"proxy": {"source": "public"}, "distillation": {"loss": "mixed"}},
     {**PUBLIC, "defence": {"name": "noise"}, "selection": {"name": "ddk", "budget": 0.5}},
-    {**PUBLIC, "defence": {"name": "noise"}, "model": TWO_HEADS},
+    {**PUBLIC, "defence": {"name": "noise"}, "model": TWO_HEADS, "train": {"adjusted_steps": 0}},
 ]
 OF_METHODS: list[dict[str, Any]] = [
     {"method": {"name": "weighted_fd"}, "aggregator": MEDIAN},
@@ -49,9 +52,10 @@ OF_METHODS: list[dict[str, Any]] = [
     {"method": {"name": "fkd"}, "codec": {"name": "uint8"}},
     {"method": {"name": "scarlet"}, "selection": {"name": "random", "budget": 0.5}},
     {"method": {"name": "fkd"}, "distillation": {"loss": "pld"}},
-    {"method": {"name": "feded"}, "model": TWO_HEADS},
-    {"method": {"name": "fedmd"}, "model": TWO_HEADS, "distillation": {"loss": "pld"}},
-    {"method": {"name": "fedmd"}, "model": TWO_HEADS, "run": RECORDED},
+    {"method": {"name": "feded"}, "model": TWO_HEADS, "train": {"adjusted_steps": 0}},
+    {"method": {"name": "fedmd"}, "model": TWO_HEADS, "train": {"adjusted_steps": 0}, "distillation": {"loss": "pld"}},
+    {"method": {"name": "fedmd"}, "model": TWO_HEADS},
+    {"method": {"name": "fedmd"}, "model": TWO_HEADS, "train": {"adjusted_steps": 0}, "run": RECORDED},
     {"method": {"name": "fedavg"}, "train": {"initial": "own"}},
     {"method": {"name": "fedavg"}, "model": [{"name": "mlp"}, {"name": "cnn"}]},
 ]

@@ -262,6 +262,6 @@ def test_dp_sgd_draws_each_row_independently_by_poisson_sampling() -> None:
 
     rows = np.zeros((1000, 2), np.float32)
     private = Batch(rows, rows, np.ones(1000, np.float32))
-    sizes = np.array([len(b) for b in poisson(private, 300, 0.05, 0, np.random.default_rng(0))])
+    sizes = np.array([len(b) for b in poisson(private, 300, 0.05, np.random.default_rng(0))])
     assert sizes.mean() == pytest.approx(50, rel=0.05)
     assert sizes.var() == pytest.approx(1000 * 0.05 * 0.95, rel=0.3)  # binomial; batches of a fixed size have none

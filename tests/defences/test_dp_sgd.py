@@ -132,8 +132,9 @@ def test_parameters_that_need_no_gradient_get_none() -> None:
     ("change", "message"),
     [
         ({"proxy": {"source": "contributed"}}, "raw private samples leave the client"),
-        ({"train": {"local_steps": 2}}, "train.private_rows_per_batch=0"),
-        ({"train": {"private_rows_per_batch": 0}}, "train.local_steps above 0"),
+        ({"train": {"local_steps": 2, "adjusted_steps": 0}}, "train.private_rows_per_batch=0"),
+        ({"train": {"private_rows_per_batch": 0, "local_steps": 2}}, "train.adjusted_steps=0"),
+        ({"train": {"private_rows_per_batch": 0, "adjusted_steps": 0}}, "train.local_steps above 0"),
         ({"method": {"name": "edgefd"}}, "accounting does not cover method edgefd. Which rows a client accepts"),
         ({"method": {"name": "fedprox"}}, "method fedprox sends none"),
         ({"method": {"name": "indlearn"}}, "clients of method indlearn send nothing"),

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from edgefd.core.errors import UserError
 from edgefd.federation.training import Training
 
 
@@ -60,3 +61,12 @@ def test_a_cosine_ends_at_the_final_rate() -> None:
 def test_settings_out_of_range_are_refused(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Training(**settings)
+
+
+def test_rotations_are_for_images_and_at_most_half_a_turn() -> None:
+    Training(augment_rotation=30.0).check_shift((1, 8, 8))
+    with pytest.raises(UserError, match=r"train.augment_rotation rotates images, but samples have shape \[6\]"):
+        Training(augment_rotation=30.0).check_shift((6,))
+    for degrees in (-1.0, 181.0):
+        with pytest.raises(ValueError, match="augment_rotation must be from 0 to 180"):
+            Training(augment_rotation=degrees)

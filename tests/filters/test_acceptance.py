@@ -56,3 +56,17 @@ def test_a_higher_quantile_accepts_every_row_that_a_lower_one_accepts() -> None:
 def test_contributed_rows_are_accepted_with_any_score_if_the_rule_says_so() -> None:
     assert acceptance(rule_of(0.9), contributed=[199])[199] == 1
     assert acceptance(rule_of(0.9, accept_contributed=False), contributed=[199])[199] == 0
+
+
+def test_a_least_share_lowers_the_threshold_and_never_raises_it() -> None:
+    """FAR rows have no score of a held-out row; the client accepts the best of them if it expects to know some."""
+    rule, nothing = rule_of(0.9, accept_contributed=False), np.empty(0, np.int64)
+    dre = KMeansDRE(5, reference="none").fit(PRIVATE)
+    assert acceptance_weights(dre, HELDOUT, FAR, nothing, rule).sum() == 0
+    for share in (0.1, 0.5, 1.0):
+        weights = acceptance_weights(dre, HELDOUT, FAR, nothing, rule, share)
+        assert (weights > 0).mean() == pytest.approx(share, abs=0.01)
+        assert dre.score_samples(FAR)[weights > 0].min() >= dre.score_samples(FAR)[weights == 0].max(initial=-np.inf)
+        assert weights[weights > 0].min() >= np.exp(-2.0) - 1e-6
+    near = acceptance_weights(dre, HELDOUT, HELDOUT, nothing, rule)
+    assert np.array_equal(acceptance_weights(dre, HELDOUT, HELDOUT, nothing, rule, 0.3), near)

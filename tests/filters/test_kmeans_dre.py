@@ -1,5 +1,7 @@
 """`KMeansDRE` against its formula, scikit-learn's contract for estimators, and `PCA`."""
 
+import pickle
+
 import numpy as np
 import pytest
 from sklearn.base import BaseEstimator, clone
@@ -17,11 +19,20 @@ PROXY = np.concatenate([RNG.normal(0, 1, (50, 4)).astype(np.float32), FAR])
 
 def test_the_score_is_the_log_ratio_of_distances_to_centroids() -> None:
     dre = KMeansDRE(3).fit(PRIVATE, reference=PROXY)
-    x = PROXY[:7]
-    assert dre.reference_centroids_ is not None
-    d_p = np.sqrt(((x[:, None] - dre.centroids_) ** 2).sum(2)).min(1)
-    d_q = np.sqrt(((x[:, None] - dre.reference_centroids_) ** 2).sum(2)).min(1)
-    np.testing.assert_allclose(dre.score_samples(x), np.log(d_q / d_p), atol=1e-3)
+    assert dre.reference_ is not None
+    halves = [half.keywords["centroids"] for half in dre.reference_.halves]  # type: ignore[attr-defined]
+
+    def distance(x: np.ndarray, centroids: np.ndarray) -> np.ndarray:
+        return np.sqrt(((x[:, None] - centroids) ** 2).sum(2)).min(1)
+
+    x = HELDOUT[:7]  # not in the reference set: the geometric mean of the distances to both halves
+    d_q = np.sqrt(distance(x, halves[0]) * distance(x, halves[1]))
+    np.testing.assert_allclose(dre.score_samples(x), np.log(d_q / distance(x, dre.centroids_)), atol=1e-3)
+    x = PROXY[:7]  # each of these rows is scored by the half that it is not in
+    d_q = np.exp(dre.score_samples(x)) * distance(x, dre.centroids_)
+    other = [distance(x, centroids) for centroids in halves]
+    assert (np.isclose(d_q, other[0], rtol=1e-3) | np.isclose(d_q, other[1], rtol=1e-3)).all()
+    x = PRIVATE[:7]
     plain = KMeansDRE(3, reference="none").fit(PRIVATE)
     d = np.sqrt(((x[:, None] - plain.centroids_) ** 2).sum(2)).min(1)
     np.testing.assert_allclose(plain.score_samples(x), -np.log(d), atol=1e-3)
@@ -58,11 +69,26 @@ def test_rows_of_a_small_proxy_set_can_be_accepted(rows: int) -> None:
     assert np.median(score[:rows]) > score[rows:].max()
 
 
-def test_the_reference_set_has_at_most_one_centroid_per_ten_rows() -> None:
+def test_each_half_of_the_reference_set_has_at_most_one_centroid_per_ten_rows_of_the_set() -> None:
     for k, centroids in ((5, 5), (20, 20), (21, 20), (50, 20)):
-        reference_centroids = KMeansDRE(k).fit(PRIVATE, reference=PROXY).reference_centroids_
-        assert reference_centroids is not None
-        assert len(reference_centroids) == centroids
+        reference = KMeansDRE(k).fit(PRIVATE, reference=PROXY).reference_
+        assert reference is not None
+        assert [len(half.keywords["centroids"]) for half in reference.halves] == [centroids] * 2  # type: ignore[attr-defined]
+
+
+def test_proxy_rows_of_the_client_are_accepted_as_often_as_heldout_rows() -> None:
+    """The proxy set must not explain its own rows: a row near a centroid of the proxy set must still be accepted."""
+    rng = np.random.default_rng(1)
+    own, heldout, private = (rng.normal(0, 1, (n, 60)).astype(np.float32) for n in (60, 200, 300))
+    proxy = np.concatenate([own, *(rng.normal(c, 1, (60, 60)).astype(np.float32) for c in (-2, 2, 4))])
+    dre = KMeansDRE(24).fit(private, reference=proxy)
+    threshold = np.quantile(dre.score_samples(heldout), 0.1)
+    assert (dre.score_samples(own) >= threshold).mean() > 0.7  # without cross-fitting: 0.4
+
+
+def test_a_fitted_estimator_can_be_pickled() -> None:
+    dre = KMeansDRE(3).fit(PRIVATE, reference=PROXY)
+    assert np.array_equal(pickle.loads(pickle.dumps(dre)).score_samples(PROXY), dre.score_samples(PROXY))
 
 
 def test_pca_agrees_with_scikit_learn() -> None:

@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgefd.learners.batches import Batch, even_passes, passes
+from edgefd.learners.batches import Batch, augment, even_passes, passes, rotated
 
 
 def rows(n: int) -> Batch:
@@ -36,3 +36,30 @@ def test_passes_over_as_many_rows_as_a_batch_holds_are_steps_on_all_of_them() ->
     batches = list(passes(rows(512), 10, 512, np.random.default_rng(0)))
     assert [len(batch) for batch in batches] == [512] * 10
     assert all(sorted(batch.x[:, 0]) == list(range(512)) for batch in batches)
+
+
+def test_a_rotation_agrees_with_scipy_inside_the_image() -> None:
+    from scipy import ndimage
+
+    rng = np.random.default_rng(0)
+    x = rng.random((3, 2, 9, 12)).astype(np.float32)
+    degrees = np.array([-25.0, 0.0, 40.0])
+    turned = rotated(x, np.deg2rad(degrees))
+    for image, out, angle in zip(x, turned, degrees, strict=True):
+        expected = ndimage.rotate(image, angle, axes=(1, 2), reshape=False, order=1, mode="nearest")
+        np.testing.assert_allclose(out[:, 3:6, 4:8], expected[:, 3:6, 4:8], atol=1e-5)
+    np.testing.assert_array_equal(turned[1], x[1])
+
+
+@given(st.integers(0, 99), st.integers(1, 3), st.sampled_from([0.0, 30.0, 180.0]))
+def test_augmented_images_keep_their_range_targets_and_number(seed: int, channels: int, degrees: float) -> None:
+    rng = np.random.default_rng(seed)
+    x = rng.random((4, channels, 6, 7)).astype(np.float32)
+    batch = Batch(x, np.eye(4, dtype=np.float32), np.ones(4, np.float32))
+    (out,) = augment(iter([batch]), 0, rng, degrees)
+    assert out.x.shape == x.shape
+    assert out.x.dtype == np.float32
+    assert out.x.min() >= x.min() - 1e-6
+    assert out.x.max() <= x.max() + 1e-6
+    assert out.targets is batch.targets
+    assert (out is batch) == (degrees == 0)

@@ -70,14 +70,14 @@ def test_targets_of_both_heads_sum_to_one() -> None:
 
 
 def test_a_run_with_two_heads_has_the_same_bits_in_workers_and_agrees_with_onnx_learners() -> None:
-    heads = {"model": {"name": "mlp", "heads": 2}}
+    heads = {"model": {"name": "mlp", "heads": 2}, "train": {"rounds": 3, "adjusted_steps": 0}}
     serial, forked, onnx = (teachers(config(*run, **heads)) for run in ((0, "torch"), (2, "torch"), (0, "onnx")))
     assert all(a.equals(b) for a, b in zip(serial, forked, strict=True))
     assert all(np.abs(a.values - b.values).max() < 0.05 for a, b in zip(serial, onnx, strict=True))
 
 
 def test_two_heads_are_refused_on_devices_and_with_other_losses_or_methods() -> None:
-    sections = {"model": {"name": "mlp", "heads": 2}}
+    sections = {"model": {"name": "mlp", "heads": 2}, "train": {"adjusted_steps": 0}}
     with pytest.raises(UserError, match=r"model\.heads=2 runs in simulations"):
         export_config(parse_config(sections), None, Path("never"))
     for more, message in (
@@ -85,6 +85,7 @@ def test_two_heads_are_refused_on_devices_and_with_other_losses_or_methods() -> 
         ({"method": {"name": "fedavg"}}, "method fedavg has another kind of teacher"),
         ({"distillation": {"loss": "pld"}}, "has its own loss"),
         ({"run": {"record_knowledge": True}}, "an audit supports models of one head only"),
+        ({"train": {}}, "set train.adjusted_steps=0"),
         ({"model": {"name": "mlp", "heads": 3}}, "Input should be 1 or 2"),
     ):
         with pytest.raises(UserError, match=message):

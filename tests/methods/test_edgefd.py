@@ -4,9 +4,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from edgefd.core.knowledge import Knowledge
 from edgefd.federation.clients import ClientData, ProxySet
-from edgefd.methods.edgefd import METHOD, Config
+from edgefd.methods.edgefd import METHOD, Config, of_own_classes
 from edgefd.rounds.client import client_filter
 from tests.support.votes import TERMS
 
@@ -56,3 +59,45 @@ def test_n_clusters_reaches_the_estimator() -> None:
 def test_contributed_rows_have_weight_one_unless_accept_contributed_is_off() -> None:
     assert (acceptance()[:3] == 1).all()
     assert np.abs(acceptance(accept_contributed=False)[:3] - 1).max() > 1e-3
+
+
+def images(n: int, place: int, dark: float = 1.0) -> np.ndarray:
+    """Return images of noise with a bright column; `dark` scales their contrast."""
+    x = RNG.normal(0, 0.3, (n, 1, 6, 6))
+    x[:, :, :, place] += 2
+    return (x * dark).astype(np.float32)
+
+
+def test_contrast_features_accept_darker_images_of_the_client() -> None:
+    data = ClientData(0, images(80, 1), np.zeros(80, int), images(40, 1), np.zeros(40, int), np.empty(0, int))
+    x = np.concatenate([images(30, 1, 0.3), images(30, 4, 0.3)])
+    pixels, contrast = (
+        client_filter(METHOD, Config(features=f, reference="none"), data, ProxySet(x, np.full(60, -1)), TERMS)  # type: ignore[arg-type]
+        for f in ("pixels", "contrast")
+    )
+    assert (contrast[:30] > 0).mean() > 0.7
+    assert (contrast[30:] > 0).mean() < 0.1
+    assert (pixels[:30] > 0).mean() < 0.3
+
+
+def test_the_share_threshold_accepts_the_expected_share_but_nothing_of_an_unrelated_proxy_set() -> None:
+    x = np.concatenate([images(60, 1), images(60, 4)]) + RNG.normal(0, 0.5, (120, 1, 6, 6)).astype(np.float32)
+    data = ClientData(0, images(80, 1), np.zeros(80, int), images(40, 1), np.zeros(40, int), np.empty(0, int))
+    of = {"reference": "none", "features": "contrast"}
+    noisy = client_filter(METHOD, Config(threshold="share", **of), data, ProxySet(x, np.full(120, -1)), TERMS)  # type: ignore[arg-type]
+    assert (noisy > 0).sum() == 60  # one of two classes
+    assert (noisy[:60] > 0).mean() > 0.9
+    other = ProxySet(np.concatenate([images(40, place) for place in (3, 4, 5)]), np.full(120, -1))
+    assert client_filter(METHOD, Config(threshold="share", **of), data, other, TERMS).sum() == 0  # type: ignore[arg-type]
+
+
+@given(st.integers(1, 3), st.integers(0, 99))
+def test_answers_of_own_classes_are_distributions_over_them(n_own: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    p, w = rng.dirichlet(np.full(4, 0.1), 5).astype(np.float32), (1 - rng.random(5)).astype(np.float32)
+    own = np.arange(4) < n_own
+    answers = of_own_classes(Knowledge(np.arange(5), p, w), own)
+    np.testing.assert_allclose(answers.values.sum(1), 1, rtol=1e-5)
+    assert (answers.values[:, ~own] == 0).all()
+    assert (answers.weights <= w + 1e-6).all()
+    np.testing.assert_allclose(answers.weights, np.maximum(w * p[:, own].sum(1), 1e-4), atol=5e-4)

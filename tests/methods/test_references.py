@@ -10,7 +10,9 @@ from edgefd.core.knowledge import empty
 from edgefd.federation.clients import ProxySet
 from edgefd.federation.context import ClientContext
 from edgefd.methods import config_of, get_method
+from edgefd.runs.prepare import prepare
 from tests.support.linear_clients import CLASSES, TRAINING, in_round, new_clients
+from tests.support.small_runs import config
 
 PRIVATE = 30
 
@@ -25,9 +27,9 @@ def distilled(name: str, n_proxy: int, **settings: int) -> np.ndarray:
     return np.array([(batch.x == row).all(1).sum() for row in ctx.data.x])
 
 
-@pytest.mark.parametrize("name", ["indlearn", "centralised", "pooled_proxy"])
+@pytest.mark.parametrize("name", ["indlearn", "centralised", "pooled_proxy", "proxy_and_own"])
 def test_a_round_has_at_least_an_epoch_however_small_the_proxy_set_is(name: str) -> None:
-    settings = {} if name == "indlearn" else {"min_steps": 0}
+    settings = {} if name in ("indlearn", "proxy_and_own") else {"min_steps": 0}
     assert distilled(name, 2, **settings).tolist() == [1] * PRIVATE
     assert distilled(name, 45, **settings).sum() == 45
 
@@ -42,3 +44,15 @@ def test_a_bound_makes_its_steps_in_the_rounds_of_the_run(name: str) -> None:
 def test_a_negative_number_of_steps_is_refused() -> None:
     with pytest.raises(UserError, match="min_steps must not be negative"):
         config_of(get_method("centralised"), {"min_steps": -1})
+
+
+def test_proxy_and_own_gives_each_client_its_own_rows_and_the_labelled_proxy_set() -> None:
+    plain = prepare(config(method={"name": "fedmd"})).federation
+    joined = get_method("proxy_and_own").transform(plain)
+    assert joined.raw_samples_disclosed == plain.raw_samples_disclosed > 0
+    assert np.array_equal(joined.table, plain.table)
+    for before, after in zip(plain.clients, joined.clients, strict=True):
+        assert np.array_equal(after.x, np.concatenate([before.x, plain.proxy.x]))
+        assert np.array_equal(after.y, np.concatenate([before.y, plain.proxy_labels]))
+        assert np.array_equal(after.x_heldout, before.x_heldout)
+        assert len(after.contributed) == 0

@@ -99,3 +99,9 @@ def test_a_client_accepts_rows_near_its_own_data() -> None:
     acceptance = client_filter(METHOD, Config(quantile=0.9), data, ProxySet(x[60:], np.full(90, -1)), TERMS)
     assert acceptance[:40].mean() > 0.7
     assert acceptance[40:].max() == 0  # the row that it contributed is not accepted either
+
+
+def test_a_kernel_that_is_too_narrow_for_the_samples_is_refused() -> None:
+    data, proxy = client()
+    with pytest.raises(UserError, match=r"width 0\.01 is too narrow for samples of 4 values: set method\.width=0"):
+        client_filter(METHOD, Config(width=0.01), data, proxy, TERMS)

@@ -1,6 +1,7 @@
 """FedED, CFD and FedDF: the methods with a model at the server."""
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,6 +19,9 @@ class Bias(Fixed):
 
     def predict_logits(self, x: np.ndarray) -> np.ndarray:
         return np.tile(self.parameters, (len(x), 1))
+
+
+LOADED = {"optimizer/m": np.ones(2, np.float32)}
 
 
 class Recorder(Fixed):
@@ -62,20 +66,25 @@ def test_cfd_sends_four_bits_for_ten_classes() -> None:
     assert len(wire.encode(k, "float16")) == pytest.approx(1000 * (1 + 0.5), abs=20)  # a byte for each id
 
 
-def test_feddf_distils_the_mean_of_logits_into_the_mean_of_parameters() -> None:
+@pytest.mark.parametrize("ensemble", ["probabilities", "logits"])
+def test_feddf_distils_the_ensemble_into_the_mean_of_parameters(ensemble: Any) -> None:
     model = Bias(parameters=[0, 0])
     trained = []
-    model.train = lambda batches, _: trained.extend((b, model.parameters.copy()) for b in batches) or 0.0
+    model.train = lambda batches, lr: trained.extend((b, model.parameters.copy(), lr) for b in batches) or 0.0
+    reset = []
+    model.load_state = lambda state: reset.append(state["optimizer/m"]) or Bias.load_state(model, state | LOADED)
     k = [votes([0], [[3.0, 0.0]]), votes([0], [[0.0, 1.0]])]
     reports = [
         Report(c, 0, type(u)(u.ids, u.values, w)) for c, (u, w) in enumerate(zip(k, ([0.3], [0.1]), strict=True))
     ]
-    teacher = feddf.METHOD.aggregate(server(reports, feddf.Config(epochs=1), learner=model))
-    ((batch, start),) = trained
+    teacher = feddf.METHOD.aggregate(server(reports, feddf.Config(ensemble, steps=3, lr=0.1), learner=model))
+    assert [lr for _, _, lr in trained] == pytest.approx([0.1, 0.075, 0.025])  # 0.1 (1 + cos(pi i / 3)) / 2
+    batch, start, _ = trained[0]
     np.testing.assert_allclose(start, [2.25, 0.25], rtol=1e-6)  # weighted by samples, 3 to 1
-    np.testing.assert_allclose(
-        batch.targets[:, 0], np.full(3, 1 / (1 + np.exp(-(1.5 - 0.5)))), rtol=1e-6
-    )  # not weighted
+    first, second, mean_logits = (1 / (1 + np.exp(-z)) for z in (3.0, -1.0, 1.5 - 0.5))
+    expected = mean_logits if ensemble == "logits" else (first + second) / 2  # not weighted
+    np.testing.assert_allclose(batch.targets[:, 0], np.full(3, expected), rtol=1e-6)
+    assert (reset[-1] == 0).all(), "the optimizer is new in each round"
     np.testing.assert_allclose(teacher.values, [[2.25, 0.25]], rtol=1e-6)
 
 

@@ -15,6 +15,8 @@ ONLY_ZEROS = ("kept_fraction", "teacher_coverage")  # indlearn sends nothing, so
         ("Accuracy, mean over clients", "accuracy_mean", [0, 1, 2, 3]),
         ("Accuracy of the worst client", "accuracy_worst", [0, 1, 2, 3]),
         ("Accuracy on clients' own data", "heldout_accuracy_mean", [0, 1, 2, 3]),
+        ("Personal accuracy", "personal_accuracy_mean", [0, 1, 2, 3]),
+        ("BAM, personal and general", "bam_mean", [0, 1, 2, 3]),
         ("Accuracy of the teacher", "teacher_accuracy", [0, 1, 2]),
         ("Agreement with the teacher", "agreement_mean", [1, 2, 3]),
         ("Accepted fraction", "kept_fraction", [0, 1, 2]),

@@ -4,6 +4,7 @@ import json
 import re
 from pathlib import Path
 
+from edgefd.runs.summary import PERSONAL
 from tests.support.report_runs import METHODS, NEW, Page, lines, percent, report_page, rewrite, update_file
 
 
@@ -24,7 +25,9 @@ def test_the_head_names_what_was_run_and_its_outcome(page: Page, runs: Path) -> 
     rows = {row[0]: row for row in page.tables["Results"][1:]}
     assert {m: row[-2] for m, row in rows.items()} == {"edgefd": str(shared), "fedmd": str(shared), "indlearn": "0"}
     for method, summary in summaries.items():
-        assert rows[method][2:4] == [percent(summary["accuracy_mean"]), percent(summary["accuracy_worst"])]
+        keys = ("accuracy_mean", "accuracy_worst", "heldout_accuracy_mean")
+        keys += ("personal_accuracy_mean", "bam_mean", "macro_f1_mean")
+        assert rows[method][2:8] == [percent(summary[key]) for key in keys]
 
 
 def test_an_unfinished_run_is_reported_up_to_its_last_complete_round(single_run: Path) -> None:
@@ -45,7 +48,12 @@ def test_a_run_of_an_older_edgefd_is_reported_and_its_missing_parts_are_named(si
     rewrite(single_run, [{k: v for k, v in m.items() if k not in NEW} for m in lines(single_run)])
     (single_run / "evaluation.json").unlink()
     reported = report_page(single_run)
-    for part in ("accuracy by class", "calibration by round, and agreement", "out-of-class fraction by client"):
+    for part in (
+        "accuracy by class",
+        "calibration by round, and agreement",
+        "personal accuracy, BAM and macro F1",
+        "out-of-class fraction by client",
+    ):
         assert re.search(rf"Not recorded in \S+/run: {part}", reported.text)
     assert "Agreement with the teacher" not in reported.tables
     assert reported.tables["edgefd / Acceptance by client"][0] == ["client", "accepted"]
@@ -60,9 +68,12 @@ def test_a_run_of_devices_has_no_test_set(single_run: Path) -> None:
         "ece_mean",
         "agreement_mean",
         "agreement_per_client",
+        *PERSONAL,
+        "personal_accuracy_per_client",
     )
     rewrite(single_run, [m | dict.fromkeys(keys) for m in lines(single_run)])
     update_file(single_run, "evaluation.json", test_by_class=None, correct_by_class=[None] * 4, clients=[None] * 4)
+    update_file(single_run, "evaluation.json", predicted_by_class=[None] * 4)
     update_file(single_run, "partition.json", clients=None, test=None)
     unknown = ("bytes_once", "data_source", "data_samples", "data_sha256")
     update_file(single_run, "summary.json", **dict.fromkeys(unknown))

@@ -12,6 +12,9 @@ def test_the_tables_within_a_run_hold_the_recorded_values(page: Page, runs: Path
         "3",
         *(percent(a) for a in last["accuracy_per_client"]),
     ]
+    personal = page.tables["edgefd / Personal and general accuracy by client"]
+    pairs = zip(last["personal_accuracy_per_client"], last["accuracy_per_client"], strict=True)
+    assert [row[1:] for row in personal[1:]] == [[percent(p), percent(g), percent((p * g) ** 0.5)] for p, g in pairs]
     classes = page.tables["edgefd / Accuracy by client and class"]
     for client, correct in enumerate(evaluation["correct_by_class"]):
         shares = [c / n for c, n in zip(correct, evaluation["test_by_class"], strict=True)]

@@ -92,7 +92,8 @@ def test_a_client_that_was_absent_receives_the_newest_teacher() -> None:
 
 
 def test_workers_change_no_bit_of_a_run_with_partial_participation() -> None:
-    a, b = (rounds_of(config(w, fraction=0.6, dropout=0.2, min_reports=1)) for w in (0, 2))
+    absent: dict[str, Any] = {"dropout": 0.1, "lateness": 0.1, "stale_reports": "use"}
+    a, b = (rounds_of(config(w, fraction=0.6, min_reports=1, **absent)) for w in (0, 2))
     for one, other in zip(a, b, strict=True):
         assert one.accuracy_per_client == other.accuracy_per_client
 

@@ -15,6 +15,7 @@ from edgefd.methods import get_method
 from edgefd.rounds.participation import (
     ParticipationConfig,
     add_stale_reports,
+    arrived,
     check_rules,
     check_supported_over_flower,
     quorum_reached,
@@ -123,9 +124,26 @@ def test_clients_drop_out_by_seed_round_and_client() -> None:
     assert responding_clients(ParticipationConfig(), 0, plan(), everyone) == list(everyone)
 
 
-def test_too_many_dropouts_end_a_simulation() -> None:
-    with pytest.raises(RunError, match=r"round 0: \d of 10 clients report, but coordinator.min_reports is 10"):
-        responding_clients(ParticipationConfig(min_reports=10, dropout=0.5), 0, plan(), range(10))
+def test_too_few_reports_in_time_end_a_simulation() -> None:
+    few = [report(c, 0) for c in range(3)]
+    with pytest.raises(RunError, match=r"round 0: 3 clients report in time, but coordinator.min_reports is 4"):
+        arrived(ParticipationConfig(min_reports=4, dropout=0.5), 0, plan(), few, [])
+
+
+def test_late_reports_of_a_simulation_count_in_the_next_round_if_the_rules_use_them() -> None:
+    rules = ParticipationConfig(min_reports=1, lateness=0.3, stale_reports="use")
+    first, late = arrived(rules, 0, plan(), [report(c, 0) for c in range(1000)], [])
+    assert 240 < len(late) < 360
+    assert sorted(r.client for r in [*first, *late]) == list(range(1000))
+    second, later = arrived(rules, 0, plan(1), [report(c, 1) for c in range(500)], late)
+    new = {r.client for r in second if r.round == 1}
+    assert new == set(range(500)) - {r.client for r in later}
+    assert {r.client for r in second if r.round == 0} == {r.client for r in late} - new
+    closing, none = arrived(rules, 0, plan(9), [report(c, 9) for c in range(1000)], late)
+    assert len(closing) == 1000
+    assert none == []
+    dropping = dataclasses.replace(rules, stale_reports="drop")
+    assert {r.round for r in arrived(dropping, 0, plan(1), [report(c, 1) for c in range(500)], late)[0]} == {1}
 
 
 @pytest.mark.parametrize(
@@ -138,6 +156,10 @@ def test_too_many_dropouts_end_a_simulation() -> None:
         ({"deadline_s": 5}, "deadline_s needs min_reports"),
         ({"dropout": 0.1}, "dropout needs min_reports"),
         ({"dropout": 1, "min_reports": 1}, "below 1"),
+        ({"lateness": 0.1}, "lateness needs min_reports"),
+        ({"lateness": 1, "min_reports": 1}, "below 1"),
+        ({"memory_discount": 1.1}, "memory_discount must be in"),
+        ({"memory_discount": -0.1}, "memory_discount must be in"),
         ({"stale_reports": "use"}, "stale_reports needs min_reports"),
     ],
 )
@@ -152,7 +174,8 @@ def test_a_quorum_above_the_number_of_sampled_clients_is_refused() -> None:
         check_rules(ParticipationConfig(fraction=0.5, min_reports=6), 10)
 
 
-def test_simulated_dropout_is_refused_over_flower() -> None:
+@pytest.mark.parametrize("name", ["dropout", "lateness"])
+def test_simulated_absence_is_refused_over_flower(name: str) -> None:
     check_supported_over_flower(ParticipationConfig(fraction=0.5, min_reports=1, deadline_s=1, stale_reports="use"))
-    with pytest.raises(UserError, match=r"coordinator.dropout works only with the local engine"):
-        check_supported_over_flower(ParticipationConfig(dropout=0.5, min_reports=1))
+    with pytest.raises(UserError, match=f"coordinator.{name} works only with the local engine"):
+        check_supported_over_flower(ParticipationConfig(**{name: 0.5}, min_reports=1))

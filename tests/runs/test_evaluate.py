@@ -64,7 +64,9 @@ def test_evaluate_measures_accuracy_calibration_and_agreement(federation: Federa
     during, closing = (evaluate(learner, federation, teacher, last) for last in (False, True))
     assert during["accuracy"] == accuracy(learner, federation.x_test, federation.y_test)
     assert during["agreement"] == 0.5
-    assert set(during) == {"accuracy", "ece", "agreement"}
+    by_class = {f"{name}/{c}" for name in ("correct", "predicted") for c in range(10)}
+    assert set(during) == {"accuracy", "ece", "agreement"} | by_class
+    assert sum(during[f"predicted/{c}"] for c in range(10)) == len(federation.x_test)
     assert {k: closing[k] for k in during} == during
     assert sum(closing[f"correct/{c}"] for c in range(10)) == round(during["accuracy"] * len(federation.x_test))
     assert sum(closing[f"bin_count/{b}"] for b in range(BINS)) == len(federation.x_test)
@@ -98,13 +100,14 @@ def test_the_out_of_class_fraction_is_measured_by_client_and_by_weight(federatio
 
 
 def test_a_device_cannot_claim_what_only_a_simulation_measures() -> None:
-    claimed = {"heldout_accuracy": 0.5, "accuracy": 1.0, "agreement": 1.0, "correct/0": 9.0, "correct/none": 9.0}
+    claimed = {"heldout_accuracy": 0.5, "accuracy": 1.0, "agreement": 1.0, "correct/0": 9.0, "predicted/0": 9.0}
     plan = RoundPlan(2, np.arange(60), closing=True)
     result = RoundResult(plan, Exchange([Report(1, 2, empty(10), claimed)], 0, 0), Progress(3))
     metrics = measure(result, GroundTruth(3, 60), 1.0)
     assert (metrics.heldout_accuracy_mean, metrics.accuracy_mean, metrics.agreement_mean) == (0.5, None, None)
     assert metrics.evaluation is not None
-    assert metrics.evaluation["correct_by_class"] == [None] * 3
+    assert metrics.evaluation["correct_by_class"] == metrics.evaluation["predicted_by_class"] == [None] * 3
+    assert (metrics.personal_accuracy_mean, metrics.macro_f1_mean, metrics.accuracy_quantiles) == (None, None, None)
 
 
 def test_a_simulation_measures_calibration_and_agreement_in_the_evaluated_rounds(federation: Federation) -> None:
@@ -118,6 +121,7 @@ def test_a_simulation_measures_calibration_and_agreement_in_the_evaluated_rounds
     assert last.agreement_per_client is not None
     clients = last.evaluation["clients"]
     assert last.ece_mean == pytest.approx(np.mean([ece(pooled([_bins(c)])) for c in clients]))
+    assert np.array(last.evaluation["predicted_by_class"]).sum(1).tolist() == [len(federation.x_test)] * 3
     right = np.array(last.evaluation["correct_by_class"]).sum(1) / sum(last.evaluation["test_by_class"])
     assert right.tolist() == pytest.approx(last.accuracy_per_client)
     assert RoundMetrics(**json.loads(json.dumps(last.to_dict()))) == last  # as another process sends it

@@ -61,8 +61,9 @@ def rounds(folder: Path) -> list[dict[str, Any]]:
 
 @pytest.mark.slow
 def test_the_ray_engine_gives_the_bits_of_the_local_engine(tmp_path: Path) -> None:
+    absent = ("coordinator.fraction=0.75", "train.catch_up=3")
     for engine, more in (("ray", ()), ("local", ("run.workers=0",))):
-        arguments = ("simulate", QUICKSTART, *SMALL, *more, "--engine", engine, "--out", engine)
+        arguments = ("simulate", QUICKSTART, *SMALL, *absent, *more, "--engine", engine, "--out", engine)
         done = edgefd(*arguments, cwd=tmp_path, PYTHONPATH=PATHS)
         assert done.returncode == 0, done.stdout + done.stderr
     assert rounds(tmp_path / "ray") == rounds(tmp_path / "local")

@@ -15,7 +15,8 @@ import yaml
 
 from edgefd.core.errors import RunError, UserError
 from edgefd.data.datasets import find_dataset
-from edgefd.report.compare import compare, load_runs, to_csv, to_markdown
+from edgefd.report.compare import HEADER, compare, load_runs, to_csv, to_markdown
+from edgefd.report.compare import cells as table_cells
 from edgefd.simulation.sweep import Cell, is_complete, load_sweep, run_sweep
 from tests.support.commands import command, env
 
@@ -164,8 +165,9 @@ def test_a_stopped_sweep_runs_only_what_is_missing(cells: list[Cell], tmp_path: 
     assert edgefd.settings == ""  # only method and seed differ
     values = [json.loads((out / c.name / "summary.json").read_text())["accuracy_mean"] for c in cells[:2]]
     assert edgefd.mean == pytest.approx(np.mean(values))
-    assert to_csv(groups).count("\n") == 3
-    assert to_markdown(groups).count("\n") == 4
+    rows = [table_cells(group) for group in groups]
+    assert to_csv(HEADER, rows).count("\n") == 3
+    assert to_markdown(HEADER, rows).count("\n") == 4
 
 
 def test_a_failing_run_does_not_stop_the_other_runs(cells: list[Cell], tmp_path: Path) -> None:

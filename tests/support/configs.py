@@ -8,7 +8,7 @@ PRIVATE: dict[str, Any] = {
     "proxy": {"source": "public"},
     "model": {"name": "mlp"},
     "method": {"name": "fedmd"},
-    "train": {"rounds": 2, "local_steps": 2, "private_rows_per_batch": 0},
+    "train": {"rounds": 2, "local_steps": 2, "private_rows_per_batch": 0, "adjusted_steps": 0},
     "run": {"workers": 0},
     "defence": {"name": "dp_sgd"},
 }

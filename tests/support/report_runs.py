@@ -16,6 +16,8 @@ METHODS = {"edgefd": "", "fedmd": "also/fedmd", "indlearn": "also/indlearn"}
 NEW = (
     *("wrong_claims_per_client", "wrong_weight_per_client", "ece_mean", "teacher_ece"),
     *("agreement_mean", "agreement_per_client"),
+    *("personal_accuracy_mean", "personal_accuracy_per_client", "bam_mean", "macro_f1_mean", "recall_by_class"),
+    *("accuracy_quantiles", "personal_accuracy_quantiles"),
 )
 """fields of metrics.jsonl that an older edgefd did not write"""
 

@@ -46,6 +46,7 @@ def trainings(draw: st.DrawFn) -> Training:
         local_batch_size=draw(st.none() | st.integers(1, 99)),
         distill_epochs=draw(count),
         closing_epochs=draw(count),
+        catch_up=draw(st.integers(1, 9)),
         batch_size=draw(st.integers(20, 99)),
         private_rows_per_batch=draw(st.integers(0, 19)),
         augment_shift=draw(count),

@@ -12,9 +12,10 @@ from typing import Any
 from edgefd.core.errors import UserError, hint
 from edgefd.core.families import members
 from edgefd.core.settings import settings_of
-from edgefd.learners.losses._loss import Distillation, Schedule
+from edgefd.learners.losses._logit_adjusted import class_shares, logit_adjusted
+from edgefd.learners.losses._loss import Distillation, Schedule, step
 
-__all__ = ["Distillation", "Schedule", "loss_of", "losses"]
+__all__ = ["Distillation", "Schedule", "class_shares", "logit_adjusted", "loss_of", "losses", "step"]
 
 
 def losses() -> dict[str, type[Distillation]]:

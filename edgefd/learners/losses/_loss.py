@@ -75,16 +75,19 @@ class Distillation:
         loss = self.step_loss(schedule)
         if loss is None:
             return learner.distil(batches, lr, n_private)
-        return _step_by_step(learner, batches, lr, n_private, loss)
+        losses = [step(learner, batch, lr, n_private, loss) for batch in batches]
+        return sum(losses) / max(len(losses), 1)
 
 
-def _step_by_step(learner: Learner, batches: Iterable[Batch], lr: float, n_private: int, loss: StepLoss) -> float:
-    """Train on targets that the loss computes before each step. Private rows do not count in the returned mean."""
-    mean_losses = []
-    for batch in batches:
-        n = len(batch) - n_private
-        targets, losses = loss(learner.predict_logits(batch.x[:n]), batch.targets[:n])
-        mixture = np.concatenate([targets.astype(np.float32), batch.targets[n:]])
-        learner.train([Batch(batch.x, mixture, batch.weights)], lr)
-        mean_losses.append(float(losses.mean()))
-    return sum(mean_losses) / max(len(mean_losses), 1)
+def step(learner: Learner, batch: Batch, lr: float, n_private: int, loss: StepLoss | None) -> float:
+    """Make one step on a batch whose last `n_private` rows are private rows with their labels; return the mean loss.
+
+    With a loss of the step, the client predicts the other rows first, and private rows do not count in the mean.
+    """
+    if loss is None:
+        return learner.distil([batch], lr, n_private)
+    n = len(batch) - n_private
+    targets, losses = loss(learner.predict_logits(batch.x[:n]), batch.targets[:n])
+    mixture = np.concatenate([targets.astype(np.float32), batch.targets[n:]])
+    learner.train([Batch(batch.x, mixture, batch.weights)], lr)
+    return float(losses.mean())

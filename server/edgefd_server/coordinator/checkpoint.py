@@ -3,9 +3,9 @@
 The checkpoint is one file, checkpoint.bin in the run folder, where no device can write. It names no path: a coordinator
 that resumes writes only where its own command line says. It is written after every round, before anything of the next
 round is sent, so that everything that devices have seen follows from it. The file holds a magic number, the version of
-the format, the sha256 of the rest, a line of JSON with the sizes of the parts that follow, and these parts: the
-teacher; the server's labels of all rows, where the selection of rows depends on them; and for each client that the
-server remembers, its knowledge and the rounds of its rows.
+the format, the sha256 of the rest, a line of JSON (with the arrays that a method keeps at the server, and the sizes of
+the parts that follow), and these parts: the teacher; the server's labels of all rows, where the selection of rows
+depends on them; and for each client that the server remembers, its knowledge and the rounds of its rows.
 """
 
 from __future__ import annotations
@@ -84,6 +84,7 @@ def save_checkpoint(folder: Path, saved: Checkpoint) -> None:
         "metrics": [vars(each) for each in saved.metrics],
         "lag": None if state is None else state.lag.tolist(),
         "clients": clients,
+        "method_state": {name: values.tolist() for name, values in progress.method_state.items()},
         "sizes": [len(part) for part in parts],
     }
     body = b"".join([json.dumps(head).encode(), b"\n", *parts])
@@ -157,6 +158,7 @@ def _decode(blob: bytes, expected: Expected) -> Checkpoint:
         wire.decode(teacher, expected) if teacher else None,
         None if fields["lag"] is None else SelectionState(wire.decode(known, expected), _lag(fields["lag"], expected)),
         _memory(fields["clients"], remembered, expected),
+        {str(name): np.array(values) for name, values in fields["method_state"].items()},
     )
     metrics = tuple(RoundMetrics(**metrics) for metrics in fields["metrics"])
     return Checkpoint(str(fields["run"]), str(fields["config"]), metrics, progress)

@@ -74,8 +74,8 @@ def over_grid(grid: Grid, config: Config, federation: Federation, log: Path | No
         log: file to which events are appended; None = no file.
 
     Raises:
-        UserError: if the configuration uses `coordinator.dropout`, which only the local engine simulates, or
-            `run.record_knowledge`.
+        UserError: if the configuration uses `coordinator.dropout` or `coordinator.lateness`, which only the local
+            engine simulates, or `run.record_knowledge`.
     """
     check_supported_over_flower(config.coordinator)
     check_unrecorded(config, "over Flower")

@@ -36,6 +36,9 @@ def test_a_checkpoint_reads_as_it_was_written(tmp_path: Path) -> None:
         Checkpoint("r", "c", metrics, Progress(1, knowledge(3), state)),
         Checkpoint("r", "c", metrics, Progress(1, knowledge(3), None, MEMORY)),
         Checkpoint("r", "c", metrics, Progress(1, knowledge(3), state, MEMORY)),
+        Checkpoint(
+            "r", "c", metrics, Progress(1, knowledge(3), state, MEMORY, {"c": np.array([[1 / 3, 1e-300], [2, 0.1]])})
+        ),
     ):
         save_checkpoint(tmp_path, saved)
         loaded = load_checkpoint(tmp_path, TEACHER)
@@ -46,6 +49,8 @@ def test_a_checkpoint_reads_as_it_was_written(tmp_path: Path) -> None:
         assert progress.teacher is None or progress.teacher.equals(knowledge(3))
         assert loaded.next_round == expected.next_round == len(saved.metrics)
         assert (progress.selection_state is None) == (expected.selection_state is None)
+        assert progress.method_state.keys() == expected.method_state.keys()
+        assert all(np.array_equal(progress.method_state[n], v) for n, v in expected.method_state.items())
         if progress.selection_state is not None:
             assert progress.selection_state.known.equals(knowledge(4))
             assert np.array_equal(progress.selection_state.lag, state.lag)

@@ -20,7 +20,7 @@ from tests.support.federations import ExportedFederation, export_federation, sma
 from tests.support.fork_server import ForkServer, environment, fork_server, fresh
 
 CLIENTS, ROUNDS = 3, 60
-FRESH, TIMED, POINTS = 2, 6, 16
+FRESH, TIMED, POINTS = 2, 6, 20
 """kills of new interpreters and of forks at random times, and kills at this number of points in the order of writes"""
 IMPORTS = """
 import edgefd_server.serve.folder

@@ -32,7 +32,7 @@ from tests.support.device_links import (
     run_devices,
     sessions_of,
 )
-from tests.support.federations import ExportedFederation, coordinate, ignore_line, same
+from tests.support.federations import ExportedFederation, coordinate, export_federation, ignore_line, same, small
 from tests.support.waiting import free_port, until
 
 Code = grpc.StatusCode
@@ -55,6 +55,14 @@ def test_devices_over_grpc_have_the_teachers_of_the_simulation(
     assert same(teachers, simulated(federation))
     assert link.metrics.registry.get_sample_value("edgefd_reports_accepted_total") == 9
     assert {line["event"] for line in link.lines} == {"join", "round", "report", "end"}
+
+
+def test_devices_over_grpc_equal_the_simulation_if_some_are_absent(keys: Path, tmp_path: Path) -> None:
+    two_of_three = small(rounds=4, sections={"coordinator": {"fraction": 0.67}}, catch_up=3)
+    federation = export_federation(two_of_three, tmp_path / "federation")
+    with open_device_link(federation, keys) as link, run_devices(federation, tmp_path, [link.address] * 3, keys):
+        teachers = coordinate(federation, link.coordinator)
+    assert same(teachers, simulated(federation))
 
 
 def test_connections_that_are_cut_after_every_event_lose_no_report(
