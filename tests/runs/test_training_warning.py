@@ -31,7 +31,7 @@ def rounds(*metrics: dict[str, Any]) -> list[RoundMetrics]:
 
 
 def summary(done: list[RoundMetrics], method: str = "edgefd", run: RunFacts | None = None, **train: Any) -> Any:
-    config = parse_config({"method": {"name": method}, "train": {"rounds": 20, **train}})
+    config = parse_config({"method": {"name": method}, "train": {"rounds": 20, "adjusted_steps": 0, **train}})
     return summarise(config, run or facts(), done, 1.0)
 
 
