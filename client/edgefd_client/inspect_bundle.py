@@ -25,7 +25,7 @@ def describe_bundle(bundle: Bundle) -> dict[str, str]:
     facts = {
         "name": f"{manifest.model!a}, as the coordinator calls it",
         "structure": unknown if parsed.unknown else f"known: {names}",
-        "training": f"{manifest.optimizer}, batches of {training.batch_size} rows, "
+        "training": f"{_optimizer(manifest.optimizer, training)}, batches of {training.batch_size} rows, "
         f"{training.private_rows_per_batch} of them private, then {_locally(training)} of private rows; "
         f"learning rate {training.lr:g}",
         "samples": f"shape {list(manifest.sample_shape)}, {manifest.n_classes} classes",
@@ -43,6 +43,12 @@ def _locally(training: Training) -> str:
     size = "" if training.local_batch_size is None else f" in batches of {training.local_batch_size}"
     first = f", and {training.warmup_steps} batches in the first round," if training.warmup_steps else ""
     return f"{amount}{size}{first}"
+
+
+def _optimizer(name: str, training: Training) -> str:
+    momentum = f" with momentum {training.momentum:g}" if name == "sgd" else ""
+    decay = f", weight decay {training.weight_decay:g}" if training.weight_decay else ""
+    return f"{name}{momentum}{decay}{', fresh in each round' if training.reset_optimizer else ''}"
 
 
 def bits_a_row(bundle: Bundle) -> int:

@@ -187,6 +187,13 @@ METHOD_RULES = (
         "and distillation",
     ),
     Rule(
+        lambda c, m: (
+            m.message is MessageKind.PROTOTYPES
+            and any((model.learner or c.run.learner) != "torch" for model in c.model)
+        ),
+        "method {method.name} needs embeddings, which the exported graph of a model does not give: use learner=torch",
+    ),
+    Rule(
         lambda c, m: _two_heads(c) and _relevant(c, m) and (not _distils_rows(m) or m.server_model),
         "model.heads=2: the second head learns soft labels of proxy rows from a teacher, but method {method.name} has "
         "another kind of teacher, or a model at the server: use heads=1",

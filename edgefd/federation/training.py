@@ -75,12 +75,12 @@ class Training:
         for name in (*local, "distill_epochs", "closing_epochs", "augment_shift"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative")
-        if not 0 <= self.augment_rotation <= 180:
-            raise ValueError("augment_rotation must be from 0 to 180 degrees")
         if self.adjusted_steps != "auto" and self.adjusted_steps < 0:
             raise ValueError("adjusted_steps must be auto, 0 or more")
         if self.catch_up < 1:
             raise ValueError("catch_up must be at least 1")
+        if not 0 <= self.augment_rotation <= 180:
+            raise ValueError("augment_rotation must be from 0 to 180 degrees")
         if not 0 <= self.private_rows_per_batch < self.batch_size:
             raise ValueError("private_rows_per_batch must be at least 0 and less than batch_size")
         if not 0 <= self.momentum < 1 or not 0 <= self.weight_decay < float("inf"):

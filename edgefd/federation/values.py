@@ -31,5 +31,7 @@ SOFT_LABELS = ValueRange("soft labels", 0.0, 1.0, sums_to_one=True)
 """probabilities"""
 LOGITS = ValueRange("logits", -10_000.0, 10_000.0)
 """outputs of a model before the softmax; float16 can hold them, and sums of them"""
+EMBEDDINGS = ValueRange("embeddings", -10_000.0, 10_000.0)
+"""inputs of the last layer of a model; float16 can hold them"""
 PARAMETERS = ValueRange("parameters", -1e30, 1e30)
 """parameters of a model; the sum of those of all clients is finite"""

@@ -32,6 +32,21 @@ class Batch:
         return Batch(self.x[index], self.targets[index], self.weights[index])
 
 
+@dataclass(frozen=True, eq=False)
+class AnchoredBatch(Batch):
+    """Training rows whose embeddings are pulled towards anchors. Only learners with embeddings train on them.
+
+    The loss of the rows is that of a `Batch` plus strength / (n E) sum_i pulled_i |f(x_i) - anchor_i|^2, where f(x) is
+    the embedding of E values.
+    """
+
+    anchors: Float32
+    """float32 [n, E]"""
+    pulled: Float32
+    """float32 [n]: 1 = the row has an anchor, 0 = it has none"""
+    strength: float
+
+
 def softmax(logits: Float32) -> Float32:
     """Return the probabilities of each row of logits, float32 [n, C]: exp(z), normalised.
 

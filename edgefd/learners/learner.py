@@ -63,6 +63,14 @@ class Learner(Protocol):
         ...
 
 
+class EmbeddingLearner(Learner, Protocol):
+    """A learner that also gives embeddings, and trains on `AnchoredBatch`. Learners of exported graphs do not."""
+
+    def embed(self, x: Float32) -> Float32:
+        """Return the embeddings of samples, the inputs of the last linear layer: float32 [n, E]."""
+        ...
+
+
 class _Missing:
     """Stands for a model that does not exist yet."""
 

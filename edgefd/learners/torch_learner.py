@@ -14,7 +14,7 @@ from torch.optim.sgd import sgd
 
 from edgefd.core.arrays import Float32
 from edgefd.core.errors import RunError
-from edgefd.learners.batches import Batch
+from edgefd.learners.batches import AnchoredBatch, Batch
 from edgefd.learners.learner import Proximal
 from edgefd.learners.noise import seeded
 from edgefd.learners.optimizer import BETAS, EPS, MOMENTUM
@@ -133,6 +133,15 @@ class TorchLearner:
         self._buffers.drop_new_values()
         return out
 
+    def embed(self, x: Float32) -> Float32:
+        """Return the embeddings of samples. See `edgefd.learners.learner.EmbeddingLearner`."""
+        with torch.inference_mode(), self._seeded(0), self._embeddings() as parts:
+            for i in range(0, len(x), _PREDICT_ROWS):
+                self.model(tensor_of(x[i : i + _PREDICT_ROWS]))
+            out: Float32 = torch.cat(parts).float().numpy()
+        self._buffers.drop_new_values()
+        return out
+
     def state(self) -> dict[str, np.ndarray]:
         """Return parameters and buffers as `model/...` and optimizer tensors as `optimizer/...`, in C order."""
         return {name: np.array(tensor.numpy(), order="C") for name, tensor in self._tensors().items()}
@@ -158,7 +167,9 @@ class TorchLearner:
 
     def _step(self, batch: Batch, lr: float, pull: tuple[float, list[Tensor]] | None) -> Tensor:
         data = (tensor_of(batch.x), torch.from_numpy(batch.targets), torch.from_numpy(batch.weights))
-        if self._recorded_steps is None:
+        if isinstance(batch, AnchoredBatch):
+            loss, *gradients = self._loss_and_gradients(*data, anchored=batch)
+        elif self._recorded_steps is None:
             for layer in self._normalisations:
                 layer.train(len(batch) > 1)
             loss, *gradients = self._loss_and_gradients(*data)
@@ -175,13 +186,42 @@ class TorchLearner:
         """Seed the generators that the module draws from; recorded steps, which edgefd's own models have, draw none."""
         return seeded(*self._noise, key) if self._recorded_steps is None else nullcontext()
 
-    def _loss_and_gradients(self, x: Tensor, targets: Tensor, weights: Tensor) -> list[Tensor]:
+    def _loss_and_gradients(
+        self, x: Tensor, targets: Tensor, weights: Tensor, anchored: AnchoredBatch | None = None
+    ) -> list[Tensor]:
         """Return the loss and its gradient with respect to each parameter."""
-        logits = self.model(x).float()
+        collect: AbstractContextManager[list[Tensor]] = self._embeddings() if anchored else nullcontext([])
+        with collect as caught:
+            outputs = [self.model(x).float()]
         with torch.no_grad():
-            loss, by_logits = _cross_entropy(logits, targets, weights)
-        gradients = torch.autograd.grad(logits, self._parameters, by_logits, allow_unused=True, materialize_grads=True)
+            loss, by_logits = _cross_entropy(outputs[0], targets, weights)
+            by_outputs = [by_logits]
+            if anchored and caught[0].requires_grad:
+                gap = (caught[0] - torch.from_numpy(anchored.anchors)) * torch.from_numpy(anchored.pulled)[:, None]
+                loss = loss + anchored.strength * gap.square().mean()
+                by_outputs.append(2 * anchored.strength / gap.numel() * gap)
+                outputs.append(caught[0])
+        gradients = torch.autograd.grad(
+            outputs, self._parameters, by_outputs, allow_unused=True, materialize_grads=True
+        )
         return [loss, *gradients]
+
+    @contextmanager
+    def _embeddings(self) -> Iterator[list[Tensor]]:
+        """Collect the inputs of the last linear layer, in the order of the forward passes.
+
+        Raises:
+            RunError: if the model has no linear layer.
+        """
+        layers = [module for module in self.model.modules() if isinstance(module, nn.Linear)]
+        if not layers:
+            raise RunError("the model has no linear layer, so it has no embeddings")
+        caught: list[Tensor] = []
+        hook = layers[-1].register_forward_pre_hook(lambda _, inputs: caught.append(inputs[0].flatten(1)))
+        try:
+            yield caught
+        finally:
+            hook.remove()
 
     def _replayed(self, recorded_steps: RecordedSteps, x: Tensor, targets: Tensor, weights: Tensor) -> list[Tensor]:
         """Return the same from a recorded step. The first batch of each shape records it."""

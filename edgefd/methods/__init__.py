@@ -41,9 +41,10 @@ def check_devices_can(method: Method, config: Any) -> None:
     """
     if not method.exchanges:
         raise UserError(f"method {method.name} is a reference without any exchange: it runs in simulations")
-    if method.message is MessageKind.PARAMETERS:
+    if method.message in (MessageKind.PARAMETERS, MessageKind.PROTOTYPES):
         raise UserError(
-            f"method {method.name} exchanges parameters, but devices exchange only predictions: it runs in simulations"
+            f"method {method.name} exchanges {method.message}, but devices exchange only predictions: "
+            "it runs in simulations"
         )
     if method.server_model:
         raise UserError(

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
-
 from edgefd.core.errors import RunError
 from edgefd.core.knowledge import Knowledge
 from edgefd.core.seeding import Purpose, make_rng
@@ -31,9 +29,3 @@ def distil(ctx: ServerContext, mean: Knowledge, epochs: int) -> None:
     batches = passes(batch, epochs, training.batch_size, rng)
     batches = augment(batches, training.augment_shift, rng, training.augment_rotation)
     model_of(ctx).train(batches, training.lr_at(round))
-
-
-def fresh_optimizer(learner: Learner) -> None:
-    """Give a learner a new optimizer: its moments and its number of steps become 0, its model stays as it is."""
-    state = learner.state()
-    learner.load_state({n: np.zeros_like(v) if n.startswith("optimizer/") else v for n, v in state.items()})

@@ -17,9 +17,10 @@ from edgefd.core.seeding import Purpose, make_rng
 from edgefd.federation.context import ServerContext
 from edgefd.federation.method import unchanged
 from edgefd.learners.batches import Batch, augment, draw, softmax
+from edgefd.learners.optimizer import reset_optimizer
 from edgefd.methods import fedavg
 from edgefd.methods._parameters import parameters, set_parameters
-from edgefd.methods._server_model import fresh_optimizer, model_of
+from edgefd.methods._server_model import model_of
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ def aggregate(ctx: ServerContext) -> Knowledge:
     model, config, x = model_of(ctx), ctx.config, ctx.proxy.x
     batch = Batch(x, ensemble(ctx, sent), np.ones(len(x), np.float32))
     set_parameters(model, fedavg.mean_parameters(sent).values[0])
-    fresh_optimizer(model)
+    reset_optimizer(model)
     rng = make_rng(ctx.terms.seed, Purpose.STUDENT, ctx.plan.round)
     training, batches = ctx.terms.training, draw(batch, config.steps, config.batch_size, rng)
     batches = augment(batches, training.augment_shift, rng, training.augment_rotation)

@@ -19,6 +19,8 @@ from edgefd.wire.expected import Expected, ExpectedReport, largest_plan
 
 MOST_PARAMETERS = 2**28
 """largest number of parameters in a message; only simulated clients send parameters"""
+MOST_EMBEDDED = 2**16
+"""largest number of values of a prototype; only simulated clients send prototypes"""
 _ARITHMETIC = 1e-3  # distance between 1 and the sum of a row that the arithmetic of a sender may cause
 
 
@@ -67,7 +69,7 @@ def expected_task(method: Method, terms: FederationTerms, n_proxy: int, n_client
 
 def _reported_ids(method: Method, proxy_rows: range | Int64, n_classes: int) -> range | Int64:
     match method.message:
-        case MessageKind.CLASS_LABELS:
+        case MessageKind.CLASS_LABELS | MessageKind.PROTOTYPES:
             return range(n_classes)
         case MessageKind.PARAMETERS:
             return range(1)
@@ -77,6 +79,11 @@ def _reported_ids(method: Method, proxy_rows: range | Int64, n_classes: int) -> 
 
 
 def _expected(method: Method, terms: FederationTerms, ids: range | Int64, rounding: float, complete: bool) -> Expected:
-    of_parameters = method.message is MessageKind.PARAMETERS
-    widths = range(1, MOST_PARAMETERS + 1) if of_parameters else range(terms.n_classes, terms.n_classes + 1)
+    match method.message:
+        case MessageKind.PARAMETERS:
+            widths = range(1, MOST_PARAMETERS + 1)
+        case MessageKind.PROTOTYPES:
+            widths = range(1, MOST_EMBEDDED + 1)
+        case _:
+            widths = range(terms.n_classes, terms.n_classes + 1)
     return Expected(ids, widths, terms.codec, method.values, rounding + _ARITHMETIC, complete)

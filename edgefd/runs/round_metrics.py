@@ -132,7 +132,7 @@ def measure(
     n_clients = truth.n_clients
     accuracies = [r.metrics["accuracy"] for r in reports if "accuracy" in r.metrics]
     size = truth.n_proxy
-    of_rows = message not in (MessageKind.CLASS_LABELS, MessageKind.PARAMETERS)
+    of_rows = message not in (MessageKind.CLASS_LABELS, MessageKind.PROTOTYPES, MessageKind.PARAMETERS)
     accepted_fraction = {r.client: len(r.knowledge) / size if of_rows else 0.0 for r in reports}
     teacher = result.teacher if message is MessageKind.PROXY_LABELS else None
     wrong = _out_of_class(reports, truth) if of_rows else None

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 STUDIES = "studies.db"
 """SQLite file of Optuna with one study for each method"""
 _RANDOM_TRIALS = 4  # trials after the default before TPE models the earlier ones
-_DRAWS = 50  # suggestions for one trial, until one is new and accepted by the config
+_MODEL_DRAWS, _DRAWS = 20, 200  # suggestions for one trial, first by TPE, then random, until one is new and accepted
 
 
 @dataclass(frozen=True)
@@ -71,6 +71,10 @@ class Trial:
     """duration of all runs of the trial"""
     bytes_up: float
     """mean over seeds of the bytes that all clients sent"""
+
+
+Results = dict[str, list[Trial]]
+"""the trials of each method, the default first"""
 
 
 @dataclass(frozen=True)
@@ -141,8 +145,13 @@ def _method_space(config: Config, name: str, path: Path, space: Space) -> Method
 
 
 def run_tuning(
-    tuning: Tuning, trials: int, out: Path, workers: int, on_done: Callable[[Cell, str], None]
-) -> dict[str, list[Trial]]:
+    tuning: Tuning,
+    trials: int,
+    out: Path,
+    workers: int,
+    on_done: Callable[[Cell, str], None],
+    on_trial: Callable[[Results], None],
+) -> Results:
     """Run the trials that are missing and return all trials of each method, with the default first.
 
     Trial n of every method runs before trial n + 1 of any, so all budgets are equal at any time. A method whose space
@@ -154,6 +163,7 @@ def run_tuning(
         out: folder of the studies and of all run folders; it may hold an earlier part of the same tuning.
         workers: runs at the same time.
         on_done: called with each run and its outcome in one line when it ends.
+        on_trial: called with all trials so far when one more trial of every method is stored.
 
     Raises:
         UserError: if `out` belongs to another tuning, or another process uses it.
@@ -167,7 +177,9 @@ def run_tuning(
             studies = _open_studies(tuning, out)
             for number in range(trials):
                 _run_trial(tuning, number, studies, out, workers, on_done)
-            return {name: [_trial(name, t) for t in study.trials[:trials]] for name, study in studies.items()}
+                results = {n: [_trial(n, t) for t in study.trials[: number + 1]] for n, study in studies.items()}
+                on_trial(results)
+            return results
 
 
 def _open_studies(tuning: Tuning, out: Path) -> dict[str, Study]:
@@ -228,6 +240,7 @@ def suggest(method: MethodSpace, history: Sequence[FrozenTrial], seed: int) -> d
     """Return the settings of the next trial after `history`; None if no new combination was found.
 
     The first trial has the default settings. A combination that was tried, or that the config refuses, is drawn again.
+    The last draws are random, because TPE alone would not leave the best region of a small space.
     """
     import optuna
 
@@ -237,7 +250,8 @@ def suggest(method: MethodSpace, history: Sequence[FrozenTrial], seed: int) -> d
     tried = [trial.params for trial in history]
     for draw in range(_DRAWS):
         rng = make_rng(seed, Purpose.TUNING, zlib.crc32(method.name.encode()), len(history), draw)
-        sampler = optuna.samplers.TPESampler(n_startup_trials=1 + _RANDOM_TRIALS, seed=int(rng.integers(2**32)))
+        n_random = 1 + _RANDOM_TRIALS if draw < _MODEL_DRAWS else len(history) + 1
+        sampler = optuna.samplers.TPESampler(n_startup_trials=n_random, seed=int(rng.integers(2**32)))
         study = optuna.create_study(direction="maximize", sampler=sampler)
         study.add_trials(history)
         settings = study.ask(distributions).params

@@ -55,9 +55,12 @@ def test_the_resolved_config_parses_to_itself(method: str) -> None:
         (["baselines=[fedmd, fedmd]"], "baselines names a method twice"),
         (["proxy.alpha=0"], "must be in (0, 1), not 0"),
         (["proxy.alpha=1"], "must be in (0, 1), not 1"),
-        (["proxy.path=x.npz", "proxy.keep=true"], "proxy.keep cannot be combined with proxy.path: devices choose it"),
         (
-            ["proxy.path=x.npz", "run.record_knowledge=true"],
+            ["proxy.source=contributed", "proxy.path=x.npz", "proxy.keep=true"],
+            "proxy.keep cannot be combined with proxy.path: devices choose it",
+        ),
+        (
+            ["proxy.source=contributed", "proxy.path=x.npz", "run.record_knowledge=true"],
             "needs the owner of every proxy row, which a proxy.path file does not record",
         ),
         (["partition.name=strongg"], "unknown partition 'strongg': did you mean 'strong'?"),

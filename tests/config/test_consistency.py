@@ -21,6 +21,7 @@ OF_RANGES: list[dict[str, Any]] = [
     {"seed": -1},
     {"proxy": {"alpha": 1.0}},
     {"data": {"heldout": 0.0}},
+    {"data": {"validation": 1.0}},
     {"data": {"limit": 0}},
     {"data": {"mean": [0.5], "deviation": [0.5]}},
     {"data": {"extractor_size": 64}},
@@ -32,6 +33,8 @@ OF_RANGES: list[dict[str, Any]] = [
     {"run": {"record_every": 0}},
 ]
 OF_RULES: list[dict[str, Any]] = [
+    {"data": {"evaluate_on": "validation"}},
+    {"data": {"validation": 0.1}, "partition": {"name": "file", "path": "parts.json"}},
     {"proxy": {"path": "proxy.npz", "keep": True}},
     {"partition": {"name": "file", "path": "parts.json"}, "proxy": {"source": "public"}},
     {"proxy": {"path": "proxy.npz"}, "run": RECORDED},

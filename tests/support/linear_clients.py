@@ -16,6 +16,7 @@ from edgefd.federation.report import Report
 from edgefd.federation.terms import FederationTerms
 from edgefd.federation.training import Training
 from edgefd.learners.batches import Batch, softmax
+from edgefd.learners.learner import Proximal
 from edgefd.methods import get_method, method_names
 from edgefd.rounds.client import client_filter, client_round
 from edgefd.rounds.server import Server, server_round
@@ -38,12 +39,15 @@ class Linear:
     def __init__(self) -> None:
         self.w = np.zeros((6, CLASSES), np.float32)
 
-    def train(self, batches: Iterable[Batch], lr: float) -> float:
+    def train(self, batches: Iterable[Batch], lr: float, proximal: Proximal | None = None) -> float:
         losses = []
         for b in batches:
             p, shares = softmax(b.x @ self.w), b.weights / b.weights.sum()
             losses.append(float(-(np.log(p + 1e-9) * b.targets).sum(1) @ shares))
-            self.w = self.w - np.float32(lr) * b.x.T @ ((p - b.targets) * shares[:, None])
+            gradient = b.x.T @ ((p - b.targets) * shares[:, None])
+            if proximal is not None:
+                gradient = gradient + np.float32(proximal.mu) * (self.w - proximal.centre["model/w"])
+            self.w = self.w - np.float32(lr) * gradient
         return float(np.mean(losses)) if losses else 0.0
 
     def distil(self, batches: Iterable[Batch], lr: float, n_private: int) -> float:
@@ -54,6 +58,9 @@ class Linear:
 
     def predict_logits(self, x: np.ndarray) -> np.ndarray:
         return (x @ self.w).astype(np.float32)
+
+    def embed(self, x: np.ndarray) -> np.ndarray:
+        return np.tanh(x)
 
     def state(self) -> dict[str, np.ndarray]:
         return {"model/w": self.w.copy(), "optimizer/step": np.ones((), np.float32)}
