@@ -44,7 +44,11 @@ def simulate(
     from edgefd.simulation.run import simulate_config
 
     run = simulate_config(loaded, out, engine.value, console=console)
-    console.print(results_table([run.summary, *(baseline.summary for baseline in run.baselines.values())]))
+    summaries = [run.summary, *(baseline.summary for baseline in run.baselines.values())]
+    console.print(results_table(summaries))
+    for summary in summaries:
+        if summary["training_warning"]:
+            console.print(f"warning: {summary['method']}: {summary['training_warning']}", soft_wrap=True)
     console.print(f"run folder: {run.folder}")
 
 

@@ -14,6 +14,7 @@ from edgefd.core.host import cores
 
 if TYPE_CHECKING:
     from edgefd.simulation.sweep import Cell
+    from edgefd.simulation.tuning import Results
 
 
 def tune(
@@ -40,12 +41,12 @@ def tune(
 
     Example: edgefd tune simulations/quickstart.yaml data.validation=0.1 --trials 12 --seeds 100,101 --out runs/tuning
     """
+    loaded = load_config(config, overrides or [])  # first: a bad config is refused before torch is imported
     require_simulation()
     require("tune", "optuna")
-    from edgefd.simulation.tuning import load_tuning, run_tuning
+    from edgefd.simulation.tuning import best_of, load_tuning, run_tuning
     from edgefd.simulation.tuning_results import TRIALS, best_path, tuning_table, write_results
 
-    loaded = load_config(config, overrides or [])
     names = [name.strip() for name in methods.split(",")] if methods else []
     tuning = load_tuning(loaded, space, names, _numbers(seeds))
     if loaded.data.evaluate_on == "test":
@@ -57,8 +58,12 @@ def tune(
         finished += 1
         print(f"{finished}/{total} {cell.name}: {outcome}", flush=True)
 
-    results = run_tuning(tuning, trials, out, jobs or cores(), log_outcome)
-    write_results(tuning, results, out)
+    def log_trial(results: Results) -> None:
+        write_results(tuning, results, out)
+        best = ", ".join(f"{name} {best_of(of_method).value:.4f}" for name, of_method in results.items())
+        print(f"best after {max(map(len, results.values()))} of {trials} trials: {best}", flush=True)
+
+    results = run_tuning(tuning, trials, out, jobs or cores(), log_outcome, log_trial)
     console.print(tuning_table(tuning, results))
     console.print(f"all trials: {out / TRIALS}; best configs: {best_path(out, '*')}", soft_wrap=True, highlight=False)
 

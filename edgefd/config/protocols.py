@@ -33,6 +33,7 @@ _SELECTIVE = {
     "local_batch_size": 64,
     "batch_size": 512,
     "private_rows_per_batch": 0,
+    "adjusted_steps": 0,
     "distill_epochs": 10,
     "closing_epochs": 10,
 }
@@ -49,19 +50,19 @@ PROTOCOLS = {
         {"method": {"name": "edgefd"}, "proxy": {"source": "contributed", "alpha": 0.1}},
     ),
     "fedmd": Protocol(
-        "A round is one pass over the proxy set with the L1 loss of logits (digest), then 4 passes over the private "
-        "data in batches of 5 (revisit).",
+        "A round is one pass over the proxy set with the L1 loss of scores (digest), then 4 passes over the private "
+        "data in batches of 5 (revisit). Before, clients train on the labelled proxy set.",
         "The authors' code (github.com/diogenes0319/FedMD_clean, `FedMD.py` and `conf/CIFAR_balance_conf.json`): 20 "
         "rounds, Adam with learning rate 0.001, digest in batches of 256, a model of its own for each client.",
-        "They draw 5,000 new public samples for each round: with a large enough proxy set, set selection to `{name: "
-        "random, budget: 5000}`. They send scores; here clients send soft labels, and the L1 loss holds up to a shift "
-        "of all scores of a sample. They train on the labelled public set and for up to 25 passes on private data "
-        "before the first round: set `train.warmup_steps` for the second part; the first has no setting here. Their "
-        "clients have 18 samples, so batches of 5 are slow for larger clients, and devices refuse them.",
+        "They draw 5,000 new public samples for each round; here each round uses the whole proxy set. Their clients "
+        "train on the public set until they stop gaining, and for up to 25 passes on private data before the first "
+        "round; here for one pass over the proxy set in round 1, and the 4 private passes of round 0 come before it "
+        "(set `train.warmup_steps` for more). Their clients have 18 samples: batches of 5 are slow for larger clients, "
+        "and devices refuse them. To distil soft labels without proxy labels, set `method.name=fedmd "
+        "distillation.loss=l1`.",
         {
-            "method": {"name": "fedmd"},
+            "method": {"name": "fedmd_published"},
             "proxy": {"source": "public"},
-            "distillation": {"loss": "l1"},
             "train": {
                 "rounds": 20,
                 "optimizer": "adam",
@@ -72,6 +73,7 @@ PROTOCOLS = {
                 "local_batch_size": 5,
                 "batch_size": 256,
                 "private_rows_per_batch": 0,
+                "adjusted_steps": 0,
                 "distill_epochs": 1,
                 "closing_epochs": 1,
             },
@@ -127,6 +129,7 @@ PROTOCOLS = {
                 "local_epochs": 1,
                 "batch_size": 32,
                 "private_rows_per_batch": 0,
+                "adjusted_steps": 0,
                 "distill_epochs": 1,
                 "closing_epochs": 1,
             },

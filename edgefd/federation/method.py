@@ -187,9 +187,10 @@ class Method:
     def adjusted_steps(self, ctx: ClientContext) -> int:
         """Return the number of batches of private rows within a distillation, see `train.adjusted_steps`.
 
-        A client of one class learns nothing from them, and methods without soft labels of proxy rows train otherwise.
+        A client of one class learns nothing from them. Methods whose clients do not distil soft labels of proxy rows
+        train otherwise.
         """
-        if not self.message.of_proxy_rows or len(np.unique(ctx.data.y)) < 2:
+        if not (self.message.of_proxy_rows and self.distils_rows) or len(np.unique(ctx.data.y)) < 2:
             return 0
         training = ctx.terms.training
         epochs = training.epochs(ctx.missed_teachers, ctx.plan.closing)

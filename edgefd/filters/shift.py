@@ -15,7 +15,7 @@ from edgefd.core.arrays import Float32, Int64
 from edgefd.filters.estimator import rows_of
 from edgefd.filters.kmeans import kmeans, nearest
 
-OTHER_KIND = 0.8
+OTHER_KIND = 0.7
 """from this shift on, users are warned: a filter that compares rows with held-out data accepts few of them"""
 UNRELATED = 0.99
 """from this shift on, no row of the proxy set is taken to be of the client's classes"""

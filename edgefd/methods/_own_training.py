@@ -18,7 +18,7 @@ from edgefd.learners.probabilities import softmax64
 
 def epochs_of(ctx: ClientContext) -> int:
     """Return the passes over the rows of the teacher in this round."""
-    return ctx.terms.training.closing_epochs if ctx.plan.closing else ctx.terms.training.distill_epochs
+    return ctx.terms.training.epochs(ctx.missed_teachers, ctx.plan.closing)
 
 
 def private_steps(ctx: ClientContext) -> int:
@@ -29,7 +29,8 @@ def private_steps(ctx: ClientContext) -> int:
 def private_batches(ctx: ClientContext, rows: Batch) -> Iterator[Batch]:
     """Draw the private batches of a round from `rows`."""
     training = ctx.terms.training
-    return augment(draw(rows, private_steps(ctx), training.batch_size, ctx.rng), training.augment_shift, ctx.rng)
+    batches = draw(rows, private_steps(ctx), training.private_batch_size, ctx.rng)
+    return augment(batches, training.augment_shift, ctx.rng, training.augment_rotation)
 
 
 def no_rows(ctx: ClientContext) -> Batch:
@@ -65,7 +66,7 @@ def digest(ctx: ClientContext, teacher: Knowledge, gradient: Callable[[Float64, 
     training, learner = ctx.terms.training, ctx.learner
     rows = Batch(ctx.proxy.x[teacher.ids], teacher.values, teacher.weights)
     batches = passes(rows, epochs_of(ctx), training.batch_size, ctx.rng)
-    for batch in augment(batches, training.augment_shift, ctx.rng):
+    for batch in augment(batches, training.augment_shift, ctx.rng, training.augment_rotation):
         z = learner.predict_logits(batch.x)
         g = centred(gradient(centred(z), centred(batch.targets)))
         targets = (softmax64(z) - len(batch) * g).astype(np.float32)

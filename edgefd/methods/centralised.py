@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from edgefd.federation.clients import Federation, merged
 from edgefd.federation.method import MessageKind, Method, accept_none
-from edgefd.methods._references import sample_private
+from edgefd.methods._references import BoundConfig, enough_private
 
 
 def pool_everything(federation: Federation) -> Federation:
@@ -21,8 +21,9 @@ def pool_everything(federation: Federation) -> Federation:
 METHOD = Method(
     name="centralised",
     summary="reference: one central model on all clients' data and the labelled proxy set",
+    config=BoundConfig,
     filter=accept_none,
-    distillation_targets=sample_private,
+    distillation_targets=enough_private,
     transform=pool_everything,
     message=MessageKind.NOTHING,
     proxy_labels=True,

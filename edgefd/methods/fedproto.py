@@ -80,5 +80,6 @@ METHOD = Method(
     transform=without_contribution,
     message=MessageKind.PROTOTYPES,
     values=EMBEDDINGS,
+    remembers=True,
     local_training="warmup",
 )

@@ -6,7 +6,7 @@ import numpy as np
 
 from edgefd.federation.clients import Federation, merged, proxy_labels_of
 from edgefd.federation.method import MessageKind, Method, accept_none
-from edgefd.methods._references import sample_private
+from edgefd.methods._references import BoundConfig, enough_private
 
 
 def proxy_only(federation: Federation) -> Federation:
@@ -19,8 +19,9 @@ def proxy_only(federation: Federation) -> Federation:
 METHOD = Method(
     name="pooled_proxy",
     summary="reference: one central model on the labelled proxy set",
+    config=BoundConfig,
     filter=accept_none,
-    distillation_targets=sample_private,
+    distillation_targets=enough_private,
     transform=proxy_only,
     message=MessageKind.NOTHING,
     proxy_labels=True,

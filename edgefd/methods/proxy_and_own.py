@@ -7,7 +7,7 @@ import numpy as np
 from edgefd.core.arrays import Int64
 from edgefd.federation.clients import ClientData, Federation, proxy_labels_of
 from edgefd.federation.method import MessageKind, Method, accept_none
-from edgefd.methods._references import sample_private
+from edgefd.methods._references import whole_private
 
 
 def with_labelled_proxy(federation: Federation) -> Federation:
@@ -30,7 +30,7 @@ METHOD = Method(
     name="proxy_and_own",
     summary="reference: each client trains alone on its private data and the labelled proxy set",
     filter=accept_none,
-    distillation_targets=sample_private,
+    distillation_targets=whole_private,
     transform=with_labelled_proxy,
     message=MessageKind.NOTHING,
     proxy_labels=True,

@@ -13,6 +13,7 @@ from edgefd.report.settings import Setting, final, mean_of, point_text
 from edgefd.runs.read import RunRecord
 from edgefd.runs.records import Summary
 from edgefd.runs.round_metrics import RoundMetrics
+from edgefd.runs.training_warning import last_loss
 
 
 def title(runs: Sequence[RunRecord]) -> str:
@@ -74,7 +75,7 @@ def _own_data(m: RoundMetrics) -> float | None:
 
 
 def notices(settings: Sequence[Setting]) -> list[str]:
-    """List the unfinished runs, what run folders do not record, and that accuracies are not of the test set."""
+    """List what a reader must know: unfinished or untrained runs, missing parts, accuracies not on the test set."""
     runs = [run for s in settings for run in s.runs]
     unfinished = [
         f"{run.folder} is not finished: it completed {len(run.answered)} of {run.config['train']['rounds']} rounds, "
@@ -89,7 +90,11 @@ def notices(settings: Sequence[Setting]) -> list[str]:
     if any(run.evaluated_on == "validation" for run in runs):
         words = "Accuracies are those on the validation part of the training data, wherever this page says test set."
         unfinished.insert(0, words)
-    return unfinished + [f"Not recorded in {listed(folders, 3)}: {part}." for part, folders in missing.items()]
+    untrained = [
+        f"{run.folder}: {run.summary.training_warning}." for run in runs if run.summary and run.summary.training_warning
+    ]
+    not_recorded = [f"Not recorded in {listed(folders, 3)}: {part}." for part, folders in missing.items()]
+    return [*unfinished, *untrained, *not_recorded]
 
 
 def results(settings: Sequence[Setting]) -> Table:
@@ -97,7 +102,7 @@ def results(settings: Sequence[Setting]) -> Table:
     several = len({s.scenario for s in settings}) > 1
     header = ["setting", *(["scenario"] if several else []), "runs", "accuracy, mean", "worst client", "own data"]
     header += ["personal", "BAM", "macro F1"]
-    header += ["up", "down", "once", "proxy labels", "raw samples disclosed", "seconds"]
+    header += ["training loss", "up", "down", "once", "proxy labels", "raw samples disclosed", "seconds"]
     return Table(header, [_result(s, several) for s in settings])
 
 
@@ -107,6 +112,7 @@ def _result(s: Setting, several: bool) -> list[str]:
     seconds = mean_of(s, lambda run: sum(m.seconds for m in run.rounds))
     up = mean_of(s, lambda run: sum(m.bytes_up for m in run.rounds))
     down = mean_of(s, lambda run: sum(m.bytes_down for m in run.rounds))
+    loss = mean_of(s, lambda run: last_loss(run.rounds))
     labels = {run.summary.proxy_labels_used if run.summary else None for run in s.runs}
     return [
         s.name,
@@ -118,6 +124,7 @@ def _result(s: Setting, several: bool) -> list[str]:
         point_text(final(s, lambda m: m.personal_accuracy_mean)),
         point_text(final(s, lambda m: m.bam_mean)),
         point_text(final(s, lambda m: m.macro_f1_mean)),
+        "-" if loss is None else f"{loss.mean:.2f}",
         *("-" if p is None else byte_text(p.mean) for p in (up, down, once)),
         "not recorded" if labels == {None} else "yes" if True in labels else "no",
         "not recorded" if disclosed is None else f"{disclosed.mean:,.0f}",

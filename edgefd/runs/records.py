@@ -80,6 +80,11 @@ class Summary:
     with published figures that are chosen in the same way, never with `accuracy_mean`"""
     accuracy_best_round: int | None = None
     """number of the first round with that accuracy, which is the number of exchanges before its measurement"""
+    training_loss: float | None = None
+    """mean over clients of their training loss in the last round: on the batches of private data, or in the
+    distillation if there are none"""
+    training_warning: str | None = None
+    """sentence about clients that have hardly trained, whose accuracies therefore say nothing; None if they have"""
     heldout_accuracy_mean: float | None = None
     """mean accuracy of the clients' models, each on its own held-out data"""
     bytes_up: int

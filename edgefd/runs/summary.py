@@ -10,6 +10,7 @@ from edgefd.defences.apply import claim
 from edgefd.runs.facts import RunFacts
 from edgefd.runs.records import Summary
 from edgefd.runs.round_metrics import RoundMetrics
+from edgefd.runs.training_warning import last_loss, training_warning
 
 PERSONAL = (
     *("personal_accuracy_mean", "bam_mean", "macro_f1_mean", "recall_by_class"),
@@ -40,6 +41,8 @@ def summarise(config: Config, facts: RunFacts, rounds: list[RoundMetrics], secon
         accuracy_per_client=final.accuracy_per_client if final else None,
         accuracy_best=best.accuracy_mean if best else None,
         accuracy_best_round=best.round if best else None,
+        training_loss=last_loss(rounds),
+        training_warning=training_warning(config, facts, rounds) if rounds[-1].closing else None,
         heldout_accuracy_mean=heldout[-1].heldout_accuracy_mean if heldout else None,
         bytes_up=sum(m.bytes_up for m in rounds),
         bytes_down=sum(m.bytes_down for m in rounds),

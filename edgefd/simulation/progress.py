@@ -22,8 +22,8 @@ def results_table(summaries: list[dict[str, Any]]) -> Table:
     """Return a table with one row for each method.
 
     kept: accepted fraction, the fraction of the proxy rows that a client sends soft labels for; wrong: out-of-class
-    fraction, the fraction of these rows whose class the client does not have; up, down, once: MB; s: seconds; labels:
-    whether the method uses labels of proxy samples.
+    fraction, the fraction of these rows whose class the client does not have; loss: training loss of the last round;
+    up, down, once: MB; s: seconds; labels: whether the method uses labels of proxy samples.
     """
     first = summaries[0]
     title = f"{first['dataset']}, {first['scenario']}, {first['rounds']} rounds, seed {first['seed']}: final accuracy"
@@ -31,7 +31,7 @@ def results_table(summaries: list[dict[str, Any]]) -> Table:
     caption = f"on the {samples}, after the last round; up, down, once: MB"
     table = Table(title=title, caption=caption, box=SIMPLE, pad_edge=False)
     table.add_column("method", no_wrap=True)
-    for name in ("mean", "worst", "kept", "wrong", "up", "down", "once", "s", "labels"):
+    for name in ("mean", "worst", "kept", "wrong", "loss", "up", "down", "once", "s", "labels"):
         table.add_column(name, justify="right", no_wrap=True)
     for s in summaries:
         table.add_row(
@@ -40,6 +40,7 @@ def results_table(summaries: list[dict[str, Any]]) -> Table:
             _fraction(s["accuracy_worst"]),
             _fraction(s["kept_fraction"]),
             _fraction(s["wrong_claims"]),
+            "-" if s["training_loss"] is None else f"{s['training_loss']:.2f}",
             *(f"{s[key] / 1e6:.2f}" for key in ("bytes_up", "bytes_down", "bytes_once")),
             f"{s['seconds_total']:.0f}",
             "yes" if s["proxy_labels_used"] else "no",

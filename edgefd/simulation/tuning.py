@@ -73,6 +73,10 @@ class Trial:
     """mean over seeds of the bytes that all clients sent"""
 
 
+Results = dict[str, list[Trial]]
+"""the trials of each method, the default first"""
+
+
 @dataclass(frozen=True)
 class Tuning:
     """Everything that decides the trials, except their number."""
@@ -141,8 +145,13 @@ def _method_space(config: Config, name: str, path: Path, space: Space) -> Method
 
 
 def run_tuning(
-    tuning: Tuning, trials: int, out: Path, workers: int, on_done: Callable[[Cell, str], None]
-) -> dict[str, list[Trial]]:
+    tuning: Tuning,
+    trials: int,
+    out: Path,
+    workers: int,
+    on_done: Callable[[Cell, str], None],
+    on_trial: Callable[[Results], None],
+) -> Results:
     """Run the trials that are missing and return all trials of each method, with the default first.
 
     Trial n of every method runs before trial n + 1 of any, so all budgets are equal at any time. A method whose space
@@ -154,6 +163,7 @@ def run_tuning(
         out: folder of the studies and of all run folders; it may hold an earlier part of the same tuning.
         workers: runs at the same time.
         on_done: called with each run and its outcome in one line when it ends.
+        on_trial: called with all trials so far when one more trial of every method is stored.
 
     Raises:
         UserError: if `out` belongs to another tuning, or another process uses it.
@@ -167,7 +177,9 @@ def run_tuning(
             studies = _open_studies(tuning, out)
             for number in range(trials):
                 _run_trial(tuning, number, studies, out, workers, on_done)
-            return {name: [_trial(name, t) for t in study.trials[:trials]] for name, study in studies.items()}
+                results = {n: [_trial(n, t) for t in study.trials[: number + 1]] for n, study in studies.items()}
+                on_trial(results)
+            return results
 
 
 def _open_studies(tuning: Tuning, out: Path) -> dict[str, Study]:

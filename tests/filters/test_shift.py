@@ -1,10 +1,14 @@
 """The shift of a proxy set: extremes, invariances, and the warnings about it."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from edgefd.config.load import parse_config
+from edgefd.federation.clients import ProxySet
 from edgefd.federation.method import Method, accept_none
 from edgefd.filters.shift import (
     FEWEST_ROWS,
@@ -16,8 +20,10 @@ from edgefd.filters.shift import (
     proxy_spaces,
     standardised,
 )
+from edgefd.learners.batches import rotated
 from edgefd.methods import get_method
-from edgefd.runs.data_warnings import acceptance_warnings, shift_warnings
+from edgefd.runs.data_warnings import acceptance_warnings, proxy_shifts, shift_warnings
+from edgefd.runs.prepare import prepare
 
 
 def images(n: int, seed: int, kinds: tuple[int, ...]) -> np.ndarray:
@@ -99,3 +105,19 @@ def test_clients_that_accept_no_row_are_named() -> None:
     assert acceptance_warnings(rows[:1], get_method("edgefd")) == ()
     assert acceptance_warnings(rows, get_method("indlearn")) == ()  # it exchanges nothing, so nothing is amiss
     assert acceptance_warnings(rows, Method("none", "accepts nothing", filter=accept_none))
+
+
+@pytest.mark.parametrize("partition", ["strong", "iid"])
+def test_the_shift_tells_a_public_proxy_set_from_turned_noisy_and_inverted_images(partition: str) -> None:
+    config = {"data": {"name": "mnist_mini"}, "partition": {"name": partition, "n_clients": 10}, "model": "mlp"}
+    federation = prepare(parse_config(config | {"seed": 100, "proxy": {"source": "public"}})).federation
+    x = federation.proxy.x
+    turned = rotated(x, np.full(len(x), np.pi / 6)) * 0.6 + np.random.default_rng(0).normal(0, 0.6, x.shape)
+
+    def shifts(proxy: np.ndarray) -> list[float]:
+        part = replace(federation, proxy=ProxySet(proxy.astype(np.float32), federation.proxy.owner))
+        return sorted(shift for shift in proxy_shifts(replace(part, clients=part.clients[:4])) if shift is not None)
+
+    assert shifts(x)[-1] < 0.62
+    assert shifts(turned)[0] > shifts(x)[-1]
+    assert shifts(-x)[0] > 0.97
