@@ -30,7 +30,7 @@ def test_with_memory_three_times_the_rounds_make_up_for_30_percent_of_the_client
     full, partial, forgetful = accuracy(20), accuracy(60, 0.3), accuracy(60, 0.3, memory_discount=0)
     print(f"all clients {full:.4f}, 30 % {partial:.4f}, 30 % without memory {forgetful:.4f}")
     assert partial > full - 0.03
-    assert forgetful < full - 0.2
+    assert forgetful < partial - 0.05
 
 
 @pytest.mark.slow
