@@ -41,12 +41,12 @@ def tune(
 
     Example: edgefd tune simulations/quickstart.yaml data.validation=0.1 --trials 12 --seeds 100,101 --out runs/tuning
     """
+    loaded = load_config(config, overrides or [])  # first: a bad config is refused before torch is imported
     require_simulation()
     require("tune", "optuna")
     from edgefd.simulation.tuning import best_of, load_tuning, run_tuning
     from edgefd.simulation.tuning_results import TRIALS, best_path, tuning_table, write_results
 
-    loaded = load_config(config, overrides or [])
     names = [name.strip() for name in methods.split(",")] if methods else []
     tuning = load_tuning(loaded, space, names, _numbers(seeds))
     if loaded.data.evaluate_on == "test":

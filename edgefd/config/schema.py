@@ -107,6 +107,9 @@ class Dirichlet(_AmongClients):
     name: Literal["dirichlet"] = "dirichlet"
     alpha: float = 0.5
     """concentration, above 0: a smaller value gives each client fewer classes"""
+    balanced: bool = False
+    """whether a client that has its equal share of all samples gets none of the later classes, so that sizes differ
+    less"""
 
 
 @dataclass(frozen=True)

@@ -50,8 +50,13 @@ def iid(y: Int64, n_clients: int, rng: np.random.Generator) -> list[Int64]:
     return _sorted(np.array_split(rng.permutation(len(y)), n_clients))
 
 
-def dirichlet(y: Int64, n_clients: int, alpha: float, rng: np.random.Generator, min_size: int = 10) -> list[Int64]:
+def dirichlet(
+    y: Int64, n_clients: int, alpha: float, rng: np.random.Generator, min_size: int = 10, balanced: bool = False
+) -> list[Int64]:
     """Split each class in proportions drawn from Dirichlet(alpha); draw until every client has `min_size` samples.
+
+    With `balanced`, a client that has len(y) / n_clients samples or more gets none of the later classes, as in Li et
+    al., ICDE 2022 (arXiv 2102.02079).
 
     Raises:
         UserError: if none of 100 draws gives every client that many.
@@ -59,7 +64,7 @@ def dirichlet(y: Int64, n_clients: int, alpha: float, rng: np.random.Generator, 
     _check_alpha(alpha)
     _check_sample_count(len(y), n_clients)
     for _ in range(_DRAWS):
-        parts = _by_proportions(y, rng.dirichlet(np.full(n_clients, alpha), len(np.unique(y))), rng)
+        parts = _by_proportions(y, rng.dirichlet(np.full(n_clients, alpha), len(np.unique(y))), rng, balanced)
         if min(len(p) for p in parts) >= max(min_size, 1):
             return _sorted(parts)
     raise UserError(
@@ -186,12 +191,19 @@ def class_table(y: Int64, parts: Sequence[Int64], n_classes: int) -> Int64:
     return np.stack([np.bincount(y[p], minlength=n_classes) for p in parts]).astype(np.int64)
 
 
-def _by_proportions(y: Int64, proportions: np.ndarray, rng: np.random.Generator) -> list[Int64]:
-    """Split each class c in the proportions `proportions[c]`."""
+def _by_proportions(y: Int64, proportions: np.ndarray, rng: np.random.Generator, balanced: bool) -> list[Int64]:
+    """Split each class c in the proportions `proportions[c]`, without clients that have their share if `balanced`."""
     parts_by_class = []
+    sizes = np.zeros(proportions.shape[1])
     for c, share in zip(np.unique(y), proportions, strict=True):
         rows = rng.permutation(np.flatnonzero(y == c))
-        parts_by_class.append(np.split(rows, np.rint(np.cumsum(share)[:-1] * len(rows)).astype(int)))
+        if balanced:
+            wants = sizes < len(y) / len(sizes)
+            share = share * wants if (share * wants).any() else wants
+            share = share / share.sum()
+        pieces = np.split(rows, np.rint(np.cumsum(share)[:-1] * len(rows)).astype(int))
+        parts_by_class.append(pieces)
+        sizes += [len(piece) for piece in pieces]
     return [np.concatenate(pieces) for pieces in zip(*parts_by_class, strict=True)]
 
 

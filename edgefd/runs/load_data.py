@@ -130,7 +130,7 @@ def partition_function(config: Config) -> Callable[[Int64, Int64 | None, np.rand
             case Iid():
                 return partitions.iid(y, p.n_clients, rng)
             case Dirichlet():
-                return partitions.dirichlet(y, p.n_clients, p.alpha, rng)
+                return partitions.dirichlet(y, p.n_clients, p.alpha, rng, balanced=p.balanced)
             case Shards():
                 return partitions.shards(y, p.n_clients, p.classes_per_client, rng)
             case LabelQuantity():

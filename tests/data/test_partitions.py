@@ -20,11 +20,12 @@ SPLITS: dict[str, Split] = {
     "weak": partitions.weak,
     "iid": partitions.iid,
     "dirichlet": lambda y, n, rng: partitions.dirichlet(y, n, 1.0, rng, min_size=1),
+    "balanced dirichlet": lambda y, n, rng: partitions.dirichlet(y, n, 1.0, rng, min_size=1, balanced=True),
     "shards": lambda y, n, rng: partitions.shards(y, n, 2, rng),
     "label_quantity": lambda y, n, rng: partitions.label_quantity(y, n, 3, rng),
     "quantity_skew": lambda y, n, rng: partitions.quantity_skew(y, n, 0.5, rng, min_size=2),
 }
-COMPLETE = ("iid", "dirichlet", "shards", "quantity_skew")
+COMPLETE = ("iid", "dirichlet", "balanced dirichlet", "shards", "quantity_skew")
 
 
 @settings(max_examples=60, deadline=None)
@@ -100,6 +101,15 @@ def test_a_smaller_dirichlet_alpha_is_more_skewed() -> None:
         return float((table.max(1) / table.sum(1)).mean())
 
     assert classes(0.1) > classes(100.0) + 0.1
+
+
+@given(st.integers(1, 10), st.floats(0.3, 10), st.integers(0, 2**32 - 1))
+def test_a_client_with_its_share_gets_no_more_of_a_balanced_dirichlet(n: int, alpha: float, seed: int) -> None:
+    parts = partitions.dirichlet(Y, n, alpha, np.random.default_rng(seed), min_size=0, balanced=True)
+    table = partitions.class_table(Y, parts, 10)
+    before = np.cumsum(table, 1) - table
+    assert not table[before >= len(Y) / n].any()
+    assert table.sum() == len(Y)
 
 
 def test_quantity_skew_differs_in_size_not_in_classes() -> None:

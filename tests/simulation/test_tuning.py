@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from edgefd.cli.tune import tune
 from edgefd.config.load import PACKAGED, load_config, parse_config
 from edgefd.config.schema import Config
 from edgefd.core.errors import RunError, UserError
@@ -19,6 +20,7 @@ from edgefd.simulation import tuning as module
 from edgefd.simulation.sweep import Cell, is_complete
 from edgefd.simulation.tuning import Trial, best_of, load_tuning, run_tuning
 from edgefd.simulation.tuning_results import best_path, tuning_table, write_results
+from edgefd.simulation.tuning_space import read_space
 from tests.support.commands import ROOT, command, edgefd, env
 
 pytest.importorskip("optuna")
@@ -257,6 +259,17 @@ def test_the_default_space_fits_every_method() -> None:
     assert [method.name for method in tuning.methods] == list(method_names())
     sections = set(yaml.safe_load((ROOT / name).read_text()))
     assert sections - {"common"} <= set(method_names())
+
+
+def test_the_default_space_is_found_from_every_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert "method.quantile" in read_space(Path("simulations/tuning/methods.yaml"), ["edgefd"])["edgefd"]
+
+
+def test_a_missing_optuna_is_named_with_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("edgefd.core.errors.find_spec", lambda name: None if name == "optuna" else name)
+    with pytest.raises(UserError, match=r"this needs optuna: pip install 'edgefd\[tune\]'"):
+        tune(Path("simulations/quickstart.yaml"))
 
 
 def test_mistakes_on_the_command_line_are_one_line(tmp_path: Path) -> None:
