@@ -29,6 +29,7 @@ REMEMBERING = {
     "feded",
     "cfd",
     "fccl",
+    "fedproto",
     "fkd",
 }
 
