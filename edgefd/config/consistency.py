@@ -38,7 +38,8 @@ def check_consistency(config: Config) -> None:
     _check(RULES, config, method)
     learners = {str(model.learner or config.run.learner) for model in config.model}
     check_private(config.defence, config.train, config.proxy.source == "contributed", learners)
-    for name in (config.method_name, *config.baselines):
+    plain = [name for name in config.baselines if name not in config.baseline_settings]  # others are checked apart
+    for name in (config.method_name, *plain):
         other = config.find_method(name)
         _check(METHOD_RULES, config, other)
         if other.exchanges:

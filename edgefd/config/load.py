@@ -96,8 +96,11 @@ def parse_config(raw: Mapping[str, Any], objects: Mapping[str, Any] | None = Non
         method_config=_parse("method", (objects.get(name) or get_method(name)).config, method_section),
         **{section: _parse_section(section, raw) for section in SECTIONS if section != "method"},
         objects={name: objects[name] for name in objects if name in used},
+        baseline_settings={name: own for name, own in _baselines(raw.get("baselines", [])) if own},
     )
     check_consistency(config)
+    for name in config.baseline_settings:
+        baseline_config(config, name)
     return with_paths(config, lambda path: str(user_path(path)) if path.startswith("~") or "\0" in path else path)
 
 
@@ -125,7 +128,7 @@ def _parse_section(section: str, raw: Mapping[str, Any]) -> Any:
         case "model":
             return _models(raw.get("model", {}))
         case "baselines":
-            return _baselines(raw.get("baselines", []))
+            return tuple(name for name, _ in _baselines(raw.get("baselines", [])))
         case "partition" if ":" in str((values := _section(raw, "partition")).get("name")):
             return _parse("partition", Own, values)
     if section in variants():
@@ -152,14 +155,39 @@ class _Seed:
     seed: int
 
 
-def _baselines(names: object) -> tuple[str, ...]:
-    if not isinstance(names, list):
-        raise UserError("baselines must be a list of methods, such as [fedmd, indlearn]")
+def _baselines(raw: object) -> list[tuple[str, dict[str, Any]]]:
+    """Return the names of the baselines, each with its own settings."""
+    entries = raw if isinstance(raw, list) else [None]
+    sections = [dict(entry) if isinstance(entry, dict) else {"name": entry} for entry in entries]
+    names = [section.pop("name", None) for section in sections]
+    if not all(isinstance(name, str) for name in names):
+        raise UserError("baselines must be a list of methods, such as [fedmd, {name: scarlet, beta: 2}]")
     for name in names:
         get_method(str(name))
     if len(set(names)) < len(names):
         raise UserError("baselines names a method twice")
-    return tuple(str(n) for n in names)
+    return [(str(name), section) for name, section in zip(names, sections, strict=True)]
+
+
+def baseline_config(config: Config, name: str) -> Config:
+    """Return the config of one of the baselines of a config: that of `Config.for_method`, with its own settings.
+
+    Raises:
+        UserError: if its settings are wrong; the message names the baseline.
+    """
+    plain, own = config.for_method(name), config.baseline_settings.get(name, {})
+    if not own:
+        return plain
+    raw = plain.to_dict()
+    for key, value in own.items():
+        if key == "method" or key not in SECTIONS:
+            raw["method"][key] = value
+        else:
+            raw[key] = value
+    try:
+        return parse_config(raw, plain.objects)
+    except UserError as error:
+        raise UserError(f"baseline {name}: {error}") from error
 
 
 def _models(raw: object) -> tuple[Model, ...]:

@@ -290,7 +290,10 @@ class Config:
     selection: Selection = ALL_ROWS
     distillation: Distillation = PLAIN
     baselines: tuple[str, ...] = ()
-    """other methods to run on the same split, each with its default settings"""
+    """other methods to run on the same split, each with its default settings, or with settings of its own and other
+    sections, such as {name: scarlet, beta: 2, distillation: {temperature: 1}}"""
+    baseline_settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """the settings and sections that `baselines` sets for a method, as plain values, by its name"""
     objects: Mapping[str, Any] = field(default_factory=dict)
     """objects of a Python session (methods, factories of models, data sets, partitions) that the config names; their
     names begin with `OBJECT`, and no YAML file can name them"""
@@ -320,7 +323,9 @@ class Config:
         """
         method = self.find_method(name)
         objects = {key: value for key, value in self.objects.items() if key == name or key != self.method_name}
-        config = dataclasses.replace(self, method_name=name, method_config=method.config(), baselines=())
+        config = dataclasses.replace(
+            self, method_name=name, method_config=method.config(), baselines=(), baseline_settings={}
+        )
         config = dataclasses.replace(config, objects=objects)
         if method.exchanges:
             return config
@@ -346,7 +351,9 @@ class Config:
         models = out.pop("model")
         out["attack"]["clients"] = list(self.attack.clients)
         model = models[0] if len(models) == 1 else list(models)
-        out |= {"model": model, "method": method, "baselines": list(self.baselines)}
+        own = self.baseline_settings
+        out |= {"model": model, "method": method}
+        out["baselines"] = [{"name": name, **own[name]} if name in own else name for name in self.baselines]
         return {key: out[key] for key in SECTIONS}
 
 

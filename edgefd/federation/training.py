@@ -33,7 +33,7 @@ class Training:
     """passes over the rows of the teacher in each round"""
     closing_epochs: int = 2
     """passes over the rows of the last teacher, in the closing round"""
-    catch_up: int = 1
+    catch_up: int = 10
     """largest number of teachers for which a client makes passes in a round: its newest one, and one for each round
     that it missed before; 1 = none for missed rounds"""
     batch_size: int = 64

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import numpy as np
 import torch
 
+from edgefd.config.load import baseline_config
 from edgefd.config.schema import Config
 from edgefd.core.errors import UserError
 from edgefd.core.knowledge import Knowledge
@@ -129,7 +130,7 @@ def simulate_config(
         raise UserError(f"engine must be {' or '.join(get_args(Engine))}, not {engine!r}")
     if engine == "ray":
         _check_ray(config)
-    runs = [prepare(config), *(prepare(config.for_method(name)) for name in config.baselines)]
+    runs = [prepare(config), *(prepare(baseline_config(config, name)) for name in config.baselines)]
     _check_loss(runs[0])
     with run_folder(config, out) as folder:
         for warning in runs[0].all_warnings:

@@ -252,7 +252,7 @@ def config_with(base: Mapping[str, Any], settings: Mapping[str, Any]) -> Config:
     for key, value in sorted(settings.items(), key=lambda item: selects_variant(item[0]), reverse=True):
         set_key(raw, key, deepcopy(value))
     config = parse_config(raw)
-    return replace(config, run=replace(config.run, workers=0), baselines=())
+    return replace(config, run=replace(config.run, workers=0), baselines=(), baseline_settings={})
 
 
 def check_data(configs: Sequence[Config]) -> dict[Data, str]:

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edgefd.config.load import read_sections
+from edgefd.config.load import baseline_config, read_sections
 from edgefd.config.schema import Config
 from edgefd.core.errors import RunError, UserError
 from edgefd.core.files import exclusive_lock, make_folder, removed_on_error
@@ -124,7 +124,7 @@ def load_tuning(config: Config, space: Path, methods: Sequence[str], seeds: Sequ
 
 def _method_space(config: Config, name: str, path: Path, space: Space) -> MethodSpace:
     """Return the space of a method with its default, after a check of every value of the space."""
-    own = config if name == config.method_name else config.for_method(name)
+    own = config if name == config.method_name else baseline_config(config, name)
     base = config_with(read_sections(own), {"data.evaluate_on": "validation"})
     flat = {
         f"{section}.{key}": value

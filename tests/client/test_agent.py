@@ -71,16 +71,10 @@ def test_devices_over_a_folder_have_the_teachers_of_the_simulation(
     check_equal_to_simulation(federation, tmp_path)
 
 
-@pytest.mark.parametrize(
-    "method",
-    [
-        "fkd",
-        *(
-            pytest.param(m, marks=pytest.mark.slow)
-            for m in ("kt_pfl", "comet", "scarlet", "weighted_fd", "fccl", "fedmd_published")
-        ),
-    ],
-)
+OTHER_ROWS = ("kt_pfl", "comet", "scarlet", "weighted_fd", "fccl", "fedmd_published")
+
+
+@pytest.mark.parametrize("method", ["fkd", *(pytest.param(m, marks=pytest.mark.slow) for m in OTHER_ROWS)])
 def test_devices_equal_the_simulation_with_methods_that_exchange_other_rows(method: str, tmp_path: Path) -> None:
     check_equal_to_simulation(export_federation(small(method=method), tmp_path / "federation"), tmp_path)
 

@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 
-from edgefd.config.load import load_config, parse_config
+from edgefd.config.load import baseline_config, load_config, parse_config
 from edgefd.config.schema import RunSettings
 from edgefd.core.errors import UserError
 from edgefd.federation.method import MessageKind
+from edgefd.learners.losses.kl import Kl
 from edgefd.methods import get_method, method_names
 from edgefd.runs.environment import environment
 
@@ -265,3 +266,34 @@ def test_for_method_uses_the_defaults_of_the_other_method() -> None:
     other = config.for_method("edgefd")
     assert (other.method_name, other.seed, other.baselines) == ("edgefd", 3, ())
     assert other.method_config == get_method("edgefd").config()
+
+
+def test_a_baseline_can_have_settings_and_sections_of_its_own() -> None:
+    own = {"name": "scarlet", "beta": 2, "distillation": {"temperature": 1}}
+    config = parse_config({"distillation": {"temperature": 4}, "baselines": ["fedmd", own]})
+    assert config.baselines == ("fedmd", "scarlet")
+    assert config.to_dict()["baselines"] == ["fedmd", own]
+    assert load_config(config).to_dict() == config.to_dict()
+    scarlet, fedmd = (baseline_config(config, name) for name in ("scarlet", "fedmd"))
+    assert (scarlet.method_name, scarlet.method_config.beta, scarlet.baselines) == ("scarlet", 2.0, ())
+    assert (scarlet.distillation, fedmd.distillation) == (Kl(temperature=1), Kl(temperature=4))
+
+
+@pytest.mark.parametrize(
+    ("baseline", "error"),
+    [
+        ({"name": "scarlet", "betta": 2}, "baseline scarlet: method.betta: unknown key, did you mean 'beta'?"),
+        ({"name": "scarlet", "beta": 0}, "baseline scarlet: method: beta must be above 0"),
+        ({"name": "fkd", "distillation": {"loss": "pld"}}, "baseline fkd: method fkd learns something else"),
+        ({"beta": 2}, "baselines must be a list of methods, such as [fedmd, {name: scarlet, beta: 2}]"),
+    ],
+)
+def test_a_wrong_setting_of_a_baseline_is_refused_with_its_name(baseline: dict[str, Any], error: str) -> None:
+    with pytest.raises(UserError) as caught:
+        parse_config({"baselines": [baseline]})
+    assert error in str(caught.value)
+
+
+def test_a_baseline_without_the_sections_that_do_not_fit_it_is_accepted() -> None:
+    config = parse_config({"distillation": {"temperature": 4}, "baselines": [{"name": "fkd", "distillation": {}}]})
+    assert baseline_config(config, "fkd").distillation == Kl()

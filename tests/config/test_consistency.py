@@ -52,6 +52,7 @@ OF_METHODS: list[dict[str, Any]] = [
     {"method": {"name": "fkd"}, "codec": {"name": "uint8"}},
     {"method": {"name": "scarlet"}, "selection": {"name": "random", "budget": 0.5}},
     {"method": {"name": "fkd"}, "distillation": {"loss": "pld"}},
+    {"method": {"name": "fedproto"}, "run": {"learner": "onnx"}},
     {"method": {"name": "feded"}, "model": TWO_HEADS, "train": {"adjusted_steps": 0}},
     {"method": {"name": "fedmd"}, "model": TWO_HEADS, "train": {"adjusted_steps": 0}, "distillation": {"loss": "pld"}},
     {"method": {"name": "fedmd"}, "model": TWO_HEADS},

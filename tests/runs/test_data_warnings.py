@@ -1,19 +1,26 @@
 """Warnings about the units of the data of a run, in `check`, in `simulate`, and for the devices of the federation."""
 
+import json
 import logging
 from pathlib import Path
 
 import numpy as np
 import pytest
+from edgefd_client.agent import run_agent
+from edgefd_client.link import Membership
 from edgefd_client.sources import NpzSource, client_data, read_samples
 
 from edgefd.config.load import parse_config
 from edgefd.config.schema import Config
 from edgefd.core.errors import UserError
+from edgefd.filters.shift import OTHER_KIND
+from edgefd.runs.data_warnings import acceptance_warnings
 from edgefd.runs.describe_data import describe_data
 from edgefd.runs.prepare import PreparedRun, prepare
+from edgefd.runs.terms import terms_of
 from edgefd.simulation.run import simulate_config
 from tests.support.federations import export_federation
+from tests.support.scripted_link import ScriptedLink
 
 N = 240
 
@@ -139,3 +146,33 @@ def test_a_client_in_another_unit_is_named(tmp_path: Path) -> None:
         run = prepare(config(tmp_path / name, partition={"name": "by_group"}))
         assert any(line.startswith("client 2: the samples lie far from the proxy set") for line in run.warnings)
         assert not any(line.startswith("client 1: ") for line in run.warnings)
+
+
+def test_simulate_and_devices_say_that_a_proxy_set_is_unrelated(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(60, 5)) + rng.choice([-9, 9], (60, 5))  # on all sides of the clients' data
+    np.savez(tmp_path / "proxy.npz", x=x.astype(np.float32))
+    path = table(tmp_path / "even.npz", stamp=False)
+    proxy = {"source": "public", "path": str(tmp_path / "proxy.npz")}
+    run = config(path, data={"name": str(path), "heldout": 0.3}, proxy=proxy)
+    with caplog.at_level(logging.WARNING, "edgefd"):
+        simulated = simulate_config(run, tmp_path / "a")
+    shifted, silent = [record.getMessage() for record in caplog.records][-2:]
+    assert shifted.startswith("the proxy set has few rows like those of 3 of 3 clients")
+    assert silent == acceptance_warnings([np.zeros(60, np.float32)] * 3, run.method)[0]
+    clients = json.loads((simulated.folder / "partition.json").read_text())["clients"]
+    assert [client["proxy_shift"] > OTHER_KIND for client in clients] == [True] * 3
+
+    d, lines = export_federation(run, tmp_path / "devices"), list[str]()
+    run_agent(
+        ScriptedLink([], Membership("test", terms_of(d.prepared.config, d.prepared.federation))),
+        d.read(),
+        d.client(0),
+        tmp_path / "state",
+        lines.append,
+    )
+    assert "0 of 60 proxy rows accepted" in lines[0]
+    assert lines[1].startswith("warning: client 0: the proxy set is ")
+    assert lines[2].startswith("warning: client 0 accepts 0 of 60 proxy rows")

@@ -104,9 +104,9 @@ def plan(round: int) -> RoundPlan:
 
 
 def in_round(client: ClientContext, round: int, **training: object) -> ClientContext:
-    """Return a client in a round, with changed settings of the training."""
+    """Return a client that took part in the last round, in a round with changed settings of the training."""
     terms = dataclasses.replace(client.terms, training=dataclasses.replace(TRAINING, **training))
-    return dataclasses.replace(client, plan=plan(round), terms=terms)
+    return dataclasses.replace(client, plan=plan(round), terms=terms, next_round=round)
 
 
 def new_server(method: Method) -> Server:

@@ -1,0 +1,42 @@
+"""A simulated client of Flower that was absent: its state says how many rounds it missed, as in the local engine."""
+
+import numpy as np
+import pytest
+
+pytest.importorskip("flwr")
+from flwr.app import Context, RecordDict
+
+from edgefd.core.knowledge import Knowledge
+from edgefd.core.yaml_files import dump_yaml
+from edgefd.federation.plan import RoundPlan
+from edgefd.rounds.validation import expected_report
+from edgefd.runs.evaluate import evaluation_ranges
+from edgefd.runs.prepare import prepare
+from edgefd.runs.terms import terms_of
+from edgefd.simulation.engine import make_simulation_state, run_filter, run_round
+from edgefd.simulation.ray_client import simulated_round
+from edgefd.wire import messages as wire
+from tests.support.small_runs import config
+
+
+@pytest.mark.parametrize("catch_up", [1, 3])
+def test_a_client_that_was_absent_reports_the_same_over_flower_and_in_the_local_engine(catch_up: int) -> None:
+    c = config(train={"rounds": 4, "catch_up": catch_up})
+    federation = prepare(c).federation
+    local = make_simulation_state(c, federation)
+    run_filter(local, 0)
+    node = Context(run_id=1, node_id=1, node_config={"partition-id": 0}, state=RecordDict(), run_config={})
+    n, ranges = len(federation.proxy), evaluation_ranges(federation.n_classes, len(federation.x_test))
+    values = np.eye(10, dtype=np.float32)[np.arange(n) % 10]
+    teacher = wire.encode(Knowledge(np.arange(n), values, np.ones(n, np.float32)), c.codec.name)
+    for round in (0, 3):
+        plan = RoundPlan(round, np.arange(n))
+        body = {"config": dump_yaml(c.to_dict()), "plan": wire.encode_plan(plan)} | (
+            {"teacher": teacher} if round else {}
+        )
+        reply = simulated_round(body, node)
+        assert isinstance(reply["report"], bytes)
+        report = wire.decode_report(reply["report"], expected_report(c.method, terms_of(c, federation), plan, ranges))
+        knowledge, metrics = run_round(local, 0, plan, teacher if round else None)
+        assert wire.encode(report.knowledge, c.codec.name) == knowledge
+        assert report.metrics == metrics
