@@ -103,7 +103,7 @@ def federation(attack: Attack, folder: Path) -> tuple[Bundle, ClientData]:
             "partition": {"name": "iid", "n_clients": CLIENTS},
             "model": {"name": "linear"},
             "method": attack.method,
-            "train": {"optimizer": "sgd", "batch_size": 64, "local_steps": 1, "lr": attack.lr},
+            "train": {"optimizer": "sgd", "batch_size": 64, "local_steps": 1, "adjusted_steps": 0, "lr": attack.lr},
         }
     )
     export_config(config, None, folder / "bundle")

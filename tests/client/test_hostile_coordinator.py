@@ -35,7 +35,7 @@ N_IMAGES, LR = 18, 0.5
 
 @pytest.fixture(scope="module")
 def honest(tmp_path_factory: pytest.TempPathFactory) -> ExportedFederation:
-    config = small(method="fedmd", local_steps=1, augment_shift=0, optimizer="sgd", lr=LR)
+    config = small(method="fedmd", local_steps=1, adjusted_steps=0, augment_shift=0, optimizer="sgd", lr=LR)
     return export_federation(config, tmp_path_factory.mktemp("honest"))
 
 
@@ -158,7 +158,9 @@ def test_a_bundle_that_holds_out_all_but_one_sample_is_refused(honest: ExportedF
 def test_a_short_last_batch_of_private_rows_is_refused(honest: ExportedFederation) -> None:
     """A method that distils private rows takes as many as there are proxy rows, so its last batch can be short."""
     bundle, n = honest.read(), len(honest.read().proxy)
-    training = dataclasses.replace(bundle.manifest.terms.training, private_rows_per_batch=0, local_steps=0)
+    training = dataclasses.replace(
+        bundle.manifest.terms.training, private_rows_per_batch=0, local_steps=0, adjusted_steps=0
+    )
     for size, refused in ((n - 1, True), (n, False), (4, True)):
         sized = dataclasses.replace(training, batch_size=size)
         terms = dataclasses.replace(bundle.manifest.terms, method="fkd", training=sized)
