@@ -11,6 +11,7 @@ from edgefd.simulation.engine import open_transport, simulate
 
 FOLDER = Path(__file__).parent
 CASES = method_names()
+OF_ONE_MODEL = (MessageKind.PARAMETERS, MessageKind.PROTOTYPES)
 FIRST = ("edgefd", "fedmd", "indlearn", "pooled_proxy", "centralised")
 PINNED = (
     "accuracy_mean",
@@ -37,7 +38,7 @@ def metrics(method: str) -> list[dict[str, float | int | None]]:
         {
             "data": {"name": "mnist_mini", "limit": limit},
             "partition": {"name": "weak", "n_clients": 10},
-            "model": models[:1] if get_method(method).message is MessageKind.PARAMETERS else models,
+            "model": models[:1] if get_method(method).message in OF_ONE_MODEL else models,
             "method": {"name": method, **settings},
             "train": {"rounds": rounds},
             "run": {"workers": 0},
