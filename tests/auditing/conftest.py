@@ -7,7 +7,14 @@ import pytest
 
 from tests.support.commands import QUICKSTART, edgefd
 
-SMALL = ["data.limit=1000", "data.heldout=0.4", "train.rounds=2", "model.name=cnn_small", "baselines=[]"]
+SMALL = [
+    "data.limit=1000",
+    "proxy.source=contributed",
+    "data.heldout=0.4",
+    "train.rounds=2",
+    "model.name=cnn_small",
+    "baselines=[]",
+]
 SETTINGS = [*SMALL, "method.n_clusters=10", "run.record_knowledge=true", "run.workers=0", "partition.n_clients=10"]
 
 

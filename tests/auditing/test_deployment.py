@@ -30,6 +30,7 @@ from tests.support.commands import QUICKSTART, audit
 SETTINGS = [
     *(
         "data.limit=400",
+        "proxy.source=contributed",
         "train.rounds=2",
         "model.name=mlp",
         "baselines=[]",

@@ -80,9 +80,10 @@ def split_row(line: str) -> list[str]:
 
 
 def test_partition_and_check_describe_the_federation_and_write_nothing(tmp_path: Path) -> None:
-    table = edgefd("partition", QUICKSTART, cwd=tmp_path).stdout
+    contributed = "proxy.source=contributed"
+    table = edgefd("partition", QUICKSTART, contributed, cwd=tmp_path).stdout
     assert table.count("600") == 10
-    checked = edgefd("check", QUICKSTART, "train.rounds=7", cwd=tmp_path)
+    checked = edgefd("check", QUICKSTART, contributed, "train.rounds=7", cwd=tmp_path)
     assert yaml.safe_load(checked.stdout)["train"]["rounds"] == 7
     assert "10 clients, 600 proxy samples, 600 raw samples disclosed" in checked.stdout
     assert "training samples: 6000, 600 of each class" in checked.stdout

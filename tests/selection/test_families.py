@@ -117,7 +117,7 @@ def test_a_new_loss_is_one_file(add: Add) -> None:
 def test_files_with_a_leading_underscore_are_no_members(add: Add) -> None:
     add("edgefd.selection", "_helper", "RULE = None\n")
     assert set(selection_rules()) == {"all", "random", "pcoreset", "ddk", "rad", "llkd", "adaspec", "kd3"}
-    assert set(losses()) == {"kl", "pld", "taid", "mixed", "swing"}
+    assert set(losses()) == {"kl", "l1", "pld", "taid", "mixed", "swing"}
 
 
 def used_names(source: str) -> set[str]:

@@ -104,7 +104,7 @@ def test_losses_of_a_round_are_means_over_clients() -> None:
             values = [r.metrics[name] for r in result.exchange.reports if name in r.metrics]
             assert loss == (pytest.approx(np.mean(values)) if values else None)
     assert [m.distil_loss is None for _, m in exchanges] == [True, False, False]  # the first round has no teacher
-    assert [m.train_loss is None for _, m in exchanges] == [False, False, True]  # the closing one only distils
+    assert [m.train_loss is None for _, m in exchanges] == [False, False, False]  # of own labels, in every round
 
 
 def test_the_error_of_an_overflowing_loss_names_the_client() -> None:
