@@ -67,7 +67,7 @@ def test_the_ray_engine_gives_the_bits_of_the_local_engine(tmp_path: Path) -> No
         done = edgefd(*arguments, cwd=tmp_path, PYTHONPATH=PATHS)
         assert done.returncode == 0, done.stdout + done.stderr
     assert rounds(tmp_path / "ray") == rounds(tmp_path / "local")
-    assert rounds(tmp_path / "ray")[0]["kept_fraction"] > 1.5 / 4  # clients accept rows of other clients too
+    assert 1 / 4 < rounds(tmp_path / "ray")[0]["kept_fraction"] < 1  # clients accept rows of other classes too
     assert_no_process_left(tmp_path)
 
 
