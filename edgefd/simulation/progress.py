@@ -29,7 +29,7 @@ def results_table(summaries: list[dict[str, Any]]) -> Table:
     title = f"{first['dataset']}, {first['scenario']}, {first['rounds']} rounds, seed {first['seed']}: final accuracy"
     samples = "whole test set" if first["evaluated_on"] == "test" else "validation part"
     caption = f"on the {samples}, after the last round; up, down, once: MB"
-    table = Table(title=title, caption=caption, box=SIMPLE, pad_edge=False)
+    table = Table(title=title, caption=caption, box=SIMPLE, padding=(0, 1, 0, 0), pad_edge=False)
     table.add_column("method", no_wrap=True)
     for name in ("mean", "worst", "kept", "wrong", "loss", "up", "down", "once", "s", "labels"):
         table.add_column(name, justify="right", no_wrap=True)
