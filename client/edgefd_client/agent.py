@@ -232,13 +232,14 @@ def check_task(task: Task) -> None:
 
 def private_rows_of_steps(terms: FederationTerms, n_proxy: int) -> list[int]:
     """Return the numbers of private rows that the steps of a round have, except for steps that have none."""
-    training = terms.training
+    training, method = terms.training, get_method(terms.method)
     rows = [training.private_rows_per_batch]
-    if training.local_steps or training.warmup_steps or training.adjusted_steps:
+    by_method = method.local_training != "configured"
+    if training.local_steps or training.warmup_steps or training.adjusted_steps or by_method:
         rows.append(training.private_batch_size)
     if training.local_epochs:
         rows.append((training.private_batch_size + 1) // 2)  # the smallest that a pass of several batches can have
-    if get_method(terms.method).message is MessageKind.CLASS_LABELS:  # it distils as many private rows
+    if method.message is MessageKind.CLASS_LABELS:  # it distils as many private rows
         last = (n_proxy - 1) % training.proxy_rows_per_batch + 1
         rows.append(training.private_rows_per_batch + last)
     return [n for n in rows if n > 0]
@@ -287,9 +288,9 @@ def check_trainable(terms: FederationTerms, bundle: Bundle, n_private: int) -> N
             f"the coordinator asks for {few[0]} private rows a step, but a device needs {MIN_PRIVATE_ROWS} or more: "
             "set a larger train.private_rows_per_batch (0 = none), train.batch_size or train.local_batch_size"
         )
-    if (steps := training.most_steps(len(bundle.proxy), n_private)) > MAX_STEPS:
+    if training.most_steps(len(bundle.proxy), n_private) > MAX_STEPS:  # a number that can be too long to print
         raise UserError(
-            f"the coordinator asks for {steps} training steps in a round, but a device makes at most {MAX_STEPS}: set "
+            f"the coordinator asks for more training steps in a round than the {MAX_STEPS} that a device makes: set "
             "smaller train.distill_epochs, train.closing_epochs, train.catch_up, train.adjusted_steps, "
             "train.local_steps, train.local_epochs or train.warmup_steps"
         )

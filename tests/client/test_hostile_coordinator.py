@@ -140,6 +140,20 @@ def test_the_terms_of_a_small_step_are_refused(honest: ExportedFederation, tmp_p
             run_agent(link, bundle, honest.client(0), tmp_path, ignore_line)
 
 
+@pytest.mark.parametrize("method", ["cfd", "fccl", "fedmd_published"])
+def test_the_terms_of_a_small_step_are_refused_also_if_only_the_method_asks_for_private_steps(
+    method: str, honest: ExportedFederation
+) -> None:
+    bundle = honest.read()
+    training = dataclasses.replace(
+        bundle.manifest.terms.training, local_steps=0, private_rows_per_batch=0, adjusted_steps=0, local_batch_size=1
+    )
+    terms = dataclasses.replace(bundle.manifest.terms, method=method, training=training)
+    with pytest.raises(UserError, match="asks for 1 private rows a step"):
+        check_trainable(terms, bundle, 100)
+    check_trainable(dataclasses.replace(terms, method="fedmd"), bundle, 100)
+
+
 def test_a_bundle_that_holds_out_all_but_one_sample_is_refused(honest: ExportedFederation, tmp_path: Path) -> None:
     """The coordinator chooses the held-out share too: with one private row left, each step would have this row only."""
     bundle = honest.read()

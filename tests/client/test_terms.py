@@ -142,18 +142,19 @@ def test_what_the_bundle_cannot_do_is_refused_before_the_first_round(
 @pytest.mark.parametrize(
     ("train", "message"),
     [
-        ({"local_steps": 10**9}, r"asks for 10000000\d\d training steps in a round, .* at most 1000000: set smaller"),
+        ({"local_steps": 10**9}, "asks for more training steps in a round than the 1000000 that"),
         ({"local_epochs": 10**6, "local_steps": 0}, "training steps in a round"),
         ({"warmup_steps": 10**9}, "training steps in a round"),
         ({"distill_epochs": 10**9}, "training steps in a round"),
         ({"closing_epochs": 10**9}, "training steps in a round"),
+        ({"distill_epochs": 10**4000, "catch_up": 10**4000}, "training steps in a round"),
         ({"augment_shift": 10**9}, "augment_shift=1000000000 would move images of 28 x 28 pixels out of view"),
         ({"augment_shift": 28}, "out of view"),
         ({"initial": "own"}, "start from the parameters of their bundle: it must set train.initial=shared"),
         ({"local_batch_size": 10**6}, "batches of 1000000 rows, but the graph of the bundle takes"),
         ({"local_batch_size": 10, "local_epochs": 1, "local_steps": 0}, "asks for 5 private rows a step"),
     ],
-    ids=str,
+    ids=lambda value: str(value)[:60] if isinstance(value, str) else ", ".join(value),
 )
 def test_no_coordinator_can_make_a_device_train_for_ever_or_use_up_its_memory(
     federation: ExportedFederation, train: dict[str, Any], message: str
