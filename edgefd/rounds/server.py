@@ -22,7 +22,7 @@ from edgefd.federation.report import Report
 from edgefd.federation.terms import FederationTerms
 from edgefd.learners.learner import Learner
 from edgefd.rounds.participation import FULL_PARTICIPATION, ParticipationConfig, remembers, sample_clients
-from edgefd.rounds.validation import expected_teacher
+from edgefd.rounds.validation import expected_teacher, reported_ids
 from edgefd.wire import messages as wire
 
 
@@ -73,6 +73,7 @@ def server_round(server: Server, reports: Sequence[Report], plan: RoundPlan, pro
         server.learner.set_noise(server.terms.seed, Purpose.STUDENT, plan.round)
     ordered = sorted(reports, key=lambda report: report.client)
     present = {report.client for report in ordered}
+    asked = replace(plan, ids=np.asarray(reported_ids(server.method, plan.ids, server.terms.n_classes)))
     ctx = ServerContext(
         reports=ordered,
         teacher=progress.teacher,
@@ -83,14 +84,14 @@ def server_round(server: Server, reports: Sequence[Report], plan: RoundPlan, pro
         labels=server.labels,
         learner=server.learner,
         combine=server.combine,
-        recalled=recall(progress.memory, present, plan, server.participation.memory_discount),
+        recalled=recall(progress.memory, present, asked, server.participation.memory_discount),
         state=dict(progress.method_state),
     )
     teacher = _checked_aggregate(server, ctx)
     metrics = [report.metrics for report in ordered]
     state = server.terms.selection.next_state(progress.selection_state, plan.ids, teacher, metrics)
     memory = (
-        update(progress.memory, ordered, plan) if remembers(server.participation, server.method) else progress.memory
+        update(progress.memory, ordered, asked) if remembers(server.participation, server.method) else progress.memory
     )
     return Progress(plan.round + 1, teacher, state, memory, ctx.state)
 

@@ -35,7 +35,7 @@ def expected_report(
         plan: of the round. In the closing round, a report has no rows.
         measured: ranges of the metrics that a simulation measures besides those of its clients; None for devices.
     """
-    ids = range(0) if plan.closing else _reported_ids(method, plan.ids, terms.n_classes)
+    ids = range(0) if plan.closing else reported_ids(method, plan.ids, terms.n_classes)
     complete = method.message is MessageKind.MULTI_TEACHER
     knowledge = _expected(method, terms, ids, CODECS[terms.codec].sum_error(terms.n_classes), complete)
     return ExpectedReport(plan.round, knowledge, client_metrics(terms) | dict(measured or {}))
@@ -44,7 +44,7 @@ def expected_report(
 def expected_teacher(method: Method, terms: FederationTerms, n_proxy: int, n_clients: int) -> Expected:
     """Return what a client expects of a teacher. Its rows are means of rounded rows, and are rounded once more."""
     many = n_clients if method.message is MessageKind.MULTI_TEACHER else 1
-    ids = _reported_ids(method, range(many * n_proxy), terms.n_classes)
+    ids = reported_ids(method, range(many * n_proxy), terms.n_classes)
     return _expected(method, terms, ids, CODECS[terms.codec].sum_error(terms.n_classes, 2), False)
 
 
@@ -67,7 +67,8 @@ def expected_task(method: Method, terms: FederationTerms, n_proxy: int, n_client
     return ExpectedTask(n_proxy, expected_teacher(method, terms, n_proxy, n_clients))
 
 
-def _reported_ids(method: Method, proxy_rows: range | Int64, n_classes: int) -> range | Int64:
+def reported_ids(method: Method, proxy_rows: range | Int64, n_classes: int) -> range | Int64:
+    """Return the ids that the rows of a report can have, if a round queries `proxy_rows`."""
     match method.message:
         case MessageKind.CLASS_LABELS | MessageKind.PROTOTYPES:
             return range(n_classes)

@@ -112,6 +112,17 @@ def test_a_round_without_reports_repeats_the_teacher_if_the_discount_is_1(method
     assert again.equals(teachers[0])
 
 
+@pytest.mark.parametrize("name", ["fkd", "fedproto"])
+def test_classes_are_remembered_also_if_there_are_fewer_proxy_rows_than_classes(name: str) -> None:
+    labels = [says(0, 3, rows=(0, 3))], [says(1, 1, 1, (1,))], [says(0, 2, 2, (0,))], [says(1, 1, 3, (1,))]
+    made = server(name)
+    assert after(made, *labels[:2], ids=np.arange(2)).ids.tolist() == [0, 1, 3]
+    few = Progress()
+    for r, reports in enumerate(labels):
+        few = server_round(made, reports, RoundPlan(r, np.arange(2)), few)
+    assert few.memory[0].knowledge.ids.tolist() == [0]  # client 0 has no more samples of class 3
+
+
 @with_methods(m for m in METHODS if m.exchanges)
 def test_nothing_is_remembered_if_all_clients_report_in_each_round(method: Method) -> None:
     reports, _, _ = play(method, 1)
