@@ -108,7 +108,7 @@ def load_checkpoint(folder: Path, teacher: Expected) -> Checkpoint | None:
         return None if blob is None else _decode(blob, replace(teacher, codec=_CODEC))
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from error
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         raise UserError(f"{path} is not a coordinator's checkpoint: {error}") from error
 
 
@@ -153,12 +153,13 @@ def _decode(blob: bytes, expected: Expected) -> Checkpoint:
     head, _, rest = body.partition(b"\n")
     fields = parse_json(head)
     teacher, known, *remembered = _parts(rest, fields["sizes"])
+    next_round = len(fields["metrics"])
     progress = Progress(
-        len(fields["metrics"]),
+        next_round,
         wire.decode(teacher, expected) if teacher else None,
         None if fields["lag"] is None else SelectionState(wire.decode(known, expected), _lag(fields["lag"], expected)),
-        _memory(fields["clients"], remembered, expected),
-        {str(name): np.array(values) for name, values in fields["method_state"].items()},
+        _memory(fields["clients"], remembered, expected, next_round),
+        {str(name): _numbers(name, values) for name, values in fields["method_state"].items()},
     )
     metrics = tuple(RoundMetrics(**metrics) for metrics in fields["metrics"])
     return Checkpoint(str(fields["run"]), str(fields["config"]), metrics, progress)
@@ -166,7 +167,7 @@ def _decode(blob: bytes, expected: Expected) -> Checkpoint:
 
 def _parts(rest: bytes, sizes: Sequence[int]) -> list[bytes]:
     ends = np.cumsum(sizes).tolist()
-    if len(rest) != ends[-1]:
+    if len(rest) != sum(sizes):
         raise ValueError("it has another size than its first line says")
     return [rest[end - size : end] for end, size in zip(ends, sizes, strict=True)]
 
@@ -178,11 +179,24 @@ def _lag(values: Sequence[float], expected: Expected) -> Float32:
     return lag
 
 
-def _memory(clients: Sequence[int], parts: Sequence[bytes], expected: Expected) -> dict[int, Remembered]:
-    memory = {}
+def _numbers(name: str, values: object) -> np.ndarray:
+    array = np.array(values)
+    if array.dtype.kind not in "biuf":
+        raise ValueError(f"{name} in method_state must hold numbers")
+    return array
+
+
+def _memory(
+    clients: Sequence[int], parts: Sequence[bytes], expected: Expected, next_round: int
+) -> dict[int, Remembered]:
+    memory: dict[int, Remembered] = {}
     for client, knowledge, rounds in zip(clients, parts[::2], parts[1::2], strict=True):
         remembered = Remembered(wire.decode(knowledge, expected), np.frombuffer(rounds, _ROUND).astype(np.int64))
         if len(remembered.rounds) != len(remembered.knowledge):
             raise ValueError(f"the memory of client {client} has not one round for each row")
+        if not ((remembered.rounds >= 0) & (remembered.rounds < next_round)).all():
+            raise ValueError(f"the memory of client {client} is of rounds that the run has not had")
+        if int(client) < 0 or int(client) in memory:
+            raise ValueError("clients must hold different numbers of at least 0")
         memory[int(client)] = remembered
     return memory

@@ -1,7 +1,10 @@
 """Checkpoints of a coordinator, and the lock of its folder."""
 
 import dataclasses
+import hashlib
+import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,19 +28,20 @@ from tests.support.status_boards import round_metrics
 
 WEIGHTED = Knowledge(np.array([1, 4]), knowledge(5).values[:2], np.array([0.3, 1e-6], np.float32))
 MEMORY = {0: Remembered(knowledge(6), np.arange(5)), 3: Remembered(WEIGHTED, np.array([7, 2]))}
+METRICS = tuple(round_metrics(r) for r in range(8))
 
 
 def test_a_checkpoint_reads_as_it_was_written(tmp_path: Path) -> None:
     assert load_checkpoint(tmp_path, TEACHER) is None
-    metrics, state = (round_metrics(0),), SelectionState(knowledge(4), np.array([0.1, 0, 2], np.float32))
+    metrics, state = METRICS, SelectionState(knowledge(4), np.array([0.1, 0, 2], np.float32))
     for saved in (
         Checkpoint("r", "c"),
-        Checkpoint("r", "c", metrics, Progress(1, knowledge(3))),
-        Checkpoint("r", "c", metrics, Progress(1, knowledge(3), state)),
-        Checkpoint("r", "c", metrics, Progress(1, knowledge(3), None, MEMORY)),
-        Checkpoint("r", "c", metrics, Progress(1, knowledge(3), state, MEMORY)),
+        Checkpoint("r", "c", metrics, Progress(8, knowledge(3))),
+        Checkpoint("r", "c", metrics, Progress(8, knowledge(3), state)),
+        Checkpoint("r", "c", metrics, Progress(8, knowledge(3), None, MEMORY)),
+        Checkpoint("r", "c", metrics, Progress(8, knowledge(3), state, MEMORY)),
         Checkpoint(
-            "r", "c", metrics, Progress(1, knowledge(3), state, MEMORY, {"c": np.array([[1 / 3, 1e-300], [2, 0.1]])})
+            "r", "c", metrics, Progress(8, knowledge(3), state, MEMORY, {"c": np.array([[1 / 3, 1e-300], [2, 0.1]])})
         ),
     ):
         save_checkpoint(tmp_path, saved)
@@ -82,6 +86,53 @@ def test_a_damaged_checkpoint_is_refused(tmp_path: Path, at: int) -> None:
     blob[at] ^= 1
     (tmp_path / CHECKPOINT).write_bytes(blob)
     with pytest.raises(UserError, match="is not a coordinator's checkpoint"):
+        load_checkpoint(tmp_path, TEACHER)
+
+
+def with_head(blob: bytes, **changes: Any) -> bytes:
+    """Return a checkpoint with another first line, and the right checksum."""
+    start = len(b"EDGEFD-COORDINATOR") + 1 + 32
+    head, _, parts = blob[start:].partition(b"\n")
+    body = json.dumps(json.loads(head) | changes).encode() + b"\n" + parts
+    return blob[: start - 32] + hashlib.sha256(body).digest() + body
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"sizes": []},
+        {"sizes": [-1, 1]},
+        {"sizes": None},
+        {"sizes": "12"},
+        {"clients": [0]},
+        {"clients": [0, 0]},
+        {"clients": [-1, 3]},
+        {"metrics": []},
+        {"metrics": 3},
+        {"lag": [10**400]},
+        {"method_state": []},
+        {"method_state": {"c": {"a": 1}}},
+        {"method_state": {"c": ["x"]}},
+        {"method_state": {"c": [[1], [1, 2]]}},
+    ],
+    ids=lambda changes: str(changes)[:40],
+)
+def test_a_checkpoint_whose_first_line_is_wrong_is_refused(tmp_path: Path, changes: dict[str, Any]) -> None:
+    state = SelectionState(knowledge(4), np.array([0.1, 0, 2], np.float32))
+    save_checkpoint(tmp_path, Checkpoint("r", "c", METRICS, Progress(8, knowledge(), state, MEMORY)))
+    path = tmp_path / CHECKPOINT
+    path.write_bytes(with_head(path.read_bytes()))
+    assert load_checkpoint(tmp_path, TEACHER) is not None
+    path.write_bytes(with_head(path.read_bytes(), **changes))
+    with pytest.raises(UserError, match="is not a coordinator's checkpoint"):
+        load_checkpoint(tmp_path, TEACHER)
+
+
+@pytest.mark.parametrize("rounds", [[-1, 0], [0, 8]], ids=str)
+def test_a_checkpoint_whose_memory_is_of_no_past_round_is_refused(tmp_path: Path, rounds: list[int]) -> None:
+    memory = {3: Remembered(WEIGHTED, np.array(rounds))}
+    save_checkpoint(tmp_path, Checkpoint("r", "c", METRICS, Progress(8, knowledge(), None, memory)))
+    with pytest.raises(UserError, match="memory of client 3"):
         load_checkpoint(tmp_path, TEACHER)
 
 
