@@ -40,6 +40,8 @@ PACKAGED = {
     Path("simulations/tuning/methods.yaml"): Path(__file__).with_name("tuning_space.yaml"),
 }
 """configs of the checkout that are part of the package too: they are found from every folder"""
+_SHARED = ("protocol", "seed", "data", "partition", "run", "baselines")
+"""sections that no baseline may have, because methods are compared on the same split"""
 
 
 def load_config(source: Source, overrides: Overrides = (), objects: Mapping[str, Any] | None = None) -> Config:
@@ -178,6 +180,8 @@ def baseline_config(config: Config, name: str) -> Config:
     plain, own = config.for_method(name), config.baseline_settings.get(name, {})
     if not own:
         return plain
+    if shared := [key for key in own if key in _SHARED]:
+        raise UserError(f"baseline {name}: {shared[0]} is the same for all methods of a run: remove it from the baseline")
     raw = plain.to_dict()
     for key, value in own.items():
         if key == "method" or key not in SECTIONS:

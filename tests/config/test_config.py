@@ -285,6 +285,10 @@ def test_a_baseline_can_have_settings_and_sections_of_its_own() -> None:
         ({"name": "scarlet", "betta": 2}, "baseline scarlet: method.betta: unknown key, did you mean 'beta'?"),
         ({"name": "scarlet", "beta": 0}, "baseline scarlet: method: beta must be above 0"),
         ({"name": "fkd", "distillation": {"loss": "pld"}}, "baseline fkd: method fkd learns something else"),
+        ({"name": "scarlet", "data": {"name": "fashion_mini"}}, "baseline scarlet: data is the same for all methods"),
+        ({"name": "scarlet", "seed": 7}, "baseline scarlet: seed is the same for all methods of a run: remove it"),
+        ({"name": "scarlet", "protocol": "fedmd"}, "baseline scarlet: protocol is the same for all methods"),
+        ({"name": "scarlet", "baselines": ["fedmd"]}, "baseline scarlet: baselines is the same for all methods"),
         ({"beta": 2}, "baselines must be a list of methods, such as [fedmd, {name: scarlet, beta: 2}]"),
     ],
 )
