@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from edgefd.simulation.sweep import Cell
     from edgefd.simulation.tuning import Results
 
+_DIGITS = 20  # of the largest seed, 2**64 - 1
+
 
 def tune(
     config: ConfigFile,
@@ -70,6 +72,6 @@ def tune(
 
 def _numbers(text: str) -> list[int]:
     parts = [part.strip() for part in text.split(",")]
-    if not all(part.isascii() and part.isdigit() for part in parts):
+    if not all(part.isascii() and part.isdigit() and len(part) <= _DIGITS for part in parts):
         raise UserError(f"--seeds must be numbers such as 100,101, not {text!r}")
     return [int(part) for part in parts]

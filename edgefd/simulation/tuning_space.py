@@ -13,7 +13,7 @@ A space file holds `common`, keys for every method, and sections of single metho
 
 from __future__ import annotations
 
-import math
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,9 +21,11 @@ from typing import Any, Literal, get_args
 
 from edgefd.config.load import read_sections
 from edgefd.core.errors import UserError
+from edgefd.methods import get_method
 
 Kind = Literal["log", "uniform", "integers"]
 COMMON = "common"
+_LARGEST = sys.float_info.max  # a YAML file can hold integers that no float can
 _FIXED = ("seed", "data", "partition", "baselines", "run", "method.name")
 """sections and keys that no space may change, because they say what is measured, and on which data"""
 
@@ -58,10 +60,13 @@ def read_space(path: Path, methods: list[str]) -> dict[str, Space]:
     """Read the space of each method from a space file.
 
     Raises:
-        UserError: if the file is malformed, changes what is measured, or leaves a method without a key.
+        UserError: if the file is malformed, names an unknown method, changes what is measured, or leaves a method
+            without a key.
     """
     raw = read_sections(path)
     for section, keys in raw.items():
+        if section != COMMON and section not in methods:
+            _check_method(path, section)
         if not isinstance(keys, dict):
             raise UserError(f"{path}: {section} must hold keys and their values, such as train.lr: [0.001, 0.003]")
     spaces: dict[str, Space] = {}
@@ -89,6 +94,13 @@ def with_default(path: Path, method: str, key: str, values: Values, default: obj
     return values if default in values else (default, *values)
 
 
+def _check_method(path: Path, section: object) -> None:
+    try:
+        get_method(str(section))
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+
+
 def _values(path: Path, key: object, value: object) -> Values:
     if not isinstance(key, str) or "." not in key:
         raise UserError(f"{path}: {key} must be the name of a key, such as train.lr")
@@ -109,7 +121,7 @@ def _values(path: Path, key: object, value: object) -> Values:
 
 
 def _range(path: Path, key: str, kind: Kind, low: object, high: object) -> Range:
-    numbers = [n for n in (low, high) if isinstance(n, int | float) and not isinstance(n, bool) and math.isfinite(n)]
+    numbers = [n for n in (low, high) if isinstance(n, int | float) and not isinstance(n, bool) and abs(n) <= _LARGEST]
     if len(numbers) < 2 or not numbers[0] < numbers[1]:
         raise UserError(f"{path}: {key}: {kind} needs two numbers, the smaller one first, not {low} and {high}")
     if kind == "integers" and not all(isinstance(n, int) for n in numbers):

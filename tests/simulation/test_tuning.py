@@ -224,6 +224,8 @@ def test_bad_seeds_and_configs_are_refused(
     [
         ("common: [train.lr]", "common must hold keys and their values"),
         ("fedavg: {train.lr: [0.1]}", "has no key for method edgefd"),
+        ("common: {train.lr: [0.1]}\nfedmt: {train.lr: [1]}", "unknown method 'fedmt': did you mean 'fedmd'?"),
+        (f"common: {{train.lr: {{log: [1, {10**400}]}}}}", "needs two numbers"),
         ("common: {lr: [0.1]}", "lr must be the name of a key, such as train.lr"),
         ("common: {train.lr: []}", "train.lr must be a list of values, or"),
         ("common: {train.lr: 0.1}", "train.lr must be a list of values, or"),
@@ -276,6 +278,7 @@ def test_mistakes_on_the_command_line_are_one_line(tmp_path: Path) -> None:
     for arguments, message in (
         ([], "set data.validation"),
         (["data.validation=0.1", "--seeds", "a"], "--seeds must be numbers such as 100,101"),
+        (["data.validation=0.1", "--seeds", "9" * 5000], "--seeds must be numbers such as 100,101"),
         (["data.validation=0.1", "--methods", "fedmt"], "unknown method 'fedmt'"),
         (["data.validation=0.1", "--space", "nowhere.yaml"], "nowhere.yaml"),
     ):
