@@ -181,7 +181,7 @@ def baseline_config(config: Config, name: str) -> Config:
     if not own:
         return plain
     if shared := [key for key in own if key in _SHARED]:
-        raise UserError(f"baseline {name}: {shared[0]} is the same for all methods of a run: remove it from the baseline")
+        raise UserError(f"baseline {name}: {shared[0]} is the same for all methods of a run: remove it here")
     raw = plain.to_dict()
     for key, value in own.items():
         if key == "method" or key not in SECTIONS:
