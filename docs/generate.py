@@ -330,9 +330,9 @@ def protocols_page() -> str:
     """Return the page of the training protocols of published work."""
     introduction = (
         "Training protocols of published work. `protocol: NAME` in a config (or `protocol=NAME` on the command line) "
-        "makes the settings below the defaults of the other sections; your own keys override them, those of a file "
-        "too. A section of yours that names another method, rule or loss gets none of the protocol's settings. "
-        "config.yaml in the run folder holds all settings that resulted. A protocol says how clients train and "
+        "makes the settings below the defaults of the other sections; your own keys override them, also those of a "
+        "file. A section of yours that names another method, rule or loss gets none of the protocol's settings. "
+        "config.yaml in the run folder holds all resulting settings. A protocol says how clients train and "
         "exchange, not which data, partition and model they have."
     )
     return page("Training protocols", introduction, (text for name in PROTOCOLS for text in protocol_text(name)))
@@ -349,7 +349,7 @@ def protocol_text(name: str) -> Iterator[str]:
 
 
 def wrapped(text: str) -> str:
-    """Return text in lines of at most 120 characters, which no hyphen ends."""
+    """Return text in lines of at most 120 characters, without line breaks at hyphens."""
     return "\n".join(textwrap.wrap(text, 120, break_on_hyphens=False))
 
 

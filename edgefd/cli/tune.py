@@ -26,7 +26,7 @@ def tune(
         Path,
         typer.Option("--space", metavar="FILE", help="the values of each setting, for all methods and for single ones"),
     ] = Path("simulations/tuning/methods.yaml"),
-    trials: Annotated[int, typer.Option("--trials", min=1, help="trials of each method, with the default")] = 12,
+    trials: Annotated[int, typer.Option("--trials", min=1, help="trials of each method, the default included")] = 12,
     seeds: Annotated[str, typer.Option("--seeds", help="seeds of each trial, such as 100,101")] = "100",
     methods: Annotated[
         str | None,

@@ -37,7 +37,7 @@ _SELECTIVE = {
     "distill_epochs": 10,
     "closing_epochs": 10,
 }
-"""training of the code of Selective-FD, which that of Weighted-FD took over"""
+"""training of the code of Selective-FD, which the code of Weighted-FD took over"""
 _DRAW = {"name": "random", "budget": 512}
 _KULSIF = {"width": 5.0, "variant": "published"}
 
@@ -51,14 +51,14 @@ PROTOCOLS = {
     ),
     "fedmd": Protocol(
         "A round is one pass over the proxy set with the L1 loss of scores (digest), then 4 passes over the private "
-        "data in batches of 5 (revisit). Before, clients train on the labelled proxy set.",
+        "data in batches of 5 (revisit). Before these rounds, clients train on the labelled proxy set.",
         "The authors' code (github.com/diogenes0319/FedMD_clean, `FedMD.py` and `conf/CIFAR_balance_conf.json`): 20 "
         "rounds, Adam with learning rate 0.001, digest in batches of 256, a model of its own for each client.",
         "They draw 5,000 new public samples for each round; here each round uses the whole proxy set. Their clients "
-        "train on the public set until they stop gaining, and for up to 25 passes on private data before the first "
-        "round; here for one pass over the proxy set in round 1, and the 4 private passes of round 0 come before it "
-        "(set `train.warmup_steps` for more). Their clients have 18 samples: batches of 5 are slow for larger clients, "
-        "and devices refuse them. To distil soft labels without proxy labels, set `method.name=fedmd "
+        "train on the public set until they stop gaining, then for up to 25 passes on private data, before the first "
+        "round. Here they make 4 private passes in round 0 (set `train.warmup_steps` for more), then one pass over the "
+        "labelled proxy set in round 1. Their clients have 18 samples: batches of 5 are slow for larger clients, and "
+        "devices refuse such batches. To distil soft labels without proxy labels, set `method.name=fedmd "
         "distillation.loss=l1`.",
         {
             "method": {"name": "fedmd_published"},
@@ -80,7 +80,7 @@ PROTOCOLS = {
         },
     ),
     "selective_fd": Protocol(
-        "A round is one private batch, then 10 steps on one draw of 512 proxy rows; clients filter by KuLSIF.",
+        "A round is one private batch, then 10 steps on the same 512 random proxy rows; clients filter by KuLSIF.",
         "The authors' code (github.com/shaojiawei07/Selective-FD, `Selective-FD.py` and `KuLSIF.py`) for MNIST: plain "
         "SGD with learning rate 0.1, times 0.7 every 2,500 rounds; kernel width 5, first quartile as threshold.",
         "They train for 20,000 rounds and report the best accuracy on the test set: set `train.rounds`, and compare "
@@ -95,8 +95,8 @@ PROTOCOLS = {
         },
     ),
     "weighted_fd": Protocol(
-        "200 private batches before the first exchange; a round is one private batch, then 10 steps on one draw of 512 "
-        "proxy rows. The server knows the labels of the proxy set.",
+        "Clients train on 200 private batches before the first exchange. A round is one private batch, then 10 steps "
+        "on the same 512 random proxy rows. The server knows the labels of the proxy set.",
         "The authors' code (github.com/pidellacqua/weighted-fd, `train.py`, commit e5197e0): 100 rounds, plain SGD "
         "with learning rate 0.1.",
         "Their step schedule does not change the learning rate within 100 rounds, so it is constant here. Their FedMD "
@@ -116,7 +116,7 @@ PROTOCOLS = {
         "rounds, Adam with learning rate 0.001, batches of 32, about 10 % of each client's data shared as the proxy "
         "set.",
         "The text of the paper and its code were not available. The number of private and of distillation passes is "
-        "not known: one of each is our choice, like the constant learning rate.",
+        "not known: one of each is our choice, and so is the constant learning rate.",
         {
             "method": {"name": "fedmd"},
             "proxy": {"source": "contributed", "alpha": 0.1},

@@ -44,7 +44,7 @@ class Data:
     """fraction of the training samples that no client trains on and that no proxy set holds, at least 0 and below 1;
     of a data set with groups, a fraction of the groups (such as people); the same samples for every seed"""
     evaluate_on: Literal["test", "validation"] = "test"
-    """samples on which accuracies are measured: the test set, or the validation part, for choices of settings"""
+    """samples on which accuracies are measured: the test set, or the validation part, for the choice of settings"""
     heldout: float = 0.1
     """fraction of each client's private rows held out from training, in (0, 1): they set the threshold of the filter
     and serve for evaluation"""
@@ -108,8 +108,8 @@ class Dirichlet(_AmongClients):
     alpha: float = 0.5
     """concentration, above 0: a smaller value gives each client fewer classes"""
     balanced: bool = False
-    """whether a client that has its equal share of all samples gets none of the later classes, so that sizes differ
-    less"""
+    """whether a client that already has its equal share of all samples gets none of the later classes, so that sizes
+    differ less"""
 
 
 @dataclass(frozen=True)
@@ -290,9 +290,9 @@ class Config:
     selection: Selection = ALL_ROWS
     distillation: Distillation = PLAIN
     baselines: tuple[str, ...] = ()
-    """other methods to run on the same split, each with its default settings, or with settings of its own and other
-    sections, such as {name: scarlet, beta: 2, distillation: {temperature: 1}}; such a section takes the place of the
-    whole section of the config"""
+    """other methods to run on the same split, each with its default settings, or with settings and sections of its own,
+    such as {name: scarlet, beta: 2, distillation: {temperature: 1}}; such a section takes the place of the whole
+    section of the config"""
     baseline_settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """the settings and sections that `baselines` sets for a method, as plain values, by its name"""
     objects: Mapping[str, Any] = field(default_factory=dict)

@@ -49,7 +49,7 @@ class ClientContext:
 
     @property
     def missed_teachers(self) -> int:
-        """Number of teachers before that of this round that the client has not received. Round 0 has no teacher."""
+        """Number of teachers of earlier rounds that the client has not received. Round 0 has no teacher."""
         return max(0, self.plan.round - max(1, self.next_round))
 
     def probs(self, ids: Int64) -> Float32:

@@ -41,7 +41,7 @@ def update(memory: Memory, reports: Iterable[Report], plan: RoundPlan) -> Memory
     Args:
         memory: the memory before the round.
         reports: reports of the round, and late ones of earlier rounds, at most one of each client.
-        plan: of the round.
+        plan: the plan of the round.
     """
     return {**memory, **{report.client: _merged(memory.get(report.client), report, plan) for report in reports}}
 
@@ -55,7 +55,7 @@ def recall(memory: Memory, present: Collection[int], plan: RoundPlan, discount: 
     Args:
         memory: the memory before the round.
         present: clients whose reports count in the round: they are not absent.
-        plan: of the round.
+        plan: the plan of the round.
         discount: factor for each round of age, in (0, 1].
     """
     absent = [client for client in sorted(memory) if client not in present]
@@ -67,7 +67,7 @@ def _merged(old: Remembered | None, report: Report, plan: RoundPlan) -> Remember
     new, rounds = report.knowledge, np.full(len(report.knowledge), report.round)
     if old is None:
         return Remembered(new, rounds)
-    late = report.round < plan.round  # the rows that the earlier round queried are not known any more
+    late = report.round < plan.round  # nobody knows any more which rows the earlier round queried
     stays = ~np.isin(old.knowledge.ids, new.ids if late else plan.ids)
     ids = np.concatenate([new.ids, old.knowledge.ids[stays]])
     order = ids.argsort()

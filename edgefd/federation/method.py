@@ -116,8 +116,8 @@ class Method:
       loss.
     * `upload(ctx) -> Knowledge`: the message of the client. `labels_of` makes one of chosen proxy rows.
     * `aggregate(ctx) -> Knowledge`: the teacher, from `ctx.uploads`, which are sorted by client. If a method declares
-      `remembers`, they include what the server remembers of absent clients. If a method needs
-      labels or a model at the server, it must declare them (`proxy_labels`, `server_model`).
+      `remembers`, they include the remembered knowledge of absent clients. If a method needs labels or a model at the
+      server, it must declare them (`proxy_labels`, `server_model`).
     * `transform(federation) -> Federation`: changes the data of a simulation. Reference methods that train one model on
       pooled data return a federation of one client.
 
@@ -187,8 +187,8 @@ class Method:
     def adjusted_steps(self, ctx: ClientContext) -> int:
         """Return the number of batches of private rows within a distillation, see `train.adjusted_steps`.
 
-        A client of one class learns nothing from them. Methods whose clients do not distil soft labels of proxy rows
-        train otherwise.
+        It is 0 for a client of one class, which learns nothing from them, and for methods whose clients do not distil
+        soft labels of proxy rows.
         """
         if not (self.message.of_proxy_rows and self.distils_rows) or len(np.unique(ctx.data.y)) < 2:
             return 0

@@ -20,15 +20,16 @@ class Training:
     local_steps: int = 0
     """batches of private data after the distillation of each round; `private_rows_per_batch` gives better results"""
     local_epochs: int = 0
-    """passes over the private data after the distillation of each round, instead of `local_steps`"""
+    """number of passes over the private data after the distillation of each round, instead of `local_steps`"""
     warmup_steps: int = 0
-    """batches of private data in round 0 only, before those of `local_steps` or `local_epochs` and the first upload"""
+    """number of batches of private data in round 0 only, before those of `local_steps` or `local_epochs` and before the
+    first upload"""
     local_batch_size: int | None = None
     """rows per batch of private data in these steps (None = batch_size)"""
     adjusted_steps: int | Literal["auto"] = "auto"
-    """batches of private rows between those of the teacher, with a loss that teaches how the client's classes differ
-    and not how frequent they are (docs/methods/edgefd.md); auto = one pass over the private rows, but at least as many
-    batches as the distillation of the whole proxy set has; 0 = none; methods without proxy set have none"""
+    """number of batches of private rows between those of the teacher, with a loss that teaches how the client's classes
+    differ and not how frequent they are (docs/methods/edgefd.md); auto = one pass over the private rows, but at least
+    as many batches as the distillation of the whole proxy set has; 0 = none; methods without proxy set have none"""
     distill_epochs: int = 1
     """passes over the rows of the teacher in each round"""
     closing_epochs: int = 2
@@ -52,7 +53,7 @@ class Training:
     """factor of the parameters that is added to their gradients, as in torch.optim (L2 regularisation)"""
     reset_optimizer: bool = False
     """whether each round starts with a fresh optimizer: moments and number of steps become 0 before the distillation of
-    a round; methods that replace the parameters of a client, such as fedavg, do so always"""
+    a round; methods that replace the parameters of a client, such as fedavg, always reset it"""
     lr: float = 0.003
     """learning rate of the first round"""
     schedule: Literal["cosine", "constant", "step"] = "cosine"
@@ -161,7 +162,7 @@ class Training:
             )
 
     def epochs(self, missed: int, closing: bool) -> int:
-        """Return the passes over the rows of the teacher of a client that has missed this number of teachers before.
+        """Return how many passes over the teacher a client makes that has missed this number of teachers before.
 
         >>> training = Training(distill_epochs=1, closing_epochs=2, catch_up=4)
         >>> [training.epochs(missed, False) for missed in (0, 1, 9)], training.epochs(1, True)

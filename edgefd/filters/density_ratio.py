@@ -29,7 +29,8 @@ class DensityRatio(RatioEstimator):
     "kulsif" fits the ratio itself, s(x) = log r(x).
 
     The reference set is the proxy set, and its rows are the rows that are scored. A row must not influence its own
-    score, because q would be large at each of its own rows. Therefore q is cross-fitted (`CrossFitted`).
+    score, because a density q that is fitted on a row is large at this row. Therefore q is cross-fitted
+    (`CrossFitted`).
 
     Args:
         estimator: "kde", "knn", "mahalanobis", "isolation_forest" or "kulsif". All except knn and kulsif need

@@ -31,8 +31,8 @@ class KMeansDRE(RatioEstimator):
 
     A higher score means that x is more like the private data. The centroids K_c of the paper are `centroids_`. A
     reference set of m rows is divided into two random halves with min(k, m // 10) centroids each, but at least one. A
-    row of one half takes d_q from the other half, any other row the geometric mean of both (`CrossFitted`). Otherwise
-    the rows near a centroid of the proxy set, which pulled it towards themselves, could not be accepted.
+    row of one half takes d_q from the other half, any other row the geometric mean of both (`CrossFitted`). Without
+    the halves, a row that pulled a centroid of the proxy set towards itself could not be accepted.
     docs/methods/edgefd.md lists what the paper leaves open and what is chosen here.
 
     >>> rng = np.random.default_rng(0)

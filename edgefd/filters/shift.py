@@ -20,7 +20,7 @@ OTHER_KIND = 0.7
 UNRELATED = 0.99
 """from this shift on, no row of the proxy set is taken to be of the client's classes"""
 FEWEST_ROWS = 10
-"""with fewer held-out rows than this, or twice as many proxy rows, no shift is measured"""
+"""with fewer held-out rows than this, or fewer proxy rows than twice this number, no shift is measured"""
 _CENTROIDS = 50
 _COMPONENTS = 20
 _ROWS_PER_COMPONENT = 15  # with fewer, the components follow the noise of the rows
@@ -59,9 +59,9 @@ class ProxySpace:
 def proxy_spaces(proxy: Float32) -> tuple[ProxySpace, ...]:
     """Return two spaces in which the samples of clients are compared with the proxy set, float32 [P, ...].
 
-    Each has the components of one half: on its own components, a half varies more than any other data. The values of
-    an image or a window are standardised first, sample by sample, so that brightness and contrast do not matter. With
-    fewer than 20 rows, there is no space.
+    Each space has the components of one half and holds the projection of the other half, because on its own components
+    a half varies more than any other data. The values of an image or a window are standardised first, sample
+    by sample, so that brightness and contrast do not matter. With fewer than 20 rows, there is no space.
     """
     if len(proxy) < 2 * FEWEST_ROWS:
         return ()
@@ -84,14 +84,14 @@ def proxy_shift(private: Float32, heldout: Float32, spaces: Sequence[ProxySpace]
 
         shift = P(d(x) > d(h)) + P(d(x) = d(h)) / 2        for a near proxy row x and a held-out row h
 
-    d is the distance to the nearest of 50 centroids of the private rows. It is the AUC of a test that tells near proxy
-    rows from held-out rows by their distance, and the mean over both spaces. 0.5 or less: the client finds rows like
+    d is the distance to the nearest of 50 centroids of the private rows. The shift is the AUC of a test that tells near
+    proxy rows from held-out rows by their distance, as a mean over both spaces. 0.5 or less: the client finds rows like
     its own. 1: the nearest proxy rows are all further away than the client's own data.
 
     Args:
         private: rows on which the client trains, float32 [n, ...].
         heldout: other rows of the client, float32 [h, ...].
-        spaces: of the proxy set.
+        spaces: the two spaces of the proxy set.
         share: expected share of proxy rows that are of the client's classes, in (0, 1]; see `effective_share`.
     """
     if not spaces or len(heldout) < FEWEST_ROWS:

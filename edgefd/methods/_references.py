@@ -28,15 +28,15 @@ def sample_private(ctx: ClientContext, teacher: Knowledge) -> Batch:
 
 
 def whole_private(ctx: ClientContext, teacher: Knowledge) -> Batch:
-    """Return as many private rows as there are proxy rows, and at least all of them: a small proxy set limits nothing.
+    """Return as many private rows as there are proxy rows, but at least every private row once.
 
-    Each round then trains for an epoch or more.
+    So each round trains for an epoch or more, and a small proxy set limits nothing.
     """
     return _private_rows(ctx, max(len(ctx.proxy), len(ctx.data.x)), teacher.width)
 
 
 def enough_private(ctx: ClientContext, teacher: Knowledge) -> Batch:
-    """Return at least all private rows, and as many as the `min_steps` of a `BoundConfig` need in each round."""
+    """Return at least every private row once, and as many as `min_steps` of a `BoundConfig` needs in each round."""
     training = ctx.terms.training
     passes = max(training.distill_epochs, 1) * training.rounds
     of_steps = -(-ctx.config.min_steps // passes) * training.proxy_rows_per_batch

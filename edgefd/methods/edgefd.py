@@ -18,7 +18,7 @@ from edgefd.filters.estimator import rows_of
 from edgefd.filters.kmeans_dre import KMeansDRE
 from edgefd.filters.shift import UNRELATED, effective_share, proxy_shift, proxy_spaces, standardised
 
-_SMALLEST = 1e-4  # weights must be above 0, and a model can be sure that a row is of no class of its client
+_SMALLEST = 1e-4  # weights must be above 0, but a model can be sure that a row is of no class of its client
 _TINY = 1e-9  # such a row is divided equally among the client's classes
 
 
@@ -108,8 +108,9 @@ def upload(ctx: ClientContext) -> Knowledge:
 def of_own_classes(answers: Knowledge, own: Bool) -> Knowledge:
     """Restrict soft labels p to the classes that the client has: p(k) / m for its own classes k, with weight w m.
 
-    m = sum of p over its own classes. A client that accepts a row says that the row is like its data, so it knows only
-    labels of its data. m is what its model thinks of that claim, relative to the other clients' claims of the row.
+    m = sum of p over its own classes. A client that accepts a row states that the row is like its data, so the label
+    can only be one of its own classes. m is the probability that its model gives to this statement. It sets the weight
+    of the client relative to the other clients that accept the row.
 
     >>> k = Knowledge(np.array([4]), np.array([[0.2, 0.2, 0.6]], np.float32), np.ones(1, np.float32))
     >>> restricted = of_own_classes(k, np.array([True, True, False]))

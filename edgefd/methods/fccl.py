@@ -51,7 +51,7 @@ def correlation_loss(z: Float64, teacher: Float64, off_diagonal: float) -> tuple
 
 
 def _standardised(z: Float64) -> tuple[Float64, Float64]:
-    """Return z minus its mean, divided by its deviation s (n - 1), by class; and 1 / s. Both are 0 where s is 0."""
+    """Return z minus its mean, divided by its deviation s (n - 1), for each class; and 1 / s. Both are 0 if s is 0."""
     if len(z) < 2:
         return np.zeros_like(z), np.zeros(z.shape[1])
     deviation = z.std(0, ddof=1)

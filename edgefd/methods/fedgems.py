@@ -1,4 +1,4 @@
-"""FedGEMS: a server model learns labels, and asks clients where it is wrong (Cheng et al., arXiv 2110.11027).
+"""FedGEMS: a server model learns labels, and soft labels where it is wrong (Cheng et al., arXiv 2110.11027).
 
 What the paper says and what is chosen here: docs/methods/fedgems.md.
 """
@@ -39,7 +39,7 @@ class Config:
 
 
 def ensemble(uploads: Sequence[Knowledge], ids: Int64, y: Int64) -> tuple[Float64, Bool]:
-    """Return the soft labels of the clients that predict the label, and for which rows there are such clients.
+    """Return the mixed soft labels of the clients that predict the label, and the mask of rows with such clients.
 
     The soft label of a row is softmax(sum_k a_k z_k) with the logits z_k of client k. a = softmax(1 / H(p_k)), over the
     clients k that predict the label of the row, where H is the entropy of the soft label p_k.
@@ -61,8 +61,8 @@ def ensemble(uploads: Sequence[Knowledge], ids: Int64, y: Int64) -> tuple[Float6
 def server_targets(ctx: ServerContext, ids: Int64, y: Int64, server: Float64) -> Float64:
     """Return the targets of the server's training, and keep its right soft labels in the pool.
 
-    Where the server is right, the target is the label, and its soft label enters the pool. Where it is wrong, the
-    target is epsilon label + (1 - epsilon) p, with p from the pool, or of the clients if the pool has none.
+    Where the server is right, the target is the label, and its soft label enters the pool. Where the server is wrong,
+    the target is epsilon label + (1 - epsilon) p, with p from the pool, or of the clients if the pool has none.
     """
     label = one_hot(y, server.shape[1]).astype(np.float64)
     pool = ctx.state.setdefault("pool", np.zeros((len(ctx.proxy), server.shape[1])))

@@ -1,4 +1,4 @@
-"""FedProto: clients exchange the mean embedding of each class, and train towards them (Tan et al., arXiv 2105.00243).
+"""FedProto: clients exchange mean embeddings of classes, and train towards them (Tan et al., arXiv 2105.00243).
 
 What the paper says and what is chosen here: docs/methods/fedproto.md.
 """

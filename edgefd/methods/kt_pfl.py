@@ -63,10 +63,10 @@ def _step_sizes(gradient: Float64) -> Float64:
 
 
 def _coefficients(state: dict[str, np.ndarray], clients: Int64, votes: Float64, config: Config) -> Float64:
-    """Make one step for the clients that answered, keep all coefficients in the state, and return those of these.
+    """Make one step for the clients that answered, keep all coefficients, and return those of these clients.
 
-    A client that is new to the server begins with the coefficient 1 / K for everybody, and everybody for it. The share
-    of absent clients in a row does not change; the teachers of this round are mixed without them.
+    A client that is new to the server begins with the coefficient 1 / K for every client, and every client has 1 / K
+    for it. The share of absent clients in a row does not change; the teachers of this round are mixed without them.
     """
     known = state.get("clients", np.empty(0, np.int64))
     everyone = np.union1d(known, clients)

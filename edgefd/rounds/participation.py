@@ -32,8 +32,8 @@ class ParticipationConfig:
     stale_reports: Literal["drop", "use"] = "drop"
     """late reports: drop them, or use them in the next round if the client has sent no newer one"""
     memory_discount: float = 0.9
-    """factor, for each round of age, of the weight of what the server remembers of absent clients, in [0, 1]; 0 = no
-    memory; methods that do not declare `remembers` have none"""
+    """factor by which the weights of the remembered knowledge of absent clients fall with each round of its age, in
+    [0, 1]; 0 = no memory; methods that do not declare `remembers` have none"""
     dropout: float = 0.0
     """simulations only: probability that a sampled client does not report"""
     lateness: float = 0.0
@@ -166,11 +166,11 @@ def arrived(
     Each report is late with probability `lateness`.
 
     Args:
-        rules: of participation.
-        seed: of the run.
-        plan: of the round.
-        reports: of the clients that ran the round.
-        late: those of the last round that arrived after it; the closing round uses none.
+        rules: the rules of participation.
+        seed: the seed of the run.
+        plan: the plan of the round.
+        reports: reports of the clients that ran the round.
+        late: reports of the last round that arrived after it; the closing round uses none.
 
     Raises:
         RunError: if fewer clients report in time than the round needs.

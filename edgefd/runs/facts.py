@@ -50,7 +50,7 @@ class RunFacts:
 
 
 def ground_truth(federation: Federation, by_group: bool = False) -> GroundTruth:
-    """Return the facts of a simulated federation with which its rounds are measured; `by_group` as in the facts."""
+    """Return the facts of a simulated federation with which its rounds are measured; `by_group` is one of the facts."""
     return GroundTruth(
         len(federation.clients),
         len(federation.proxy),

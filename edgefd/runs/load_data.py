@@ -101,10 +101,10 @@ def federate(config: Config, dataset: Dataset, scale: Scale | None = None) -> Fe
 
 
 def _scale(config: Config, dataset: Dataset) -> Scale | Literal["all", "columns"]:
-    """Return the scale of the config, or which scale of the proxy set it asks for.
+    """Return the scale of the config, or the kind of scale that it asks for from the proxy set.
 
     Raises:
-        UserError: if `data.mean` has another number of numbers than one, or one for each column or channel.
+        UserError: if `data.mean` has neither one number, nor one number for each column or channel.
     """
     if config.data.scale != "unit":
         return config.data.scale

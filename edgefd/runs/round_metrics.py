@@ -25,8 +25,8 @@ class RoundMetrics:
     """Metrics of one round: one line of metrics.jsonl.
 
     Accuracies are those of the clients' models on the whole test set, or, with data.evaluate_on=validation, on the
-    validation part. None means not measured. Means are over the
-    clients whose reports were used. Lists have one entry for each client, None for a client whose report was not used.
+    validation part. None means not measured. Means are over the clients whose reports were used. Lists have one entry
+    for each client, None for a client whose report was not used.
     """
 
     round: int

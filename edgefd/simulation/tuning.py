@@ -6,7 +6,7 @@ the settings of the config. Later trials are suggested by Optuna's TPE sampler f
 
 A suggestion depends on nothing but the earlier trials, the seed of the config, the method and the number of the trial.
 A trial is stored when all its runs have ended, and its runs are kept in folders whose names hold a digest of their
-configs. Therefore a tuning that was stopped, also by kill -9, resumes where it was, and gives the same trials.
+configs. Therefore a tuning that was stopped, also by kill -9, resumes where it stopped, and gives the same trials.
 """
 
 from __future__ import annotations
@@ -283,7 +283,7 @@ def _distributions(space: Space) -> dict[str, BaseDistribution]:
 
 
 def _stored(method: MethodSpace, settings: dict[str, Any], folders: Mapping[int, Path]) -> FrozenTrial:
-    """Return a trial in the form that Optuna stores, from its finished runs."""
+    """Return a trial in the form that Optuna stores, from the finished runs of the trial."""
     from optuna.trial import create_trial
 
     runs = {seed: read_summary(folder) for seed, folder in folders.items()}

@@ -29,8 +29,8 @@ def l1_up_to_shift(z: Float32, p: Float32) -> tuple[Float64, Float64]:
 
     Soft labels p determine the teacher's logits up to a common shift s of a row, and a shift of the client's logits
     changes no prediction of its own. The gradient g_c is sign(z_c - log p_c - s) / C. It sums to 0 over the classes,
-    as a step of targets q - g needs it: as many logits lie above the median as below. Logits at the median share what
-    is left, which keeps their part of the gradient between -1 / C and 1 / C, as a subgradient must be.
+    as a step with the targets q - g requires: as many logits lie above the median as below. Logits at the median share
+    the rest, which keeps their part of the gradient between -1 / C and 1 / C, as a subgradient must be.
     """
     difference = z.astype(np.float64) - logits_of(p)
     difference -= np.median(difference, axis=1, keepdims=True)

@@ -127,7 +127,7 @@ def check_memory(n_clients: int, teacher: Expected) -> None:
 
     Args:
         n_clients: number of clients of the federation.
-        teacher: what the clients of the run expect of a teacher, whose rows the server remembers for each client.
+        teacher: the form of a teacher that clients expect; the server remembers rows of this form for each client.
 
     Raises:
         UserError: if the memory can become too large.

@@ -1,4 +1,4 @@
-"""The network of niid_bench for images of one channel, as a module of one's own for `model.name`."""
+"""The network of niid_bench for images of one channel, a module that `model.name` can name."""
 
 from __future__ import annotations
 

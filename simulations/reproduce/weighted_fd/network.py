@@ -1,4 +1,4 @@
-"""The network of Weighted-FD and Selective-FD for MNIST, as a module of one's own for `model.name`."""
+"""The network of Weighted-FD and Selective-FD for MNIST, a module that `model.name` can name."""
 
 from __future__ import annotations
 
