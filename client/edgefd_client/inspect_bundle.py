@@ -26,7 +26,8 @@ def describe_bundle(bundle: Bundle) -> dict[str, str]:
         "name": f"{manifest.model!a}, as the coordinator calls it",
         "structure": unknown if parsed.unknown else f"known: {names}",
         "training": f"{_optimizer(manifest.optimizer, training)}, batches of {training.batch_size} rows, "
-        f"{training.private_rows_per_batch} of them private, then {_locally(training)} of private rows; "
+        f"{training.private_rows_per_batch} of them private{_adjusted(training)}, then {_locally(training)} of private "
+        f"rows; "
         f"learning rate {training.lr:g}",
         "samples": f"shape {list(manifest.sample_shape)}, {manifest.n_classes} classes",
         "parameters": f"{sum(a.size for n, a in bundle.init.items() if n.startswith('model/')):,} numbers",
@@ -36,6 +37,12 @@ def describe_bundle(bundle: Bundle) -> dict[str, str]:
     if parsed.extractor is not None:
         facts["extractor"] = _operators(parsed.extractor)
     return facts | {"dataflow": _dataflow(bundle), "a round": _disclosed(bundle), "digest": parsed.digest}
+
+
+def _adjusted(training: Training) -> str:
+    if training.adjusted_steps == "auto":
+        return ", batches of private rows alone between them (at least one pass)"
+    return f", {training.adjusted_steps} batches of private rows alone between them" if training.adjusted_steps else ""
 
 
 def _locally(training: Training) -> str:

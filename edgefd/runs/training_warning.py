@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 from edgefd.config.schema import Config
 from edgefd.runs.facts import RunFacts
@@ -49,7 +50,8 @@ def most_steps(config: Config, facts: RunFacts) -> int | None:
         return None
     n_private = max(client["train"] for client in clients)
     rows = facts.partition["proxy"] if config.method.exchanges else max(n_private, facts.partition["proxy"])
-    distilled = training.most_steps(rows, n_private) - training.private_steps(0, n_private)
+    of_a_round = replace(training, catch_up=1)  # catching up never makes more passes than taking part in every round
+    distilled = of_a_round.most_steps(rows, n_private) - training.private_steps(0, n_private)
     least = getattr(config.method_config, "min_steps", 0)
     private = sum(training.private_steps(round, n_private) for round in range(training.rounds))
     return max(training.rounds * distilled + private, least)
