@@ -27,8 +27,7 @@ def describe_bundle(bundle: Bundle) -> dict[str, str]:
         "structure": unknown if parsed.unknown else f"known: {names}",
         "training": f"{_optimizer(manifest.optimizer, training)}, batches of {training.batch_size} rows, "
         f"{training.private_rows_per_batch} of them private{_adjusted(training)}, then {_locally(training)} of private "
-        f"rows; "
-        f"learning rate {training.lr:g}",
+        f"rows; learning rate {training.lr:g}",
         "samples": f"shape {list(manifest.sample_shape)}, {manifest.n_classes} classes",
         "parameters": f"{sum(a.size for n, a in bundle.init.items() if n.startswith('model/')):,} numbers",
         "step": _operators(parsed.step),

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from edgefd.core.arrays import Float32, Int64
+from edgefd.core.arrays import Bool, Float32, Int64
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,6 +58,14 @@ class Knowledge:
 def empty(width: int) -> Knowledge:
     """Return knowledge without rows, of `width` values per row, as sent by a client that accepts no row."""
     return Knowledge(np.empty(0, np.int64), np.empty((0, width), np.float32), np.empty(0, np.float32))
+
+
+def replaced(old: Knowledge, stays: Bool, new: Knowledge) -> Knowledge:
+    """Return new rows and the old rows that stay; `stays`, bool [n], marks them, and none of them may be a new row."""
+    ids = np.concatenate([new.ids, old.ids[stays]])
+    order = ids.argsort()
+    values = np.concatenate([new.values, old.values[stays]])[order]
+    return Knowledge(ids[order], values, np.concatenate([new.weights, old.weights[stays]])[order])
 
 
 def weighted_mean(uploads: Iterable[Knowledge]) -> Knowledge:

@@ -19,7 +19,7 @@ from edgefd.defences.accounting import sgd_multiplier
 from edgefd.defences.noise import check_budget
 from edgefd.federation.context import ClientContext
 from edgefd.federation.training import Training
-from edgefd.learners.batches import Batch, augment, labelled
+from edgefd.learners.batches import Batch
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -64,7 +64,7 @@ def local_step(ctx: ClientContext, settings: DpSgd) -> float:
     if not isinstance(ctx.learner, TorchLearner):
         raise UserError("defence dp_sgd needs gradients of single records: set run.learner=torch")
     training, seed = ctx.terms.training, int(ctx.rng.integers(2**63))
-    private = labelled(ctx.data.x, ctx.data.y, ctx.terms.n_classes)
+    private = ctx.private
     rate = rate_of(len(private), training)
     losses = []
     with seeded(seed), warnings.catch_warnings():
@@ -81,7 +81,7 @@ def local_step(ctx: ClientContext, settings: DpSgd) -> float:
         model.train()
         steps = training.private_steps(ctx.plan.round, len(private))
         batches = poisson(private, steps, rate, ctx.rng)
-        for batch in augment(batches, training.augment_shift, ctx.rng, training.augment_rotation):
+        for batch in training.augment(batches, ctx.rng):
             losses += _gradients_of_rows(model, batch)
             optimizer.pre_step()  # clips, sums, adds noise and divides
             ctx.learner.step([p.grad for p in model.parameters() if p.requires_grad], ctx.lr)

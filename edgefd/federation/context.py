@@ -15,7 +15,7 @@ from edgefd.federation.clients import ClientData, ProxySet
 from edgefd.federation.plan import RoundPlan
 from edgefd.federation.report import Report
 from edgefd.federation.terms import FederationTerms
-from edgefd.learners.batches import softmax
+from edgefd.learners.batches import Batch, labelled, softmax
 from edgefd.learners.learner import Learner
 
 
@@ -51,6 +51,16 @@ class ClientContext:
     def missed_teachers(self) -> int:
         """Number of teachers of earlier rounds that the client has not received. Round 0 has no teacher."""
         return max(0, self.plan.round - max(1, self.next_round))
+
+    @property
+    def epochs(self) -> int:
+        """Passes over the rows of the teacher in this round."""
+        return self.terms.training.epochs(self.missed_teachers, self.plan.closing)
+
+    @property
+    def private(self) -> Batch:
+        """Private rows with their labels."""
+        return labelled(self.data.x, self.data.y, self.terms.n_classes)
 
     def probs(self, ids: Int64) -> Float32:
         """Return soft labels of proxy rows by the client's model, float32 [n, C]."""

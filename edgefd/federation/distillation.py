@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import numpy as np
+
 from edgefd.core.arrays import Float32
 from edgefd.core.knowledge import Knowledge
 from edgefd.core.seeding import Purpose
 from edgefd.federation.context import ClientContext
-from edgefd.learners.batches import Batch, augment, draw, labelled, mixed, passes, softmax
+from edgefd.learners.batches import Batch, draw, mixed, passes, softmax
 from edgefd.learners.losses import Schedule, class_shares, logit_adjusted, step
 from edgefd.selection import Candidates
 
@@ -53,25 +55,23 @@ def distil(ctx: ClientContext, batch: Batch, adjusted_steps: int = 0) -> dict[st
     """
     training, data = ctx.terms.training, ctx.data
     rng = ctx.draw(Purpose.DISTIL, _BATCHES).rng
-    epochs = training.epochs(ctx.missed_teachers, ctx.plan.closing)
-    steps = epochs * -(-len(batch) // training.proxy_rows_per_batch)
-    batches = passes(batch, epochs, training.proxy_rows_per_batch, rng)
+    steps = ctx.epochs * training.proxy_batches(len(batch))
+    batches = passes(batch, ctx.epochs, training.proxy_rows_per_batch, rng)
     if training.private_rows_per_batch:
-        private = labelled(data.x, data.y, ctx.terms.n_classes)
-        batches = mixed(batches, draw(private, steps, training.private_rows_per_batch, rng))
+        batches = mixed(batches, draw(ctx.private, steps, training.private_rows_per_batch, rng))
     n_private = min(training.private_rows_per_batch, len(data.x))
     schedule = Schedule(ctx.plan.round, training.rounds, steps)
-    batches = augment(batches, training.augment_shift, rng, training.augment_rotation)
+    batches = training.augment(batches, rng)
     if not adjusted_steps:
         loss = ctx.terms.distillation.distil(ctx.learner, batches, ctx.lr, n_private, schedule)
         return {"distil_loss": loss} if steps else {}
     loss_of_teacher = ctx.terms.distillation.step_loss(schedule)
     loss_of_labels = logit_adjusted(class_shares(data.y, ctx.terms.n_classes))
-    private_batches = _adjusted_batches(ctx, adjusted_steps)
+    own = private_batches(ctx.draw(Purpose.DISTIL, _ADJUSTED), ctx.private, adjusted_steps)
     taught, private_losses = [], []
     for is_private in spread(steps, adjusted_steps):
         if is_private:
-            private_losses.append(step(ctx.learner, next(private_batches), ctx.lr, 0, loss_of_labels))
+            private_losses.append(step(ctx.learner, next(own), ctx.lr, 0, loss_of_labels))
         else:
             taught.append(step(ctx.learner, next(batches), ctx.lr, n_private, loss_of_teacher))
     means = {"distil_loss": taught, "train_loss": private_losses}
@@ -88,8 +88,12 @@ def spread(n: int, k: int) -> Iterator[bool]:
     return ((i + 1) * k // total > i * k // total for i in range(total))
 
 
-def _adjusted_batches(ctx: ClientContext, steps: int) -> Iterator[Batch]:
-    training, rng = ctx.terms.training, ctx.draw(Purpose.DISTIL, _ADJUSTED).rng
-    private = labelled(ctx.data.x, ctx.data.y, ctx.terms.n_classes)
-    batches = draw(private, steps, training.private_batch_size, rng)
-    return augment(batches, training.augment_shift, rng, training.augment_rotation)
+def private_batches(ctx: ClientContext, rows: Batch, steps: int) -> Iterator[Batch]:
+    """Draw batches of private rows alone with the generator of the context, and augment their images."""
+    training = ctx.terms.training
+    return training.augment(draw(rows, steps, training.private_batch_size, ctx.rng), ctx.rng)
+
+
+def no_rows(ctx: ClientContext) -> Batch:
+    """Return a batch without rows: there is nothing to distil."""
+    return Batch(ctx.proxy.x[:0], np.empty((0, ctx.terms.n_classes), np.float32), np.empty(0, np.float32))

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from edgefd.core.arrays import Int64
-from edgefd.core.knowledge import Knowledge
+from edgefd.core.knowledge import Knowledge, replaced
 from edgefd.federation.plan import RoundPlan
 from edgefd.federation.report import Report
 
@@ -64,16 +64,15 @@ def recall(memory: Memory, present: Collection[int], plan: RoundPlan, discount: 
 
 
 def _merged(old: Remembered | None, report: Report, plan: RoundPlan) -> Remembered:
-    new, rounds = report.knowledge, np.full(len(report.knowledge), report.round)
+    new = report.knowledge
     if old is None:
-        return Remembered(new, rounds)
+        return Remembered(new, np.full(len(new), report.round))
     late = report.round < plan.round  # nobody knows any more which rows the earlier round queried
     stays = ~np.isin(old.knowledge.ids, new.ids if late else plan.ids)
-    ids = np.concatenate([new.ids, old.knowledge.ids[stays]])
-    order = ids.argsort()
-    values = np.concatenate([new.values, old.knowledge.values[stays]])[order]
-    weights = np.concatenate([new.weights, old.knowledge.weights[stays]])[order]
-    return Remembered(Knowledge(ids[order], values, weights), np.concatenate([rounds, old.rounds[stays]])[order])
+    merged = replaced(old.knowledge, stays, new)
+    rounds = np.full(len(merged), report.round)
+    rounds[~np.isin(merged.ids, new.ids)] = old.rounds[stays]
+    return Remembered(merged, rounds)
 
 
 def _aged(remembered: Remembered, plan: RoundPlan, discount: float) -> Knowledge:

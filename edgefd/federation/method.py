@@ -192,9 +192,7 @@ class Method:
         """
         if not (self.message.of_proxy_rows and self.distils_rows) or len(np.unique(ctx.data.y)) < 2:
             return 0
-        training = ctx.terms.training
-        epochs = training.epochs(ctx.missed_teachers, ctx.plan.closing)
-        return training.adjusted_batches(len(ctx.proxy), len(ctx.data.x), epochs)
+        return ctx.terms.training.adjusted_batches(len(ctx.proxy), len(ctx.data.x), ctx.epochs)
 
     def local_steps(self, ctx: ClientContext) -> int:
         """Return the number of batches of private data after the evaluation of a round."""
@@ -203,4 +201,4 @@ class Method:
         warmup = self.local_training == "warmup" and round == 0 and not training.warmup_steps
         if training.trains_locally or not (warmup or self.local_training == "always"):
             return steps
-        return steps + training.distill_epochs * -(-len(ctx.proxy) // training.proxy_rows_per_batch)
+        return steps + training.distill_epochs * training.proxy_batches(len(ctx.proxy))

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 
 from edgefd.core.errors import UserError
+from edgefd.learners.batches import Batch, augment
 from edgefd.learners.optimizer import MOMENTUM
 
 
@@ -117,6 +119,14 @@ class Training:
         """Whether the settings ask for batches of private data after the distillation of every round."""
         return self.local_steps > 0 or self.local_epochs > 0
 
+    def proxy_batches(self, n_rows: int) -> int:
+        """Return the number of batches of one pass over rows of a teacher."""
+        return -(-n_rows // self.proxy_rows_per_batch)
+
+    def augment(self, batches: Iterator[Batch], rng: np.random.Generator) -> Iterator[Batch]:
+        """Rotate and shift the images of batches at random, as far as the settings say."""
+        return augment(batches, self.augment_shift, rng, self.augment_rotation)
+
     def private_steps(self, round: int, n_private: int) -> int:
         """Return the number of batches of private data that the settings ask for in a round.
 
@@ -138,7 +148,7 @@ class Training:
         """
         if self.adjusted_steps != "auto":
             return self.adjusted_steps
-        return epochs * max(-(-n_proxy // self.proxy_rows_per_batch), -(-n_private // self.private_batch_size))
+        return epochs * max(self.proxy_batches(n_proxy), -(-n_private // self.private_batch_size))
 
     def check_shift(self, shape: tuple[int, ...]) -> None:
         """Check that samples of this shape can be shifted and rotated as the settings say.
@@ -174,7 +184,7 @@ class Training:
     def most_steps(self, n_proxy: int, n_private: int) -> int:
         """Return the largest number of training steps in a round, if `n_proxy` rows are distilled."""
         most = max(self.epochs(self.catch_up, closing) for closing in (False, True))
-        taught = most * -(-n_proxy // self.proxy_rows_per_batch)
+        taught = most * self.proxy_batches(n_proxy)
         return taught + self.adjusted_batches(n_proxy, n_private, most) + self.private_steps(0, n_private)
 
     def lr_at(self, round: int) -> float:

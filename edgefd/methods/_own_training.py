@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import numpy as np
 import numpy.typing as npt
@@ -12,30 +12,13 @@ from edgefd.core.knowledge import Knowledge
 from edgefd.federation.context import ClientContext
 from edgefd.federation.method import accepted_ids, labels_of
 from edgefd.federation.values import LOGITS
-from edgefd.learners.batches import Batch, augment, draw, passes
+from edgefd.learners.batches import Batch, passes
 from edgefd.learners.probabilities import softmax64
-
-
-def epochs_of(ctx: ClientContext) -> int:
-    """Return the passes over the rows of the teacher in this round."""
-    return ctx.terms.training.epochs(ctx.missed_teachers, ctx.plan.closing)
 
 
 def private_steps(ctx: ClientContext) -> int:
     """Return the number of private batches of a round: as many as a distillation of all proxy rows has."""
-    return epochs_of(ctx) * -(-len(ctx.proxy) // ctx.terms.training.proxy_rows_per_batch)
-
-
-def private_batches(ctx: ClientContext, rows: Batch) -> Iterator[Batch]:
-    """Draw the private batches of a round from `rows`."""
-    training = ctx.terms.training
-    batches = draw(rows, private_steps(ctx), training.private_batch_size, ctx.rng)
-    return augment(batches, training.augment_shift, ctx.rng, training.augment_rotation)
-
-
-def no_rows(ctx: ClientContext) -> Batch:
-    """Return a batch without rows: nothing is left to distil."""
-    return Batch(ctx.proxy.x[:0], np.empty((0, ctx.terms.n_classes), np.float32), np.empty(0, np.float32))
+    return ctx.epochs * ctx.terms.training.proxy_batches(len(ctx.proxy))
 
 
 def centred(logits: npt.NDArray[np.floating]) -> Float64:
@@ -65,8 +48,8 @@ def digest(ctx: ClientContext, teacher: Knowledge, gradient: Callable[[Float64, 
     """
     training, learner = ctx.terms.training, ctx.learner
     rows = Batch(ctx.proxy.x[teacher.ids], teacher.values, teacher.weights)
-    batches = passes(rows, epochs_of(ctx), training.batch_size, ctx.rng)
-    for batch in augment(batches, training.augment_shift, ctx.rng, training.augment_rotation):
+    batches = passes(rows, ctx.epochs, training.batch_size, ctx.rng)
+    for batch in training.augment(batches, ctx.rng):
         z = learner.predict_logits(batch.x)
         g = centred(gradient(centred(z), centred(batch.targets)))
         targets = (softmax64(z) - len(batch) * g).astype(np.float32)

@@ -6,7 +6,7 @@ from edgefd.core.errors import RunError
 from edgefd.core.knowledge import Knowledge
 from edgefd.core.seeding import Purpose, make_rng
 from edgefd.federation.context import ServerContext
-from edgefd.learners.batches import Batch, augment, passes
+from edgefd.learners.batches import Batch, passes
 from edgefd.learners.learner import Learner
 
 
@@ -27,5 +27,5 @@ def distil(ctx: ServerContext, mean: Knowledge, epochs: int) -> None:
     rng = make_rng(ctx.terms.seed, Purpose.STUDENT, round)
     batch = Batch(ctx.proxy.x[mean.ids], mean.values, mean.weights)
     batches = passes(batch, epochs, training.batch_size, rng)
-    batches = augment(batches, training.augment_shift, rng, training.augment_rotation)
+    batches = training.augment(batches, rng)
     model_of(ctx).train(batches, training.lr_at(round))

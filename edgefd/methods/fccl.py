@@ -12,10 +12,11 @@ import numpy as np
 from edgefd.core.arrays import Float64
 from edgefd.core.knowledge import Knowledge, weighted_mean
 from edgefd.federation.context import ClientContext
+from edgefd.federation.distillation import no_rows, private_batches
 from edgefd.federation.method import Method
 from edgefd.federation.values import LOGITS
-from edgefd.learners.batches import Batch, labelled, softmax
-from edgefd.methods._own_training import centred_logits, digest, no_rows, private_batches
+from edgefd.learners.batches import Batch, softmax
+from edgefd.methods._own_training import centred_logits, digest, private_steps
 
 
 @dataclass(frozen=True)
@@ -67,9 +68,9 @@ def distillation_targets(ctx: ClientContext, teacher: Knowledge) -> Batch:
     data, config = ctx.data, ctx.config
     before, past = softmax(ctx.learner.predict_logits(data.x)), np.float32(config.past)
     digest(ctx, teacher, lambda z, t: correlation_loss(z, t, config.off_diagonal)[1])
-    rows = labelled(data.x, data.y, ctx.terms.n_classes)
+    rows = ctx.private
     targets = ((rows.targets + past * before) / (1 + past)).astype(np.float32)
-    ctx.learner.train(private_batches(ctx, Batch(rows.x, targets, rows.weights)), ctx.lr)
+    ctx.learner.train(private_batches(ctx, Batch(rows.x, targets, rows.weights), private_steps(ctx)), ctx.lr)
     return no_rows(ctx)
 
 

@@ -12,6 +12,7 @@ import numpy as np
 from edgefd.core.errors import RunError
 from edgefd.core.knowledge import Knowledge, weighted_mean
 from edgefd.federation.context import ClientContext
+from edgefd.federation.distillation import no_rows
 from edgefd.federation.method import MessageKind, Method, accept_none
 from edgefd.federation.values import PARAMETERS
 from edgefd.learners.batches import Batch
@@ -43,7 +44,7 @@ def distillation_targets(ctx: ClientContext, teacher: Knowledge) -> Batch:
     if len(teacher):
         set_parameters(ctx.learner, teacher.values[0])
         reset_optimizer(ctx.learner)
-    return Batch(ctx.proxy.x[:0], np.empty((0, ctx.terms.n_classes), np.float32), np.empty(0, np.float32))
+    return no_rows(ctx)
 
 
 METHOD = Method(

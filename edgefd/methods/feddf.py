@@ -16,7 +16,7 @@ from edgefd.core.knowledge import Knowledge
 from edgefd.core.seeding import Purpose, make_rng
 from edgefd.federation.context import ServerContext
 from edgefd.federation.method import unchanged
-from edgefd.learners.batches import Batch, augment, draw, softmax
+from edgefd.learners.batches import Batch, draw, softmax
 from edgefd.learners.optimizer import reset_optimizer
 from edgefd.methods import fedavg
 from edgefd.methods._parameters import parameters, set_parameters
@@ -68,7 +68,7 @@ def aggregate(ctx: ServerContext) -> Knowledge:
     reset_optimizer(model)
     rng = make_rng(ctx.terms.seed, Purpose.STUDENT, ctx.plan.round)
     training, batches = ctx.terms.training, draw(batch, config.steps, config.batch_size, rng)
-    batches = augment(batches, training.augment_shift, rng, training.augment_rotation)
+    batches = training.augment(batches, rng)
     for step, rows in enumerate(batches):
         model.train([rows], config.lr * (1 + float(np.cos(np.pi * step / config.steps))) / 2)
     return Knowledge(np.zeros(1, np.int64), parameters(model)[None], np.ones(1, np.float32))

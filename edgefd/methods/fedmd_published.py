@@ -11,10 +11,11 @@ from edgefd.core.arrays import Float64
 from edgefd.core.errors import RunError
 from edgefd.core.knowledge import Knowledge, weighted_mean
 from edgefd.federation.context import ClientContext, ServerContext
+from edgefd.federation.distillation import no_rows
 from edgefd.federation.method import Method
 from edgefd.federation.values import LOGITS
 from edgefd.learners.batches import Batch, one_hot
-from edgefd.methods._own_training import centred_logits, digest, no_rows
+from edgefd.methods._own_training import centred_logits, digest
 
 
 def l1_gradient(z: Float64, teacher: Float64) -> Float64:

@@ -15,11 +15,12 @@ from edgefd.core.arrays import Float32
 from edgefd.core.errors import UserError
 from edgefd.core.knowledge import Knowledge, weighted_mean
 from edgefd.federation.context import ClientContext
+from edgefd.federation.distillation import no_rows, private_batches
 from edgefd.federation.method import MessageKind, Method, accept_none
 from edgefd.federation.values import EMBEDDINGS
-from edgefd.learners.batches import AnchoredBatch, Batch, labelled
+from edgefd.learners.batches import AnchoredBatch, Batch
 from edgefd.learners.learner import EmbeddingLearner
-from edgefd.methods._own_training import no_rows, private_batches
+from edgefd.methods._own_training import private_steps
 from edgefd.methods._references import without_contribution
 from edgefd.methods.fkd import class_means
 
@@ -64,8 +65,8 @@ def anchored(batches: Iterable[Batch], prototypes: Knowledge, strength: float) -
 
 def distillation_targets(ctx: ClientContext, teacher: Knowledge) -> Batch:
     """Train on private rows with the loss H(y, q) + lambda |f(x) - prototype_y|^2 / E, and return no row."""
-    private = labelled(ctx.data.x, ctx.data.y, ctx.terms.n_classes)
-    ctx.learner.train(anchored(private_batches(ctx, private), teacher, ctx.config.strength), ctx.lr)
+    batches = private_batches(ctx, ctx.private, private_steps(ctx))
+    ctx.learner.train(anchored(batches, teacher, ctx.config.strength), ctx.lr)
     return no_rows(ctx)
 
 

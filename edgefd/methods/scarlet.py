@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from edgefd.core.arrays import Bool, Float32, Int64
-from edgefd.core.knowledge import Knowledge
+from edgefd.core.knowledge import Knowledge, replaced
 from edgefd.federation.context import ClientContext, ServerContext
 from edgefd.federation.method import Method, accepted_ids, labels_of
 
@@ -69,12 +69,7 @@ def aggregate(ctx: ServerContext) -> Knowledge:
     new = Knowledge(k.ids, sharpened(k.values, ctx.config.beta), k.weights)
     if teacher is None:
         return new
-    cached = ~np.isin(teacher.ids, new.ids)
-    ids = np.concatenate([new.ids, teacher.ids[cached]])
-    order = ids.argsort()
-    values = np.concatenate([new.values, teacher.values[cached]])[order]
-    weights = np.concatenate([new.weights, teacher.weights[cached]])[order]
-    return Knowledge(ids[order], values, weights)
+    return replaced(teacher, ~np.isin(teacher.ids, new.ids), new)
 
 
 METHOD = Method(

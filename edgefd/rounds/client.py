@@ -16,12 +16,12 @@ from edgefd.core.knowledge import Knowledge, empty
 from edgefd.core.seeding import Purpose
 from edgefd.federation.clients import ClientData, ProxySet
 from edgefd.federation.context import ClientContext, client_context
-from edgefd.federation.distillation import distil
+from edgefd.federation.distillation import distil, no_rows
 from edgefd.federation.method import Method
 from edgefd.federation.metrics import bounded, client_metrics
 from edgefd.federation.report import Report
 from edgefd.federation.terms import FederationTerms
-from edgefd.learners.batches import augment, draw, even_passes, labelled
+from edgefd.learners.batches import draw, even_passes
 from edgefd.learners.learner import NO_LEARNER, Learner
 from edgefd.learners.optimizer import reset_optimizer
 
@@ -72,7 +72,7 @@ def _distil(method: Method, ctx: ClientContext, teacher: Knowledge | None) -> di
     """Distil the teacher and the private labels; return the metrics of both and of the selection rule."""
     metrics = {}
     if teacher is None:
-        batch = labelled(ctx.data.x[:0], ctx.data.y[:0], ctx.terms.n_classes)
+        batch = no_rows(ctx)
     else:
         metrics = ctx.terms.selection.client_metrics(teacher, lambda: ctx.probs(teacher.ids))
         batch = method.distillation_targets(ctx.draw(Purpose.DISTIL), teacher)
@@ -83,8 +83,6 @@ def _distil(method: Method, ctx: ClientContext, teacher: Knowledge | None) -> di
 def _train_locally(method: Method, ctx: ClientContext, steps: int) -> float:
     training = ctx.terms.training
     ctx.learner.set_noise(ctx.terms.seed, Purpose.TRAIN, ctx.plan.round, ctx.data.client)
-    private = labelled(ctx.data.x, ctx.data.y, ctx.terms.n_classes)
     in_order = even_passes if training.local_epochs else draw
-    batches = in_order(private, steps, training.private_batch_size, ctx.rng)
-    batches = augment(batches, training.augment_shift, ctx.rng, training.augment_rotation)
-    return method.local_step(ctx, batches)
+    batches = in_order(ctx.private, steps, training.private_batch_size, ctx.rng)
+    return method.local_step(ctx, training.augment(batches, ctx.rng))

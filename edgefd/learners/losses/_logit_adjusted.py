@@ -24,9 +24,11 @@ def logit_adjusted(shares: Float64) -> StepLoss:
     Args:
         shares: pi, the share of each class in the client's private rows, float64 [C].
     """
+    with np.errstate(divide="ignore"):
+        log_shares = np.log(shares)  # minus infinity for classes that the client does not have
 
     def loss(z: Float32, y: Float32) -> tuple[Float64, Float64]:
-        a = softmax64(np.where(shares > 0, z + np.log(np.where(shares > 0, shares, 1)), -np.inf))
+        a = softmax64(z + log_shares)
         losses = -np.log(np.maximum((a * y).sum(1), np.finfo(np.float64).tiny))
         return softmax64(z) - (a - y), losses
 
