@@ -41,7 +41,11 @@ _CHANNELS = ((1,), (2, 3, 4), (5, 6, 9))  # the exporter treats up to four chann
 _SIDES = (*range(16, 36), 40, 48, 65, 96)
 _SMALL = 20  # pixels; of smaller images, poolings leave one pixel
 _FLAT = ("linear", "mlp")  # models that take samples of any shape
-_SAME_FOR_ALL_SIDES = ("resnet8", "dwnet", *WINDOW_MODELS)  # models whose structure does not depend on the size of an image
+_SAME_FOR_ALL_SIDES = (
+    "resnet8",
+    "dwnet",
+    *WINDOW_MODELS,
+)  # models whose structure does not depend on the size of an image
 
 
 @dataclass(frozen=True)
