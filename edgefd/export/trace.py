@@ -9,6 +9,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
+from torch._dispatch.python import enable_python_dispatcher
 from torch._guards import detect_fake_mode
 from torch.func import functionalize
 from torch.fx import traceback
@@ -85,7 +86,7 @@ def _small_operators() -> Iterator[None]:
     enabled = torch._C._get_mkldnn_enabled()  # type: ignore[attr-defined]
     torch._C._set_mkldnn_enabled(False)  # type: ignore[attr-defined]
     try:
-        with sdpa_kernel(SDPBackend.MATH), _LinearAsProduct():
+        with sdpa_kernel(SDPBackend.MATH), enable_python_dispatcher(), _LinearAsProduct():
             yield
     finally:
         torch._C._set_mkldnn_enabled(enabled)  # type: ignore[attr-defined]
