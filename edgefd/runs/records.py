@@ -43,6 +43,9 @@ class Partition:
     test: int | None
     """number of samples on which accuracies are measured: those of the test set, or of the validation part; None for a
     run of devices"""
+    label_names: list[str] | None = None
+    """label in the source of the data of each class 0, 1, ...; None if the labels are these numbers themselves, and
+    for a run of devices"""
 
 
 @dataclass(frozen=True, kw_only=True)
