@@ -88,7 +88,7 @@ def partition_record(
         "proxy": len(federation.proxy),
         "proxy_sha256": federation.proxy.sha256,
         "test": len(federation.x_test),
-        **({} if label_names is None else {"label_names": list(label_names)}),
+        "label_names": None if label_names is None else list(label_names),
     }
 
 

@@ -58,7 +58,7 @@ class ServedRun:
     def facts(self) -> RunFacts:
         """The facts that the run folder records."""
         n_proxy, sha256 = len(self.proxy), self.terms.proxy_sha256
-        partition = {"clients": None, "proxy": n_proxy, "proxy_sha256": sha256, "test": None}
+        partition = {"clients": None, "proxy": n_proxy, "proxy_sha256": sha256, "test": None, "label_names": None}
         disclosed = n_proxy if self.config.proxy.source == "contributed" else 0
         return RunFacts(self.n_clients, partition, disclosed, Path(self.config.data.name).stem)
 

@@ -69,6 +69,8 @@ def test_data_sets_of_the_package_datasets_are_read() -> None:
     assert read(table, label="kind").x_train.shape == (24, 2)
     both = datasets.DatasetDict({"train": table, "test": table})
     assert len(read(both, label="kind").x_test) == 30
+    with pytest.raises(UserError, match="split test holds no samples"):
+        read(datasets.DatasetDict({"train": table, "test": table.select([])}), label="kind")
 
 
 class Broken(Pictures):
