@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from edgefd.federation.method import Method
     from edgefd.filters.kmeans_dre import KMeansDRE
     from edgefd.methods import get_method
+    from edgefd.runs.callbacks import Callback, RunInfo
     from edgefd.simulation.run import Run
 
 _MODULES = {
@@ -29,17 +30,20 @@ _MODULES = {
     "Method": "edgefd.federation.method",
     "KMeansDRE": "edgefd.filters.kmeans_dre",
     "get_method": "edgefd.methods",
+    **dict.fromkeys(("Callback", "RunInfo"), "edgefd.runs.callbacks"),
     "Run": "edgefd.simulation.run",
 }
 """the module of each public name"""
 
 __all__ = [
+    "Callback",
     "Config",
     "KMeansDRE",
     "Knowledge",
     "Method",
     "Run",
     "RunError",
+    "RunInfo",
     "UserError",
     "__version__",
     "audit",

@@ -29,7 +29,8 @@ from edgefd.simulation.table import table
 
 if TYPE_CHECKING:
     from edgefd.learners.models import Factory
-    from edgefd.simulation.run import Engine, OnRound, Run
+    from edgefd.runs.callbacks import Callback
+    from edgefd.simulation.run import Engine, Run
     from edgefd.simulation.sweep import Cell
 
 Folder = str | os.PathLike[str]
@@ -46,7 +47,7 @@ def simulate(
     data: Folder | Dataset | Arrays | None = None,
     partition: str | Function | None = None,
     out: Folder | None = None,
-    on_round: OnRound | None = None,
+    callbacks: Sequence[Callback] = (),
     engine: Engine = "local",
     progress: bool = False,
 ) -> Run:
@@ -62,7 +63,8 @@ def simulate(
         data: a name, the path of an npz file, a `Dataset`, or the arrays (x_train, y_train, x_test, y_test).
         partition: a name, or a function (labels int64 [n], random generator) → one array of indices for each client.
         out: the run folder, which must not exist (None = a new folder in runs/ of the current folder).
-        on_round: called with the `RoundMetrics` of each round of the method, not of its baselines.
+        callbacks: objects that follow the run and those of its baselines, in addition to those that run.trackers and
+            run.callbacks name.
         engine: "local" = this machine; "ray" = Flower on Ray, which returns neither teacher nor models.
         progress: whether the progress is printed.
 
@@ -87,7 +89,7 @@ def simulate(
     if progress:
         console = safe_console()
     with _interruptible():
-        return simulate_config(loaded, None if out is None else user_path(out), engine, on_round, console)
+        return simulate_config(loaded, None if out is None else user_path(out), engine, callbacks, console)
 
 
 def sweep(

@@ -41,6 +41,7 @@ from edgefd.config.schema import Config, Data, FromFile
 from edgefd.core.errors import RunError, Stopped, UserError
 from edgefd.core.files import os_errors, removed_on_error
 from edgefd.core.objects import one_line
+from edgefd.runs.callbacks import load_callbacks
 from edgefd.runs.folder import has_round
 from edgefd.runs.load_data import load_data
 from edgefd.runs.prepare import check_fits
@@ -85,6 +86,8 @@ def load_sweep(source: Source, overrides: Overrides = ()) -> list[Cell]:
             raise UserError(f"{path}: grid.{key} must be a list of values")
     combinations = [case | dict(zip(grid, c, strict=True)) for case in cases for c in itertools.product(*grid.values())]
     configs = [config_with(base, settings) for settings in combinations]
+    for config in configs:
+        load_callbacks(config)  # raises here, not in the first run, if one is missing
     digests = check_data(configs)
     cells = [cell_of(config, digests[config.data]) for config in configs]
     if len({c.name for c in cells}) < len(cells):

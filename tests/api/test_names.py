@@ -23,12 +23,16 @@ def split(labels: np.ndarray, rng: np.random.Generator) -> list[np.ndarray]:
 def network(shape: tuple[int, ...], classes: int) -> torch.nn.Module:
     return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(math.prod(shape), classes))
 
+class Printer(edgefd.Callback):
+    def on_start(self, run: edgefd.RunInfo) -> None:
+        print(run.name)
+
 config: edgefd.Config = edgefd.load_config({"method": {"name": "edgefd"}}, {"train.rounds": 2})
 method: edgefd.Method = edgefd.get_method("fedmd")
 x, y = np.zeros((9, 4), np.float32), np.arange(9) % 3
 try:
     run: edgefd.Run = edgefd.simulate(config, ["seed=1"], method=method, model=[network, "mlp"], data=(x, y, x, y),
-        partition=split, out="runs/one", on_round=lambda m: print(m.round, m.accuracy_mean), progress=True)
+        partition=split, out="runs/one", callbacks=[Printer()], progress=True)
     other = edgefd.simulate("config.yaml", model=network, data=Path("own.npz"), partition="iid")
 except (edgefd.UserError, edgefd.RunError) as error:
     print(error)
