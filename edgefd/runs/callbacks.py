@@ -176,7 +176,7 @@ def _named(entry: str | Mapping[str, Any]) -> Callback:
     name = settings.pop("name", None)
     if not isinstance(name, str):
         raise UserError(
-            f"run.callbacks: {entry!r} must look like package.module:Class, or {{name: package.module:Class, key: value}}"
+            f"run.callbacks: {entry!r} must be package.module:Class, or {{name: package.module:Class, key: value}}"
         )
     kind = load_object(name, "callback")
     try:
