@@ -26,7 +26,7 @@ class Tracker(Callback):
             project=os.environ.get("WANDB_PROJECT", "edgefd"),
             name=run.name,
             group=run.name.partition("/")[0],
-            dir=run.folder,
+            dir=run.folder.resolve(),  # its process has a current folder of its own
             config=run.config.to_dict(),
             reinit="create_new",  # a run that the calling program has open stays as it is
             settings=wandb.Settings(console="off"),  # what this process prints is not uploaded
