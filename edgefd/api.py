@@ -28,7 +28,10 @@ from edgefd.methods import check_method, get_method, method_names
 from edgefd.simulation.table import table
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
     from edgefd.learners.models import Factory
+    from edgefd.report.matplotlib_plots import PlotKind
     from edgefd.runs.callbacks import Callback
     from edgefd.simulation.run import Engine, Run
     from edgefd.simulation.sweep import Cell
@@ -153,6 +156,26 @@ def compare(runs: Run | Folder | Sequence[Run | Folder], *, over: str = "seed") 
 
     listed: Any = runs if isinstance(runs, list | tuple) else [runs]
     return table([asdict(row) for row in group(load_runs([_folder_of(run) for run in listed]), over)])
+
+
+def plot(runs: Run | Folder | Sequence[Run | Folder], kind: PlotKind = "accuracy") -> Figure:
+    """Plot runs and their baselines, and return the matplotlib figure, which pyplot does not know.
+
+    Runs that differ only in the seed are one curve: their mean, with its 95 % interval.
+
+    Args:
+        runs: runs, run folders, or folders that contain run folders.
+        kind: "accuracy" = mean accuracy by round; "clients" = accuracy of each client by round, in the run with the
+            lowest seed; "bytes" = bytes of all rounds, and accuracy against the bytes sent.
+
+    Raises:
+        UserError: if there is no such plot or run, the runs are of different data, or matplotlib is missing.
+    """
+    require("sim", "scipy")
+    from edgefd.report.matplotlib_plots import plot_runs
+
+    listed: Any = runs if isinstance(runs, list | tuple) else [runs]
+    return plot_runs([_folder_of(run) for run in listed], kind)
 
 
 def audit(

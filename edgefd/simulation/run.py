@@ -32,11 +32,15 @@ from edgefd.runs.prepare import PreparedRun, prepare
 from edgefd.runs.record import check_unrecorded, weights_of
 from edgefd.runs.round_metrics import RoundMetrics
 from edgefd.simulation.engine import open_transport, simulate
+from edgefd.simulation.notebook import run_html
 from edgefd.simulation.ray import check_ray, simulate_ray
 from edgefd.simulation.table import table
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
     from rich.console import Console
+
+    from edgefd.report.matplotlib_plots import PlotKind
 
 _LOG = logging.getLogger(__name__)
 
@@ -86,8 +90,14 @@ class Run:
         """
         return tuple(trained_model(self.config, self.federation, i, state) for i, state in enumerate(self.weights))
 
+    def plot(self, kind: PlotKind = "accuracy") -> Figure:
+        """Return a plot of this run and its baselines, as `edgefd.plot` does."""
+        from edgefd.report.matplotlib_plots import plot_runs
+
+        return plot_runs([self.folder], kind)
+
     def report(self, out: str | Path | None = None) -> Path:
-        """Write one HTML page about this run and its baselines, and return its path.
+        """Write one HTML page about this run and its baselines, and return its path; a notebook shows the page.
 
         Args:
             out: the file (None = report.html in the run folder).
@@ -98,6 +108,10 @@ class Run:
         from edgefd.report.command import write_report
 
         return write_report([self.folder], None if out is None else user_path(out))
+
+    def _repr_html_(self) -> str:
+        named = {self.summary["method"]: self.summary} | {name: run.summary for name, run in self.baselines.items()}
+        return run_html(named, self.folder)
 
     def __repr__(self) -> str:
         accuracy = self.summary["accuracy_mean"]
