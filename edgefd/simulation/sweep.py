@@ -86,8 +86,6 @@ def load_sweep(source: Source, overrides: Overrides = ()) -> list[Cell]:
             raise UserError(f"{path}: grid.{key} must be a list of values")
     combinations = [case | dict(zip(grid, c, strict=True)) for case in cases for c in itertools.product(*grid.values())]
     configs = [config_with(base, settings) for settings in combinations]
-    for config in configs:
-        load_callbacks(config)  # raises here, not in the first run, if one is missing
     digests = check_data(configs)
     cells = [cell_of(config, digests[config.data]) for config in configs]
     if len({c.name for c in cells}) < len(cells):
@@ -259,7 +257,9 @@ def config_with(base: Mapping[str, Any], settings: Mapping[str, Any]) -> Config:
 
 
 def check_data(configs: Sequence[Config]) -> dict[Data, str]:
-    """Check every config against its data set; return the sha256 of each data set."""
+    """Check every config against its data set, and its callbacks; return the sha256 of each data set."""
+    for config in configs:
+        load_callbacks(config)
     digests = {}
     for data in dict.fromkeys(config.data for config in configs):
         same_data = [config for config in configs if config.data == data]

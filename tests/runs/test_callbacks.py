@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import re
 import signal
 import sys
 import threading
@@ -12,10 +13,11 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 
 import edgefd
 from edgefd.core.errors import UserError
-from edgefd.runs.callbacks import CallbackList, load_callbacks
+from edgefd.runs.callbacks import CallbackList, load_callbacks, tracker_names
 from edgefd.runs.round_metrics import RoundMetrics
 from tests.support.commands import edgefd as command
 from tests.support.one_line import one_line
@@ -228,3 +230,26 @@ def test_a_class_and_another_object_are_no_callbacks(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="callback builtin_function_or_method has no on_start"):
         edgefd.simulate(SMALL, callbacks=[print], out=tmp_path / "run")  # type: ignore[list-item]
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_guide_is_right_about_its_callback(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    guide = (Path(__file__).parents[2] / "docs" / "guides" / "trackers.md").read_text()
+    (code,) = re.findall(r"```python\n(.*?)```", guide, re.DOTALL)
+    trackers, callbacks = (yaml.safe_load(block)["run"] for block in re.findall(r"```yaml\n(.*?)```", guide, re.DOTALL))
+    (tmp_path / "package").mkdir()
+    (tmp_path / "package" / "module.py").write_text(code)
+    monkeypatch.syspath_prepend(tmp_path)
+    assert set(trackers["trackers"]) < set(tracker_names())
+    edgefd.simulate(SMALL, {f"run.{key}": value for key, value in callbacks.items()}, out=tmp_path / "run")
+    worst = [line["accuracy_worst"] for line in lines(tmp_path / "run")]
+    expected = [
+        f"round {i}: the worst client has {accuracy:.2f}"
+        for i, accuracy in enumerate(worst)
+        for limit in (0.5, 0.3)
+        if accuracy < limit
+    ]
+    assert capsys.readouterr().out.splitlines() == expected
+    assert expected
+    assert all(f"| `{name}` |" in guide for name in tracker_names())

@@ -3,7 +3,10 @@
 import csv
 import dataclasses
 import json
+import os
 import struct
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -24,6 +27,7 @@ from edgefd.simulation.sweep import load_sweep, run_sweep
 from tests.support.small_configs import SMALL
 from tests.support.waiting import until
 
+ROOT = Path(__file__).parents[2]
 PACKAGES = {"csv": "csv", "tensorboard": "tensorboard", "mlflow": "mlflow", "wandb": "wandb"}
 
 
@@ -196,6 +200,32 @@ def test_a_stopped_run_is_stored_as_far_as_it_came() -> None:
     events.Reload()
     assert [event.value for event in events.Scalars("summary/complete")] == [0]
     assert [r.exit.exit_code for r in wandb_records(folder) if r.WhichOneof("record_type") == "exit"] == [1]
+
+
+@pytest.mark.slow
+def test_a_killed_run_is_stored_as_far_as_it_came() -> None:
+    for package in ("tensorboard", "mlflow"):
+        pytest.importorskip(package)
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    program = f"""
+import os, edgefd
+class Die(edgefd.Callback):
+    def on_round(self, metrics):
+        if metrics.round == 2:
+            os.kill(os.getpid(), 9)
+edgefd.simulate({SMALL!r}, {{"run.trackers": ["csv", "tensorboard", "mlflow"]}}, callbacks=[Die()], out="run")
+"""
+    paths = os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'proto'}"}
+    done = subprocess.run([sys.executable, "-c", program], env=paths, timeout=200, capture_output=True)
+    assert done.returncode == -9, done.stderr
+    assert len(Path("run/metrics.csv").read_text().splitlines()) == 1 + 2  # Die is called before the trackers
+    events = EventAccumulator("run/tensorboard")
+    events.Reload()
+    assert [event.step for event in events.Scalars("bytes_up")] == [0, 1]
+    (entry,) = mlflow_runs()
+    assert entry.info.status == "RUNNING"
+    assert entry.data.metrics["accuracy_mean"] == numbers(Path("run"), "accuracy_mean")[1][1]
 
 
 def test_trackers_change_no_result() -> None:
