@@ -30,7 +30,7 @@ class Model:
         self._counts = np.ones(contexts * DIGITS, np.int64)
         self._recent: list[Int64] = []
         self._coded = self._next = 0
-        self.frequencies = self.starts = self._counts
+        self.frequencies = self.starts = self.ends = self._counts
 
     def begin(self) -> None:
         """Begin a call: the frequencies are computed before its first step."""
@@ -40,7 +40,8 @@ class Model:
         """Compute the frequencies anew if enough digits were coded since the last time. Called before each step.
 
         In each context, f(s) = 1 + floor((2^15 - 16) n(s) / sum n), and what is missing to 2^15 is added to the first
-        of the most frequent digits. `starts` holds 2^15 c + f(0) + ... + f(s - 1) for digit s in context c.
+        of the most frequent digits. For digit s in context c, `starts` holds 2^15 c + f(0) + ... + f(s - 1), and `ends`
+        holds f(s) more.
         """
         if self._coded < self._next:
             return
@@ -53,7 +54,8 @@ class Model:
         frequencies = 1 + counts * (_SCALE - DIGITS) // counts.sum(1, keepdims=True)
         frequencies[np.arange(len(counts)), counts.argmax(1)] += _SCALE - frequencies.sum(1)
         self.frequencies = frequencies.reshape(-1)
-        self.starts = np.cumsum(self.frequencies) - self.frequencies
+        self.ends = np.cumsum(self.frequencies)
+        self.starts = self.ends - self.frequencies
 
     def count(self, places: Int64) -> None:
         """Count coded digits; a place is 16 times the context, plus the digit."""
@@ -126,7 +128,7 @@ class Decoder:
             base = bases[first : first + self._lanes]
             x = self._state[: len(base)]
             slots = (x & (_SCALE - 1)) + base
-            places = model.starts.searchsorted(slots, "right") - 1
+            places = model.ends.searchsorted(slots, "right")
             x = model.frequencies[places] * (x >> MOST_BITS) + slots - model.starts[places]
             empty = (x < _LEAST_STATE).nonzero()[0]
             if len(empty):

@@ -101,9 +101,9 @@ def encode_rows(knowledge: Knowledge) -> CodedRows:
     ends = ids[begins] + present
     for kind, lengths in enumerate((ids[begins] - np.concatenate([[0], ends[:-1] + 1])[: len(begins)], present - 1)):
         _code_lengths(coder, models, kind, len(begins), lengths)
-    weighted = bool((knowledge.weights != 1).any())
+    steps = np.clip(np.rint(-4 * np.log2(knowledge.weights.astype(np.float64))), 0, _WEIGHTS - 1).astype(np.int64)
+    weighted = bool(steps.any())
     if weighted:
-        steps = np.clip(np.rint(-4 * np.log2(knowledge.weights.astype(np.float64))), 0, _WEIGHTS - 1).astype(np.int64)
         _code_number(coder, models.weights, _WEIGHT_DIGITS, np.zeros(n, np.int64), steps)
     _code_parts(coder, models, n, width, _pairs(parts))
     return CodedRows(n, len(begins), weighted, coder.bytes())
