@@ -220,7 +220,8 @@ class CodecChoice:
     """Encoding of knowledge in messages."""
 
     name: str = "float16"
-    """number format of the transmitted values, such as float16, float32 or uint8"""
+    """encoding of the transmitted values: float32, float16, uint8, uint4, or simplex15 = soft labels in fifteenths and
+    entropy-coded, which takes the fewest bytes"""
 
 
 @dataclass(frozen=True)
@@ -240,6 +241,11 @@ class RunSettings:
     record_every: int = 10
     """number of rounds between recorded client models, at least 1, with record_knowledge; the models of the last round
     are always recorded"""
+    trackers: tuple[str, ...] = ()
+    """trackers that store settings, metrics and summary as the run proceeds: csv, mlflow, tensorboard, wandb"""
+    callbacks: tuple[str | dict[str, Any], ...] = ()
+    """callbacks of your own: each the path of a class, package.module:Class, or a section of this path and arguments,
+    {name: package.module:Class, key: value}"""
 
     @property
     def n_workers(self) -> int:
@@ -342,6 +348,7 @@ class Config:
         out["data"] = {key: list(value) if isinstance(value, tuple) else value for key, value in out["data"].items()}
         models = out.pop("model")
         out["attack"]["clients"] = list(self.attack.clients)
+        out["run"] |= {"trackers": list(self.run.trackers), "callbacks": list(self.run.callbacks)}
         model = models[0] if len(models) == 1 else list(models)
         own = self.baseline_settings
         out |= {"model": model, "method": method}
