@@ -25,6 +25,7 @@ from edgefd.data.npz import channels_first
 from edgefd.data.partitions import Function
 from edgefd.federation.method import Method
 from edgefd.methods import check_method, get_method, method_names
+from edgefd.runs.folder import CONFIG
 from edgefd.simulation.table import table
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ Arrays = tuple[npt.ArrayLike, npt.ArrayLike, npt.ArrayLike, npt.ArrayLike]
 
 
 def simulate(
-    config: Source,
+    config: Source | None = None,
     overrides: Overrides = (),
     *,
     method: str | Method | None = None,
@@ -46,6 +47,7 @@ def simulate(
     data: Folder | Dataset | Arrays | None = None,
     partition: str | Function | None = None,
     out: Folder | None = None,
+    resume: Folder | None = None,
     on_round: OnRound | None = None,
     engine: Engine = "local",
     progress: bool = False,
@@ -62,6 +64,9 @@ def simulate(
         data: a name, the path of an npz file, a `Dataset`, or the arrays (x_train, y_train, x_test, y_test).
         partition: a name, or a function (labels int64 [n], random generator) → one array of indices for each client.
         out: the run folder, which must not exist (None = a new folder in runs/ of the current folder).
+        resume: instead of `out`, the folder of a run to continue after its last checkpoint, with the same bits as
+            without a stop. `config` may then be left out; objects of the session must be passed again. A run that has
+            not begun begins in this folder.
         on_round: called with the `RoundMetrics` of each round of the method, not of its baselines.
         engine: "local" = this machine; "ray" = Flower on Ray, which returns neither teacher nor models.
         progress: whether the progress is printed.
@@ -74,6 +79,10 @@ def simulate(
     require("sim", "torch", "scipy")
     from edgefd.simulation.run import simulate_config
 
+    if resume is not None and out is not None:
+        raise UserError("resume names the run folder: leave out out")
+    if config is None:
+        config = _config_of(resume)
     objects = _kept_objects(config, {"method": method, "model": model, "data": data, "partition": partition})
     chosen = {
         "method.name": method if method is None or isinstance(method, str) else _name_of_method(method, objects),
@@ -87,7 +96,9 @@ def simulate(
     if progress:
         console = safe_console()
     with _interruptible():
-        return simulate_config(loaded, None if out is None else user_path(out), engine, on_round, console)
+        folder = out if resume is None else resume
+        folder = None if folder is None else user_path(folder)
+        return simulate_config(loaded, folder, engine, on_round, console, resume is not None)
 
 
 def sweep(
@@ -193,6 +204,16 @@ def audit(
 
     with terminal.progress(safe_console()) as show:
         return run_audit(_folder_of(run), request, show, objects)
+
+
+def _config_of(run: Folder | None) -> Path:
+    """Return the config file of a run to continue."""
+    if run is None:
+        raise UserError("give a config, or resume=RUN")
+    path = user_path(run) / CONFIG
+    if not path.exists():
+        raise UserError(f"{run} holds no run that has begun (no {CONFIG}): give a config")
+    return path
 
 
 @contextmanager

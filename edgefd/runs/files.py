@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from edgefd.data.model_input import InputFormat
 from edgefd.runs.calibration import Reliability
 from edgefd.runs.environment import Environment
+from edgefd.runs.model_files import ModelInfo
 from edgefd.runs.records import ClientRecord, Partition, Summary
 from edgefd.runs.round_metrics import Evaluation, RoundMetrics
 
@@ -33,7 +35,9 @@ RUN_FILES = (
     RunFile("summary.json", "at the end, or when the run is stopped", "results of the run", (Summary,)),
     RunFile("also/METHOD/", "by `edgefd simulate`", "the run folder of each method of `baselines`"),
     RunFile("knowledge/", "with run.record_knowledge", "the messages that each party received, for `edgefd audit`"),
-    RunFile("checkpoint.bin", "by a coordinator of devices", "the state for `--resume`"),
+    RunFile("models/", "as run.keep says", "models of clients, one safetensors file each", (ModelInfo, InputFormat)),
+    RunFile("checkpoint.bin", "after rounds", "the state for `--resume`: settings, metrics, and the server's state"),
+    RunFile("checkpoint/", "by `edgefd simulate`", "the states of the clients; removed when the run is complete"),
     RunFile("link.jsonl", "by a coordinator of devices", "events, such as reports and refusals, and teachers' digests"),
     RunFile("link.jsonl.1", "from 16 MiB on", "older events; link.jsonl.2 and link.jsonl.3 are older still"),
     RunFile("flower/", "by `edgefd serve flower`", "the SuperLink's database and log, and other files of Flower"),

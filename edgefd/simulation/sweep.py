@@ -44,7 +44,7 @@ from edgefd.core.objects import one_line
 from edgefd.runs.folder import has_round
 from edgefd.runs.load_data import load_data
 from edgefd.runs.prepare import check_fits
-from edgefd.runs.read import read_summary
+from edgefd.runs.read import is_complete, read_summary
 from edgefd.simulation.run import simulate_config
 
 
@@ -124,11 +124,6 @@ def run_sweep(cells: list[Cell], out: Path, workers: int, on_done: Callable[[Cel
                 f"{len(failed)} of {len(cells)} runs failed: {', '.join(failed)}; repeat the command to retry them"
             )
     return [out / cell.name for cell in cells]
-
-
-def is_complete(folder: Path) -> bool:
-    """Return whether the folder holds a complete run."""
-    return (folder / "summary.json").exists() and read_summary(folder).complete
 
 
 def outcome(folder: Path) -> str:

@@ -17,7 +17,8 @@ from edgefd.core.errors import RunError, UserError
 from edgefd.data.datasets import find_dataset
 from edgefd.report.compare import HEADER, compare, load_runs, to_csv, to_markdown
 from edgefd.report.compare import cells as table_cells
-from edgefd.simulation.sweep import Cell, is_complete, load_sweep, run_sweep
+from edgefd.runs.read import is_complete
+from edgefd.simulation.sweep import Cell, load_sweep, run_sweep
 from tests.support.commands import command, env
 
 SWEEP = """

@@ -13,18 +13,19 @@ from edgefd.config.schema import Config
 from edgefd.core.errors import InUse, UserError
 from edgefd.core.files import SHARED, make_folder, os_errors, removed_on_error
 from edgefd.rounds.participation import remembers
-from edgefd.runs.folder import run_folder
-from edgefd.wire.exchange_folder import DONE, FEDERATION
-from edgefd_server.coordinator.checkpoint import (
+from edgefd.runs.checkpoint import (
     CHECKPOINT,
     LOCK,
     Checkpoint,
     check_memory,
-    config_digest,
+    check_same_settings,
     exclusive_lock,
     load_checkpoint,
     save_checkpoint,
+    settings_text,
 )
+from edgefd.runs.folder import run_folder
+from edgefd.wire.exchange_folder import DONE, FEDERATION
 from edgefd_server.coordinator.served_run import ServedRun, read_served_run
 
 
@@ -127,7 +128,7 @@ def has_begun(folder: Path) -> bool:
 
 def create_checkpoint(config: Config, folder: Path) -> Checkpoint:
     """Write the first checkpoint of a run in its folder, before anything is sent to clients."""
-    saved = Checkpoint(secrets.token_hex(6), config_digest(config))
+    saved = Checkpoint(secrets.token_hex(6), settings_text(config.to_dict()))
     save_checkpoint(folder, saved)
     return saved
 
@@ -141,8 +142,7 @@ def load_for_resume(served: ServedRun, folder: Path) -> Checkpoint:
     saved = load_checkpoint(folder, served.expected_teacher)
     if saved is None:
         raise UserError(f"the checkpoint in {folder} was removed")
-    if saved.config != config_digest(served.config):
-        raise UserError(f"the run in {folder} is of another config: resume it with {folder}/config.yaml")
+    check_same_settings(saved.config, served.config, folder)
     return saved
 
 

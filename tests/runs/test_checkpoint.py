@@ -8,7 +8,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from edgefd_server.coordinator.checkpoint import (
+
+from edgefd.core.errors import UserError
+from edgefd.core.knowledge import Knowledge
+from edgefd.federation.memory import Remembered
+from edgefd.federation.progress import Progress
+from edgefd.runs.checkpoint import (
     CHECKPOINT,
     Checkpoint,
     check_memory,
@@ -16,11 +21,6 @@ from edgefd_server.coordinator.checkpoint import (
     load_checkpoint,
     save_checkpoint,
 )
-
-from edgefd.core.errors import UserError
-from edgefd.core.knowledge import Knowledge
-from edgefd.federation.memory import Remembered
-from edgefd.federation.progress import Progress
 from edgefd.selection._rule import SelectionState
 from tests.support.expectations import TEACHER
 from tests.support.rounds import knowledge
