@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -131,12 +131,16 @@ def save_checkpoint(folder: Path, saved: Checkpoint) -> None:
         put(folder / CHECKPOINT, _MAGIC + _VERSION + hashlib.sha256(body).digest() + body)
 
 
-def load_checkpoint(folder: Path, teacher: Expected) -> Checkpoint | None:
+def load_checkpoint(
+    folder: Path, teacher: Expected, check: Callable[[str, str], None] = lambda *_: None
+) -> Checkpoint | None:
     """Return the checkpoint in a run folder; None if there is none.
 
     Args:
         folder: the run folder.
         teacher: what the clients of the run expect of a teacher.
+        check: called with `run` and `config` of the checkpoint before the rest is decoded; raises a UserError if they
+            are wrong.
 
     Raises:
         UserError: if the file is damaged or is not a checkpoint of such a run.
@@ -144,7 +148,9 @@ def load_checkpoint(folder: Path, teacher: Expected) -> Checkpoint | None:
     path = folder / CHECKPOINT
     try:
         blob = get(path, _MAX_BYTES)
-        return None if blob is None else _decode(blob, replace(teacher, codec=_CODEC))
+        return None if blob is None else _decode(blob, replace(teacher, codec=_CODEC), check)
+    except UserError:
+        raise
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from error
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
@@ -180,7 +186,7 @@ def check_memory(n_clients: int, teacher: Expected) -> None:
         )
 
 
-def _decode(blob: bytes, expected: Expected) -> Checkpoint:
+def _decode(blob: bytes, expected: Expected, check: Callable[[str, str], None]) -> Checkpoint:
     version, start = len(_MAGIC), len(_MAGIC) + len(_VERSION)
     if blob[:version] != _MAGIC:
         raise ValueError("its first bytes are not those of a checkpoint")
@@ -191,6 +197,7 @@ def _decode(blob: bytes, expected: Expected) -> Checkpoint:
         raise ValueError("its checksum is wrong")
     head, _, rest = body.partition(b"\n")
     fields = parse_json(head)
+    check(str(fields["run"]), str(fields["config"]))
     teacher, known, arrays, *remembered = _parts(rest, fields["sizes"])
     metrics = tuple(RoundMetrics(**metrics) for metrics in fields["metrics"])
     next_round = len(metrics)

@@ -97,13 +97,14 @@ def checkpoint_of(prepared: PreparedRun, folder: Path) -> Checkpoint:
     """
     config, federation = prepared.config, prepared.federation
     data = hashlib.sha256(f"{prepared.dataset.sha256} {federation.proxy.sha256}".encode()).hexdigest()
-    saved = load_checkpoint(folder, expected_teacher_of(config, federation))
-    if saved is None:
-        return Checkpoint(data, settings_text(config.to_dict()))
-    check_same_settings(saved.config, config, folder)
-    if saved.run != data:
-        raise UserError(f"the data of the run in {folder} have changed since it began: start a new run")
-    return saved
+
+    def check(run: str, settings: str) -> None:
+        check_same_settings(settings, config, folder)
+        if run != data:
+            raise UserError(f"the data of the run in {folder} have changed since it began: start a new run")
+
+    saved = load_checkpoint(folder, expected_teacher_of(config, federation), check)
+    return saved or Checkpoint(data, settings_text(config.to_dict()))
 
 
 def restore(transport: InProcess, server: Learner | None, folder: Path, round: int) -> None:

@@ -76,7 +76,7 @@ def open_run(request: RunRequest, exchange: Path | None = None) -> Iterator[Open
     if request.resume and request.out is None:
         raise UserError("--resume needs --out: give the folder of the run to resume")
     with ExitStack() as stack:
-        if request.resume and request.out is not None and load_checkpoint(request.out, served.expected_teacher):
+        if request.resume and request.out is not None and os.path.lexists(request.out / CHECKPOINT):
             stack.enter_context(_locked(request.out, exchange))
             yield OpenRun(served, request.out, load_for_resume(served, request.out), True)
         else:
@@ -139,10 +139,13 @@ def load_for_resume(served: ServedRun, folder: Path) -> Checkpoint:
     Raises:
         UserError: if there is none, or it is of another config.
     """
-    saved = load_checkpoint(folder, served.expected_teacher)
+    saved = load_checkpoint(
+        folder,
+        served.expected_teacher,
+        lambda _, settings: check_same_settings(settings, served.config, folder),
+    )
     if saved is None:
         raise UserError(f"the checkpoint in {folder} was removed")
-    check_same_settings(saved.config, served.config, folder)
     return saved
 
 
