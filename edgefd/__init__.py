@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from edgefd.core.version import __version__
 
 if TYPE_CHECKING:
-    from edgefd.api import audit, compare, simulate, sweep
+    from edgefd.api import audit, compare, load_model, simulate, sweep
     from edgefd.config.load import load_config
     from edgefd.config.schema import Config
     from edgefd.core.errors import RunError, UserError
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from edgefd.simulation.run import Run
 
 _MODULES = {
-    **dict.fromkeys(("audit", "compare", "simulate", "sweep"), "edgefd.api"),
+    **dict.fromkeys(("audit", "compare", "load_model", "simulate", "sweep"), "edgefd.api"),
     "load_config": "edgefd.config.load",
     "Config": "edgefd.config.schema",
     **dict.fromkeys(("RunError", "UserError"), "edgefd.core.errors"),
@@ -46,6 +46,7 @@ __all__ = [
     "compare",
     "get_method",
     "load_config",
+    "load_model",
     "simulate",
     "sweep",
 ]

@@ -1,4 +1,4 @@
-"""The functions of `import edgefd`: simulate, sweep, compare and audit, for scripts, the prompt and notebooks."""
+"""The functions of `import edgefd`, such as simulate and load_model, for scripts, the prompt and notebooks."""
 
 from __future__ import annotations
 
@@ -30,6 +30,7 @@ from edgefd.simulation.table import table
 
 if TYPE_CHECKING:
     from edgefd.learners.models import Factory
+    from edgefd.runs.trained_model import TrainedModel
     from edgefd.simulation.run import Engine, OnRound, Run
     from edgefd.simulation.sweep import Cell
 
@@ -214,6 +215,32 @@ def _config_of(run: Folder | None) -> Path:
     if not path.exists():
         raise UserError(f"{run} holds no run that has begun (no {CONFIG}): give a config")
     return path
+
+
+def load_model(
+    run: Run | Folder, client: int, *, round: int | None = None, model: Factory | None = None
+) -> TrainedModel:
+    """Return the model of a client that a run has kept. It takes raw samples, as in the data set of the run.
+
+    `logits(x)` and `probabilities(x)` return float32 [n, C], `predict(x)` the labels, and `to_onnx(path)` writes one
+    ONNX graph with the scale in it. `module` is a torch module from raw samples to logits.
+
+    Args:
+        run: a run, or its folder. Its config sets which models are kept by `run.keep`.
+        client: number of the client, from 0.
+        round: round in which the model was evaluated (None = the newest that is kept).
+        model: the function that builds the module, if the run got a function that other processes cannot import.
+
+    Raises:
+        UserError: if the run keeps no such model.
+    """
+    require("sim", "torch", "safetensors")
+    from edgefd.runs.trained_model import load_trained
+
+    if model is None and not isinstance(run, str | os.PathLike):
+        choice = run.config.model_of(client)
+        model = run.config.objects.get(choice.name)
+    return load_trained(_folder_of(run), client, round, model)
 
 
 @contextmanager

@@ -65,6 +65,26 @@ def read_images(folder: Path, shape: tuple[int, ...] | None = None) -> tuple[npt
     return x, np.array([label for _, label in files], np.int64)
 
 
+def read_unlabelled_images(folder: Path, shape: tuple[int, ...]) -> tuple[npt.NDArray[np.uint8], list[Path]]:
+    """Read the images in a folder and in its subfolders, whatever their names are; see `read_images`.
+
+    Returns:
+        uint8 [n, channels, height, width], and the paths of the images, in their order.
+
+    Raises:
+        UserError: as `read_images`, and if there is no image.
+    """
+    require("images", "PIL")
+    entries = _visible(folder)
+    files = [file for entry in entries for file in (_visible(entry) if entry.is_dir() else [entry])]
+    if not files:
+        raise UserError(f"{folder} holds no images")
+    if len(shape) != 3 or shape[0] not in (1, 3):
+        raise UserError(f"{folder}: the samples are of shape {list(shape)}, not images of 1 or 3 channels: use an npz")
+    channels, height, width = shape
+    return np.stack([_decode(file, channels, (width, height)) for file in files]), files
+
+
 def _files(folder: Path) -> Iterator[tuple[Path, int]]:
     """Yield the image files and their labels, in the order of their paths."""
     for entry in _visible(folder):

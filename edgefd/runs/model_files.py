@@ -35,12 +35,14 @@ class ModelInfo:
     """number of output heads; with 2, the module has twice as many logits as there are classes"""
     input: InputFormat
     """format of raw samples, with the scale of the training and the number of classes"""
-    label_names: list[str] | None
+    label_names: tuple[str, ...] | None
     """names of the classes; None if the data set has none"""
     extractor: str | None
     """frozen network whose features the model takes; None if it takes samples"""
     extractor_size: int | None
     """width and height in pixels of its input; None = its own"""
+    extractor_sha256: str | None
+    """SHA-256 of its graph"""
     method: str
     """method of the run"""
     dataset: str

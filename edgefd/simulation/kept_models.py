@@ -6,6 +6,7 @@ a kept model has the accuracies that the metrics of its round state.
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,7 +17,7 @@ from edgefd.federation.plan import RoundPlan
 from edgefd.federation.units import units_of
 from edgefd.learners.learner import Learner
 from edgefd.rounds.loop import RoundResult
-from edgefd.runs.load_data import load_raw
+from edgefd.runs.load_data import extractor_of, load_raw
 from edgefd.runs.model_files import ModelInfo, kept_rounds, model_path, write_model
 from edgefd.runs.prepare import PreparedRun
 
@@ -66,7 +67,8 @@ class KeptModels:
 def models_of(prepared: PreparedRun, folder: Path) -> KeptModels:
     """Return the models that a prepared run keeps in its folder."""
     config, federation, dataset = prepared.config, prepared.federation, prepared.dataset
-    raw = (dataset if config.data.extractor is None else load_raw(config)).x_train
+    extractor = extractor_of(config)
+    raw = (dataset if extractor is None else load_raw(config)).x_train
     expected = InputFormat(
         sample_shape=raw.shape[1:],
         shape=federation.proxy.x.shape[1:],
@@ -81,6 +83,7 @@ def models_of(prepared: PreparedRun, folder: Path) -> KeptModels:
         label_names=None,
         extractor=config.data.extractor,
         extractor_size=config.data.extractor_size,
+        extractor_sha256=None if extractor is None else hashlib.sha256(extractor[0]).hexdigest(),
         method=config.method_name,
         dataset=dataset.name,
         seed=config.seed,
