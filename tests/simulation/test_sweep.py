@@ -177,7 +177,7 @@ def test_a_stopped_sweep_runs_only_what_is_missing(cells: list[Cell], tmp_path: 
 @pytest.mark.slow
 def test_a_run_of_a_killed_sweep_continues_after_its_checkpoint(cells: list[Cell], tmp_path: Path) -> None:
     cell = cells[0]
-    run_sweep([cell], tmp_path / "whole", 1, lambda c, o: None)
+    run_sweep([cell], tmp_path / "whole", 1, lambda *_: None)
 
     def kill(metrics: RoundMetrics) -> None:
         raise KeyboardInterrupt
@@ -185,7 +185,7 @@ def test_a_run_of_a_killed_sweep_continues_after_its_checkpoint(cells: list[Cell
     with pytest.raises(Stopped):
         simulate_config(cell.config, tmp_path / "again" / cell.name, on_round=kill)
     first = (tmp_path / "again" / cell.name / "metrics.jsonl").read_text()
-    run_sweep([cell], tmp_path / "again", 1, lambda c, o: None)
+    run_sweep([cell], tmp_path / "again", 1, lambda *_: None)
     assert (tmp_path / "again" / cell.name / "metrics.jsonl").read_text().startswith(first)  # the same seconds
     assert results(tmp_path / "again") == results(tmp_path / "whole")
 
