@@ -19,6 +19,7 @@ from edgefd.core.npz import npy_array
 from edgefd.data.csv_table import read_samples
 from edgefd.data.images import read_unlabelled_images
 from edgefd.data.npz import read_npz
+from edgefd.runs.model_files import ModelInfo
 
 Samples = tuple[npt.NDArray[Any], list[str]]
 """raw samples [n, ...], and what each is called: its number from 0, or the path of its image"""
@@ -52,7 +53,7 @@ def predict(
     if out is not None and out.suffix.lower() != ".csv":
         raise UserError(f"--out must be a .csv file, not {out}")
     model = load_trained(run, client, round)
-    x, names = _read(input, model.info.input.sample_shape)
+    x, names = _read(input, model.info)
     probabilities = softmax(model.logits(x, str(input)))
     labels = model.labels(probabilities)
     if onnx is not None:
@@ -69,15 +70,15 @@ def predict(
         print(label)
 
 
-def _read(path: Path, shape: tuple[int, ...]) -> Samples:
+def _read(path: Path, info: ModelInfo) -> Samples:
     """Return the samples of a file or a folder.
 
     Raises:
         UserError: if it cannot be read.
     """
-    kind = path.suffix.lower()
+    shape, kind = info.input.sample_shape, path.suffix.lower()
     if path.is_dir():
-        x, files = read_unlabelled_images(path, shape)
+        x, files = read_unlabelled_images(path, shape, info.image_size, info.channels)
         return x, [str(file.relative_to(path)) for file in files]
     if kind in (".csv", ".tsv", ".txt"):
         array = read_samples(path, math.prod(shape)).reshape(-1, *shape)

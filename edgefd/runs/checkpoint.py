@@ -43,7 +43,12 @@ _VERSION = b"\x03"
 _MAX_BYTES = 2**30
 _CODEC = "float32"  # of all knowledge, so that a resumed run continues with the same bits
 _ROUND = "<i4"
-_CHANGES_NOTHING = ("workers", "checkpoint_every")  # settings of the section run that a resumed run may change
+_CHANGES_NOTHING = (
+    "workers",
+    "checkpoint_every",
+    "trackers",
+    "callbacks",
+)  # settings of the section run that a resumed run may change
 
 
 @dataclass(frozen=True, eq=False)

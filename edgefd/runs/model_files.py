@@ -11,6 +11,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from pydantic import TypeAdapter, ValidationError
@@ -35,6 +36,12 @@ class ModelInfo:
     """number of output heads; with 2, the module has twice as many logits as there are classes"""
     input: InputFormat
     """format of raw samples, with the scale of the training and the number of classes"""
+    channels_last: bool | Literal["auto"]
+    """`data.channels_last` of the run"""
+    image_size: tuple[int, int] | None
+    """height and width to which the run has resized its images; None = it has not"""
+    channels: int | None
+    """`data.channels` of the run"""
     label_names: tuple[str, ...] | None
     """names of the classes; None if the data set has none"""
     extractor: str | None

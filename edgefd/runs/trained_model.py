@@ -16,8 +16,8 @@ from edgefd.core.arrays import Float32
 from edgefd.core.errors import UserError, require
 from edgefd.core.files import SHARED, put, writing
 from edgefd.data.features import extract, extractor_graph
+from edgefd.data.image_arrays import model_layout
 from edgefd.data.model_input import model_input
-from edgefd.data.npz import channels_first
 from edgefd.learners.batches import softmax
 from edgefd.learners.dual_head import MIN_PROBABILITY, PRIVATE_SHARE, TAUGHT_TEMPERATURE, DualHead
 from edgefd.learners.models import build_model
@@ -57,7 +57,7 @@ class TrainedModel:
     """A trained model of a client. It takes raw samples, as the data set of its run had them.
 
     Samples are arrays [n, ...] of the shape and kind in `info.input`: for example uint8 pixels from 0 to 255, never
-    pixels that were divided by 255. Images may be [n, H, W], [n, H, W, C] or [n, C, H, W].
+    pixels that were divided by 255. Images may also have their channels last, and any size if the run has resized them.
     """
 
     info: ModelInfo
@@ -82,7 +82,9 @@ class TrainedModel:
         Raises:
             UserError: for samples of another shape or in other units, such as pixels that were divided by 255.
         """
-        samples = _in_layout(np.asarray(x), self.info.input.sample_shape)
+        samples, i = np.asarray(x), self.info
+        if samples.shape[1:] != i.input.sample_shape:
+            samples = model_layout(samples, i.channels_last, i.image_size, i.channels, source)
         scaled = model_input(samples, self.info.input, self.extractor, source, extract)
         learner = TorchLearner(self.network)
         with one_thread():
@@ -165,12 +167,3 @@ def _extractor(info: ModelInfo, path: Path) -> bytes | None:
     if hashlib.sha256(graph).hexdigest() != info.extractor_sha256:
         raise UserError(f"{path}: the extractor {info.extractor} is not the one of the run: it has changed since")
     return graph
-
-
-def _in_layout(x: npt.NDArray[Any], shape: tuple[int, ...]) -> npt.NDArray[Any]:
-    """Return samples with their channels first, if the shape of a sample is then the expected one."""
-    if x.shape[1:] == shape:
-        return x
-    if shape[0] == 1 and x.shape[1:] == shape[1:]:
-        return x[:, None]
-    return channels_first(x)

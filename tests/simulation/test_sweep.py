@@ -18,11 +18,10 @@ from edgefd.data.datasets import find_dataset
 from edgefd.report.compare import HEADER, compare, load_runs, to_csv, to_markdown
 from edgefd.report.compare import cells as table_cells
 from edgefd.runs.read import is_complete
-from edgefd.runs.round_metrics import RoundMetrics
 from edgefd.simulation.run import simulate_config
 from edgefd.simulation.sweep import Cell, load_sweep, run_sweep
 from tests.support.commands import command, env
-from tests.support.run_results import results
+from tests.support.run_results import StopAfter, results
 
 SWEEP = """
 base:
@@ -179,11 +178,8 @@ def test_a_run_of_a_killed_sweep_continues_after_its_checkpoint(cells: list[Cell
     cell = cells[0]
     run_sweep([cell], tmp_path / "whole", 1, lambda *_: None)
 
-    def kill(metrics: RoundMetrics) -> None:
-        raise KeyboardInterrupt
-
     with pytest.raises(Stopped):
-        simulate_config(cell.config, tmp_path / "again" / cell.name, on_round=kill)
+        simulate_config(cell.config, tmp_path / "again" / cell.name, callbacks=[StopAfter(1)])
     first = (tmp_path / "again" / cell.name / "metrics.jsonl").read_text()
     run_sweep([cell], tmp_path / "again", 1, lambda *_: None)
     assert (tmp_path / "again" / cell.name / "metrics.jsonl").read_text().startswith(first)  # the same seconds

@@ -4,6 +4,20 @@ import json
 from pathlib import Path
 from typing import Any
 
+from edgefd.runs.callbacks import Callback
+from edgefd.runs.round_metrics import RoundMetrics
+
+
+class StopAfter(Callback):
+    """A callback that stops a run after a number of rounds, as Ctrl-C does."""
+
+    def __init__(self, n_rounds: int) -> None:
+        self._last = n_rounds - 1
+
+    def on_round(self, metrics: RoundMetrics) -> None:
+        if metrics.round == self._last:
+            raise KeyboardInterrupt
+
 
 def results(folder: Path) -> dict[str, Any]:
     """Return metrics, summary, evaluation and models of a run folder and of its baselines, without seconds."""
