@@ -31,6 +31,7 @@ class InputFormat:
     scale: tuple[tuple[float, ...], tuple[float, ...]]
     """(mean, std) of the scale, see `edgefd.federation.clients.Scale`"""
     n_classes: int
+    """number of classes C"""
 
 
 def model_input(

@@ -37,7 +37,12 @@ RUN_FILES = (
     RunFile("metrics.csv", "after each round, with the tracker csv", "one row of numbers for each round"),
     RunFile("tensorboard/, wandb/", "by the trackers of these names", "files of TensorBoard and of Weights & Biases"),
     RunFile("knowledge/", "with run.record_knowledge", "the messages that each party received, for `edgefd audit`"),
-    RunFile("models/", "as run.keep says", "models of clients, one safetensors file each", (ModelInfo, InputFormat)),
+    RunFile(
+        "models/",
+        "as run.keep says",
+        "round-0030/client-003.safetensors and so on; the metadata `edgefd` of a file is the JSON below",
+        (ModelInfo, InputFormat),
+    ),
     RunFile("checkpoint.bin", "after rounds", "the state for `--resume`: settings, metrics, and the server's state"),
     RunFile("checkpoint/", "by `edgefd simulate`", "the states of the clients; removed when the run is complete"),
     RunFile("link.jsonl", "by a coordinator of devices", "events, such as reports and refusals, and teachers' digests"),
