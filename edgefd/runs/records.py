@@ -69,6 +69,8 @@ class Summary:
     """whether the run reached its closing round; false for a run that was stopped"""
     n_clients: int
     """number of clients"""
+    stopped_early: str | None = None
+    """sentence about the patience that ended the run before the last round of train.rounds; None if it did not"""
     evaluated_on: str = "test"
     """samples on which the accuracies were measured: test, or validation, the part of the training set that no client
     trains on; where another field says test set, it means these samples"""
