@@ -6,11 +6,14 @@ import codecs
 import csv
 import math
 import re
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
-from edgefd.core.arrays import Float32, Int64
+from edgefd.core.arrays import Float32
 from edgefd.core.errors import UserError
 
 LABEL_NAMES = ("label", "labels", "class", "target", "y")
@@ -21,7 +24,45 @@ _THOUSANDS = re.compile(r"[+-]?[1-9]\d{0,2}(,\d{3})+")
 _BOMS = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
 
 
-def read_csv(path: Path, n_values: int, n_classes: int) -> tuple[Float32, Int64]:
+def read_samples(path: Path, n_values: int) -> Float32:
+    """Read a table of samples, float32 [n, n_values]; labels, if `read_csv` would find them, are passed over.
+
+    Without labels, a header may have any names.
+
+    Raises:
+        UserError: as `read_csv`.
+    """
+    try:
+        rows = _rows(path, _Table(path, n_values, labelled=False))
+    except _Columns:
+        rows = _rows(path, table := _Table(path, 1 + n_values, texts=[]))
+        rows = [np.delete(row, table.label or 0) for row in rows]
+    return np.stack(rows).astype(np.float32)
+
+
+def _rows(path: Path, table: _Table) -> list[np.ndarray]:
+    """Return the numbers of each line with a sample."""
+    try:
+        with path.open(encoding=encoding_of(path)) as file:
+            rows = [row for number, line in enumerate(file, 1) if (row := table.row(number, line)) is not None]
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from error
+    except UnicodeError as error:
+        raise UserError(f"{path} is neither UTF-8 nor UTF-16 with a byte order mark: save it as UTF-8") from error
+    if not rows:
+        raise UserError(f"{path} holds no samples")
+    if table.ambiguous:
+        raise UserError(f"{path}: numbers such as {table.ambiguous} can be read in two ways: write decimal points")
+    return rows
+
+
+class _Columns(UserError):
+    """Another number of columns than was expected."""
+
+
+def read_csv(
+    path: Path, n_values: int, n_classes: int, names: Sequence[str] | None = None
+) -> tuple[Float32, npt.NDArray[Any]]:
     """Read a table with one sample in each line: its label and its numbers.
 
     The separator is a comma, a semicolon or a tab. With a semicolon or a tab, numbers may have a decimal comma. In a
@@ -33,28 +74,23 @@ def read_csv(path: Path, n_values: int, n_classes: int) -> tuple[Float32, Int64]
         path: the file.
         n_values: numbers of a sample.
         n_classes: number of classes.
+        names: labels of the classes; None = 0, 1, ...
 
     Returns:
-        samples float32 [n, n_values] and labels int64 [n].
+        samples float32 [n, n_values] and labels [n]: int64, or with `names` numbers or text.
 
     Raises:
         UserError: for missing values, text that is not a number, and anything else that cannot be read in one way only;
             the message has the number of the line.
     """
-    try:
-        with path.open(encoding=_encoding(path)) as file:
-            table = _Table(path, 1 + n_values)
-            rows = [row for number, line in enumerate(file, 1) if (row := table.row(number, line)) is not None]
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from error
-    except UnicodeError as error:
-        raise UserError(f"{path} is neither UTF-8 nor UTF-16 with a byte order mark: save it as UTF-8") from error
-    if not rows:
-        raise UserError(f"{path} holds no samples")
-    if table.ambiguous:
-        raise UserError(f"{path}: numbers such as {table.ambiguous} can be read in two ways: write decimal points")
+    table = _Table(path, 1 + n_values, texts=None if names is None else [])
+    rows = _rows(path, table)
     values, column = np.stack(rows), table.label or 0
     labels, x = values[:, column], np.delete(values, column, 1).astype(np.float32)
+    if table.texts is not None:
+        if not all(map(is_number, table.texts)):
+            return x, np.array(table.texts)
+        labels = np.array([float(text) for text in table.texts])
     last = values[:, -1]
     if (
         not table.header
@@ -63,10 +99,11 @@ def read_csv(path: Path, n_values: int, n_classes: int) -> tuple[Float32, Int64]
         and ((last == np.floor(last)) & (last >= 0) & (last < n_classes)).all()
     ):
         raise UserError(f"{path}: the first and the last column may be labels: add a header that names one `label`")
-    return x, labels.astype(np.int64)
+    return x, labels if table.texts is not None else labels.astype(np.int64)
 
 
-def _encoding(path: Path) -> str:
+def encoding_of(path: Path) -> str:
+    """Return the encoding of a text file: UTF-8, or UTF-16 with a byte order mark."""
     with path.open("rb") as file:
         start = file.read(4096)
     encoding = next((name for bom, name in _BOMS.items() if start.startswith(bom)), "utf-8")
@@ -78,8 +115,10 @@ def _encoding(path: Path) -> str:
 class _Table:
     """Reader of the lines of a table, whose form its first line determines."""
 
-    def __init__(self, path: Path, n_columns: int) -> None:
-        self.path, self.n_columns = path, n_columns
+    def __init__(self, path: Path, n_columns: int, labelled: bool = True, texts: list[str] | None = None) -> None:
+        self.path, self.n_columns, self.labelled = path, n_columns, labelled
+        self.texts = texts
+        """the labels of the lines as they are; None = they must be whole numbers from 0"""
         self.delimiter = ""
         self.label: int | None = None
         """column of the labels; None before the first line"""
@@ -110,7 +149,8 @@ class _Table:
             if comment:
                 return None
             widths = [len(_try_to_split(text, d)) for d in DELIMITERS]
-            raise self._error(number, f"there are {max(widths)} columns; a label and a sample need {self.n_columns}")
+            need = "a label and a sample need" if self.labelled else "a sample needs"
+            raise _Columns(f"{self.path}, line {number}: there are {max(widths)} columns; {need} {self.n_columns}")
         column = self._label_column(number, fields)
         if column is None and comment:
             return None
@@ -120,12 +160,14 @@ class _Table:
     def _label_column(self, number: int, fields: list[str]) -> int | None:
         """Return the column of labels that a header names; None if the fields are no header."""
         names = [field.strip().casefold() for field in fields]
+        if not self.labelled:
+            return None if any(is_number(name.replace(",", ".")) for name in names) else 0
         for name in LABEL_NAMES:
             if names.count(name) == 1 and not (name == "y" and "z" in names):  # x, y, z are axes
                 return names.index(name)
             if names.count(name) > 1:
                 raise self._error(number, f"{names.count(name)} columns are named {name}: one must be")
-        numeric = [_is_number(name.replace(",", ".")) for name in names]
+        numeric = [is_number(name.replace(",", ".")) for name in names]
         if not any(numeric) and any(names):
             raise self._error(number, "the header does not say which column holds the labels: name it `label`")
         if len(names) > 2 and names == [str(i) for i in range(len(names))]:
@@ -143,6 +185,9 @@ class _Table:
             return None
         if len(fields) != self.n_columns:
             raise self._error(number, f"there are {len(fields)} columns instead of {self.n_columns}")
+        if self.texts is not None:
+            self.texts.append(fields[self.label or 0].strip())
+            fields[self.label or 0] = "0"
         if self.delimiter != ",":
             fields = self._with_points(number, fields)
         try:
@@ -152,7 +197,7 @@ class _Table:
         if row is None or not np.isfinite(row).all() or "_" in "".join(fields):
             raise self._error(number, self._what_is_wrong(fields))
         label = row[self.label or 0]
-        if not 0 <= label < 2**31 or label != math.floor(label):
+        if self.labelled and (not 0 <= label < 2**31 or label != math.floor(label)):
             raise self._error(number, f"the label is {label:g}, not a whole number from 0")
         if (np.abs(row) > _LARGEST).any():
             raise self._error(number, f"{row[np.abs(row) > _LARGEST][0]:g} is too large for float32")
@@ -171,9 +216,9 @@ class _Table:
 
     def _what_is_wrong(self, fields: list[str]) -> str:
         for column, field in enumerate(fields, 1):
-            if not field.strip() or field.strip().casefold() in ("na", "n/a", "nan", "null", "none", "?", "-"):
+            if is_missing(field):
                 return f"column {column} has no value ({field!r}): remove the line, or fill the value in"
-            if not _is_number(field):
+            if not is_number(field):
                 return f"column {column} is {field[:40]!r}, not a finite number"
         return "a number is not finite"
 
@@ -188,7 +233,27 @@ def _try_to_split(text: str, delimiter: str) -> list[str]:
         return [text]
 
 
-def _is_number(text: str) -> bool:
+def is_missing(text: str) -> bool:
+    """Return whether a field holds no value."""
+    return text.strip().casefold() in ("", "na", "n/a", "nan", "null", "none", "?", "-")
+
+
+def with_points(fields: Sequence[str], source: str) -> list[str]:
+    """Return numbers with decimal points instead of decimal commas.
+
+    Raises:
+        UserError: if there are commas and points, or each comma can also separate thousands.
+    """
+    commas = [field for field in fields if "," in field]
+    if commas and any("." in field for field in fields):
+        raise UserError(f"{source}: there are commas and points in numbers: write decimal points only")
+    if commas and all(_THOUSANDS.fullmatch(field.strip()) for field in commas):
+        raise UserError(f"{source}: numbers such as {commas[0]} can be read in two ways: write decimal points")
+    return [field.replace(",", ".", 1) for field in fields]
+
+
+def is_number(text: str) -> bool:
+    """Return whether a field holds a finite number."""
     try:
         return math.isfinite(float(text)) and "_" not in text
     except ValueError:
