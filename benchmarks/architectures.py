@@ -180,7 +180,7 @@ _OTHERS: dict[str, tuple[str, tuple[int, ...], dict[str, Any]]] = {  # construct
     "timm_swin": (
         "timm.models.swin_transformer:SwinTransformer",
         LARGE,
-        {**_WINDOWS, "img_size": 64, "window_size": 4},
+        {**_WINDOWS, "img_size": 64, "window_size": 4, "drop_path_rate": 0.0},
     ),
     "timm_convnext": ("timm.models.convnext:ConvNeXt", IMAGE, _STAGES),
     "timm_convnextv2": ("timm.models.convnext:ConvNeXt", IMAGE, {**_STAGES, "use_grn": True, "ls_init_value": None}),

@@ -112,12 +112,11 @@ def _gradients(
     last = g.arranged(grad, CHANNELS_LAST)
     pixels = last.shape[0] * last.shape[2] * last.shape[3]
     flat = g.reshape(plain(last.name, last.memory), (pixels, grad.shape[1]))
-    grad = Value(last.name, grad.shape, CHANNELS_LAST)
     grad_x = grad_weight = grad_bias = None
     if needed[0] and transposed:
-        grad_x = _apply(g, grad, weight, None, geometry, False, ())
+        grad_x = _apply(g, last, weight, None, geometry, False, ())
     elif needed[0]:
-        grad_x = _transposed(g, grad, weight, None, geometry, geometry.unused_size(x, weight, grad.shape[2:]))
+        grad_x = _transposed(g, last, weight, None, geometry, geometry.unused_size(x, weight, grad.shape[2:]))
     source, result = (grad, x) if transposed else (x, grad)
     if needed[1] and geometry.groups > 1:
         grad_weight = grouped_weight_gradient(g, result, source, weight, geometry)

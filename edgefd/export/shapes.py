@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -70,6 +71,29 @@ def _repeat(call: Call) -> Value:
     return plain(call.g.op("Tile", value.name, call.g.constant(np.array(counts, np.int64))), call.shape)
 
 
+def _as_strided(call: Call) -> Value:
+    """Translate another memory order of the same tensor, which torch's pooling of images asks for."""
+    x, size, stride = call.args[:3]
+    return _whole(call, x, size, stride, call.get(3, "storage_offset"))
+
+
+def _as_strided_scatter(call: Call) -> Value:
+    _, source, size, stride = call.args[:4]
+    return _whole(call, source, size, stride, call.get(4, "storage_offset"))
+
+
+def _whole(call: Call, x: Value, size: tuple[Any, ...], stride: tuple[Any, ...], offset: int | None) -> Value:
+    """Return x if the size and the strides are those of a whole tensor in torch's default memory order."""
+    whole = not offset and math.prod(x.shape) == math.prod(call.shape)
+    if None not in (*size, *stride):  # sizes that depend on the number of rows are not known here
+        expected = [math.prod(size[i + 1 :]) for i in range(len(size))]
+        in_order = all(d == 1 or a == b for d, a, b in zip(size, stride, expected, strict=True))
+        whole = whole and in_order and math.prod(size) == math.prod(x.shape)
+    if not whole:
+        raise NotImplementedError("values are assigned to a part of a tensor: use torch.cat or torch.where")
+    return call.g.reshape(x, call.shape)
+
+
 def _select(call: Call) -> Value:
     value, axis, index = call.args
     source = call.g.ordered(value)
@@ -108,6 +132,8 @@ SHAPES: dict[Any, Callable[[Call], Any]] = {
     _aten.permute.default: _permute,
     _aten.t.default: lambda call: call.g.permute(call.args[0], (1, 0)),
     _aten.transpose.int: _transpose,
+    _aten.as_strided.default: _as_strided,
+    _aten.as_strided_scatter.default: _as_strided_scatter,
     _aten.cat.default: _concat,
     _aten.slice.Tensor: _slice,
     _aten.select.int: _select,
