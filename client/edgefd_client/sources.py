@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import logging
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -18,16 +16,14 @@ from edgefd.data.csv_table import read_csv
 from edgefd.data.features import cached_features
 from edgefd.data.images import read_images
 from edgefd.data.labels import Names, classes_of
+from edgefd.data.model_input import Extract, InputFormat
+from edgefd.data.model_input import model_input as convert
 from edgefd.data.npz import finite_samples, read_npz
 from edgefd.data.splits import split
-from edgefd.federation.clients import ClientData, Scale
-from edgefd.federation.units import far_from, finite_values, in_units
+from edgefd.federation.clients import ClientData
 from edgefd.wire.bundle_manifest import Manifest
 from edgefd.wire.bundle_reader import Bundle
 from edgefd_client.contribution import Contribution, check_source, contributed_proxy_rows
-
-Extract = Callable[[bytes, npt.NDArray[Any]], Float32]
-_LOG = logging.getLogger(__name__)
 
 
 class DataSource(Protocol):
@@ -221,22 +217,9 @@ def model_input(
         UserError: for samples of another shape, kind or range, or that are not finite; the message begins with
             `source`. Also if the output of the extractor does not have the shape of the model's input.
     """
-    manifest = bundle.manifest
-    if x.shape[1:] != manifest.sample_shape or len(x) == 0:
-        shape = list(manifest.sample_shape)
-        raise UserError(f"{source}: expected an array [n, ...] of samples of shape {shape}, not of {list(x.shape)}")
-    x = in_units(x, manifest.units, source)
-    if bundle.extractor is not None:
-        x = extract(bundle.extractor, x)
-        if x.shape[1:] != manifest.shape:
-            raise UserError(
-                f"the extractor gives {list(x.shape[1:])} features, but the model takes {list(manifest.shape)}"
-            )
-    scaled_x = finite_values(Scale(*manifest.scale)(x), source)
-    warning = far_from(scaled_x, manifest.units, manifest.n_classes, source, scale=manifest.scale)
-    if warning is not None:
-        _LOG.warning("%s", warning)
-    return scaled_x
+    m = bundle.manifest
+    expected = InputFormat(m.sample_shape, m.shape, m.units, m.scale, m.n_classes)
+    return convert(x, expected, bundle.extractor, source, extract)
 
 
 def scaled(x: npt.NDArray[Any], y: npt.NDArray[Any], bundle: Bundle, source: str = "the data") -> tuple[Float32, Int64]:

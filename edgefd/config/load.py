@@ -123,7 +123,8 @@ def with_paths(config: Config, change: Callable[[str], str]) -> Config:
         test = change(test)
     data = replace(config.data, name=name, test=test, extractor=extractor)
     proxy = replace(config.proxy, path=path and change(path))
-    return replace(config, data=data, proxy=proxy, partition=partition)
+    models = tuple(replace(model, init=model.init and change(model.init)) for model in config.model)
+    return replace(config, data=data, proxy=proxy, partition=partition, model=models)
 
 
 def _parse_section(section: str, raw: Mapping[str, Any]) -> Any:

@@ -140,9 +140,13 @@ def load_callbacks(config: Config, own: Sequence[Callback] = ()) -> CallbackList
     """Return the callbacks `own` of a Python program, and then those that a config names.
 
     Raises:
-        UserError: if a name is unknown, a package is missing, or an object has not the functions of `Callback`.
+        UserError: if a name is unknown, a tracker is named twice, a package is missing, or an object has not the
+            functions of `Callback`.
     """
-    trackers = [tracker(name) for name in config.run.trackers]
+    names = config.run.trackers
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise UserError(f"run.trackers names {twice[0]} twice: remove one")
+    trackers = [tracker(name) for name in names]
     named = [_named(entry) for entry in config.run.callbacks]
     for callback in (*own, *named):
         missing = [name for name in _FUNCTIONS if not callable(getattr(callback, name, None))]

@@ -157,6 +157,11 @@ def read_summary(folder: Path) -> Summary:
     return summary
 
 
+def is_complete(folder: Path) -> bool:
+    """Return whether the folder holds a run that reached its end."""
+    return (folder / "summary.json").exists() and read_summary(folder).complete
+
+
 def read_partition(folder: Path) -> Partition:
     """Read partition.json of a run folder.
 
