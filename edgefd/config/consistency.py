@@ -182,7 +182,7 @@ METHOD_RULES = (
         "section",
     ),
     Rule(
-        lambda c, m: CODECS[c.codec.name].unit and m.exchanges and not 0 <= m.values.least < m.values.most <= 1,
+        lambda c, m: m.exchanges and not CODECS[c.codec.name].carries(m.values),
         "codec.name: {config.codec.name} carries numbers from 0 to 1, but method {method.name} sends "
         "{method.values.name}: use float16 or float32",
     ),

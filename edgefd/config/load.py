@@ -28,6 +28,7 @@ from edgefd.config.schema import (
     variants,
 )
 from edgefd.core.errors import UserError, hint
+from edgefd.core.objects import look_in
 from edgefd.core.paths import user_path
 from edgefd.core.yaml_files import read_yaml
 from edgefd.data.datasets import is_path
@@ -75,6 +76,8 @@ def read_sections(source: Source) -> dict[str, Any]:
 
 
 def _read_sections(path: Path) -> dict[str, Any]:
+    if os.path.exists(path):
+        look_in(path.parent)
     raw = read_yaml(path if os.path.exists(path) else PACKAGED.get(path, path)) or {}
     if not isinstance(raw, dict):
         raise UserError(f"{path} must hold sections such as data: and method:, not a {type(raw).__name__}")

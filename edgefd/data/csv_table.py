@@ -8,10 +8,12 @@ import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
-from edgefd.core.arrays import Float32, Int64
+from edgefd.core.arrays import Float32
 from edgefd.core.errors import UserError
 
 LABEL_NAMES = ("label", "labels", "class", "target", "y")
@@ -33,7 +35,7 @@ def read_samples(path: Path, n_values: int) -> Float32:
     try:
         rows = _rows(path, _Table(path, n_values, labelled=False))
     except _Columns:
-        rows = _rows(path, table := _Table(path, 1 + n_values))
+        rows = _rows(path, table := _Table(path, 1 + n_values, texts=[]))
         rows = [np.delete(row, table.label or 0) for row in rows]
     return np.stack(rows).astype(np.float32)
 
@@ -58,7 +60,9 @@ class _Columns(UserError):
     """Another number of columns than was expected."""
 
 
-def read_csv(path: Path, n_values: int, n_classes: int) -> tuple[Float32, Int64]:
+def read_csv(
+    path: Path, n_values: int, n_classes: int, names: Sequence[str] | None = None
+) -> tuple[Float32, npt.NDArray[Any]]:
     """Read a table with one sample in each line: its label and its numbers.
 
     The separator is a comma, a semicolon or a tab. With a semicolon or a tab, numbers may have a decimal comma. In a
@@ -70,18 +74,23 @@ def read_csv(path: Path, n_values: int, n_classes: int) -> tuple[Float32, Int64]
         path: the file.
         n_values: numbers of a sample.
         n_classes: number of classes.
+        names: labels of the classes; None = 0, 1, ...
 
     Returns:
-        samples float32 [n, n_values] and labels int64 [n].
+        samples float32 [n, n_values] and labels [n]: int64, or with `names` numbers or text.
 
     Raises:
         UserError: for missing values, text that is not a number, and anything else that cannot be read in one way only;
             the message has the number of the line.
     """
-    table = _Table(path, 1 + n_values)
+    table = _Table(path, 1 + n_values, texts=None if names is None else [])
     rows = _rows(path, table)
     values, column = np.stack(rows), table.label or 0
     labels, x = values[:, column], np.delete(values, column, 1).astype(np.float32)
+    if table.texts is not None:
+        if not all(map(is_number, table.texts)):
+            return x, np.array(table.texts)
+        labels = np.array([float(text) for text in table.texts])
     last = values[:, -1]
     if (
         not table.header
@@ -90,7 +99,7 @@ def read_csv(path: Path, n_values: int, n_classes: int) -> tuple[Float32, Int64]
         and ((last == np.floor(last)) & (last >= 0) & (last < n_classes)).all()
     ):
         raise UserError(f"{path}: the first and the last column may be labels: add a header that names one `label`")
-    return x, labels.astype(np.int64)
+    return x, labels if table.texts is not None else labels.astype(np.int64)
 
 
 def encoding_of(path: Path) -> str:
@@ -106,8 +115,10 @@ def encoding_of(path: Path) -> str:
 class _Table:
     """Reader of the lines of a table, whose form its first line determines."""
 
-    def __init__(self, path: Path, n_columns: int, labelled: bool = True) -> None:
+    def __init__(self, path: Path, n_columns: int, labelled: bool = True, texts: list[str] | None = None) -> None:
         self.path, self.n_columns, self.labelled = path, n_columns, labelled
+        self.texts = texts
+        """the labels of the lines as they are; None = they must be whole numbers from 0"""
         self.delimiter = ""
         self.label: int | None = None
         """column of the labels; None before the first line"""
@@ -174,6 +185,9 @@ class _Table:
             return None
         if len(fields) != self.n_columns:
             raise self._error(number, f"there are {len(fields)} columns instead of {self.n_columns}")
+        if self.texts is not None:
+            self.texts.append(fields[self.label or 0].strip())
+            fields[self.label or 0] = "0"
         if self.delimiter != ",":
             fields = self._with_points(number, fields)
         try:

@@ -61,6 +61,7 @@ def export_config(config: Config, model: str | None, out: Path, proxy_labels: Pa
         n_clients=len(federation.clients),
         terms=terms_of(config, federation),
         units=units_of(load_raw(config).x_train, proxy),
+        label_names=prepared.dataset.label_names,
     )
     network = build_model(name, proxy.shape[1:], federation.n_classes, config.seed)
     load_initial(network, choice.init, None)

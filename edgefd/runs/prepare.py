@@ -49,7 +49,9 @@ class PreparedRun:
         rows_down = len(federation.clients) * len(federation.proxy) * self.config.method.message.of_proxy_rows
         return RunFacts(
             n_clients=len(federation.clients),
-            partition=partition_record(federation, self.proxy_shifts, self.config.run.record_knowledge),
+            partition=partition_record(
+                federation, self.proxy_shifts, self.config.run.record_knowledge, dataset.label_names
+            ),
             raw_samples_disclosed=rows_up,
             dataset=dataset.name,
             bytes_once=(rows_up + rows_down) * int(dataset.x_train[0].nbytes),
