@@ -8,6 +8,7 @@ import numpy as np
 
 from edgefd.config.schema import Proxy
 from edgefd.core.arrays import Int64
+from edgefd.core.text import shown
 from edgefd.data.datasets import Dataset
 from edgefd.runs.prepare import PreparedRun
 
@@ -44,7 +45,7 @@ def _labels(dataset: Dataset) -> str:
     names = dataset.label_names
     if names is None:
         return f"with the labels 0 to {dataset.n_classes - 1}"
-    listed = ", ".join(f"{c} = {name}" for c, name in enumerate(names[:LISTED_CLASSES]))
+    listed = ", ".join(f"{c} = {shown(name, WIDTH)}" for c, name in enumerate(names[:LISTED_CLASSES]))
     more = f", and {len(names) - LISTED_CLASSES} more" if len(names) > LISTED_CLASSES else ""
     return f"to which the labels are mapped: {listed}{more}"
 
