@@ -38,7 +38,16 @@ DEVICE_ROOMS = (
     *("edgefd.data", "edgefd.rounds", "edgefd.defences", "edgefd.methods", "edgefd_client"),
 )
 TORCH_LEARNERS = (
-    *("models", "max_pool_relu", "noise", "own_models", "step_recorder", "tensor_block", "torch_learner"),
+    *(
+        "models",
+        "max_pool_relu",
+        "noise",
+        "own_models",
+        "step_recorder",
+        "tensor_block",
+        "torch_learner",
+        "window_models",
+    ),
 )
 EXCEPTIONS = {  # the only files of these rooms that need another package, and which one
     **dict.fromkeys((f"edgefd.learners.{name}" for name in TORCH_LEARNERS), "torch"),
