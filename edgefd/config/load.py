@@ -174,6 +174,8 @@ def _baselines(raw: object) -> list[tuple[str, dict[str, Any]]]:
 def baseline_config(config: Config, name: str) -> Config:
     """Return the config of one of the baselines of a config: that of `Config.for_method`, with its own settings.
 
+    A key of a section replaces the same key of the config, as an override does. None is a section of defaults.
+
     Raises:
         UserError: if its settings are wrong; the message names the baseline.
     """
@@ -186,6 +188,9 @@ def baseline_config(config: Config, name: str) -> Config:
     for key, value in own.items():
         if key == "method" or key not in SECTIONS:
             raw["method"][key] = value
+        elif isinstance(value, dict) and isinstance(raw[key], dict):
+            for setting in sorted(value, key=lambda setting: setting != variant_key(key)):
+                set_key(raw, f"{key}.{setting}", value[setting])
         else:
             raw[key] = value
     try:

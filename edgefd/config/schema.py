@@ -291,8 +291,8 @@ class Config:
     distillation: Distillation = PLAIN
     baselines: tuple[str, ...] = ()
     """other methods to run on the same split, each with its default settings, or with settings and sections of its own,
-    such as {name: scarlet, beta: 2, distillation: {temperature: 1}}; such a section takes the place of the whole
-    section of the config"""
+    such as {name: scarlet, beta: 2, distillation: {temperature: 1}}; a key of such a section replaces the same key of
+    the config, as an override does, and null instead of a section gives it its defaults"""
     baseline_settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """the settings and sections that `baselines` sets for a method, as plain values, by its name"""
     objects: Mapping[str, Any] = field(default_factory=dict)
