@@ -57,6 +57,23 @@ class Cell:
     config: Config
 
 
+@dataclass(frozen=True)
+class Failure:
+    """Error that ended a run."""
+
+    message: str
+    of_machine: bool
+    """whether the machine was the cause, such as a full disk: the same settings can run later"""
+
+
+class FailedRuns(RunError):
+    """Runs of a sweep that failed, with the error of each by the name of its folder."""
+
+    def __init__(self, message: str, failures: Mapping[str, Failure]) -> None:
+        super().__init__(message)
+        self.failures = failures
+
+
 def load_sweep(source: Source, overrides: Overrides = ()) -> list[Cell]:
     """Return the runs of a sweep file; the last key of the grid varies fastest.
 
@@ -98,14 +115,15 @@ def run_sweep(cells: list[Cell], out: Path, workers: int, on_done: Callable[[Cel
     `on_done(cell, outcome)` is called when a run ends; a run that fails does not stop the others.
 
     Raises:
-        RunError: at the end, if runs failed; the message names them.
+        FailedRuns: at the end, if runs failed; the message names them.
+        RunError: if a process of the sweep died.
         Stopped: on Ctrl-C.
     """
     incomplete = [cell for cell in cells if not is_complete(out / cell.name)]
     for cell in cells:
         if cell not in incomplete:
             on_done(cell, "complete already")
-    failed = []
+    failures: dict[str, Failure] = {}
 
     def has_results() -> bool:
         return any(has_round(out / cell.name) for cell in cells)
@@ -113,16 +131,17 @@ def run_sweep(cells: list[Cell], out: Path, workers: int, on_done: Callable[[Cel
     with removed_on_error(out, unless=has_results):
         try:
             with closing(_run_all(incomplete, out, workers)) as results:
-                for cell, error in results:
-                    on_done(cell, error or outcome(out / cell.name))
-                    failed += [cell.name] if error else []
+                for cell, failure in results:
+                    if failure is not None:
+                        failures[cell.name] = failure
+                    on_done(cell, outcome(out / cell.name) if failure is None else f"failed: {failure.message}")
         except KeyboardInterrupt as stop:
             kept = f"finished runs are kept in {out}; repeat the command to resume"
             raise Stopped(kept if has_results() else "no run has completed a round") from stop
-        if failed:
-            raise RunError(
-                f"{len(failed)} of {len(cells)} runs failed: {', '.join(failed)}; repeat the command to retry them"
-            )
+        if failures:
+            names = ", ".join(failures)
+            message = f"{len(failures)} of {len(cells)} runs failed: {names}; repeat the command to retry them"
+            raise FailedRuns(message, failures)
     return [out / cell.name for cell in cells]
 
 
@@ -137,12 +156,12 @@ def outcome(folder: Path) -> str:
     return f"accuracy {summary.accuracy_mean:.4f} in {summary.seconds_total:.0f} s"
 
 
-def _run_all(cells: list[Cell], out: Path, workers: int) -> Generator[tuple[Cell, str | None]]:
+def _run_all(cells: list[Cell], out: Path, workers: int) -> Generator[tuple[Cell, Failure | None]]:
     """Yield each cell with its error, or None, when it ends. If closed early, for example by Ctrl-C, kill all runs."""
     context = multiprocessing.get_context("spawn")  # a new process for each worker: no thread or lock is inherited
     other_processes = multiprocessing.active_children()
     pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_follow_parent)
-    waiting, running = list(reversed(cells)), dict[Future[str | None], Cell]()
+    waiting, running = list(reversed(cells)), dict[Future[Failure | None], Cell]()
     try:
         while waiting or running:
             while waiting and len(running) < workers:
@@ -196,8 +215,8 @@ def _isolated_start() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
 
 
-def _run_cell(cell: Cell, folder: Path) -> str | None:
-    """Run one cell in this process; return its error in one line, or None."""
+def _run_cell(cell: Cell, folder: Path) -> Failure | None:
+    """Run one cell in this process; return its error, or None."""
     try:
         _settle(folder)
         if folder.exists():  # the folder of a stopped run
@@ -207,10 +226,17 @@ def _run_cell(cell: Cell, folder: Path) -> str | None:
         finally:
             _settle(folder)
     except (UserError, RunError) as error:
-        return f"failed: {error}"
+        return Failure(str(error), _of_machine(error))
     except Exception as error:  # an error of one run must not stop the others
-        return f"failed: {one_line(error)}"
+        return Failure(one_line(error), _of_machine(error))
     return None
+
+
+def _of_machine(error: BaseException | None) -> bool:
+    """Return whether an error, or one that caused it, is of the operating system or about memory."""
+    while error is not None and not isinstance(error, OSError | MemoryError):
+        error = error.__cause__
+    return error is not None
 
 
 def _replaced(folder: Path) -> Path:
