@@ -44,7 +44,7 @@ def simulate(
     method: str | Method | None = None,
     model: str | Factory | Sequence[str | Factory] | None = None,
     data: Folder | Dataset | Arrays | None = None,
-    partition: str | Function | None = None,
+    partition: str | Function | Any = None,
     out: Folder | None = None,
     on_round: OnRound | None = None,
     engine: Engine = "local",
@@ -60,7 +60,8 @@ def simulate(
         model: a name, or a function (shape of a sample, number of classes) → torch module; or a list of names and
             functions, which are assigned to the clients in turn.
         data: a name, the path of an npz file, a `Dataset`, or the arrays (x_train, y_train, x_test, y_test).
-        partition: a name, or a function (labels int64 [n], random generator) → one array of indices for each client.
+        partition: a name, a function (labels int64 [n], random generator) → one array of indices for each client, or a
+            partitioner of flwr-datasets.
         out: the run folder, which must not exist (None = a new folder in runs/ of the current folder).
         on_round: called with the `RoundMetrics` of each round of the method, not of its baselines.
         engine: "local" = this machine; "ray" = Flower on Ray, which returns neither teacher nor models.
@@ -79,7 +80,7 @@ def simulate(
         "method.name": method if method is None or isinstance(method, str) else _name_of_method(method, objects),
         "model": None if model is None else _names_of_models(model, objects),
         "data.name": None if data is None else _name_of_data(data, objects),
-        "partition.name": _name_of_function(partition, objects) if callable(partition) else partition,
+        "partition.name": _name_of_partition(partition, objects),
     }
     settings = {key: name for key, name in chosen.items() if name is not None} | dict(read_overrides(overrides))
     loaded = load_config(config, settings, objects)
@@ -249,6 +250,14 @@ def _name_of_data(data: Folder | Dataset | Arrays, objects: dict[str, object]) -
     x_train, y_train, x_test, y_test = map(np.asarray, data)
     arrays = {"x_train": channels_first(x_train), "y_train": y_train, "x_test": channels_first(x_test)}
     return _add(objects, "arrays", dataset_of("arrays", {**arrays, "y_test": y_test}, "arrays of this session"))
+
+
+def _name_of_partition(partition: Any, objects: dict[str, object]) -> str | None:
+    if partition is None or isinstance(partition, str):
+        return partition
+    if not callable(partition) and not hasattr(partition, "load_partition"):
+        raise UserError(f"partition: {partition!r:.60} is neither a name, nor a function, nor a partitioner")
+    return _name_of_function(partition, objects)
 
 
 def _name_of_function(function: Callable[..., Any], objects: dict[str, object]) -> str:

@@ -132,7 +132,7 @@ def _parse_section(section: str, raw: Mapping[str, Any]) -> Any:
         case "baselines":
             return tuple(name for name, _ in _baselines(raw.get("baselines", [])))
         case "partition" if ":" in str((values := _section(raw, "partition")).get("name")):
-            return _parse("partition", Own, values)
+            return Own(str(values.pop("name")), values)
     if section in variants():
         return _one_of(section, raw)
     return _parse(section, get_type_hints(Config)[section], _section(raw, section))

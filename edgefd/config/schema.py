@@ -157,10 +157,12 @@ class FromFile:
 
 @dataclass(frozen=True)
 class Own:
-    """Partition by a function of your own (`edgefd.data.partitions.by_function`)."""
+    """Partition by a partitioner of flwr-datasets, or by a function or class of your own."""
 
     name: str
-    """path of the function: package.module:function"""
+    """flwr_datasets:CLASS, such as flwr_datasets:DirichletPartitioner, or the path of your own: package.module:NAME"""
+    arguments: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    """the other keys of the section: the arguments of the class or function"""
 
 
 Partition = Strong | Weak | Iid | Dirichlet | Shards | LabelQuantity | QuantitySkew | ByGroup | FromFile | Own
@@ -349,6 +351,7 @@ class Config:
         if people := out["data"]["test_people"]:
             out["data"]["test_people"] = list(people)
         out["data"] |= {"mean": list(self.data.mean), "deviation": list(self.data.deviation)}
+        out["partition"] |= out["partition"].pop("arguments", {})
         models = out.pop("model")
         out["attack"]["clients"] = list(self.attack.clients)
         model = models[0] if len(models) == 1 else list(models)

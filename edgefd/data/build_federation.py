@@ -85,12 +85,12 @@ def build_federation(
     def samples(rows: Int64) -> tuple[Float32, Int64]:
         return to_model(dataset.x_train[rows]), y[rows]
 
-    clients = []
+    clients, names = [], client_names(dataset, parts)
     for client, rows in enumerate(private):
         train, held = _split(client, rows, shared, heldout, seed)
         of_client = np.flatnonzero(owner == client)
         data = ClientData(client, *samples(train), *samples(held), of_client, contributed_y=y[shared[of_client]])
-        clients.append(replace(data, rows=train, heldout_rows=held))
+        clients.append(replace(data, rows=train, heldout_rows=held, name=names[client]))
     return Federation(
         clients=tuple(clients),
         proxy=ProxySet(to_model(x), owner),
@@ -104,6 +104,17 @@ def build_federation(
         kept=proxy.keep,
         proxy_rows=shared if proxy.path is None else None,
     )
+
+
+def client_names(dataset: Dataset, parts: Sequence[Int64]) -> list[str]:
+    """Return the name of the group of each client; "" for all if a client has rows of several groups, or shares one."""
+    if dataset.group_train is None:
+        return [""] * len(parts)
+    groups = [np.unique(dataset.group_train[rows]).tolist() for rows in parts]
+    first = [of_client[0] for of_client in groups]
+    if any(len(of_client) > 1 for of_client in groups) or len(set(first)) < len(first):
+        return [""] * len(parts)
+    return [str(group) if dataset.group_names is None else dataset.group_names[group] for group in first]
 
 
 def _divide(

@@ -43,7 +43,8 @@ class Dataset:
     """Training and test samples in model layout: uint8 or float32 [n, C, H, W], [n, C, L] or [n, d]; labels int64 [n].
 
     `group_train` (int64 [n]) is the group, such as a person, of each training sample; None if the data set has no
-    groups. `source` names the origin of the data, and `sha256` is the digest of the arrays.
+    groups. `group_names` holds the names of the groups 0, 1, ... `source` names the origin of the data, and `sha256` is
+    the digest of the arrays.
     """
 
     name: str
@@ -55,6 +56,7 @@ class Dataset:
     group_train: Int64 | None
     source: str
     sha256: str
+    group_names: tuple[str, ...] | None = None
 
 
 def load_dataset(name: str, root: Path | None = None, test_people: Sequence[int] | None = None) -> Dataset:
@@ -227,6 +229,7 @@ def dataset_of(name: str, arrays: Mapping[str, npt.NDArray[Any]], source: str) -
         group_train=None if group is None else np.unique(group, return_inverse=True)[1].astype(np.int64),
         source=source,
         sha256="",
+        group_names=None if group is None else tuple(map(str, np.unique(group).tolist())),
     )
     return replace(dataset, sha256=digest(dataset))
 

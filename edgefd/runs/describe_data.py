@@ -8,11 +8,12 @@ import numpy as np
 
 from edgefd.config.schema import Proxy
 from edgefd.core.arrays import Int64
+from edgefd.core.text import shown
 from edgefd.runs.prepare import PreparedRun
 
 WIDTH = 78
 LISTED_CLASSES = 30
-"""with more classes than this, the number of samples of each class is not listed"""
+"""with more classes than this, the number of samples of each class is not listed; of more clients, not all names"""
 
 
 def describe_data(prepared: PreparedRun) -> list[str]:
@@ -34,6 +35,7 @@ def describe_data(prepared: PreparedRun) -> list[str]:
         f"  held out, each client: {_spread(held_out)}",
         f"  contributed, each client: {_spread(shared)}",
         f"  classes of each client: {_spread((f.table > 0).sum(1).tolist())}",
+        *_names([client.name for client in f.clients if client.name]),
         *(line for warning in prepared.all_warnings for line in _wrapped(f"warning: {warning}")),
     ]
 
@@ -48,6 +50,13 @@ def _by_class(name: str, y: Int64, n_classes: int) -> list[str]:
     else:
         text = "by class " + ", ".join(f"{label}: {count}" for label, count in enumerate(counts))
     return _wrapped(f"  {name}: {len(y)}, {text}")
+
+
+def _names(names: list[str]) -> list[str]:
+    """Return the names of clients that are groups, such as people."""
+    more = f" and {len(names) - LISTED_CLASSES} more" if len(names) > LISTED_CLASSES else ""
+    listed = ", ".join(f"{i}: {shown(name, 60)}" for i, name in enumerate(names[:LISTED_CLASSES]))
+    return _wrapped(f"  each client is a group: {listed}{more}") if names else []
 
 
 def _source(proxy: Proxy) -> str:

@@ -71,6 +71,7 @@ def partition_record(federation: Federation, shifts: Sequence[float | None], mem
         "clients": [
             {
                 "client": data.client,
+                **({"name": data.name} if data.name else {}),
                 "samples_by_class": federation.table[data.client].tolist(),
                 "train": len(data.x),
                 "heldout": len(data.x_heldout),

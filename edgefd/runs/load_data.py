@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -24,9 +24,8 @@ from edgefd.config.schema import (
 )
 from edgefd.core.arrays import Int64
 from edgefd.core.errors import UserError
-from edgefd.core.objects import load_object
 from edgefd.core.seeding import Purpose, make_rng
-from edgefd.data import partitions
+from edgefd.data import own_partitions, partitions
 from edgefd.data.build_federation import ProxySpec, build_federation
 from edgefd.data.datasets import Dataset, digest, load_dataset
 from edgefd.data.features import extractor_graph, with_features
@@ -117,6 +116,23 @@ def _scale(config: Config, dataset: Dataset) -> Scale | Literal["all", "columns"
     return unit_scale(dataset.x_train.dtype, mean, deviation)
 
 
+def own_partition(config: Config) -> Any:
+    """Return the partition of a config that names a function, class or object of a user, or one of flwr-datasets."""
+    name = config.partition.name
+    return config.objects[name] if name in config.objects else own_partitions.load_partition(name)
+
+
+def check_partition(config: Config) -> None:
+    """Check that a partition of a user, or of flwr-datasets, exists and has the settings of the config.
+
+    Raises:
+        UserError: if it cannot be loaded, or a setting is missing or unknown.
+    """
+    if isinstance(config.partition, Own):
+        name, arguments = config.partition.name, config.partition.arguments
+        own_partitions.settings_of(own_partition(config), name, arguments, config.seed)
+
+
 def partition_function(config: Config) -> Callable[[Int64, Int64 | None, np.random.Generator], list[Int64]]:
     """Return the config's partition as a function: (labels, groups, rng) → one index array for each client."""
     p = config.partition
@@ -140,8 +156,9 @@ def partition_function(config: Config) -> Callable[[Int64, Int64 | None, np.rand
             case ByGroup():
                 return partitions.by_group(group)
             case Own():
-                function = config.objects[p.name] if p.name in config.objects else load_object(p.name, "partition")
-                return partitions.by_function(function, y, rng, p.name)
+                return own_partitions.split_by(
+                    own_partition(config), p.name, p.arguments, own_partitions.Rows(y, group, config.seed, rng)
+                )
             case FromFile():
                 return partitions.from_file(Path(p.path), len(y))
 

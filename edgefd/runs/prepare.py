@@ -16,7 +16,7 @@ from edgefd.poisoning.attacks import attackers
 from edgefd.rounds.participation import check_rules
 from edgefd.runs.data_warnings import data_warnings, proxy_shifts, shift_warnings
 from edgefd.runs.facts import RunFacts, partition_record
-from edgefd.runs.load_data import federate, load_data
+from edgefd.runs.load_data import check_partition, federate, load_data
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,13 +79,14 @@ def prepare(config: Config) -> PreparedRun:
 
 
 def check_fits(config: Config, dataset: Dataset) -> None:
-    """Check that models and training fit the samples, and that the packages that they need are installed.
+    """Check that models, training and partition can be used, and that the packages that they need are installed.
 
     Raises:
         UserError: if a model or setting does not fit, or a package is missing.
     """
     from edgefd.learners.models import build_model, check_model
 
+    check_partition(config)
     shape = dataset.x_train.shape[1:]
     config.train.check_shift(shape)
     for model in config.model:

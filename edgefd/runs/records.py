@@ -22,6 +22,8 @@ class ClientRecord:
     proxy_shift: float | None = None
     """shift of the proxy set from the client's data (`edgefd.filters.shift`): 0.5 = the same kind of samples, 1 =
     another kind; None with fewer than 10 held-out samples"""
+    name: str | None = None
+    """name of the group, such as a person, whose samples the client has; None if a client is no group"""
     train_rows: list[int] | None = None
     """rows of the training set that the client trains on; only with run.record_knowledge"""
     heldout_rows: list[int] | None = None
