@@ -176,8 +176,8 @@ def test_a_data_set_gives_the_run_of_its_name(run: edgefd.Run, tmp_path: Path) -
         ({}, {"method": object()}, "is a object, not an edgefd.federation.method.Method"),
         ({}, {"model": lambda _: None}, "cannot build model '<lambda>': TypeError"),
         ({}, {"model": ["cnn", 3]}, "model: 3 is neither a name nor a function"),
-        ({}, {"data": np.zeros((3, 3))}, "data must be a name, a path, a Dataset, or the arrays"),
-        ({}, {"data": ([[0.0]], [0], [[0.0]], [0])}, "arrays of this session: labels must be 0..C-1"),
+        ({}, {"data": np.zeros((3, 3))}, "data must be a name, a path, a Dataset, the arrays"),
+        ({}, {"data": ([[0.0]], [0], [[0.0]], [0])}, "two or more classes are needed"),
         (
             {"method.name": "selective_fd", "method.n_auxiliary": 10**7},
             {},
