@@ -24,6 +24,7 @@ from edgefd.config.schema import (
     FromFile,
     Model,
     Own,
+    Proxy,
     variant_key,
     variants,
 )
@@ -31,6 +32,7 @@ from edgefd.core.errors import UserError, hint
 from edgefd.core.paths import user_path
 from edgefd.core.yaml_files import read_yaml
 from edgefd.data.datasets import is_path
+from edgefd.data.proxy_data import ProxyData
 from edgefd.methods import get_method
 
 Source = str | os.PathLike[str] | Mapping[str, Any] | Config
@@ -119,7 +121,10 @@ def with_paths(config: Config, change: Callable[[str], str]) -> Config:
     if test is not None and is_path(test):
         test = change(test)
     data = replace(config.data, name=name, test=test, extractor=extractor)
-    proxy = replace(config.proxy, path=path and change(path))
+    public = config.proxy.data
+    if public is not None and is_path(public.name):
+        public = replace(public, name=change(public.name))
+    proxy = replace(config.proxy, path=path and change(path), data=public)
     return replace(config, data=data, proxy=proxy, partition=partition)
 
 
@@ -134,6 +139,8 @@ def _parse_section(section: str, raw: Mapping[str, Any]) -> Any:
             return _models(raw.get("model", {}))
         case "baselines":
             return tuple(name for name, _ in _baselines(raw.get("baselines", [])))
+        case "proxy":
+            return _proxy(raw)
         case "partition" if ":" in str((values := _section(raw, "partition")).get("name")):
             return Own(str(values.pop("name")), values)
     if section in variants():
@@ -207,6 +214,17 @@ def _models(raw: object) -> tuple[Model, ...]:
     if not sections or not all(isinstance(s, dict) for s in sections):
         raise UserError("model must be a name, a section such as {name: cnn}, or a list of either")
     return tuple(_parse("model", Model, s) for s in sections if isinstance(s, dict))
+
+
+def _proxy(raw: Mapping[str, Any]) -> Proxy:
+    """Return the section `proxy`; its key `data` is a section too, or the name of a data set."""
+    values = _section(raw, "proxy")
+    data = values.pop("data", None)
+    proxy: Proxy = _parse("proxy", Proxy, values)
+    if data is None:
+        return proxy
+    own = {"name": data} if isinstance(data, str) else _section({"proxy.data": data}, "proxy.data")
+    return replace(proxy, data=_parse("proxy.data", ProxyData, own))
 
 
 def _section(raw: Mapping[str, Any], name: str) -> dict[str, Any]:

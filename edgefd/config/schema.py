@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from edgefd.core.host import cores
+from edgefd.data.proxy_data import ProxyData
 from edgefd.data.sources.source import Source
 from edgefd.defences.apply import DEFENCES, Defence, NoDefence, defended
 from edgefd.federation.method import Method
@@ -202,6 +203,11 @@ class Proxy:
     path: str | None = None
     """npz file of proxy samples that replaces the fraction: public samples `x`, with `y` if the accepted rows are to be
     measured; or contributed samples from `edgefd collect` (None = no file)"""
+    data: ProxyData | None = None
+    """another data set, whose training samples replace the fraction, with source=public: its name, or a section such as
+    {name: fashion_mnist, limit: 2000} with `limit`, `labels` (true = its labels are those of the private data) and the
+    keys of `data` that say how it is read; its images are converted to the size, the colours and the range of the
+    private images (None = none)"""
 
 
 @dataclass(frozen=True)
@@ -342,6 +348,8 @@ class Config:
         out = dataclasses.asdict(dataclasses.replace(self, objects={}))
         method = {"name": out.pop("method_name"), **out.pop("method_config")}
         out["data"] = {key: list(value) if isinstance(value, tuple) else value for key, value in out["data"].items()}
+        if data := out["proxy"]["data"]:
+            out["proxy"]["data"] = {key: list(v) if isinstance(v, tuple) else v for key, v in data.items()}
         out["partition"] |= out["partition"].pop("arguments", {})
         models = out.pop("model")
         out["attack"]["clients"] = list(self.attack.clients)

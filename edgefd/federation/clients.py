@@ -145,7 +145,9 @@ def proxy_labels_of(federation: Federation) -> Int64:
         UserError: if the proxy set has no labels.
     """
     if federation.proxy_labels is None:
-        raise UserError("this method needs labels of the proxy set: add y to the npz of proxy.path")
+        raise UserError(
+            "this method needs labels of the proxy set: add y to the npz of proxy.path, or set proxy.data.labels=true"
+        )
     return federation.proxy_labels
 
 

@@ -29,6 +29,7 @@ from edgefd.data import own_partitions, partitions
 from edgefd.data.build_federation import ProxySpec, build_federation
 from edgefd.data.datasets import Dataset, digest, load_dataset
 from edgefd.data.features import extractor_graph, with_features
+from edgefd.data.proxy_data import load_proxy_data
 from edgefd.data.validation import split_validation
 from edgefd.federation.clients import Federation, Scale, unit_scale
 
@@ -47,11 +48,15 @@ def load_raw(config: Config) -> Dataset:
 
 
 def _load_whole(config: Config) -> Dataset:
-    """Return the data set, limited to `data.limit` samples; the cache of features is for all of them."""
+    """Return the data set, limited to `data.limit` samples, and `proxy.data`; the cache of features is for all."""
     dataset = config.objects.get(config.data.name)
     if dataset is None:
         dataset = load_dataset(config.data)
-    return dataset if config.data.limit is None else limit_samples(dataset, config.data.limit)
+    if config.data.limit is not None:
+        dataset = limit_samples(dataset, config.data.limit)
+    if config.proxy.data is not None:
+        dataset = replace(dataset, proxy=load_proxy_data(config.proxy.data, dataset))
+    return dataset
 
 
 def extractor_of(config: Config) -> tuple[bytes, tuple[int, ...]] | None:

@@ -56,6 +56,8 @@ class PreparedRun:
             data_source=dataset.source,
             data_samples=len(dataset.x_train) + len(dataset.x_test),
             data_sha256=dataset.sha256,
+            proxy_source=None if dataset.proxy is None else dataset.proxy.source,
+            proxy_source_sha256=None if dataset.proxy is None else dataset.proxy.sha256,
         )
 
 

@@ -143,6 +143,11 @@ class Summary:
     """number of samples of the data set, training and test; None for a run of devices"""
     data_sha256: str | None
     """SHA-256 of the arrays of the data set; None for a run of devices"""
+    proxy_source: str | None = None
+    """origin of the proxy set if it is another data set (`proxy.data`), and how its samples were converted; otherwise
+    None, also for a run of devices"""
+    proxy_source_sha256: str | None = None
+    """SHA-256 of the arrays of that data set"""
 
 
 def data_label(dataset: str, evaluated_on: str) -> str:

@@ -41,6 +41,7 @@ from edgefd.config.schema import Config, Data, FromFile
 from edgefd.core.errors import RunError, Stopped, UserError
 from edgefd.core.files import os_errors, removed_on_error
 from edgefd.core.objects import one_line
+from edgefd.data.proxy_data import ProxyData
 from edgefd.runs.folder import has_round
 from edgefd.runs.load_data import load_data
 from edgefd.runs.prepare import check_fits
@@ -103,7 +104,7 @@ def load_sweep(source: Source, overrides: Overrides = ()) -> list[Cell]:
     combinations = [case | dict(zip(grid, c, strict=True)) for case in cases for c in itertools.product(*grid.values())]
     configs = [config_with(base, settings) for settings in combinations]
     digests = check_data(configs)
-    cells = [cell_of(config, digests[config.data]) for config in configs]
+    cells = [cell_of(config, digests[config.data, config.proxy.data]) for config in configs]
     if len({c.name for c in cells}) < len(cells):
         raise UserError(f"{path}: the grid has the same run twice")
     return cells
@@ -281,15 +282,15 @@ def config_with(base: Mapping[str, Any], settings: Mapping[str, Any]) -> Config:
     return replace(config, run=replace(config.run, workers=0), baselines=(), baseline_settings={})
 
 
-def check_data(configs: Sequence[Config]) -> dict[Data, str]:
-    """Check every config against its data set; return the sha256 of each data set."""
+def check_data(configs: Sequence[Config]) -> dict[tuple[Data, ProxyData | None], str]:
+    """Check every config against its data; return the sha256 of its data set and of `proxy.data`."""
     digests = {}
-    for data in dict.fromkeys(config.data for config in configs):
-        same_data = [config for config in configs if config.data == data]
+    for key in dict.fromkeys((config.data, config.proxy.data) for config in configs):
+        same_data = [config for config in configs if (config.data, config.proxy.data) == key]
         dataset = load_data(same_data[0])
         for config in same_data:
             check_fits(config, dataset)
-        digests[data] = dataset.sha256
+        digests[key] = dataset.sha256 + ("" if dataset.proxy is None else f" {dataset.proxy.sha256}")
     return digests
 
 

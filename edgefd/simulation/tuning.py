@@ -123,7 +123,7 @@ def load_tuning(config: Config, space: Path, methods: Sequence[str], seeds: Sequ
     names = list(dict.fromkeys(methods or (config.method_name, *config.baselines)))
     spaces = read_space(space, names)
     tuned = tuple(_method_space(config, name, space, spaces[name]) for name in names)
-    (data_sha256,) = check_data([method.base for method in tuned]).values()
+    data_sha256 = " ".join(check_data([method.base for method in tuned]).values())
     return Tuning(config, tuned, tuple(seeds), data_sha256)
 
 
