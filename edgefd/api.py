@@ -29,8 +29,12 @@ from edgefd.methods import check_method, get_method, method_names
 from edgefd.simulation.table import table
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
     from edgefd.learners.models import Factory
-    from edgefd.simulation.run import Engine, OnRound, Run
+    from edgefd.report.matplotlib_plots import PlotKind
+    from edgefd.runs.callbacks import Callback
+    from edgefd.simulation.run import Engine, Run
     from edgefd.simulation.sweep import Cell
 
 Folder = str | os.PathLike[str]
@@ -47,7 +51,7 @@ def simulate(
     data: Folder | Dataset | Arrays | Mapping[str, npt.ArrayLike] | Any = None,
     partition: str | Function | Any = None,
     out: Folder | None = None,
-    on_round: OnRound | None = None,
+    callbacks: Sequence[Callback] = (),
     engine: Engine = "local",
     progress: bool = False,
 ) -> Run:
@@ -65,7 +69,8 @@ def simulate(
         partition: a name, a function (labels int64 [n], random generator) → one array of indices for each client, or a
             partitioner of flwr-datasets.
         out: the run folder, which must not exist (None = a new folder in runs/ of the current folder).
-        on_round: called with the `RoundMetrics` of each round of the method, not of its baselines.
+        callbacks: objects that follow the run and those of its baselines, in addition to those that run.trackers and
+            run.callbacks name.
         engine: "local" = this machine; "ray" = Flower on Ray, which returns neither teacher nor models.
         progress: whether the progress is printed.
 
@@ -90,7 +95,7 @@ def simulate(
     if progress:
         console = safe_console()
     with _interruptible():
-        return simulate_config(loaded, None if out is None else user_path(out), engine, on_round, console)
+        return simulate_config(loaded, None if out is None else user_path(out), engine, callbacks, console)
 
 
 def sweep(
@@ -154,6 +159,26 @@ def compare(runs: Run | Folder | Sequence[Run | Folder], *, over: str = "seed") 
 
     listed: Any = runs if isinstance(runs, list | tuple) else [runs]
     return table([asdict(row) for row in group(load_runs([_folder_of(run) for run in listed]), over)])
+
+
+def plot(runs: Run | Folder | Sequence[Run | Folder], kind: PlotKind = "accuracy") -> Figure:
+    """Plot runs and their baselines, and return the matplotlib figure, which pyplot does not know.
+
+    Runs that differ only in the seed are one curve: their mean, with its 95 % interval.
+
+    Args:
+        runs: runs, run folders, or folders that contain run folders.
+        kind: "accuracy" = mean accuracy by round; "clients" = accuracy of each client by round, in the run with the
+            lowest seed; "bytes" = bytes of all rounds, and accuracy against the bytes sent.
+
+    Raises:
+        UserError: if there is no such plot or run, the runs are of different data, or matplotlib is missing.
+    """
+    require("sim", "scipy")
+    from edgefd.report.matplotlib_plots import plot_runs
+
+    listed: Any = runs if isinstance(runs, list | tuple) else [runs]
+    return plot_runs([_folder_of(run) for run in listed], kind)
 
 
 def audit(

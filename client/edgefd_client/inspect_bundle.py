@@ -60,7 +60,7 @@ def _optimizer(name: str, training: Training) -> str:
 def bits_a_row(bundle: Bundle) -> int:
     """Return how many bits a device says about a proxy row: its soft label, its weight, and whether it answers."""
     terms = bundle.manifest.terms
-    return (terms.n_classes + 1) * CODECS[terms.codec].bits + 1
+    return CODECS[terms.codec].row_bits(terms.n_classes) + 1
 
 
 def _disclosed(bundle: Bundle) -> str:

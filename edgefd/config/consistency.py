@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from edgefd.config.schema import PLAIN, Config, FromFile
+from edgefd.config.partition import FromFile
+from edgefd.config.schema import PLAIN, Config
 from edgefd.core.errors import UserError, hint
 from edgefd.defences.apply import NoDefence, Private, check_method, check_private
 from edgefd.federation.method import MessageKind, Method
@@ -183,7 +184,7 @@ METHOD_RULES = (
         "section",
     ),
     Rule(
-        lambda c, m: CODECS[c.codec.name].unit and m.exchanges and not 0 <= m.values.least < m.values.most <= 1,
+        lambda c, m: m.exchanges and not CODECS[c.codec.name].carries(m.values),
         "codec.name: {config.codec.name} carries numbers from 0 to 1, but method {method.name} sends "
         "{method.values.name}: use float16 or float32",
     ),

@@ -7,7 +7,8 @@ from dataclasses import replace
 from typing import Any
 
 from edgefd.config.keys import REQUIRED, Key, Part, form, parts_of
-from edgefd.config.schema import SECTIONS, Config, Own, variant_key, variants
+from edgefd.config.partition import Own
+from edgefd.config.schema import SECTIONS, Config, variant_key, variants
 from edgefd.core.yaml_files import dump_yaml
 
 WIDTH = 80

@@ -15,15 +15,14 @@ from pydantic import TypeAdapter, ValidationError
 
 from edgefd.config.consistency import check_consistency
 from edgefd.config.overrides import Overrides, plain, read_overrides, set_key
+from edgefd.config.partition import FromFile, Own
 from edgefd.config.protocols import with_protocol
 from edgefd.config.schema import (
     DEFAULT_METHOD,
     OBJECT,
     SECTIONS,
     Config,
-    FromFile,
     Model,
-    Own,
     Proxy,
     variant_key,
     variants,

@@ -25,7 +25,7 @@ from edgefd.data.features import EFFICIENTNETS
 from edgefd.export.model_graphs import export_graphs
 from edgefd.export.step import constants_of
 from edgefd.learners.graphs import Graphs
-from edgefd.learners.models import MODELS, build_model
+from edgefd.learners.models import MODELS, WINDOW_MODELS, build_model
 from edgefd.wire import known_graphs
 from edgefd.wire.graph_structure import Structure, digest_of, structure_of
 from edgefd.wire.known_graphs import CATALOGUE, FREE, FREE_ROWS, SMALL, known_model, symbols_of
@@ -41,7 +41,7 @@ _CHANNELS = ((1,), (2, 3, 4), (5, 6, 9))  # the exporter treats up to four chann
 _SIDES = (*range(16, 36), 40, 48, 65, 96)
 _SMALL = 20  # pixels; of smaller images, poolings leave one pixel
 _FLAT = ("linear", "mlp")  # models that take samples of any shape
-_SAME_FOR_ALL_SIDES = ("resnet8", "dwnet", "cnn1d")  # models whose structure does not depend on the size of an image
+_SAME_FOR_ALL_SIDES = ("resnet8", "dwnet", *WINDOW_MODELS)  # models whose structure does not depend on the size of an image
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ Example = tuple[Sizes, tuple[Structure, ...]]
 def random_sizes(model: str, rng: random.Random) -> Sizes:
     """Return sizes that a model takes."""
     channels = rng.choice(rng.choice(_CHANNELS))
-    if model == "cnn1d":
+    if model in WINDOW_MODELS:
         shape: tuple[int, ...] = (channels, rng.randrange(16, 257))
     elif model in _FLAT and rng.random() < 0.5:
         shape = (rng.randrange(2, 1281),) if rng.random() < 0.5 else (channels, rng.randrange(2, 257))
@@ -179,7 +179,7 @@ def _kinds(model: str) -> list[_Kind]:
     if model in _FLAT:
         return [_Kind(1, tuple(range(2, 1281))), *(_Kind(axes, some) for axes in (2, 3) for some in _CHANNELS)]
     if model in _SAME_FOR_ALL_SIDES:
-        axes = 2 if model == "cnn1d" else 3
+        axes = 2 if model in WINDOW_MODELS else 3
         sides = [(i, (3 * i + 1) % 8)[: axes - 1] for i in range(8)]  # three strides
         return [_Kind(axes, some, each, modulus=8) for some, each in itertools.product(_CHANNELS, sides)]
     remainders = itertools.product(range(4), range(4))

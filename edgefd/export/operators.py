@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import operator
 from collections.abc import Callable
 from typing import Any
@@ -12,17 +13,29 @@ import torch
 from torch import Tensor, fx
 
 from edgefd.core.errors import UserError
-from edgefd.export.call import Call
+from edgefd.export.call import ONNX_TYPES, Call
 from edgefd.export.convolution import CONVOLUTIONS
-from edgefd.export.elementwise import ELEMENTWISE
+from edgefd.export.elementwise import CONVERTING, ELEMENTWISE
 from edgefd.export.graph_builder import GraphBuilder, Value, plain
-from edgefd.export.pooling import POOLING
+from edgefd.export.indexing import INDEXING
+from edgefd.export.pooling import MEAN_POOLING
 from edgefd.export.reductions import REDUCTIONS
 from edgefd.export.shapes import SHAPES
 from edgefd.export.step import Traced
+from edgefd.export.trace import layer_of
+from edgefd.export.windows import MAX_POOLING
 
-OPERATORS: dict[Any, Callable[[Call], Any]] = {**ELEMENTWISE, **SHAPES, **REDUCTIONS, **CONVOLUTIONS, **POOLING}
+OPERATORS: dict[Any, Callable[[Call], Any]] = {
+    **ELEMENTWISE,
+    **SHAPES,
+    **REDUCTIONS,
+    **CONVOLUTIONS,
+    **MEAN_POOLING,
+    **MAX_POOLING,
+    **INDEXING,
+}
 """Translations of all supported torch operators."""
+_RANDOM = torch.Tag.nondeterministic_seeded
 
 
 def to_onnx(traced: Traced) -> onnx.ModelProto:
@@ -31,10 +44,11 @@ def to_onnx(traced: Traced) -> onnx.ModelProto:
     Inputs and outputs have the names in `traced`. Fixed inputs become constants.
 
     Raises:
-        UserError: for an operator that is not supported, with its name.
+        UserError: for an operator that is not supported, with the name of its layer.
     """
     g = GraphBuilder()
     values: dict[fx.Node, Any] = {}
+    known = _computed_now(traced.graph)
     names = iter(traced.inputs)
     for node in traced.graph.graph.nodes:
         if node.op == "placeholder":
@@ -42,8 +56,8 @@ def to_onnx(traced: Traced) -> onnx.ModelProto:
             fixed = traced.fixed.get(name)
             shape = tuple(node.meta["val"].shape)
             values[node] = g.input(name, shape) if fixed is None else _constant(g, fixed)
-        elif node.op == "get_attr":
-            values[node] = _constant(g, getattr(traced.graph, node.target))
+        elif node in known:
+            values[node] = _constant(g, _shortened(known[node]))
         elif node.op == "call_function":
             values[node] = _translate(g, node, values)
         elif node.op == "output":
@@ -52,37 +66,86 @@ def to_onnx(traced: Traced) -> onnx.ModelProto:
     return g.model()
 
 
+def _computed_now(graph: fx.GraphModule) -> dict[fx.Node, Tensor]:
+    """Return the tensors that depend on no input, such as positions and masks, by the nodes that compute them."""
+    known: dict[fx.Node, Tensor] = {}
+    for node in graph.graph.nodes:
+        if node.op == "get_attr":
+            known[node] = getattr(graph, node.target)
+        elif node.op == "call_function" and all(n in known for n in node.all_input_nodes):
+            target = node.target
+            if isinstance(target, torch._ops.OpOverload) and _RANDOM not in target.tags:
+                args, kwargs = (fx.map_arg(a, known.__getitem__) for a in (node.args, node.kwargs))
+                result = target(*args, **kwargs)
+                if isinstance(result, Tensor):
+                    known[node] = result
+    return known
+
+
+def _shortened(tensor: Tensor) -> Tensor:
+    """Return a tensor of equal floating-point numbers with axes of size 1. Elementwise operators repeat it."""
+    if tensor.is_floating_point() and tensor.numel() > 1 and bool((tensor == tensor.reshape(-1)[0]).all()):
+        return tensor.reshape(-1)[:1].reshape((1,) * tensor.dim())
+    return tensor
+
+
 def _translate(g: GraphBuilder, node: fx.Node, values: dict[fx.Node, Any]) -> Any:
     if node.target is operator.getitem:
         return values[node.args[0]][node.args[1]]  # type: ignore[index]
     if not isinstance(node.target, torch._ops.OpOverload) or node.target is torch.ops.aten.sym_size.int:
         return None  # arithmetic on sizes, which are known from the shapes of results
     target = node.target
-    if not any(isinstance(n.meta.get("val"), Tensor) or n in values for n in node.all_input_nodes):
-        return _constant(g, target(*node.args, **node.kwargs))
-    call = _call(g, node, values)
+    if target not in OPERATORS:
+        raise UserError(
+            _refusal(node, "a device has no such operator: replace it, or train this layer in simulation only")
+        )
     try:
-        return OPERATORS[target](call)
-    except KeyError:
-        raise UserError(f"cannot export the operator {target} to a device: replace it in the module") from None
+        return OPERATORS[target](_call(g, node, values))
     except NotImplementedError as error:
-        raise UserError(f"cannot export the operator {target} to a device: {error}") from None
+        raise UserError(_refusal(node, str(error))) from None
+
+
+def _refusal(node: fx.Node, reason: str) -> str:
+    layer = layer_of(node)
+    return f"cannot export {f'layer {layer}: ' if layer else ''}the operator {node.target}: {reason}"
 
 
 def _call(g: GraphBuilder, node: fx.Node, values: dict[fx.Node, Any]) -> Call:
-    take = (lambda n: values[n]) if node.target in ELEMENTWISE else (lambda n: _expanded(g, n, values))
-    args, kwargs = fx.map_arg(node.args, take), fx.map_arg(node.kwargs, take)
+    tensors = [n.meta["val"].dtype for n in node.all_input_nodes if isinstance(n.meta.get("val"), Tensor)]
+    common = _common_type(node, tensors)
+
+    def take(n: fx.Node) -> Any:
+        if node.target not in ELEMENTWISE:
+            return _expanded(g, n, values)
+        value = values[n]
+        cast = common is not None and isinstance(value, Value) and n.meta["val"].dtype != common
+        return Value(g.op("Cast", value.name, to=ONNX_TYPES[common]), value.shape, value.perm) if cast else value
+
+    if node.target is torch.ops.aten.where.self:
+        args = (values[node.args[0]], *fx.map_arg(node.args[1:], take))  # type: ignore[index]
+    else:
+        args = tuple(fx.map_arg(node.args, take))
+    kwargs = fx.map_arg(node.kwargs, take)
     val = node.meta.get("val")
     result = val if isinstance(val, Tensor) else None
-    inputs = [n.meta["val"].dtype for n in node.all_input_nodes if isinstance(n.meta.get("val"), Tensor)]
     return Call(
         g,
-        tuple(args),
+        args,
         dict(kwargs),
         () if result is None else tuple(result.shape),
         torch.float32 if result is None else result.dtype,
-        inputs[0] if inputs else torch.float32,
+        common or (tensors[0] if tensors else torch.float32),
     )
+
+
+def _common_type(node: fx.Node, tensors: list[torch.dtype]) -> torch.dtype | None:
+    """Return the type to which torch converts the tensors of an elementwise operator, or None if it does not."""
+    result = node.meta.get("val")
+    if node.target not in ELEMENTWISE or node.target in CONVERTING or not isinstance(result, Tensor) or not tensors:
+        return None
+    if result.dtype != torch.bool:
+        return result.dtype
+    return functools.reduce(torch.promote_types, tensors)
 
 
 def _expanded(g: GraphBuilder, node: fx.Node, values: dict[fx.Node, Any]) -> Any:
@@ -92,11 +155,11 @@ def _expanded(g: GraphBuilder, node: fx.Node, values: dict[fx.Node, Any]) -> Any
         return value
     full = tuple(node.meta["val"].shape)
     expandable = len(value.shape) == len(full) and all(a in (1, b) for a, b in zip(value.shape, full, strict=True))
-    if value.shape == full or not expandable:
-        return value
-    source = g.ordered(value)
-    return plain(g.op("Expand", source.name, g.constant(np.array(full, np.int64))), full)
+    return g.expand(value, full) if value.shape != full and expandable else value
 
 
 def _constant(g: GraphBuilder, tensor: Tensor) -> Value:
-    return plain(g.constant(tensor.detach().numpy()), tuple(tensor.shape))
+    array = tensor.detach().numpy()
+    if array.dtype.kind == "f":  # a device refuses constants that are not finite, such as the -inf of a mask
+        array = np.clip(array, np.finfo(np.float32).min, np.finfo(np.float32).max)
+    return plain(g.constant(array), tuple(tensor.shape))

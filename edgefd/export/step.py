@@ -9,47 +9,19 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
-from torch._decomp import core_aten_decompositions, get_decompositions
 from torch._subclasses import FakeTensorMode
-from torch.func import functional_call, functionalize, grad_and_value
-from torch.fx.experimental.proxy_tensor import make_fx
+from torch.func import functional_call, grad_and_value
 from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, StatelessSymbolicContext
 
 from edgefd.core.errors import UserError
+from edgefd.export.trace import trace
 from edgefd.learners.optimizer import BETAS, EPS, MOMENTUM
-
-_aten = torch.ops.aten
-_NOT_DECOMPOSED = (  # `edgefd.export.operators` translates them whole, which is faster than their parts
-    _aten.threshold_backward.default,
-    _aten.convolution_backward.default,
-    _aten.max_pool2d_with_indices_backward.default,
-    _aten.avg_pool2d_backward.default,
-    _aten.native_group_norm.default,
-)
-_DECOMPOSED = (  # in addition to torch's core decompositions
-    _aten.native_layer_norm,
-    _aten.native_layer_norm_backward,
-    _aten._log_softmax_backward_data,
-    _aten._softmax_backward_data,
-    _aten.gelu,
-    _aten.gelu_backward,
-    _aten.silu,
-    _aten.silu_backward,
-    _aten.leaky_relu,
-    _aten.leaky_relu_backward,
-    _aten.hardtanh,
-    _aten.hardtanh_backward,
-    _aten.elu,
-    _aten.elu_backward,
-    _aten.tanh_backward,
-    _aten.sigmoid_backward,
-)
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,7 +90,7 @@ def trace_step(model: nn.Module, optimizer: str, batch: int, shape: Sequence[int
     rows = (torch.zeros(batch, *shape), torch.full((batch, n_classes), 1 / n_classes), torch.ones(batch))
     constants = constants_of(optimizer)
     numbers = [torch.tensor(0.01), *(torch.tensor(v) for v in constants.values())]
-    graph = _trace(step, [*state.values(), *fixed.values(), *rows, *numbers])
+    graph = trace(step, [*state.values(), *fixed.values(), *rows, *numbers], model)
     inputs = (*state, *fixed, "x", "targets", "weights", "lr", *constants)
     return Traced(graph, inputs, (*(f"new/{name}" for name in state), "loss"), fixed)
 
@@ -132,11 +104,12 @@ def trace_logits(model: nn.Module, shape: Sequence[int]) -> Traced:
     def logits(*flat: Tensor) -> list[Tensor]:
         return [functional_call(model, dict(zip(keys, flat[:-1], strict=True)), (flat[-1],))]
 
-    fake = FakeTensorMode(shape_env=ShapeEnv())
+    fake = FakeTensorMode(shape_env=ShapeEnv(), allow_non_fake_inputs=True)
     free = StatelessSymbolicContext([DimDynamic.DYNAMIC, *(DimDynamic.STATIC for _ in shape)])  # type: ignore[var-annotated]
     tensors = [*parameters.values(), *fixed.values()]
     fake_tensors = [fake.from_tensor(t.contiguous(), static_shapes=True) for t in tensors]
-    graph = _trace(logits, [*fake_tensors, fake.from_tensor(torch.zeros(7, *shape), symbolic_context=free)])
+    arguments = [*fake_tensors, fake.from_tensor(torch.zeros(7, *shape), symbolic_context=free)]
+    graph = trace(logits, arguments, model)
     return Traced(graph, (*parameters, *fixed, "x"), ("logits",), fixed)
 
 
@@ -156,22 +129,6 @@ def _copy_for_export(model: nn.Module) -> nn.Module:
             raise UserError(f"layer {name!r} is {type(layer).__name__}, but a training graph cannot be random: set p=0")
     copied: nn.Module = copy.deepcopy(model).to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     return copied.train()
-
-
-def _trace(function: Callable[..., list[Tensor]], arguments: list[Tensor]) -> fx.GraphModule:
-    table = {**core_aten_decompositions(), **get_decompositions(_DECOMPOSED)}
-    for operator in _NOT_DECOMPOSED:
-        table.pop(operator, None)
-    tracer = make_fx(functionalize(function, remove="mutations"), decomposition_table=table)
-    try:
-        traced: fx.GraphModule = tracer(*arguments)
-    except UserError:
-        raise
-    except Exception as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise UserError(f"torch cannot trace the training step of this module: {reason}") from error
-    traced.graph.eliminate_dead_code()
-    return traced
 
 
 def _sgd(state: list[Tensor], gradients: list[Tensor], lr: Tensor) -> list[Tensor]:

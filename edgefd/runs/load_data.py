@@ -9,9 +9,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from edgefd.config.schema import (
+from edgefd.config.partition import (
     ByGroup,
-    Config,
     Dirichlet,
     FromFile,
     Iid,
@@ -22,6 +21,7 @@ from edgefd.config.schema import (
     Strong,
     Weak,
 )
+from edgefd.config.schema import Config
 from edgefd.core.arrays import Int64
 from edgefd.core.errors import UserError
 from edgefd.core.seeding import Purpose, make_rng

@@ -37,11 +37,13 @@ from typing import Any
 
 from edgefd.config.load import Source, parse_config, read_sections
 from edgefd.config.overrides import Overrides, read_overrides, selects_variant, set_key
-from edgefd.config.schema import Config, Data, FromFile
+from edgefd.config.partition import FromFile
+from edgefd.config.schema import Config, Data
 from edgefd.core.errors import RunError, Stopped, UserError
 from edgefd.core.files import os_errors, removed_on_error
 from edgefd.core.objects import one_line
 from edgefd.data.proxy_data import ProxyData
+from edgefd.runs.callbacks import load_callbacks
 from edgefd.runs.folder import has_round
 from edgefd.runs.load_data import load_data
 from edgefd.runs.prepare import check_fits
@@ -283,7 +285,9 @@ def config_with(base: Mapping[str, Any], settings: Mapping[str, Any]) -> Config:
 
 
 def check_data(configs: Sequence[Config]) -> dict[tuple[Data, ProxyData | None], str]:
-    """Check every config against its data; return the sha256 of its data set and of `proxy.data`."""
+    """Check every config against its data, and its callbacks; return the sha256 of its data set and of `proxy.data`."""
+    for config in configs:
+        load_callbacks(config)
     digests = {}
     for key in dict.fromkeys((config.data, config.proxy.data) for config in configs):
         same_data = [config for config in configs if (config.data, config.proxy.data) == key]

@@ -17,6 +17,7 @@ from edgefd.federation.clients import ProxySet
 from edgefd.federation.terms import FederationTerms
 from edgefd.rounds.participation import check_rules
 from edgefd.rounds.validation import expected_teacher
+from edgefd.runs.callbacks import load_callbacks
 from edgefd.runs.deployable import check_deployable
 from edgefd.runs.facts import RunFacts
 from edgefd.runs.terms import terms_with
@@ -76,6 +77,7 @@ def read_served_run(config: Config, bundles: Sequence[Path], proxy_labels: Path 
             are missing although the method needs them.
     """
     check_deployable(config)
+    load_callbacks(config)  # raises here, before anything is written or sent, if one is missing
     models = [model.name for model in config.model]
     if len(bundles) != len(models):
         raise UserError(f"--bundle must be given once for each model of the config, in order: {', '.join(models)}")
