@@ -32,7 +32,7 @@ def _convolution(call: Call) -> Value:
         )
         return g.squeeze(image, 2)
     _check_supported(x)
-    return _apply(g, x, weight, bias, ConvGeometry(stride, padding, dilation, groups), transposed, output_padding)
+    return _apply(g, x, weight, bias, ConvGeometry.of(stride, padding, dilation, groups), transposed, output_padding)
 
 
 def _apply(
@@ -92,7 +92,7 @@ def _convolution_backward(call: Call) -> tuple[Value | None, Value | None, Value
         grad_x, grad_weight, grad_bias = _gradients(g, *images, geometry, transposed, needed)
         return g.squeeze(grad_x, 2) if grad_x else None, g.squeeze(grad_weight, 2) if grad_weight else None, grad_bias
     _check_supported(x)
-    return _gradients(g, grad, x, weight, ConvGeometry(stride, padding, dilation, groups), transposed, needed)
+    return _gradients(g, grad, x, weight, ConvGeometry.of(stride, padding, dilation, groups), transposed, needed)
 
 
 def _gradients(

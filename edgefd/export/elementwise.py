@@ -133,7 +133,7 @@ ELEMENTWISE: dict[Any, Callable[[Call], Any]] = {
     **dict.fromkeys((_aten.sub.Tensor, _aten.sub.Scalar), _scaled("Sub")),
     _aten.pow.Tensor_Scalar: _power,
     _aten.rsqrt.default: lambda call: _combine(call, "Reciprocal", (_combine(call, "Sqrt", call.args[:1]),)),
-    **dict.fromkeys((_aten.clamp.default, _aten.clamp.Tensor, _aten.clamp_min.default), _clamp),
+    **dict.fromkeys((_aten.clamp.default, _aten.clamp.Tensor, _aten.clamp_min.default, _aten.clamp_min.Tensor), _clamp),
     **dict.fromkeys((_aten.ne.Scalar, _aten.ne.Tensor), _not_equal),
     _aten.where.self: _elementwise("Where", 3),
     _aten.threshold_backward.default: _threshold_backward,

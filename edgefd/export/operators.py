@@ -94,15 +94,25 @@ def _translate(g: GraphBuilder, node: fx.Node, values: dict[fx.Node, Any]) -> An
         return values[node.args[0]][node.args[1]]  # type: ignore[index]
     if not isinstance(node.target, torch._ops.OpOverload) or node.target is torch.ops.aten.sym_size.int:
         return None  # arithmetic on sizes, which are known from the shapes of results
-    target = node.target
+    target = _pure(node.target)
     if target not in OPERATORS:
         raise UserError(
             _refusal(node, "a device has no such operator: replace it, or train this layer in simulation only")
         )
     try:
-        return OPERATORS[target](_call(g, node, values))
+        return OPERATORS[target](_call(g, target, node, values))
     except NotImplementedError as error:
         raise UserError(_refusal(node, str(error))) from None
+
+
+def _pure(target: torch._ops.OpOverload) -> Any:
+    """Return the operator that returns what an operator assigns, such as add for add_.
+
+    In a trace, later operators take the result of an assignment, so the assignment itself is not needed.
+    """
+    name, _, overload = target.name().partition("::")[2].partition(".")
+    packet = getattr(torch.ops.aten, name.removesuffix("_"), None) if name.endswith("_") else None
+    return getattr(packet, overload or "default", target) if packet is not None else target
 
 
 def _refusal(node: fx.Node, reason: str) -> str:
@@ -110,18 +120,18 @@ def _refusal(node: fx.Node, reason: str) -> str:
     return f"cannot export {f'layer {layer}: ' if layer else ''}the operator {node.target}: {reason}"
 
 
-def _call(g: GraphBuilder, node: fx.Node, values: dict[fx.Node, Any]) -> Call:
+def _call(g: GraphBuilder, target: Any, node: fx.Node, values: dict[fx.Node, Any]) -> Call:
     tensors = [n.meta["val"].dtype for n in node.all_input_nodes if isinstance(n.meta.get("val"), Tensor)]
-    common = _common_type(node, tensors)
+    common = _common_type(target, node, tensors)
 
     def take(n: fx.Node) -> Any:
-        if node.target not in ELEMENTWISE:
+        if target not in ELEMENTWISE:
             return _expanded(g, n, values)
         value = values[n]
         cast = common is not None and isinstance(value, Value) and n.meta["val"].dtype != common
         return Value(g.op("Cast", value.name, to=ONNX_TYPES[common]), value.shape, value.perm) if cast else value
 
-    if node.target is torch.ops.aten.where.self:
+    if target is torch.ops.aten.where.self:
         args = (values[node.args[0]], *fx.map_arg(node.args[1:], take))  # type: ignore[index]
     else:
         args = tuple(fx.map_arg(node.args, take))
@@ -138,10 +148,10 @@ def _call(g: GraphBuilder, node: fx.Node, values: dict[fx.Node, Any]) -> Call:
     )
 
 
-def _common_type(node: fx.Node, tensors: list[torch.dtype]) -> torch.dtype | None:
+def _common_type(target: Any, node: fx.Node, tensors: list[torch.dtype]) -> torch.dtype | None:
     """Return the type to which torch converts the tensors of an elementwise operator, or None if it does not."""
     result = node.meta.get("val")
-    if node.target not in ELEMENTWISE or node.target in CONVERTING or not isinstance(result, Tensor) or not tensors:
+    if target not in ELEMENTWISE or target in CONVERTING or not isinstance(result, Tensor) or not tensors:
         return None
     if result.dtype != torch.bool:
         return result.dtype

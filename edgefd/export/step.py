@@ -110,6 +110,12 @@ def trace_logits(model: nn.Module, shape: Sequence[int]) -> Traced:
     fake_tensors = [fake.from_tensor(t.contiguous(), static_shapes=True) for t in tensors]
     arguments = [*fake_tensors, fake.from_tensor(torch.zeros(7, *shape), symbolic_context=free)]
     graph = trace(logits, arguments, model)
+    (result,) = next(node for node in graph.graph.nodes if node.op == "output").args[0]
+    if isinstance(result.meta["val"].shape[0], int):
+        raise UserError(
+            "the logits of this module cannot be traced for any number of rows: in the module, use sizes that do not "
+            "depend on the number of rows"
+        )
     return Traced(graph, (*parameters, *fixed, "x"), ("logits",), fixed)
 
 

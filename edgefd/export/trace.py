@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, fx, nn
 from torch._dispatch.python import enable_python_dispatcher
 from torch._guards import detect_fake_mode
@@ -14,6 +15,7 @@ from torch.func import functionalize
 from torch.fx import traceback
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.overrides import TorchFunctionMode
 
 from edgefd.core.errors import UserError
 from edgefd.export.decompositions import decompositions
@@ -84,7 +86,27 @@ def _small_operators() -> Iterator[None]:
     enabled = torch._C._get_mkldnn_enabled()  # type: ignore[attr-defined]
     torch._C._set_mkldnn_enabled(False)  # type: ignore[attr-defined]
     try:
-        with sdpa_kernel(SDPBackend.MATH), enable_python_dispatcher():
+        with sdpa_kernel(SDPBackend.MATH), enable_python_dispatcher(), _LinearAsProduct():
             yield
     finally:
         torch._C._set_mkldnn_enabled(enabled)  # type: ignore[attr-defined]
+
+
+class _LinearAsProduct(TorchFunctionMode):
+    """Trace a linear layer on [n, positions, features] as one product of matrices.
+
+    torch's own way asks for the sizes as plain integers, which would fix the number of rows.
+    """
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if func is not F.linear or args[0].dim() < 3:
+            return func(*args, **(kwargs or {}))
+        return _product(*args, **(kwargs or {}))
+
+
+def _product(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    rows = input.reshape(-1, input.shape[-1])
+    product = rows.mm(weight.t()) if bias is None else torch.addmm(bias, rows, weight.t())
+    return product.reshape(*input.shape[:-1], weight.shape[0])

