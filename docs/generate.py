@@ -72,7 +72,8 @@ def config_page() -> str:
 
 _OWN = {
     "method": " `package.module:METHOD` names [a method of your own](../guides/extending.md#a-method).",
-    "partition": " `package.module:function` names [a function of your own](../guides/python.md#your-own-objects).",
+    "partition": " `flwr_datasets:CLASS` names a partitioner of flwr-datasets, and `package.module:NAME` a function or "
+    "class of your own, with its arguments as keys ([splits](../guides/simulate.md#data-splits-and-proxy-sets)).",
 }
 """sentence about the objects of a user that the key of a section may name"""
 

@@ -51,7 +51,7 @@ def simulate(
     method: str | Method | None = None,
     model: str | Factory | Sequence[str | Factory] | None = None,
     data: Folder | Dataset | Arrays | Mapping[str, npt.ArrayLike] | Any = None,
-    partition: str | Function | None = None,
+    partition: str | Function | Any = None,
     out: Folder | None = None,
     resume: Folder | None = None,
     callbacks: Sequence[Callback] = (),
@@ -69,7 +69,8 @@ def simulate(
             functions, which are assigned to the clients in turn.
         data: a name or a path, as `data.name` of a config; a `Dataset`; the arrays (x_train, y_train, x_test, y_test);
             a dict of arrays; a dataset of torch, or a pair of them (train, test); or a Hugging Face data set.
-        partition: a name, or a function (labels int64 [n], random generator) → one array of indices for each client.
+        partition: a name, a function (labels int64 [n], random generator) → one array of indices for each client, or a
+            partitioner of flwr-datasets.
         out: the run folder, which must not exist (None = a new folder in runs/ of the current folder).
         resume: instead of `out`, the folder of a run to continue after its last checkpoint, with the same bits as
             without a stop. `config` may then be left out; objects of the session must be passed again. A run that has
@@ -96,7 +97,7 @@ def simulate(
         "method.name": method if method is None or isinstance(method, str) else _name_of_method(method, objects),
         "model": None if model is None else _names_of_models(model, objects),
         "data.name": None if data is None else _name_of_data(data, objects),
-        "partition.name": _name_of_function(partition, objects) if callable(partition) else partition,
+        "partition.name": _name_of_partition(partition, objects),
     }
     settings = {key: name for key, name in chosen.items() if name is not None} | dict(read_overrides(overrides))
     loaded = _with_dataset(load_config(config, settings, objects))
@@ -342,6 +343,14 @@ def _is_arrays(data: object) -> bool:
 def _kind(data: object) -> str:
     parts = data if isinstance(data, tuple | list) else [data]
     return "arrays" if _is_arrays(data) or isinstance(data, dict) else type(parts[0]).__name__
+
+
+def _name_of_partition(partition: Any, objects: dict[str, object]) -> str | None:
+    if partition is None or isinstance(partition, str):
+        return partition
+    if not callable(partition) and not hasattr(partition, "load_partition"):
+        raise UserError(f"partition: {partition!r:.60} is neither a name, nor a function, nor a partitioner")
+    return _name_of_function(partition, objects)
 
 
 def _name_of_function(function: Callable[..., Any], objects: dict[str, object]) -> str:

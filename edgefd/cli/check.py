@@ -7,9 +7,11 @@ from typing import Annotated
 
 import typer
 from rich.table import Table
+from rich.text import Text
 
 from edgefd.cli.common import ConfigFile, Overrides, console, require_simulation
 from edgefd.config.load import load_config
+from edgefd.core.text import shown
 from edgefd.core.yaml_files import dump_yaml
 
 
@@ -62,7 +64,8 @@ def partition(
     table = Table("client", *classes, "train", "held", "shared", title=prepared.dataset.name)
     for data in federation.clients:
         counts = [str(n) if n else "·" for n in federation.table[data.client]]
-        table.add_row(str(data.client), *counts, str(len(data.x)), str(len(data.x_heldout)), str(len(data.contributed)))
+        client = Text(f"{data.client} {shown(data.name, 60)}".strip())  # a name may look like markup
+        table.add_row(client, *counts, str(len(data.x)), str(len(data.x_heldout)), str(len(data.contributed)))
     paths = export_client_data(prepared, out) if out is not None else []
     console.print(table)
     if paths:

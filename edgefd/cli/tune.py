@@ -9,12 +9,12 @@ import typer
 
 from edgefd.cli.common import ConfigFile, Overrides, console, require_simulation
 from edgefd.config.load import load_config
-from edgefd.core.errors import UserError, require
+from edgefd.core.errors import RunError, UserError, require
 from edgefd.core.host import cores
 
 if TYPE_CHECKING:
     from edgefd.simulation.sweep import Cell
-    from edgefd.simulation.tuning import Results
+    from edgefd.simulation.tuning import Results, Trial
 
 _DIGITS = 20  # of the largest seed, 2**64 - 1
 
@@ -62,12 +62,19 @@ def tune(
 
     def log_trial(results: Results) -> None:
         write_results(tuning, results, out)
-        best = ", ".join(f"{name} {best_of(of_method).value:.4f}" for name, of_method in results.items())
+        best = ", ".join(f"{name} {_shown(best_of(of_method))}" for name, of_method in results.items())
         print(f"best after {max(map(len, results.values()))} of {trials} trials: {best}", flush=True)
 
     results = run_tuning(tuning, trials, out, jobs or cores(), log_outcome, log_trial)
     console.print(tuning_table(tuning, results))
     console.print(f"all trials: {out / TRIALS}; best configs: {best_path(out, '*')}", soft_wrap=True, highlight=False)
+    for name, of_method in results.items():
+        if best_of(of_method) is None:
+            raise RunError(f"all trials of {name} failed: {of_method[0].error}")
+
+
+def _shown(trial: Trial | None) -> str:
+    return "failed" if trial is None else f"{trial.value:.4f}"
 
 
 def _numbers(text: str) -> list[int]:

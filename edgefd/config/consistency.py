@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from edgefd.config.schema import PLAIN, Config, FromFile
+from edgefd.config.partition import FromFile
+from edgefd.config.schema import PLAIN, Config
 from edgefd.core.errors import UserError, hint
 from edgefd.defences.apply import NoDefence, Private, check_method, check_private
 from edgefd.federation.method import MessageKind, Method
@@ -63,6 +64,11 @@ def _distils_otherwise(config: Config) -> bool:
 
 def _distils_rows(method: Method) -> bool:
     return method.distils_rows and method.message.of_proxy_rows
+
+
+def _separate(config: Config) -> bool:
+    """Return whether the proxy set is a file or another data set, and no part of the training set."""
+    return config.proxy.path is not None or config.proxy.data is not None
 
 
 def _collected(config: Config) -> bool:
@@ -129,8 +135,17 @@ RULES = (
         "proxy.keep cannot be combined with proxy.path: devices choose it with `edgefd-client contribute --keep`",
     ),
     Rule(
-        lambda c, _: isinstance(c.partition, FromFile) and c.proxy.source == "public" and c.proxy.path is None,
-        "partition file names rows of the whole training set: set proxy.path, or use proxy.source=contributed",
+        lambda c, _: c.proxy.data is not None and c.proxy.source != "public",
+        "proxy.data names samples that no client contributed: set proxy.source=public",
+    ),
+    Rule(
+        lambda c, _: c.proxy.data is not None and c.proxy.path is not None,
+        "proxy.data and proxy.path both name the proxy set: remove one of them",
+    ),
+    Rule(
+        lambda c, _: isinstance(c.partition, FromFile) and c.proxy.source == "public" and not _separate(c),
+        "partition file names rows of the whole training set: set proxy.data or proxy.path, or use "
+        "proxy.source=contributed",
     ),
     Rule(
         lambda c, _: _collected(c) and c.run.record_knowledge,

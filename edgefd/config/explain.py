@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import textwrap
+from dataclasses import replace
 from typing import Any
 
 from edgefd.config.keys import REQUIRED, Key, Part, form, parts_of
+from edgefd.config.partition import Own
 from edgefd.config.schema import SECTIONS, Config, variant_key, variants
 from edgefd.core.yaml_files import dump_yaml
 
@@ -35,7 +37,11 @@ def _part(config: Config, section: str) -> Part:
         return form(section, config.method_name, type(config.method_config), config.method.summary)
     if section in variants():
         chosen = getattr(config, section)
-        return form(section, getattr(chosen, variant_key(section)), type(chosen))
+        part = form(section, getattr(chosen, variant_key(section)), type(chosen))
+        if not isinstance(chosen, Own):
+            return part
+        own = (Key(f"{section}.{key}", "", (), REQUIRED, f"argument of {chosen.name}") for key in chosen.arguments)
+        return replace(part, keys=(part.keys[0], *own))
     return parts_of(section)[0]
 
 

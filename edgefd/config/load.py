@@ -15,15 +15,15 @@ from pydantic import TypeAdapter, ValidationError
 
 from edgefd.config.consistency import check_consistency
 from edgefd.config.overrides import Overrides, plain, read_overrides, set_key
+from edgefd.config.partition import FromFile, Own
 from edgefd.config.protocols import with_protocol
 from edgefd.config.schema import (
     DEFAULT_METHOD,
     OBJECT,
     SECTIONS,
     Config,
-    FromFile,
     Model,
-    Own,
+    Proxy,
     variant_key,
     variants,
 )
@@ -32,6 +32,7 @@ from edgefd.core.objects import look_in
 from edgefd.core.paths import user_path
 from edgefd.core.yaml_files import read_yaml
 from edgefd.data.datasets import is_path
+from edgefd.data.proxy_data import ProxyData
 from edgefd.methods import get_method
 
 Source = str | os.PathLike[str] | Mapping[str, Any] | Config
@@ -122,7 +123,10 @@ def with_paths(config: Config, change: Callable[[str], str]) -> Config:
     if test is not None and is_path(test):
         test = change(test)
     data = replace(config.data, name=name, test=test, extractor=extractor)
-    proxy = replace(config.proxy, path=path and change(path))
+    public = config.proxy.data
+    if public is not None and is_path(public.name):
+        public = replace(public, name=change(public.name))
+    proxy = replace(config.proxy, path=path and change(path), data=public)
     models = tuple(replace(model, init=model.init and change(model.init)) for model in config.model)
     return replace(config, data=data, proxy=proxy, partition=partition, model=models)
 
@@ -138,8 +142,10 @@ def _parse_section(section: str, raw: Mapping[str, Any]) -> Any:
             return _models(raw.get("model", {}))
         case "baselines":
             return tuple(name for name, _ in _baselines(raw.get("baselines", [])))
+        case "proxy":
+            return _proxy(raw)
         case "partition" if ":" in str((values := _section(raw, "partition")).get("name")):
-            return _parse("partition", Own, values)
+            return Own(str(values.pop("name")), values)
     if section in variants():
         return _one_of(section, raw)
     return _parse(section, get_type_hints(Config)[section], _section(raw, section))
@@ -181,6 +187,8 @@ def _baselines(raw: object) -> list[tuple[str, dict[str, Any]]]:
 def baseline_config(config: Config, name: str) -> Config:
     """Return the config of one of the baselines of a config: that of `Config.for_method`, with its own settings.
 
+    A key of a section replaces the same key of the config, as an override does. None is a section of defaults.
+
     Raises:
         UserError: if its settings are wrong; the message names the baseline.
     """
@@ -193,6 +201,9 @@ def baseline_config(config: Config, name: str) -> Config:
     for key, value in own.items():
         if key == "method" or key not in SECTIONS:
             raw["method"][key] = value
+        elif isinstance(value, dict) and isinstance(raw[key], dict):
+            for setting in sorted(value, key=lambda setting: setting != variant_key(key)):
+                set_key(raw, f"{key}.{setting}", value[setting])
         else:
             raw[key] = value
     try:
@@ -206,6 +217,17 @@ def _models(raw: object) -> tuple[Model, ...]:
     if not sections or not all(isinstance(s, dict) for s in sections):
         raise UserError("model must be a name, a section such as {name: cnn}, or a list of either")
     return tuple(_parse("model", Model, s) for s in sections if isinstance(s, dict))
+
+
+def _proxy(raw: Mapping[str, Any]) -> Proxy:
+    """Return the section `proxy`; its key `data` is a section too, or the name of a data set."""
+    values = _section(raw, "proxy")
+    data = values.pop("data", None)
+    proxy: Proxy = _parse("proxy", Proxy, values)
+    if data is None:
+        return proxy
+    own = {"name": data} if isinstance(data, str) else _section({"proxy.data": data}, "proxy.data")
+    return replace(proxy, data=_parse("proxy.data", ProxyData, own))
 
 
 def _section(raw: Mapping[str, Any], name: str) -> dict[str, Any]:

@@ -1,8 +1,8 @@
 """The configuration of a run: one frozen dataclass for each YAML section, checked by pydantic.
 
-Sections that devices need too are declared where they are used: `train` in `edgefd.federation.training`, `coordinator`
-in `edgefd.rounds.participation`, `selection` in `edgefd.selection`, `distillation` in `edgefd.learners.losses`. An
-unknown key is an error.
+The section `partition` is in `edgefd.config.partition`. Sections that devices need too are declared where they are
+used: `train` in `edgefd.federation.training`, `coordinator` in `edgefd.rounds.participation`, `selection` in
+`edgefd.selection`, `distillation` in `edgefd.learners.losses`. An unknown key is an error.
 """
 
 from __future__ import annotations
@@ -13,7 +13,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from edgefd.config.partition import PARTITIONS, Partition, Strong
 from edgefd.core.host import cores
+from edgefd.data.proxy_data import ProxyData
 from edgefd.data.sources.source import Source
 from edgefd.defences.apply import DEFENCES, Defence, NoDefence, defended
 from edgefd.federation.method import Method
@@ -65,111 +67,6 @@ class Data(Source):
             raise ValueError("mean and deviation must hold finite numbers, and those of deviation must be above 0")
 
 
-@dataclass(frozen=True)
-class _AmongClients:
-    name: str
-    n_clients: int = 10
-    """number of clients, at least 1"""
-
-
-@dataclass(frozen=True)
-class Strong(_AmongClients):
-    """Partition with one class for each client."""
-
-    name: Literal["strong"] = "strong"
-
-
-@dataclass(frozen=True)
-class Weak(_AmongClients):
-    """Partition in which client i holds half of class i and half of class i + 1."""
-
-    name: Literal["weak"] = "weak"
-
-
-@dataclass(frozen=True)
-class Iid(_AmongClients):
-    """Partition into equal random parts."""
-
-    name: Literal["iid"] = "iid"
-
-
-@dataclass(frozen=True)
-class Dirichlet(_AmongClients):
-    """Partition of each class in proportions drawn from Dirichlet(alpha)."""
-
-    name: Literal["dirichlet"] = "dirichlet"
-    alpha: float = 0.5
-    """concentration, above 0: a smaller value gives each client fewer classes"""
-    balanced: bool = False
-    """whether a client that already has its equal share of all samples gets none of the later classes, so that sizes
-    differ less"""
-
-
-@dataclass(frozen=True)
-class Shards(_AmongClients):
-    """Partition of the samples, sorted by label, into shards of equal size."""
-
-    name: Literal["shards"] = "shards"
-    classes_per_client: int = 2
-    """number of shards that each client receives, at least 1"""
-
-
-@dataclass(frozen=True)
-class LabelQuantity(_AmongClients):
-    """Partition in which each client has the same number of classes, and clients with a class share it equally."""
-
-    name: Literal["label_quantity"] = "label_quantity"
-    classes_per_client: int = 2
-    """number of classes of each client, at least 1: client i has class i, and other random classes"""
-
-
-@dataclass(frozen=True)
-class QuantitySkew(_AmongClients):
-    """Partition into IID parts whose sizes are drawn from Dirichlet(alpha)."""
-
-    name: Literal["quantity_skew"] = "quantity_skew"
-    alpha: float = 0.5
-    """concentration, above 0: a smaller value gives more unequal sizes"""
-
-
-@dataclass(frozen=True)
-class ByGroup:
-    """Partition with one client for each group of the data set, such as each person."""
-
-    name: Literal["by_group"] = "by_group"
-
-
-@dataclass(frozen=True)
-class FromFile:
-    """Partition from index lists in a file."""
-
-    path: str
-    """path of a .json list of lists, or of an npz file with the arrays client_0, client_1, ..."""
-    name: Literal["file"] = "file"
-
-
-@dataclass(frozen=True)
-class Own:
-    """Partition by a function of your own (`edgefd.data.partitions.by_function`)."""
-
-    name: str
-    """path of the function: package.module:function"""
-
-
-Partition = Strong | Weak | Iid | Dirichlet | Shards | LabelQuantity | QuantitySkew | ByGroup | FromFile | Own
-PARTITIONS: dict[str, type] = {
-    "strong": Strong,
-    "weak": Weak,
-    "iid": Iid,
-    "dirichlet": Dirichlet,
-    "shards": Shards,
-    "label_quantity": LabelQuantity,
-    "quantity_skew": QuantitySkew,
-    "by_group": ByGroup,
-    "file": FromFile,
-}
-
-
 def variants() -> dict[str, Mapping[str, type]]:
     """Return the sections in which the key `variant_key` selects one of several dataclasses; the first is the default.
 
@@ -200,6 +97,11 @@ class Proxy:
     path: str | None = None
     """npz file of proxy samples that replaces the fraction: public samples `x`, with `y` if the accepted rows are to be
     measured; or contributed samples from `edgefd collect` (None = no file)"""
+    data: ProxyData | None = None
+    """another data set, whose training samples replace the fraction, with source=public: its name, or a section such as
+    {name: fashion_mnist, limit: 2000} with `limit`, `labels` (true = its labels are those of the private data) and the
+    keys of `data` that say how it is read; its images are converted to the size, the colours and the range of the
+    private images (None = none)"""
 
 
 @dataclass(frozen=True)
@@ -303,8 +205,8 @@ class Config:
     distillation: Distillation = PLAIN
     baselines: tuple[str, ...] = ()
     """other methods to run on the same split, each with its default settings, or with settings and sections of its own,
-    such as {name: scarlet, beta: 2, distillation: {temperature: 1}}; such a section takes the place of the whole
-    section of the config"""
+    such as {name: scarlet, beta: 2, distillation: {temperature: 1}}; a key of such a section replaces the same key of
+    the config, as an override does, and null instead of a section gives it its defaults"""
     baseline_settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """the settings and sections that `baselines` sets for a method, as plain values, by its name"""
     objects: Mapping[str, Any] = field(default_factory=dict)
@@ -359,6 +261,9 @@ class Config:
         out = dataclasses.asdict(dataclasses.replace(self, objects={}))
         method = {"name": out.pop("method_name"), **out.pop("method_config")}
         out["data"] = {key: list(value) if isinstance(value, tuple) else value for key, value in out["data"].items()}
+        if data := out["proxy"]["data"]:
+            out["proxy"]["data"] = {key: list(v) if isinstance(v, tuple) else v for key, v in data.items()}
+        out["partition"] |= out["partition"].pop("arguments", {})
         models = out.pop("model")
         out["attack"]["clients"] = list(self.attack.clients)
         out["run"] |= {"trackers": list(self.run.trackers), "callbacks": list(self.run.callbacks)}

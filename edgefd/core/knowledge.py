@@ -46,6 +46,10 @@ class Knowledge:
         """Number of values per row, d."""
         return int(self.values.shape[1])
 
+    def rows(self, mask: Bool) -> Knowledge:
+        """Return the rows that a mask, bool [n], marks."""
+        return Knowledge(self.ids[mask], self.values[mask], self.weights[mask])
+
     def equals(self, other: Knowledge) -> bool:
         """Return whether both objects hold the same bits."""
         return (

@@ -36,8 +36,8 @@ class ProxySpec:
     """The origin of a proxy set."""
 
     source: Literal["contributed", "public"]
-    """contributed: a fraction of every client's samples; public: a fraction of the training set, taken before it is
-    split among the clients; or samples of either kind in `path`"""
+    """contributed: a fraction of every client's samples; public: `Dataset.proxy`, or else a fraction of the training
+    set, taken before it is split among the clients; or samples of either kind in `path`"""
     alpha: float
     """fraction of the samples that become proxy samples, in (0, 1)"""
     keep: bool = False
@@ -78,6 +78,9 @@ def build_federation(
     if proxy.path is not None:
         x, labels = load_proxy_file(proxy.path, dataset, proxy.source)
         owner = np.full(len(x), -1)
+    elif dataset.proxy is not None:
+        x, labels = dataset.proxy.x, dataset.proxy.y
+        owner = np.full(len(x), -1)
     if scale == "columns" and dataset.x_train.shape[1] > MAX_COLUMNS:
         raise UserError(
             f"data.scale=columns is for {MAX_COLUMNS} columns or fewer, not {dataset.x_train.shape[1]}: use all"
@@ -87,12 +90,12 @@ def build_federation(
     def samples(rows: Int64) -> tuple[Float32, Int64]:
         return to_model(dataset.x_train[rows]), y[rows]
 
-    clients = []
+    clients, names = [], client_names(dataset, parts)
     for client, rows in enumerate(private):
         train, held = _split(client, rows, shared, heldout, seed)
         of_client = np.flatnonzero(owner == client)
         data = ClientData(client, *samples(train), *samples(held), of_client, contributed_y=y[shared[of_client]])
-        clients.append(replace(data, rows=train, heldout_rows=held))
+        clients.append(replace(data, rows=train, heldout_rows=held, name=names[client]))
     return Federation(
         clients=tuple(clients),
         proxy=ProxySet(to_model(x), owner),
@@ -104,8 +107,24 @@ def build_federation(
         table=class_table(y, parts, dataset.n_classes),
         raw_samples_disclosed=len(x) if proxy.source == "contributed" else 0,
         kept=proxy.keep,
-        proxy_rows=shared if proxy.path is None else None,
+        proxy_rows=None if _is_separate(dataset, proxy) else shared,
     )
+
+
+def client_names(dataset: Dataset, parts: Sequence[Int64]) -> list[str]:
+    """Return the name of the group of each client; "" for all if a client has rows of several groups, or shares one."""
+    if dataset.group_train is None:
+        return [""] * len(parts)
+    groups = [np.unique(dataset.group_train[rows]).tolist() for rows in parts]
+    first = [of_client[0] for of_client in groups]
+    if any(len(of_client) > 1 for of_client in groups) or len(set(first)) < len(first):
+        return [""] * len(parts)
+    return [str(group) if dataset.group_names is None else dataset.group_names[group] for group in first]
+
+
+def _is_separate(dataset: Dataset, proxy: ProxySpec) -> bool:
+    """Return whether the proxy set is no part of the training set, but comes from a file or another data set."""
+    return proxy.path is not None or dataset.proxy is not None
 
 
 def _divide(
@@ -116,7 +135,7 @@ def _divide(
     rng = make_rng(seed, Purpose.PROXY)
     remaining = np.arange(len(y))
     shared = np.empty(0, np.int64)
-    if proxy.source == "public" and proxy.path is None:
+    if proxy.source == "public" and not _is_separate(dataset, proxy):
         shared, remaining = stratified(remaining, y, proxy.alpha, rng)
     remaining_group = None if group is None else group[remaining]
     index_arrays = partition(y[remaining], remaining_group, make_rng(seed, Purpose.PARTITION))

@@ -30,7 +30,17 @@ from edgefd.data.sources.source import TEST_FRACTION, Samples, Source
 from edgefd.data.test_fraction import split_test
 from edgefd.federation.units import far_from, in_units, some_rows, units_of
 
-__all__ = ["DATASETS", "Dataset", "Source", "dataset_of", "digest", "download_hint", "find_dataset", "load_dataset"]
+__all__ = [
+    "DATASETS",
+    "Dataset",
+    "PublicSamples",
+    "Source",
+    "dataset_of",
+    "digest",
+    "download_hint",
+    "find_dataset",
+    "load_dataset",
+]
 
 FILES: dict[str, Callable[[Source], Samples]] = {
     ".npz": read_npz_file,
@@ -42,12 +52,27 @@ FILES: dict[str, Callable[[Source], Samples]] = {
 
 
 @dataclass(frozen=True, eq=False)
+class PublicSamples:
+    """Samples of another data set, for the proxy set."""
+
+    x: npt.NDArray[Any]
+    """samples of the same kind and shape as those of the data set [P, ...]"""
+    y: Int64 | None
+    """their labels, int64 [P]; None = they have none that this federation knows"""
+    source: str
+    """their origin, and how they were changed"""
+    sha256: str
+    """digest of the whole data set that they come from"""
+
+
+@dataclass(frozen=True, eq=False)
 class Dataset:
     """Training and test samples in model layout: uint8 or float32 [n, C, H, W], [n, C, L] or [n, d]; labels int64 [n].
 
     `group_train` (int64 [n]) is the group, such as a person, of each training sample; None if the data set has no
-    groups. `source` names the origin of the data, and `sha256` is the digest of the arrays. `label_names` holds the
-    label in the source of each class 0 to C - 1; None if the labels are these numbers themselves.
+    groups, and `group_names` holds the names of the groups 0, 1, ... `source` names the origin, and `sha256` is
+    the digest of the arrays. `label_names` holds the label in the source of each class 0 to C - 1; None if the
+    labels are these numbers themselves. `proxy` holds samples of another data set for the proxy set, or None.
     """
 
     name: str
@@ -60,6 +85,8 @@ class Dataset:
     source: str
     sha256: str
     label_names: tuple[str, ...] | None = None
+    group_names: tuple[str, ...] | None = None
+    proxy: PublicSamples | None = None
 
 
 def load_dataset(source: str | Source, root: Path | None = None) -> Dataset:
@@ -146,6 +173,7 @@ def dataset_of(name: str, samples: Samples, source: str, settings: Source | None
         source=source,
         sha256="",
         label_names=label_names,
+        group_names=None if s.group_train is None else tuple(map(str, np.unique(s.group_train).tolist())),
     )
     return replace(dataset, sha256=digest(dataset))
 

@@ -48,8 +48,12 @@ def with_features(dataset: Dataset, extractor: str, size: int | None = None) -> 
     graph = extractor_graph(extractor, dataset.x_train.shape[1:], size)
     progress = _progress_bar(dataset.name)
     x_train, x_test = (cached_features(graph, x, progress) for x in (dataset.x_train, dataset.x_test))
+    proxy = dataset.proxy
+    if proxy is not None:
+        proxy = replace(proxy, x=cached_features(graph, proxy.x, progress))
     description = f"features of {extractor if extractor in EFFICIENTNETS else Path(extractor).name}"
-    result = replace(dataset, x_train=x_train, x_test=x_test, source=f"{dataset.source}, {description}")
+    source = f"{dataset.source}, {description}"
+    result = replace(dataset, x_train=x_train, x_test=x_test, proxy=proxy, source=source)
     return replace(result, sha256=digest(result))
 
 

@@ -11,7 +11,6 @@ import numpy.typing as npt
 from edgefd.core.arrays import Int64
 from edgefd.core.errors import UserError
 from edgefd.core.json_files import parse_json
-from edgefd.core.objects import one_line
 from edgefd.data.npz import read_npz
 
 Function = Callable[[Int64, np.random.Generator], Sequence[npt.ArrayLike]]
@@ -161,23 +160,10 @@ def from_file(path: Path, n: int) -> list[Int64]:
         raise
     except (OSError, ValueError, TypeError) as error:
         raise UserError(f"cannot read partition file {path}: {error}") from error
-    return _checked_parts(parts, n, f"partition file {path}")
+    return checked_parts(parts, n, f"partition file {path}")
 
 
-def by_function(function: Function, y: Int64, rng: np.random.Generator, name: str) -> list[Int64]:
-    """Call a user's function with the labels and a random generator; `name` names it in errors.
-
-    Raises:
-        UserError: if the function fails, or does not return index arrays like those that `from_file` accepts.
-    """
-    try:
-        parts = [np.asarray(p) for p in function(y.copy(), rng)]
-    except Exception as error:  # a user's function may raise anything
-        raise UserError(f"partition {name} failed: {one_line(error)}") from error
-    return _checked_parts(parts, len(y), f"partition {name}")
-
-
-def _checked_parts(parts: Sequence[np.ndarray], n: int, source: str) -> list[Int64]:
+def checked_parts(parts: Sequence[np.ndarray], n: int, source: str) -> list[Int64]:
     """Return the index arrays, sorted, if they are whole numbers from 0 to n - 1, disjoint, and none is empty."""
     if not parts or not all(p.ndim == 1 and len(p) for p in parts):
         raise UserError(f"{source} must hold at least one index for each client")

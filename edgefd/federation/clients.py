@@ -29,6 +29,7 @@ class ClientData:
         rows: int64 [n], indices of `x` in the training set; None outside simulations.
         heldout_rows: int64 [m], indices of `x_heldout` in the training set; None outside simulations.
         contributed_y: int64, labels of the contributed rows; None if the client has not kept them.
+        name: name of the group, such as a person, whose samples these are; "" if the client is no group.
     """
 
     client: int
@@ -40,6 +41,7 @@ class ClientData:
     rows: Int64 | None = None
     heldout_rows: Int64 | None = None
     contributed_y: Int64 | None = None
+    name: str = ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -143,7 +145,9 @@ def proxy_labels_of(federation: Federation) -> Int64:
         UserError: if the proxy set has no labels.
     """
     if federation.proxy_labels is None:
-        raise UserError("this method needs labels of the proxy set: add y to the npz of proxy.path")
+        raise UserError(
+            "this method needs labels of the proxy set: add y to the npz of proxy.path, or set proxy.data.labels=true"
+        )
     return federation.proxy_labels
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from edgefd.core.arrays import Int64
+from edgefd.core.arrays import Bool, Float32, Int64
 from edgefd.core.knowledge import Knowledge, replaced
 from edgefd.federation.plan import RoundPlan
 from edgefd.federation.report import Report
@@ -26,6 +26,18 @@ class Remembered:
     knowledge: Knowledge
     rounds: Int64
     """round of each label, int64 [n]"""
+
+
+@dataclass(frozen=True, eq=False)
+class RecalledKnowledge(Knowledge):
+    """Remembered knowledge with discounted weights."""
+
+    sent_weights: Float32
+    """weights that the client sent, before the discount, float32 [n]"""
+
+    def rows(self, mask: Bool) -> RecalledKnowledge:
+        """Return the marked rows."""
+        return RecalledKnowledge(self.ids[mask], self.values[mask], self.weights[mask], self.sent_weights[mask])
 
 
 Memory = Mapping[int, Remembered]
@@ -75,9 +87,9 @@ def _merged(old: Remembered | None, report: Report, plan: RoundPlan) -> Remember
     return Remembered(merged, rounds)
 
 
-def _aged(remembered: Remembered, plan: RoundPlan, discount: float) -> Knowledge:
-    known = remembered.knowledge
-    queried = np.isin(known.ids, plan.ids)
+def _aged(remembered: Remembered, plan: RoundPlan, discount: float) -> RecalledKnowledge:
+    queried = np.isin(remembered.knowledge.ids, plan.ids)
+    known = remembered.knowledge.rows(queried)
     ages = plan.round - remembered.rounds[queried]
-    weights = np.maximum(known.weights[queried] * discount**ages, _LEAST_WEIGHT)
-    return Knowledge(known.ids[queried], known.values[queried], weights.astype(np.float32))
+    weights = np.maximum(known.weights * discount**ages, _LEAST_WEIGHT).astype(np.float32)
+    return RecalledKnowledge(known.ids, known.values, weights, sent_weights=known.weights)

@@ -16,8 +16,9 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from edgefd.core.arrays import Float64
+from edgefd.core.arrays import Float32, Float64
 from edgefd.core.knowledge import Knowledge, weighted_mean
+from edgefd.federation.memory import RecalledKnowledge
 from edgefd.poisoning.row_weight import RowWeight, with_row_weights
 
 Aggregate = Callable[[Sequence[Knowledge]], Knowledge]
@@ -81,18 +82,23 @@ def with_voters(uploads: Sequence[Knowledge], least: int) -> list[Knowledge]:
         return []
     ids, counts = np.unique(np.concatenate([u.ids for u in uploads]), return_counts=True)
     enough = ids[counts >= least]
-    masks = [np.isin(u.ids, enough) for u in uploads]
-    return [Knowledge(u.ids[mask], u.values[mask], u.weights[mask]) for u, mask in zip(uploads, masks, strict=True)]
+    return [u.rows(np.isin(u.ids, enough)) for u in uploads]
 
 
 def one_vote(uploads: Sequence[Knowledge]) -> list[Knowledge]:
     """Return the uploads with weights w_c[i] / sum_j w_c[j]: each client has a total weight of 1 over all its rows.
 
+    For remembered knowledge, the sum is over the weights that the client sent, so the discount of its age stays.
+
     >>> k = Knowledge(np.array([0, 1]), np.eye(2, dtype=np.float32), np.array([1, 0.25], np.float32))
     >>> one_vote([k])[0].weights
     array([0.8, 0.2], dtype=float32)
     """
-    return [Knowledge(u.ids, u.values, u.weights / u.weights.sum()) if len(u) else u for u in uploads]
+    return [Knowledge(u.ids, u.values, u.weights / _sent_weights(u).sum()) if len(u) else u for u in uploads]
+
+
+def _sent_weights(upload: Knowledge) -> Float32:
+    return upload.sent_weights if isinstance(upload, RecalledKnowledge) else upload.weights
 
 
 def median(uploads: Sequence[Knowledge]) -> Knowledge:

@@ -14,7 +14,7 @@ from edgefd.runs.prepare import PreparedRun
 
 WIDTH = 78
 LISTED_CLASSES = 30
-"""with more classes than this, the number of samples of each class is not listed"""
+"""with more classes than this, the number of samples of each class is not listed; of more clients, not all names"""
 
 
 def describe_data(prepared: PreparedRun) -> list[str]:
@@ -31,11 +31,13 @@ def describe_data(prepared: PreparedRun) -> list[str]:
         *_by_class("test samples", d.y_test, d.n_classes),
         *([] if d.group_train is None else [f"  groups of training samples: {len(np.unique(d.group_train))}"]),
         f"{len(f.clients)} clients, {len(f.proxy)} proxy samples, {f.raw_samples_disclosed} raw samples disclosed",
-        *_wrapped(f"  proxy set: {_source(prepared.config.proxy)}"),
+        *_wrapped(f"  proxy set: {_source(prepared.config.proxy) if d.proxy is None else shown(d.proxy.source)}"),
+        *([] if d.proxy is None else [f"  sha256 of that data set: {d.proxy.sha256}"]),
         f"  to train on, each client: {_spread([len(c.x) for c in f.clients])}",
         f"  held out, each client: {_spread(held_out)}",
         f"  contributed, each client: {_spread(shared)}",
         f"  classes of each client: {_spread((f.table > 0).sum(1).tolist())}",
+        *_names([client.name for client in f.clients if client.name]),
         *(line for warning in prepared.all_warnings for line in _wrapped(f"warning: {warning}")),
     ]
 
@@ -60,6 +62,13 @@ def _by_class(name: str, y: Int64, n_classes: int) -> list[str]:
     else:
         text = "by class " + ", ".join(f"{label}: {count}" for label, count in enumerate(counts))
     return _wrapped(f"  {name}: {len(y)}, {text}")
+
+
+def _names(names: list[str]) -> list[str]:
+    """Return the names of clients that are groups, such as people."""
+    more = f" and {len(names) - LISTED_CLASSES} more" if len(names) > LISTED_CLASSES else ""
+    listed = ", ".join(f"{i}: {shown(name, 60)}" for i, name in enumerate(names[:LISTED_CLASSES]))
+    return _wrapped(f"  each client is a group: {listed}{more}") if names else []
 
 
 def _source(proxy: Proxy) -> str:

@@ -9,7 +9,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from edgefd.config.schema import ByGroup, Config
+from edgefd.config.partition import ByGroup
+from edgefd.config.schema import Config
 from edgefd.core.arrays import Int64
 from edgefd.core.errors import RunError, Stopped
 from edgefd.core.json_files import append_json_line, write_json, write_json_lines

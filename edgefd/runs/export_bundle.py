@@ -50,7 +50,10 @@ def export_config(config: Config, model: str | None, out: Path, proxy_labels: Pa
         _LOG.warning("%s", warning)
     federation = prepared.federation
     if proxy_labels is not None and federation.proxy_labels is None:
-        raise UserError("--proxy-labels: the file of proxy.path has no labels y: add them, or leave the option out")
+        raise UserError(
+            "--proxy-labels: the proxy set has no labels: add y to the file of proxy.path, set "
+            "proxy.data.labels=true, or leave the option out"
+        )
     proxy = federation.proxy.x
     settings = BundleSettings(
         name=name,

@@ -47,6 +47,9 @@ class RunFacts:
     data_source: str | None = None
     data_samples: int | None = None
     data_sha256: str | None = None
+    proxy_source: str | None = None
+    """origin of a proxy set that is another data set (`proxy.data`)"""
+    proxy_source_sha256: str | None = None
 
 
 def ground_truth(federation: Federation, by_group: bool = False) -> GroundTruth:
@@ -76,6 +79,7 @@ def partition_record(
         "clients": [
             {
                 "client": data.client,
+                **({"name": data.name} if data.name else {}),
                 "samples_by_class": federation.table[data.client].tolist(),
                 "train": len(data.x),
                 "heldout": len(data.x_heldout),

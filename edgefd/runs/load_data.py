@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
-from edgefd.config.schema import (
+from edgefd.config.partition import (
     ByGroup,
-    Config,
     Dirichlet,
     FromFile,
     Iid,
@@ -22,14 +21,15 @@ from edgefd.config.schema import (
     Strong,
     Weak,
 )
+from edgefd.config.schema import Config
 from edgefd.core.arrays import Int64
 from edgefd.core.errors import UserError
-from edgefd.core.objects import load_object
 from edgefd.core.seeding import Purpose, make_rng
-from edgefd.data import partitions
+from edgefd.data import own_partitions, partitions
 from edgefd.data.build_federation import ProxySpec, build_federation
 from edgefd.data.datasets import Dataset, digest, load_dataset
 from edgefd.data.features import extractor_graph, with_features
+from edgefd.data.proxy_data import load_proxy_data
 from edgefd.data.validation import split_validation
 from edgefd.federation.clients import Federation, Scale, unit_scale
 
@@ -48,11 +48,15 @@ def load_raw(config: Config) -> Dataset:
 
 
 def _load_whole(config: Config) -> Dataset:
-    """Return the data set, limited to `data.limit` samples; the cache of features is for all of them."""
+    """Return the data set, limited to `data.limit` samples, and `proxy.data`; the cache of features is for all."""
     dataset = config.objects.get(config.data.name)
     if dataset is None:
         dataset = load_dataset(config.data)
-    return dataset if config.data.limit is None else limit_samples(dataset, config.data.limit)
+    if config.data.limit is not None:
+        dataset = limit_samples(dataset, config.data.limit)
+    if config.proxy.data is not None:
+        dataset = replace(dataset, proxy=load_proxy_data(config.proxy.data, dataset))
+    return dataset
 
 
 def extractor_of(config: Config) -> tuple[bytes, tuple[int, ...]] | None:
@@ -117,6 +121,23 @@ def _scale(config: Config, dataset: Dataset) -> Scale | Literal["all", "columns"
     return unit_scale(dataset.x_train.dtype, mean, deviation)
 
 
+def own_partition(config: Config) -> Any:
+    """Return the partition of a config that names a function, class or object of a user, or one of flwr-datasets."""
+    name = config.partition.name
+    return config.objects[name] if name in config.objects else own_partitions.load_partition(name)
+
+
+def check_partition(config: Config) -> None:
+    """Check that a partition of a user, or of flwr-datasets, exists and has the settings of the config.
+
+    Raises:
+        UserError: if it cannot be loaded, or a setting is missing or unknown.
+    """
+    if isinstance(config.partition, Own):
+        name, arguments = config.partition.name, config.partition.arguments
+        own_partitions.settings_of(own_partition(config), name, arguments, config.seed)
+
+
 def partition_function(config: Config) -> Callable[[Int64, Int64 | None, np.random.Generator], list[Int64]]:
     """Return the config's partition as a function: (labels, groups, rng) → one index array for each client."""
     p = config.partition
@@ -140,8 +161,9 @@ def partition_function(config: Config) -> Callable[[Int64, Int64 | None, np.rand
             case ByGroup():
                 return partitions.by_group(group)
             case Own():
-                function = config.objects[p.name] if p.name in config.objects else load_object(p.name, "partition")
-                return partitions.by_function(function, y, rng, p.name)
+                return own_partitions.split_by(
+                    own_partition(config), p.name, p.arguments, own_partitions.Rows(y, group, config.seed, rng)
+                )
             case FromFile():
                 return partitions.from_file(Path(p.path), len(y))
 

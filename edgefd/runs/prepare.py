@@ -16,7 +16,7 @@ from edgefd.poisoning.attacks import attackers
 from edgefd.rounds.participation import check_rules
 from edgefd.runs.data_warnings import data_warnings, proxy_shifts, shift_warnings
 from edgefd.runs.facts import RunFacts, partition_record
-from edgefd.runs.load_data import federate, load_data
+from edgefd.runs.load_data import check_partition, federate, load_data
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,6 +58,8 @@ class PreparedRun:
             data_source=dataset.source,
             data_samples=len(dataset.x_train) + len(dataset.x_test),
             data_sha256=dataset.sha256,
+            proxy_source=None if dataset.proxy is None else dataset.proxy.source,
+            proxy_source_sha256=None if dataset.proxy is None else dataset.proxy.sha256,
         )
 
 
@@ -102,13 +104,14 @@ def _check_initial(config: Config, federation: Federation) -> list[str]:
 
 
 def check_fits(config: Config, dataset: Dataset) -> None:
-    """Check that models and training fit the samples, and that the packages that they need are installed.
+    """Check that models, training and partition can be used, and that the packages that they need are installed.
 
     Raises:
         UserError: if a model or setting does not fit, or a package is missing.
     """
     from edgefd.learners.models import build_model, check_model
 
+    check_partition(config)
     shape = dataset.x_train.shape[1:]
     config.train.check_shift(shape)
     for model in config.model:

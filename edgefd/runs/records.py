@@ -22,6 +22,8 @@ class ClientRecord:
     proxy_shift: float | None = None
     """shift of the proxy set from the client's data (`edgefd.filters.shift`): 0.5 = the same kind of samples, 1 =
     another kind; None with fewer than 10 held-out samples"""
+    name: str | None = None
+    """name of the group, such as a person, whose samples the client has; None if a client is no group"""
     train_rows: list[int] | None = None
     """rows of the training set that the client trains on; only with run.record_knowledge"""
     heldout_rows: list[int] | None = None
@@ -146,6 +148,11 @@ class Summary:
     """number of samples of the data set, training and test; None for a run of devices"""
     data_sha256: str | None
     """SHA-256 of the arrays of the data set; None for a run of devices"""
+    proxy_source: str | None = None
+    """origin of the proxy set if it is another data set (`proxy.data`), and how its samples were converted; otherwise
+    None, also for a run of devices"""
+    proxy_source_sha256: str | None = None
+    """SHA-256 of the arrays of that data set"""
 
 
 def data_label(dataset: str, evaluated_on: str) -> str:

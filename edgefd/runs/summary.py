@@ -65,6 +65,8 @@ def summarise(config: Config, facts: RunFacts, rounds: list[RoundMetrics], secon
         data_source=facts.data_source,
         data_samples=facts.data_samples,
         data_sha256=facts.data_sha256,
+        proxy_source=facts.proxy_source,
+        proxy_source_sha256=facts.proxy_source_sha256,
     )
     return asdict(summary)
 

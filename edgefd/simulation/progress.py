@@ -99,6 +99,8 @@ def print_data(prepared: PreparedRun, console: Console) -> None:
         f"{len(federation.proxy)} proxy samples",
         highlight=False,
     )
+    if dataset.proxy is not None:
+        console.print(f"proxy set: {dataset.proxy.source}", markup=False, highlight=False, soft_wrap=True)
 
 
 def show_progress(

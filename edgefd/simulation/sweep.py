@@ -37,10 +37,12 @@ from typing import Any
 
 from edgefd.config.load import Source, parse_config, read_sections
 from edgefd.config.overrides import Overrides, read_overrides, selects_variant, set_key
-from edgefd.config.schema import Config, Data, FromFile
+from edgefd.config.partition import FromFile
+from edgefd.config.schema import Config, Data
 from edgefd.core.errors import RunError, Stopped, UserError
 from edgefd.core.files import os_errors, removed_on_error
 from edgefd.core.objects import one_line
+from edgefd.data.proxy_data import ProxyData
 from edgefd.runs.callbacks import load_callbacks
 from edgefd.runs.checkpoint import CHECKPOINT
 from edgefd.runs.folder import has_round
@@ -57,6 +59,23 @@ class Cell:
     name: str
     """name of the run folder"""
     config: Config
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Error that ended a run."""
+
+    message: str
+    of_machine: bool
+    """whether the machine was the cause, such as a full disk: the same settings can run later"""
+
+
+class FailedRuns(RunError):
+    """Runs of a sweep that failed, with the error of each by the name of its folder."""
+
+    def __init__(self, message: str, failures: Mapping[str, Failure]) -> None:
+        super().__init__(message)
+        self.failures = failures
 
 
 def load_sweep(source: Source, overrides: Overrides = ()) -> list[Cell]:
@@ -88,7 +107,7 @@ def load_sweep(source: Source, overrides: Overrides = ()) -> list[Cell]:
     combinations = [case | dict(zip(grid, c, strict=True)) for case in cases for c in itertools.product(*grid.values())]
     configs = [config_with(base, settings) for settings in combinations]
     digests = check_data(configs)
-    cells = [cell_of(config, digests[config.data]) for config in configs]
+    cells = [cell_of(config, digests[config.data, config.proxy.data]) for config in configs]
     if len({c.name for c in cells}) < len(cells):
         raise UserError(f"{path}: the grid has the same run twice")
     return cells
@@ -100,14 +119,15 @@ def run_sweep(cells: list[Cell], out: Path, workers: int, on_done: Callable[[Cel
     `on_done(cell, outcome)` is called when a run ends; a run that fails does not stop the others.
 
     Raises:
-        RunError: at the end, if runs failed; the message names them.
+        FailedRuns: at the end, if runs failed; the message names them.
+        RunError: if a process of the sweep died.
         Stopped: on Ctrl-C.
     """
     incomplete = [cell for cell in cells if not is_complete(out / cell.name)]
     for cell in cells:
         if cell not in incomplete:
             on_done(cell, "complete already")
-    failed = []
+    failures: dict[str, Failure] = {}
 
     def has_results() -> bool:
         return any(has_round(out / cell.name) for cell in cells)
@@ -115,16 +135,17 @@ def run_sweep(cells: list[Cell], out: Path, workers: int, on_done: Callable[[Cel
     with removed_on_error(out, unless=has_results):
         try:
             with closing(_run_all(incomplete, out, workers)) as results:
-                for cell, error in results:
-                    on_done(cell, error or outcome(out / cell.name))
-                    failed += [cell.name] if error else []
+                for cell, failure in results:
+                    if failure is not None:
+                        failures[cell.name] = failure
+                    on_done(cell, outcome(out / cell.name) if failure is None else f"failed: {failure.message}")
         except KeyboardInterrupt as stop:
             kept = f"finished runs are kept in {out}; repeat the command to resume"
             raise Stopped(kept if has_results() else "no run has completed a round") from stop
-        if failed:
-            raise RunError(
-                f"{len(failed)} of {len(cells)} runs failed: {', '.join(failed)}; repeat the command to retry them"
-            )
+        if failures:
+            names = ", ".join(failures)
+            message = f"{len(failures)} of {len(cells)} runs failed: {names}; repeat the command to retry them"
+            raise FailedRuns(message, failures)
     return [out / cell.name for cell in cells]
 
 
@@ -134,12 +155,12 @@ def outcome(folder: Path) -> str:
     return f"accuracy {summary.accuracy_mean:.4f} in {summary.seconds_total:.0f} s"
 
 
-def _run_all(cells: list[Cell], out: Path, workers: int) -> Generator[tuple[Cell, str | None]]:
+def _run_all(cells: list[Cell], out: Path, workers: int) -> Generator[tuple[Cell, Failure | None]]:
     """Yield each cell with its error, or None, when it ends. If closed early, for example by Ctrl-C, kill all runs."""
     context = multiprocessing.get_context("spawn")  # a new process for each worker: no thread or lock is inherited
     other_processes = multiprocessing.active_children()
     pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_follow_parent)
-    waiting, running = list(reversed(cells)), dict[Future[str | None], Cell]()
+    waiting, running = list(reversed(cells)), dict[Future[Failure | None], Cell]()
     try:
         while waiting or running:
             while waiting and len(running) < workers:
@@ -193,8 +214,8 @@ def _isolated_start() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
 
 
-def _run_cell(cell: Cell, folder: Path) -> str | None:
-    """Run one cell in this process, after its checkpoint if it has one; return its error in one line, or None."""
+def _run_cell(cell: Cell, folder: Path) -> Failure | None:
+    """Run one cell in this process, after its checkpoint if it has one; return its error, or None."""
     try:
         _settle(folder)
         resume = (folder / CHECKPOINT).exists()
@@ -205,10 +226,17 @@ def _run_cell(cell: Cell, folder: Path) -> str | None:
         finally:
             _settle(folder)
     except (UserError, RunError) as error:
-        return f"failed: {error}"
+        return Failure(str(error), _of_machine(error))
     except Exception as error:  # an error of one run must not stop the others
-        return f"failed: {one_line(error)}"
+        return Failure(one_line(error), _of_machine(error))
     return None
+
+
+def _of_machine(error: BaseException | None) -> bool:
+    """Return whether an error, or one that caused it, is of the operating system or about memory."""
+    while error is not None and not isinstance(error, OSError | MemoryError):
+        error = error.__cause__
+    return error is not None
 
 
 def _replaced(folder: Path) -> Path:
@@ -253,17 +281,17 @@ def config_with(base: Mapping[str, Any], settings: Mapping[str, Any]) -> Config:
     return replace(config, run=replace(config.run, workers=0), baselines=(), baseline_settings={})
 
 
-def check_data(configs: Sequence[Config]) -> dict[Data, str]:
-    """Check every config against its data set, and its callbacks; return the sha256 of each data set."""
+def check_data(configs: Sequence[Config]) -> dict[tuple[Data, ProxyData | None], str]:
+    """Check every config against its data, and its callbacks; return the sha256 of its data set and of `proxy.data`."""
     for config in configs:
         load_callbacks(config)
     digests = {}
-    for data in dict.fromkeys(config.data for config in configs):
-        same_data = [config for config in configs if config.data == data]
+    for key in dict.fromkeys((config.data, config.proxy.data) for config in configs):
+        same_data = [config for config in configs if (config.data, config.proxy.data) == key]
         dataset = load_data(same_data[0])
         for config in same_data:
             check_fits(config, dataset)
-        digests[data] = dataset.sha256
+        digests[key] = dataset.sha256 + ("" if dataset.proxy is None else f" {dataset.proxy.sha256}")
     return digests
 
 

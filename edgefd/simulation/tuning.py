@@ -7,6 +7,9 @@ the settings of the config. Later trials are suggested by Optuna's TPE sampler f
 A suggestion depends on nothing but the earlier trials, the seed of the config, the method and the number of the trial.
 A trial is stored when all its runs have ended, and its runs are kept in folders whose names hold a digest of their
 configs. Therefore a tuning that was stopped, also by kill -9, resumes where it stopped, and gives the same trials.
+
+A trial with a run that its settings made impossible, such as a learning rate with which the training diverges, is
+stored as failed: it is not tried again. An error of the machine, such as a full disk, ends the tuning instead.
 """
 
 from __future__ import annotations
@@ -26,8 +29,8 @@ from edgefd.config.schema import Config
 from edgefd.core.errors import RunError, UserError
 from edgefd.core.files import exclusive_lock, make_folder, removed_on_error
 from edgefd.core.seeding import Purpose, make_rng
-from edgefd.runs.read import is_complete, read_summary
-from edgefd.simulation.sweep import Cell, cell_of, check_data, config_with, run_sweep
+from edgefd.runs.read import read_summary
+from edgefd.simulation.sweep import Cell, FailedRuns, Failure, cell_of, check_data, config_with, run_sweep
 from edgefd.simulation.tuning_space import Range, Space, read_space, with_default
 
 if TYPE_CHECKING:
@@ -58,19 +61,21 @@ class MethodSpace:
 
 @dataclass(frozen=True)
 class Trial:
-    """A finished trial of a method."""
+    """A trial of a method, finished or failed."""
 
     method: str
     number: int
     settings: Mapping[str, Any]
-    value: float
-    """mean of `by_seed`"""
+    value: float | None
+    """mean of `by_seed`; None for a failed trial"""
     by_seed: Mapping[int, float]
     """final mean accuracy over clients on the validation part, for each seed"""
     seconds: float
     """duration of all runs of the trial"""
     bytes_up: float
     """mean over seeds of the bytes that all clients sent"""
+    error: str = ""
+    """error of a failed trial: the first of its runs, with the name of the run"""
 
 
 Results = dict[str, list[Trial]]
@@ -118,7 +123,7 @@ def load_tuning(config: Config, space: Path, methods: Sequence[str], seeds: Sequ
     names = list(dict.fromkeys(methods or (config.method_name, *config.baselines)))
     spaces = read_space(space, names)
     tuned = tuple(_method_space(config, name, space, spaces[name]) for name in names)
-    (data_sha256,) = check_data([method.base for method in tuned]).values()
+    data_sha256 = " ".join(check_data([method.base for method in tuned]).values())
     return Tuning(config, tuned, tuple(seeds), data_sha256)
 
 
@@ -167,7 +172,7 @@ def run_tuning(
 
     Raises:
         UserError: if `out` belongs to another tuning, or another process uses it.
-        RunError: if a run fails.
+        RunError: if a run fails because of the machine.
         Stopped: on Ctrl-C; everything that was completed is kept.
     """
     with removed_on_error(out, unless=lambda: any(out.glob("runs/*/summary.json"))):
@@ -218,22 +223,33 @@ def _run_trial(
         if (settings := suggested[method.name]) is not None
         for seed in tuning.seeds
     }
-    errors: dict[str, str] = {}
-
-    def note_error(cell: Cell, outcome: str) -> None:
-        if not is_complete(out / "runs" / cell.name):
-            errors[cell.name] = outcome
-        on_done(cell, outcome)
-
-    try:
-        run_sweep(list(cells.values()), out / "runs", workers, note_error)
-    except RunError as error:
-        details = "; ".join(f"{name} {text}" for name, text in list(errors.items())[:1])
-        raise RunError(f"{details or error}; repeat the command to resume") from error
+    failures = _failures(list(cells.values()), out / "runs", workers, on_done)
     for method in missing:
-        if (settings := suggested[method.name]) is not None:
-            folders = {seed: out / "runs" / cells[method.name, seed].name for seed in tuning.seeds}
-            studies[method.name].add_trial(_stored(method, settings, folders))
+        if (settings := suggested[method.name]) is None:
+            continue
+        names = {seed: cells[method.name, seed].name for seed in tuning.seeds}
+        failed = [f"{name}: {failures[name].message}" for name in names.values() if name in failures]
+        folders = {seed: out / "runs" / name for seed, name in names.items()}
+        trial = _failed(method, settings, failed[0]) if failed else _stored(method, settings, folders)
+        studies[method.name].add_trial(trial)
+
+
+def _failures(
+    cells: list[Cell], out: Path, workers: int, on_done: Callable[[Cell, str], None]
+) -> Mapping[str, Failure]:
+    """Run the cells; return the errors of those that their settings made impossible, by name.
+
+    Raises:
+        RunError: if a run failed because of the machine: the same settings can run later.
+    """
+    try:
+        run_sweep(cells, out, workers, on_done)
+    except FailedRuns as error:
+        for name, failure in error.failures.items():
+            if failure.of_machine:
+                raise RunError(f"{name} failed: {failure.message}; repeat the command to resume") from error
+        return error.failures
+    return {}
 
 
 def suggest(method: MethodSpace, history: Sequence[FrozenTrial], seed: int) -> dict[str, Any] | None:
@@ -300,18 +316,29 @@ def _stored(method: MethodSpace, settings: dict[str, Any], folders: Mapping[int,
     )
 
 
-def _trial(method: str, stored: FrozenTrial) -> Trial:
-    attributes = stored.user_attrs
-    by_seed = {int(seed): value for seed, value in attributes["by_seed"].items()}
-    assert stored.value is not None, "only finished trials are stored"
-    return Trial(
-        method, stored.number, stored.params, stored.value, by_seed, attributes["seconds"], attributes["bytes_up"]
+def _failed(method: MethodSpace, settings: dict[str, Any], error: str) -> FrozenTrial:
+    from optuna.trial import TrialState, create_trial
+
+    return create_trial(
+        state=TrialState.FAIL,
+        params=settings,
+        distributions=_distributions(method.space),
+        user_attrs={"by_seed": {}, "seconds": 0.0, "bytes_up": 0.0, "error": error},
     )
 
 
-def best_of(trials: Sequence[Trial]) -> Trial:
-    """Return the trial with the highest value, the earliest one among equals."""
-    return max(trials, key=lambda trial: (trial.value, -trial.number))
+def _trial(method: str, stored: FrozenTrial) -> Trial:
+    attributes = stored.user_attrs
+    by_seed = {int(seed): value for seed, value in attributes["by_seed"].items()}
+    costs = (attributes["seconds"], attributes["bytes_up"])
+    value = stored.values[0] if stored.values else None
+    return Trial(method, stored.number, stored.params, value, by_seed, *costs, attributes.get("error", ""))
+
+
+def best_of(trials: Sequence[Trial]) -> Trial | None:
+    """Return the trial with the highest value, the earliest one among equals; None if all failed."""
+    finished = [(trial.value, -trial.number, trial) for trial in trials if trial.value is not None]
+    return max(finished)[2] if finished else None
 
 
 def best_config(tuning: Tuning, best: Trial) -> Config:

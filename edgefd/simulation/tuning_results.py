@@ -27,10 +27,12 @@ def write_results(tuning: Tuning, trials: Mapping[str, Sequence[Trial]], out: Pa
     with writing(out / TRIALS) as path:
         put(path, _csv([trial for of_method in trials.values() for trial in of_method], tuning.seeds).encode())
     for name, of_method in trials.items():
-        best = best_of(of_method)
+        if (best := best_of(of_method)) is None:
+            continue
         head = (
             f"# Best of {len(of_method)} trials of {name} (trial {best.number}): mean accuracy {best.value:.4f} on the "
-            f"validation part,\n# seeds {_listed(tuning.seeds)}; the default (trial 0) had {of_method[0].value:.4f}. "
+            f"validation part,\n# seeds {_listed(tuning.seeds)}; the default (trial 0) "
+            f"{'failed' if of_method[0].value is None else f'had {of_method[0].value:.4f}'}. "
             "This config measures on the test set.\n"
         )
         with writing(best_path(out, name)) as path:
@@ -46,12 +48,13 @@ def _csv(trials: Sequence[Trial], seeds: Sequence[int]) -> str:
     keys = list(dict.fromkeys(key for trial in trials for key in trial.settings))
     text = io.StringIO()
     writer = csv.writer(text)
-    writer.writerow(["method", "trial", "accuracy", *(f"seed {s}" for s in seeds), "up MB", "seconds", *keys])
+    writer.writerow(["method", "trial", "accuracy", *(f"seed {s}" for s in seeds), "up MB", "seconds", *keys, "error"])
     for t in trials:
-        by_seed = (f"{t.by_seed[seed]:.6f}" for seed in seeds)
+        by_seed = (f"{t.by_seed[seed]:.6f}" if seed in t.by_seed else "" for seed in seeds)
         costs = (f"{t.bytes_up / 1e6:.3f}", f"{t.seconds:.1f}")
         settings = (t.settings.get(key, "") for key in keys)
-        writer.writerow([t.method, t.number, f"{t.value:.6f}", *by_seed, *costs, *settings])
+        value = "" if t.value is None else f"{t.value:.6f}"
+        writer.writerow([t.method, t.number, value, *by_seed, *costs, *settings, t.error])
     return text.getvalue()
 
 
@@ -68,12 +71,23 @@ def tuning_table(tuning: Tuning, trials: Mapping[str, Sequence[Trial]]) -> Table
     for name in ("trials", "default", "best", "gain", "trial"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("best settings that differ from the default")
-    for name, of_method in sorted(trials.items(), key=lambda item: -best_of(item[1]).value):
+    order = sorted(trials, key=lambda name: _value(best_of(trials[name]), -1.0), reverse=True)
+    for name, of_method in ((name, trials[name]) for name in order):
         best, default = best_of(of_method), of_method[0]
+        n_failed = sum(trial.value is None for trial in of_method)
+        count = f"{len(of_method)} ({n_failed} failed)" if n_failed else str(len(of_method))
+        if best is None:
+            table.add_row(name, count, "failed", "", "", "", of_method[0].error)
+            continue
         changed = [f"{k}={_short(v)}" for k, v in best.settings.items() if v != default.settings[k]]
-        figures = (f"{100 * v:.2f}" for v in (default.value, best.value, best.value - default.value))
-        table.add_row(name, str(len(of_method)), *figures, str(best.number), " ".join(changed) or "none")
+        gain = "" if default.value is None else f"{100 * (_value(best, 0) - default.value):.2f}"
+        figures = ("failed" if v is None else f"{100 * v:.2f}" for v in (default.value, best.value))
+        table.add_row(name, count, *figures, gain, str(best.number), " ".join(changed) or "none")
     return table
+
+
+def _value(trial: Trial | None, otherwise: float) -> float:
+    return otherwise if trial is None or trial.value is None else trial.value
 
 
 def _short(value: object) -> str:

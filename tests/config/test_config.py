@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from edgefd.config.load import baseline_config, load_config, parse_config
-from edgefd.config.schema import RunSettings
+from edgefd.config.schema import Model, RunSettings
 from edgefd.core.errors import UserError
 from edgefd.federation.method import MessageKind
 from edgefd.learners.losses.kl import Kl
@@ -286,6 +286,7 @@ def test_a_baseline_can_have_settings_and_sections_of_its_own() -> None:
         ({"name": "scarlet", "beta": 0}, "baseline scarlet: method: beta must be above 0"),
         ({"name": "fkd", "distillation": {"loss": "pld"}}, "baseline fkd: method fkd learns something else"),
         ({"name": "scarlet", "data": {"name": "fashion_mini"}}, "baseline scarlet: data is the same for all methods"),
+        ({"name": "scarlet", "train": {"lrr": 1}}, "baseline scarlet: train.lrr: unknown key, did you mean 'lr'?"),
         ({"name": "scarlet", "seed": 7}, "baseline scarlet: seed is the same for all methods of a run: remove it"),
         ({"name": "scarlet", "protocol": "fedmd"}, "baseline scarlet: protocol is the same for all methods"),
         ({"name": "scarlet", "baselines": ["fedmd"]}, "baseline scarlet: baselines is the same for all methods"),
@@ -298,8 +299,29 @@ def test_a_wrong_setting_of_a_baseline_is_refused_with_its_name(baseline: dict[s
     assert error in str(caught.value)
 
 
-def test_a_baseline_without_the_sections_that_do_not_fit_it_is_accepted() -> None:
-    config = parse_config({"distillation": {"temperature": 4}, "baselines": [{"name": "fkd", "distillation": {}}]})
+def test_a_section_of_a_baseline_keeps_the_other_keys_of_the_run() -> None:
+    run: dict[str, Any] = {
+        "train": {"rounds": 3, "batch_size": 32},
+        "model": {"name": "mlp", "learner": "onnx"},
+        "proxy": {"source": "public", "alpha": 0.2},
+        "selection": {"name": "random", "budget": 0.5},
+    }
+    own: dict[str, Any] = {
+        "name": "fedmd",
+        "train": {"lr": 0.01},
+        "model": {"name": "linear"},
+        "proxy": {"alpha": 0.3},
+        "selection": {"name": "kd3", "budget": 9},
+    }
+    fedmd = baseline_config(parse_config({**run, "baselines": [own]}), "fedmd")
+    assert (fedmd.train.rounds, fedmd.train.batch_size, fedmd.train.lr) == (3, 32, 0.01)
+    assert fedmd.model == (Model("linear", "onnx"),)
+    assert (fedmd.proxy.source, fedmd.proxy.alpha) == ("public", 0.3)
+    assert fedmd.selection == parse_config({"selection": own["selection"]}).selection
+
+
+def test_null_gives_a_section_of_a_baseline_its_defaults() -> None:
+    config = parse_config({"distillation": {"temperature": 4}, "baselines": [{"name": "fkd", "distillation": None}]})
     assert baseline_config(config, "fkd").distillation == Kl()
 
 

@@ -39,6 +39,8 @@ OF_RULES: list[dict[str, Any]] = [
     {"data": {"evaluate_on": "validation"}},
     {"data": {"validation": 0.1}, "partition": {"name": "file", "path": "parts.json"}},
     {"proxy": {"path": "proxy.npz", "keep": True}},
+    {"proxy": {"data": "digits"}},
+    {"proxy": {"source": "public", "data": {"name": "digits", "limit": 9}, "path": "proxy.npz"}},
     {"partition": {"name": "file", "path": "parts.json"}, "proxy": {"source": "public"}},
     {"proxy": {"path": "proxy.npz"}, "run": RECORDED},
     {"method": {"name": "indlearn"}, "run": RECORDED},

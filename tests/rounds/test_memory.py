@@ -137,6 +137,25 @@ def test_a_remembered_liar_cannot_overrule_the_honest_clients(name: Any) -> None
     assert teacher.values[0, 3] < 0.05
 
 
+def test_a_remembered_vote_keeps_its_discount() -> None:
+    """Client 0 sent two rows two rounds ago, so its vote for row 0 has the weight 0.81 / 2; client 1 has one vote."""
+    rounds = [says(0, 0, rows=(0, 1))], [], [says(1, 1, 2)]
+    one_vote = after(server("fedmd", combine=aggregate_of(Aggregator(one_vote=True))), *rounds)
+    assert one_vote.values[0] == pytest.approx([0.405 / 1.405, 1 / 1.405, 0, 0])
+    both = aggregate_of(Aggregator(one_vote=True, min_voters=2))  # row 1 has a single voter and counts for nobody
+    assert after(server("fedmd", combine=both), *rounds).values.ravel() == pytest.approx([0.81 / 1.81, 1 / 1.81, 0, 0])
+
+
+def test_rows_of_different_ages_keep_their_discount_in_one_vote() -> None:
+    """Client 0 sent row 0 two rounds ago and row 1 one round ago: 0.81 / 2 and 0.9 / 2 of the votes of client 1."""
+    made = server("fedmd", combine=aggregate_of(Aggregator(one_vote=True)))
+    progress = server_round(made, [says(0, 0)], RoundPlan(0, np.array([0])), Progress())
+    progress = server_round(made, [says(0, 0, 1, (1,))], RoundPlan(1, np.array([1])), progress)
+    teacher = server_round(made, [says(1, 1, 2, (0, 1))], RoundPlan(2, np.array([0, 1])), progress).teacher
+    assert teacher is not None
+    assert teacher.values[:, 0] == pytest.approx([0.405 / 0.905, 0.45 / 0.95])
+
+
 def test_memory_changes_no_bit_with_full_participation() -> None:
     full, without = (results(config(coordinator={"memory_discount": d})) for d in (0.9, 0.0))
     for a, b in zip(full, without, strict=True):

@@ -1,12 +1,13 @@
 """Sweeps: each combination once, resumable, and no process left behind."""
 
+import errno
 import json
 import os
 import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -14,10 +15,12 @@ import pytest
 import yaml
 
 from edgefd.core.errors import RunError, Stopped, UserError
+from edgefd.core.files import writing
 from edgefd.data.datasets import find_dataset
 from edgefd.report.compare import HEADER, compare, load_runs, to_csv, to_markdown
 from edgefd.report.compare import cells as table_cells
 from edgefd.runs.read import is_complete
+from edgefd.simulation import sweep
 from edgefd.simulation.run import simulate_config
 from edgefd.simulation.sweep import Cell, load_sweep, run_sweep
 from tests.support.commands import command, env
@@ -195,6 +198,36 @@ def test_a_failing_run_does_not_stop_the_other_runs(cells: list[Cell], tmp_path:
         run_sweep(cells[:2], out, 1, lambda c, o: outcomes.append(f"{c.name} {o}"))
     assert any("failed: " in line for line in outcomes)
     assert is_complete(out / cells[1].name)
+
+
+def full_disk(*_: object, **__: object) -> None:
+    with writing(Path("summary.json")):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def no_memory(*_: object, **__: object) -> None:
+    raise MemoryError
+
+
+def refused(*_: object, **__: object) -> None:
+    raise UserError("method.budget=9 is too large")
+
+
+def diverged(*_: object, **__: object) -> None:
+    raise RunError("client 0: the training diverged")
+
+
+@pytest.mark.parametrize(
+    ("run", "of_machine"), [(full_disk, True), (no_memory, True), (refused, False), (diverged, False)]
+)
+def test_errors_of_the_machine_are_told_from_errors_of_the_settings(
+    cells: list[Cell], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run: Callable[..., None], of_machine: bool
+) -> None:
+    monkeypatch.setattr(sweep, "simulate_config", run)
+    failure = sweep._run_cell(cells[0], tmp_path / "run")
+    assert failure is not None
+    assert failure.of_machine is of_machine
+    assert "\n" not in failure.message
 
 
 FOREIGN = """

@@ -18,7 +18,7 @@ from edgefd.core.errors import RunError, UserError
 from edgefd.methods import method_names
 from edgefd.runs.read import is_complete
 from edgefd.simulation import tuning as module
-from edgefd.simulation.sweep import Cell
+from edgefd.simulation.sweep import Cell, FailedRuns, Failure
 from edgefd.simulation.tuning import Trial, best_of, load_tuning, run_tuning
 from edgefd.simulation.tuning_results import best_path, tuning_table, write_results
 from edgefd.simulation.tuning_space import read_space
@@ -59,22 +59,32 @@ class FakeRuns:
     def __init__(self) -> None:
         self.ran: list[Cell] = []
         self.stop_after: int | None = None
-        self.error: type[BaseException] = KeyboardInterrupt
+        self.impossible = 1.0
+        """learning rate from which on a run fails"""
+        self.disk_is_full = False
 
     def __call__(self, cells: Sequence[Cell], out: Path, workers: int, on_done: Callable[[Cell, str], None]) -> None:
+        failures = {}
         for cell in cells:
             if is_complete(out / cell.name):
                 on_done(cell, "complete already")
                 continue
             if self.stop_after is not None and len(self.ran) >= self.stop_after:
-                on_done(cell, "failed: the disk is full")
-                raise self.error("stopped")
+                if not self.disk_is_full:
+                    raise KeyboardInterrupt
+                failures[cell.name] = Failure("the disk is full", True)
+                continue
             self.ran.append(cell)
+            if cell.config.train.lr >= self.impossible:
+                failures[cell.name] = Failure("it diverged", False)
+                continue
             (out / cell.name).mkdir(parents=True)
             names = {"method": cell.config.method_name, "dataset": "d", "scenario": "iid", "seed": cell.config.seed}
             summary = SUMMARY | names | {"accuracy_mean": accuracy(cell.config)}
             (out / cell.name / "summary.json").write_text(json.dumps(summary))
             on_done(cell, "done")
+        if failures:
+            raise FailedRuns("runs failed", failures)
 
 
 @pytest.fixture
@@ -145,12 +155,53 @@ def test_a_stopped_tuning_resumes_to_the_same_trials(
     assert len(runs.ran) == 3 * 2 * 2  # no finished run is repeated
 
 
-def test_a_failed_run_is_named_and_repeated(runs: FakeRuns, space: Path, tmp_path: Path) -> None:
-    runs.stop_after, runs.error = 2, RunError
+def test_a_run_that_the_machine_failed_is_named_and_repeated(runs: FakeRuns, space: Path, tmp_path: Path) -> None:
+    runs.stop_after, runs.disk_is_full = 2, True
     with pytest.raises(RunError, match=r"fedmd-mnist_mini-iid-s100-\w+ failed: the disk is full; repeat the command"):
         tuned(space, tmp_path / "out", 1)
     runs.stop_after = None
     assert len(tuned(space, tmp_path / "out", 1)["fedmd"]) == 1
+
+
+def test_settings_that_fail_are_stored_and_not_tried_again(runs: FakeRuns, space: Path, tmp_path: Path) -> None:
+    space.write_text("common: {train.lr: [0.001, 0.01, 0.1, 0.2]}")
+    runs.impossible, out = 0.1, tmp_path / "out"
+    results = tuned(space, out, 9)
+    assert {name: len(trials) for name, trials in results.items()} == {"edgefd": 5, "fedmd": 5}  # with the default
+    for trials in results.values():
+        failed = {trial.settings["train.lr"]: trial.error for trial in trials if trial.value is None}
+        assert set(failed) == {0.1, 0.2}
+        assert all(error.endswith(": it diverged") for error in failed.values())
+    n_runs = len(runs.ran)
+    assert tuned(space, out, 9) == results
+    assert len(runs.ran) == n_runs
+    with (out / "trials.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["accuracy"] == "" for row in rows] == [row["error"].endswith("it diverged") for row in rows]
+    tuning = load_tuning(parse_config(CONFIG), space, [], [100, 101])
+    assert list(tuning_table(tuning, results).columns[1].cells) == ["5 (2 failed)"] * 2
+
+
+def test_a_method_of_which_all_trials_fail_has_no_best(runs: FakeRuns, space: Path, tmp_path: Path) -> None:
+    runs.impossible = 0.0
+    results = tuned(space, tmp_path / "out", 2)
+    assert [best_of(trials) for trials in results.values()] == [None, None]
+    tuning = load_tuning(parse_config(CONFIG), space, [], [100, 101])
+    assert list(tuning_table(tuning, results).columns[2].cells) == ["failed"] * 2
+    assert not list((tmp_path / "out").rglob("best.yaml"))
+
+
+@pytest.mark.slow
+def test_settings_that_the_run_refuses_are_a_failed_trial_of_a_real_tuning(space: Path, tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(CONFIG | {"baselines": []}))
+    space.write_text("common: {coordinator.min_reports: [9]}")  # there are 3 clients
+    arguments = ("tune", "config.yaml", "--space", "space.yaml", "--trials", "3", "--out", "out")
+    first, again = (edgefd(*arguments, cwd=tmp_path) for _ in range(2))
+    assert (first.returncode, again.returncode) == (0, 0), first.stderr + again.stderr
+    assert first.stdout.count("failed: coordinator.min_reports") == 1
+    assert "coordinator.min_reports" in (tmp_path / "out" / "trials.csv").read_text()
+    assert "failed: coordinator.min_reports" not in again.stdout
+    assert "2 (1 failed)" in again.stdout
 
 
 @pytest.mark.parametrize("change", ["seeds", "config", "space"])
@@ -187,7 +238,8 @@ def test_results_hold_every_trial_and_configs_to_run(runs: FakeRuns, space: Path
     assert {row["method.quantile"] for row in rows if row["method"] == "fedmd"} == {""}
     for name, trials in results.items():
         best = best_of(trials)
-        assert best.value == max(t.value for t in trials)
+        assert best is not None
+        assert best.value == max(t.value for t in trials if t.value is not None)
         config = load_config(best_path(out, name))
         assert (config.method_name, config.seed, config.data.evaluate_on) == (name, 0, "test")
         assert config.train.lr == best.settings["train.lr"]
@@ -201,7 +253,7 @@ def test_results_hold_every_trial_and_configs_to_run(runs: FakeRuns, space: Path
 
 def test_the_earliest_of_equal_trials_is_the_best() -> None:
     trials = [Trial("m", n, {}, value, {}, 0, 0) for n, value in enumerate([0.5, 0.7, 0.7])]
-    assert best_of(trials).number == 1
+    assert best_of([Trial("m", 3, {}, None, {}, 0, 0, "diverged"), *trials]) == trials[1]
 
 
 @pytest.mark.parametrize(
