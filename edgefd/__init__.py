@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from edgefd.core.version import __version__
 
 if TYPE_CHECKING:
-    from edgefd.api import audit, compare, simulate, sweep
+    from edgefd.api import audit, compare, plot, simulate, sweep
     from edgefd.config.load import load_config
     from edgefd.config.schema import Config
     from edgefd.core.errors import RunError, UserError
@@ -18,10 +18,11 @@ if TYPE_CHECKING:
     from edgefd.federation.method import Method
     from edgefd.filters.kmeans_dre import KMeansDRE
     from edgefd.methods import get_method
+    from edgefd.runs.callbacks import Callback, RunInfo
     from edgefd.simulation.run import Run
 
 _MODULES = {
-    **dict.fromkeys(("audit", "compare", "simulate", "sweep"), "edgefd.api"),
+    **dict.fromkeys(("audit", "compare", "plot", "simulate", "sweep"), "edgefd.api"),
     "load_config": "edgefd.config.load",
     "Config": "edgefd.config.schema",
     **dict.fromkeys(("RunError", "UserError"), "edgefd.core.errors"),
@@ -29,23 +30,27 @@ _MODULES = {
     "Method": "edgefd.federation.method",
     "KMeansDRE": "edgefd.filters.kmeans_dre",
     "get_method": "edgefd.methods",
+    **dict.fromkeys(("Callback", "RunInfo"), "edgefd.runs.callbacks"),
     "Run": "edgefd.simulation.run",
 }
 """the module of each public name"""
 
 __all__ = [
+    "Callback",
     "Config",
     "KMeansDRE",
     "Knowledge",
     "Method",
     "Run",
     "RunError",
+    "RunInfo",
     "UserError",
     "__version__",
     "audit",
     "compare",
     "get_method",
     "load_config",
+    "plot",
     "simulate",
     "sweep",
 ]

@@ -5,14 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import numpy.typing as npt
 
-from edgefd.config.load import Source, load_config
+from edgefd.config.load import Source as ConfigSource
+from edgefd.config.load import load_config
 from edgefd.config.overrides import Overrides, read_overrides
 from edgefd.config.schema import OBJECT, Config
 from edgefd.core.errors import Stopped, UserError, require
@@ -21,32 +21,37 @@ from edgefd.core.objects import importable_name
 from edgefd.core.paths import user_path
 from edgefd.core.terminal import safe_console
 from edgefd.data.datasets import Dataset, dataset_of
-from edgefd.data.npz import channels_first
 from edgefd.data.partitions import Function
+from edgefd.data.sources.python_objects import read_object
+from edgefd.data.sources.source import Source
 from edgefd.federation.method import Method
 from edgefd.methods import check_method, get_method, method_names
 from edgefd.simulation.table import table
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
     from edgefd.learners.models import Factory
-    from edgefd.simulation.run import Engine, OnRound, Run
+    from edgefd.report.matplotlib_plots import PlotKind
+    from edgefd.runs.callbacks import Callback
+    from edgefd.simulation.run import Engine, Run
     from edgefd.simulation.sweep import Cell
 
 Folder = str | os.PathLike[str]
 Arrays = tuple[npt.ArrayLike, npt.ArrayLike, npt.ArrayLike, npt.ArrayLike]
-"""x_train, y_train, x_test, y_test: samples in rows, uint8 or float, and labels 0..C-1"""
+"""x_train, y_train, x_test, y_test: samples in rows, uint8 or float, and labels, numbers or text"""
 
 
 def simulate(
-    config: Source,
+    config: ConfigSource,
     overrides: Overrides = (),
     *,
     method: str | Method | None = None,
     model: str | Factory | Sequence[str | Factory] | None = None,
-    data: Folder | Dataset | Arrays | None = None,
+    data: Folder | Dataset | Arrays | Mapping[str, npt.ArrayLike] | Any = None,
     partition: str | Function | None = None,
     out: Folder | None = None,
-    on_round: OnRound | None = None,
+    callbacks: Sequence[Callback] = (),
     engine: Engine = "local",
     progress: bool = False,
 ) -> Run:
@@ -59,10 +64,12 @@ def simulate(
         method: a name or a `Method`.
         model: a name, or a function (shape of a sample, number of classes) → torch module; or a list of names and
             functions, which are assigned to the clients in turn.
-        data: a name, the path of an npz file, a `Dataset`, or the arrays (x_train, y_train, x_test, y_test).
+        data: a name or a path, as `data.name` of a config; a `Dataset`; the arrays (x_train, y_train, x_test, y_test);
+            a dict of arrays; a dataset of torch, or a pair of them (train, test); or a Hugging Face data set.
         partition: a name, or a function (labels int64 [n], random generator) → one array of indices for each client.
         out: the run folder, which must not exist (None = a new folder in runs/ of the current folder).
-        on_round: called with the `RoundMetrics` of each round of the method, not of its baselines.
+        callbacks: objects that follow the run and those of its baselines, in addition to those that run.trackers and
+            run.callbacks name.
         engine: "local" = this machine; "ray" = Flower on Ray, which returns neither teacher nor models.
         progress: whether the progress is printed.
 
@@ -82,16 +89,16 @@ def simulate(
         "partition.name": _name_of_function(partition, objects) if callable(partition) else partition,
     }
     settings = {key: name for key, name in chosen.items() if name is not None} | dict(read_overrides(overrides))
-    loaded = load_config(config, settings, objects)
+    loaded = _with_dataset(load_config(config, settings, objects))
     console = None
     if progress:
         console = safe_console()
     with _interruptible():
-        return simulate_config(loaded, None if out is None else user_path(out), engine, on_round, console)
+        return simulate_config(loaded, None if out is None else user_path(out), engine, callbacks, console)
 
 
 def sweep(
-    grid: Source,
+    grid: ConfigSource,
     overrides: Overrides = (),
     *,
     out: Folder = "runs/sweep",
@@ -153,6 +160,26 @@ def compare(runs: Run | Folder | Sequence[Run | Folder], *, over: str = "seed") 
     return table([asdict(row) for row in group(load_runs([_folder_of(run) for run in listed]), over)])
 
 
+def plot(runs: Run | Folder | Sequence[Run | Folder], kind: PlotKind = "accuracy") -> Figure:
+    """Plot runs and their baselines, and return the matplotlib figure, which pyplot does not know.
+
+    Runs that differ only in the seed are one curve: their mean, with its 95 % interval.
+
+    Args:
+        runs: runs, run folders, or folders that contain run folders.
+        kind: "accuracy" = mean accuracy by round; "clients" = accuracy of each client by round, in the run with the
+            lowest seed; "bytes" = bytes of all rounds, and accuracy against the bytes sent.
+
+    Raises:
+        UserError: if there is no such plot or run, the runs are of different data, or matplotlib is missing.
+    """
+    require("sim", "scipy")
+    from edgefd.report.matplotlib_plots import plot_runs
+
+    listed: Any = runs if isinstance(runs, list | tuple) else [runs]
+    return plot_runs([_folder_of(run) for run in listed], kind)
+
+
 def audit(
     run: Run | Folder,
     *,
@@ -208,7 +235,7 @@ def _folder_of(run: Run | Folder) -> Path:
     return user_path(run if isinstance(run, str | os.PathLike) else run.folder)
 
 
-def _kept_objects(config: Source, replaced: Mapping[str, object]) -> dict[str, object]:
+def _kept_objects(config: ConfigSource, replaced: Mapping[str, object]) -> dict[str, object]:
     """Return the objects of a config whose sections no argument replaces: another object must not get their names."""
     if not isinstance(config, Config):
         return {}
@@ -239,16 +266,34 @@ def _names_of_models(model: str | Factory | Sequence[str | Factory], objects: di
     return model if isinstance(model, str) else _name_of_function(model, objects)
 
 
-def _name_of_data(data: Folder | Dataset | Arrays, objects: dict[str, object]) -> str:
+def _name_of_data(data: Any, objects: dict[str, object]) -> str:
     if isinstance(data, str | os.PathLike):
         return os.fspath(data)
     if isinstance(data, Dataset):
         return _add(objects, data.name, data)
-    if not isinstance(data, tuple | list) or len(data) != 4:
-        raise UserError("data must be a name, a path, a Dataset, or the arrays (x_train, y_train, x_test, y_test)")
-    x_train, y_train, x_test, y_test = map(np.asarray, data)
-    arrays = {"x_train": channels_first(x_train), "y_train": y_train, "x_test": channels_first(x_test)}
-    return _add(objects, "arrays", dataset_of("arrays", {**arrays, "y_test": y_test}, "arrays of this session"))
+    return _add(objects, "arrays" if _is_arrays(data) else "data", data)
+
+
+def _with_dataset(config: Config) -> Config:
+    """Return the config with the object that its data set names as a `Dataset`; how it was read is in its `source`."""
+    name, source = config.data.name, config.data
+    if name not in config.objects:
+        return config
+    if isinstance(data := config.objects[name], Dataset):
+        source.check_used((), "Dataset objects")
+        return config
+    dataset = dataset_of(name.removeprefix(OBJECT), read_object(data, source), f"{_kind(data)} of this session", source)
+    plain: dict[str, Any] = {field.name: field.default for field in fields(Source) if field.name != "name"}
+    return replace(config, data=replace(source, **plain), objects={**config.objects, name: dataset})
+
+
+def _is_arrays(data: object) -> bool:
+    return isinstance(data, tuple | list) and len(data) == 4
+
+
+def _kind(data: object) -> str:
+    parts = data if isinstance(data, tuple | list) else [data]
+    return "arrays" if _is_arrays(data) or isinstance(data, dict) else type(parts[0]).__name__
 
 
 def _name_of_function(function: Callable[..., Any], objects: dict[str, object]) -> str:

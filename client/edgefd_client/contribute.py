@@ -14,7 +14,8 @@ from edgefd_proto import edgefd_pb2 as pb
 
 from edgefd.core.arrays import Int64
 from edgefd.core.errors import RunError, UserError
-from edgefd.data.npz import finite_samples, whole_labels
+from edgefd.data.labels import plain_labels
+from edgefd.data.npz import finite_samples
 from edgefd.wire.device_link import PROTOCOL, rows_a_piece
 from edgefd_client.contribution import RECORD, Contribution, choose, load_contribution, save_contribution
 from edgefd_client.grpc_link import GIVE_UP, GrpcLink, connect
@@ -95,7 +96,7 @@ def raw_data(path: Path) -> tuple[npt.NDArray[Any], Int64]:
         raise UserError(f"{path}: samples can be contributed only from an .npz with x and y")
     x, y = NpzSource(path).load()
     x = finite_samples(x, str(path))
-    return x, whole_labels(y, len(x), str(path))
+    return x, np.unique(plain_labels(y, len(x), str(path)), return_inverse=True)[1].astype(np.int64)
 
 
 def send(link: GrpcLink, x: npt.NDArray[Any], contribution: Contribution, options: ContributeOptions) -> bool:

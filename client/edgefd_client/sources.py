@@ -17,7 +17,8 @@ from edgefd.core.errors import UserError
 from edgefd.data.csv_table import read_csv
 from edgefd.data.features import cached_features
 from edgefd.data.images import read_images
-from edgefd.data.npz import finite_samples, read_npz, whole_labels
+from edgefd.data.labels import classes_of
+from edgefd.data.npz import finite_samples, read_npz
 from edgefd.data.splits import split
 from edgefd.federation.clients import ClientData, Scale
 from edgefd.federation.units import far_from, finite_values, in_units
@@ -242,10 +243,4 @@ def scaled(x: npt.NDArray[Any], y: npt.NDArray[Any], bundle: Bundle, source: str
 
 
 def _labels(y: npt.NDArray[Any], n: int, n_classes: int, source: str) -> Int64:
-    labels = whole_labels(y, n, source)
-    if labels.max(initial=0) >= n_classes:
-        raise UserError(
-            f"{source}: labels must be whole numbers from 0 to {n_classes - 1}, but they reach {labels.max()}: use the "
-            "numbers that the classes have in the federation"
-        )
-    return labels
+    return classes_of(y, n, n_classes, None, source)

@@ -31,9 +31,11 @@ def check(
         print("\n".join(explained(loaded)))
         return
     require_simulation()
+    from edgefd.runs.callbacks import load_callbacks
     from edgefd.runs.describe_data import describe_data
     from edgefd.runs.prepare import prepare
 
+    load_callbacks(loaded)
     prepared = prepare(loaded)
     print(dump_yaml(loaded.to_dict()), end="")
     print("\n".join(f"# {line}" for line in describe_data(prepared)))

@@ -114,4 +114,6 @@ def in_words(hint: Any) -> str:
         return " or ".join(map(in_words, inner))
     if get_origin(hint) is tuple:
         return f"list of {in_words(inner[0])}s"
+    if get_origin(hint) is dict:
+        return "section"
     return _WORDS.get(hint, str(hint))  # the config of a user's own method may have any type

@@ -115,7 +115,10 @@ def with_paths(config: Config, change: Callable[[str], str]) -> Config:
         extractor = change(extractor)
     if isinstance(partition, FromFile):
         partition = replace(partition, path=change(partition.path))
-    data = replace(config.data, name=name, extractor=extractor)
+    test = config.data.test
+    if test is not None and is_path(test):
+        test = change(test)
+    data = replace(config.data, name=name, test=test, extractor=extractor)
     proxy = replace(config.proxy, path=path and change(path))
     return replace(config, data=data, proxy=proxy, partition=partition)
 

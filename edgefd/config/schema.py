@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from edgefd.core.host import cores
+from edgefd.data.sources.source import Source
 from edgefd.defences.apply import DEFENCES, Defence, NoDefence, defended
 from edgefd.federation.method import Method
 from edgefd.federation.training import Training
@@ -29,17 +30,11 @@ OBJECT = "object:"
 
 
 @dataclass(frozen=True)
-class Data:
+class Data(Source):
     """Data set of a run, and its preprocessing."""
 
-    name: str = "mnist_mini"
-    """name of the data set: mnist_mini, mnist, fashion_mnist, cifar10, digits, watch, or the path of an npz file,
-    or of a folder with images in train/LABEL and test/LABEL"""
     limit: int | None = None
     """number of training samples to keep, the same number of each class (at least 1; None = all)"""
-    test_people: tuple[int, ...] | None = None
-    """numbers of the people who form the test set, ascending; all others train; for data.name=watch only
-    (None = 8 and 9)"""
     validation: float = 0.0
     """fraction of the training samples that no client trains on and that no proxy set holds, at least 0 and below 1;
     of a data set with groups, a fraction of the groups (such as people); the same samples for every seed"""
@@ -63,13 +58,11 @@ class Data:
     """width and height in pixels of an EfficientNet's input, from 32 to 512 (None = 192)"""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not 0 < len(self.mean) == len(self.deviation):
             raise ValueError("mean and deviation must hold the same number of numbers, one or more")
         if not all(map(math.isfinite, (*self.mean, *self.deviation))) or min(self.deviation) <= 0:
             raise ValueError("mean and deviation must hold finite numbers, and those of deviation must be above 0")
-        people = self.test_people
-        if people is not None and (not people or list(people) != sorted(set(people))):
-            raise ValueError(f"test_people must be people in ascending order, each once, not {list(people)}")
 
 
 @dataclass(frozen=True)
@@ -247,6 +240,11 @@ class RunSettings:
     record_every: int = 10
     """number of rounds between recorded client models, at least 1, with record_knowledge; the models of the last round
     are always recorded"""
+    trackers: tuple[str, ...] = ()
+    """trackers that store settings, metrics and summary as the run proceeds: csv, mlflow, tensorboard, wandb"""
+    callbacks: tuple[str | dict[str, Any], ...] = ()
+    """callbacks of your own: each the path of a class, package.module:Class, or a section of this path and arguments,
+    {name: package.module:Class, key: value}"""
 
     @property
     def n_workers(self) -> int:
@@ -346,11 +344,10 @@ class Config:
         """Return the sections of the config as plain YAML values, with every default."""
         out = dataclasses.asdict(dataclasses.replace(self, objects={}))
         method = {"name": out.pop("method_name"), **out.pop("method_config")}
-        if people := out["data"]["test_people"]:
-            out["data"]["test_people"] = list(people)
-        out["data"] |= {"mean": list(self.data.mean), "deviation": list(self.data.deviation)}
+        out["data"] = {key: list(value) if isinstance(value, tuple) else value for key, value in out["data"].items()}
         models = out.pop("model")
         out["attack"]["clients"] = list(self.attack.clients)
+        out["run"] |= {"trackers": list(self.run.trackers), "callbacks": list(self.run.callbacks)}
         model = models[0] if len(models) == 1 else list(models)
         own = self.baseline_settings
         out |= {"model": model, "method": method}

@@ -15,6 +15,7 @@ class Purpose(IntEnum):
     HELDOUT = 3
     LIMIT = 4
     VALIDATION = 5
+    TEST = 6
     FILTER = 11
     DISTIL = 12
     TRAIN = 13

@@ -14,7 +14,9 @@ from edgefd.core.arrays import Float32, Int64
 from edgefd.core.errors import UserError
 from edgefd.core.seeding import Purpose, make_rng
 from edgefd.data.datasets import Dataset
-from edgefd.data.npz import channels_first, finite_samples, read_npz, whole_labels
+from edgefd.data.image_arrays import channels_first
+from edgefd.data.labels import classes_of
+from edgefd.data.npz import finite_samples, read_npz
 from edgefd.data.partitions import class_table
 from edgefd.data.splits import split, stratified
 from edgefd.federation.clients import ClientData, Federation, ProxySet, Scale, scale_of
@@ -163,10 +165,7 @@ def load_proxy_file(path: Path, dataset: Dataset, source: str) -> tuple[npt.NDAr
     far_from(x, units, dataset.n_classes, str(path), dataset.name)  # raises for other units
     if "y" not in arrays:
         return x, None
-    y = whole_labels(arrays["y"], len(x), str(path))
-    if y.max() >= dataset.n_classes:
-        raise UserError(f"{path}: y must be in 0..{dataset.n_classes - 1}")
-    return x, y
+    return x, classes_of(arrays["y"], len(x), dataset.n_classes, dataset.label_names, str(path))
 
 
 def _split(client: int, rows: Int64, shared: Int64, heldout: float, seed: int) -> tuple[Int64, Int64]:

@@ -6,6 +6,7 @@ import codecs
 import csv
 import math
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -42,7 +43,7 @@ def read_csv(path: Path, n_values: int, n_classes: int) -> tuple[Float32, Int64]
             the message has the number of the line.
     """
     try:
-        with path.open(encoding=_encoding(path)) as file:
+        with path.open(encoding=encoding_of(path)) as file:
             table = _Table(path, 1 + n_values)
             rows = [row for number, line in enumerate(file, 1) if (row := table.row(number, line)) is not None]
     except OSError as error:
@@ -66,7 +67,8 @@ def read_csv(path: Path, n_values: int, n_classes: int) -> tuple[Float32, Int64]
     return x, labels.astype(np.int64)
 
 
-def _encoding(path: Path) -> str:
+def encoding_of(path: Path) -> str:
+    """Return the encoding of a text file: UTF-8, or UTF-16 with a byte order mark."""
     with path.open("rb") as file:
         start = file.read(4096)
     encoding = next((name for bom, name in _BOMS.items() if start.startswith(bom)), "utf-8")
@@ -125,7 +127,7 @@ class _Table:
                 return names.index(name)
             if names.count(name) > 1:
                 raise self._error(number, f"{names.count(name)} columns are named {name}: one must be")
-        numeric = [_is_number(name.replace(",", ".")) for name in names]
+        numeric = [is_number(name.replace(",", ".")) for name in names]
         if not any(numeric) and any(names):
             raise self._error(number, "the header does not say which column holds the labels: name it `label`")
         if len(names) > 2 and names == [str(i) for i in range(len(names))]:
@@ -171,9 +173,9 @@ class _Table:
 
     def _what_is_wrong(self, fields: list[str]) -> str:
         for column, field in enumerate(fields, 1):
-            if not field.strip() or field.strip().casefold() in ("na", "n/a", "nan", "null", "none", "?", "-"):
+            if is_missing(field):
                 return f"column {column} has no value ({field!r}): remove the line, or fill the value in"
-            if not _is_number(field):
+            if not is_number(field):
                 return f"column {column} is {field[:40]!r}, not a finite number"
         return "a number is not finite"
 
@@ -188,7 +190,27 @@ def _try_to_split(text: str, delimiter: str) -> list[str]:
         return [text]
 
 
-def _is_number(text: str) -> bool:
+def is_missing(text: str) -> bool:
+    """Return whether a field holds no value."""
+    return text.strip().casefold() in ("", "na", "n/a", "nan", "null", "none", "?", "-")
+
+
+def with_points(fields: Sequence[str], source: str) -> list[str]:
+    """Return numbers with decimal points instead of decimal commas.
+
+    Raises:
+        UserError: if there are commas and points, or each comma can also separate thousands.
+    """
+    commas = [field for field in fields if "," in field]
+    if commas and any("." in field for field in fields):
+        raise UserError(f"{source}: there are commas and points in numbers: write decimal points only")
+    if commas and all(_THOUSANDS.fullmatch(field.strip()) for field in commas):
+        raise UserError(f"{source}: numbers such as {commas[0]} can be read in two ways: write decimal points")
+    return [field.replace(",", ".", 1) for field in fields]
+
+
+def is_number(text: str) -> bool:
+    """Return whether a field holds a finite number."""
     try:
         return math.isfinite(float(text)) and "_" not in text
     except ValueError:

@@ -1,27 +1,33 @@
-"""Reader of folders of images, for devices and simulations. Each image is read as a person sees it, or refused.
+"""Reader of images, for devices and simulations. Each image is read as a person sees it, or refused.
 
 Pillow decodes the images (extra `images`).
 """
 
 from __future__ import annotations
 
+import io
+import math
 import os
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
-from edgefd.core.arrays import Int64
 from edgefd.core.errors import UserError, require
 from edgefd.core.files import os_errors
 from edgefd.core.text import shown
+from edgefd.data.image_arrays import model_layout
+from edgefd.data.labels import shown_names
 
 if TYPE_CHECKING:
     from PIL import Image as Images
 
+MOST_PIXELS = 2**27
+"""largest number of pixels of an image: a small file can claim to have many"""
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP", "PPM")
 """formats that are read, by content; others would start other programs, or are no pictures"""
 Result = TypeVar("Result")
@@ -33,48 +39,102 @@ _PHOTOMETRIC = 262  # tag of a TIFF; 0 = zero is white
 _COLOUR = 8  # grey pixels of a lossy colour image differ by no more than this between the channels
 
 
-def read_images(folder: Path, shape: tuple[int, ...] | None = None) -> tuple[npt.NDArray[np.uint8], Int64]:
-    """Read the images in the subfolders 0, 1, ... of a folder, which are their labels.
+@dataclass(frozen=True)
+class Encoded:
+    """An image in memory, in the format of a file."""
 
-    16-bit pixels become 8-bit pixels of the same brightness, the orientation in EXIF is applied, and palettes, CMYK and
-    black and white are converted. Grey images fit federations of colour images. Links are followed.
+    name: str
+    """what the image is, for errors"""
+    data: bytes
+
+    def open(self, mode: str) -> io.BytesIO:
+        """Return the bytes as an open file."""
+        return io.BytesIO(self.data)
+
+    def __str__(self) -> str:
+        return self.name
+
+
+Picture = Path | Encoded
+
+
+def read_images(
+    folder: Path, shape: tuple[int, ...] | None = None, names: Sequence[str] | None = None
+) -> tuple[npt.NDArray[np.uint8], npt.NDArray[Any]]:
+    """Read the images in the subfolders of a folder, whose names are labels.
 
     Args:
         folder: the folder. Hidden files and `LITTER` in it are passed over; any other file is an error.
         shape: [channels, height, width] of every image; None = that of the first one, in colour if any image is.
+        names: labels that there are besides 0, 1, ...; None = no others.
 
     Returns:
-        uint8 [n, channels, height, width], in the order of the paths, and labels int64 [n].
+        uint8 [n, channels, height, width], in the order of the paths, and labels [n]: text, or int64 without `names`.
 
     Raises:
-        UserError: if the folder has another form, or an image is damaged, has another size, several frames, transparent
-            pixels, 32-bit pixels, or colours where grey is expected.
+        UserError: if the folder has another form, or an image cannot be used, see `decode_images`.
     """
     require("images", "PIL")
     if shape is not None and (len(shape) != 3 or shape[0] not in (1, 3)):
         raise UserError(
             f"{folder}: images have 1 or 3 channels, but the samples are of shape {list(shape)}: use an npz"
         )
-    files = list(_files(folder))
+    files = list(labelled_files(folder, names or ()))
     if not files:
         raise UserError(f"{folder} must hold folders 0, 1, ... of images")
-    channels, height, width = _common_shape([file for file, _ in files]) if shape is None else shape
-    x = np.empty((len(files), channels, height, width), np.uint8)
-    for i, (file, _) in enumerate(files):
-        x[i] = _decode(file, channels, (width, height))
-    return x, np.array([label for _, label in files], np.int64)
+    labels = np.array([label for _, label in files])
+    pictures = [file for file, _ in files]
+    return decode_images(pictures, shape), labels if names else labels.astype(np.int64)
 
 
-def _files(folder: Path) -> Iterator[tuple[Path, int]]:
-    """Yield the image files and their labels, in the order of their paths."""
+def decode_images(
+    pictures: Sequence[Picture],
+    shape: tuple[int, ...] | None = None,
+    size: tuple[int, int] | None = None,
+    channels: int | None = None,
+) -> npt.NDArray[np.uint8]:
+    """Decode images, uint8 [n, channels, height, width].
+
+    16-bit pixels become 8-bit pixels of the same brightness, the orientation in EXIF is applied, and palettes, CMYK and
+    black and white are converted. Grey images fit images in colour.
+
+    Args:
+        pictures: at least one.
+        shape: [channels, height, width] of every image; None = that of the first one, in colour if any image is.
+        size: height and width to which every image is resized; None = all have the size in `shape`, or are refused.
+        channels: 1 = colours become grey, 3 = grey becomes colour; None = colours are refused where grey is expected.
+
+    Raises:
+        UserError: if an image is damaged, has another size, several frames, transparent pixels, 32-bit pixels, or
+            colours where grey is expected.
+    """
+    require("images", "PIL")
+    depth, height, width = _common_shape(pictures) if shape is None else shape
+    if size is not None:
+        height, width = size
+    x = np.empty((len(pictures), channels or depth, height, width), np.uint8)
+    for i, picture in enumerate(pictures):
+        pixels = _decode(picture, 3 if channels else depth, None if size is not None else (width, height))
+        x[i] = model_layout(pixels[None], False, size, channels or depth)[0]
+    return x
+
+
+def labelled_files(folder: Path, names: Collection[str] | None = ()) -> Iterator[tuple[Path, str]]:
+    """Yield the image files and their labels, in the order of their paths.
+
+    `names` are labels that there are besides 0, 1, ...; None = any name of a folder is a label.
+    """
     for entry in _visible(folder):
-        if not (entry.is_dir() and entry.name.isascii() and entry.name.isdigit() and len(entry.name) < 10):
-            raise UserError(f"{entry} is not a folder named after a label, 0, 1, ...: move it elsewhere")
+        number = entry.name.isascii() and entry.name.isdigit() and len(entry.name) < 10
+        if not (entry.is_dir() and (number or names is None or entry.name in names)):
+            others = f", or one of {shown_names(tuple(names))}" if names else ""
+            labels = "an image folder" if names is None else f"a folder named after a label, 0, 1, ...{others}"
+            raise UserError(f"{entry} is not {labels}: move it elsewhere")
         for file in _visible(entry):
             if not file.is_file():
                 reason = "a link to nothing" if file.is_symlink() and not file.exists() else "not a file"
                 raise UserError(f"{file} is {reason}: folders of labels must hold images only")
-            yield file, int(entry.name)
+            yield file, entry.name
 
 
 def _visible(folder: Path) -> list[Path]:
@@ -83,25 +143,30 @@ def _visible(folder: Path) -> list[Path]:
     return [folder / name for name in names if not name.startswith(".") and name.casefold() not in LITTER]
 
 
-def _common_shape(files: list[Path]) -> tuple[int, int, int]:
+def _common_shape(files: Sequence[Picture]) -> tuple[int, int, int]:
     """Return the shape of the first image; three channels if any image is in colour."""
     width, height = _open(files[0], lambda image: _upright(image).size)
     coloured = any(_open(file, lambda image: image.mode not in ("1", "L", "LA", "I", *_GREY_16)) for file in files)
     return (3 if coloured else 1), height, width
 
 
-def _decode(file: Path, channels: int, size: tuple[int, int]) -> npt.NDArray[np.uint8]:
-    """Return the pixels of an image, uint8 [channels, height, width] or [1, height, width] for grey ones."""
+def _decode(file: Picture, channels: int, size: tuple[int, int] | None) -> npt.NDArray[np.uint8]:
+    """Return the pixels of an image, uint8 [channels, height, width] or [1, height, width] for grey ones.
+
+    `size` is its width and height (None = any).
+    """
 
     def pixels(image: Images.Image) -> npt.NDArray[np.uint8]:
         # compared before anything is decoded: a small file can claim to have many pixels
-        if sorted(image.size) != sorted(size):
+        if size is not None and sorted(image.size) != sorted(size):
             raise UserError(_other_size(file, image.size, size))
+        if math.prod(image.size) > MOST_PIXELS:
+            raise UserError(f"{file} has {math.prod(image.size)} pixels, more than {MOST_PIXELS}: make it smaller")
         if getattr(image, "is_animated", False) and image.format != "MPO":  # cameras add a preview to photographs: MPO
             raise UserError(f"{file} has several frames or pages: save the one to use as an image of its own")
         white_is_0 = getattr(image, "tag_v2", {}).get(_PHOTOMETRIC) == 0
         upright = _upright(image)
-        if upright.size != size:
+        if size is not None and upright.size != size:
             raise UserError(_other_size(file, upright.size, size))
         if upright.mode in _GREY_16 or (upright.mode == "I" and image.format in ("PNG", "PPM")):  # these have 16 bits
             if upright.has_transparency_data:
@@ -113,14 +178,14 @@ def _decode(file: Path, channels: int, size: tuple[int, int]) -> npt.NDArray[np.
     return _open(file, pixels)
 
 
-def _other_size(file: Path, size: tuple[int, int], expected: tuple[int, int]) -> str:
+def _other_size(file: Picture, size: tuple[int, int], expected: tuple[int, int]) -> str:
     return (
         f"{file} is {size[0]} x {size[1]} pixels, but the images of the federation are {expected[0]} x {expected[1]} "
-        "(width x height): resize it"
+        "(width x height): resize it, or set data.image_size in the config of a simulation"
     )
 
 
-def _open(file: Path, read: Callable[[Images.Image], Result]) -> Result:
+def _open(file: Picture, read: Callable[[Images.Image], Result]) -> Result:
     """Return `read` of the opened image.
 
     Raises:
@@ -150,7 +215,7 @@ def _upright(image: Images.Image) -> Images.Image:
     return ImageOps.exif_transpose(image) or image
 
 
-def _eight_bits(file: Path, image: Images.Image, channels: int) -> npt.NDArray[np.uint8]:
+def _eight_bits(file: Picture, image: Images.Image, channels: int) -> npt.NDArray[np.uint8]:
     """Return the pixels of an image of at most 8 bits as a person sees them."""
     if image.mode in ("I", "F"):
         raise UserError(f"{file} has 32-bit pixels, which have no fixed white: save it with 8 or 16 bits")

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import html
 from collections.abc import Sequence
-from pathlib import Path
+from pathlib import Path, PosixPath
 
 from edgefd.core.errors import UserError
 from edgefd.core.files import SHARED, get, os_errors, put, removed_on_error
@@ -14,7 +15,17 @@ from edgefd.report.settings import settings_in
 _MAX_PAGE = 2**30  # bytes of a report that is replaced
 
 
-def write_report(paths: Sequence[Path], out: Path | None) -> Path:
+class ReportFile(PosixPath):
+    """The path of a report. A notebook shows the page itself, without scripts and apart from its own page."""
+
+    def _repr_html_(self) -> str | None:
+        if not self.is_file():
+            return None
+        page = html.escape(self.read_text(encoding="utf-8"), quote=True)
+        return f'<iframe sandbox srcdoc="{page}" width="100%" height="640" style="border: 1px solid #ccc"></iframe>'
+
+
+def write_report(paths: Sequence[Path], out: Path | None) -> ReportFile:
     """Write a report on the runs at or below `paths`, and return its path.
 
     The default of `out` is report.html, in the folder if `paths` is one folder, otherwise in the working directory. An
@@ -35,4 +46,4 @@ def write_report(paths: Sequence[Path], out: Path | None) -> Path:
             raise UserError(f"{path} exists and is not a report: choose another file with --out")
         with removed_on_error(path):
             put(path, text.encode(), SHARED)
-    return path
+    return ReportFile(path)

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
+from edgefd.config.flat import flat_settings
 from edgefd.core.errors import UserError
 from edgefd.runs.read import find_run_folders, read_config, read_summary
 from edgefd.runs.records import data_label
@@ -73,13 +74,13 @@ def group_runs(runs: Sequence[dict[str, Any]], over: str = "seed") -> list[list[
     Raises:
         UserError: as `compare`.
     """
-    if not any(over in _flatten(run["config"]) for run in runs):
+    if not any(over in flat_settings(run["config"]) for run in runs):
         raise UserError(f"--over {over}: the runs have no such setting")
     groups: dict[str, list[dict[str, Any]]] = {}
     for run in runs:
         groups.setdefault(_identity(run, over), []).append(run)
     for members in groups.values():
-        if len({json.dumps(_flatten(run["config"]).get(over)) for run in members}) < len(members):
+        if len({json.dumps(flat_settings(run["config"]).get(over)) for run in members}) < len(members):
             first = members[0]
             raise UserError(
                 f"{first['method']} on {first['dataset']}, {first['scenario']}: one {over} was run twice, which says "
@@ -107,7 +108,7 @@ def interval(values: Sequence[float]) -> tuple[float, float | None, float | None
 
 def describe_settings(config: dict[str, Any], varying: dict[str, str]) -> str:
     """Return the values of the varying settings in one run, such as "rounds=30 alpha=0.1"."""
-    flat = _flatten(config)
+    flat = flat_settings(config)
     return " ".join(f"{label}={flat[key]}" for key, label in varying.items() if key in flat)
 
 
@@ -117,7 +118,7 @@ def varying_settings(runs: Sequence[dict[str, Any]], over: str = "seed") -> dict
     Each key maps to its label: its last part where that is unambiguous, as with train.rounds; the full key otherwise,
     as with partition.alpha, because proxy.alpha exists too.
     """
-    flat = [_flatten(run["config"]) for run in runs]
+    flat = [flat_settings(run["config"]) for run in runs]
     keys = {key for f in flat for key in f}
     last_part = Counter(key.rpartition(".")[2] for key in keys)
     candidates = sorted(keys - _NOT_RESULTS - {over, "data.name", "partition.name", "method.name"})
@@ -134,7 +135,9 @@ def _varies(key: str, flat: Sequence[dict[str, Any]]) -> bool:
     return any(len(distinct) > 1 for distinct in values.values())
 
 
-_NOT_RESULTS = {"baselines", "run.workers", "run.evaluate_every"}  # settings that do not change the results
+_NOT_RESULTS = {  # settings that do not change the results
+    *("baselines", "run.workers", "run.evaluate_every", "run.trackers", "run.callbacks")
+}
 
 HEADER = (
     *("data set", "scenario", "method", "settings", "runs", "mean", "std", "95 %", "worst"),
@@ -192,22 +195,8 @@ def _identity(run: dict[str, Any], over: str) -> str:
 
     The data are left out where `over` is a setting that selects them.
     """
-    config = {k: v for k, v in _flatten(run["config"]).items() if k not in _NOT_RESULTS | {over}}
+    config = {k: v for k, v in flat_settings(run["config"]).items() if k not in _NOT_RESULTS | {over}}
     return json.dumps([config, None if over.startswith("data.") else run["data_sha256"]], sort_keys=True)
-
-
-def _flatten(config: dict[str, Any]) -> dict[str, Any]:
-    """Return the settings under keys such as train.rounds; for several models, model.name is such as "cnn+mlp"."""
-    flat: dict[str, Any] = {}
-    for section, value in config.items():
-        several_models = section == "model" and isinstance(value, list)
-        plain = {k: _joined([model[k] for model in value]) for k in value[0]} if several_models else value
-        flat |= {f"{section}.{k}": v for k, v in plain.items()} if isinstance(plain, dict) else {section: plain}
-    return flat
-
-
-def _joined(values: list[Any]) -> Any:
-    return values[0] if all(v == values[0] for v in values) else "+".join(str(v) for v in values)
 
 
 def _group(members: list[dict[str, Any]], varying: dict[str, str]) -> Group:

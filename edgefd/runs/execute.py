@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from edgefd.learners.learner import Learner
 from edgefd.poisoning.robust_aggregation import aggregate_of
 from edgefd.rounds.loop import RoundResult, Transport, run_rounds
 from edgefd.rounds.server import Server
+from edgefd.runs.callbacks import CallbackList, run_info
 from edgefd.runs.environment import environment
 from edgefd.runs.facts import RunFacts, ground_truth
 from edgefd.runs.folder import write_config
@@ -41,8 +43,9 @@ def execute_run(
     progress: ProgressHook,
     rounds: Callable[[], Iterator[RoundMetrics]],
     done: Sequence[RoundMetrics] = (),
+    callbacks: CallbackList | None = None,
 ) -> dict[str, Any]:
-    """Run the rounds, write the run folder and return the summary.
+    """Run the rounds, write the run folder, call the callbacks and return the summary.
 
     When the run is stopped or a client fails, the summary of the completed rounds is written with `complete` false.
 
@@ -53,8 +56,10 @@ def execute_run(
         progress: the hook that reports the progress.
         rounds: opens a transport, runs the rounds over it and yields the metrics of each; without those in `done`.
         done: metrics of the completed rounds of a run that resumes.
+        callbacks: the callbacks, which receive each round after it was written, and the end of the run (None = none).
 
     Raises:
+        UserError: if a callback fails at the start of the run.
         Stopped: on Ctrl-C; the message names the folder of the completed rounds, if there are any.
         RunError: if a client fails or the folder cannot be written; the message names the folder too.
     """
@@ -64,21 +69,34 @@ def execute_run(
     if done:
         write_json_lines(folder / "metrics.jsonl", [_line(folder, m) for m in done])
     start = time.perf_counter() - sum(m.seconds for m in done)
-    completed = list(done)
+    completed, summary = list(done), dict[str, Any]()
+
+    def write_summary() -> None:
+        summary.update(summarise(config, facts, completed, time.perf_counter() - start))
+        write_json(folder / "summary.json", summary)
+
+    callbacks = callbacks or CallbackList()
     try:
-        for metrics in progress(rounds()):
-            append_json_line(folder / "metrics.jsonl", _line(folder, metrics))
-            completed.append(metrics)
-    except (KeyboardInterrupt, RunError) as error:
-        if completed and isinstance(error, KeyboardInterrupt):  # the signal can arrive between the two lines above
-            write_json_lines(folder / "metrics.jsonl", [_line(folder, m) for m in completed])
-        if completed:
-            write_json(folder / "summary.json", summarise(config, facts, completed, time.perf_counter() - start))
-        if isinstance(error, KeyboardInterrupt):
-            raise Stopped(saved_rounds_message(len(completed), folder)) from error
+        with ExitStack() as stack:
+            stack.callback(lambda: callbacks.end(summary or None))
+            try:
+                new_rounds = progress(rounds())  # workers are forked here, before a callback starts threads
+                callbacks.start(run_info(config, facts.n_clients, folder), done)
+                for metrics in new_rounds:
+                    append_json_line(folder / "metrics.jsonl", _line(folder, metrics))
+                    completed.append(metrics)
+                    callbacks.round(metrics)
+            except (KeyboardInterrupt, RunError) as error:
+                if completed and isinstance(error, KeyboardInterrupt):  # it can arrive between two lines above
+                    write_json_lines(folder / "metrics.jsonl", [_line(folder, m) for m in completed])
+                if completed:
+                    write_summary()
+                raise
+            write_summary()
+    except KeyboardInterrupt as error:
+        raise Stopped(saved_rounds_message(len(completed), folder)) from error
+    except RunError as error:
         raise RunError(f"{error}; {saved_rounds_message(len(completed), folder)}") from error
-    summary = summarise(config, facts, completed, time.perf_counter() - start)
-    write_json(folder / "summary.json", summary)
     return summary
 
 

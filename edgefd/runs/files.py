@@ -32,6 +32,8 @@ RUN_FILES = (
     RunFile("evaluation.json", "after the closing round", "details of the final models", (Evaluation, Reliability)),
     RunFile("summary.json", "at the end, or when the run is stopped", "results of the run", (Summary,)),
     RunFile("also/METHOD/", "by `edgefd simulate`", "the run folder of each method of `baselines`"),
+    RunFile("metrics.csv", "after each round, with the tracker csv", "one row of numbers for each round"),
+    RunFile("tensorboard/, wandb/", "by the trackers of these names", "files of TensorBoard and of Weights & Biases"),
     RunFile("knowledge/", "with run.record_knowledge", "the messages that each party received, for `edgefd audit`"),
     RunFile("checkpoint.bin", "by a coordinator of devices", "the state for `--resume`"),
     RunFile("link.jsonl", "by a coordinator of devices", "events, such as reports and refusals, and teachers' digests"),

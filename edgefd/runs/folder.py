@@ -15,6 +15,8 @@ from edgefd.core.files import PRIVATE, folder_mode, put, removed_on_error, writi
 from edgefd.core.yaml_files import dump_yaml
 
 METRICS = "metrics.jsonl"
+BASELINES = "also"
+"""folder in a run folder that holds the run folders of the baselines, by method"""
 
 
 def has_round(folder: Path) -> bool:

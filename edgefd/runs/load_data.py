@@ -51,7 +51,7 @@ def _load_whole(config: Config) -> Dataset:
     """Return the data set, limited to `data.limit` samples; the cache of features is for all of them."""
     dataset = config.objects.get(config.data.name)
     if dataset is None:
-        dataset = load_dataset(config.data.name, test_people=config.data.test_people)
+        dataset = load_dataset(config.data)
     return dataset if config.data.limit is None else limit_samples(dataset, config.data.limit)
 
 

@@ -16,6 +16,9 @@ from edgefd.report.personal_table import FIGURES, personal_rows
 from edgefd.report.personal_table import HEADER as PERSONAL_HEADER
 from edgefd.runs.prepare import PreparedRun
 from edgefd.runs.round_metrics import RoundMetrics
+from edgefd.simulation.notebook import NotebookBar
+
+_FILTERING = "clients filter the proxy set"
 
 
 def results_table(summaries: list[dict[str, Any]]) -> Table:
@@ -99,8 +102,11 @@ def print_data(prepared: PreparedRun, console: Console) -> None:
 
 
 def show_progress(prepared: PreparedRun, console: Console, rounds: Iterator[RoundMetrics]) -> Iterator[RoundMetrics]:
-    """Pass the rounds on, with a progress bar on a terminal, otherwise with one plain line for each round."""
+    """Pass the rounds on, with a progress bar on a terminal or in a notebook, else with a plain line for each round."""
     name, total = prepared.config.method_name, prepared.config.train.rounds + 1
+    if console.is_jupyter:
+        yield from _in_notebook(NotebookBar(name, total, _FILTERING), rounds)
+        return
     if not console.is_terminal:
         for m in rounds:
             console.print(
@@ -113,12 +119,23 @@ def show_progress(prepared: PreparedRun, console: Console, rounds: Iterator[Roun
         return
     columns = (TextColumn(f"{name:>12}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"))
     with Progress(*columns, TimeElapsedColumn(), console=console) as progress:
-        task = progress.add_task("clients filter the proxy set", total=total)
+        task = progress.add_task(_FILTERING, total=total)
         accuracy = None
         for m in rounds:
             accuracy = m.accuracy_mean or accuracy
             progress.update(task, advance=1, description=_line(m, accuracy))
             yield m
+
+
+def _in_notebook(bar: NotebookBar, rounds: Iterator[RoundMetrics]) -> Iterator[RoundMetrics]:
+    accuracy = None
+    try:
+        for m in rounds:
+            accuracy = m.accuracy_mean or accuracy
+            bar.update(m.round + 1, _line(m, accuracy))
+            yield m
+    finally:
+        bar.show()
 
 
 def _line(m: RoundMetrics, accuracy: float | None) -> str:

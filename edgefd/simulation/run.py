@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import logging
 from collections import deque
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -24,23 +24,27 @@ from edgefd.federation.clients import Federation
 from edgefd.learners.torch_learner import one_thread
 from edgefd.rounds.loop import RoundResult
 from edgefd.rounds.participation import check_supported_over_flower
+from edgefd.runs.callbacks import Callback, CallbackList, load_callbacks
 from edgefd.runs.execute import execute_run
-from edgefd.runs.folder import run_folder
+from edgefd.runs.folder import BASELINES, run_folder
 from edgefd.runs.learners import trained_model
 from edgefd.runs.prepare import PreparedRun, prepare
 from edgefd.runs.record import check_unrecorded, weights_of
 from edgefd.runs.round_metrics import RoundMetrics
 from edgefd.simulation.engine import open_transport, simulate
+from edgefd.simulation.notebook import run_html
 from edgefd.simulation.ray import check_ray, simulate_ray
 from edgefd.simulation.table import table
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
     from rich.console import Console
+
+    from edgefd.report.matplotlib_plots import PlotKind
 
 _LOG = logging.getLogger(__name__)
 
 Engine = Literal["local", "ray"]
-OnRound = Callable[[RoundMetrics], object]
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,8 +90,14 @@ class Run:
         """
         return tuple(trained_model(self.config, self.federation, i, state) for i, state in enumerate(self.weights))
 
+    def plot(self, kind: PlotKind = "accuracy") -> Figure:
+        """Return a plot of this run and its baselines, as `edgefd.plot` does."""
+        from edgefd.report.matplotlib_plots import plot_runs
+
+        return plot_runs([self.folder], kind)
+
     def report(self, out: str | Path | None = None) -> Path:
-        """Write one HTML page about this run and its baselines, and return its path.
+        """Write one HTML page about this run and its baselines, and return its path; a notebook shows the page.
 
         Args:
             out: the file (None = report.html in the run folder).
@@ -99,6 +109,10 @@ class Run:
 
         return write_report([self.folder], None if out is None else user_path(out))
 
+    def _repr_html_(self) -> str:
+        named = {self.summary["method"]: self.summary} | {name: run.summary for name, run in self.baselines.items()}
+        return run_html(named, self.folder)
+
     def __repr__(self) -> str:
         accuracy = self.summary["accuracy_mean"]
         name = f"{self.summary['method']} on {self.summary['dataset']}, {self.summary['scenario']}"
@@ -109,7 +123,7 @@ def simulate_config(
     config: Config,
     out: Path | None = None,
     engine: Engine = "local",
-    on_round: OnRound | None = None,
+    callbacks: Sequence[Callback] = (),
     console: Console | None = None,
 ) -> Run:
     """Run the config's method in `out`, then each of its baselines on the same split in `out`/also/<method>.
@@ -118,7 +132,7 @@ def simulate_config(
         config: the config.
         out: the run folder, which must not exist (None = a new folder in runs/).
         engine: "local" = this machine; "ray" = Flower on Ray.
-        on_round: called with the metrics of each round of the config's own method, after they were written.
+        callbacks: callbacks of the caller, in addition to those that the config names.
         console: where the data and the progress are printed (None = nowhere).
 
     Raises:
@@ -130,6 +144,7 @@ def simulate_config(
         raise UserError(f"engine must be {' or '.join(get_args(Engine))}, not {engine!r}")
     if engine == "ray":
         _check_ray(config)
+    following = load_callbacks(config, callbacks)
     runs = [prepare(config), *(prepare(baseline_config(config, name)) for name in config.baselines)]
     _check_loss(runs[0])
     with run_folder(config, out) as folder:
@@ -140,11 +155,11 @@ def simulate_config(
 
             print_data(runs[0], console)
         with one_thread():
-            run = _run(runs[0], folder, engine, on_round, console)
+            run = _run(runs[0], folder, engine, following, console)
             baselines: dict[str, Run] = {}
             for name, prepared in zip(config.baselines, runs[1:], strict=True):
-                with run_folder(prepared.config, folder / "also" / name) as own_folder:
-                    baselines[name] = _run(prepared, own_folder, engine, None, console)
+                with run_folder(prepared.config, folder / BASELINES / name) as own_folder:
+                    baselines[name] = _run(prepared, own_folder, engine, following, console)
     return replace(run, baselines=baselines)
 
 
@@ -169,7 +184,7 @@ def _check_ray(config: Config) -> None:
     check_ray()
 
 
-def _run(prepared: PreparedRun, folder: Path, engine: Engine, on_round: OnRound | None, console: Console | None) -> Run:
+def _run(prepared: PreparedRun, folder: Path, engine: Engine, callbacks: CallbackList, console: Console | None) -> Run:
     """Run one method. Afterwards, only the result remains in this process, also after an error."""
     config, federation = prepared.config, prepared.federation
     completed: list[RoundMetrics] = []
@@ -190,8 +205,6 @@ def _run(prepared: PreparedRun, folder: Path, engine: Engine, on_round: OnRound 
             for metrics in rounds:
                 yield metrics  # the caller writes them
                 completed.append(metrics)
-                if on_round is not None:
-                    on_round(metrics)
 
         def progress(rounds: Iterator[RoundMetrics]) -> Iterator[RoundMetrics]:
             if console is not None:
@@ -200,7 +213,7 @@ def _run(prepared: PreparedRun, folder: Path, engine: Engine, on_round: OnRound 
                 rounds = show_progress(prepared, console, rounds)
             return stack.enter_context(closing(watch(rounds)))
 
-        summary = execute_run(config, prepared.facts, folder, progress, rounds)
+        summary = execute_run(config, prepared.facts, folder, progress, rounds, callbacks=callbacks)
     weights = tuple(weights_of(client) for transport in transports for client in transport.state.clients)
     teacher = last_result[0].teacher if last_result else None
     return Run(folder, config, summary, tuple(completed), prepared.dataset, federation, teacher, weights)

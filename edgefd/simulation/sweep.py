@@ -41,6 +41,7 @@ from edgefd.config.schema import Config, Data, FromFile
 from edgefd.core.errors import RunError, Stopped, UserError
 from edgefd.core.files import os_errors, removed_on_error
 from edgefd.core.objects import one_line
+from edgefd.runs.callbacks import load_callbacks
 from edgefd.runs.folder import has_round
 from edgefd.runs.load_data import load_data
 from edgefd.runs.prepare import check_fits
@@ -256,7 +257,9 @@ def config_with(base: Mapping[str, Any], settings: Mapping[str, Any]) -> Config:
 
 
 def check_data(configs: Sequence[Config]) -> dict[Data, str]:
-    """Check every config against its data set; return the sha256 of each data set."""
+    """Check every config against its data set, and its callbacks; return the sha256 of each data set."""
+    for config in configs:
+        load_callbacks(config)
     digests = {}
     for data in dict.fromkeys(config.data for config in configs):
         same_data = [config for config in configs if config.data == data]

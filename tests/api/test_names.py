@@ -23,12 +23,16 @@ def split(labels: np.ndarray, rng: np.random.Generator) -> list[np.ndarray]:
 def network(shape: tuple[int, ...], classes: int) -> torch.nn.Module:
     return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(math.prod(shape), classes))
 
+class Printer(edgefd.Callback):
+    def on_start(self, run: edgefd.RunInfo) -> None:
+        print(run.name)
+
 config: edgefd.Config = edgefd.load_config({"method": {"name": "edgefd"}}, {"train.rounds": 2})
 method: edgefd.Method = edgefd.get_method("fedmd")
 x, y = np.zeros((9, 4), np.float32), np.arange(9) % 3
 try:
     run: edgefd.Run = edgefd.simulate(config, ["seed=1"], method=method, model=[network, "mlp"], data=(x, y, x, y),
-        partition=split, out="runs/one", on_round=lambda m: print(m.round, m.accuracy_mean), progress=True)
+        partition=split, out="runs/one", callbacks=[Printer()], progress=True)
     other = edgefd.simulate("config.yaml", model=network, data=Path("own.npz"), partition="iid")
 except (edgefd.UserError, edgefd.RunError) as error:
     print(error)
@@ -39,6 +43,8 @@ accuracy = float(run.summary["accuracy_mean"]) + len(run.metrics.tail()) + len(r
 folders: list[Path] = edgefd.sweep({"base": {}, "grid": {"seed": [0, 1]}}, jobs=2, on_done=print)
 print(edgefd.compare([run, other]), edgefd.compare(folders, over="seed"), edgefd.compare("runs"), edgefd.__version__)
 print(edgefd.audit(run, level=1)["valid"], edgefd.audit("runs/one", level=2, shadows=8)["valid"])
+run.plot().savefig("accuracy.png")
+edgefd.plot([run, "runs/two"], kind="bytes").savefig("bytes.png")
 print(edgefd.KMeansDRE(50).fit(x, reference=x).score_samples(x))
 """
 

@@ -33,12 +33,14 @@ assert first.teacher.equals(second.teacher)
 """
 CTRL_C = """
 before = state()
-def interrupt(metrics):
-    if metrics.round == 1:
-        threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT)).start()
+class Interrupt(edgefd.Callback):
+    def on_round(self, metrics):
+        if metrics.round == 1:
+            threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT)).start()
 for workers in (0, 2):
+    settings = {"train.rounds": 5000, "run.workers": workers}
     try:
-        edgefd.simulate(SMALL, {"train.rounds": 5000, "run.workers": workers}, out=f"run{workers}", on_round=interrupt)
+        edgefd.simulate(SMALL, settings, out=f"run{workers}", callbacks=[Interrupt()])
     except KeyboardInterrupt as stop:
         print(stop)
 assert state() == before

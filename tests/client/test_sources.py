@@ -56,7 +56,10 @@ def test_exported_client_data_are_those_of_the_simulation(federation: ExportedFe
             {"owned": np.array([1, 2]), "owned_y": np.array([1])},
             r"owned_y: 2 samples need 2 labels, not an array of shape \[1\]",
         ),
-        ({"owned": np.array([1]), "owned_y": np.array([10])}, "labels must be whole"),
+        (
+            {"owned": np.array([1]), "owned_y": np.array([10])},
+            "owned_y: labels must be those of the federation, 0 to 9",
+        ),
         ({"owned_y": np.array([1])}, "has owned_y, labels of contributed rows, but not owned"),
         ({"x": np.zeros((1, 1, 28, 28), np.uint8), "y": np.zeros(1)}, "2 or more"),
         ({"x_heldout": np.full((1, 1, 28, 28), np.nan), "y_heldout": np.zeros(1)}, "finite"),

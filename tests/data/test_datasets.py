@@ -70,21 +70,21 @@ def test_the_digest_depends_on_the_data_and_not_on_the_file(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("other", "message"),
     [
-        ({"y_test": np.full(10, 3)}, "test labels among the training labels"),
-        ({"y_train": np.full(20, -1)}, "whole numbers from 0"),
-        ({"y_train": np.full(20, 0.5)}, "whole numbers from 0"),
-        ({"y_train": np.zeros(20, int)}, "C of 2 or more"),
+        ({"y_test": np.full(10, 3)}, r"the test label 3 is not among the training labels, .* \(0, 1, 2\)"),
+        ({"y_train": np.full(20, -1)}, r"1 value \(-1\): two or more classes"),
+        ({"y_train": np.linspace(0, 1, 20)}, "20 values .* ids or measurements, not classes"),
+        ({"y_train": np.zeros(20, int)}, r"1 value \(0\): two or more classes"),
         ({"y_train": np.arange(19)}, "20 samples need 20 labels"),
         ({"x_train": np.full((20, 5), np.nan), "x_test": np.zeros((10, 5))}, "NaN"),
         ({"x_train": np.zeros((20, 5)), "x_test": np.full((10, 5), np.inf)}, "NaN or infinite"),
         ({"x_train": np.zeros((20, 5)), "x_test": np.zeros((10, 4))}, r"\[5\], test samples float32 \[4\]"),
         ({"x_train": np.zeros((20, 5), int), "x_test": np.zeros((10, 5), int)}, "uint8 or floating"),
         ({"x_train": np.zeros(20), "x_test": np.zeros(10)}, "rows of samples"),
-        ({"y_train": np.r_[np.inf, np.arange(19) % 3]}, "whole numbers from 0"),
-        ({"y_train": np.r_[np.nan, np.arange(19) % 3]}, "whole numbers from 0"),
-        ({"y_train": np.r_[np.uint64(2**63), (np.arange(19) % 3).astype(np.uint64)]}, "whole numbers from 0"),
-        ({"y_train": np.array(["a"] * 20)}, "whole numbers from 0, not <U1"),
-        ({"y_train": np.r_[10**9, np.arange(19) % 3]}, "C of 2 or more"),
+        ({"y_train": np.r_[np.inf, np.arange(19) % 3]}, r"label of sample 0 \(from 0\) is inf"),
+        ({"y_train": np.r_[np.nan, np.arange(19) % 3]}, r"label of sample 0 \(from 0\) is nan"),
+        ({"y_train": np.r_[np.uint64(2**63), (np.arange(19) % 3).astype(np.uint64)]}, "which names no class"),
+        ({"y_train": np.array(["a"] * 19 + [" "])}, r"label of sample 19 \(from 0\) is .*, not a text"),
+        ({"y_train": np.arange(20) * 10**9}, "ids or measurements, not classes"),
         ({"x_train": np.full((20, 5), 1e300), "x_test": np.zeros((10, 5))}, "too large for float32"),
         ({"x_train": np.zeros((20, 0)), "x_test": np.zeros((10, 0))}, "rows of samples"),
         ({"x_test": np.zeros((0, 8, 8), np.uint8), "y_test": np.zeros(0)}, "rows of samples"),
@@ -115,11 +115,6 @@ def test_the_digest_depends_on_the_data_and_not_on_the_file(tmp_path: Path) -> N
             r"not bool .*save x\.astype\('uint8'\)",
         ),
         ({"x_train": np.ones((20, 5), complex)}, "uint8 or floating point, not complex128"),
-        (
-            {"y_train": np.arange(20) % 3 + 1},
-            "from 1 to 3, and none is 0: subtract 1 from all of them, here",
-        ),
-        ({"y_train": np.arange(20) % 3 * 2}, "from 0 to 4, and none is 1: number them without gaps"),
         ({"y_train": np.eye(3)[np.arange(20) % 3]}, r"not an array of shape \[20, 3\]: .* give y\.argmax\(1\)"),
         ({"y_train": np.zeros((20, 0))}, r"20 labels, not an array of shape \[20, 0\]"),
         (
@@ -127,7 +122,7 @@ def test_the_digest_depends_on_the_data_and_not_on_the_file(tmp_path: Path) -> N
             r"train samples are uint8 \[1, 8, 8\], test samples float32 \[8, 8\]: give both in the same kind and shape",
         ),
         ({"y_train": np.array(3)}, r"20 labels, not an array of shape \[\]"),
-        ({"y_test": np.r_[np.full(9, 1.0), 1.5]}, r"sample 9 \(from 0\) has 1\.5"),
+        ({"y_test": np.r_[np.full(9, 1.0), 1.5]}, r"test label 1\.5 is not among the training labels"),
         ({"y_train": np.array(["2026-01-01"] * 20, "datetime64[D]")}, "not datetime64"),
     ],
 )
@@ -174,7 +169,7 @@ def test_damaged_or_foreign_npz_files_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="cannot read"):
         load_dataset(str(path))
     np.savez(path, x_train=np.zeros(3))
-    with pytest.raises(UserError, match="lacks y_train, x_test, y_test"):
+    with pytest.raises(UserError, match="lacks y_train: it must hold"):
         load_dataset(str(path))
     with pytest.raises(UserError, match="there is no file"):
         load_dataset(str(tmp_path / "none.npz"))

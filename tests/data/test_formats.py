@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 
 from edgefd.core.errors import UserError
-from edgefd.data import datasets, formats
+from edgefd.data import formats
 from edgefd.data.datasets import load_dataset
+from edgefd.data.sources import named
 from tests.support.data_files import arrays, idx
 
 
@@ -33,7 +34,7 @@ def write_idx(folder: Path, monkeypatch: pytest.MonkeyPatch, packed: bool) -> No
         data = idx(a[key])
         md5[file] = hashlib.md5(data).hexdigest()
         (folder / (file + ".gz" if packed else file)).write_bytes(gzip.compress(data) if packed else data)
-    monkeypatch.setitem(datasets._FILES, "mnist", [(f, datasets._idx(md5)) for f in datasets._FIRST_IDX])
+    monkeypatch.setitem(named._FILES, "mnist", [(f, named._idx(md5)) for f in named._FIRST_IDX])
 
 
 @pytest.mark.parametrize("packed", [True, False])

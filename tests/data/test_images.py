@@ -13,7 +13,7 @@ from PIL import Image
 
 from edgefd.config.load import parse_config, with_paths
 from edgefd.core.errors import UserError
-from edgefd.data.datasets import load_dataset
+from edgefd.data.datasets import Source, load_dataset
 from edgefd.data.images import read_images
 
 GREY = np.add.outer(np.arange(6) * 30, np.arange(8) * 10).astype(np.uint8)
@@ -277,9 +277,12 @@ def test_a_simulation_reads_folders_of_images_as_devices_do(tmp_path: Path, colo
     assert d.y_train.tolist() == y.tolist()
     assert load_dataset(str(tmp_path) + "/").name == d.name == tmp_path.name
     (tmp_path / "test").rename(tmp_path / "valid")
-    for path in (str(tmp_path), str(tmp_path / "gone")):
-        with pytest.raises(UserError, match="must hold the folders train and test"):
-            load_dataset(path)
+    with pytest.raises(UserError, match="must hold the folders train and test"):
+        load_dataset(str(tmp_path))
+    with pytest.raises(UserError, match="there is no folder"):
+        load_dataset(str(tmp_path / "gone"))
+    test = load_dataset(Source(str(tmp_path), test=str(tmp_path / "valid")))
+    np.testing.assert_array_equal(test.x_test, d.x_test)
 
 
 def test_a_folder_of_images_is_a_path_of_a_config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

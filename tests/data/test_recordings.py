@@ -8,7 +8,7 @@ import pytest
 
 from edgefd.core.errors import UserError
 from edgefd.data import datasets, formats
-from edgefd.data.datasets import load_dataset
+from edgefd.data.datasets import Source, load_dataset
 from tests.support.data_files import RNG
 
 SHARED = os.environ.get("EDGEFD_DATA")
@@ -70,7 +70,7 @@ def test_watch_is_standardised_with_the_training_people(tmp_path: Path) -> None:
 
 def test_the_chosen_people_form_the_test_set_of_watch(tmp_path: Path) -> None:
     np.savez(tmp_path / "watch.npz", **recordings())  # type: ignore[arg-type]
-    d = load_dataset("watch", tmp_path, test_people=[2])
+    d = load_dataset(Source("watch", test_people=(2,)), tmp_path)
     assert (len(d.x_train), len(d.x_test), d.y_test.tolist()) == (4, 1, [1])
     assert d.group_train is not None
     assert d.group_train.tolist() == [0, 0, 1, 1]  # people 1 and 9
@@ -82,7 +82,7 @@ def test_the_chosen_people_form_the_test_set_of_watch(tmp_path: Path) -> None:
     [
         ("watch", [2, 3], r"test_people must be among \[1, 2, 9\], not \[2, 3\]"),
         ("watch", [1, 2, 9], "no recording of the training people"),
-        ("mnist_mini", [1], "data.test_people is for watch only, mnist_mini has its own test set"),
+        ("mnist_mini", [1], "data.test_people is not for data sets such as mnist_mini: remove it"),
     ],
 )
 def test_people_that_cannot_form_a_test_set_are_refused(
@@ -90,7 +90,7 @@ def test_people_that_cannot_form_a_test_set_are_refused(
 ) -> None:
     np.savez(tmp_path / "watch.npz", **recordings())  # type: ignore[arg-type]
     with pytest.raises(UserError, match=message):
-        load_dataset(name, tmp_path, test_people=people)
+        load_dataset(Source(name, test_people=people), tmp_path)
 
 
 def seglearn(path: Path, content: object) -> Path:

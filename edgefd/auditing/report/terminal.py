@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -16,11 +17,15 @@ from rich.text import Text
 from edgefd.auditing.progress import OnStep
 from edgefd.auditing.report.verdict import results_on_records, verdicts
 from edgefd.core.text import escaped
+from edgefd.simulation.notebook import NotebookBar
 
 
 @contextmanager
 def progress(console: Console) -> Iterator[Callable[[int], OnStep]]:
-    """Show a progress bar on a terminal, and one line per step elsewhere."""
+    """Show a progress bar on a terminal or in a notebook, and one line per step elsewhere."""
+    if console.is_jupyter:
+        yield _notebook_bar
+        return
     if not console.is_terminal:
         yield _print_lines
         return
@@ -31,6 +36,16 @@ def progress(console: Console) -> Iterator[Callable[[int], OnStep]]:
             return lambda step: bar.update(task, advance=1, description=step)
 
         yield start
+
+
+def _notebook_bar(n: int) -> OnStep:
+    bar, done = NotebookBar("audit", n, "begins"), itertools.count(1)
+
+    def step(description: str) -> None:
+        bar.update(next(done), description)
+        bar.show()
+
+    return step
 
 
 def _print_lines(n: int) -> OnStep:

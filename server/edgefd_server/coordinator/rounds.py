@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 from edgefd.rounds.loop import run_rounds
+from edgefd.runs.callbacks import load_callbacks
 from edgefd.runs.execute import ProgressHook, execute_run, server_of
 from edgefd.runs.facts import GroundTruth
 from edgefd.runs.record import KNOWLEDGE, record_messages
@@ -50,6 +51,7 @@ def coordinate(run: OpenRun, coordinator: RoundCoordinator, progress: ProgressHo
             progress,
             lambda: _measured_rounds(run, coordinator),
             run.saved.metrics,
+            load_callbacks(run.served.config),
         )
     except BaseException as error:  # also Ctrl-C: the devices must not wait forever
         coordinator.finish(str(error) or "it was interrupted")

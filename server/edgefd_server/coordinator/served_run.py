@@ -11,11 +11,13 @@ import numpy as np
 from edgefd.config.schema import Config
 from edgefd.core.arrays import Int64
 from edgefd.core.errors import UserError
-from edgefd.data.npz import read_npz, whole_labels
+from edgefd.data.labels import classes_of
+from edgefd.data.npz import read_npz
 from edgefd.federation.clients import ProxySet
 from edgefd.federation.terms import FederationTerms
 from edgefd.rounds.participation import check_rules
 from edgefd.rounds.validation import expected_teacher
+from edgefd.runs.callbacks import load_callbacks
 from edgefd.runs.deployable import check_deployable
 from edgefd.runs.facts import RunFacts
 from edgefd.runs.terms import terms_with
@@ -75,6 +77,7 @@ def read_served_run(config: Config, bundles: Sequence[Path], proxy_labels: Path 
             are missing although the method needs them.
     """
     check_deployable(config)
+    load_callbacks(config)  # raises here, before anything is written or sent, if one is missing
     models = [model.name for model in config.model]
     if len(bundles) != len(models):
         raise UserError(f"--bundle must be given once for each model of the config, in order: {', '.join(models)}")
@@ -121,7 +124,4 @@ def _proxy_labels(config: Config, path: Path | None, n_proxy: int, n_classes: in
                 "give --proxy-labels FILE.npz (`edgefd export --proxy-labels` writes it)"
             )
         return None
-    labels = whole_labels(read_npz(path, ("y",))["y"], n_proxy, str(path))
-    if labels.max(initial=0) >= n_classes:
-        raise UserError(f"{path}: y has label {labels.max()}, but the bundle has classes 0 to {n_classes - 1}")
-    return labels
+    return classes_of(read_npz(path, ("y",))["y"], n_proxy, n_classes, None, str(path))

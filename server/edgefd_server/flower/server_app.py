@@ -22,6 +22,7 @@ from edgefd.core.yaml_files import dump_yaml
 from edgefd.federation.clients import Federation
 from edgefd.federation.terms import FederationInfo
 from edgefd.rounds.participation import check_supported_over_flower
+from edgefd.runs.callbacks import load_callbacks
 from edgefd.runs.evaluate import evaluation_ranges
 from edgefd.runs.execute import execute_run, simulate_rounds
 from edgefd.runs.folder import run_folder
@@ -60,6 +61,7 @@ def main(grid: Grid, context: Context) -> None:
             folder,
             _print_rounds,
             lambda: simulate_rounds(coordinator, prepared.config, prepared.federation),
+            callbacks=load_callbacks(prepared.config),
         )
 
 

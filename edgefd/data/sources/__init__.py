@@ -1,0 +1,1 @@
+"""Sources of data: each file reads one kind of source, and returns `Samples`; `edgefd.data.datasets` chooses one."""

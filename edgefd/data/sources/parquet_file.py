@@ -1,0 +1,45 @@
+"""Samples in parquet files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from edgefd.core.errors import UserError, require
+from edgefd.core.objects import one_line
+from edgefd.data.sources.arrow_table import ArrowTable
+from edgefd.data.sources.source import Samples, Source
+from edgefd.data.sources.table import KEYS, columns_of, samples_of_tables
+
+_IMAGES = ("image_size", "channels", "channels_last")
+
+
+def read_parquet_file(source: Source) -> Samples:
+    """Read a parquet file with one sample in each row, and test samples in the file `source.test`.
+
+    A column may hold a number, a list of numbers (of equal lengths, also nested), or an image as the package datasets
+    stores it.
+
+    Raises:
+        UserError: if pyarrow is not installed, a file is damaged, or a column is missing or not usable.
+    """
+    source.check_used((*KEYS, *_IMAGES), "parquet files")
+    require("parquet", "pyarrow")
+    train = _read(Path(source.name), source)
+    return samples_of_tables(
+        train, None if source.test is None else _read(Path(source.test), source), columns_of(train, source)
+    )
+
+
+def _read(path: Path, source: Source) -> ArrowTable:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    if not path.is_file():
+        raise UserError(f"there is no file {path}")
+    try:
+        table = pq.ParquetFile(path).read()
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise UserError(f"cannot read {path}: {one_line(error):.200}: copy or write the file again") from error
+    if not len(table):
+        raise UserError(f"{path} holds no samples")
+    return ArrowTable(str(path), table, source)
