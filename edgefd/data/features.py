@@ -38,8 +38,8 @@ def with_features(dataset: Dataset, extractor: str, size: int | None = None) -> 
 
     Args:
         dataset: data set of images [n, C, H, W], or of other samples that the extractor accepts.
-        extractor: efficientnet_lite0 or efficientnet_lite2, or the path of an ONNX graph with one input, float32 raw
-            samples [n, ...], and one output, [n, d].
+        extractor: efficientnet_lite0 or efficientnet_lite2, or a frozen network (`edgefd.data.backbones`), or the path
+            of an ONNX graph with one input, float32 raw samples [n, ...], and one output, [n, d].
         size: width and height in pixels for an EfficientNet (None = 192); an ONNX graph defines its own size.
 
     Raises:
@@ -48,7 +48,7 @@ def with_features(dataset: Dataset, extractor: str, size: int | None = None) -> 
     graph = extractor_graph(extractor, dataset.x_train.shape[1:], size)
     progress = _progress_bar(dataset.name)
     x_train, x_test = (cached_features(graph, x, progress) for x in (dataset.x_train, dataset.x_test))
-    description = f"features of {extractor if extractor in EFFICIENTNETS else Path(extractor).name}"
+    description = f"features of {Path(extractor).name if extractor.endswith('.onnx') else extractor}"
     result = replace(dataset, x_train=x_train, x_test=x_test, source=f"{dataset.source}, {description}")
     return replace(result, sha256=digest(result))
 
@@ -63,8 +63,15 @@ def extractor_graph(extractor: str, shape: tuple[int, ...], size: int | None = N
     if extractor in EFFICIENTNETS:
         return _efficientnet(extractor, shape, SIZE if size is None else size)
     if not extractor.endswith(".onnx"):
-        names = " and ".join(EFFICIENTNETS)
-        raise UserError(f"data.extractor: unknown extractor {extractor!r}: there are {names}, or a path to .onnx")
+        if ":" in extractor:
+            from edgefd.data.backbones import export_backbone
+
+            return export_backbone(extractor, shape, size)
+        names = ", ".join(EFFICIENTNETS)
+        raise UserError(
+            f"data.extractor: unknown extractor {extractor!r}: use {names}, timm:NAME, package.module:Factory, or a "
+            "path to .onnx"
+        )
     if size is not None:
         raise UserError(
             "data.extractor_size is for an EfficientNet only, an .onnx file defines its own size: remove it"

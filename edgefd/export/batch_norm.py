@@ -55,23 +55,40 @@ class _Rows:
         memory = (self.shape[0], *self.shape[2:], self.channels)
         return self.g.permute(self.g.reshape(plain(matrix, (self.size, self.channels)), memory), self.perm)
 
-    def mask(self) -> Value:
+    def row_mask(self, shape: tuple[int, int]) -> str:
+        """Return m for each entry of the first axis of the tensor, in this shape."""
+        g, rows = self.g, self.shape[0]
+        if g.rows is None or rows % g.rows.shape[0]:  # the first axis is not that of the rows
+            return g.constant(np.ones(shape, np.float32))
+        each = self._repeated(g.reshape(g.rows, (g.rows.shape[0], 1)), rows // g.rows.shape[0])
+        return g.reshape(each, shape).name
+
+    def mask(self) -> str:
         """Return m for each row of the matrix, [size, 1]."""
-        g = self.g
-        if g.rows is None or self.shape[0] % g.rows.shape[0]:  # the first axis is not that of the rows
-            return plain(g.constant(np.ones((self.size, 1), np.float32)), (self.size, 1))
-        rows = g.rows.shape[0]
-        ones = g.op("ConstantOfShape", g.constant(np.array([1, self.size // rows], np.int64)), value=g.one)
-        each = g.op("MatMul", g.reshape(g.rows, (rows, 1)).name, ones)
-        return g.reshape(plain(each, (rows, self.size // rows)), (self.size, 1))
+        rows = self.shape[0]
+        each = self._repeated(plain(self.row_mask((rows, 1)), (rows, 1)), self.size // rows)
+        return self.g.reshape(each, (self.size, 1)).name
+
+    def _repeated(self, column: Value, times: int) -> Value:
+        ones = self.g.op("ConstantOfShape", self.g.constant(np.array([1, times], np.int64)), value=self.g.one)
+        return plain(self.g.op("MatMul", column.name, ones), (column.shape[0], times))
 
     def total(self, matrix: str) -> str:
-        """Return the sum of each column over the rows that are not padding, [1, C]."""
-        return self.g.op("MatMul", self.g.reshape(self.mask(), (1, self.size)).name, matrix)
+        """Return the sum of each column over the rows that are not padding, [1, C].
+
+        Positions are summed before rows: one sum over all would round flat images away, which have many equal values.
+        """
+        g, rows, positions = self.g, self.shape[0], self.size // self.shape[0]
+        ones = g.op("ConstantOfShape", g.constant(np.array([1, positions], np.int64)), value=g.one)
+        cube = g.reshape(plain(matrix, (self.size, self.channels)), (rows, positions, self.channels)).name
+        sums = g.reshape(plain(g.op("MatMul", ones, cube), (rows, 1, self.channels)), (rows, self.channels)).name
+        return g.op("MatMul", self.row_mask((1, rows)), sums)
 
     def count(self) -> str:
         """Return n, [1, 1]."""
-        return self.g.op("ReduceSum", self.mask().name, self.g.constant(np.array([0], np.int64)), keepdims=1)
+        g, rows = self.g, self.shape[0]
+        total = g.op("ReduceSum", self.row_mask((rows, 1)), g.constant(np.array([0], np.int64)), keepdims=1)
+        return g.op("Mul", total, self.number(self.size // rows))
 
     def line(self, value: Value) -> str:
         """Return a vector with a number for each channel as [1, C]."""
@@ -165,7 +182,7 @@ def _batch_norm_backward(call: Call) -> tuple[Value | None, Value | None, Value 
             squared = g.op("Mul", scale_line, scale_line)
             from_var = g.op("Mul", d, g.op("Mul", g.op("Mul", squared, product), by_count))
             from_mean = g.op("Add", from_var, g.op("Mul", bias_line, by_count))
-            out = g.op("Sub", out, g.op("Mul", from_mean, r.mask().name))
+            out = g.op("Sub", out, g.op("Mul", from_mean, r.mask()))
         grad_x = r.value(out)
     grad_weight = r.vector(g.op("Mul", product, scale_line)) if needed[1] else None
     return grad_x, grad_weight, r.vector(bias_line) if needed[2] else None

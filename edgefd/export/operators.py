@@ -17,6 +17,7 @@ from edgefd.export.call import ONNX_TYPES, Call
 from edgefd.export.convolution import CONVOLUTIONS
 from edgefd.export.elementwise import ELEMENTWISE
 from edgefd.export.graph_builder import GraphBuilder, Value, plain
+from edgefd.export.layer_names import layer_of
 from edgefd.export.pooling import POOLING
 from edgefd.export.reductions import REDUCTIONS
 from edgefd.export.shapes import SHAPES
@@ -84,9 +85,11 @@ def _translate(g: GraphBuilder, node: fx.Node, values: dict[fx.Node, Any]) -> An
     try:
         return OPERATORS[target](call)
     except KeyError:
-        raise UserError(f"cannot export the operator {target} to a device: replace it in the module") from None
+        raise UserError(
+            f"{layer_of(node)}cannot export the operator {target} to a device: replace it in the module"
+        ) from None
     except NotImplementedError as error:
-        raise UserError(f"cannot export the operator {target} to a device: {error}") from None
+        raise UserError(f"{layer_of(node)}cannot export the operator {target} to a device: {error}") from None
 
 
 def _call(g: GraphBuilder, node: fx.Node, values: dict[fx.Node, Any]) -> Call:

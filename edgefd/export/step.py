@@ -21,6 +21,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, StatelessSymbolicContext
 
 from edgefd.core.errors import UserError
+from edgefd.export.layer_names import noted_layers
 from edgefd.export.rewrites import keep_outputs, read_masks, return_statistics, unchanged_outputs
 from edgefd.export.state import (
     bare,
@@ -130,7 +131,7 @@ def trace_step(model: nn.Module, optimizer: str, batch: int, shape: tuple[int, .
 
     rows = (torch.zeros(batch, *shape), torch.full((batch, n_classes), 1 / n_classes), torch.ones(batch))
     numbers = [torch.tensor(0.01), *(torch.tensor(v) for v in constants.values()), torch.ones(batch)]
-    graph = _trace(step, [*state.values(), *fixed.values(), *rows, *numbers])
+    graph = _trace(model, step, [*state.values(), *fixed.values(), *rows, *numbers])
     uses_statistics = return_statistics(graph.graph)
     unchanged = {name for i, name in enumerate(state) if i in unchanged_outputs(graph.graph)} | unread
     kept = [i for i, name in enumerate([*state, "loss"]) if name not in unchanged]
@@ -159,7 +160,7 @@ def trace_logits(model: nn.Module, shape: tuple[int, ...], state: Collection[str
     fake = FakeTensorMode(shape_env=ShapeEnv())
     free = StatelessSymbolicContext([DimDynamic.DYNAMIC, *(DimDynamic.STATIC for _ in shape)])  # type: ignore[var-annotated]
     fake_tensors = [fake.from_tensor(t.contiguous(), static_shapes=True) for t in tensors.values()]
-    graph = _trace(logits, [*fake_tensors, fake.from_tensor(torch.zeros(7, *shape), symbolic_context=free)])
+    graph = _trace(model, logits, [*fake_tensors, fake.from_tensor(torch.zeros(7, *shape), symbolic_context=free)])
     if any(node.target is _aten.bernoulli.p for node in graph.graph.nodes):
         raise UserError("the module draws random masks in predictions too: use nn.Dropout, which stops in evaluation")
     fixed = {name: tensor for name, tensor in tensors.items() if name not in state or name.startswith("counter/")}
@@ -172,18 +173,21 @@ def trace_logits(model: nn.Module, shape: tuple[int, ...], state: Collection[str
     return Traced(graph, (*tensors, "x"), ("logits",), fixed)
 
 
-def _trace(function: Callable[..., list[Tensor]], arguments: list[Tensor]) -> fx.GraphModule:
+def _trace(model: nn.Module, function: Callable[..., list[Tensor]], arguments: list[Tensor]) -> fx.GraphModule:
     table = {**core_aten_decompositions(), **get_decompositions(_DECOMPOSED)}
     for operator in _NOT_DECOMPOSED:
         table.pop(operator, None)
     tracer = make_fx(functionalize(function, remove="mutations"), decomposition_table=table)
+    running: list[str] = []
     try:
-        traced: fx.GraphModule = tracer(*arguments)
+        with noted_layers(model) as running:
+            traced: fx.GraphModule = tracer(*arguments)
     except UserError:
         raise
     except Exception as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise UserError(f"torch cannot trace the training step of this module: {reason}") from error
+        layer = f"{running[-1]}: " if running and running[-1] else ""
+        raise UserError(f"{layer}torch cannot trace the training step of this module: {reason}") from error
     traced.graph.eliminate_dead_code()
     return traced
 

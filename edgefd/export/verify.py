@@ -5,9 +5,10 @@ rows (the rest is padding), and on one row if the module has batch normalisation
 parameter and each buffer after the step, with torch in float64; and the update, with the formula of the optimizer in
 float64 for the gradient of the graph. A difference counts relative to the largest value of its tensor, at least to
 `SMALL` times the largest gradient of the model. It may be `TOLERANCE`, or `FACTOR` times that of torch in float32. A
-batch that fails is replaced by another one, up to `TRIES` times: rounding decides whether a unit whose value is almost
-0 is active, or which of two almost equal values is the maximum, so on some batches any two programs differ. A graph
-that computes something else differs on every batch. Gradients are compared instead of steps, because Adam divides a
+batch that fails is replaced by another one, up to `TRIES` times, of which the last ones have noise on the samples:
+rounding decides whether a unit whose value is almost 0 is active, or which of two almost equal values is the maximum,
+so on some batches any two programs differ, and often on images with flat areas. A graph that computes something else
+differs on every batch. Gradients are compared instead of steps, because Adam divides a
 gradient that is almost 0 by its own size.
 """
 
@@ -38,6 +39,7 @@ TRIES = 5
 LR = 0.003
 _WARM_UP = 8  # steps in torch before the comparison
 _FEW_ROWS = 6
+_REAL, _NOISE = 2, 0.1  # batches of real samples; deviation of the noise on the samples of the others
 _Differences = dict[str, float]
 
 
@@ -67,7 +69,7 @@ def _verify(graphs: Graphs, model: nn.Module, optimizer: str, samples: Float32) 
     if ROWS in step.inputs:
         sizes["a batch of one row"] = 1
     for name, rows in sizes.items():
-        batches = [_batch(graphs, samples, rows, rng) for _ in range(TRIES)]
+        batches = [_batch(graphs, samples, rows, rng, _NOISE * (i >= _REAL)) for i in range(TRIES)]
         found, of_torch = _agreeing(graphs, step, model, shared, batches, name)
         for key, value in (("step", found), ("torch", of_torch)):
             errors[key] = max(errors.get(key, 0.0), value)
@@ -201,7 +203,8 @@ def _real_samples(samples: Float32) -> Float32:
     return out
 
 
-def _batch(graphs: Graphs, samples: Float32, rows: int, rng: np.random.Generator) -> Batch:
+def _batch(graphs: Graphs, samples: Float32, rows: int, rng: np.random.Generator, noise: float = 0.0) -> Batch:
     chosen = rng.integers(0, len(samples), rows)
     targets = one_hot(rng.integers(0, graphs.n_classes, rows), graphs.n_classes)
-    return Batch(samples[chosen], targets, rng.uniform(0.1, 1, rows).astype(np.float32))
+    x = (samples[chosen] + noise * rng.standard_normal((rows, *graphs.shape))).astype(np.float32)
+    return Batch(x, targets, rng.uniform(0.1, 1, rows).astype(np.float32))
