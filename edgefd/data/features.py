@@ -30,6 +30,7 @@ ProgressHook = Callable[[Sequence[npt.NDArray[Any]]], Iterator[npt.NDArray[Any]]
 
 EFFICIENTNETS = ("efficientnet_lite0", "efficientnet_lite2")
 SIZE = 192  # default width and height in pixels that images are resized to for an EfficientNet
+_TOLERANCE = 1e-3  # of features of a network in ONNX Runtime, relative to the largest
 _ROWS = 32  # images in one call of the network, so that the activations stay small
 
 
@@ -64,9 +65,7 @@ def extractor_graph(extractor: str, shape: tuple[int, ...], size: int | None = N
         return _efficientnet(extractor, shape, SIZE if size is None else size)
     if not extractor.endswith(".onnx"):
         if ":" in extractor:
-            from edgefd.data.backbones import export_backbone
-
-            return export_backbone(extractor, shape, size)
+            return _backbone(extractor, shape, size)
         names = ", ".join(EFFICIENTNETS)
         raise UserError(
             f"data.extractor: unknown extractor {extractor!r}: use {names}, timm:NAME, package.module:Factory, or a "
@@ -78,6 +77,21 @@ def extractor_graph(extractor: str, shape: tuple[int, ...], size: int | None = N
         )
     with os_errors(f"read data.extractor {extractor}"):
         return Path(extractor).read_bytes()
+
+
+def _backbone(name: str, shape: tuple[int, ...], size: int | None) -> bytes:
+    """Return the graph of a frozen network, if ONNX Runtime gives the features of torch."""
+    from edgefd.data.backbones import export_backbone
+
+    backbone = export_backbone(name, shape, size)
+    largest = max(float(np.abs(backbone.features).max()), 1e-12)
+    difference = float(np.abs(extract(backbone.graph, backbone.x) - backbone.features).max()) / largest
+    if not difference <= _TOLERANCE:
+        raise UserError(
+            f"data.extractor {name!r} gives other features in ONNX Runtime than in torch (difference "
+            f"{difference:.1e}): use operators of torch in its forward pass only"
+        )
+    return backbone.graph
 
 
 def _efficientnet(name: str, shape: tuple[int, ...], size: int) -> bytes:

@@ -63,7 +63,7 @@ def test_an_unknown_model_of_a_library_is_refused_with_its_name(name: str) -> No
 
 
 def test_a_library_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("edgefd.core.errors.find_spec", lambda name: None)
+    monkeypatch.setattr("edgefd.core.errors.find_spec", lambda _: None)
     with pytest.raises(UserError, match=r"this needs timm: pip install 'edgefd\[timm\]'"):
         check_model("timm:tiny", SHAPE, 5)
 
