@@ -204,3 +204,13 @@ def test_a_module_that_padding_changes_is_refused() -> None:
     model = MixesRows()
     with pytest.raises(UserError, match="must not depend on how many rows a batch has"):
         verify(export_graphs(model, "sgd", ROWS, SHAPE, CLASSES), model, "sgd", SAMPLES)
+
+
+def test_a_graph_that_computes_something_else_is_refused() -> None:
+    def model(slope: float) -> nn.Module:
+        torch.manual_seed(0)
+        return nn.Sequential(nn.Flatten(), nn.Linear(128, 6), nn.LeakyReLU(slope), nn.Linear(6, CLASSES))
+
+    graphs = export_graphs(model(0.0101), "adam", ROWS, SHAPE, CLASSES)
+    with pytest.raises(UserError, match=r"disagrees with torch"):
+        verify(graphs, model(0.01), "adam", SAMPLES / 100)
