@@ -124,11 +124,12 @@ def _batch_norm(call: Call) -> tuple[Value, Value, Value, Value | None, Value | 
         raise NotImplementedError("instance normalisation is not supported: use GroupNorm with one group per channel")
     matrix = r.matrix(x)
     mean = batch_mean = g.op("Div", r.total(matrix), r.count())
-    difference = g.op("Sub", matrix, mean)
+    if running_mean is not None:
+        mean = g.op("Where", r.several(), mean, r.line(running_mean))
+    difference = g.op("Sub", matrix, mean)  # of several rows; for one row, nothing reads `batch_var`
     var = batch_var = g.op("Div", r.total(g.op("Mul", difference, difference)), r.count())
     new_mean = new_var = None
     if running_mean is not None:
-        mean = g.op("Where", r.several(), mean, r.line(running_mean))
         var = g.op("Where", r.several(), var, r.line(running_var))
         unbiased = g.op("Mul", batch_var, g.op("Div", r.count(), g.op("Sub", r.count(), r.number(1))))
         new_mean = _running(r, running_mean, batch_mean, momentum)
