@@ -21,7 +21,7 @@ from edgefd.data.datasets import load_dataset
 from edgefd.export.model_graphs import export_graphs, initial_arrays
 from edgefd.learners.batches import labelled
 from edgefd.learners.learner import Learner
-from edgefd.learners.models import MODELS, Shape, build_model
+from edgefd.learners.models import MODELS, WINDOW_MODELS, Shape, build_model
 from edgefd.learners.onnx_learner import OnnxLearner, Sessions
 from edgefd.learners.torch_learner import TorchLearner
 
@@ -31,7 +31,7 @@ REPEATS, STEPS, WARM_UP = 15, 3, 2
 
 def samples(name: str) -> Float32:
     """Return a batch of the samples that the model is made for."""
-    if name == "cnn1d":
+    if name in WINDOW_MODELS:
         return np.random.default_rng(0).standard_normal((BATCH, 6, 100)).astype(np.float32)
     images: Float32 = (load_dataset("mnist_mini").x_train[:BATCH].astype(np.float32) - 33) / 78
     return images

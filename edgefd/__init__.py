@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from edgefd.core.version import __version__
 
 if TYPE_CHECKING:
-    from edgefd.api import audit, compare, plot, simulate, sweep
+    from edgefd.api import audit, compare, load_model, plot, simulate, sweep
     from edgefd.config.load import load_config
     from edgefd.config.schema import Config
     from edgefd.core.errors import RunError, UserError
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from edgefd.simulation.run import Run
 
 _MODULES = {
-    **dict.fromkeys(("audit", "compare", "plot", "simulate", "sweep"), "edgefd.api"),
+    **dict.fromkeys(("audit", "compare", "load_model", "plot", "simulate", "sweep"), "edgefd.api"),
     "load_config": "edgefd.config.load",
     "Config": "edgefd.config.schema",
     **dict.fromkeys(("RunError", "UserError"), "edgefd.core.errors"),
@@ -50,6 +50,7 @@ __all__ = [
     "compare",
     "get_method",
     "load_config",
+    "load_model",
     "plot",
     "simulate",
     "sweep",

@@ -1,4 +1,4 @@
-"""The functions of `import edgefd`: simulate, sweep, compare and audit, for scripts, the prompt and notebooks."""
+"""The functions of `import edgefd`, such as simulate and load_model, for scripts, the prompt and notebooks."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ from edgefd.data.sources.python_objects import read_object
 from edgefd.data.sources.source import Source
 from edgefd.federation.method import Method
 from edgefd.methods import check_method, get_method, method_names
+from edgefd.runs.folder import CONFIG
 from edgefd.simulation.table import table
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from edgefd.learners.models import Factory
     from edgefd.report.matplotlib_plots import PlotKind
     from edgefd.runs.callbacks import Callback
+    from edgefd.runs.trained_model import TrainedModel
     from edgefd.simulation.run import Engine, Run
     from edgefd.simulation.sweep import Cell
 
@@ -43,7 +45,7 @@ Arrays = tuple[npt.ArrayLike, npt.ArrayLike, npt.ArrayLike, npt.ArrayLike]
 
 
 def simulate(
-    config: ConfigSource,
+    config: ConfigSource | None = None,
     overrides: Overrides = (),
     *,
     method: str | Method | None = None,
@@ -51,6 +53,7 @@ def simulate(
     data: Folder | Dataset | Arrays | Mapping[str, npt.ArrayLike] | Any = None,
     partition: str | Function | None = None,
     out: Folder | None = None,
+    resume: Folder | None = None,
     callbacks: Sequence[Callback] = (),
     engine: Engine = "local",
     progress: bool = False,
@@ -68,6 +71,9 @@ def simulate(
             a dict of arrays; a dataset of torch, or a pair of them (train, test); or a Hugging Face data set.
         partition: a name, or a function (labels int64 [n], random generator) → one array of indices for each client.
         out: the run folder, which must not exist (None = a new folder in runs/ of the current folder).
+        resume: instead of `out`, the folder of a run to continue after its last checkpoint, with the same bits as
+            without a stop. `config` may then be left out; objects of the session must be passed again. A run that has
+            not begun begins in this folder.
         callbacks: objects that follow the run and those of its baselines, in addition to those that run.trackers and
             run.callbacks name.
         engine: "local" = this machine; "ray" = Flower on Ray, which returns neither teacher nor models.
@@ -81,6 +87,10 @@ def simulate(
     require("sim", "torch", "scipy")
     from edgefd.simulation.run import simulate_config
 
+    if resume is not None and out is not None:
+        raise UserError("resume names the run folder: leave out out")
+    if config is None:
+        config = _config_of(resume)
     objects = _kept_objects(config, {"method": method, "model": model, "data": data, "partition": partition})
     chosen = {
         "method.name": method if method is None or isinstance(method, str) else _name_of_method(method, objects),
@@ -94,7 +104,9 @@ def simulate(
     if progress:
         console = safe_console()
     with _interruptible():
-        return simulate_config(loaded, None if out is None else user_path(out), engine, callbacks, console)
+        folder = out if resume is None else resume
+        folder = None if folder is None else user_path(folder)
+        return simulate_config(loaded, folder, engine, callbacks, console, resume is not None)
 
 
 def sweep(
@@ -220,6 +232,42 @@ def audit(
 
     with terminal.progress(safe_console()) as show:
         return run_audit(_folder_of(run), request, show, objects)
+
+
+def _config_of(run: Folder | None) -> Path:
+    """Return the config file of a run to continue."""
+    if run is None:
+        raise UserError("give a config, or resume=RUN")
+    path = user_path(run) / CONFIG
+    if not path.exists():
+        raise UserError(f"{run} holds no run that has begun (no {CONFIG}): give a config")
+    return path
+
+
+def load_model(
+    run: Run | Folder, client: int, *, round: int | None = None, model: Factory | None = None
+) -> TrainedModel:
+    """Return the model of a client that a run has kept. It takes raw samples, as in the data set of the run.
+
+    `logits(x)` and `probabilities(x)` return float32 [n, C], `predict(x)` the labels, and `to_onnx(path)` writes one
+    ONNX graph with the scale in it. `module` is a torch module from raw samples to logits.
+
+    Args:
+        run: a run, or its folder. Its config sets which models are kept by `run.keep`.
+        client: number of the client, from 0.
+        round: round in which the model was evaluated (None = the newest that is kept).
+        model: the function that builds the module, if the run got a function that other processes cannot import.
+
+    Raises:
+        UserError: if the run keeps no such model.
+    """
+    require("sim", "torch", "safetensors")
+    from edgefd.runs.trained_model import load_trained
+
+    if model is None and not isinstance(run, str | os.PathLike):
+        choice = run.config.model_of(client)
+        model = run.config.objects.get(choice.name)
+    return load_trained(_folder_of(run), client, round, model)
 
 
 @contextmanager

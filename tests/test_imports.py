@@ -48,7 +48,14 @@ EXCEPTIONS = {  # the only files of these rooms that need another package, and w
     **{"edgefd.data.download": "rich", "edgefd_client.client_app": "flwr"},
 }
 MAY_IMPORT_TORCH = (  # rooms and files; imports inside functions count
-    *("edgefd.export", "edgefd.runs.learners", "edgefd.simulation", "edgefd.auditing"),
+    *(
+        "edgefd.export",
+        "edgefd.runs.learners",
+        "edgefd.runs.trained_model",
+        "edgefd.runs.weights",
+        "edgefd.simulation",
+        "edgefd.auditing",
+    ),
     *(f"edgefd.learners.{name}" for name in TORCH_LEARNERS),
     *("edgefd.data.backbones", "edgefd.data.efficientnet", "edgefd.defences.dp_sgd"),
 )

@@ -22,6 +22,7 @@ from edgefd.core.npz import npy_array
 from edgefd.core.terminal import escape_unknown_characters
 from edgefd.core.text import escaped, shown
 from edgefd.data.features import extract
+from edgefd.data.labels import labels_of
 from edgefd.federation.clients import ClientData
 from edgefd.wire.bundle_reader import Bundle, read_bundle
 from edgefd.wire.exchange_folder import FEDERATION
@@ -77,7 +78,7 @@ def infer(bundle: Bundle, state: Path | None, input_file: Path, out: Path | None
     if out is not None:
         write_npy(out, logits)
     else:
-        print("\n".join(str(label) for label in logits.argmax(1)))
+        print("\n".join(shown(label) for label in labels_of(logits.argmax(1), bundle.manifest.label_names)))
 
 
 def write_npy(path: Path, array: np.ndarray) -> None:

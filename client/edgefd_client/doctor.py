@@ -74,8 +74,8 @@ def selftest(bundle: Bundle) -> float:
     learner.train([batch], float(expected["lr"]))
     deviation, largest = 0.0, dict[str, float]()
     for name in learner.state():
-        value = float(np.abs(expected[f"expected/{name}"]).max())
-        largest[_kind(name)] = max(largest.get(_kind(name), 0.0), value)
+        size = float(np.abs(expected[f"expected/{name}"]).max())
+        largest[_kind(name)] = max(largest.get(_kind(name), 0.0), size)
     for name, value in learner.state().items():
         target = expected[f"expected/{name}"]
         scale = max(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 
+from edgefd.data.labels import shown_names
 from edgefd.federation.training import Training
 from edgefd.wire.bundle_reader import Bundle
 from edgefd.wire.codecs import CODECS
@@ -28,7 +29,7 @@ def describe_bundle(bundle: Bundle) -> dict[str, str]:
         "training": f"{_optimizer(manifest.optimizer, training)}, batches of {training.batch_size} rows, "
         f"{training.private_rows_per_batch} of them private{_adjusted(training)}, then {_locally(training)} of private "
         f"rows; learning rate {training.lr:g}",
-        "samples": f"shape {list(manifest.sample_shape)}, {manifest.n_classes} classes",
+        "samples": f"shape {list(manifest.sample_shape)}, {manifest.n_classes} classes{_labels(manifest.label_names)}",
         "parameters": f"{sum(a.size for n, a in bundle.init.items() if n.startswith('model/')):,} numbers",
         "step": _operators(parsed.step),
         "model": _operators(parsed.logits),
@@ -36,6 +37,10 @@ def describe_bundle(bundle: Bundle) -> dict[str, str]:
     if parsed.extractor is not None:
         facts["extractor"] = _operators(parsed.extractor)
     return facts | {"dataflow": _dataflow(bundle), "a round": _disclosed(bundle), "digest": parsed.digest}
+
+
+def _labels(names: tuple[str, ...] | None) -> str:
+    return "" if names is None else f" with the labels {shown_names([ascii(name)[1:-1] for name in names])}"
 
 
 def _adjusted(training: Training) -> str:
@@ -60,7 +65,7 @@ def _optimizer(name: str, training: Training) -> str:
 def bits_a_row(bundle: Bundle) -> int:
     """Return how many bits a device says about a proxy row: its soft label, its weight, and whether it answers."""
     terms = bundle.manifest.terms
-    return (terms.n_classes + 1) * CODECS[terms.codec].bits + 1
+    return CODECS[terms.codec].row_bits(terms.n_classes) + 1
 
 
 def _disclosed(bundle: Bundle) -> str:

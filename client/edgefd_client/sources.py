@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import logging
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -17,17 +15,15 @@ from edgefd.core.errors import UserError
 from edgefd.data.csv_table import read_csv
 from edgefd.data.features import cached_features
 from edgefd.data.images import read_images
-from edgefd.data.labels import classes_of
+from edgefd.data.labels import Names, classes_of
+from edgefd.data.model_input import Extract, InputFormat
+from edgefd.data.model_input import model_input as convert
 from edgefd.data.npz import finite_samples, read_npz
 from edgefd.data.splits import split
-from edgefd.federation.clients import ClientData, Scale
-from edgefd.federation.units import far_from, finite_values, in_units
+from edgefd.federation.clients import ClientData
 from edgefd.wire.bundle_manifest import Manifest
 from edgefd.wire.bundle_reader import Bundle
 from edgefd_client.contribution import Contribution, check_source, contributed_proxy_rows
-
-Extract = Callable[[bytes, npt.NDArray[Any]], Float32]
-_LOG = logging.getLogger(__name__)
 
 
 class DataSource(Protocol):
@@ -37,7 +33,10 @@ class DataSource(Protocol):
     """
 
     def load(self) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
-        """Return (x, y): raw samples [n, ...], uint8 or float, in the units of the federation's data; labels [n]."""
+        """Return (x, y): raw samples [n, ...], uint8 or float, in the units of the federation's data; labels [n].
+
+        The labels are those of the federation's data: numbers or text.
+        """
         ...
 
 
@@ -81,10 +80,11 @@ class ImageFolder:
 
     path: Path
     shape: tuple[int, ...]
+    label_names: Names = None
 
     def load(self) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
         """Read all images, see `DataSource`."""
-        return read_images(self.path, self.shape)
+        return read_images(self.path, self.shape, self.label_names)
 
 
 @dataclass(frozen=True)
@@ -94,10 +94,11 @@ class CsvTable:
     path: Path
     shape: tuple[int, ...]
     n_classes: int
+    label_names: Names = None
 
     def load(self) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
         """Read the table, see `DataSource`."""
-        x, y = read_csv(self.path, math.prod(self.shape), self.n_classes)
+        x, y = read_csv(self.path, math.prod(self.shape), self.n_classes, self.label_names)
         return x.reshape(-1, *self.shape), y
 
 
@@ -108,9 +109,9 @@ def source_of(path: Path, manifest: Manifest) -> DataSource:
         UserError: if the path is none of these.
     """
     if path.is_dir():
-        return ImageFolder(path, manifest.sample_shape)
+        return ImageFolder(path, manifest.sample_shape, manifest.label_names)
     if path.suffix.lower() in (".csv", ".tsv", ".txt"):
-        return CsvTable(path, manifest.sample_shape, manifest.n_classes)
+        return CsvTable(path, manifest.sample_shape, manifest.n_classes, manifest.label_names)
     if path.suffix.lower() == ".npz":
         return NpzSource(path)
     raise UserError(f"{path} must be an .npz, a .csv (.tsv, .txt) or a folder of images")
@@ -156,7 +157,7 @@ def client_data(samples: Samples, bundle: Bundle, client: int, contribution: Con
             contribution.
     """
     manifest, x, y, named = bundle.manifest, samples.x, samples.y, samples.named
-    contributed, contributed_y = _contributed(named, len(bundle.proxy), manifest.n_classes)
+    contributed, contributed_y = _contributed(named, len(bundle.proxy), manifest)
     shared, private = np.empty(0, np.int64), np.arange(len(x))
     if contribution is not None:
         if len(contributed):
@@ -181,7 +182,7 @@ def client_data(samples: Samples, bundle: Bundle, client: int, contribution: Con
     return ClientData(client, x[train], y[train], x[held], y[held], contributed, contributed_y=contributed_y)
 
 
-def _contributed(named: Split, n_proxy: int, n_classes: int) -> tuple[Int64, Int64 | None]:
+def _contributed(named: Split, n_proxy: int, manifest: Manifest) -> tuple[Int64, Int64 | None]:
     """Return the ids of contributed rows, ascending, and their labels if the data name them."""
     contributed = np.empty(0, np.int64) if named.contributed is None else named.contributed
     if (
@@ -193,7 +194,8 @@ def _contributed(named: Split, n_proxy: int, n_classes: int) -> tuple[Int64, Int
     ids, first = np.unique(contributed.astype(np.int64), return_index=True)
     if named.contributed_y is None:
         return ids, None
-    return ids, _labels(named.contributed_y, len(contributed), n_classes, "owned_y")[first]
+    y = classes_of(named.contributed_y, len(contributed), manifest.n_classes, manifest.label_names, "owned_y")
+    return ids, y[first]
 
 
 def model_input(
@@ -215,22 +217,9 @@ def model_input(
         UserError: for samples of another shape, kind or range, or that are not finite; the message begins with
             `source`. Also if the output of the extractor does not have the shape of the model's input.
     """
-    manifest = bundle.manifest
-    if x.shape[1:] != manifest.sample_shape or len(x) == 0:
-        shape = list(manifest.sample_shape)
-        raise UserError(f"{source}: expected an array [n, ...] of samples of shape {shape}, not of {list(x.shape)}")
-    x = in_units(x, manifest.units, source)
-    if bundle.extractor is not None:
-        x = extract(bundle.extractor, x)
-        if x.shape[1:] != manifest.shape:
-            raise UserError(
-                f"the extractor gives {list(x.shape[1:])} features, but the model takes {list(manifest.shape)}"
-            )
-    scaled_x = finite_values(Scale(*manifest.scale)(x), source)
-    warning = far_from(scaled_x, manifest.units, manifest.n_classes, source, scale=manifest.scale)
-    if warning is not None:
-        _LOG.warning("%s", warning)
-    return scaled_x
+    m = bundle.manifest
+    expected = InputFormat(m.sample_shape, m.shape, m.units, m.scale, m.n_classes)
+    return convert(x, expected, bundle.extractor, source, extract)
 
 
 def scaled(x: npt.NDArray[Any], y: npt.NDArray[Any], bundle: Bundle, source: str = "the data") -> tuple[Float32, Int64]:
@@ -239,8 +228,5 @@ def scaled(x: npt.NDArray[Any], y: npt.NDArray[Any], bundle: Bundle, source: str
     Raises:
         UserError: for samples that `model_input` refuses, and labels outside the model's classes.
     """
-    return model_input(x, bundle, source), _labels(y, len(x), bundle.manifest.n_classes, source)
-
-
-def _labels(y: npt.NDArray[Any], n: int, n_classes: int, source: str) -> Int64:
-    return classes_of(y, n, n_classes, None, source)
+    manifest = bundle.manifest
+    return model_input(x, bundle, source), classes_of(y, len(x), manifest.n_classes, manifest.label_names, source)

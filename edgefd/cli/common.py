@@ -68,7 +68,7 @@ def require_simulation() -> None:
     Raises:
         UserError: if one is missing.
     """
-    require("sim", "torch", "numba", "sklearn", "scipy")
+    require("sim", "torch", "numba", "safetensors", "sklearn", "scipy")
 
 
 def require_server() -> None:

@@ -11,6 +11,7 @@ from edgefd.cli.collect import collect
 from edgefd.cli.common import CommandGroup, errors
 from edgefd.cli.export import export
 from edgefd.cli.methods_and_datasets import datasets, methods
+from edgefd.cli.predict import predict
 from edgefd.cli.report import compare, report
 from edgefd.cli.serve import app as serve
 from edgefd.cli.simulate import features, simulate, sweep
@@ -21,7 +22,7 @@ from edgefd.core.terminal import escape_unknown_characters
 from edgefd.core.text import escaped
 
 COMMANDS = (
-    *(simulate, sweep, tune, compare, report),
+    *(simulate, sweep, tune, compare, report, predict),
     *(check, partition),
     *(collect, export),
     *(features, audit, inspect),

@@ -13,6 +13,7 @@ from edgefd.cli.report import Metrics, MetricsChoice, print_comparison
 from edgefd.config.load import load_config
 from edgefd.core.errors import UserError
 from edgefd.core.host import cores
+from edgefd.runs.folder import CONFIG
 
 if TYPE_CHECKING:
     from edgefd.simulation.sweep import Cell
@@ -26,9 +27,16 @@ class Engine(StrEnum):
 
 
 def simulate(
-    config: ConfigFile,
+    config: Annotated[
+        Path | None,
+        typer.Argument(metavar="[CONFIG]", help="a YAML file, such as simulations/quickstart.yaml; not with --resume"),
+    ] = None,
     overrides: Overrides = None,
     out: Out = None,
+    resume: Annotated[
+        Path | None,
+        typer.Option("--resume", metavar="RUN", help="continue a run that was killed or stopped, to the same bits"),
+    ] = None,
     engine: Annotated[
         Engine,
         typer.Option("--engine", help="local: the cores of this machine; ray: Flower on Ray, here or at RAY_ADDRESS"),
@@ -36,20 +44,41 @@ def simulate(
 ) -> None:
     """Simulate a federation on this machine or on a Ray cluster.
 
+    With --resume, CONFIG may be left out; if it is given and the run has not begun, the run begins in RUN.
+
     Example: edgefd simulate simulations/quickstart.yaml seed=1 --out runs/first
     """
-    loaded = load_config(config, overrides or [])  # first: a bad config is refused before torch is imported
+    if resume is not None and out is not None:
+        raise UserError("--resume names the run folder: leave --out out")
+    source, changes = _source(config, overrides or [], resume)
+    loaded = load_config(source, changes)  # first: a bad config is refused before torch is imported
     require_simulation()
     from edgefd.simulation.progress import results_table
     from edgefd.simulation.run import simulate_config
 
-    run = simulate_config(loaded, out, engine.value, console=console)
+    run = simulate_config(loaded, resume or out, engine.value, console=console, resume=resume is not None)
     summaries = [run.summary, *(baseline.summary for baseline in run.baselines.values())]
     console.print(results_table(summaries))
     for summary in summaries:
         if summary["training_warning"]:
             console.print(f"warning: {summary['method']}: {summary['training_warning']}", soft_wrap=True)
     console.print(f"run folder: {run.folder}")
+
+
+def _source(config: Path | None, overrides: list[str], resume: Path | None) -> tuple[Path, list[str]]:
+    """Return the config file and the overrides; with --resume, the config of the run is used if none is given.
+
+    The first argument is then an override if it has the form key=value.
+    """
+    if resume is None:
+        if config is None:
+            raise UserError("give a CONFIG, such as simulations/quickstart.yaml, or --resume RUN")
+        return config, overrides
+    if config is not None and ("=" not in str(config) or config.exists()):
+        return config, overrides
+    if not (resume / CONFIG).exists():
+        raise UserError(f"{resume} holds no run that has begun (no {CONFIG}): start it with `edgefd simulate CONFIG`")
+    return resume / CONFIG, overrides if config is None else [str(config), *overrides]
 
 
 def sweep(

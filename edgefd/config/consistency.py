@@ -99,10 +99,23 @@ RANGES = (
     Rule(lambda c, _: c.run.n_workers < 0, "run.workers must be auto, 0 or more"),
     Rule(lambda c, _: c.run.evaluate_every < 1, "run.evaluate_every must be at least 1"),
     Rule(lambda c, _: c.run.record_every < 1, "run.record_every must be at least 1"),
+    Rule(
+        lambda c, _: c.run.checkpoint_every != "auto" and c.run.checkpoint_every < 0,
+        "run.checkpoint_every must be auto, 0 (no checkpoint) or more, not {config.run.checkpoint_every}",
+    ),
+    Rule(
+        lambda c, _: c.run.patience is not None and c.run.patience < 1,
+        "run.patience must be at least 1, not {config.run.patience}",
+    ),
 )
 """ranges of single settings"""
 
 RULES = (
+    Rule(
+        lambda c, _: c.run.patience is not None and c.run.record_knowledge,
+        "run.patience cannot be combined with run.record_knowledge: an audit needs the models of the last round of "
+        "train.rounds; remove one of them",
+    ),
     Rule(
         lambda c, _: c.data.evaluate_on == "validation" and not c.data.validation,
         "data.evaluate_on=validation needs a validation part: set data.validation, such as 0.1",
@@ -169,7 +182,7 @@ METHOD_RULES = (
         "section",
     ),
     Rule(
-        lambda c, m: CODECS[c.codec.name].unit and m.exchanges and not 0 <= m.values.least < m.values.most <= 1,
+        lambda c, m: m.exchanges and not CODECS[c.codec.name].carries(m.values),
         "codec.name: {config.codec.name} carries numbers from 0 to 1, but method {method.name} sends "
         "{method.values.name}: use float16 or float32",
     ),

@@ -28,6 +28,7 @@ from edgefd.config.schema import (
     variants,
 )
 from edgefd.core.errors import UserError, hint
+from edgefd.core.objects import look_in
 from edgefd.core.paths import user_path
 from edgefd.core.yaml_files import read_yaml
 from edgefd.data.datasets import is_path
@@ -75,6 +76,8 @@ def read_sections(source: Source) -> dict[str, Any]:
 
 
 def _read_sections(path: Path) -> dict[str, Any]:
+    if os.path.exists(path):
+        look_in(path.parent)
     raw = read_yaml(path if os.path.exists(path) else PACKAGED.get(path, path)) or {}
     if not isinstance(raw, dict):
         raise UserError(f"{path} must hold sections such as data: and method:, not a {type(raw).__name__}")
@@ -120,7 +123,8 @@ def with_paths(config: Config, change: Callable[[str], str]) -> Config:
         test = change(test)
     data = replace(config.data, name=name, test=test, extractor=extractor)
     proxy = replace(config.proxy, path=path and change(path))
-    return replace(config, data=data, proxy=proxy, partition=partition)
+    models = tuple(replace(model, init=model.init and change(model.init)) for model in config.model)
+    return replace(config, data=data, proxy=proxy, partition=partition, model=models)
 
 
 def _parse_section(section: str, raw: Mapping[str, Any]) -> Any:

@@ -85,6 +85,8 @@ def set_key(raw: dict[str, Any], path: str, value: Any) -> None:
         child = node.setdefault(section, {})
         if child is None:  # an empty section of YAML
             child = node[section] = {}
+        if node is raw and section == "model" and isinstance(child, str):  # the short form of {name: ...}
+            child = node[section] = {"name": child}
         if not isinstance(child, dict):
             raise UserError(f"{path}: {section} is not a section")
         node = child

@@ -216,6 +216,10 @@ class Model:
     heads: Literal[1, 2] = 1
     """number of output heads; 2 = one for private labels and one for the teacher (DHO), mixed for predictions;
     2 works in simulations only"""
+    init: str | None = None
+    """weights to start from: a safetensors file with the names of the module's `state_dict`, such as a model that
+    another run kept; or a run folder, from which each client of a simulation takes the model with its own number (None
+    = drawn from the seed)"""
 
 
 @dataclass(frozen=True)
@@ -223,12 +227,13 @@ class CodecChoice:
     """Encoding of knowledge in messages."""
 
     name: str = "float16"
-    """number format of the transmitted values, such as float16, float32 or uint8"""
+    """encoding of the transmitted values: float32, float16, uint8, uint4, or simplex15 = soft labels in fifteenths and
+    entropy-coded, which takes the fewest bytes"""
 
 
 @dataclass(frozen=True)
 class RunSettings:
-    """Execution of a run. Nothing here changes results, except that `learner` changes their low bits."""
+    """Execution of a run. Nothing here changes results, except `patience`, and `learner`, which changes low bits."""
 
     workers: int | Literal["auto"] = "auto"
     """number of worker processes; auto = one for each core that this process may use; 0 = none, so that clients run
@@ -243,6 +248,15 @@ class RunSettings:
     record_every: int = 10
     """number of rounds between recorded client models, at least 1, with record_knowledge; the models of the last round
     are always recorded"""
+    keep: Literal["last", "best", "all", "none"] = "last"
+    """models of the clients that a local simulation keeps in RUN/models: those of the closing round (last), of the
+    evaluated round with the best mean held-out accuracy (best), of every evaluated round (all), or none"""
+    checkpoint_every: int | Literal["auto"] = "auto"
+    """number of rounds between two checkpoints of a local simulation, for `edgefd simulate --resume`; auto = as many as
+    take about 2 % of the time; 0 = no checkpoint"""
+    patience: int | None = None
+    """number of evaluations (see `evaluate_every`) without a gain of the mean held-out accuracy after which the closing
+    round follows, at least 1 (None = all rounds take place)"""
     trackers: tuple[str, ...] = ()
     """trackers that store settings, metrics and summary as the run proceeds: csv, mlflow, tensorboard, wandb"""
     callbacks: tuple[str | dict[str, Any], ...] = ()

@@ -1,27 +1,78 @@
-"""A user's own objects by name: "package.module:attribute", as configs name methods, models and partitions."""
+"""A user's own objects by name: "package.module:ATTRIBUTE", as configs name methods, models and partitions."""
 
 from __future__ import annotations
 
 import importlib
 import sys
+from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from edgefd.core.errors import UserError
 
 
 def load_object(path: str, kind: str) -> Any:
-    """Import the object that `path` ("package.module:attribute") names; errors call it a `kind`.
+    """Import the object that `path` ("package.module:ATTRIBUTE" or "file.py:ATTRIBUTE") names; errors call it a `kind`.
+
+    A module is looked for among the installed ones and on PYTHONPATH, then in the folders of the configs that were read
+    (`look_in`), then in the current folder. A file is looked for in these folders.
 
     Raises:
         UserError: if the path has another form, or the import fails.
     """
-    module, _, attribute = path.partition(":")
+    module, _, attribute = path.rpartition(":")
     if not module or not attribute:
-        raise UserError(f"{kind} {path!r} must look like package.module:ATTRIBUTE")
+        raise UserError(f"{kind} {path!r} must look like package.module:ATTRIBUTE or file.py:ATTRIBUTE")
+    look_in(Path())
     try:
-        return getattr(importlib.import_module(module), attribute)
+        loaded = _load_file(module, kind) if module.endswith(".py") else importlib.import_module(module)
+    except UserError:
+        raise
     except (Exception, SystemExit) as error:  # a user's module may raise anything
-        raise UserError(f"cannot load {kind} {path!r}: {one_line(error)}") from error
+        missing = isinstance(error, ModuleNotFoundError) and module.startswith(str(error.name))
+        where = f" (looked in {_looked_in()}, and on PYTHONPATH)" if missing else ""
+        raise UserError(f"cannot load {kind} {path!r}: {one_line(error)}{where}") from error
+    try:
+        return getattr(loaded, attribute)
+    except AttributeError as error:
+        place = getattr(loaded, "__file__", None) or module
+        raise UserError(f"cannot load {kind} {path!r}: {place} has no {attribute}: name another object") from error
+
+
+def look_in(folder: Path) -> None:
+    """Let modules that configs name be found in a folder, after all other places where Python looks."""
+    if (text := str(folder.resolve())) not in sys.path:
+        sys.path.append(text)
+        _FOLDERS.append(text)
+
+
+_FOLDERS: list[str] = []
+"""folders that `look_in` added to sys.path"""
+
+
+def _looked_in() -> str:
+    return ", ".join(dict.fromkeys([*_FOLDERS, str(Path().resolve())]))
+
+
+def _load_file(module: str, kind: str) -> ModuleType:
+    """Import a file as a module of the name of the file, so that other processes can import its objects.
+
+    Raises:
+        UserError: if there is no such file, or Python knows another module of this name.
+    """
+    wanted = Path(module)
+    places = [folder / wanted for folder in (Path(), *map(Path, reversed(_FOLDERS)))]
+    file = next((place.resolve() for place in places if place.is_file()), None)
+    if file is None:
+        raise UserError(f"there is no file {module} of {kind}: looked in {_looked_in()}")
+    look_in(file.parent)
+    loaded = importlib.import_module(file.stem)
+    if Path(loaded.__file__ or "").resolve() != file:
+        raise UserError(
+            f"{kind} {module!r}: Python has another module {file.stem}, {loaded.__file__ or 'a built-in one'}: rename "
+            "the file"
+        )
+    return loaded
 
 
 def importable_name(value: object, *owners: object) -> str | None:

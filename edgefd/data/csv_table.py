@@ -8,10 +8,12 @@ import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
-from edgefd.core.arrays import Float32, Int64
+from edgefd.core.arrays import Float32
 from edgefd.core.errors import UserError
 
 LABEL_NAMES = ("label", "labels", "class", "target", "y")
@@ -22,7 +24,45 @@ _THOUSANDS = re.compile(r"[+-]?[1-9]\d{0,2}(,\d{3})+")
 _BOMS = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
 
 
-def read_csv(path: Path, n_values: int, n_classes: int) -> tuple[Float32, Int64]:
+def read_samples(path: Path, n_values: int) -> Float32:
+    """Read a table of samples, float32 [n, n_values]; labels, if `read_csv` would find them, are passed over.
+
+    Without labels, a header may have any names.
+
+    Raises:
+        UserError: as `read_csv`.
+    """
+    try:
+        rows = _rows(path, _Table(path, n_values, labelled=False))
+    except _Columns:
+        rows = _rows(path, table := _Table(path, 1 + n_values, texts=[]))
+        rows = [np.delete(row, table.label or 0) for row in rows]
+    return np.stack(rows).astype(np.float32)
+
+
+def _rows(path: Path, table: _Table) -> list[np.ndarray]:
+    """Return the numbers of each line with a sample."""
+    try:
+        with path.open(encoding=encoding_of(path)) as file:
+            rows = [row for number, line in enumerate(file, 1) if (row := table.row(number, line)) is not None]
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from error
+    except UnicodeError as error:
+        raise UserError(f"{path} is neither UTF-8 nor UTF-16 with a byte order mark: save it as UTF-8") from error
+    if not rows:
+        raise UserError(f"{path} holds no samples")
+    if table.ambiguous:
+        raise UserError(f"{path}: numbers such as {table.ambiguous} can be read in two ways: write decimal points")
+    return rows
+
+
+class _Columns(UserError):
+    """Another number of columns than was expected."""
+
+
+def read_csv(
+    path: Path, n_values: int, n_classes: int, names: Sequence[str] | None = None
+) -> tuple[Float32, npt.NDArray[Any]]:
     """Read a table with one sample in each line: its label and its numbers.
 
     The separator is a comma, a semicolon or a tab. With a semicolon or a tab, numbers may have a decimal comma. In a
@@ -34,28 +74,23 @@ def read_csv(path: Path, n_values: int, n_classes: int) -> tuple[Float32, Int64]
         path: the file.
         n_values: numbers of a sample.
         n_classes: number of classes.
+        names: labels of the classes; None = 0, 1, ...
 
     Returns:
-        samples float32 [n, n_values] and labels int64 [n].
+        samples float32 [n, n_values] and labels [n]: int64, or with `names` numbers or text.
 
     Raises:
         UserError: for missing values, text that is not a number, and anything else that cannot be read in one way only;
             the message has the number of the line.
     """
-    try:
-        with path.open(encoding=encoding_of(path)) as file:
-            table = _Table(path, 1 + n_values)
-            rows = [row for number, line in enumerate(file, 1) if (row := table.row(number, line)) is not None]
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from error
-    except UnicodeError as error:
-        raise UserError(f"{path} is neither UTF-8 nor UTF-16 with a byte order mark: save it as UTF-8") from error
-    if not rows:
-        raise UserError(f"{path} holds no samples")
-    if table.ambiguous:
-        raise UserError(f"{path}: numbers such as {table.ambiguous} can be read in two ways: write decimal points")
+    table = _Table(path, 1 + n_values, texts=None if names is None else [])
+    rows = _rows(path, table)
     values, column = np.stack(rows), table.label or 0
     labels, x = values[:, column], np.delete(values, column, 1).astype(np.float32)
+    if table.texts is not None:
+        if not all(map(is_number, table.texts)):
+            return x, np.array(table.texts)
+        labels = np.array([float(text) for text in table.texts])
     last = values[:, -1]
     if (
         not table.header
@@ -64,7 +99,7 @@ def read_csv(path: Path, n_values: int, n_classes: int) -> tuple[Float32, Int64]
         and ((last == np.floor(last)) & (last >= 0) & (last < n_classes)).all()
     ):
         raise UserError(f"{path}: the first and the last column may be labels: add a header that names one `label`")
-    return x, labels.astype(np.int64)
+    return x, labels if table.texts is not None else labels.astype(np.int64)
 
 
 def encoding_of(path: Path) -> str:
@@ -80,8 +115,10 @@ def encoding_of(path: Path) -> str:
 class _Table:
     """Reader of the lines of a table, whose form its first line determines."""
 
-    def __init__(self, path: Path, n_columns: int) -> None:
-        self.path, self.n_columns = path, n_columns
+    def __init__(self, path: Path, n_columns: int, labelled: bool = True, texts: list[str] | None = None) -> None:
+        self.path, self.n_columns, self.labelled = path, n_columns, labelled
+        self.texts = texts
+        """the labels of the lines as they are; None = they must be whole numbers from 0"""
         self.delimiter = ""
         self.label: int | None = None
         """column of the labels; None before the first line"""
@@ -112,7 +149,8 @@ class _Table:
             if comment:
                 return None
             widths = [len(_try_to_split(text, d)) for d in DELIMITERS]
-            raise self._error(number, f"there are {max(widths)} columns; a label and a sample need {self.n_columns}")
+            need = "a label and a sample need" if self.labelled else "a sample needs"
+            raise _Columns(f"{self.path}, line {number}: there are {max(widths)} columns; {need} {self.n_columns}")
         column = self._label_column(number, fields)
         if column is None and comment:
             return None
@@ -122,6 +160,8 @@ class _Table:
     def _label_column(self, number: int, fields: list[str]) -> int | None:
         """Return the column of labels that a header names; None if the fields are no header."""
         names = [field.strip().casefold() for field in fields]
+        if not self.labelled:
+            return None if any(is_number(name.replace(",", ".")) for name in names) else 0
         for name in LABEL_NAMES:
             if names.count(name) == 1 and not (name == "y" and "z" in names):  # x, y, z are axes
                 return names.index(name)
@@ -145,6 +185,9 @@ class _Table:
             return None
         if len(fields) != self.n_columns:
             raise self._error(number, f"there are {len(fields)} columns instead of {self.n_columns}")
+        if self.texts is not None:
+            self.texts.append(fields[self.label or 0].strip())
+            fields[self.label or 0] = "0"
         if self.delimiter != ",":
             fields = self._with_points(number, fields)
         try:
@@ -154,7 +197,7 @@ class _Table:
         if row is None or not np.isfinite(row).all() or "_" in "".join(fields):
             raise self._error(number, self._what_is_wrong(fields))
         label = row[self.label or 0]
-        if not 0 <= label < 2**31 or label != math.floor(label):
+        if self.labelled and (not 0 <= label < 2**31 or label != math.floor(label)):
             raise self._error(number, f"the label is {label:g}, not a whole number from 0")
         if (np.abs(row) > _LARGEST).any():
             raise self._error(number, f"{row[np.abs(row) > _LARGEST][0]:g} is too large for float32")

@@ -87,6 +87,35 @@ def read_images(
     return decode_images(pictures, shape), labels if names else labels.astype(np.int64)
 
 
+def read_unlabelled_images(
+    folder: Path,
+    shape: tuple[int, ...],
+    size: tuple[int, int] | None = None,
+    channels: int | None = None,
+) -> tuple[npt.NDArray[np.uint8], list[Path]]:
+    """Read the images in a folder and in its subfolders, whatever their names are.
+
+    Args:
+        folder: the folder.
+        shape: [channels, height, width] of the images.
+        size: as in `decode_images`.
+        channels: as in `decode_images`.
+
+    Returns:
+        uint8 [n, channels, height, width], and the paths of the images, in their order.
+
+    Raises:
+        UserError: as `decode_images`, and if there is no image.
+    """
+    if len(shape) != 3 or shape[0] not in (1, 3):
+        raise UserError(f"{folder}: the samples are of shape {list(shape)}, not images of 1 or 3 channels: use an npz")
+    entries = _visible(folder)
+    files = [file for entry in entries for file in (_visible(entry) if entry.is_dir() else [entry])]
+    if not files:
+        raise UserError(f"{folder} holds no images")
+    return decode_images(files, shape if size is None else None, size, channels), files
+
+
 def decode_images(
     pictures: Sequence[Picture],
     shape: tuple[int, ...] | None = None,

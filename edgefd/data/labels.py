@@ -47,11 +47,7 @@ def number_labels(
     if names is not None and (values.dtype.kind != "i" or values[0] < 0 or values[-1] >= len(names)):
         raise UserError(f"{source}: labels must be from 0 to {len(names) - 1}, the numbers of the names of labels")
     texts = [name_of(value) if names is None else names[value] for value in values.tolist()]
-    already = texts == [str(c) for c in range(len(values))]
-    most = len(train) if already else max(len(train) // 2, 2)
-    if not 2 <= len(values) <= most:
-        reason = "two or more classes are needed" if len(values) < 2 else "these are ids or measurements, not classes"
-        raise UserError(f"{source}: the {len(train)} training labels have {_count(texts)}: {reason}")
+    check_count(texts, len(train), source)
     if len(unknown := np.setdiff1d(test, values)):
         name = name_of(unknown[0]) if names is None or not 0 <= unknown[0] < len(names) else names[unknown[0]]
         raise UserError(
@@ -59,7 +55,22 @@ def number_labels(
             "these test samples, or add training samples"
         )
     y_train, y_test = (np.searchsorted(values, part).astype(np.int64) for part in (train, test))
-    return y_train, y_test, None if already else tuple(texts)
+    return y_train, y_test, None if _are_classes(texts) else tuple(texts)
+
+
+def check_count(names: Sequence[str], n: int, source: str) -> None:
+    """Check that `n` labels with these different values are labels of classes.
+
+    Raises:
+        UserError: if there are fewer than two classes, or so many that the labels are measurements or ids.
+    """
+    if not 2 <= len(names) <= (n if _are_classes(names) else max(n // 2, 2)):
+        reason = "two or more classes are needed" if len(names) < 2 else "these are ids or measurements, not classes"
+        raise UserError(f"{source}: the {n} training labels have {_count(names)}: {reason}")
+
+
+def _are_classes(names: Sequence[str]) -> bool:
+    return list(names) == [str(c) for c in range(len(names))]
 
 
 def classes_of(y: npt.NDArray[Any], n: int, n_classes: int, names: Names, source: str) -> Int64:
@@ -151,7 +162,7 @@ def name_of(value: object) -> str:
     >>> name_of(3), name_of(0.5), name_of("cats")
     ('3', '0.5', 'cats')
     """
-    return str(np.float32(value)) if isinstance(value, float) else str(value)
+    return str(np.float32(value)).removesuffix(".0") if isinstance(value, float) else str(value)
 
 
 def shown_names(names: Sequence[str]) -> str:

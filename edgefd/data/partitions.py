@@ -139,7 +139,10 @@ def by_group(group: Int64 | None) -> list[Int64]:
         UserError: if the data set has no groups.
     """
     if group is None:
-        raise UserError("partition by_group needs a data set with groups (group_train in the npz), such as watch")
+        raise UserError(
+            "partition by_group needs samples with groups: set data.client to the column that names them, or add "
+            "group_train to the npz"
+        )
     return [np.flatnonzero(group == g) for g in np.unique(group)]
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from edgefd.core.arrays import Int64
 from edgefd.core.errors import UserError
 from edgefd.core.seeding import Purpose, make_rng
-from edgefd.data.labels import plain_labels
+from edgefd.data.labels import check_count, name_of, plain_labels
 from edgefd.data.sources.source import Samples
 
 
@@ -24,6 +24,7 @@ def split_test(samples: Samples, fraction: float, source: str) -> Samples:
         UserError: if there are fewer than two groups, or a class would be left without a training sample.
     """
     y = plain_labels(samples.y_train, len(samples.x_train), source)
+    check_count([name_of(value) for value in np.unique(y).tolist()], len(y), source)
     group = samples.group_train
     if group is not None and len(group) != len(y):
         raise UserError(f"{source}: {len(y)} samples need {len(y)} groups, not {len(group)}")

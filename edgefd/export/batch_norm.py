@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -120,8 +120,8 @@ def _batch_norm(call: Call) -> tuple[Value, Value, Value, Value | None, Value | 
         mean, var = r.line(running_mean), r.line(running_var)
         scale, out = _normalised(r, g.arranged(x, r.perm).name, mean, var, call)
         return Value(out, x.shape, r.perm), r.vector(mean), r.vector(scale), None, None
-    if x.shape[0] == 1 and (g.rows is None or g.rows.shape != (1,)):
-        raise NotImplementedError("instance normalisation is not supported: use GroupNorm with one group per channel")
+    if g.rows is None:
+        raise NotImplementedError("its predictions depend on other rows: set track_running_stats=True")
     matrix = r.matrix(x)
     mean = batch_mean = g.op("Div", r.total(matrix), r.count())
     if running_mean is not None:
@@ -189,9 +189,19 @@ def _batch_norm_backward(call: Call) -> tuple[Value | None, Value | None, Value 
     return grad_x, grad_weight, r.vector(bias_line) if needed[2] else None
 
 
+def _with(call: Call, *statistics: Any) -> Call:
+    """Return the call as one of batch normalisation with these statistics and this mode after weight and bias."""
+    return replace(call, args=(*call.args[:3], *statistics, *call.args[-2:]))
+
+
 BATCH_NORM: dict[Any, Callable[[Call], Any]] = {
     _aten._native_batch_norm_legit_functional.default: _batch_norm,
     _aten.native_batch_norm.default: _batch_norm,
+    _aten._native_batch_norm_legit.default: _batch_norm,
+    _aten._native_batch_norm_legit.no_stats: lambda call: _batch_norm(_with(call, None, None, True))[:3],
+    _aten._native_batch_norm_legit_no_training.default: lambda call: _batch_norm(_with(call, *call.args[3:5], False))[
+        :3
+    ],
     _aten.native_batch_norm_backward.default: _batch_norm_backward,
 }
 """Translations by torch operator."""

@@ -11,11 +11,18 @@ import torch
 
 from edgefd.export.graph_builder import GraphBuilder, Value, plain
 
-NUMPY_TYPES = {torch.float32: np.float32, torch.float64: np.float64, torch.int64: np.int64, torch.bool: np.bool_}
+NUMPY_TYPES = {
+    torch.float32: np.float32,
+    torch.float64: np.float64,
+    torch.int64: np.int64,
+    torch.int32: np.int32,
+    torch.bool: np.bool_,
+}
 ONNX_TYPES = {
     torch.float32: onnx.TensorProto.FLOAT,
     torch.float64: onnx.TensorProto.DOUBLE,
     torch.int64: onnx.TensorProto.INT64,
+    torch.int32: onnx.TensorProto.INT32,
     torch.bool: onnx.TensorProto.BOOL,
 }
 

@@ -7,7 +7,6 @@ gradient of the weight. ONNX Runtime's own Where and Expand cost 10 to 40 times 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,59 +14,48 @@ import torch
 
 from edgefd.export.call import Call
 from edgefd.export.graph_builder import CHANNELS_LAST, GraphBuilder, Value, plain
+from edgefd.export.grouped_convolution import ConvGeometry, grouped, grouped_weight_gradient, slices
 from edgefd.export.reductions import column_sums
 
 _aten = torch.ops.aten
 _FEW = 4  # channels; for so few, gathering is slower than slicing
 
 
-@dataclass(frozen=True)
-class ConvGeometry:
-    """Geometry of a 2-d convolution. Pairs are (vertical, horizontal)."""
-
-    stride: Sequence[int]
-    padding: Sequence[int]
-    dilation: Sequence[int]
-    groups: int
-
-    def output_size(self, x: Value, weight: Value) -> tuple[int, int]:
-        """Return (height, width) of the output."""
-        height, width = (
-            (size + 2 * p - d * (k - 1) - 1) // s + 1
-            for size, p, d, k, s in zip(
-                x.shape[2:], self.padding, self.dilation, weight.shape[2:], self.stride, strict=True
-            )
-        )
-        return height, width
-
-    def unused_size(self, x: Value, weight: Value, output: Sequence[int]) -> list[int]:
-        """Return the numbers of last rows and columns of x that no output of size `output` depends on."""
-        return [
-            size - ((after - 1) * s - 2 * p + d * (k - 1) + 1)
-            for size, after, s, p, d, k in zip(
-                x.shape[2:], output, self.stride, self.padding, self.dilation, weight.shape[2:], strict=True
-            )
-        ]
-
-    def attributes(self, weight: Value) -> dict[str, Any]:
-        """Return the attributes of the ONNX operators Conv and ConvTranspose."""
-        return {
-            "kernel_shape": list(weight.shape[2:]),
-            "strides": list(self.stride),
-            "pads": [*self.padding, *self.padding],
-            "dilations": list(self.dilation),
-            "group": self.groups,
-        }
-
-
 def _convolution(call: Call) -> Value:
-    """Translate z = W * x + b. The memory of z has channels last, and channels second for depthwise convolutions."""
+    """Translate z = W * x + b, and the transposed convolution."""
     g = call.g
-    x, weight, bias, stride, padding, dilation, transposed, _, groups = call.args
-    geometry = ConvGeometry(stride, padding, dilation, groups)
-    _check_supported(x, weight, transposed, groups)
-    if groups > 1:
-        return _depthwise(g, x, weight, bias, geometry)
+    x, weight, bias, stride, padding, dilation, transposed, output_padding, groups = call.args
+    if len(x.shape) == 3:
+        one = ([1, *stride], [0, *padding], [1, *dilation], [0, *output_padding])
+        image = _apply(
+            g, _as_image(g, x), _as_image(g, weight), bias, ConvGeometry(*one[:3], groups), transposed, one[3]
+        )
+        return g.squeeze(image, 2)
+    _check_supported(x)
+    return _apply(g, x, weight, bias, ConvGeometry.of(stride, padding, dilation, groups), transposed, output_padding)
+
+
+def _apply(
+    g: GraphBuilder,
+    x: Value,
+    weight: Value,
+    bias: Value | None,
+    geometry: ConvGeometry,
+    transposed: bool,
+    output_padding: Sequence[int],
+) -> Value:
+    if transposed:
+        return _transposed(g, x, weight, bias, geometry, output_padding)
+    return _plain(g, x, weight, bias, geometry) if geometry.groups == 1 else grouped(g, x, weight, bias, geometry)
+
+
+def _as_image(g: GraphBuilder, x: Value) -> Value:
+    """Return a tensor [a, b, L] as images [a, b, 1, L]."""
+    return g.unsqueeze(x, 2)
+
+
+def _plain(g: GraphBuilder, x: Value, weight: Value, bias: Value | None, geometry: ConvGeometry) -> Value:
+    """Return a convolution with one group. Its memory has channels last."""
     n, out = x.shape[0], weight.shape[0]
     height, width = geometry.output_size(x, weight)
     columns, few = _im2col(g, x, weight, geometry)
@@ -79,29 +67,71 @@ def _convolution(call: Call) -> Value:
     return g.permute(rows, CHANNELS_LAST)
 
 
+def _transposed(
+    g: GraphBuilder, x: Value, weight: Value, bias: Value | None, geometry: ConvGeometry, more: Sequence[int]
+) -> Value:
+    """Return a transposed convolution, whose result has `more` rows and columns at the end."""
+    inputs = (g.ordered(x).name, g.ordered(weight).name, *(() if bias is None else (bias.name,)))
+    name = g.op("ConvTranspose", *inputs, output_padding=list(more), **geometry.attributes(weight))
+    sizes = [
+        (size - 1) * s - 2 * p + d * (k - 1) + 1 + rest
+        for size, s, p, d, k, rest in zip(
+            x.shape[2:], geometry.stride, geometry.padding, geometry.dilation, weight.shape[2:], more, strict=True
+        )
+    ]
+    return plain(name, (x.shape[0], weight.shape[1] * geometry.groups, *sizes))
+
+
 def _convolution_backward(call: Call) -> tuple[Value | None, Value | None, Value | None]:
     """Translate the gradients of a convolution with respect to (x, weight, bias)."""
     g = call.g
-    grad, x, weight, _, stride, padding, dilation, transposed, _, groups, (x_needed, weight_needed, bias_needed) = (
-        call.args
-    )
-    geometry = ConvGeometry(stride, padding, dilation, groups)
-    _check_supported(x, weight, transposed, groups)
+    grad, x, weight, _, stride, padding, dilation, transposed, _, groups, needed = call.args
+    if len(x.shape) == 3:
+        geometry = ConvGeometry([1, *stride], [0, *padding], [1, *dilation], groups)
+        grad, x, weight = (_as_image(g, v) for v in (grad, x, weight))
+        grad_x, grad_weight, grad_bias = _gradients(g, grad, x, weight, geometry, transposed, needed)
+        return g.squeeze(grad_x, 2) if grad_x else None, g.squeeze(grad_weight, 2) if grad_weight else None, grad_bias
+    _check_supported(x)
+    return _gradients(g, grad, x, weight, ConvGeometry.of(stride, padding, dilation, groups), transposed, needed)
+
+
+def _gradients(
+    g: GraphBuilder,
+    grad: Value,
+    x: Value,
+    weight: Value,
+    geometry: ConvGeometry,
+    transposed: bool,
+    needed: Sequence[bool],
+) -> tuple[Value | None, Value | None, Value | None]:
+    """Return the gradients of those of (x, weight, bias) that are needed.
+
+    A transposed convolution is the gradient of a convolution. So its gradient of x is a convolution, and in its
+    gradient of the weight, x and the gradient of the result have changed their places.
+    """
     last = g.arranged(grad, CHANNELS_LAST)
-    flat = g.reshape(plain(last.name, last.memory), (x.shape[0] * grad.shape[2] * grad.shape[3], weight.shape[0]))
+    pixels = last.shape[0] * last.shape[2] * last.shape[3]
+    flat = g.reshape(plain(last.name, last.memory), (pixels, grad.shape[1]))
+    grad = Value(last.name, grad.shape, CHANNELS_LAST)
     grad_x = grad_weight = grad_bias = None
-    if x_needed:
-        unused = geometry.unused_size(x, weight, grad.shape[2:])
-        source = g.ordered(Value(last.name, grad.shape, CHANNELS_LAST)).name
-        attributes = geometry.attributes(weight)
-        grad_x = plain(g.op("ConvTranspose", source, weight.name, output_padding=unused, **attributes), x.shape)
-    if weight_needed and groups > 1:
-        grad_weight = _depthwise_weight_gradient(g, grad, x, weight, geometry)
-    elif weight_needed:
-        grad_weight = _weight_gradient(g, flat, x, weight, geometry)
-    if bias_needed:
+    if needed[0] and transposed:
+        grad_x = _apply(g, grad, weight, None, geometry, False, ())
+    elif needed[0]:
+        grad_x = _transposed(g, grad, weight, None, geometry, geometry.unused_size(x, weight, grad.shape[2:]))
+    source, result = (grad, x) if transposed else (x, grad)
+    if needed[1] and geometry.groups > 1:
+        grad_weight = grouped_weight_gradient(g, result, source, weight, geometry)
+    elif needed[1]:
+        grad_weight = _weight_gradient(g, _as_rows(g, result) if transposed else flat, source, weight, geometry)
+    if needed[2]:
         grad_bias = column_sums(g, flat)
     return grad_x, grad_weight, grad_bias
+
+
+def _as_rows(g: GraphBuilder, x: Value) -> Value:
+    """Return the pixels of images as rows, [N * pixels, C]."""
+    last = g.arranged(x, CHANNELS_LAST)
+    return g.reshape(plain(last.name, last.memory), (x.shape[0] * x.shape[2] * x.shape[3], x.shape[1]))
 
 
 CONVOLUTIONS: dict[Any, Callable[[Call], Any]] = {
@@ -111,11 +141,9 @@ CONVOLUTIONS: dict[Any, Callable[[Call], Any]] = {
 """Translations by torch operator."""
 
 
-def _check_supported(x: Value, weight: Value, transposed: bool, groups: int) -> None:
-    depthwise = groups == x.shape[1] == weight.shape[0]
-    if len(x.shape) != 4 or transposed or not (groups == 1 or depthwise):
-        kind = "transposed" if transposed else f"{len(x.shape) - 2}-d" if len(x.shape) != 4 else "grouped"
-        raise NotImplementedError(f"a {kind} convolution is not supported: use a plain or depthwise conv2d")
+def _check_supported(x: Value) -> None:
+    if len(x.shape) != 4:
+        raise NotImplementedError(f"a {len(x.shape) - 2}-d convolution is not supported: use conv1d or conv2d")
 
 
 def _weight_gradient(g: GraphBuilder, flat: Value, x: Value, weight: Value, geometry: ConvGeometry) -> Value:
@@ -131,28 +159,6 @@ def _weight_gradient(g: GraphBuilder, flat: Value, x: Value, weight: Value, geom
     transposed = g.reshape(plain(g.op("Transpose", cube, perm=[0, 2, 1]), (1, out, rows)), (out, rows))
     product = plain(g.op("Gemm", transposed.name, columns), (out, kh * kw * c))
     return g.ordered(g.permute(g.reshape(product, (out, kh, kw, c)), (0, 3, 1, 2)))
-
-
-def _depthwise(g: GraphBuilder, x: Value, weight: Value, bias: Value | None, geometry: ConvGeometry) -> Value:
-    """Return a convolution with one kernel per channel.
-
-    The operator Conv of ONNX Runtime is used: there is no matrix product that could be faster.
-    """
-    optional_bias = (bias.name,) if bias is not None else ()
-    inputs = (g.ordered(x).name, g.ordered(weight).name, *optional_bias)
-    name = g.op("Conv", *inputs, **geometry.attributes(weight))
-    return plain(name, (x.shape[0], weight.shape[0], *geometry.output_size(x, weight)))
-
-
-def _depthwise_weight_gradient(g: GraphBuilder, grad: Value, x: Value, weight: Value, geometry: ConvGeometry) -> Value:
-    """Return dW[c, 0, i, j] = the sum over samples and positions of grad times the input of kernel position (i, j)."""
-    channels, _, kh, kw = weight.shape
-    kernel_inputs = _slices(g, g.ordered(x).name, grad.shape[2:], (kh, kw), geometry)
-    grad_name, axes = g.ordered(grad).name, g.constant(np.array([0, 2, 3], np.int64))
-    sums = [g.op("ReduceSum", g.op("Mul", grad_name, part), axes, keepdims=0) for part in kernel_inputs]
-    rows = [g.reshape(plain(name, (channels,)), (1, channels)).name for name in sums]
-    taps = g.permute(plain(g.op("Concat", *rows, axis=0), (kh * kw, channels)), (1, 0))
-    return g.reshape(taps, weight.shape)
 
 
 def _im2col(g: GraphBuilder, x: Value, weight: Value, geometry: ConvGeometry) -> tuple[str, bool]:
@@ -171,26 +177,9 @@ def _sliced(g: GraphBuilder, x: Value, weight: Value, geometry: ConvGeometry) ->
     kh, kw = weight.shape[2:]
     height, width = geometry.output_size(x, weight)
     planes = g.ordered(g.permute(x, (1, 0, 2, 3))).name
-    parts = _slices(g, planes, (height, width), (kh, kw), geometry)
+    parts = slices(g, planes, (height, width), (kh, kw), geometry)
     columns = g.op("Concat", *parts, axis=0)
     return g.reshape(plain(columns, (kh * kw * c, n, height, width)), (kh * kw * c, n * height * width)).name
-
-
-def _slices(
-    g: GraphBuilder, planes: str, output: Sequence[int], kernel: tuple[int, int], geometry: ConvGeometry
-) -> list[str]:
-    """Return the inputs of each of the kh * kw kernel positions from planes [a, b, H, W]: tensors [a, b, *output]."""
-    if any(geometry.padding):
-        pads = [0, 0, *geometry.padding, 0, 0, *geometry.padding]
-        planes = g.op("Pad", planes, g.constant(np.array(pads, np.int64)))
-    axes, steps = g.constant(np.array([2, 3], np.int64)), g.constant(np.array(geometry.stride, np.int64))
-    parts = []
-    for i in range(kernel[0]):
-        for j in range(kernel[1]):
-            start = np.array([i * geometry.dilation[0], j * geometry.dilation[1]], np.int64)
-            end = start + (np.array(output) - 1) * np.array(geometry.stride) + 1
-            parts.append(g.op("Slice", planes, g.constant(start), g.constant(end), axes, steps))
-    return parts
 
 
 def _gathered(g: GraphBuilder, x: Value, weight: Value, geometry: ConvGeometry) -> str:

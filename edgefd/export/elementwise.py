@@ -81,6 +81,8 @@ def _threshold_backward(call: Call) -> Value:
 
 def _cast(call: Call) -> Value:
     (x,) = call.args
+    if call.dtype == call.input_dtype:
+        return x  # type: ignore[no-any-return]
     return Value(call.g.op("Cast", x.name, to=ONNX_TYPES[call.dtype]), x.shape, x.perm)
 
 
@@ -89,8 +91,21 @@ def _expand(call: Call) -> Value:
     return call.g.reshape(value, (1,) * (len(call.shape) - len(value.shape)) + value.shape)
 
 
+def _not_equal(call: Call) -> Value:
+    same = _combine(call, "Equal", call.args[:2])
+    return Value(call.g.op("Not", same.name), same.shape, same.perm)
+
+
+def _copied(call: Call) -> Value:
+    """Translate the assignment of one tensor to all of another."""
+    return call.g.expand(call.args[1], call.shape)
+
+
 _SAME = (_aten.clone.default, _aten.alias.default, _aten.detach.default, _aten.lift_fresh_copy.default)
-_SAME_NAME = ("relu", "neg", "exp", "log", "sqrt", "reciprocal", "tanh", "sigmoid", "erf", "abs")  # as in ONNX
+_SAME_NAME = (  # as in ONNX
+    *("relu", "neg", "exp", "log", "sqrt", "reciprocal", "tanh", "sigmoid", "erf", "abs"),
+    *("sin", "cos", "floor", "ceil"),
+)
 _BINARY: dict[str, tuple[Any, ...]] = {
     "Mul": (_aten.mul.Tensor, _aten.mul.Scalar),
     "Div": (_aten.div.Tensor, _aten.div.Scalar),
@@ -100,12 +115,15 @@ _BINARY: dict[str, tuple[Any, ...]] = {
     "GreaterOrEqual": (_aten.ge.Scalar, _aten.ge.Tensor),
     "Less": (_aten.lt.Scalar, _aten.lt.Tensor),
     "LessOrEqual": (_aten.le.Scalar, _aten.le.Tensor),
-    "Equal": (_aten.eq.Scalar,),
+    "Equal": (_aten.eq.Scalar, _aten.eq.Tensor),
+    "Pow": (_aten.pow.Tensor_Tensor,),
     "And": (_aten.logical_and.default, _aten.bitwise_and.Tensor),
     "Or": (_aten.logical_or.default, _aten.bitwise_or.Tensor),
 }
 _UNARY: dict[str, tuple[Any, ...]] = {
     **{name.capitalize(): (getattr(_aten, name).default,) for name in _SAME_NAME},
+    "Round": (_aten.round.default,),
+    "Sign": (_aten.sign.default, _aten.sgn.default),
     "Not": (_aten.logical_not.default, _aten.bitwise_not.default),
 }
 ELEMENTWISE: dict[Any, Callable[[Call], Any]] = {
@@ -115,11 +133,15 @@ ELEMENTWISE: dict[Any, Callable[[Call], Any]] = {
     **dict.fromkeys((_aten.sub.Tensor, _aten.sub.Scalar), _scaled("Sub")),
     _aten.pow.Tensor_Scalar: _power,
     _aten.rsqrt.default: lambda call: _combine(call, "Reciprocal", (_combine(call, "Sqrt", call.args[:1]),)),
-    **dict.fromkeys((_aten.clamp.default, _aten.clamp_min.default), _clamp),
+    **dict.fromkeys((_aten.clamp.default, _aten.clamp.Tensor, _aten.clamp_min.default, _aten.clamp_min.Tensor), _clamp),
+    **dict.fromkeys((_aten.ne.Scalar, _aten.ne.Tensor), _not_equal),
     _aten.where.self: _elementwise("Where", 3),
     _aten.threshold_backward.default: _threshold_backward,
     _aten._to_copy.default: _cast,
     **dict.fromkeys(_SAME, lambda call: call.args[0]),
     _aten.expand.default: _expand,
+    _aten.copy.default: _copied,
 }
 """Translations by torch operator. They accept tensors whose expanded axes still have size 1."""
+CONVERTING = (_aten._to_copy.default, _aten.copy.default, *_SAME, _aten.expand.default)
+"""Those of them that do not convert their tensors to a common type."""

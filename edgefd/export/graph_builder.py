@@ -56,6 +56,7 @@ class GraphBuilder:
         self._outputs: list[onnx.ValueInfoProto] = []
         self._constants: dict[tuple[str, tuple[int, ...], bytes], onnx.TensorProto] = {}
         self._node_outputs: dict[tuple[Any, ...], tuple[str, ...]] = {}
+        self._zeros: set[str] = set()
 
     def input(self, name: str, shape: Sequence[Any]) -> Value:
         """Add a float32 input. A size that is not an int becomes the free dimension `batch`."""
@@ -77,6 +78,40 @@ class GraphBuilder:
         if key not in self._constants:
             self._constants[key] = numpy_helper.from_array(a, f"k{len(self._constants)}")
         return self._constants[key].name
+
+    def constant_tensor(self, name: str) -> onnx.TensorProto | None:
+        """Return the constant with this name, or None if the name is that of a computed value."""
+        return next((tensor for tensor in self._constants.values() if tensor.name == name), None)
+
+    def is_zero(self, value: Value) -> bool:
+        """Return whether a value is known to be zero everywhere."""
+        if value.name in self._zeros:
+            return True
+        tensor = self.constant_tensor(value.name)
+        return tensor is not None and not numpy_helper.to_array(tensor).any()
+
+    def expand(self, value: Value, shape: Sequence[Any]) -> Value:
+        """Return the value in a larger shape, to which its axes of size 1 are repeated.
+
+        An axis for the rows of a batch has a size that only the graph's first input `x` has.
+        """
+        full = tuple(shape)
+        if value.shape == full:
+            return value
+        source = self.ordered(self.reshape(value, (1,) * (len(full) - len(value.shape)) + value.shape))
+        repeated = [d if isinstance(d, int) else 1 if source.shape[i] == d else -1 for i, d in enumerate(full)]
+        name = self.op("Expand", source.name, self._shape(repeated))
+        if self.is_zero(value):
+            self._zeros.add(name)
+        return plain(name, full)
+
+    def _shape(self, sizes: Sequence[int]) -> str:
+        """Return a shape as a tensor. The size -1 stands for the number of rows of the input `x`."""
+        if -1 not in sizes:
+            return self.constant(np.array(sizes, np.int64))
+        rows = self.op("Shape", "x", start=0, end=1)
+        parts = [rows if d == -1 else self.constant(np.array([d], np.int64)) for d in sizes]
+        return self.op("Concat", *parts, axis=0) if len(parts) > 1 else rows
 
     def node(self, kind: str, *inputs: str, n: int = 1, **attributes: Any) -> tuple[str, ...]:
         """Return the names of the `n` outputs of a node. The same node is never created twice."""
@@ -122,6 +157,24 @@ class GraphBuilder:
         """Return a value with another shape and the same numbers in logical order."""
         source = self.ordered(value)
         return source if source.shape == tuple(shape) else plain(self._reshaped(source.name, shape), shape)
+
+    def unsqueeze(self, value: Value, axis: int) -> Value:
+        """Return the value with one more logical axis, of size 1. In memory, it comes before the axis that follows."""
+        place = value.perm[axis] if axis < len(value.perm) else len(value.perm)
+        perm = [p + (p >= place) for p in value.perm]
+        perm.insert(axis, place)
+        shape = (*value.shape[:axis], 1, *value.shape[axis:])
+        return self._same_numbers(value, shape, tuple(perm))
+
+    def squeeze(self, value: Value, axis: int) -> Value:
+        """Return the value without a logical axis of size 1."""
+        place = value.perm[axis]
+        perm = tuple(p - (p > place) for i, p in enumerate(value.perm) if i != axis)
+        return self._same_numbers(value, (*value.shape[:axis], *value.shape[axis + 1 :]), perm)
+
+    def _same_numbers(self, value: Value, shape: tuple[Any, ...], perm: tuple[int, ...]) -> Value:
+        moved = Value(value.name, shape, perm)
+        return Value(self._reshaped(value.name, moved.memory), shape, perm)
 
     def permute(self, value: Value, axes: Sequence[int]) -> Value:
         """Return the value with its logical axes in another order. No node is created."""

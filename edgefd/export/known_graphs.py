@@ -1,6 +1,6 @@
 """Write the catalogue of known graphs (`edgefd.wire.known_graphs`), from exports of all named models at many sizes.
 
-Run: python -m edgefd.export.known_graphs [--write] [--seconds N]
+Run: python -m edgefd.export.known_graphs [--write] [--models NAME ...] [--seconds N]
 Without --write, it exports models at random sizes and prints those that the catalogue does not know. With --write, it
 exports each structure at several sizes, finds the formulas, and replaces the file. This takes about ten minutes. It is
 needed after a change of a model, of the exporter, or of a version of torch that traces other operators.
@@ -25,7 +25,8 @@ from edgefd.data.features import EFFICIENTNETS
 from edgefd.export.model_graphs import export_graphs
 from edgefd.export.step import constants_of
 from edgefd.learners.graphs import Graphs
-from edgefd.learners.models import MODELS, build_model
+from edgefd.learners.models import MODELS, WINDOW_MODELS, build_model
+from edgefd.learners.window_models import PATCHES
 from edgefd.wire import known_graphs
 from edgefd.wire.graph_structure import Structure, digest_of, structure_of
 from edgefd.wire.known_graphs import CATALOGUE, FREE, FREE_ROWS, SMALL, known_model, symbols_of
@@ -41,6 +42,7 @@ _CHANNELS = ((1,), (2, 3, 4), (5, 6, 9))  # the exporter treats up to four chann
 _SIDES = (*range(16, 36), 40, 48, 65, 96)
 _SMALL = 20  # pixels; of smaller images, poolings leave one pixel
 _FLAT = ("linear", "mlp")  # models that take samples of any shape
+_PATCHED = ("gru", "transformer")  # models that leave out the first steps if 16 does not divide their number
 _SAME_FOR_ALL_SIDES = ("resnet8", "dwnet", "cnn1d")  # models whose structure does not depend on the size of an image
 
 
@@ -64,7 +66,7 @@ Example = tuple[Sizes, tuple[Structure, ...]]
 def random_sizes(model: str, rng: random.Random) -> Sizes:
     """Return sizes that a model takes."""
     channels = rng.choice(rng.choice(_CHANNELS))
-    if model == "cnn1d":
+    if model in WINDOW_MODELS:
         shape: tuple[int, ...] = (channels, rng.randrange(16, 257))
     elif model in _FLAT and rng.random() < 0.5:
         shape = (rng.randrange(2, 1281),) if rng.random() < 0.5 else (channels, rng.randrange(2, 257))
@@ -178,8 +180,10 @@ def _kinds(model: str) -> list[_Kind]:
     """Return the kinds of shapes of which the structure of a model can depend on."""
     if model in _FLAT:
         return [_Kind(1, tuple(range(2, 1281))), *(_Kind(axes, some) for axes in (2, 3) for some in _CHANNELS)]
+    if model in _PATCHED:
+        return [_Kind(2, some, (rest,), modulus=PATCHES) for some, rest in itertools.product(_CHANNELS, (0, 5))]
     if model in _SAME_FOR_ALL_SIDES:
-        axes = 2 if model == "cnn1d" else 3
+        axes = 2 if model in WINDOW_MODELS else 3
         sides = [(i, (3 * i + 1) % 8)[: axes - 1] for i in range(8)]  # three strides
         return [_Kind(axes, some, each, modulus=8) for some, each in itertools.product(_CHANNELS, sides)]
     remainders = itertools.product(range(4), range(4))
@@ -212,20 +216,28 @@ def unknown_sizes(model: str, optimizer: str, rng: random.Random, seconds: float
         yield sizes, name == f"{model} with {optimizer}"
 
 
-def catalogue_text() -> str:
-    """Return the text of a new catalogue. It takes about ten minutes."""
+def catalogue_text(models: Sequence[str], extractors: Sequence[str]) -> str:
+    """Return the text of a new catalogue. It takes about ten minutes for all models.
+
+    The entries of all other models and extractors stay as they are.
+    """
     examples: dict[tuple[str, str], list[Example]] = {}
     constants: dict[str, dict[str, float]] = {}
-    for model, optimizer in itertools.product(MODELS, OPTIMIZERS):
+    for model, optimizer in itertools.product(models, OPTIMIZERS):
         print(f"exporting {model} with {optimizer}", flush=True)
         constants[f"{model} with {optimizer}"] = constants_of(optimizer)
         for sizes, structures in training_examples(model, optimizer, random.Random(0)):
             examples.setdefault((digest_of(*structures), f"{model} with {optimizer}"), []).append((sizes, structures))
-    for name, channels in itertools.product(EFFICIENTNETS, (1, 3)):
+    for name, channels in itertools.product(extractors, (1, 3)):
         print(f"exporting {name} for {channels} channels", flush=True)
         for sizes, structures in extractor_examples(name, channels):
             examples.setdefault((digest_of(*structures), name), []).append((sizes, structures))
+    packed = Path(known_graphs.__file__).with_name(CATALOGUE).read_bytes()
+    replaced = {name for _, name in examples}
     entries: dict[str, list[dict[str, object]]] = {}
+    for digest, known in json.loads(gzip.decompress(packed)).items():
+        if others := [entry for entry in known if entry["model"] not in replaced]:
+            entries[digest] = others
     for (digest, name), some in sorted(examples.items()):
         entry: dict[str, object] = {
             "model": name,
@@ -233,20 +245,22 @@ def catalogue_text() -> str:
             "formulas": " ".join(formulas_of(some)),
         }
         entries.setdefault(digest, []).append(entry)
-    return json.dumps(entries, indent=0) + "\n"
+    return json.dumps(dict(sorted(entries.items())), indent=0) + "\n"
 
 
 def main() -> None:
     """Write the catalogue, or look for exports that it does not know."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--write", action="store_true", help="replace the catalogue")
+    parser.add_argument("--models", nargs="+", choices=MODELS, help="only these models, without the extractors")
     parser.add_argument("--seconds", type=float, default=10.0, help="without --write: seconds for each model")
     options = parser.parse_args()
     if options.write:
         path = Path(known_graphs.__file__).with_name(CATALOGUE)
-        path.write_bytes(gzip.compress(catalogue_text().encode(), mtime=0))
+        text = catalogue_text(options.models or tuple(MODELS), () if options.models else EFFICIENTNETS)
+        path.write_bytes(gzip.compress(text.encode(), mtime=0))
         return
-    for model, optimizer in itertools.product(MODELS, OPTIMIZERS):
+    for model, optimizer in itertools.product(options.models or MODELS, OPTIMIZERS):
         tried = list(unknown_sizes(model, optimizer, random.Random(1), options.seconds))
         unknown = [sizes for sizes, known in tried if not known]
         print(f"{model} with {optimizer}: {len(tried)} exports, {len(unknown)} unknown: {unknown[:3]}", flush=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import operator
 from collections.abc import Callable
 from typing import Any
@@ -15,13 +16,15 @@ from edgefd.core.errors import UserError
 from edgefd.export.batch_norm import BATCH_NORM
 from edgefd.export.call import ONNX_TYPES, Call
 from edgefd.export.convolution import CONVOLUTIONS
-from edgefd.export.elementwise import ELEMENTWISE
+from edgefd.export.elementwise import CONVERTING, ELEMENTWISE
 from edgefd.export.graph_builder import GraphBuilder, Value, plain
-from edgefd.export.layer_names import layer_of
-from edgefd.export.pooling import POOLING
+from edgefd.export.indexing import INDEXING
+from edgefd.export.pooling import MEAN_POOLING
 from edgefd.export.reductions import REDUCTIONS
 from edgefd.export.shapes import SHAPES
 from edgefd.export.step import Traced
+from edgefd.export.trace import layer_of
+from edgefd.export.windows import MAX_POOLING
 from edgefd.learners.graphs import ROWS
 
 OPERATORS: dict[Any, Callable[[Call], Any]] = {
@@ -29,10 +32,13 @@ OPERATORS: dict[Any, Callable[[Call], Any]] = {
     **SHAPES,
     **REDUCTIONS,
     **CONVOLUTIONS,
-    **POOLING,
+    **MEAN_POOLING,
+    **MAX_POOLING,
+    **INDEXING,
     **BATCH_NORM,
 }
 """Translations of all supported torch operators."""
+_RANDOM = torch.Tag.nondeterministic_seeded
 
 
 def to_onnx(traced: Traced) -> onnx.ModelProto:
@@ -41,18 +47,19 @@ def to_onnx(traced: Traced) -> onnx.ModelProto:
     Inputs and outputs have the names in `traced`. Fixed inputs become constants.
 
     Raises:
-        UserError: for an operator that is not supported, with its name.
+        UserError: for an operator that is not supported, with the name of its layer.
     """
     g = GraphBuilder()
     values: dict[fx.Node, Any] = {}
+    known = _computed_now(traced.graph)
     names = iter(traced.inputs)
     for node in traced.graph.graph.nodes:
         if node.op == "placeholder":
             name = next(names)
             fixed = traced.fixed.get(name)
             values[node] = _input(g, name, node) if fixed is None else _constant(g, fixed)
-        elif node.op == "get_attr":
-            values[node] = _constant(g, getattr(traced.graph, node.target))
+        elif node in known:
+            values[node] = _constant(g, _shortened(known[node]))
         elif node.op == "call_function":
             values[node] = _translate(g, node, values)
         elif node.op == "output":
@@ -73,39 +80,97 @@ def _as_type(g: GraphBuilder, value: Value, before: torch.dtype, after: torch.dt
     return value if before == after else Value(g.op("Cast", value.name, to=ONNX_TYPES[after]), value.shape, value.perm)
 
 
+def _computed_now(graph: fx.GraphModule) -> dict[fx.Node, Tensor]:
+    """Return the tensors that depend on no input, such as positions and masks, by the nodes that compute them."""
+    known: dict[fx.Node, Tensor] = {}
+    for node in graph.graph.nodes:
+        if node.op == "get_attr":
+            known[node] = getattr(graph, node.target)
+        elif node.op == "call_function" and all(n in known for n in node.all_input_nodes):
+            target = node.target
+            if isinstance(target, torch._ops.OpOverload) and _RANDOM not in target.tags:
+                args, kwargs = (fx.map_arg(a, known.__getitem__) for a in (node.args, node.kwargs))
+                result = target(*args, **kwargs)
+                if isinstance(result, Tensor):
+                    known[node] = result
+    return known
+
+
+def _shortened(tensor: Tensor) -> Tensor:
+    """Return a tensor of equal floating-point numbers with axes of size 1. Elementwise operators repeat it."""
+    if tensor.is_floating_point() and tensor.numel() > 1 and bool((tensor == tensor.reshape(-1)[0]).all()):
+        return tensor.reshape(-1)[:1].reshape((1,) * tensor.dim())
+    return tensor
+
+
 def _translate(g: GraphBuilder, node: fx.Node, values: dict[fx.Node, Any]) -> Any:
     if node.target is operator.getitem:
         return values[node.args[0]][node.args[1]]  # type: ignore[index]
     if not isinstance(node.target, torch._ops.OpOverload) or node.target is torch.ops.aten.sym_size.int:
         return None  # arithmetic on sizes, which are known from the shapes of results
-    target = node.target
-    if not any(isinstance(n.meta.get("val"), Tensor) or n in values for n in node.all_input_nodes):
-        return _constant(g, target(*node.args, **node.kwargs))
-    call = _call(g, node, values)
-    try:
-        return OPERATORS[target](call)
-    except KeyError:
+    target = _pure(node.target)
+    if target not in OPERATORS:
         raise UserError(
-            f"{layer_of(node)}cannot export the operator {target} to a device: replace it in the module"
-        ) from None
+            _refusal(node, "a device has no such operator: replace it, or train this layer in simulation only")
+        )
+    try:
+        return OPERATORS[target](_call(g, target, node, values))
     except NotImplementedError as error:
-        raise UserError(f"{layer_of(node)}cannot export the operator {target} to a device: {error}") from None
+        raise UserError(_refusal(node, str(error))) from None
 
 
-def _call(g: GraphBuilder, node: fx.Node, values: dict[fx.Node, Any]) -> Call:
-    take = (lambda n: values[n]) if node.target in ELEMENTWISE else (lambda n: _expanded(g, n, values))
-    args, kwargs = fx.map_arg(node.args, take), fx.map_arg(node.kwargs, take)
+def _pure(target: torch._ops.OpOverload) -> Any:
+    """Return the operator that returns what an operator assigns, such as add for add_.
+
+    In a trace, later operators take the result of an assignment, so the assignment itself is not needed.
+    """
+    name, _, overload = str(target).removeprefix("aten.").partition(".")
+    packet = getattr(torch.ops.aten, name.removesuffix("_"), None) if name.endswith("_") else None
+    return getattr(packet, overload, target) if packet is not None else target
+
+
+def _refusal(node: fx.Node, reason: str) -> str:
+    layer = layer_of(node)
+    return f"cannot export {f'layer {layer}: ' if layer else ''}the operator {node.target}: {reason}"
+
+
+def _call(g: GraphBuilder, target: Any, node: fx.Node, values: dict[fx.Node, Any]) -> Call:
+    tensors = [n.meta["val"].dtype for n in node.all_input_nodes if isinstance(n.meta.get("val"), Tensor)]
+    common = _common_type(target, node, tensors)
+
+    def take(n: fx.Node) -> Any:
+        if target not in ELEMENTWISE:
+            return _expanded(g, n, values)
+        value = values[n]
+        if common is None or not isinstance(value, Value) or n.meta["val"].dtype == common:
+            return value
+        return Value(g.op("Cast", value.name, to=ONNX_TYPES[common]), value.shape, value.perm)
+
+    if target is torch.ops.aten.where.self:
+        args = (values[node.args[0]], *fx.map_arg(node.args[1:], take))  # type: ignore[index]
+    else:
+        args = tuple(fx.map_arg(node.args, take))
+    kwargs = fx.map_arg(node.kwargs, take)
     val = node.meta.get("val")
     result = val if isinstance(val, Tensor) else None
-    inputs = [n.meta["val"].dtype for n in node.all_input_nodes if isinstance(n.meta.get("val"), Tensor)]
     return Call(
         g,
-        tuple(args),
+        args,
         dict(kwargs),
         () if result is None else tuple(result.shape),
         torch.float32 if result is None else result.dtype,
-        inputs[0] if inputs else torch.float32,
+        common or (tensors[0] if tensors else torch.float32),
     )
+
+
+def _common_type(target: Any, node: fx.Node, tensors: list[torch.dtype]) -> torch.dtype | None:
+    """Return the type to which torch converts the tensors of an elementwise operator, or None if it does not."""
+    result = node.meta.get("val")
+    if target not in ELEMENTWISE or target in CONVERTING or not isinstance(result, Tensor) or not tensors:
+        return None
+    if result.dtype != torch.bool:
+        return result.dtype
+    return functools.reduce(torch.promote_types, tensors)
 
 
 def _expanded(g: GraphBuilder, node: fx.Node, values: dict[fx.Node, Any]) -> Any:
@@ -115,11 +180,11 @@ def _expanded(g: GraphBuilder, node: fx.Node, values: dict[fx.Node, Any]) -> Any
         return value
     full = tuple(node.meta["val"].shape)
     expandable = len(value.shape) == len(full) and all(a in (1, b) for a, b in zip(value.shape, full, strict=True))
-    if value.shape == full or not expandable:
-        return value
-    source = g.ordered(value)
-    return plain(g.op("Expand", source.name, g.constant(np.array(full, np.int64))), full)
+    return g.expand(value, full) if value.shape != full and expandable else value
 
 
 def _constant(g: GraphBuilder, tensor: Tensor) -> Value:
-    return plain(g.constant(tensor.detach().numpy()), tuple(tensor.shape))
+    array = tensor.detach().numpy()
+    if array.dtype.kind == "f":  # a device refuses constants that are not finite, such as the -inf of a mask
+        array = np.clip(array, np.finfo(np.float32).min, np.finfo(np.float32).max)
+    return plain(g.constant(array), tuple(tensor.shape))

@@ -1,4 +1,4 @@
-"""Pooling and its gradients as the ONNX operators that are fast on a CPU.
+"""Pooling over windows that do not overlap, and its gradients as the ONNX operators that are fast on a CPU.
 
 Max-pooling is a chain of splits and maxima over the columns, then over the rows of each window. ONNX Runtime's own
 MaxPool with indices costs 10 to 40 times as much.
@@ -36,72 +36,56 @@ class PoolGeometry:
         return self.height * self.kh, self.width * self.kw
 
 
-def _geometry(
-    operation: str, x: Value, kernel: Sequence[int], stride: Sequence[int], unsupported: bool, ceil_mode: bool
-) -> PoolGeometry:
-    """Return the windows of a pooling operator.
+def whole_windows(x: Value, options: Sequence[Any]) -> PoolGeometry | None:
+    """Return the windows of max-pooling if they are whole and do not overlap, else None.
 
-    Raises:
-        NotImplementedError: for windows that overlap, that are not whole, or with an unsupported option.
+    `options` are torch's arguments after the tensor.
     """
+    defaults: tuple[Any, ...] = ((), (0,), (1,), False)
+    kernel, stride, padding, dilation, ceil_mode = (*options, *defaults[len(options) - 1 :])
     kh, kw = kernel if len(kernel) == 2 else (kernel[0], kernel[0])
     steps = tuple(stride) if len(stride) == 2 else (stride[0],) * 2 if stride else (kh, kw)
     whole = x.shape[2] % kh == 0 and x.shape[3] % kw == 0
-    if steps != (kh, kw) or unsupported or (ceil_mode and not whole):
-        raise NotImplementedError(
-            f"{operation} with padding, dilation, ceil_mode, a divisor or overlapping windows is not supported"
-        )
+    if steps != (kh, kw) or any(padding) or any(d != 1 for d in dilation) or (ceil_mode and not whole):
+        return None
     return PoolGeometry(kh, kw, x.shape[2] // kh, x.shape[3] // kw)
 
 
-def _max_geometry(x: Value, options: Sequence[Any]) -> PoolGeometry:
-    """Return the windows of max-pooling; `options` are torch's arguments after the tensor."""
-    defaults: tuple[Any, ...] = ((), (0,), (1,), False)
-    kernel, stride, padding, dilation, ceil_mode = (*options, *defaults[len(options) - 1 :])
-    unsupported = any(padding) or any(d != 1 for d in dilation)
-    return _geometry("max-pooling", x, kernel, stride, unsupported, ceil_mode)
-
-
 def _mean_geometry(x: Value, options: Sequence[Any]) -> PoolGeometry:
-    """Return the windows of average pooling; `options` are torch's arguments after the tensor."""
-    defaults: tuple[Any, ...] = ((), (0,), False, True, None)
-    kernel, stride, padding, ceil_mode, _, divisor = (*options, *defaults[len(options) - 1 :])
-    return _geometry("average pooling", x, kernel, stride, any(padding) or bool(divisor), ceil_mode)
+    """Return the windows of average pooling. `edgefd.export.resampling` replaces other windows in the trace."""
+    geometry = whole_windows(x, options[:2])
+    if geometry is None:
+        raise NotImplementedError("windows that overlap are not supported here")
+    return geometry
 
 
-def _max_pool(call: Call) -> tuple[Value, None]:
-    """Translate the largest number of each window. Incomplete windows at the end are left out, as in torch."""
-    g = call.g
-    x, *options = call.args
-    p = _max_geometry(x, options)
+def max_pool(g: GraphBuilder, x: Value, p: PoolGeometry) -> Value:
+    """Return the largest number of each window. Incomplete windows at the end are left out, as in torch."""
     n, c = x.shape[:2]
     _, across = _columns_max(g, x, p)
-    maxima = _running_max(g, _split(g, across, (n * p.height, p.kh, p.width * c), p.kh))
+    maxima = running_max(g, _split(g, across, (n * p.height, p.kh, p.width * c), p.kh))
     pooled = g.reshape(plain(maxima[-1], (n * p.height, 1, p.width * c)), (n, p.height, p.width, c))
-    return g.permute(pooled, CHANNELS_LAST), None
+    return g.permute(pooled, CHANNELS_LAST)
 
 
-def _max_pool_backward(call: Call) -> Value:
-    """Translate the gradient of max-pooling.
+def max_pool_gradient(g: GraphBuilder, grad: Value, x: Value, p: PoolGeometry) -> Value:
+    """Return the gradient of max-pooling.
 
     It goes to the first largest number of each window, in row-major order: torch's rule for ties.
     """
-    g = call.g
-    grad, x, *options, _ = call.args
-    p = _max_geometry(x, options)
     n, c = x.shape[:2]
     columns, across = _columns_max(g, x, p)
     rows = _split(g, across, (n * p.height, p.kh, p.width * c), p.kh)
-    row_maxima = _running_max(g, rows)
+    row_maxima = running_max(g, rows)
     last = g.arranged(grad, CHANNELS_LAST)
     flat = g.reshape(plain(last.name, last.memory), (n * p.height, 1, p.width * c)).name
-    parts = _max_gradients(g, flat, rows, row_maxima)
+    parts = max_gradients(g, flat, rows, row_maxima)
     tall = g.reshape(
         plain(g.op("Concat", *parts, axis=1), (n * p.height, p.kh, p.width * c)),
         (n * p.height * p.kh * p.width, 1, c),
     )
-    column_maxima = _running_max(g, columns)
-    wide = g.op("Concat", *_max_gradients(g, tall.name, columns, column_maxima), axis=1)
+    column_maxima = running_max(g, columns)
+    wide = g.op("Concat", *max_gradients(g, tall.name, columns, column_maxima), axis=1)
     return _uncropped(g, plain(wide, (n * p.height * p.kh * p.width, p.kw, c)), x, p)
 
 
@@ -133,15 +117,6 @@ def _avg_pool_backward(call: Call) -> Value:
     return _uncropped(g, wide, x, p)
 
 
-POOLING: dict[Any, Callable[[Call], Any]] = {
-    _aten.max_pool2d_with_indices.default: _max_pool,
-    _aten.max_pool2d_with_indices_backward.default: _max_pool_backward,
-    _aten.avg_pool2d.default: _avg_pool,
-    _aten.avg_pool2d_backward.default: _avg_pool_backward,
-}
-"""Translations by torch operator."""
-
-
 def _cropped(g: GraphBuilder, x: Value, p: PoolGeometry) -> str:
     """Return the rows and columns of x that the windows cover, with channels last."""
     last = g.arranged(x, CHANNELS_LAST)
@@ -171,10 +146,10 @@ def _columns_max(g: GraphBuilder, x: Value, p: PoolGeometry) -> tuple[tuple[str,
     """Return the columns of each window, and the maximum over them."""
     n, c = x.shape[:2]
     columns = _split(g, _cropped(g, x, p), (n * p.height * p.kh * p.width, p.kw, c), p.kw)
-    return columns, _running_max(g, columns)[-1]
+    return columns, running_max(g, columns)[-1]
 
 
-def _running_max(g: GraphBuilder, parts: tuple[str, ...]) -> tuple[str, ...]:
+def running_max(g: GraphBuilder, parts: tuple[str, ...]) -> tuple[str, ...]:
     """Return the running maxima of tensors."""
     maxima = [parts[0]]
     for part in parts[1:]:
@@ -182,7 +157,7 @@ def _running_max(g: GraphBuilder, parts: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(maxima)
 
 
-def _max_gradients(g: GraphBuilder, grad: str, parts: tuple[str, ...], maxima: tuple[str, ...]) -> list[str]:
+def max_gradients(g: GraphBuilder, grad: str, parts: tuple[str, ...], maxima: tuple[str, ...]) -> list[str]:
     """Return the gradient of each part of a running maximum.
 
     A later part receives the gradient only where it is strictly larger than all earlier parts.
@@ -200,3 +175,10 @@ def _sum(g: GraphBuilder, parts: tuple[str, ...]) -> str:
     for part in parts[1:]:
         total = g.op("Add", total, part)
     return total
+
+
+MEAN_POOLING: dict[Any, Callable[[Call], Any]] = {
+    _aten.avg_pool2d.default: _avg_pool,
+    _aten.avg_pool2d_backward.default: _avg_pool_backward,
+}
+"""Translations by torch operator."""

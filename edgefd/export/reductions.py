@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from edgefd.export.call import Call
+from edgefd.export.call import ONNX_TYPES, Call
 from edgefd.export.graph_builder import GraphBuilder, Value, plain
 
 _aten = torch.ops.aten
@@ -41,6 +41,8 @@ def _batch_product(call: Call) -> Value:
 def _reduce(kind: str) -> Callable[[Call], Value]:
     def translate(call: Call) -> Value:
         value: Value = call.args[0]
+        if call.dtype != call.input_dtype:
+            value = Value(call.g.op("Cast", value.name, to=ONNX_TYPES[call.dtype]), value.shape, value.perm)
         axes = [a % len(value.shape) for a in _axes(call.get(1, "dim"))] or list(range(len(value.shape)))
         keep = bool(call.get(2, "keepdim", False))
         if not value.shape:
@@ -56,6 +58,32 @@ def _reduce(kind: str) -> Callable[[Call], Value]:
     return translate
 
 
+def _extreme(kind: str) -> Callable[[Call], tuple[Value, Value]]:
+    """Return the translation of the largest or smallest numbers along an axis, and of the first positions of them."""
+
+    def translate(call: Call) -> tuple[Value, Value]:
+        g, value = call.g, call.g.ordered(call.args[0])
+        axis, keep = call.get(1, "dim") % len(value.shape), int(call.get(2, "keepdim", False))
+        shape = (*value.shape[:axis], *([1] if keep else []), *value.shape[axis + 1 :])
+        best = g.op(f"Reduce{kind}", value.name, g.constant(np.array([axis], np.int64)), keepdims=keep)
+        return plain(best, shape), plain(g.op(f"Arg{kind}", value.name, axis=axis, keepdims=keep), shape)
+
+    return translate
+
+
+def _position_of_largest(call: Call) -> Value:
+    value, axis = call.g.ordered(call.args[0]), call.get(1, "dim")
+    if axis is None:
+        raise NotImplementedError("the position in the whole tensor depends on all rows of a batch: give dim")
+    keep = int(call.get(2, "keepdim", False))
+    return plain(call.g.op("ArgMax", value.name, axis=axis % len(value.shape), keepdims=keep), call.shape)
+
+
+def _cumulative_sum(call: Call) -> Value:
+    value, axis = call.g.ordered(call.args[0]), call.args[1] % len(call.shape)
+    return plain(call.g.op("CumSum", value.name, call.g.constant(np.array(axis, np.int64))), call.shape)
+
+
 def _axes(axes: Any) -> list[int]:
     return [axes] if isinstance(axes, int) else list(axes or ())
 
@@ -66,6 +94,22 @@ def _softmax(kind: str) -> Callable[[Call], Value]:
         return plain(call.g.op(kind, value.name, axis=call.args[1]), call.shape)
 
     return translate
+
+
+def _layer_norm(call: Call) -> tuple[Value, Value, Value]:
+    """Translate (x - mean) / sqrt(var + eps) over the last axes, times weight, plus bias.
+
+    The results are the normalised tensor, and the mean and 1 / sqrt(var + eps), with axes of size 1.
+    """
+    g = call.g
+    x, sizes, weight, bias, eps = call.args
+    x = g.ordered(x)
+    first = len(x.shape) - len(sizes)
+    scale = g.constant(np.ones(sizes, np.float32)) if weight is None else g.ordered(weight).name
+    shift = () if bias is None else (g.ordered(bias).name,)
+    out, mean, factor = g.node("LayerNormalization", x.name, scale, *shift, n=3, axis=first, epsilon=eps)
+    single = (*x.shape[:first], *(1 for _ in sizes))
+    return plain(out, x.shape), plain(mean, single), plain(factor, single)
 
 
 def _group_norm(call: Call) -> tuple[Value, Value, Value]:
@@ -95,6 +139,12 @@ REDUCTIONS: dict[Any, Callable[[Call], Any]] = {
     **dict.fromkeys((_aten.sum.dim_IntList, _aten.sum.default), _reduce("ReduceSum")),
     **dict.fromkeys((_aten.mean.dim, _aten.mean.default), _reduce("ReduceMean")),
     _aten.amax.default: _reduce("ReduceMax"),
+    _aten.amin.default: _reduce("ReduceMin"),
+    _aten.max.dim: _extreme("Max"),
+    _aten.min.dim: _extreme("Min"),
+    _aten.argmax.default: _position_of_largest,
+    _aten.cumsum.default: _cumulative_sum,
+    _aten.native_layer_norm.default: _layer_norm,
     _aten._softmax.default: _softmax("Softmax"),
     _aten._log_softmax.default: _softmax("LogSoftmax"),
     _aten.native_group_norm.default: _group_norm,

@@ -14,7 +14,9 @@ from edgefd.learners.noise import CounterMasks
 
 _aten = torch.ops.aten
 _COPIES = (_aten.clone.default, _aten.alias.default, _aten.detach.default)
-_LEGACY, _FUNCTIONAL = _aten.native_batch_norm.default, _aten._native_batch_norm_legit_functional.default
+_IN_PLACE = (_aten.native_batch_norm.default, _aten._native_batch_norm_legit.default)
+_FUNCTIONAL = _aten._native_batch_norm_legit_functional.default
+_WITHOUT_STATISTICS = _aten._native_batch_norm_legit.no_stats
 _PROBES = (2, 3)  # rows of two batches that show which axis of a mask is that of the rows
 
 
@@ -23,11 +25,11 @@ def return_statistics(graph: fx.Graph) -> bool:
 
     torch's operator writes them into its arguments, which a trace does not show.
     """
-    found = False
-    for node in [n for n in graph.nodes if n.target in (_LEGACY, _FUNCTIONAL)]:
+    found = any(n.target is _WITHOUT_STATISTICS for n in graph.nodes)
+    for node in [n for n in graph.nodes if n.target in (*_IN_PLACE, _FUNCTIONAL)]:
         mean, variance, training = node.args[3:6]
         found = found or bool(training)
-        if training and mean is not None and node.target is _LEGACY:
+        if training and mean is not None and node.target in _IN_PLACE:
             node.target = _FUNCTIONAL
             nodes = list(graph.nodes)
             later = set(nodes[nodes.index(node) + 1 :])

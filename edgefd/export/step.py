@@ -8,20 +8,18 @@ its gradient, and an update of SGD with momentum 0.9 or of Adam, as `edgefd.lear
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
-from torch._decomp import core_aten_decompositions, get_decompositions
 from torch._subclasses import FakeTensorMode
-from torch.func import functional_call, functionalize, grad_and_value
-from torch.fx.experimental.proxy_tensor import make_fx
+from torch.func import functional_call, grad_and_value
 from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, StatelessSymbolicContext
 
 from edgefd.core.errors import UserError
-from edgefd.export.layer_names import noted_layers
 from edgefd.export.rewrites import keep_outputs, read_masks, return_statistics, unchanged_outputs
 from edgefd.export.state import (
     bare,
@@ -33,37 +31,11 @@ from edgefd.export.state import (
     trained_parameters,
     unread_counters,
 )
+from edgefd.export.trace import trace
 from edgefd.learners.graphs import ROWS
 from edgefd.learners.optimizer import BETAS, EPS, MOMENTUM
 
 _aten = torch.ops.aten
-_NOT_DECOMPOSED = (  # `edgefd.export.operators` translates them whole, which is faster than their parts
-    _aten.threshold_backward.default,
-    _aten.convolution_backward.default,
-    _aten.max_pool2d_with_indices_backward.default,
-    _aten.avg_pool2d_backward.default,
-    _aten.native_group_norm.default,
-    _aten.native_batch_norm_backward.default,
-    _aten._native_batch_norm_legit_functional.default,
-)
-_DECOMPOSED = (  # in addition to torch's core decompositions
-    _aten.native_layer_norm,
-    _aten.native_layer_norm_backward,
-    _aten._log_softmax_backward_data,
-    _aten._softmax_backward_data,
-    _aten.gelu,
-    _aten.gelu_backward,
-    _aten.silu,
-    _aten.silu_backward,
-    _aten.leaky_relu,
-    _aten.leaky_relu_backward,
-    _aten.hardtanh,
-    _aten.hardtanh_backward,
-    _aten.elu,
-    _aten.elu_backward,
-    _aten.tanh_backward,
-    _aten.sigmoid_backward,
-)
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,7 +103,7 @@ def trace_step(model: nn.Module, optimizer: str, batch: int, shape: tuple[int, .
 
     rows = (torch.zeros(batch, *shape), torch.full((batch, n_classes), 1 / n_classes), torch.ones(batch))
     numbers = [torch.tensor(0.01), *(torch.tensor(v) for v in constants.values()), torch.ones(batch)]
-    graph = _trace(model, step, [*state.values(), *fixed.values(), *rows, *numbers])
+    graph = trace(step, [*state.values(), *fixed.values(), *rows, *numbers], model)
     uses_statistics = return_statistics(graph.graph)
     unchanged = {name for i, name in enumerate(state) if i in unchanged_outputs(graph.graph)} | unread
     kept = [i for i, name in enumerate([*state, "loss"]) if name not in unchanged]
@@ -144,8 +116,10 @@ def trace_step(model: nn.Module, optimizer: str, batch: int, shape: tuple[int, .
     return Traced(graph, tuple(names), tuple(outputs), fixed | {n: state[n] for n in state if n in unchanged})
 
 
-def trace_logits(model: nn.Module, shape: tuple[int, ...], state: Collection[str]) -> Traced:
+def trace_logits(model: nn.Module, shape: tuple[int, ...], state: Collection[str] = ()) -> Traced:
     """Trace the logits for any number of rows: (the arrays `model/...` of `state`, x) → logits.
+
+    Other tensors of the module are constants.
 
     Raises:
         UserError: if the module draws random numbers in evaluation mode too.
@@ -157,10 +131,16 @@ def trace_logits(model: nn.Module, shape: tuple[int, ...], state: Collection[str
     def logits(*flat: Tensor) -> list[Tensor]:
         return [functional_call(model, dict(zip(map(bare, tensors), flat[:-1], strict=True)), (flat[-1],))]
 
-    fake = FakeTensorMode(shape_env=ShapeEnv())
+    fake = FakeTensorMode(shape_env=ShapeEnv(), allow_non_fake_inputs=True)
     free = StatelessSymbolicContext([DimDynamic.DYNAMIC, *(DimDynamic.STATIC for _ in shape)])  # type: ignore[var-annotated]
     fake_tensors = [fake.from_tensor(t.contiguous(), static_shapes=True) for t in tensors.values()]
-    graph = _trace(model, logits, [*fake_tensors, fake.from_tensor(torch.zeros(7, *shape), symbolic_context=free)])
+    graph = trace(logits, [*fake_tensors, fake.from_tensor(torch.zeros(7, *shape), symbolic_context=free)], model)
+    results: Any = graph.graph.output_node().args[0]
+    if isinstance(results[0].meta["val"].shape[0], int):
+        raise UserError(
+            "the logits of this module cannot be traced for any number of rows: in the module, use sizes that do not "
+            "depend on the number of rows"
+        )
     if any(node.target is _aten.bernoulli.p for node in graph.graph.nodes):
         raise UserError("the module draws random masks in predictions too: use nn.Dropout, which stops in evaluation")
     fixed = {name: tensor for name, tensor in tensors.items() if name not in state or name.startswith("counter/")}
@@ -171,25 +151,6 @@ def trace_logits(model: nn.Module, shape: tuple[int, ...], state: Collection[str
                 "training changes: keep it as float32"
             )
     return Traced(graph, (*tensors, "x"), ("logits",), fixed)
-
-
-def _trace(model: nn.Module, function: Callable[..., list[Tensor]], arguments: list[Tensor]) -> fx.GraphModule:
-    table = {**core_aten_decompositions(), **get_decompositions(_DECOMPOSED)}
-    for operator in _NOT_DECOMPOSED:
-        table.pop(operator, None)
-    tracer = make_fx(functionalize(function, remove="mutations"), decomposition_table=table)
-    running: list[str] = []
-    try:
-        with noted_layers(model) as running:
-            traced: fx.GraphModule = tracer(*arguments)
-    except UserError:
-        raise
-    except Exception as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        layer = f"{running[-1]}: " if running and running[-1] else ""
-        raise UserError(f"{layer}torch cannot trace the training step of this module: {reason}") from error
-    traced.graph.eliminate_dead_code()
-    return traced
 
 
 def _sgd(state: list[Tensor], gradients: list[Tensor], lr: Tensor) -> list[Tensor]:

@@ -45,6 +45,8 @@ class BundleSettings:
     """terms of the federation that the device joins"""
     units: Units
     """kind and range of the raw samples, and statistics of the scaled proxy set"""
+    label_names: tuple[str, ...] | None = None
+    """labels of the classes in the data of the federation; None = 0, 1, ..."""
 
 
 def export_bundle(
@@ -98,6 +100,7 @@ def export_bundle(
         terms=settings.terms,
         units=settings.units,
         raw_shape=None if extractor is None else extractor[1],
+        label_names=settings.label_names,
     )
     text = json.dumps(dataclasses.asdict(manifest), indent=2) + "\n"
     _write(out, blobs | {MANIFEST: text.encode()})

@@ -1,4 +1,4 @@
-"""`Progress`: the state of a server between two rounds."""
+"""`Progress`: the state of a server between two rounds, with the best held-out accuracy so far."""
 
 from __future__ import annotations
 
@@ -10,6 +10,17 @@ import numpy as np
 from edgefd.core.knowledge import Knowledge
 from edgefd.federation.memory import Memory
 from edgefd.selection import SelectionState
+
+
+@dataclass(frozen=True)
+class BestRound:
+    """The evaluated round with the highest mean held-out accuracy so far; the first of equal ones."""
+
+    round: int
+    accuracy: float
+    """mean over the reporting clients of the accuracy of each on its own held-out data"""
+    later: int = 0
+    """number of evaluations after it"""
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,3 +36,7 @@ class Progress:
     """newest knowledge of each client; empty if the server needs no memory"""
     method_state: Mapping[str, np.ndarray] = field(default_factory=dict)
     """arrays that `Method.aggregate` keeps from round to round, by name; empty if the method keeps none"""
+    best: BestRound | None = None
+    """best round so far; None before the first evaluation"""
+    closed: bool = False
+    """whether the closing round is completed, so that no round follows"""

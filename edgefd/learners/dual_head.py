@@ -15,9 +15,9 @@ from edgefd.learners.batches import Batch
 from edgefd.learners.learner import Learner, Proximal
 from edgefd.learners.probabilities import softmax64
 
-_PRIVATE_SHARE = 0.5  # alpha: share of the private head in a prediction
-_TAUGHT_TEMPERATURE = 0.5  # beta: temperature of the taught head in a prediction
-_MIN_PROBABILITY = 1e-12  # avoids the logarithm of 0
+PRIVATE_SHARE = 0.5  # alpha: share of the private head in a prediction
+TAUGHT_TEMPERATURE = 0.5  # beta: temperature of the taught head in a prediction
+MIN_PROBABILITY = 1e-12  # avoids the logarithm of 0
 
 
 def mixture(logits: Float32) -> Float64:
@@ -29,7 +29,7 @@ def mixture(logits: Float32) -> Float64:
     array([[0.5, 0.5]])
     """
     private, taught = np.split(logits.astype(np.float64), 2, axis=1)
-    return _PRIVATE_SHARE * softmax64(private) + (1 - _PRIVATE_SHARE) * softmax64(taught / _TAUGHT_TEMPERATURE)
+    return PRIVATE_SHARE * softmax64(private) + (1 - PRIVATE_SHARE) * softmax64(taught / TAUGHT_TEMPERATURE)
 
 
 def dual_head_targets(logits: Float32, targets: Float32, n_taught: int) -> tuple[Float32, float]:
@@ -44,7 +44,7 @@ def dual_head_targets(logits: Float32, targets: Float32, n_taught: int) -> tuple
     gradient[n_taught:, : targets.shape[1]] = private[n_taught:] - targets[n_taught:]
     gradient[:n_taught, targets.shape[1] :] = taught[:n_taught] - targets[:n_taught]
     probs = np.concatenate([taught[:n_taught], private[n_taught:]])
-    loss = -(targets * np.log(np.maximum(probs, _MIN_PROBABILITY))).sum(1).mean()
+    loss = -(targets * np.log(np.maximum(probs, MIN_PROBABILITY))).sum(1).mean()
     return (softmax64(logits) - gradient).astype(np.float32), float(loss)
 
 
@@ -72,7 +72,7 @@ class DualHead:
 
     def predict_logits(self, x: Float32) -> Float32:
         """Return the logits of the joint prediction of both heads, float32 [n, C]."""
-        return np.asarray(np.log(np.maximum(mixture(self._learner.predict_logits(x)), _MIN_PROBABILITY)), np.float32)
+        return np.asarray(np.log(np.maximum(mixture(self._learner.predict_logits(x)), MIN_PROBABILITY)), np.float32)
 
     def state(self) -> dict[str, np.ndarray]:
         """Return the state of the model with both heads."""

@@ -20,6 +20,7 @@ from edgefd.learners.max_pool_relu import pool_relu
 from edgefd.learners.noise import seeded
 from edgefd.learners.normalised_models import NORMALISED_MODELS
 from edgefd.learners.own_models import check_own_model
+from edgefd.learners.window_models import GRU, CNN1d, Transformer
 
 Shape = tuple[int, ...]
 """Shape of one sample."""
@@ -227,28 +228,6 @@ class DepthwiseNet(nn.Module):
         return out
 
 
-class CNN1d(nn.Module):
-    """Three convolutions along time, each of stride 2, the mean over time, one linear layer.
-
-    The samples are windows [channels, steps] of sensors. Each convolution treats a window as an image with one row, so
-    a device trains it with the same operators as it uses for images.
-    """
-
-    def __init__(self, shape: Shape, n_classes: int, width: int = 16) -> None:
-        super().__init__()
-        channels, _ = shape
-        self.conv1 = nn.Conv2d(channels, width, (1, 9), stride=(1, 2), padding=(0, 4))
-        self.conv2 = nn.Conv2d(width, 2 * width, (1, 5), stride=(1, 2), padding=(0, 2))
-        self.conv3 = nn.Conv2d(2 * width, 2 * width, (1, 5), stride=(1, 2), padding=(0, 2))
-        self.fc = nn.Linear(2 * width, n_classes)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return the logits of samples, [n, C]."""
-        x = F.relu(self.conv2(F.relu(self.conv1(x.unsqueeze(2)))))
-        out: Tensor = self.fc(F.relu(self.conv3(x)).mean((2, 3)))
-        return out
-
-
 def cnn_small(shape: Shape, n_classes: int) -> nn.Module:
     """Return a CNN of 4 and 8 channels, with about 7,000 parameters on 28x28."""
     return CNN(shape, n_classes, width=4, hidden=32)
@@ -265,11 +244,15 @@ MODELS: dict[str, Factory] = {
     "resnet8": ResNet8,
     "dwnet": DepthwiseNet,
     "cnn1d": CNN1d,
+    "gru": GRU,
+    "transformer": Transformer,
 }
 """Models by name, whose graphs devices know."""
 NAMED = MODELS | NORMALISED_MODELS
 """All models by name."""
 
+WINDOW_MODELS = ("cnn1d", "gru", "transformer")
+"""Names of the models that take windows only."""
 ADVISED = ("cnn", "cnn1d", "mlp")
 """Names of the models that an error about the shape of samples advises: the first that takes them."""
 SIDE = 16
@@ -323,7 +306,7 @@ def _check_named(name: str, shape: Shape) -> None:
     if not _takes(name, shape):
         side = SIDE // 2 if name in NORMALISED_MODELS else SIDE
         windows, images = f"windows [channels, {SIDE} steps or more]", f"images of {side} x {side} or more"
-        needed, first = windows if name == "cnn1d" else images, (shape[-1], *shape[:-1])
+        needed, first = windows if name in WINDOW_MODELS else images, (shape[-1], *shape[:-1])
         advice = f"use {next(other for other in ADVISED if _takes(other, shape))}"
         if shape[-1] < SIDE and _takes(name, first):
             advice = f"give the channels first, as {list(first)}, or {advice}"
@@ -334,7 +317,7 @@ def _takes(name: str, shape: Shape) -> bool:
     """Return whether a model of edgefd takes samples of this shape."""
     if name in ("linear", "mlp"):
         return True
-    if name == "cnn1d":
+    if name in WINDOW_MODELS:
         return len(shape) == 2 and shape[1] >= SIDE
     return len(shape) == 3 and min(shape[1:]) >= (SIDE // 2 if name in NORMALISED_MODELS else SIDE)
 

@@ -47,7 +47,7 @@ def _accuracy(settings: Sequence[Setting]) -> Figure:
     for setting in settings:
         _draw(axes, setting, by_round(setting, _accuracy_of), 1.0)
     axes.set(xlabel="round", ylabel=label)
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    _whole_rounds(axes)
     axes.legend()
     return figure
 
@@ -70,7 +70,7 @@ def _clients(settings: Sequence[Setting]) -> Figure:
         means = [(m.round, m.accuracy_mean) for m in run.rounds if m.accuracy_mean is not None]
         axes.plot(*zip(*means, strict=True), color=f"C{setting.style}", linewidth=2.2)
         axes.set(title=_plain(setting.name), xlabel="round")
-        axes.xaxis.get_major_locator().set_params(integer=True)
+        _whole_rounds(axes)
     figure.supylabel("accuracy of each client, and their mean")
     for axes in grid[len(shown) :]:
         axes.set_visible(False)
@@ -96,6 +96,13 @@ def _bytes(settings: Sequence[Setting]) -> Figure:
     curves.set(xlabel="MB sent so far, up and down", ylabel="accuracy, mean over clients")
     curves.legend()
     return figure
+
+
+def _whole_rounds(axes: Axes) -> None:
+    """Label the x axis with whole numbers only."""
+    from matplotlib.ticker import MaxNLocator
+
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
 
 
 def _total(run: RunRecord, direction: str) -> int:

@@ -75,9 +75,15 @@ def class_figure(run: RunRecord) -> Figure | None:
     height, body = heat_map(values, clients, classes, ("class", "client"), texts)
     rows = [[c, *(percent(v) for v in row)] for c, row in zip(clients, values, strict=True)]
     rows.append(["test samples", *(f"{n:,}" for n in totals)])
-    table = Table(["client", *(f"class {c}" for c in classes)], rows)
+    table = Table(["client", *_class_titles(run, len(totals))], rows)
     note = "At the end, in per cent of the test samples of each class."
     return Figure("Accuracy by client and class", note, WIDTH, height, body, table, shades=SHARES)
+
+
+def _class_titles(run: RunRecord, n: int) -> list[str]:
+    """Return titles of columns for classes: their numbers, with their labels in the source if these differ."""
+    names = None if run.partition is None else run.partition.label_names
+    return [f"class {c}" if names is None or len(names) != n else f"class {c}: {names[c]}" for c in range(n)]
 
 
 def data_figure(run: RunRecord) -> Figure | None:
@@ -91,7 +97,7 @@ def data_figure(run: RunRecord) -> Figure | None:
     texts = [["" if not n else str(n) for n in row] for row in counts]
     height, body = heat_map(values, names, classes, ("class", "client"), texts)
     table = Table(
-        ["client", *(f"class {c}" for c in classes), "to train on", "held out", "contributed"],
+        ["client", *_class_titles(run, len(classes)), "to train on", "held out", "contributed"],
         [
             [name, *(f"{n:,}" for n in (*c.samples_by_class, c.train, c.heldout, c.contributed))]
             for name, c in zip(names, clients, strict=True)

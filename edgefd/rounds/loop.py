@@ -44,10 +44,11 @@ def run_rounds(server: Server, transport: Transport, progress: Progress | None =
         progress: state after the last completed round, if a run is resumed.
 
     Yields:
-        The result of each round. The last one is the closing round.
+        The result of each round. The last one is the closing round, which comes earlier if the patience of the server
+        ends.
     """
     progress = progress or Progress()
-    while progress.next_round <= server.terms.training.rounds:
+    while not progress.closed:
         plan, sampled = make_plan(server, progress)
         exchange = transport.exchange(plan, sampled, progress.teacher)
         progress = server_round(server, exchange.reports, plan, progress)

@@ -17,7 +17,7 @@ from edgefd.federation.context import ServerContext
 from edgefd.federation.memory import recall, update
 from edgefd.federation.method import Method
 from edgefd.federation.plan import RoundPlan
-from edgefd.federation.progress import Progress
+from edgefd.federation.progress import BestRound, Progress
 from edgefd.federation.report import Report
 from edgefd.federation.terms import FederationTerms
 from edgefd.learners.learner import Learner
@@ -45,6 +45,9 @@ class Server:
     """model of the server; None unless the method declares one"""
     combine: Callable[[Sequence[Knowledge]], Knowledge] = weighted_mean
     """average of soft labels, row by row"""
+    patience: int | None = None
+    """number of evaluations without a gain of held-out accuracy after which the closing round follows; None = all
+    rounds take place"""
 
 
 def make_plan(server: Server, progress: Progress) -> tuple[RoundPlan, tuple[int, ...]]:
@@ -54,7 +57,7 @@ def make_plan(server: Server, progress: Progress) -> tuple[RoundPlan, tuple[int,
     """
     terms, round, ids = server.terms, progress.next_round, np.arange(len(server.proxy))
     evaluate = round % server.evaluate_every == 0
-    if round >= terms.training.rounds:
+    if round >= terms.training.rounds or _patience_ended(server, progress):
         return RoundPlan(round, ids, evaluate, closing=True), tuple(range(server.n_clients))
     rng = make_rng(terms.seed, Purpose.QUERY, round)
     ids = terms.selection.query(ids, progress.teacher, progress.selection_state, rng)
@@ -67,8 +70,9 @@ def server_round(server: Server, reports: Sequence[Report], plan: RoundPlan, pro
     Raises:
         RunError: if clients could not decode the aggregate: nothing of it must be saved or sent.
     """
+    best = _best_round(progress.best, reports, plan.round)
     if plan.closing:
-        return replace(progress, next_round=plan.round + 1)
+        return replace(progress, next_round=plan.round + 1, best=best, closed=True)
     if server.learner is not None:
         server.learner.set_noise(server.terms.seed, Purpose.STUDENT, plan.round)
     ordered = sorted(reports, key=lambda report: report.client)
@@ -93,7 +97,26 @@ def server_round(server: Server, reports: Sequence[Report], plan: RoundPlan, pro
     memory = (
         update(progress.memory, ordered, asked) if remembers(server.participation, server.method) else progress.memory
     )
-    return Progress(plan.round + 1, teacher, state, memory, ctx.state)
+    return Progress(plan.round + 1, teacher, state, memory, ctx.state, best)
+
+
+def _patience_ended(server: Server, progress: Progress) -> bool:
+    return server.patience is not None and progress.best is not None and progress.best.later >= server.patience
+
+
+def _best_round(best: BestRound | None, reports: Sequence[Report], round: int) -> BestRound | None:
+    """Return the best round after these reports; a round without evaluation changes nothing."""
+    measured = [r.metrics["heldout_accuracy"] for r in sorted(reports, key=lambda r: r.client) if _evaluated(r, round)]
+    if not measured:
+        return best
+    accuracy = float(np.mean(measured))
+    if best is None or accuracy > best.accuracy:
+        return BestRound(round, accuracy)
+    return replace(best, later=best.later + 1)
+
+
+def _evaluated(report: Report, round: int) -> bool:
+    return report.round == round and "heldout_accuracy" in report.metrics
 
 
 def _checked_aggregate(server: Server, ctx: ServerContext) -> Knowledge:

@@ -51,6 +51,7 @@ class Callback(Protocol):
 
         An error ends the run, unless rounds were completed before: by this command, or by a run that is resumed.
         """
+        return  # not abstract: a subclass need not define it
 
     def on_round(self, metrics: RoundMetrics) -> None:
         """Receive the metrics of a round, after they were written to the run folder.
@@ -58,6 +59,7 @@ class Callback(Protocol):
         A run that is resumed passes on the rounds that were completed before first. After an error, this object
         receives no more rounds of the run.
         """
+        return  # not abstract: a subclass need not define it
 
     def on_end(self, summary: Mapping[str, Any] | None) -> None:
         """Receive the content of summary.json, and close everything that is open.
@@ -65,6 +67,7 @@ class Callback(Protocol):
         It is called at the end of every run for which `on_start` succeeded, also after Ctrl-C or an error: then
         `complete` is false in the summary, or the summary is None if there is none, as without a completed round.
         """
+        return  # not abstract: a subclass need not define it
 
 
 class CallbackList:
@@ -140,9 +143,13 @@ def load_callbacks(config: Config, own: Sequence[Callback] = ()) -> CallbackList
     """Return the callbacks `own` of a Python program, and then those that a config names.
 
     Raises:
-        UserError: if a name is unknown, a package is missing, or an object has not the functions of `Callback`.
+        UserError: if a name is unknown, a tracker is named twice, a package is missing, or an object has not the
+            functions of `Callback`.
     """
-    trackers = [tracker(name) for name in config.run.trackers]
+    names = config.run.trackers
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise UserError(f"run.trackers names {twice[0]} twice: remove one")
+    trackers = [tracker(name) for name in names]
     named = [_named(entry) for entry in config.run.callbacks]
     for callback in (*own, *named):
         missing = [name for name in _FUNCTIONS if not callable(getattr(callback, name, None))]

@@ -8,6 +8,8 @@ import numpy as np
 
 from edgefd.config.schema import Proxy
 from edgefd.core.arrays import Int64
+from edgefd.core.text import shown
+from edgefd.data.datasets import Dataset
 from edgefd.runs.prepare import PreparedRun
 
 WIDTH = 78
@@ -23,7 +25,7 @@ def describe_data(prepared: PreparedRun) -> list[str]:
     return [
         f"{d.name} from {d.source}: {len(d.x_train)} + {len(d.x_test)} samples",
         f"  sha256: {d.sha256}",
-        f"  classes: {d.n_classes}, with the labels 0 to {d.n_classes - 1}",
+        *_wrapped(f"  classes: {d.n_classes}, {_labels(d)}"),
         f"  samples: {d.x_train.dtype} {list(d.x_train.shape[1:])}, training values from {low:g} to {high:g}",
         *_by_class("training samples", d.y_train, d.n_classes),
         *_by_class("test samples", d.y_test, d.n_classes),
@@ -36,6 +38,16 @@ def describe_data(prepared: PreparedRun) -> list[str]:
         f"  classes of each client: {_spread((f.table > 0).sum(1).tolist())}",
         *(line for warning in prepared.all_warnings for line in _wrapped(f"warning: {warning}")),
     ]
+
+
+def _labels(dataset: Dataset) -> str:
+    """Return the labels of the classes; those of a source that are not 0, 1, ... are mapped to the classes."""
+    names = dataset.label_names
+    if names is None:
+        return f"with the labels 0 to {dataset.n_classes - 1}"
+    listed = ", ".join(f"{c} = {shown(name, WIDTH)}" for c, name in enumerate(names[:LISTED_CLASSES]))
+    more = f", and {len(names) - LISTED_CLASSES} more" if len(names) > LISTED_CLASSES else ""
+    return f"to which the labels are mapped: {listed}{more}"
 
 
 def _by_class(name: str, y: Int64, n_classes: int) -> list[str]:

@@ -14,6 +14,7 @@ from edgefd.core.arrays import Int64
 from edgefd.core.errors import RunError, Stopped
 from edgefd.core.json_files import append_json_line, write_json, write_json_lines
 from edgefd.federation.clients import Federation, ProxySet, proxy_labels_of
+from edgefd.federation.progress import Progress
 from edgefd.federation.terms import FederationTerms
 from edgefd.learners.learner import Learner
 from edgefd.poisoning.robust_aggregation import aggregate_of
@@ -22,7 +23,7 @@ from edgefd.rounds.server import Server
 from edgefd.runs.callbacks import CallbackList, run_info
 from edgefd.runs.environment import environment
 from edgefd.runs.facts import RunFacts, ground_truth
-from edgefd.runs.folder import write_config
+from edgefd.runs.folder import METRICS, write_config
 from edgefd.runs.round_metrics import RoundMetrics, measure
 from edgefd.runs.summary import summarise
 from edgefd.runs.terms import terms_of
@@ -66,8 +67,8 @@ def execute_run(
     write_config(folder, config)
     write_json(folder / "env.json", asdict(environment(config.objects)))
     write_json(folder / "partition.json", facts.partition)
-    if done:
-        write_json_lines(folder / "metrics.jsonl", [_line(folder, m) for m in done])
+    if done or (folder / METRICS).exists():  # a killed run may have written rounds that it will repeat
+        write_json_lines(folder / METRICS, [_line(folder, m) for m in done])
     start = time.perf_counter() - sum(m.seconds for m in done)
     completed, summary = list(done), dict[str, Any]()
 
@@ -83,12 +84,12 @@ def execute_run(
                 new_rounds = progress(rounds())  # workers are forked here, before a callback starts threads
                 callbacks.start(run_info(config, facts.n_clients, folder), done)
                 for metrics in new_rounds:
-                    append_json_line(folder / "metrics.jsonl", _line(folder, metrics))
+                    append_json_line(folder / METRICS, _line(folder, metrics))
                     completed.append(metrics)
                     callbacks.round(metrics)
             except (KeyboardInterrupt, RunError) as error:
                 if completed and isinstance(error, KeyboardInterrupt):  # it can arrive between two lines above
-                    write_json_lines(folder / "metrics.jsonl", [_line(folder, m) for m in completed])
+                    write_json_lines(folder / METRICS, [_line(folder, m) for m in completed])
                 if completed:
                     write_summary()
                 raise
@@ -114,6 +115,9 @@ def simulate_rounds(
     federation: Federation,
     start: float | None = None,
     record: Callable[[RoundResult], None] | None = None,
+    server: Server | None = None,
+    progress: Progress | None = None,
+    completed: Callable[[RoundResult, RoundMetrics], None] | None = None,
 ) -> Iterator[RoundMetrics]:
     """Run the rounds of a config over any transport and yield the metrics of each.
 
@@ -123,13 +127,19 @@ def simulate_rounds(
         federation: the federation with all data that only a simulation has.
         start: time at which the first round began, in seconds of `time.perf_counter` (None = now).
         record: called with the result of each round when the round ends.
+        server: the server (None = that of `make_server`).
+        progress: state of the server after the last completed round, if a run is resumed.
+        completed: called with the result and the metrics of each round, before the metrics are yielded.
     """
     start = time.perf_counter() if start is None else start
     truth = ground_truth(federation, isinstance(config.partition, ByGroup))
-    for result in run_rounds(make_server(config, federation), transport):
+    for result in run_rounds(server or make_server(config, federation), transport, progress):
         if record is not None:
             record(result)
-        yield measure(result, truth, time.perf_counter() - start, config.method.message)
+        metrics = measure(result, truth, time.perf_counter() - start, config.method.message)
+        if completed is not None:
+            completed(result, metrics)
+        yield metrics
         start = time.perf_counter()
 
 
@@ -165,4 +175,5 @@ def server_of(
         labels=labels,
         learner=learner,
         combine=aggregate_of(config.aggregator),
+        patience=config.run.patience,
     )

@@ -17,6 +17,7 @@ from edgefd.runs.deployable import check_deployable
 from edgefd.runs.load_data import extractor_of, load_raw
 from edgefd.runs.prepare import prepare
 from edgefd.runs.terms import terms_of
+from edgefd.runs.weights import initial_path, load_initial
 from edgefd.wire.bundle_manifest import Manifest
 
 _LOG = logging.getLogger(__name__)
@@ -40,8 +41,11 @@ def export_config(config: Config, model: str | None, out: Path, proxy_labels: Pa
         if path.exists():
             raise UserError(f"{path} exists already: choose another path, or remove it")
     name = model or config.model[0].name
+    choice = next((each for each in config.model if each.name == name), Model(name))
     check_deployable(config)
-    prepared = prepare(replace(config, model=(Model(name),)))
+    if choice.init is not None:
+        initial_path(choice.init, None)  # a bundle is for several clients: a folder of their models is refused
+    prepared = prepare(replace(config, model=(Model(name, init=choice.init),)))
     for warning in prepared.all_warnings:
         _LOG.warning("%s", warning)
     federation = prepared.federation
@@ -57,8 +61,10 @@ def export_config(config: Config, model: str | None, out: Path, proxy_labels: Pa
         n_clients=len(federation.clients),
         terms=terms_of(config, federation),
         units=units_of(load_raw(config).x_train, proxy),
+        label_names=prepared.dataset.label_names,
     )
     network = build_model(name, proxy.shape[1:], federation.n_classes, config.seed)
+    load_initial(network, choice.init, None)
     with removed_on_error(*paths):
         manifest = export_bundle(out, network, proxy, settings, extractor_of(config))
         if proxy_labels is not None and federation.proxy_labels is not None:

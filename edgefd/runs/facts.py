@@ -43,7 +43,7 @@ class RunFacts:
     dataset: str
     """name of the data set"""
     bytes_once: int | None = None
-    """bytes of raw samples sent before round 0; None for devices"""
+    """bytes of raw samples sent before round 0; for devices, of their bundles; None = not known"""
     data_source: str | None = None
     data_samples: int | None = None
     data_sha256: str | None = None
@@ -61,11 +61,16 @@ def ground_truth(federation: Federation, by_group: bool = False) -> GroundTruth:
     )
 
 
-def partition_record(federation: Federation, shifts: Sequence[float | None], members: bool = False) -> dict[str, Any]:
+def partition_record(
+    federation: Federation,
+    shifts: Sequence[float | None],
+    members: bool = False,
+    label_names: Sequence[str] | None = None,
+) -> dict[str, Any]:
     """Return partition.json: how many samples of each class each client holds and contributed.
 
     `shifts` are the shifts of the proxy set from the data of the clients. With `members`, it also lists which samples
-    these are.
+    these are. `label_names` are the labels of the classes in the source of the data; None = 0, 1, ...
     """
     return {
         "clients": [
@@ -83,6 +88,7 @@ def partition_record(federation: Federation, shifts: Sequence[float | None], mem
         "proxy": len(federation.proxy),
         "proxy_sha256": federation.proxy.sha256,
         "test": len(federation.x_test),
+        "label_names": None if label_names is None else list(label_names),
     }
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from edgefd.data.model_input import InputFormat
 from edgefd.runs.calibration import Reliability
 from edgefd.runs.environment import Environment
+from edgefd.runs.model_files import ModelInfo
 from edgefd.runs.records import ClientRecord, Partition, Summary
 from edgefd.runs.round_metrics import Evaluation, RoundMetrics
 
@@ -35,7 +37,14 @@ RUN_FILES = (
     RunFile("metrics.csv", "after each round, with the tracker csv", "one row of numbers for each round"),
     RunFile("tensorboard/, wandb/", "by the trackers of these names", "files of TensorBoard and of Weights & Biases"),
     RunFile("knowledge/", "with run.record_knowledge", "the messages that each party received, for `edgefd audit`"),
-    RunFile("checkpoint.bin", "by a coordinator of devices", "the state for `--resume`"),
+    RunFile(
+        "models/",
+        "as run.keep says",
+        "round-0030/client-003.safetensors and so on; the metadata `edgefd` of a file is the JSON below",
+        (ModelInfo, InputFormat),
+    ),
+    RunFile("checkpoint.bin", "after rounds", "the state for `--resume`: settings, metrics, and the server's state"),
+    RunFile("checkpoint/", "by `edgefd simulate`", "the states of the clients; removed when the run is complete"),
     RunFile("link.jsonl", "by a coordinator of devices", "events, such as reports and refusals, and teachers' digests"),
     RunFile("link.jsonl.1", "from 16 MiB on", "older events; link.jsonl.2 and link.jsonl.3 are older still"),
     RunFile("flower/", "by `edgefd serve flower`", "the SuperLink's database and log, and other files of Flower"),

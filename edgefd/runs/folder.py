@@ -14,7 +14,7 @@ from edgefd.core.errors import UserError
 from edgefd.core.files import PRIVATE, folder_mode, put, removed_on_error, writing
 from edgefd.core.yaml_files import dump_yaml
 
-METRICS = "metrics.jsonl"
+CONFIG, METRICS = "config.yaml", "metrics.jsonl"
 BASELINES = "also"
 """folder in a run folder that holds the run folders of the baselines, by method"""
 
@@ -88,5 +88,5 @@ def write_config(folder: Path, config: Config) -> None:
     text = dump_yaml(config.to_dict())
     if config.objects:
         text = f"# This file alone cannot repeat the run: env.json describes {', '.join(config.objects)}.\n{text}"
-    with writing(folder / "config.yaml") as path:
+    with writing(folder / CONFIG) as path:
         put(path, text.encode())

@@ -18,6 +18,7 @@ from edgefd.learners.dual_head import DualHead
 from edgefd.learners.learner import Learner
 from edgefd.learners.models import build_model, is_foreign
 from edgefd.learners.torch_learner import RecordedSteps, TorchLearner
+from edgefd.runs.weights import load_initial
 
 if TYPE_CHECKING:
     from edgefd.learners.onnx_learner import Sessions
@@ -27,11 +28,13 @@ def make_learner(config: Config, data: ClientData, n_classes: int, sessions: Cal
     """Build the learner of a client; models are assigned round-robin.
 
     With `train.initial=shared`, clients with the same model start from the same parameters, as devices start from those
-    of their bundle. With `own`, each client's parameters are drawn from (seed, INITIAL, client).
+    of their bundle. With `own`, each client's parameters are drawn from (seed, INITIAL, client). `model.init` replaces
+    both.
     `sessions` returns the ONNX Runtime sessions of a model, created once for each model.
     """
     own = (Purpose.INITIAL, data.client) if config.train.initial == "own" else ()
-    return _learner(config, config.model_of(data.client), data.x.shape[1:], n_classes, sessions, *own)
+    choice, shape = config.model_of(data.client), data.x.shape[1:]
+    return _learner(config, choice, shape, n_classes, sessions, data.client, *own)
 
 
 def trained_model(config: Config, federation: Federation, client: int, weights: Mapping[str, np.ndarray]) -> nn.Module:
@@ -44,10 +47,13 @@ def trained_model(config: Config, federation: Federation, client: int, weights: 
 
 
 def server_learner(config: Config, federation: Federation) -> Learner:
-    """Build the server's learner, for methods that have one: the config's first model, with the clients' parameters."""
+    """Build the server's learner, for methods that have one: the config's first model, with the parameters of client 0.
+
+    With `train.initial=own`, its parameters are drawn from the seed.
+    """
     torch.set_num_threads(1)
     shape = federation.proxy.x.shape[1:]
-    return _learner(config, config.model[0], shape, federation.n_classes, model_sessions(config, federation))
+    return _learner(config, config.model[0], shape, federation.n_classes, model_sessions(config, federation), 0)
 
 
 def _learner(
@@ -56,11 +62,16 @@ def _learner(
     shape: tuple[int, ...],
     n_classes: int,
     sessions: Callable[[Model], Sessions],
+    client: int,
     *keys: int,
 ) -> Learner:
-    """Build a learner whose initial parameters are drawn from the seed of the run and `keys`."""
+    """Build a learner whose initial parameters are drawn from the seed of the run and `keys`, or those of `model.init`.
+
+    `client` is the number of the client whose model `model.init` names in a run folder.
+    """
     n_logits = choice.heads * n_classes
     model = build_model(config.factory(choice), shape, n_logits, config.seed, *keys)
+    load_initial(model, choice.init, client)
     learner: Learner
     train = config.train
     if (choice.learner or config.run.learner) == "torch":

@@ -49,7 +49,9 @@ class PreparedRun:
         rows_down = len(federation.clients) * len(federation.proxy) * self.config.method.message.of_proxy_rows
         return RunFacts(
             n_clients=len(federation.clients),
-            partition=partition_record(federation, self.proxy_shifts, self.config.run.record_knowledge),
+            partition=partition_record(
+                federation, self.proxy_shifts, self.config.run.record_knowledge, dataset.label_names
+            ),
             raw_samples_disclosed=rows_up,
             dataset=dataset.name,
             bytes_once=(rows_up + rows_down) * int(dataset.x_train[0].nbytes),
@@ -68,7 +70,7 @@ def prepare(config: Config) -> PreparedRun:
     dataset = load_data(config)
     check_fits(config, dataset)
     federation = federate(config, dataset)
-    warnings = data_warnings(dataset, federation)
+    warnings = (*data_warnings(dataset, federation), *_check_initial(config, federation))
     attackers(config.attack, len(federation.clients), config.seed)
     if config.method.proxy_labels:
         proxy_labels_of(federation)  # raises here, not in the middle of a run, if there are none
@@ -76,6 +78,27 @@ def prepare(config: Config) -> PreparedRun:
     check_rules(config.coordinator, len(federation.clients))
     config.selection.check_budget(len(federation.proxy))
     return PreparedRun(config, dataset, federation, warnings)
+
+
+def _check_initial(config: Config, federation: Federation) -> list[str]:
+    """Check that `model.init` fits the models, once for each file; return warnings about the scale of its samples.
+
+    Raises:
+        UserError: if it does not.
+    """
+    from edgefd.learners.models import build_model
+    from edgefd.runs.weights import initial_path, load_initial, scale_warning
+
+    shape, checked, warnings = federation.proxy.x.shape[1:], set(), []
+    for client in range(len(federation.clients)):
+        choice = config.model_of(client)
+        if choice.init is None or (key := (choice, initial_path(choice.init, client))) in checked:
+            continue
+        checked.add(key)
+        model = build_model(config.factory(choice), shape, choice.heads * federation.n_classes, config.seed)
+        load_initial(model, choice.init, client)
+        warnings.append(scale_warning(choice.init, client, federation.scale))
+    return [warning for warning in dict.fromkeys(warnings) if warning is not None]
 
 
 def check_fits(config: Config, dataset: Dataset) -> None:

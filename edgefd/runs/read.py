@@ -134,6 +134,7 @@ def _checks(run: RunRecord) -> Iterator[tuple[str, bool]]:
     if run.partition is not None and (clients := run.partition.clients) is not None:
         widths = {len(client.samples_by_class) for client in clients}
         yield "partition.json", len(clients) == n_clients and len(widths) == 1 and 0 not in widths
+        yield "partition.json", run.partition.label_names is None or {len(run.partition.label_names)} == widths
     if (evaluation := run.evaluation) is not None:
         classes = len(evaluation.test_by_class or [0])
         counts = [evaluation.correct_by_class, evaluation.predicted_by_class or evaluation.correct_by_class]
@@ -154,6 +155,11 @@ def read_summary(folder: Path) -> Summary:
     if summary is None:
         raise UserError(f"run {folder} has no summary.json: it did not reach its end")
     return summary
+
+
+def is_complete(folder: Path) -> bool:
+    """Return whether the folder holds a run that reached its end."""
+    return (folder / "summary.json").exists() and read_summary(folder).complete
 
 
 def read_partition(folder: Path) -> Partition:

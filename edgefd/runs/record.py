@@ -22,6 +22,7 @@ from edgefd.core.errors import UserError
 from edgefd.core.files import put, writing
 from edgefd.core.npz import npz_bytes
 from edgefd.federation.context import ClientContext
+from edgefd.learners.learner import Learner
 from edgefd.rounds.loop import RoundResult
 from edgefd.wire import messages as wire
 from edgefd.wire.exchange_folder import TEACHER, report_file, round_folder
@@ -80,7 +81,12 @@ def model_file(folder: Path, name: str, client: int) -> Path:
 
 def weights_of(client: ClientContext) -> dict[str, np.ndarray]:
     """Return the parameters and buffers of a client's model, without the optimizer's state, which is never sent."""
-    return {k.removeprefix("model/"): v for k, v in client.learner.state().items() if k.startswith("model/")}
+    return model_weights(client.learner)
+
+
+def model_weights(learner: Learner) -> dict[str, np.ndarray]:
+    """Return the parameters and buffers of a learner's model, by their names in the module."""
+    return {k.removeprefix("model/"): v for k, v in learner.state().items() if k.startswith("model/")}
 
 
 def check_unrecorded(config: Config, where: str) -> None:

@@ -43,6 +43,9 @@ class Partition:
     test: int | None
     """number of samples on which accuracies are measured: those of the test set, or of the validation part; None for a
     run of devices"""
+    label_names: list[str] | None = None
+    """label in the source of the data of each class 0, 1, ...; None if the labels are these numbers themselves, and
+    for a run of devices"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,6 +69,8 @@ class Summary:
     """whether the run reached its closing round; false for a run that was stopped"""
     n_clients: int
     """number of clients"""
+    stopped_early: str | None = None
+    """sentence about the patience that ended the run before the last round of train.rounds; None if it did not"""
     evaluated_on: str = "test"
     """samples on which the accuracies were measured: test, or validation, the part of the training set that no client
     trains on; where another field says test set, it means these samples"""
@@ -92,8 +97,8 @@ class Summary:
     bytes_down: int
     """bytes of serialised teachers that all clients received, in all rounds"""
     bytes_once: int | None
-    """bytes of raw samples sent before round 0: contributions up, the proxy set down to every client; None for a run of
-    devices"""
+    """bytes sent before round 0. In a simulation: raw samples, which are contributions up, and the proxy set down to
+    every client. In a run of devices: the bundle of every client, which holds the proxy set, without contributions"""
     seconds_total: float
     """duration of the run"""
     seconds_per_round: float

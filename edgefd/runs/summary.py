@@ -35,6 +35,7 @@ def summarise(config: Config, facts: RunFacts, rounds: list[RoundMetrics], secon
         rounds=len(exchanged),
         complete=rounds[-1].closing,
         n_clients=facts.n_clients,
+        stopped_early=_stopped_early(config, rounds),
         evaluated_on=config.data.evaluate_on,
         accuracy_mean=final.accuracy_mean if final else None,
         accuracy_worst=final.accuracy_worst if final else None,
@@ -66,3 +67,15 @@ def summarise(config: Config, facts: RunFacts, rounds: list[RoundMetrics], secon
         data_sha256=facts.data_sha256,
     )
     return asdict(summary)
+
+
+def _stopped_early(config: Config, rounds: list[RoundMetrics]) -> str | None:
+    """Return why the closing round came before the last one of train.rounds; None if it did not."""
+    exchanged = [m for m in rounds if not m.closing]
+    if config.run.patience is None or not rounds[-1].closing or len(exchanged) == config.train.rounds:
+        return None
+    best = max(exchanged, key=lambda m: -1.0 if m.heldout_accuracy_mean is None else m.heldout_accuracy_mean)
+    return (
+        f"stopped after {len(exchanged)} of {config.train.rounds} rounds: {config.run.patience} evaluations in a row "
+        f"gained no held-out accuracy after {best.heldout_accuracy_mean:.4f} in round {best.round}"
+    )

@@ -25,12 +25,15 @@ from edgefd.federation.clients import ClientData, Federation
 from edgefd.federation.context import ClientContext, client_context
 from edgefd.federation.method import MessageKind
 from edgefd.federation.plan import RoundPlan
+from edgefd.federation.progress import Progress
 from edgefd.federation.report import Exchange, Report, count_exchange
 from edgefd.federation.terms import FederationTerms
+from edgefd.learners.learner import Learner
 from edgefd.poisoning.attacks import acceptance_of, attackers, poisoned
 from edgefd.rounds.client import client_filter, client_round
 from edgefd.rounds.loop import RoundResult
 from edgefd.rounds.participation import arrived, responding_clients
+from edgefd.rounds.server import Server
 from edgefd.rounds.validation import expected_report, expected_teacher
 from edgefd.runs.data_warnings import acceptance_warnings
 from edgefd.runs.evaluate import evaluate
@@ -39,6 +42,7 @@ from edgefd.runs.learners import make_learner, model_sessions
 from edgefd.runs.record import KNOWLEDGE, record_round
 from edgefd.runs.round_metrics import RoundMetrics
 from edgefd.runs.terms import terms_of
+from edgefd.simulation.kept_models import KeptModels
 from edgefd.simulation.workers import ForkPool, Pool, SerialPool
 from edgefd.wire import messages as wire
 from edgefd.wire.expected import Expected, ExpectedReport
@@ -57,6 +61,8 @@ class SimulationState:
     """what the clients expect of a teacher"""
     next_rounds: Float32
     """round after the last one of each client, float32 [clients], shared like the acceptance weights"""
+    models: KeptModels | None = None
+    """the models that the run folder keeps; None without a run folder"""
 
 
 def client_acceptance(config: Config, data: ClientData, federation: Federation, terms: FederationTerms) -> Float32:
@@ -66,16 +72,25 @@ def client_acceptance(config: Config, data: ClientData, federation: Federation, 
 
 
 def client_report(
-    config: Config, federation: Federation, client: ClientContext, plan: RoundPlan, teacher: Knowledge | None
+    config: Config,
+    federation: Federation,
+    client: ClientContext,
+    plan: RoundPlan,
+    teacher: Knowledge | None,
+    models: KeptModels | None = None,
 ) -> Report:
-    """Run a client's round with the measurements of a simulation; return its report, poisoned if it is an attacker."""
+    """Run a client's round with the measurements of a simulation; return its report, poisoned if it is an attacker.
+
+    The evaluated model is written if the run keeps it in `models`.
+    """
     proxy_teacher = teacher if config.method.message is MessageKind.PROXY_LABELS else None
-    report = client_round(
-        config.method,
-        replace(client, plan=plan),
-        teacher,
-        lambda learner: evaluate(learner, federation, proxy_teacher, plan.closing),
-    )
+
+    def measured(learner: Learner) -> dict[str, float]:
+        if models is not None and models.keeps(plan):
+            models.write(client.data.client, plan.round, learner)
+        return evaluate(learner, federation, proxy_teacher, plan.closing)
+
+    report = client_round(config.method, replace(client, plan=plan), teacher, measured)
     return poisoned(report, config.attack, config.seed) if _is_attacker(config, report.client, federation) else report
 
 
@@ -95,7 +110,7 @@ def run_round(
     """Run a client's round on an encoded teacher; return the encoded knowledge and the metrics."""
     decoded = None if teacher is None else _decode(teacher, state.teacher)
     context = replace(state.clients[client], next_round=int(state.next_rounds[client]))
-    report = client_report(state.config, state.federation, context, plan, decoded)
+    report = client_report(state.config, state.federation, context, plan, decoded, state.models)
     state.next_rounds[client] = plan.round + 1
     return wire.encode(report.knowledge, state.config.codec.name), report.metrics
 
@@ -121,7 +136,7 @@ def _decoded(knowledge: bytes, client: int, expected: ExpectedReport) -> Knowled
         raise RunError(f"round {expected.round}: the report of client {client} is refused: {error}") from error
 
 
-def make_simulation_state(config: Config, federation: Federation) -> SimulationState:
+def make_simulation_state(config: Config, federation: Federation, models: KeptModels | None = None) -> SimulationState:
     """Build all clients with their models in shared memory; their filters have not run yet."""
     acceptance = shared_zeros((len(federation.clients), len(federation.proxy)))
     sessions, terms = model_sessions(config, federation), terms_of(config, federation)
@@ -137,7 +152,7 @@ def make_simulation_state(config: Config, federation: Federation) -> SimulationS
         for data, row in zip(federation.clients, acceptance, strict=True)
     )
     expected = expected_teacher_of(config, federation)
-    return SimulationState(config, federation, clients, expected, shared_zeros((len(clients),)))
+    return SimulationState(config, federation, clients, expected, shared_zeros((len(clients),)), models)
 
 
 @dataclass(frozen=True, eq=False)
@@ -172,16 +187,32 @@ class InProcess:
         return count_exchange(counted, teacher, data, len(sampled))
 
 
-def open_transport(config: Config, federation: Federation) -> InProcess:
+@dataclass(frozen=True, eq=False)
+class Resume:
+    """Continuation of a run after its last checkpoint."""
+
+    server: Server
+    progress: Progress
+    """state of the server after the last completed round"""
+    restore: Callable[[], None]
+    """loads the states of the clients, when their filters have run"""
+    completed: Callable[[RoundResult, RoundMetrics], None]
+    """writes the checkpoint of a round"""
+
+
+def open_transport(config: Config, federation: Federation, models: KeptModels | None = None) -> InProcess:
     """Return a transport that is ready to `start`. Workers are forked here, and torch is set to one thread."""
     torch.set_num_threads(1)  # see `edgefd.learners.torch_learner.one_thread`
-    state = make_simulation_state(config, federation)
+    state = make_simulation_state(config, federation, models)
     n = min(config.run.n_workers, len(state.clients))
     return InProcess(state, ForkPool(state, n) if n else SerialPool(state))
 
 
 def simulate(
-    transport: InProcess, folder: Path | None = None, observe: Callable[[RoundResult], None] | None = None
+    transport: InProcess,
+    folder: Path | None = None,
+    observe: Callable[[RoundResult], None] | None = None,
+    resume: Resume | None = None,
 ) -> Generator[RoundMetrics]:
     """Run the rounds and yield the metrics of each; the last metrics are those of the closing distillation.
 
@@ -189,13 +220,17 @@ def simulate(
         transport: the transport, which is closed at the end.
         folder: the run folder, which records the messages if `run.record_knowledge` is set (None = no recording).
         observe: called with the result of each round when the round ends.
+        resume: how the run continues after a checkpoint and writes further ones (None = neither).
     """
     state = transport.state
     recorded = folder / KNOWLEDGE if state.config.run.record_knowledge and folder is not None else None
+    learners = [client.learner for client in state.clients]
 
     def end_round(result: RoundResult) -> None:
         if recorded is not None:
             record_round(recorded, state.config, state.clients, result)
+        if state.models is not None:
+            state.models.end_round(learners, result)
         if observe is not None:
             observe(result)
 
@@ -204,4 +239,9 @@ def simulate(
         transport.start()
         for warning in acceptance_warnings([c.acceptance for c in state.clients], state.config.method):
             _LOG.warning("%s", warning)
-        yield from simulate_rounds(transport, state.config, state.federation, start, end_round)
+        rounds = functools.partial(simulate_rounds, transport, state.config, state.federation, start, end_round)
+        if resume is None:
+            yield from rounds()
+        else:
+            resume.restore()
+            yield from rounds(resume.server, resume.progress, resume.completed)

@@ -101,8 +101,13 @@ def print_data(prepared: PreparedRun, console: Console) -> None:
     )
 
 
-def show_progress(prepared: PreparedRun, console: Console, rounds: Iterator[RoundMetrics]) -> Iterator[RoundMetrics]:
-    """Pass the rounds on, with a progress bar on a terminal or in a notebook, else with a plain line for each round."""
+def show_progress(
+    prepared: PreparedRun, console: Console, rounds: Iterator[RoundMetrics], done: int = 0
+) -> Iterator[RoundMetrics]:
+    """Pass the rounds on, with a progress bar on a terminal or in a notebook, else with a plain line for each round.
+
+    `done` is the number of rounds that were completed before the run was resumed.
+    """
     name, total = prepared.config.method_name, prepared.config.train.rounds + 1
     if console.is_jupyter:
         yield from _in_notebook(NotebookBar(name, total, _FILTERING), rounds)
@@ -119,7 +124,7 @@ def show_progress(prepared: PreparedRun, console: Console, rounds: Iterator[Roun
         return
     columns = (TextColumn(f"{name:>12}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"))
     with Progress(*columns, TimeElapsedColumn(), console=console) as progress:
-        task = progress.add_task(_FILTERING, total=total)
+        task = progress.add_task(_FILTERING, total=total, completed=done)
         accuracy = None
         for m in rounds:
             accuracy = m.accuracy_mean or accuracy

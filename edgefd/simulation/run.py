@@ -7,7 +7,7 @@ import logging
 from collections import deque
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -26,12 +26,16 @@ from edgefd.rounds.loop import RoundResult
 from edgefd.rounds.participation import check_supported_over_flower
 from edgefd.runs.callbacks import Callback, CallbackList, load_callbacks
 from edgefd.runs.execute import execute_run
-from edgefd.runs.folder import BASELINES, run_folder
+from edgefd.runs.folder import BASELINES
 from edgefd.runs.learners import trained_model
+from edgefd.runs.model_files import final_weights
 from edgefd.runs.prepare import PreparedRun, prepare
+from edgefd.runs.read import is_complete, read_run, read_summary
 from edgefd.runs.record import check_unrecorded, weights_of
 from edgefd.runs.round_metrics import RoundMetrics
-from edgefd.simulation.engine import open_transport, simulate
+from edgefd.simulation.checkpoint import checkpoint_of, locked, open_folder, resuming
+from edgefd.simulation.engine import InProcess, open_transport, simulate
+from edgefd.simulation.kept_models import models_of
 from edgefd.simulation.notebook import run_html
 from edgefd.simulation.ray import check_ray, simulate_ray
 from edgefd.simulation.table import table
@@ -69,7 +73,8 @@ class Run:
     teacher: Knowledge | None = None
     """the last teacher; None if the method has none, and with engine="ray\""""
     weights: tuple[dict[str, np.ndarray], ...] = ()
-    """final parameters and buffers of each client's model by name, float32; empty with engine="ray\""""
+    """final parameters and buffers of each client's model by name, float32; empty with engine="ray", and for a run that
+    was complete before it was resumed and kept no final models"""
     baselines: Mapping[str, Run] = field(default_factory=dict)
     """the runs of the config's baselines on the same split, by method; their folders are in `folder`/also"""
 
@@ -125,6 +130,7 @@ def simulate_config(
     engine: Engine = "local",
     callbacks: Sequence[Callback] = (),
     console: Console | None = None,
+    resume: bool = False,
 ) -> Run:
     """Run the config's method in `out`, then each of its baselines on the same split in `out`/also/<method>.
 
@@ -134,20 +140,23 @@ def simulate_config(
         engine: "local" = this machine; "ray" = Flower on Ray.
         callbacks: callbacks of the caller, in addition to those that the config names.
         console: where the data and the progress are printed (None = nowhere).
+        resume: continue the run in `out` after its last checkpoint; its finished methods are not repeated. If `out`
+            does not exist, or its run had not begun, the run begins.
 
     Raises:
-        UserError: for bad input of any of the methods, before the first run begins.
+        UserError: for bad input of any of the methods, before the first run begins, and for a run that cannot be
+            resumed.
         RunError: if a client fails or a file cannot be written.
         Stopped: on Ctrl-C; the message names the folder of the completed rounds.
     """
     if engine not in get_args(Engine):
         raise UserError(f"engine must be {' or '.join(get_args(Engine))}, not {engine!r}")
     if engine == "ray":
-        _check_ray(config)
+        _check_ray(config, resume)
     following = load_callbacks(config, callbacks)
     runs = [prepare(config), *(prepare(baseline_config(config, name)) for name in config.baselines)]
     _check_loss(runs[0])
-    with run_folder(config, out) as folder:
+    with open_folder(config, out, resume) as folder, locked(folder):
         for warning in runs[0].all_warnings:
             _LOG.warning("%s", warning)
         if console is not None:
@@ -158,7 +167,7 @@ def simulate_config(
             run = _run(runs[0], folder, engine, following, console)
             baselines: dict[str, Run] = {}
             for name, prepared in zip(config.baselines, runs[1:], strict=True):
-                with run_folder(prepared.config, folder / BASELINES / name) as own_folder:
+                with open_folder(prepared.config, folder / BASELINES / name, resume) as own_folder:
                     baselines[name] = _run(prepared, own_folder, engine, following, console)
     return replace(run, baselines=baselines)
 
@@ -173,33 +182,45 @@ def _check_loss(prepared: PreparedRun) -> None:
         )
 
 
-def _check_ray(config: Config) -> None:
+def _check_ray(config: Config, resume: bool) -> None:
+    if resume:
+        raise UserError("the Ray engine writes no checkpoints, so its runs cannot be resumed: use the local engine")
     if config.objects:
         raise UserError(
             f"{', '.join(config.objects)}: the processes of Ray cannot import objects of this session: "
             "put them into a module, or use engine='local'"
         )
+    if config.run.keep != "none":
+        _LOG.warning("the Ray engine keeps no models and writes no checkpoints: use the local engine for them")
     check_supported_over_flower(config.coordinator)
     check_unrecorded(config, "with --engine ray")
     check_ray()
 
 
 def _run(prepared: PreparedRun, folder: Path, engine: Engine, callbacks: CallbackList, console: Console | None) -> Run:
-    """Run one method. Afterwards, only the result remains in this process, also after an error."""
+    """Run one method, from its checkpoint if the folder has one. Afterwards, only the result remains in this process.
+
+    That is so after an error too.
+    """
     config, federation = prepared.config, prepared.federation
-    completed: list[RoundMetrics] = []
+    saved = checkpoint_of(prepared, folder)
+    finished = is_complete(folder)
+    completed = list(saved.metrics or (read_run(folder).rounds if finished else ()))
     last_result = deque[RoundResult](maxlen=1)
-    transports = []
+    transports: list[InProcess] = []
 
     with ExitStack() as stack:
 
         def rounds() -> Iterator[RoundMetrics]:
+            if saved.progress.closed:
+                return iter(())
             if engine == "ray":
                 return stack.enter_context(closing(simulate_ray(config, len(federation.clients))))
-            transport = open_transport(config, federation)
+            transport = open_transport(config, federation, models_of(prepared, folder))
             transports.append(transport)
             stack.callback(transport.pool.close)
-            return stack.enter_context(closing(simulate(transport, folder, last_result.append)))
+            resume = resuming(transport, saved, folder)
+            return stack.enter_context(closing(simulate(transport, folder, last_result.append, resume)))
 
         def watch(rounds: Iterator[RoundMetrics]) -> Generator[RoundMetrics]:
             for metrics in rounds:
@@ -210,10 +231,17 @@ def _run(prepared: PreparedRun, folder: Path, engine: Engine, callbacks: Callbac
             if console is not None:
                 from edgefd.simulation.progress import show_progress
 
-                rounds = show_progress(prepared, console, rounds)
+                rounds = show_progress(prepared, console, rounds, len(saved.metrics))
             return stack.enter_context(closing(watch(rounds)))
 
-        summary = execute_run(config, prepared.facts, folder, progress, rounds, callbacks=callbacks)
+        if finished:
+            if console is not None:
+                console.print(f"{config.method_name}: the run in {folder} is complete already", soft_wrap=True)
+            summary = asdict(read_summary(folder))
+        else:
+            summary = execute_run(config, prepared.facts, folder, progress, rounds, saved.metrics, callbacks)
     weights = tuple(weights_of(client) for transport in transports for client in transport.state.clients)
-    teacher = last_result[0].teacher if last_result else None
+    teacher = last_result[0].teacher if last_result else saved.progress.teacher
+    if saved.progress.closed or finished:
+        weights = final_weights(folder, len(completed) - 1, len(federation.clients))
     return Run(folder, config, summary, tuple(completed), prepared.dataset, federation, teacher, weights)

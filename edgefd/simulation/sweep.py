@@ -11,7 +11,7 @@ A sweep file holds `base`, the sections of an ordinary config, and `grid`, lists
 Every combination is a run. Settings that do not form a grid go into `cases`, a list of {key: value}: each case is
 combined with every combination of the grid, and the grid may then be omitted. The name of a run's folder consists of
 its main settings and a digest of its resolved config and its data. Therefore a stopped sweep resumes with the runs that
-are missing, and a run whose config or data changed is a new run.
+are missing, and a run whose config or data changed is a new run. A run that was stopped continues after its checkpoint.
 """
 
 from __future__ import annotations
@@ -42,10 +42,11 @@ from edgefd.core.errors import RunError, Stopped, UserError
 from edgefd.core.files import os_errors, removed_on_error
 from edgefd.core.objects import one_line
 from edgefd.runs.callbacks import load_callbacks
+from edgefd.runs.checkpoint import CHECKPOINT
 from edgefd.runs.folder import has_round
 from edgefd.runs.load_data import load_data
 from edgefd.runs.prepare import check_fits
-from edgefd.runs.read import read_summary
+from edgefd.runs.read import is_complete, read_summary
 from edgefd.simulation.run import simulate_config
 
 
@@ -127,11 +128,6 @@ def run_sweep(cells: list[Cell], out: Path, workers: int, on_done: Callable[[Cel
     return [out / cell.name for cell in cells]
 
 
-def is_complete(folder: Path) -> bool:
-    """Return whether the folder holds a complete run."""
-    return (folder / "summary.json").exists() and read_summary(folder).complete
-
-
 def outcome(folder: Path) -> str:
     """Return one line about a finished run."""
     summary = read_summary(folder)
@@ -198,13 +194,14 @@ def _isolated_start() -> Iterator[None]:
 
 
 def _run_cell(cell: Cell, folder: Path) -> str | None:
-    """Run one cell in this process; return its error in one line, or None."""
+    """Run one cell in this process, after its checkpoint if it has one; return its error in one line, or None."""
     try:
         _settle(folder)
-        if folder.exists():  # the folder of a stopped run
+        resume = (folder / CHECKPOINT).exists()
+        if folder.exists() and not resume:  # the folder of a stopped run without a checkpoint
             folder.rename(_replaced(folder))
         try:
-            simulate_config(cell.config, folder)
+            simulate_config(cell.config, folder, resume=resume)
         finally:
             _settle(folder)
     except (UserError, RunError) as error:
@@ -274,6 +271,7 @@ def cell_of(config: Config, data_sha256: str) -> Cell:
     """Return a run under a name that contains a digest of its config and its data."""
     paths = (config.proxy.path, config.partition.path if isinstance(config.partition, FromFile) else None)
     identity = [config.to_dict(), data_sha256, *(None if path is None else _file_digest(Path(path)) for path in paths)]
+    identity += [_file_digest(Path(model.init)) for model in config.model if model.init and Path(model.init).is_file()]
     digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
     stem = Path(config.data.name).stem
     method = config.method_name.replace(":", ".")

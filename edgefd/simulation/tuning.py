@@ -26,8 +26,8 @@ from edgefd.config.schema import Config
 from edgefd.core.errors import RunError, UserError
 from edgefd.core.files import exclusive_lock, make_folder, removed_on_error
 from edgefd.core.seeding import Purpose, make_rng
-from edgefd.runs.read import read_summary
-from edgefd.simulation.sweep import Cell, cell_of, check_data, config_with, is_complete, run_sweep
+from edgefd.runs.read import is_complete, read_summary
+from edgefd.simulation.sweep import Cell, cell_of, check_data, config_with, run_sweep
 from edgefd.simulation.tuning_space import Range, Space, read_space, with_default
 
 if TYPE_CHECKING:

@@ -51,6 +51,9 @@ class Manifest:
     """kind and range of the raw samples, and statistics of the scaled proxy set"""
     raw_shape: tuple[int, ...] | None = None
     """shape of one raw sample, from which the extractor computes features of shape `shape`; None = no extractor"""
+    label_names: tuple[str, ...] | None = None
+    """labels of the classes 0 to C - 1 in the data of the federation, by which devices map theirs; None = the labels
+    are these numbers themselves"""
 
     @property
     def sample_shape(self) -> tuple[int, ...]:

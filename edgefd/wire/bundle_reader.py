@@ -116,6 +116,7 @@ def parse_manifest(raw: bytes) -> Manifest:
             terms=received_terms(fields["terms"]),
             units=_units(fields["units"]),
             raw_shape=None if fields.get("raw_shape") is None else tuple(int(d) for d in fields["raw_shape"]),
+            label_names=None if fields.get("label_names") is None else tuple(str(n) for n in fields["label_names"]),
         )
     except (ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError) as error:
         raise UserError(f"{MANIFEST} is incomplete: {type(error).__name__}: {error}") from error
@@ -124,6 +125,11 @@ def parse_manifest(raw: bytes) -> Manifest:
             f"{MANIFEST} is out of range: heldout must be in (0, 1), n_clients from 1 to 2**31 - 1, batch at least 1"
         )
     _check_channels(manifest)
+    names = manifest.label_names
+    if names is not None and not len(names) == len(set(names)) == manifest.n_classes:
+        raise UserError(
+            f"{MANIFEST}: label_names must be {manifest.n_classes} different names: export the bundle again"
+        )
     required = FILES if manifest.raw_shape is None else (*FILES, EXTRACTOR)
     if set(files) != set(required):
         raise UserError(f"{MANIFEST} must name exactly {', '.join(required)}, not {', '.join(sorted(files))}")

@@ -1,4 +1,4 @@
-"""Codecs: each writes a float32 array as bytes and reads it back."""
+"""Codecs of numbers: each writes a float32 array as bytes and reads it back. `CODECS` also holds that of whole rows."""
 
 from __future__ import annotations
 
@@ -9,17 +9,21 @@ import numpy as np
 import numpy.typing as npt
 
 from edgefd.core.arrays import Float32, Int64
+from edgefd.federation.values import ValueRange
+from edgefd.wire.simplex import SIMPLEX15, SimplexCodec
+
+_ID_BYTES = 5  # most bytes of the gap between two ids
 
 
 @dataclass(frozen=True)
-class Codec:
+class NumberCodec:
     """An encoding of numbers as bytes.
 
     `decode(encode(v))` is v up to the rounding error of the codec (a relative error for floats). Encoding and decoding
     the result once more does not change it.
 
-    >>> c, numbers = CODECS["uint8"], np.array([0, 0.5, 1], np.float32)
-    >>> c.decode(c.encode(numbers), 3).round(3), c.size(3), CODECS["uint4"].size(3)
+    >>> c, numbers = NUMBER_CODECS["uint8"], np.array([0, 0.5, 1], np.float32)
+    >>> c.decode(c.encode(numbers), 3).round(3), c.size(3), NUMBER_CODECS["uint4"].size(3)
     (array([0.   , 0.502, 1.   ], dtype=float32), 3, 2)
     """
 
@@ -39,9 +43,21 @@ class Codec:
     unit: bool = False
     """True if the codec can write only numbers in [0, 1]"""
 
+    def carries(self, values: ValueRange) -> bool:
+        """Return whether the codec can write all values of a method."""
+        return not self.unit or 0 <= values.least < values.most <= 1
+
     def size(self, count: int) -> int:
         """Return the number of bytes of `count` numbers."""
         return -(-count * self.bits // 8)
+
+    def largest(self, n: int, width: int) -> int:
+        """Return the number of bytes that the ids, values and weights of `n` rows of `width` numbers cannot exceed."""
+        return n * _ID_BYTES + self.size(n * width) + self.size(n)
+
+    def row_bits(self, width: int) -> int:
+        """Return how many bits a row of `width` numbers and its weight can say."""
+        return (width + 1) * self.bits
 
     def sum_error(self, width: int, times: int = 1) -> float:
         """Return the largest error of the sum of `width` numbers that sum to 1, if they are rounded `times` times.
@@ -51,7 +67,7 @@ class Codec:
         return min(times * width * self.absolute_error, (1 << times) - 1) + times * self.relative_error
 
 
-def _float_codec(name: str, dtype: str) -> Codec:
+def _float_codec(name: str, dtype: str) -> NumberCodec:
     kind = np.dtype(dtype)
 
     def encode(values: Float32) -> bytes:
@@ -63,7 +79,7 @@ def _float_codec(name: str, dtype: str) -> Codec:
             )
         return numbers.tobytes()
 
-    return Codec(
+    return NumberCodec(
         name,
         8 * kind.itemsize,
         encode=encode,
@@ -96,10 +112,10 @@ def _decode_uint4(data: bytes, count: int) -> Float32:
     return quantised.astype(np.float32) / np.float32(15)
 
 
-CODECS = {
+NUMBER_CODECS = {
     "float32": _float_codec("float32", "<f4"),
     "float16": _float_codec("float16", "<f2"),
-    "uint8": Codec(
+    "uint8": NumberCodec(
         "uint8",
         8,
         encode=lambda v: _quantised(v, 255).tobytes(),
@@ -108,7 +124,7 @@ CODECS = {
         absolute_error=0.5 / 255,
         unit=True,
     ),
-    "uint4": Codec(
+    "uint4": NumberCodec(
         "uint4",
         4,
         encode=_encode_uint4,
@@ -118,6 +134,8 @@ CODECS = {
         unit=True,
     ),
 }
+CODECS: dict[str, NumberCodec | SimplexCodec] = {**NUMBER_CODECS, SIMPLEX15.name: SIMPLEX15}
+"""all codecs by name"""
 
 
 def pack_labels(labels: Int64, n_classes: int) -> bytes:

@@ -21,6 +21,7 @@ from edgefd.wire.expected import Expected, ExpectedReport
 
 _MOST_BYTES = 2**30
 _MOST_NUMBERS = 2**26
+_MOST_CODED = 2**23  # of entropy-coded rows, which a small file can claim to have
 _MOST_ROWS = 2**40  # ids are sums of gaps below 2**32
 _LARGEST = float(np.finfo(np.float64).max)
 _NUMBERS = ValueRange("numbers", float(np.finfo(np.float32).min), float(np.finfo(np.float32).max))
@@ -55,8 +56,8 @@ def _report(blob: bytes) -> list[str]:
 
 def _plan(blob: bytes) -> list[str]:
     plan = wire.decode_plan(blob, _MOST_ROWS)
-    if not len(plan.ids):
-        raise ValueError("a plan queries at least one row")
+    if not len(plan.ids) or wire.encode_plan(plan) != blob:
+        raise ValueError("a plan queries at least one row, and has no fields of other messages")
     kind = "closing" if plan.closing else "with reports"
     lines = [f"  round: {plan.round}, {kind}", f"  evaluate: {plan.evaluate}"]
     return [*lines, f"  queried proxy rows: {len(plan.ids)}"]
@@ -73,9 +74,10 @@ def _as_claimed(message: pb.Knowledge) -> Expected:
     Raises:
         ValueError: if its rows would not fit in memory.
     """
-    n, width = len(message.id_gaps), message.width
-    if n * width > _MOST_NUMBERS:
-        raise ValueError(f"{n} rows of {width} values are more than the {_MOST_NUMBERS} numbers that can be described")
+    n, width = wire.n_rows(message), message.width
+    most = _MOST_CODED if message.rows else _MOST_NUMBERS
+    if n * width > most:
+        raise ValueError(f"{n} rows of {width} values are more than the {most} numbers that can be described")
     codec = next((name for name, number in wire.CODEC_NUMBERS.items() if number == message.codec), "float32")
     return Expected(range(_MOST_ROWS), range(width, width + 1), codec, _NUMBERS, 0.0)
 
@@ -85,14 +87,19 @@ def _rows(knowledge: Knowledge, message: pb.Knowledge) -> list[str]:
     ids, values, weights, width = knowledge.ids, knowledge.values, knowledge.weights, knowledge.width
     lines = [f"  codec: {pb.Codec.Name(message.codec)}", f"  rows: {len(ids)}, of {width} values each"]
     sizes = f"ids {len(message.id_gaps)} gaps, values {len(message.values):,}, weights {len(message.weights):,}"
+    if message.codec == pb.CODEC_SIMPLEX15:
+        sizes = f"values {len(message.values):,}, which also hold {message.runs} runs of ids" + (
+            ", and the weights" if message.weighted else ""
+        )
     lines.append(f"  bytes: {sizes}" + (f", classes {len(message.classes):,}" if message.kept else ""))
     if message.kept:
         lines.append(f"  sent of each row: {message.kept} values, and one number that all other values are equal to")
     if not len(ids):
         return [*lines, "  no row: the message discloses only the metrics above, if any"]
+    lines.append(f"  bits per row: {8 * message.ByteSize() / len(ids):.1f}, with its id and weight")
     first = ", ".join(str(i) for i in ids[:10]) + (", ..." if len(ids) > 10 else "")
     lines.append(f"  proxy rows in the message: {first}  (this selection itself is disclosed: it is the filter's mask)")
-    if message.weights:
+    if message.weights or message.weighted:
         n_full = int((weights == 1).sum())
         lines.append(f"  weights: {weights.min():.6f} to {weights.max():.6f}, {n_full} of them exactly 1")
     else:

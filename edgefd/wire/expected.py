@@ -50,8 +50,7 @@ class Expected:
     @property
     def largest(self) -> int:
         """Size in bytes that no honest message exceeds."""
-        n, codec = len(self.ids), CODECS[self.codec]
-        return min(_FRAME + n * _ID_BYTES + codec.size(n * self.widths[-1]) + codec.size(n), MAX_BYTES)
+        return min(_FRAME + CODECS[self.codec].largest(len(self.ids), self.widths[-1]), MAX_BYTES)
 
     def check_shape(self, n: int, width: int) -> None:
         """Check the number of rows and the number of values per row.

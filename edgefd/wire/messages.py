@@ -13,8 +13,9 @@ from edgefd.core.knowledge import Knowledge
 from edgefd.federation.plan import RoundPlan
 from edgefd.federation.report import Report
 from edgefd.learners.batches import one_hot
-from edgefd.wire.codecs import CODECS, Codec, labels_size, pack_labels, unpack_labels
+from edgefd.wire.codecs import NUMBER_CODECS, NumberCodec, labels_size, pack_labels, unpack_labels
 from edgefd.wire.expected import Expected, ExpectedReport, UnexpectedContent, largest_plan
+from edgefd.wire.simplex import SIMPLEX15, CodedRows, decode_rows, encode_rows
 
 AnyMessage = TypeVar("AnyMessage", bound=Message)
 
@@ -23,6 +24,7 @@ CODEC_NUMBERS = {
     "float16": pb.CODEC_FLOAT16,
     "uint8": pb.CODEC_UINT8,
     "uint4": pb.CODEC_UINT4,
+    "simplex15": pb.CODEC_SIMPLEX15,
 }
 """number of each codec in a message"""
 
@@ -30,10 +32,11 @@ CODEC_NUMBERS = {
 def encode(knowledge: Knowledge, codec: str) -> bytes:
     """Return knowledge as a serialised `edgefd.v1.Knowledge`.
 
-    If all rows are one-hot and have weight 1, they are sent as labels with every codec; nothing is lost. If all but a
-    few values of each row are equal, as the defence top-k makes them, each row is sent as these few values, their
-    classes and the repeated value once, where this is shorter; nothing is lost either. A weight that is too small for
-    the codec is written as the smallest number that the codec has, so that an accepted row stays accepted.
+    The codec simplex15 encodes ids, values and weights together (`edgefd.wire.simplex`). All others encode numbers:
+    rows that are all one-hot and have weight 1 are sent as labels; nothing is lost. If all but a few values of each row
+    are equal, as the defence top-k makes them, each row is sent as these few values, their classes and the repeated
+    value once, where this is shorter; nothing is lost either. A weight that is too small for the codec is written as
+    the smallest number that the codec has, so that an accepted row stays accepted.
     """
     return _knowledge_message(knowledge, codec).SerializeToString()
 
@@ -120,11 +123,26 @@ def parsed(message: AnyMessage, data: bytes) -> AnyMessage:
     return message
 
 
+def n_rows(message: pb.Knowledge) -> int:
+    """Return the number of rows that a message claims to have."""
+    return int(message.rows) if message.codec == pb.CODEC_SIMPLEX15 else len(message.id_gaps)
+
+
 def _knowledge_message(knowledge: Knowledge, codec: str) -> pb.Knowledge:
+    if codec == SIMPLEX15.name:
+        coded = encode_rows(knowledge)
+        return pb.Knowledge(
+            width=knowledge.width,
+            codec=pb.CODEC_SIMPLEX15,
+            values=coded.data,
+            rows=coded.rows,
+            runs=coded.runs,
+            weighted=coded.weighted,
+        )
     if _is_labels(knowledge):
         labels = pack_labels(knowledge.values.argmax(1), knowledge.width)
         return pb.Knowledge(id_gaps=_gaps(knowledge.ids), width=knowledge.width, codec=pb.CODEC_LABEL, values=labels)
-    number = CODECS[codec]
+    number = NUMBER_CODECS[codec]
     weights = np.maximum(knowledge.weights, np.float32(number.smallest))
     n_top = _n_top_values(knowledge.values, number)
     values, classes = _top_values(knowledge.values, n_top) if n_top else (knowledge.values, None)
@@ -140,10 +158,29 @@ def _knowledge_message(knowledge: Knowledge, codec: str) -> pb.Knowledge:
 
 
 def _knowledge_of(message: pb.Knowledge, expected: Expected) -> Knowledge:
-    n, width = len(message.id_gaps), message.width
+    n, width = n_rows(message), message.width
     expected.check_shape(n, width)
-    codec = CODECS[expected.codec]
+    if expected.codec == SIMPLEX15.name:
+        knowledge = _coded_knowledge(message)
+        expected.check_ids(knowledge.ids)
+    else:
+        knowledge = _listed_knowledge(message, expected)
+    expected.check_values(knowledge.values)
+    return knowledge
+
+
+def _coded_knowledge(message: pb.Knowledge) -> Knowledge:
+    _check_codec(message, SIMPLEX15.name)
+    if message.id_gaps or message.weights or message.kept or message.classes:
+        raise ValueError("simplex15 has ids and weights in values: id_gaps, weights, kept and classes must be empty")
+    return decode_rows(CodedRows(message.rows, message.runs, message.weighted, message.values), message.width)
+
+
+def _listed_knowledge(message: pb.Knowledge, expected: Expected) -> Knowledge:
+    """Return knowledge whose ids, values and weights are fields of their own."""
+    n, width = len(message.id_gaps), message.width
     is_labels = _check_lengths(message, expected.codec)
+    codec = NUMBER_CODECS[expected.codec]
     ids: Int64 = np.cumsum(np.array(message.id_gaps, np.int64))
     expected.check_ids(ids)
     if is_labels:
@@ -154,9 +191,7 @@ def _knowledge_of(message: pb.Knowledge, expected: Expected) -> Knowledge:
     else:
         values = codec.decode(message.values, n * width).reshape(n, width)
     weights = codec.decode(message.weights, n) if message.weights else np.ones(n, np.float32)
-    knowledge = Knowledge(ids, values, weights)
-    expected.check_values(knowledge.values)
-    return knowledge
+    return Knowledge(ids, values, weights)
 
 
 def _check_lengths(message: pb.Knowledge, codec: str) -> bool:
@@ -172,19 +207,23 @@ def _check_lengths(message: pb.Knowledge, codec: str) -> bool:
             raise ValueError("labels have weight 1: weights, kept and classes must be empty")
         _check_length("labels", message.values, labels_size(n, width))
         return True
-    if message.codec != CODEC_NUMBERS[codec]:
-        raise UnexpectedContent(
-            f"the message has codec {message.codec}, but {codec} ({CODEC_NUMBERS[codec]}) is expected"
-        )
+    _check_codec(message, codec)
     if kept and kept >= width:
         raise ValueError(f"kept is {kept}: it must be less than the {width} values of a row")
     if message.classes and not kept:
         raise ValueError("the message has classes, but kept is 0: classes must then be empty")
-    _check_length("values", message.values, CODECS[codec].size(n * (kept + 1 if kept else width)))
+    _check_length("values", message.values, NUMBER_CODECS[codec].size(n * (kept + 1 if kept else width)))
     _check_length("classes", message.classes, labels_size(n * kept, width))
     if message.weights:
-        _check_length("weights", message.weights, CODECS[codec].size(n))
+        _check_length("weights", message.weights, NUMBER_CODECS[codec].size(n))
     return False
+
+
+def _check_codec(message: pb.Knowledge, codec: str) -> None:
+    if message.codec != CODEC_NUMBERS[codec]:
+        raise UnexpectedContent(
+            f"the message has codec {message.codec}, but {codec} ({CODEC_NUMBERS[codec]}) is expected"
+        )
 
 
 def _check_length(name: str, data: bytes, size: int) -> None:
@@ -192,7 +231,7 @@ def _check_length(name: str, data: bytes, size: int) -> None:
         raise ValueError(f"{name} has {len(data)} bytes where {size} are expected")
 
 
-def _n_top_values(values: Float32, codec: Codec) -> int:
+def _n_top_values(values: Float32, codec: NumberCodec) -> int:
     """Return how many values of each row to send if its other values are equal; 0 if sending all is not longer."""
     n, width = values.shape
     if not values.size:

@@ -31,10 +31,10 @@ def _names(text: str) -> frozenset[str]:
 
 
 TRAINING_OPERATORS = _names(
-    "Abs Add And Cast Concat ConstantOfShape Conv ConvTranspose Div Equal Erf Exp Expand Gather Gemm Greater "
-    "GreaterOrEqual Identity LayerNormalization Less LessOrEqual Log LogSoftmax MatMul Max Min Mul Neg Not Or Pad "
-    "Pow Reciprocal ReduceMax ReduceMean ReduceSum Relu Reshape Sigmoid Slice Softmax Split Sqrt Sub Tanh Transpose "
-    "Where"
+    "Abs Add And ArgMax ArgMin Cast Ceil Concat ConstantOfShape Conv ConvTranspose Cos CumSum Div Equal Erf Exp "
+    "Expand Floor Gather GatherElements Gemm Greater GreaterOrEqual Identity LayerNormalization Less LessOrEqual "
+    "Log LogSoftmax MatMul Max Min Mul Neg Not Or Pad Pow Reciprocal ReduceMax ReduceMean ReduceMin ReduceSum Relu "
+    "Reshape Round ScatterElements Shape Sigmoid Sign Sin Slice Softmax Split Sqrt Sub Tanh Tile Transpose Where"
 )
 """operators that `edgefd export` can write"""
 EXTRACTOR_OPERATORS = TRAINING_OPERATORS | _names(

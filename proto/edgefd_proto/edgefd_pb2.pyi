@@ -15,15 +15,17 @@ class Codec(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     CODEC_UINT8: _ClassVar[Codec]
     CODEC_LABEL: _ClassVar[Codec]
     CODEC_UINT4: _ClassVar[Codec]
+    CODEC_SIMPLEX15: _ClassVar[Codec]
 CODEC_UNSPECIFIED: Codec
 CODEC_FLOAT32: Codec
 CODEC_FLOAT16: Codec
 CODEC_UINT8: Codec
 CODEC_LABEL: Codec
 CODEC_UINT4: Codec
+CODEC_SIMPLEX15: Codec
 
 class Knowledge(_message.Message):
-    __slots__ = ("id_gaps", "width", "codec", "values", "weights", "kept", "classes")
+    __slots__ = ("id_gaps", "width", "codec", "values", "weights", "kept", "classes", "rows", "runs", "weighted")
     ID_GAPS_FIELD_NUMBER: _ClassVar[int]
     WIDTH_FIELD_NUMBER: _ClassVar[int]
     CODEC_FIELD_NUMBER: _ClassVar[int]
@@ -31,6 +33,9 @@ class Knowledge(_message.Message):
     WEIGHTS_FIELD_NUMBER: _ClassVar[int]
     KEPT_FIELD_NUMBER: _ClassVar[int]
     CLASSES_FIELD_NUMBER: _ClassVar[int]
+    ROWS_FIELD_NUMBER: _ClassVar[int]
+    RUNS_FIELD_NUMBER: _ClassVar[int]
+    WEIGHTED_FIELD_NUMBER: _ClassVar[int]
     id_gaps: _containers.RepeatedScalarFieldContainer[int]
     width: int
     codec: Codec
@@ -38,7 +43,10 @@ class Knowledge(_message.Message):
     weights: bytes
     kept: int
     classes: bytes
-    def __init__(self, id_gaps: _Optional[_Iterable[int]] = ..., width: _Optional[int] = ..., codec: _Optional[_Union[Codec, str]] = ..., values: _Optional[bytes] = ..., weights: _Optional[bytes] = ..., kept: _Optional[int] = ..., classes: _Optional[bytes] = ...) -> None: ...
+    rows: int
+    runs: int
+    weighted: bool
+    def __init__(self, id_gaps: _Optional[_Iterable[int]] = ..., width: _Optional[int] = ..., codec: _Optional[_Union[Codec, str]] = ..., values: _Optional[bytes] = ..., weights: _Optional[bytes] = ..., kept: _Optional[int] = ..., classes: _Optional[bytes] = ..., rows: _Optional[int] = ..., runs: _Optional[int] = ..., weighted: bool = ...) -> None: ...
 
 class RoundPlan(_message.Message):
     __slots__ = ("round", "id_gaps", "evaluate", "closing")

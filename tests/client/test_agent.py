@@ -98,9 +98,21 @@ def test_devices_equal_the_simulation_with_a_selection_of_rows(sections: dict[st
     check_equal_to_simulation(export_federation(small(sections=sections), tmp_path / "federation"), tmp_path)
 
 
+def test_devices_equal_the_simulation_with_an_entropy_coded_codec(tmp_path: Path) -> None:
+    coded = small(sections={"codec": {"name": "simplex15"}})
+    check_equal_to_simulation(export_federation(coded, tmp_path / "federation"), tmp_path)
+
+
 def test_devices_equal_the_simulation_if_half_of_them_take_part_in_each_round(tmp_path: Path) -> None:
     half = small(4, rounds=4, sections={"coordinator": {"fraction": 0.5}}, catch_up=3)
     check_equal_to_simulation(export_federation(half, tmp_path / "federation"), tmp_path)
+
+
+def test_devices_equal_the_simulation_if_patience_ends_the_run(tmp_path: Path) -> None:
+    config = small(rounds=9, sections={"run": {"learner": "onnx", "workers": 0, "patience": 1}})
+    federation = export_federation(config, tmp_path / "federation")
+    check_equal_to_simulation(federation, tmp_path)
+    assert len(undisturbed(federation, tmp_path / "again")) < 9
 
 
 def test_devices_equal_the_simulation_with_a_defence(tmp_path: Path) -> None:

@@ -301,3 +301,15 @@ def test_a_wrong_setting_of_a_baseline_is_refused_with_its_name(baseline: dict[s
 def test_a_baseline_without_the_sections_that_do_not_fit_it_is_accepted() -> None:
     config = parse_config({"distillation": {"temperature": 4}, "baselines": [{"name": "fkd", "distillation": {}}]})
     assert baseline_config(config, "fkd").distillation == Kl()
+
+
+def test_the_keys_of_a_source_survive_a_file_and_are_checked() -> None:
+    keys = {"name": "m.parquet", "label": "kind", "features": ["acc_*", "n"], "client": "device", "test": "t.parquet"}
+    more = {"image_size": [24, 32], "channels": 3, "channels_last": True, "test_fraction": 0.3, "train": "a"}
+    config = parse_config({"data": keys | more})
+    assert config.to_dict()["data"].items() >= (keys | more).items()
+    assert parse_config(config.to_dict()) == config
+    assert (config.data.size, parse_config({"data": {"image_size": 8}}).data.size) == ((24, 32), (8, 8))
+    for key, value in (("channels", 2), ("channels_last", "yes"), ("test_fraction", 0.0), ("features", [1])):
+        with pytest.raises(UserError, match=rf"^data(\.{key})?\b"):
+            parse_config({"data": {key: value}})

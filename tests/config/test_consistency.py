@@ -31,8 +31,11 @@ OF_RANGES: list[dict[str, Any]] = [
     {"run": {"workers": -1}},
     {"run": {"evaluate_every": 0}},
     {"run": {"record_every": 0}},
+    {"run": {"checkpoint_every": -1}},
+    {"run": {"patience": 0}},
 ]
 OF_RULES: list[dict[str, Any]] = [
+    {"run": {**RECORDED, "patience": 2}},
     {"data": {"evaluate_on": "validation"}},
     {"data": {"validation": 0.1}, "partition": {"name": "file", "path": "parts.json"}},
     {"proxy": {"path": "proxy.npz", "keep": True}},

@@ -206,5 +206,5 @@ def test_impossible_partitions_are_refused() -> None:
         for n_clients in (0, -1):
             with pytest.raises(UserError, match="at least one client"):
                 none(Y, n_clients, rng)
-    with pytest.raises(UserError, match="needs a data set with groups"):
+    with pytest.raises(UserError, match="needs samples with groups"):
         partitions.by_group(None)

@@ -16,7 +16,7 @@ from edgefd.export.write_bundle import BundleSettings, export_bundle
 from edgefd.federation.terms import FederationTerms
 from edgefd.federation.units import units_of
 from edgefd.learners.batches import Batch, one_hot
-from edgefd.learners.models import MODELS, build_model
+from edgefd.learners.models import MODELS, WINDOW_MODELS, build_model
 from edgefd.runs.prepare import prepare
 from edgefd.simulation.engine import make_simulation_state, open_transport, simulate
 from edgefd.wire.known_graphs import known_model
@@ -29,7 +29,7 @@ WINDOWS = np.random.default_rng(0).integers(-2, 3, (40, 6, 100)).astype(np.float
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
 @pytest.mark.parametrize("name", MODELS)
 def test_one_exported_step_agrees_with_torch_and_is_known_to_devices(name: str, optimizer: str) -> None:
-    x = WINDOWS if name == "cnn1d" else X
+    x = WINDOWS if name in WINDOW_MODELS else X
     model = build_model(name, x.shape[1:], 10, 0)
     graphs = export_graphs(model, optimizer, 64, x.shape[1:], 10)
     assert known_model(read_graphs(graphs), graphs.constants, 64, 10, x.shape[1:]) == f"{name} with {optimizer}", (

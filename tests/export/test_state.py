@@ -195,9 +195,10 @@ def test_a_mask_that_is_not_for_rows_is_refused() -> None:
         export_graphs(DropsWeights(), "sgd", ROWS, SHAPE, CLASSES)
 
 
-def test_instance_normalisation_is_refused_with_a_suggestion() -> None:
-    with pytest.raises(UserError, match="use GroupNorm with one group per channel"):
-        export_graphs(with_norm(nn.InstanceNorm2d(6), nn.Identity()), "sgd", ROWS, SHAPE, CLASSES)
+def test_batch_normalisation_without_running_statistics_is_refused() -> None:
+    model = with_norm(nn.BatchNorm2d(6, track_running_stats=False), nn.BatchNorm1d(5))
+    with pytest.raises(UserError, match="set track_running_stats=True"):
+        export_graphs(model, "sgd", ROWS, SHAPE, CLASSES)
 
 
 def test_a_module_that_padding_changes_is_refused() -> None:

@@ -6,8 +6,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from edgefd_server.coordinator.checkpoint import CHECKPOINT, LOCK
 
+from edgefd.runs.checkpoint import CHECKPOINT, LOCK
 from tests.support.fork_server import environment
 
 ROOT = Path(__file__).parents[2]

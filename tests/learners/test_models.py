@@ -12,7 +12,7 @@ from edgefd.config.load import load_config
 from edgefd.core.errors import UserError
 from edgefd.data.datasets import find_dataset
 from edgefd.learners.batches import Batch
-from edgefd.learners.models import MODELS, ResidualBlock, build_model, check_model
+from edgefd.learners.models import MODELS, WINDOW_MODELS, ResidualBlock, build_model, check_model
 from edgefd.learners.torch_learner import TorchLearner
 from edgefd.runs.prepare import prepare
 from edgefd.simulation.engine import open_transport, simulate
@@ -21,14 +21,16 @@ WATCH = Path(__file__).parents[2] / "simulations/edge/watch.yaml"
 
 
 @pytest.mark.parametrize(
-    ("name", "shape"), [("cnn1d", (6, 100)), ("cnn1d", (1, 16)), ("cnn1d", (3, 17)), ("mlp", (6, 100))]
+    ("name", "shape"),
+    [("cnn1d", (6, 100)), ("cnn1d", (1, 16)), ("cnn1d", (3, 17)), ("mlp", (6, 100))]
+    + [(name, shape) for name in ("gru", "transformer") for shape in ((6, 100), (1, 16), (3, 17))],
 )
 def test_models_for_windows_accept_windows_of_sensors(name: str, shape: tuple[int, ...]) -> None:
     logits = build_model(name, shape, 7, 0)(torch.randn(5, *shape))
     assert logits.shape == (5, 7)
 
 
-@pytest.mark.parametrize("name", [n for n in MODELS if n != "cnn1d"])
+@pytest.mark.parametrize("name", [n for n in MODELS if n not in WINDOW_MODELS])
 @pytest.mark.parametrize("shape", [(1, 16, 16), (3, 17, 30)])
 def test_models_for_images_accept_images(name: str, shape: tuple[int, ...]) -> None:
     assert build_model(name, shape, 4, 0)(torch.randn(5, *shape)).shape == (5, 4)

@@ -6,11 +6,11 @@ import torch
 from torch import Tensor, nn
 
 from edgefd.learners.batches import Batch, softmax
-from edgefd.learners.models import MODELS, build_model
+from edgefd.learners.models import MODELS, WINDOW_MODELS, build_model
 from edgefd.learners.step_recorder import record
 from edgefd.learners.torch_learner import RecordedSteps, TorchLearner
 
-SHAPES = {name: (3, 32) if name == "cnn1d" else (1, 28, 28) for name in MODELS}
+SHAPES = {name: (3, 32) if name in WINDOW_MODELS else (1, 28, 28) for name in MODELS}
 
 
 def random_batches(shape: tuple[int, ...], sizes: list[int]) -> list[Batch]:

@@ -124,6 +124,15 @@ def test_a_float16_codec_changes_only_the_low_digits(method: Method) -> None:
         np.testing.assert_allclose(decoded.weights, k.weights, rtol=0.01)
 
 
+@with_methods(m for m in METHODS if m.values.sums_to_one)
+def test_simplex15_carries_the_messages_of_every_method_with_soft_labels(method: Method) -> None:
+    reports, teachers, _ = play(method, 2)
+    for k in [*(r.knowledge for r in reports[1]), *teachers]:
+        decoded = sent_and_received(k, "simplex15")
+        assert np.array_equal(decoded.ids, k.ids)
+        np.testing.assert_allclose(decoded.values, k.values, atol=1.3 / 15)
+
+
 # Other methods have no teacher that is a vote on the rows that were sent.
 @with_methods(m for m in METHODS if m.exchanges and m.message is MessageKind.PROXY_LABELS and not m.server_model)
 def test_the_teacher_of_a_single_upload_has_its_rows_and_its_most_likely_classes(method: Method) -> None:

@@ -170,7 +170,8 @@ def test_the_sum_of_a_rounded_row_or_mean_reaches_its_bound_but_not_more(codec: 
 def test_only_the_codec_of_the_terms_and_labels_are_accepted(codec: str, other: str) -> None:
     expected = expected_report(FEDMD, terms_for(codec=codec), plan(0))
     label = with_values(0, 0, 1, 0)
-    wire.decode_report(wire.encode_report(Report(0, 0, label), other), expected)  # labels belong to every codec
+    if "simplex15" not in (codec, other):  # labels belong to every codec of numbers
+        wire.decode_report(wire.encode_report(Report(0, 0, label), other), expected)
     soft = wire.encode_report(Report(0, 0, rows(1)), other)
     if codec == other:
         wire.decode_report(soft, expected)

@@ -200,6 +200,7 @@ def test_a_command_reports_a_callback_that_cannot_start_in_one_line(tmp_path: Pa
     ("settings", "message"),
     [
         ({"run.trackers": ["tensorbord"]}, "run.trackers: unknown tracker 'tensorbord': did you mean 'tensorboard'?"),
+        ({"run.trackers": ["csv", "csv"]}, "run.trackers names csv twice: remove one"),
         ({"run.trackers": "csv"}, "run.trackers: Input should be a valid"),
         ({"run.callbacks": ["nothing"]}, "callback 'nothing' must look like package.module:ATTRIBUTE"),
         ({"run.callbacks": ["mine_too:Own"]}, "cannot load callback 'mine_too:Own': ModuleNotFoundError"),

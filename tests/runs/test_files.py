@@ -5,9 +5,11 @@ import json
 from pathlib import Path
 
 import pytest
+from safetensors import safe_open
 
 from edgefd.core.field_docs import field_docs
 from edgefd.runs.files import RUN_FILES
+from edgefd.runs.model_files import model_path
 from tests.support.commands import QUICKSTART, edgefd
 
 SMALL = ("data.limit=300", "train.rounds=1", "model.name=linear", "baselines=[fedmd]", "train.augment_shift=0")
@@ -23,12 +25,17 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_every_file_that_a_run_writes_is_listed(run: Path) -> None:
     listed = {file.name.partition("/")[0] for file in RUN_FILES}
-    assert {path.name for path in run.iterdir()} <= listed
+    assert {path.name for path in run.iterdir() if not path.name.startswith(".")} <= listed
 
 
 @pytest.mark.parametrize("name", [file.name for file in RUN_FILES if file.kinds])
 def test_a_json_file_has_the_described_fields(run: Path, name: str) -> None:
-    (kind, *_), text = next(file.kinds for file in RUN_FILES if file.name == name), (run / name).read_text()
+    kind, *_ = next(file.kinds for file in RUN_FILES if file.name == name)
+    if name == "models/":
+        with safe_open(model_path(run, 1, 0), "numpy") as file:
+            text = file.metadata()["edgefd"]
+    else:
+        text = (run / name).read_text()
     fields = {field.name for field in dataclasses.fields(kind)}
     for line in text.splitlines() if name.endswith(".jsonl") else [text]:
         assert set(json.loads(line)) == fields - {"evaluation"}

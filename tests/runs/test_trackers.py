@@ -52,6 +52,12 @@ def numbers(folder: Path, name: str) -> list[tuple[int, float]]:
     return [(row["round"], row[name]) for row in rows if row[name] is not None]
 
 
+def rows_of(folder: Path) -> list[dict[str, str]]:
+    """The rows of metrics.csv."""
+    with (folder / "metrics.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
 def without_times(folder: Path) -> list[dict[str, Any]]:
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     return [{k: v for k, v in row.items() if k != "seconds"} for row in rows]
@@ -71,13 +77,13 @@ def test_a_missing_package_is_named_with_its_extra(name: str, monkeypatch: pytes
 def test_csv_has_a_row_for_each_round_and_each_number() -> None:
     run = tracked("csv", **{"run.evaluate_every": 2, "baselines": ["fedmd"]})
     for folder in (run.folder, run.baselines["fedmd"].folder):
-        rows = list(csv.DictReader((folder / "metrics.csv").open()))
+        rows = rows_of(folder)
         assert [int(row["round"]) for row in rows] == [0, 1, 2]
         for name in ("accuracy_mean", "accuracy_worst", "distil_loss", "train_loss", "bytes_up", "bytes_down"):
             assert [(int(r["round"]), float(r[name])) for r in rows if r[name]] == numbers(folder, name)
     last = run.rounds[-1].accuracy_quantiles
     assert last is not None
-    rows = list(csv.DictReader((run.folder / "metrics.csv").open()))
+    rows = rows_of(run.folder)
     assert [float(rows[-1][f"accuracy_quantile_{q}"]) for q in (10, 50, 90)] == list(last)
 
 
@@ -226,6 +232,15 @@ edgefd.simulate({SMALL!r}, {{"run.trackers": ["csv", "tensorboard", "mlflow"]}},
     (entry,) = mlflow_runs()
     assert entry.info.status == "RUNNING"
     assert entry.data.metrics["accuracy_mean"] == numbers(Path("run"), "accuracy_mean")[1][1]
+    resumed = edgefd.simulate(resume="run")
+    expected = numbers(resumed.folder, "accuracy_mean")
+    assert [step for step, _ in expected] == [0, 1, 2]
+    rows = rows_of(Path("run"))
+    assert [(int(row["round"]), float(row["accuracy_mean"])) for row in rows] == expected
+    events = EventAccumulator("run/tensorboard")  # of both processes
+    events.Reload()
+    assert [event.step for event in events.Scalars("bytes_up")] == [0, 1, 2]
+    assert sorted(entry.info.status for entry in mlflow_runs()) == ["FINISHED", "RUNNING"]
 
 
 def test_trackers_change_no_result() -> None:
@@ -280,7 +295,7 @@ def test_a_coordinator_of_devices_has_the_same_trackers() -> None:
         transport.start()
         opened = OpenRun(served, folder, create_checkpoint(prepared.config, folder), False)
         coordinate(opened, Fleet(transport))  # type: ignore[arg-type]
-    rows = list(csv.DictReader((folder / "metrics.csv").open()))
+    rows = rows_of(folder)
     assert [(int(r["round"]), float(r["heldout_accuracy_mean"])) for r in rows] == numbers(
         folder, "heldout_accuracy_mean"
     )

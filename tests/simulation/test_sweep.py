@@ -13,12 +13,15 @@ import numpy as np
 import pytest
 import yaml
 
-from edgefd.core.errors import RunError, UserError
+from edgefd.core.errors import RunError, Stopped, UserError
 from edgefd.data.datasets import find_dataset
 from edgefd.report.compare import HEADER, compare, load_runs, to_csv, to_markdown
 from edgefd.report.compare import cells as table_cells
-from edgefd.simulation.sweep import Cell, is_complete, load_sweep, run_sweep
+from edgefd.runs.read import is_complete
+from edgefd.simulation.run import simulate_config
+from edgefd.simulation.sweep import Cell, load_sweep, run_sweep
 from tests.support.commands import command, env
+from tests.support.run_results import StopAfter, results
 
 SWEEP = """
 base:
@@ -168,6 +171,19 @@ def test_a_stopped_sweep_runs_only_what_is_missing(cells: list[Cell], tmp_path: 
     rows = [table_cells(group) for group in groups]
     assert to_csv(HEADER, rows).count("\n") == 3
     assert to_markdown(HEADER, rows).count("\n") == 4
+
+
+@pytest.mark.slow
+def test_a_run_of_a_killed_sweep_continues_after_its_checkpoint(cells: list[Cell], tmp_path: Path) -> None:
+    cell = cells[0]
+    run_sweep([cell], tmp_path / "whole", 1, lambda *_: None)
+
+    with pytest.raises(Stopped):
+        simulate_config(cell.config, tmp_path / "again" / cell.name, callbacks=[StopAfter(1)])
+    first = (tmp_path / "again" / cell.name / "metrics.jsonl").read_text()
+    run_sweep([cell], tmp_path / "again", 1, lambda *_: None)
+    assert (tmp_path / "again" / cell.name / "metrics.jsonl").read_text().startswith(first)  # the same seconds
+    assert results(tmp_path / "again") == results(tmp_path / "whole")
 
 
 def test_a_failing_run_does_not_stop_the_other_runs(cells: list[Cell], tmp_path: Path) -> None:

@@ -16,8 +16,9 @@ from edgefd.config.load import PACKAGED, load_config, parse_config
 from edgefd.config.schema import Config
 from edgefd.core.errors import RunError, UserError
 from edgefd.methods import method_names
+from edgefd.runs.read import is_complete
 from edgefd.simulation import tuning as module
-from edgefd.simulation.sweep import Cell, is_complete
+from edgefd.simulation.sweep import Cell
 from edgefd.simulation.tuning import Trial, best_of, load_tuning, run_tuning
 from edgefd.simulation.tuning_results import best_path, tuning_table, write_results
 from edgefd.simulation.tuning_space import read_space

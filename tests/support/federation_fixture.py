@@ -16,9 +16,9 @@ from typing import Any
 import yaml
 from edgefd_client.state import load_state
 from edgefd_server import certs
-from edgefd_server.coordinator.checkpoint import load_checkpoint
 
 from edgefd.config.schema import Config
+from edgefd.runs.checkpoint import load_checkpoint
 from edgefd.wire import messages as wire
 from tests.support.federations import ExportedFederation, export_federation
 from tests.support.fork_server import ForkServer, environment, fork_server

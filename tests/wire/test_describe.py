@@ -4,9 +4,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from edgefd_proto import edgefd_pb2 as pb
 
 from edgefd.core.errors import UserError
-from edgefd.core.knowledge import empty
+from edgefd.core.knowledge import Knowledge, empty
 from edgefd.federation.plan import RoundPlan
 from edgefd.federation.report import Report
 from edgefd.wire.codecs import CODECS
@@ -50,3 +51,19 @@ def test_names_in_a_file_are_shown_escaped(tmp_path: Path) -> None:
     lines = describe(tmp_path / "a.npz")
     assert all(line.isprintable() for line in lines)
     assert r"x\x1b[2J\x07\u202e: float64 [3]" in lines[1]
+
+
+def test_the_bits_per_row_are_those_of_the_whole_message(tmp_path: Path) -> None:
+    n = 500
+    k = Knowledge(np.arange(n), np.eye(10, dtype=np.float32)[np.arange(n) % 7], np.full(n, 0.5, np.float32))
+    for codec in ("float16", "simplex15"):
+        text = described(tmp_path, encode_report(Report(1, 2, k), codec))
+        assert f"bits per row: {8 * len(encode(k, codec)) / n:.1f}, with its id and weight" in text
+        assert "weights: 0.500000 to 0.500000, 0 of them exactly 1" in text
+    assert "which also hold 1 runs of ids, and the weights" in text
+
+
+def test_coded_rows_that_a_small_file_only_claims_are_not_decoded(tmp_path: Path) -> None:
+    claim = pb.Knowledge(width=10, codec=pb.CODEC_SIMPLEX15, rows=2**23, runs=1, values=b"\xff" * 600)
+    with pytest.raises(UserError, match="is neither a message of edgefd"):
+        described(tmp_path, claim.SerializeToString())

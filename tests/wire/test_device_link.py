@@ -58,6 +58,7 @@ EXAMPLES = {
     "knowledge uint8": wire.encode(KNOWLEDGE, "uint8"),
     "knowledge uint4": wire.encode(KNOWLEDGE, "uint4"),
     "knowledge kept": wire.encode(KEPT, "float16"),
+    "knowledge simplex15": wire.encode(KNOWLEDGE, "simplex15"),
     "knowledge labels": wire.encode(LABELS, "float16"),
     "plan": wire.encode_plan(RoundPlan(2, np.array([0, 1, 5]))),
     "terms": terms_message(TERMS).SerializeToString(),

@@ -18,7 +18,7 @@ from onnx import AttributeProto, ModelProto, TensorProto, helper, numpy_helper
 
 from edgefd.core.errors import UserError
 from edgefd.export.model_graphs import export_graphs
-from edgefd.learners.models import MODELS, build_model
+from edgefd.learners.models import MODELS, WINDOW_MODELS, build_model
 from edgefd.learners.session import open_session, session_options
 from edgefd.wire.bundle_reader import read_bundle
 from edgefd.wire.onnx_reader import TRAINING_OPERATORS, OnnxGraph, read_extractor, read_training_graph
@@ -53,7 +53,7 @@ def read(blob: bytes) -> OnnxGraph:
 
 @pytest.mark.parametrize("name", MODELS)
 def test_it_reads_what_the_package_onnx_reads(name: str) -> None:
-    shape = (2, 20) if name == "cnn1d" else (2, 17, 18)
+    shape = (2, 20) if name in WINDOW_MODELS else (2, 17, 18)
     graphs = export_graphs(build_model(name, shape, 3, 0), "adam", 4, shape, 3)
     for blob in (graphs.step, graphs.logits):
         graph, model = read(blob), onnx.load_from_string(blob)

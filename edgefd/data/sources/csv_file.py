@@ -77,7 +77,9 @@ def _read(path: Path) -> _CsvTable:
             if start.startswith("sep="):  # Excel writes this line
                 delimiter, start = start.strip()[4:5] or ",", file.readline()
             header = tuple(name.strip() for name in next(csv.reader([start], delimiter=delimiter), []))
-            rows = [row for row in csv.reader(file, delimiter=delimiter, skipinitialspace=True) if any(row)]
+            rows = [
+                row for row in csv.reader(file, delimiter=delimiter, skipinitialspace=True, strict=True) if any(row)
+            ]
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from error
     except UnicodeError as error:

@@ -46,7 +46,8 @@ def read_named(source: Source, root: Path | None = None) -> tuple[Samples, str, 
     """
     name, people = source.name, source.test_people
     if name not in DATASETS:
-        raise UserError(f"unknown data set {name!r}: {hint(name, DATASETS, otherwise='a path of an npz or a folder')}")
+        other = "the path of a folder or of a .npz, .parquet or .csv file, or hf:NAME"
+        raise UserError(f"unknown data set {name!r}: {hint(name, DATASETS, other)}")
     source.check_used(("test_people",) if name == "watch" else _IMAGES, "data sets")
     location = _find(name, root)
     if location is None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
 from pathlib import Path
 
 from edgefd.core.errors import UserError, require
@@ -25,9 +27,20 @@ def read_parquet_file(source: Source) -> Samples:
     source.check_used((*KEYS, *_IMAGES), "parquet files")
     require("parquet", "pyarrow")
     train = _read(Path(source.name), source)
-    return samples_of_tables(
-        train, None if source.test is None else _read(Path(source.test), source), columns_of(train, source)
-    )
+    columns = columns_of(train, source)
+    test = None if source.test is None else _read(Path(source.test), source)
+    samples = samples_of_tables(train, test, columns)
+    return replace(samples, label_names=_label_names(train, columns.label))
+
+
+def _label_names(table: ArrowTable, label: str) -> tuple[str, ...] | None:
+    """Return the names of a column of class labels, which the package datasets writes into its parquet files."""
+    try:
+        features = json.loads(table.table.schema.metadata[b"huggingface"])["info"]["features"]
+        names = features[label]["names"] if features[label]["_type"] == "ClassLabel" else None
+    except (KeyError, TypeError, ValueError):  # a file of another program
+        return None
+    return tuple(map(str, names)) if isinstance(names, list) and names else None
 
 
 def _read(path: Path, source: Source) -> ArrowTable:

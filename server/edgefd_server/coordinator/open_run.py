@@ -13,18 +13,19 @@ from edgefd.config.schema import Config
 from edgefd.core.errors import InUse, UserError
 from edgefd.core.files import SHARED, make_folder, os_errors, removed_on_error
 from edgefd.rounds.participation import remembers
-from edgefd.runs.folder import run_folder
-from edgefd.wire.exchange_folder import DONE, FEDERATION
-from edgefd_server.coordinator.checkpoint import (
+from edgefd.runs.checkpoint import (
     CHECKPOINT,
     LOCK,
     Checkpoint,
     check_memory,
-    config_digest,
+    check_same_settings,
     exclusive_lock,
     load_checkpoint,
     save_checkpoint,
+    settings_text,
 )
+from edgefd.runs.folder import run_folder
+from edgefd.wire.exchange_folder import DONE, FEDERATION
 from edgefd_server.coordinator.served_run import ServedRun, read_served_run
 
 
@@ -75,7 +76,7 @@ def open_run(request: RunRequest, exchange: Path | None = None) -> Iterator[Open
     if request.resume and request.out is None:
         raise UserError("--resume needs --out: give the folder of the run to resume")
     with ExitStack() as stack:
-        if request.resume and request.out is not None and load_checkpoint(request.out, served.expected_teacher):
+        if request.resume and request.out is not None and os.path.lexists(request.out / CHECKPOINT):
             stack.enter_context(_locked(request.out, exchange))
             yield OpenRun(served, request.out, load_for_resume(served, request.out), True)
         else:
@@ -127,7 +128,7 @@ def has_begun(folder: Path) -> bool:
 
 def create_checkpoint(config: Config, folder: Path) -> Checkpoint:
     """Write the first checkpoint of a run in its folder, before anything is sent to clients."""
-    saved = Checkpoint(secrets.token_hex(6), config_digest(config))
+    saved = Checkpoint(secrets.token_hex(6), settings_text(config.to_dict()))
     save_checkpoint(folder, saved)
     return saved
 
@@ -138,11 +139,13 @@ def load_for_resume(served: ServedRun, folder: Path) -> Checkpoint:
     Raises:
         UserError: if there is none, or it is of another config.
     """
-    saved = load_checkpoint(folder, served.expected_teacher)
+    saved = load_checkpoint(
+        folder,
+        served.expected_teacher,
+        lambda _, settings: check_same_settings(settings, served.config, folder),
+    )
     if saved is None:
         raise UserError(f"the checkpoint in {folder} was removed")
-    if saved.config != config_digest(served.config):
-        raise UserError(f"the run in {folder} is of another config: resume it with {folder}/config.yaml")
     return saved
 
 

@@ -12,12 +12,12 @@ from typing import Any
 
 from edgefd.rounds.loop import run_rounds
 from edgefd.runs.callbacks import load_callbacks
+from edgefd.runs.checkpoint import save_checkpoint
 from edgefd.runs.execute import ProgressHook, execute_run, server_of
 from edgefd.runs.facts import GroundTruth
 from edgefd.runs.record import KNOWLEDGE, record_messages
 from edgefd.runs.round_metrics import RoundMetrics, measure
 from edgefd.wire.exchange_folder import COMPLETE
-from edgefd_server.coordinator.checkpoint import save_checkpoint
 from edgefd_server.coordinator.open_run import OpenRun
 from edgefd_server.coordinator.round_coordinator import RoundCoordinator
 

@@ -59,9 +59,15 @@ class ServedRun:
     def facts(self) -> RunFacts:
         """The facts that the run folder records."""
         n_proxy, sha256 = len(self.proxy), self.terms.proxy_sha256
-        partition = {"clients": None, "proxy": n_proxy, "proxy_sha256": sha256, "test": None}
+        partition = {"clients": None, "proxy": n_proxy, "proxy_sha256": sha256, "test": None, "label_names": None}
         disclosed = n_proxy if self.config.proxy.source == "contributed" else 0
-        return RunFacts(self.n_clients, partition, disclosed, Path(self.config.data.name).stem)
+        return RunFacts(self.n_clients, partition, disclosed, Path(self.config.data.name).stem, self.bytes_once)
+
+    @property
+    def bytes_once(self) -> int | None:
+        """Bytes of the bundles of all clients; None if no bundle is known."""
+        sizes = [sum(bundle.sizes.values()) for bundle in self.bundles]
+        return sum(sizes[client % len(sizes)] for client in range(self.n_clients)) if sizes else None
 
 
 def read_served_run(config: Config, bundles: Sequence[Path], proxy_labels: Path | None = None) -> ServedRun:

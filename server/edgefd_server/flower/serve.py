@@ -20,9 +20,9 @@ from edgefd.core.errors import RunError, Stopped, UserError
 from edgefd.core.files import make_folder
 from edgefd.core.json_files import write_json
 from edgefd.core.processes import alive, last_line, reported
+from edgefd.runs.checkpoint import load_checkpoint
 from edgefd.runs.folder import write_config
 from edgefd_server.certs import AllowList
-from edgefd_server.coordinator.checkpoint import load_checkpoint
 from edgefd_server.coordinator.open_run import RunRequest, open_run
 from edgefd_server.coordinator.round_coordinator import SHUTDOWN_GRACE
 from edgefd_server.coordinator.served_run import ServedRun

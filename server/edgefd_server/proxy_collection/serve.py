@@ -17,8 +17,8 @@ from edgefd.core.errors import InUse, Stopped, UserError
 from edgefd.core.files import removed_on_error
 from edgefd.data.build_federation import CONTRIBUTORS
 from edgefd.data.npz import read_npz
+from edgefd.runs.checkpoint import LOCK, exclusive_lock
 from edgefd.runs.deployable import check_deployable
-from edgefd_server.coordinator.checkpoint import LOCK, exclusive_lock
 from edgefd_server.grpc_link.server import ListenAddress, warn_if_plaintext
 from edgefd_server.monitoring.event_log import LOG, json_log, tee_log
 from edgefd_server.monitoring.prometheus import LinkMetrics, metrics_log, metrics_server

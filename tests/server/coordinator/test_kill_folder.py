@@ -12,8 +12,8 @@ from typing import IO
 
 import pytest
 import yaml
-from edgefd_server.coordinator.checkpoint import load_checkpoint
 
+from edgefd.runs.checkpoint import load_checkpoint
 from edgefd.wire import messages as wire
 from edgefd.wire.exchange_folder import COMPLETE, DONE
 from tests.support.federations import ExportedFederation, export_federation, small

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 from edgefd_server.coordinator import open_run as module
-from edgefd_server.coordinator.checkpoint import CHECKPOINT, exclusive_lock, load_checkpoint
 from edgefd_server.coordinator.open_run import RunRequest, create_checkpoint, open_run
 
 from edgefd.core.errors import UserError
+from edgefd.runs.checkpoint import CHECKPOINT, exclusive_lock, load_checkpoint
 from edgefd.runs.folder import run_folder
 from tests.support.federations import ExportedFederation, export_federation, small
 

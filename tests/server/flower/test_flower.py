@@ -43,9 +43,10 @@ def metrics(folder: Path) -> list[dict[str, object]]:
 
 
 @pytest.mark.slow
-def test_flower_the_device_link_and_the_simulation_have_the_same_teachers(tmp_path: Path) -> None:
+@pytest.mark.parametrize("codec", ["float16", "simplex15"])
+def test_flower_the_device_link_and_the_simulation_have_the_same_teachers(codec: str, tmp_path: Path) -> None:
     port = free_port()
-    with flower_federation(tmp_path, nodes=(0, 1, 2)) as fl:
+    with flower_federation(tmp_path, nodes=(0, 1, 2), codec=codec) as fl:
         server = fl.server("flower", "flower", "--superlink", f"127.0.0.1:{port}", "--certs", str(fl.certs))
         stranger = fl.supernode("stranger", 0, port, unknown_key(fl))
         assert stranger.wait(90) > 0, fl.all_logs()  # it ended by itself

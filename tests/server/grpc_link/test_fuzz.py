@@ -34,7 +34,7 @@ from tests.support.federations import ExportedFederation, export_federation, ign
 
 FUZZED = int(os.environ.get("EDGEFD_FUZZ", "60000"))
 """messages of each of the three slow tests"""
-CODECS = ("float32", "float16", "uint8", "uint4")
+CODECS = ("float32", "float16", "uint8", "uint4", "simplex15")
 REASONS = {"size", "malformed", "session", "superseded", "run", "round", "early", "client", "content", "conflict"}
 REASONS |= {"protocol"}
 SPECIAL_BYTES = (0, 1, 0x7F, 0x80, 0xFF)
@@ -44,7 +44,7 @@ METRICS = ("accuracy", "correct/0", "correct/zz", "bin_count/0", "class_kl/0", "
 METRICS += ("\x1b[2J", "x" * 999)
 
 
-@pytest.fixture(scope="module", params=["float16", "uint8"])
+@pytest.fixture(scope="module", params=["float16", "uint8", "simplex15"])
 def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> ExportedFederation:
     """A federation of two clients."""
     config = small(n_clients=2, sections={"codec": {"name": request.param}})
@@ -76,7 +76,7 @@ def valid_reports(ids: np.ndarray, codec: str, rng: np.random.Generator) -> list
 def nasty_knowledge(message: pb.Knowledge, rng: random.Random) -> None:
     """Change fields of knowledge: its shape, its codec or its values."""
     for _ in range(rng.choice((1, 1, 2, 3))):
-        match rng.randrange(7):
+        match rng.randrange(9):
             case 0:
                 message.width = rng.choice(NUMBERS)
             case 1:
@@ -88,6 +88,10 @@ def nasty_knowledge(message: pb.Knowledge, rng: random.Random) -> None:
             case 4:
                 message.classes = rng.randbytes(rng.choice((0, 1, 5, 100)))
             case 5:
+                message.rows = rng.choice(NUMBERS)
+            case 6:
+                message.runs = rng.choice(NUMBERS)
+            case 7:
                 dtype = "<f4" if message.codec == pb.CODEC_FLOAT32 else "<f2"
                 with np.errstate(over="ignore"):
                     message.values = np.full(len(message.values) // int(dtype[2]), rng.choice(VALUES), dtype).tobytes()
@@ -259,6 +263,7 @@ def test_a_small_request_cannot_ask_for_much_memory(pair: ExportedFederation) ->
         pb.Knowledge(id_gaps=[1], width=2**32 - 1, codec=1),
         pb.Knowledge(id_gaps=[1] * (room // 2), width=0, codec=1),
         pb.Knowledge(id_gaps=[2**32 - 1] * (room // 6), width=10, codec=3),
+        pb.Knowledge(width=10, codec=pb.CODEC_SIMPLEX15, rows=2**32 - 1, runs=1, values=b"\xff" * 600),
     ]
     for knowledge in huge:
         report = pb.Report(client=0, knowledge=knowledge).SerializeToString()
@@ -309,5 +314,6 @@ def test_the_requests_from_which_mutations_start_are_accepted(pair: ExportedFede
     for report in valid_reports(plan.ids, codec, np.random.default_rng(0)):
         blob = pb.SubmitRequest(session=session, run="test", report=report).SerializeToString()
         sent = pb.Report.FromString(report).knowledge.codec
-        expected = "accepted" if sent in (pb.CODEC_LABEL, wire.CODEC_NUMBERS[codec]) else "content"
+        labels = codec != "simplex15" and sent == pb.CODEC_LABEL
+        expected = "accepted" if labels or sent == wire.CODEC_NUMBERS[codec] else "content"
         assert submit(sessions, plan, blob) == expected

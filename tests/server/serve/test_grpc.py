@@ -5,7 +5,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from edgefd_server.coordinator.checkpoint import CHECKPOINT, LOCK, exclusive_lock
 from edgefd_server.coordinator.open_run import create_checkpoint
 from edgefd_server.coordinator.served_run import read_served_run
 from typer.testing import CliRunner
@@ -13,6 +12,7 @@ from typer.testing import CliRunner
 from edgefd.cli.main import app, main
 from edgefd.config.load import load_config
 from edgefd.core.errors import Stopped, UserError
+from edgefd.runs.checkpoint import CHECKPOINT, LOCK, exclusive_lock
 from edgefd.runs.export_bundle import export_config
 from edgefd.runs.prepare import prepare
 from tests.support.federations import ExportedFederation, export_federation, small

@@ -15,13 +15,13 @@ from pathlib import Path
 
 import pytest
 from edgefd_server import certs
-from edgefd_server.coordinator.checkpoint import CHECKPOINT, Checkpoint, save_checkpoint
 from edgefd_server.monitoring import http_server
 from edgefd_server.monitoring.prometheus import LinkMetrics, MetricsServer
 
 from edgefd.core import descriptors
 from edgefd.core.descriptors import SHORTAGES, patient, raise_file_limit
 from edgefd.core.json_files import append_json_line
+from edgefd.runs.checkpoint import CHECKPOINT, Checkpoint, save_checkpoint
 from tests.support.descriptors import no_free_descriptors
 from tests.support.fork_server import environment
 from tests.support.waiting import until

@@ -1,21 +1,25 @@
-"""A coordinator's checkpoint: the run's id, the metrics of the completed rounds, the last teacher and the memory.
+"""Checkpoint of a run: its id, its settings, the metrics of the completed rounds, the last teacher and the memory.
 
 The checkpoint is one file, checkpoint.bin in the run folder, where no device can write. It names no path: a coordinator
-that resumes writes only where its own command line says. It is written after every round, before anything of the next
-round is sent, so that everything that devices have seen follows from it. The file holds a magic number, the version of
-the format, the sha256 of the rest, a line of JSON (with the arrays that a method keeps at the server, and the sizes of
-the parts that follow), and these parts: the teacher; the server's labels of all rows, where the selection of rows
-depends on them; and for each client that the server remembers, its knowledge and the rounds of its rows.
+that resumes writes only where its own command line says. A coordinator writes it after every round, before anything of
+the next round is sent, so that everything that devices have seen follows from it. A simulation writes it too, after the
+states of its clients (`edgefd.simulation.checkpoint`).
+
+The file holds a magic number, the version of the format, the sha256 of the rest, a line of JSON (with the sizes of the
+parts that follow), and these parts: the teacher; the server's labels of all rows, where the selection of rows depends
+on them; an npz of the arrays that a method keeps at the server; and for each client that the server remembers, its
+knowledge and the rounds of its rows.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -25,8 +29,9 @@ from edgefd.core.arrays import Float32
 from edgefd.core.errors import RunError, UserError
 from edgefd.core.files import get, os_errors, put
 from edgefd.core.json_files import parse_json
+from edgefd.core.npz import npz_arrays, npz_bytes
 from edgefd.federation.memory import Remembered
-from edgefd.federation.progress import Progress
+from edgefd.federation.progress import BestRound, Progress
 from edgefd.runs.round_metrics import RoundMetrics
 from edgefd.selection import SelectionState
 from edgefd.wire import messages as wire
@@ -34,20 +39,26 @@ from edgefd.wire.expected import Expected
 
 CHECKPOINT, LOCK = "checkpoint.bin", ".lock"
 _MAGIC = b"EDGEFD-COORDINATOR"
-_VERSION = b"\x02"
+_VERSION = b"\x03"
 _MAX_BYTES = 2**30
 _CODEC = "float32"  # of all knowledge, so that a resumed run continues with the same bits
 _ROUND = "<i4"
+_CHANGES_NOTHING = (
+    "workers",
+    "checkpoint_every",
+    "trackers",
+    "callbacks",
+)  # settings of the section run that a resumed run may change
 
 
 @dataclass(frozen=True, eq=False)
 class Checkpoint:
-    """State of a coordinator between two rounds."""
+    """State of a run between two rounds."""
 
     run: str
-    """id of the run, which the devices' states hold too"""
+    """id of the run, which the devices' states hold too; of a simulation, the digest of its data"""
     config: str
-    """digest of the config"""
+    """settings of the config as JSON, see `settings_text`"""
     metrics: tuple[RoundMetrics, ...] = ()
     """metrics of the completed rounds, from round 0 on"""
     progress: Progress = field(default_factory=Progress)
@@ -59,11 +70,40 @@ class Checkpoint:
         return self.progress.next_round
 
 
-def config_digest(config: Config) -> str:
-    """Return a digest of all settings that change a run. The number of worker processes changes nothing."""
-    settings = config.to_dict()
-    del settings["run"]["workers"]
-    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+def settings_text(sections: Mapping[str, Any]) -> str:
+    """Return all settings of a config (`Config.to_dict`) that change a run, as JSON."""
+    run = {name: value for name, value in sections["run"].items() if name not in _CHANGES_NOTHING}
+    return json.dumps({**sections, "run": run}, sort_keys=True)
+
+
+def check_same_settings(saved: str, config: Config, folder: Path) -> None:
+    """Check that a run is resumed with the settings that it began with.
+
+    Args:
+        saved: `settings_text` of the run when it began.
+        config: with which it is resumed.
+        folder: the run folder.
+
+    Raises:
+        UserError: if a setting differs; the message names the first one with both values.
+    """
+    given = settings_text(config.to_dict())
+    if saved == given:
+        return
+    before, now = (dict(_flat(json.loads(text))) for text in (saved, given))
+    key = next(key for key in {**before, **now} if before.get(key) != now.get(key))
+    raise UserError(
+        f"the run in {folder} is of another config: {key} was {before.get(key, 'not set')!r}, and is "
+        f"{now.get(key, 'not set')!r}: set it back, or start a new run"
+    )
+
+
+def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in settings.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value
 
 
 def save_checkpoint(folder: Path, saved: Checkpoint) -> None:
@@ -76,6 +116,8 @@ def save_checkpoint(folder: Path, saved: Checkpoint) -> None:
     clients = sorted(progress.memory)
     known = None if state is None else state.known
     parts = [b"" if k is None else wire.encode(k, _CODEC) for k in (progress.teacher, known)]
+    arrays = {f"state/{name}": values for name, values in progress.method_state.items()}
+    parts.append(npz_bytes(arrays, compressed=False) if arrays else b"")
     for remembered in (progress.memory[client] for client in clients):
         parts += [wire.encode(remembered.knowledge, _CODEC), remembered.rounds.astype(_ROUND).tobytes()]
     head = {
@@ -84,20 +126,26 @@ def save_checkpoint(folder: Path, saved: Checkpoint) -> None:
         "metrics": [vars(each) for each in saved.metrics],
         "lag": None if state is None else state.lag.tolist(),
         "clients": clients,
-        "method_state": {name: values.tolist() for name, values in progress.method_state.items()},
+        "best": None if progress.best is None else vars(progress.best),
         "sizes": [len(part) for part in parts],
     }
     body = b"".join([json.dumps(head).encode(), b"\n", *parts])
+    if len(body) > _MAX_BYTES - 2**10:
+        raise RunError(f"the server's state needs {len(body) / 2**20:.0f} MiB, more than a checkpoint can hold")
     with os_errors(f"write the checkpoint in {folder}", RunError):
         put(folder / CHECKPOINT, _MAGIC + _VERSION + hashlib.sha256(body).digest() + body)
 
 
-def load_checkpoint(folder: Path, teacher: Expected) -> Checkpoint | None:
+def load_checkpoint(
+    folder: Path, teacher: Expected, check: Callable[[str, str], None] = lambda *_: None
+) -> Checkpoint | None:
     """Return the checkpoint in a run folder; None if there is none.
 
     Args:
         folder: the run folder.
         teacher: what the clients of the run expect of a teacher.
+        check: called with `run` and `config` of the checkpoint before the rest is decoded; raises a UserError if they
+            are wrong.
 
     Raises:
         UserError: if the file is damaged or is not a checkpoint of such a run.
@@ -105,11 +153,13 @@ def load_checkpoint(folder: Path, teacher: Expected) -> Checkpoint | None:
     path = folder / CHECKPOINT
     try:
         blob = get(path, _MAX_BYTES)
-        return None if blob is None else _decode(blob, replace(teacher, codec=_CODEC))
+        return None if blob is None else _decode(blob, replace(teacher, codec=_CODEC), check)
+    except UserError:
+        raise
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from error
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
-        raise UserError(f"{path} is not a coordinator's checkpoint: {error}") from error
+        raise UserError(f"{path} is not a checkpoint of this run: {error}") from error
 
 
 def exclusive_lock(folder: Path) -> AbstractContextManager[None]:
@@ -141,7 +191,7 @@ def check_memory(n_clients: int, teacher: Expected) -> None:
         )
 
 
-def _decode(blob: bytes, expected: Expected) -> Checkpoint:
+def _decode(blob: bytes, expected: Expected, check: Callable[[str, str], None]) -> Checkpoint:
     version, start = len(_MAGIC), len(_MAGIC) + len(_VERSION)
     if blob[:version] != _MAGIC:
         raise ValueError("its first bytes are not those of a checkpoint")
@@ -152,16 +202,19 @@ def _decode(blob: bytes, expected: Expected) -> Checkpoint:
         raise ValueError("its checksum is wrong")
     head, _, rest = body.partition(b"\n")
     fields = parse_json(head)
-    teacher, known, *remembered = _parts(rest, fields["sizes"])
-    next_round = len(fields["metrics"])
+    check(str(fields["run"]), str(fields["config"]))
+    teacher, known, arrays, *remembered = _parts(rest, fields["sizes"])
+    metrics = tuple(RoundMetrics(**metrics) for metrics in fields["metrics"])
+    next_round = len(metrics)
     progress = Progress(
         next_round,
         wire.decode(teacher, expected) if teacher else None,
         None if fields["lag"] is None else SelectionState(wire.decode(known, expected), _lag(fields["lag"], expected)),
         _memory(fields["clients"], remembered, expected, next_round),
-        {str(name): _numbers(name, values) for name, values in fields["method_state"].items()},
+        _method_state(arrays),
+        None if fields["best"] is None else BestRound(**fields["best"]),
+        bool(metrics) and metrics[-1].closing,
     )
-    metrics = tuple(RoundMetrics(**metrics) for metrics in fields["metrics"])
     return Checkpoint(str(fields["run"]), str(fields["config"]), metrics, progress)
 
 
@@ -179,11 +232,13 @@ def _lag(values: Sequence[float], expected: Expected) -> Float32:
     return lag
 
 
-def _numbers(name: str, values: object) -> np.ndarray:
-    array = np.array(values)
-    if array.dtype.kind not in "biuf":
-        raise ValueError(f"{name} in method_state must hold numbers")
-    return array
+def _method_state(blob: bytes) -> dict[str, np.ndarray]:
+    stored = npz_arrays(blob, _MAX_BYTES) if blob else {}
+    arrays = {name.removeprefix("state/"): values for name, values in stored.items()}
+    for name, array in arrays.items():
+        if array.dtype.kind not in "biuf":
+            raise ValueError(f"{name} in the state of the method must hold numbers")
+    return arrays
 
 
 def _memory(

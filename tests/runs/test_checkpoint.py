@@ -1,4 +1,4 @@
-"""Checkpoints of a coordinator, and the lock of its folder."""
+"""Checkpoints of a run, and the lock of a coordinator's folder."""
 
 import dataclasses
 import hashlib
@@ -8,7 +8,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from edgefd_server.coordinator.checkpoint import (
+
+from edgefd.core.errors import UserError
+from edgefd.core.knowledge import Knowledge
+from edgefd.federation.memory import Remembered
+from edgefd.federation.progress import BestRound, Progress
+from edgefd.runs.checkpoint import (
     CHECKPOINT,
     Checkpoint,
     check_memory,
@@ -16,11 +21,6 @@ from edgefd_server.coordinator.checkpoint import (
     load_checkpoint,
     save_checkpoint,
 )
-
-from edgefd.core.errors import UserError
-from edgefd.core.knowledge import Knowledge
-from edgefd.federation.memory import Remembered
-from edgefd.federation.progress import Progress
 from edgefd.selection._rule import SelectionState
 from tests.support.expectations import TEACHER
 from tests.support.rounds import knowledge
@@ -43,6 +43,9 @@ def test_a_checkpoint_reads_as_it_was_written(tmp_path: Path) -> None:
         Checkpoint(
             "r", "c", metrics, Progress(8, knowledge(3), state, MEMORY, {"c": np.array([[1 / 3, 1e-300], [2, 0.1]])})
         ),
+        Checkpoint(
+            "r", "c", metrics, Progress(8, None, None, {}, {"file": np.ones(3, np.float32)}, BestRound(3, 1 / 3, 4))
+        ),
     ):
         save_checkpoint(tmp_path, saved)
         loaded = load_checkpoint(tmp_path, TEACHER)
@@ -55,6 +58,8 @@ def test_a_checkpoint_reads_as_it_was_written(tmp_path: Path) -> None:
         assert (progress.selection_state is None) == (expected.selection_state is None)
         assert progress.method_state.keys() == expected.method_state.keys()
         assert all(np.array_equal(progress.method_state[n], v) for n, v in expected.method_state.items())
+        assert all(progress.method_state[n].dtype == v.dtype for n, v in expected.method_state.items())
+        assert progress.best == expected.best
         if progress.selection_state is not None:
             assert progress.selection_state.known.equals(knowledge(4))
             assert np.array_equal(progress.selection_state.lag, state.lag)
@@ -67,8 +72,14 @@ def test_a_checkpoint_reads_as_it_was_written(tmp_path: Path) -> None:
 def test_a_checkpoint_of_another_version_is_refused_with_advice(tmp_path: Path) -> None:
     save_checkpoint(tmp_path, Checkpoint("r", "c"))
     blob = (tmp_path / CHECKPOINT).read_bytes()
-    (tmp_path / CHECKPOINT).write_bytes(blob.replace(b"COORDINATOR\x02", b"COORDINATOR\x01", 1))
+    (tmp_path / CHECKPOINT).write_bytes(blob.replace(b"COORDINATOR\x03", b"COORDINATOR\x02", 1))
     with pytest.raises(UserError, match="another version of edgefd wrote it: continue the run with that version"):
+        load_checkpoint(tmp_path, TEACHER)
+
+
+def test_texts_in_the_state_of_a_method_are_refused(tmp_path: Path) -> None:
+    save_checkpoint(tmp_path, Checkpoint("r", "c", (), Progress(method_state={"c": np.array(["x"])})))
+    with pytest.raises(UserError, match="c in the state of the method must hold numbers"):
         load_checkpoint(tmp_path, TEACHER)
 
 
@@ -85,7 +96,7 @@ def test_a_damaged_checkpoint_is_refused(tmp_path: Path, at: int) -> None:
     blob = bytearray((tmp_path / CHECKPOINT).read_bytes())
     blob[at] ^= 1
     (tmp_path / CHECKPOINT).write_bytes(blob)
-    with pytest.raises(UserError, match="is not a coordinator's checkpoint"):
+    with pytest.raises(UserError, match="is not a checkpoint of this run"):
         load_checkpoint(tmp_path, TEACHER)
 
 
@@ -110,10 +121,9 @@ def with_head(blob: bytes, **changes: Any) -> bytes:
         {"metrics": []},
         {"metrics": 3},
         {"lag": [10**400]},
-        {"method_state": []},
-        {"method_state": {"c": {"a": 1}}},
-        {"method_state": {"c": ["x"]}},
-        {"method_state": {"c": [[1], [1, 2]]}},
+        {"best": []},
+        {"best": {"round": 1}},
+        {"config": None, "best": 3},
     ],
     ids=lambda changes: str(changes)[:40],
 )
@@ -124,7 +134,7 @@ def test_a_checkpoint_whose_first_line_is_wrong_is_refused(tmp_path: Path, chang
     path.write_bytes(with_head(path.read_bytes()))
     assert load_checkpoint(tmp_path, TEACHER) is not None
     path.write_bytes(with_head(path.read_bytes(), **changes))
-    with pytest.raises(UserError, match="is not a coordinator's checkpoint"):
+    with pytest.raises(UserError, match="is not a checkpoint of this run"):
         load_checkpoint(tmp_path, TEACHER)
 
 

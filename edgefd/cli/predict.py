@@ -1,0 +1,103 @@
+"""The command that classifies samples with a model of a run."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+import os
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy.typing as npt
+import typer
+
+from edgefd.cli.common import require_simulation
+from edgefd.core.errors import UserError
+from edgefd.core.files import opened, put, writing
+from edgefd.core.npz import npy_array
+from edgefd.data.csv_table import read_samples
+from edgefd.data.images import read_unlabelled_images
+from edgefd.data.npz import read_npz
+from edgefd.runs.model_files import ModelInfo
+
+Samples = tuple[npt.NDArray[Any], list[str]]
+"""raw samples [n, ...], and what each is called: its number from 0, or the path of its image"""
+
+
+def predict(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="a run folder; of a baseline, RUN/also/METHOD")],
+    client: Annotated[int, typer.Option("--client", min=0, metavar="N", help="number of the client, from 0")],
+    input: Annotated[
+        Path,
+        typer.Option("--input", metavar="PATH", help="raw samples: .npy, .npz with x, .csv, or a folder of images"),
+    ],
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="Y.csv", help="also write labels and probabilities to this file")
+    ] = None,
+    round: Annotated[
+        int | None, typer.Option("--round", metavar="N", help="round of the model (default: the newest that is kept)")
+    ] = None,
+    onnx: Annotated[
+        Path | None, typer.Option("--onnx", metavar="MODEL.onnx", help="also write the model as one ONNX graph")
+    ] = None,
+) -> None:
+    """Classify raw samples with the trained model of a client, and print one label for each.
+
+    Example: edgefd predict runs/first --client 3 --input x.npy --out y.csv
+    """
+    require_simulation()
+    from edgefd.learners.batches import softmax
+    from edgefd.runs.trained_model import load_trained
+
+    if out is not None and out.suffix.lower() != ".csv":
+        raise UserError(f"--out must be a .csv file, not {out}")
+    model = load_trained(run, client, round)
+    x, names = _read(input, model.info)
+    probabilities = softmax(model.logits(x, str(input)))
+    labels = model.labels(probabilities)
+    if onnx is not None:
+        model.to_onnx(onnx)
+    if out is not None:
+        classes = model.info.label_names or range(probabilities.shape[1])
+        rows = [["sample", "label", *(f"p({c})" for c in classes)]]
+        rows += [[n, str(y), *map(str, p)] for n, y, p in zip(names, labels, probabilities.tolist(), strict=True)]
+        text = io.StringIO(newline="")
+        csv.writer(text, lineterminator="\n").writerows(rows)
+        with writing(out):
+            put(out, text.getvalue().encode())
+    for label in labels:
+        print(label)
+
+
+def _read(path: Path, info: ModelInfo) -> Samples:
+    """Return the samples of a file or a folder.
+
+    Raises:
+        UserError: if it cannot be read.
+    """
+    shape, kind = info.input.sample_shape, path.suffix.lower()
+    if path.is_dir():
+        x, files = read_unlabelled_images(path, shape, info.image_size, info.channels)
+        return x, [str(file.relative_to(path)) for file in files]
+    if kind in (".csv", ".tsv", ".txt"):
+        array = read_samples(path, math.prod(shape)).reshape(-1, *shape)
+    elif kind == ".npz":
+        array = read_npz(path, ("x",))["x"]
+    elif kind == ".npy":
+        array = _read_npy(path)
+    else:
+        raise UserError(f"{path} must be an .npy, .npz or .csv (.tsv, .txt) file, or a folder of images")
+    if not array.ndim:
+        raise UserError(f"{path}: expected an array [n, ...] of samples, not one number")
+    return array, [str(i) for i in range(len(array))]
+
+
+def _read_npy(path: Path) -> npt.NDArray[Any]:
+    try:
+        with opened(path) as file:
+            return npy_array(file, os.fstat(file.fileno()).st_size)
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from error
+    except ValueError as error:
+        raise UserError(f"cannot read {path}: {error}; save the samples with numpy.save") from error
