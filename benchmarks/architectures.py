@@ -248,7 +248,7 @@ def row(name: str, architecture: Architecture, seconds: float) -> str:
     except Exception as error:  # one architecture that a package cannot build must not end the table
         return f"{start} failed: {one_line(error)} | | | | | |"
     torch_ms, ratio = step_times(model, graphs, x[:BATCH], seconds)
-    differences = " | ".join(f"{errors[key]:.1e}" for key in ("step_float64", "torch_float64", "logits"))
+    differences = " | ".join(f"{errors[key]:.1e}" for key in ("step", "torch", "logits"))
     return f"{start} {count:,} | {differences} | {torch_ms:.1f} | {ratio:.2f} |"
 
 

@@ -38,20 +38,13 @@ DEVICE_ROOMS = (
     *("edgefd.data", "edgefd.rounds", "edgefd.defences", "edgefd.methods", "edgefd_client"),
 )
 TORCH_LEARNERS = (
-    *(
-        "models",
-        "max_pool_relu",
-        "noise",
-        "own_models",
-        "step_recorder",
-        "tensor_block",
-        "torch_learner",
-        "window_models",
-    ),
+    *("library_models", "max_pool_relu", "models", "noise", "normalised_models", "own_models"),
+    *("step_recorder", "tensor_block", "torch_learner", "window_models"),
 )
 EXCEPTIONS = {  # the only files of these rooms that need another package, and which one
     **dict.fromkeys((f"edgefd.learners.{name}" for name in TORCH_LEARNERS), "torch"),
     "edgefd.data.efficientnet": "torch",
+    "edgefd.data.backbones": "torch",
     **{"edgefd.data.download": "rich", "edgefd_client.client_app": "flwr"},
 }
 MAY_IMPORT_TORCH = (  # rooms and files; imports inside functions count
@@ -65,7 +58,7 @@ MAY_IMPORT_TORCH = (  # rooms and files; imports inside functions count
         "edgefd.auditing",
     ),
     *(f"edgefd.learners.{name}" for name in TORCH_LEARNERS),
-    *("edgefd.data.efficientnet", "edgefd.defences.dp_sgd"),
+    *("edgefd.data.backbones", "edgefd.data.efficientnet", "edgefd.defences.dp_sgd"),
 )
 NOT_ON_A_DEVICE = ("torch", "flwr", "sklearn", "scipy", "pydantic", "typer", "rich")
 NOT_AT_A_COORDINATOR = ("torch", "sklearn", "scipy", "numba", "flwr", "onnxruntime")

@@ -39,7 +39,8 @@ def export(
     manifest = export_config(load_config(path, overrides or []), model, out, proxy_labels)
     size = sum(record.bytes for record in manifest.files.values())
     console.print(f"{out}: {manifest.model}, {manifest.optimizer}, batches of {manifest.batch}, {size:,} bytes")
-    console.print(f"max. deviation from torch after one training step: {manifest.errors['step']:.1e}")
+    step, of_torch = (manifest.errors[name] for name in ("step", "torch"))
+    console.print(f"max. deviation of one training step from float64: {step:.1e} (torch in float32: {of_torch:.1e})")
     parsed = read_bundle(out).parsed
     if parsed.unknown:
         files = ", ".join(parsed.unknown)

@@ -94,7 +94,7 @@ RANGES = (
     ),
     Rule(
         lambda c, _: c.data.extractor is None and c.data.extractor_size is not None,
-        "data.extractor_size needs data.extractor=efficientnet_lite0 or efficientnet_lite2",
+        "data.extractor_size needs data.extractor=efficientnet_lite0, efficientnet_lite2 or timm:NAME",
     ),
     Rule(lambda c, _: getattr(c.partition, "n_clients", 1) < 1, "partition.n_clients must be at least 1"),
     Rule(lambda c, _: getattr(c.partition, "alpha", 1.0) <= 0, "partition.alpha must be above 0"),

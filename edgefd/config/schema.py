@@ -54,10 +54,12 @@ class Data(Source):
     deviation: tuple[float, ...] = (1.0,)
     """deviation for scale=unit: as many numbers as `mean` has, above 0"""
     extractor: str | None = None
-    """frozen network whose features replace the samples: efficientnet_lite0, efficientnet_lite2, or the path of an
-    .onnx file (None = the samples themselves)"""
+    """frozen network whose features replace the samples: efficientnet_lite0, efficientnet_lite2, a pretrained network
+    as "timm:NAME", your own as "package.module:Factory", called with the shape of a sample, or the path of an .onnx
+    file (None = the samples themselves)"""
     extractor_size: int | None = None
-    """width and height in pixels of an EfficientNet's input, from 32 to 512 (None = 192)"""
+    """width and height in pixels of the input of an EfficientNet, from 32 to 512 (None = 192), or of a network of timm
+    (None = as it was trained)"""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -109,7 +111,8 @@ class Model:
     """Model of one or more clients."""
 
     name: str = "cnn"
-    """a model of edgefd, or your own as "package.module:Factory", called with (shape of a sample, classes)"""
+    """a model of edgefd, a model of another package as "timm:NAME" or "torchvision:NAME", or your own as
+    "package.module:Factory", called with (shape of a sample, classes)"""
     learner: Literal["torch", "onnx"] | None = None
     """library that trains the model (None = the value of run.learner)"""
     heads: Literal[1, 2] = 1

@@ -30,6 +30,7 @@ ProgressHook = Callable[[Sequence[npt.NDArray[Any]]], Iterator[npt.NDArray[Any]]
 
 EFFICIENTNETS = ("efficientnet_lite0", "efficientnet_lite2")
 SIZE = 192  # default width and height in pixels that images are resized to for an EfficientNet
+_TOLERANCE = 1e-3  # of features of a network in ONNX Runtime, relative to the largest
 _ROWS = 32  # images in one call of the network, so that the activations stay small
 
 
@@ -38,8 +39,8 @@ def with_features(dataset: Dataset, extractor: str, size: int | None = None) -> 
 
     Args:
         dataset: data set of images [n, C, H, W], or of other samples that the extractor accepts.
-        extractor: efficientnet_lite0 or efficientnet_lite2, or the path of an ONNX graph with one input, float32 raw
-            samples [n, ...], and one output, [n, d].
+        extractor: efficientnet_lite0 or efficientnet_lite2, or a frozen network (`edgefd.data.backbones`), or the path
+            of an ONNX graph with one input, float32 raw samples [n, ...], and one output, [n, d].
         size: width and height in pixels for an EfficientNet (None = 192); an ONNX graph defines its own size.
 
     Raises:
@@ -51,7 +52,7 @@ def with_features(dataset: Dataset, extractor: str, size: int | None = None) -> 
     proxy = dataset.proxy
     if proxy is not None:
         proxy = replace(proxy, x=cached_features(graph, proxy.x, progress))
-    description = f"features of {extractor if extractor in EFFICIENTNETS else Path(extractor).name}"
+    description = f"features of {Path(extractor).name if extractor.endswith('.onnx') else extractor}"
     source = f"{dataset.source}, {description}"
     result = replace(dataset, x_train=x_train, x_test=x_test, proxy=proxy, source=source)
     return replace(result, sha256=digest(result))
@@ -67,14 +68,34 @@ def extractor_graph(extractor: str, shape: tuple[int, ...], size: int | None = N
     if extractor in EFFICIENTNETS:
         return _efficientnet(extractor, shape, SIZE if size is None else size)
     if not extractor.endswith(".onnx"):
-        names = " and ".join(EFFICIENTNETS)
-        raise UserError(f"data.extractor: unknown extractor {extractor!r}: there are {names}, or a path to .onnx")
+        if ":" in extractor:
+            return _backbone(extractor, shape, size)
+        names = ", ".join(EFFICIENTNETS)
+        raise UserError(
+            f"data.extractor: unknown extractor {extractor!r}: use {names}, timm:NAME, package.module:Factory, or a "
+            "path to .onnx"
+        )
     if size is not None:
         raise UserError(
             "data.extractor_size is for an EfficientNet only, an .onnx file defines its own size: remove it"
         )
     with os_errors(f"read data.extractor {extractor}"):
         return Path(extractor).read_bytes()
+
+
+def _backbone(name: str, shape: tuple[int, ...], size: int | None) -> bytes:
+    """Return the graph of a frozen network, if ONNX Runtime gives the features of torch."""
+    from edgefd.data.backbones import export_backbone
+
+    backbone = export_backbone(name, shape, size)
+    largest = max(float(np.abs(backbone.features).max()), 1e-12)
+    difference = float(np.abs(extract(backbone.graph, backbone.x) - backbone.features).max()) / largest
+    if not difference <= _TOLERANCE:
+        raise UserError(
+            f"data.extractor {name!r} gives other features in ONNX Runtime than in torch (difference "
+            f"{difference:.1e}): use operators of torch in its forward pass only"
+        )
+    return backbone.graph
 
 
 def _efficientnet(name: str, shape: tuple[int, ...], size: int) -> bytes:

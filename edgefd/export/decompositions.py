@@ -21,6 +21,8 @@ _WHOLE = (  # `edgefd.export.operators` translates them whole, which is faster t
     _aten.max_pool2d_with_indices_backward.default,
     _aten.avg_pool2d_backward.default,
     _aten.native_group_norm.default,
+    _aten._native_batch_norm_legit_functional.default,
+    _aten.native_batch_norm_backward.default,
     _aten.native_layer_norm.default,
     _aten.embedding_dense_backward.default,
     _aten.slice_backward.default,
@@ -138,6 +140,8 @@ def _instance_norm(
     x: Tensor, weight: Tensor | None, bias: Tensor | None, training: bool, momentum: float, eps: float
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return (x - mean) / sqrt(var + eps) per channel, times weight, plus bias; the mean and 1 / sqrt(var + eps)."""
+    if x.shape[0] != 1:  # batch normalisation without running statistics
+        return NotImplemented  # type: ignore[no-any-return]
     axes = [0, *range(2, x.dim())]
     shape = [1, -1, *[1] * (x.dim() - 2)]
     variance, mean = _variance_and_mean(x, axes, 0, True)

@@ -47,6 +47,9 @@ class Value:
 class GraphBuilder:
     """Collects the nodes of a graph; `model` builds the ONNX model."""
 
+    rows: Value | None = None
+    """input [batch] of a training step that is 1 for its rows and 0 for padding, if the step has this input"""
+
     def __init__(self) -> None:
         self._nodes: list[onnx.NodeProto] = []
         self._inputs: list[onnx.ValueInfoProto] = []

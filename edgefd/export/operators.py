@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, fx
 
 from edgefd.core.errors import UserError
+from edgefd.export.batch_norm import BATCH_NORM
 from edgefd.export.call import ONNX_TYPES, Call
 from edgefd.export.convolution import CONVOLUTIONS
 from edgefd.export.elementwise import CONVERTING, ELEMENTWISE
@@ -24,6 +25,7 @@ from edgefd.export.shapes import SHAPES
 from edgefd.export.step import Traced
 from edgefd.export.trace import layer_of
 from edgefd.export.windows import MAX_POOLING
+from edgefd.learners.graphs import ROWS
 
 OPERATORS: dict[Any, Callable[[Call], Any]] = {
     **ELEMENTWISE,
@@ -33,6 +35,7 @@ OPERATORS: dict[Any, Callable[[Call], Any]] = {
     **MEAN_POOLING,
     **MAX_POOLING,
     **INDEXING,
+    **BATCH_NORM,
 }
 """Translations of all supported torch operators."""
 _RANDOM = torch.Tag.nondeterministic_seeded
@@ -54,16 +57,27 @@ def to_onnx(traced: Traced) -> onnx.ModelProto:
         if node.op == "placeholder":
             name = next(names)
             fixed = traced.fixed.get(name)
-            shape = tuple(node.meta["val"].shape)
-            values[node] = g.input(name, shape) if fixed is None else _constant(g, fixed)
+            values[node] = _input(g, name, node) if fixed is None else _constant(g, fixed)
         elif node in known:
             values[node] = _constant(g, _shortened(known[node]))
         elif node.op == "call_function":
             values[node] = _translate(g, node, values)
         elif node.op == "output":
             for name, result in zip(traced.outputs, node.args[0], strict=True):
-                g.output(name, _expanded(g, result, values))
+                g.output(name, _as_type(g, _expanded(g, result, values), result.meta["val"].dtype, torch.float32))
     return g.model()
+
+
+def _input(g: GraphBuilder, name: str, node: fx.Node) -> Value:
+    """Return an input of the graph, in the type that the module has for it. Inputs of graphs are float32."""
+    value = g.input(name, tuple(node.meta["val"].shape))
+    if name == ROWS:
+        g.rows = value
+    return _as_type(g, value, torch.float32, node.meta["val"].dtype)
+
+
+def _as_type(g: GraphBuilder, value: Value, before: torch.dtype, after: torch.dtype) -> Value:
+    return value if before == after else Value(g.op("Cast", value.name, to=ONNX_TYPES[after]), value.shape, value.perm)
 
 
 def _computed_now(graph: fx.GraphModule) -> dict[fx.Node, Tensor]:

@@ -7,10 +7,10 @@ its gradient, and an update of SGD with momentum 0.9 or of Adam, as `edgefd.lear
 
 from __future__ import annotations
 
-import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Collection
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -20,8 +20,22 @@ from torch.func import functional_call, grad_and_value
 from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, StatelessSymbolicContext
 
 from edgefd.core.errors import UserError
+from edgefd.export.rewrites import keep_outputs, read_masks, return_statistics, unchanged_outputs
+from edgefd.export.state import (
+    bare,
+    buffers_of,
+    copy_of,
+    cumulative_statistics,
+    frozen_parameters,
+    initial_state,
+    trained_parameters,
+    unread_counters,
+)
 from edgefd.export.trace import trace
+from edgefd.learners.graphs import ROWS
 from edgefd.learners.optimizer import BETAS, EPS, MOMENTUM
+
+_aten = torch.ops.aten
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,27 +50,10 @@ class Traced:
     fixed: dict[str, Tensor]
     """inputs that never change, by name: buffers, and parameters that need no gradient"""
 
-
-def parameters_of(model: nn.Module) -> dict[str, Tensor]:
-    """Return the parameters that are trained, by their names in the state: `model/<name>`."""
-    return {f"model/{name}": p.detach() for name, p in model.named_parameters() if p.requires_grad}
-
-
-def _fixed(model: nn.Module) -> dict[str, Tensor]:
-    """Return the inputs of graphs that never change: the buffers, and the parameters that need no gradient."""
-    frozen = [(name, p) for name, p in model.named_parameters() if not p.requires_grad]
-    return {f"buffer/{name}": tensor.detach().clone() for name, tensor in (*model.named_buffers(), *frozen)}
-
-
-def initial_state(model: nn.Module, optimizer: str) -> dict[str, Tensor]:
-    """Return the parameters and the zeros of the optimizer: the state that a step reads and writes, in order."""
-    parameters = {name: tensor.contiguous().clone() for name, tensor in parameters_of(model).items()}
-    names = [name.removeprefix("model/") for name in parameters]
-    slots = ("exp_avg", "exp_avg_sq") if optimizer == "adam" else ("momentum_buffer",)
-    state = parameters | {
-        f"optimizer/{slot}/{name}": torch.zeros_like(parameters[f"model/{name}"]) for slot in slots for name in names
-    }
-    return state | ({"optimizer/step": torch.zeros(())} if optimizer == "adam" else {})
+    @property
+    def state(self) -> tuple[str, ...]:
+        """Names of the tensors that a training step reads and writes, in order."""
+        return tuple(name.removeprefix("new/") for name in self.outputs if name != "loss")
 
 
 def constants_of(optimizer: str) -> dict[str, float]:
@@ -64,77 +61,96 @@ def constants_of(optimizer: str) -> dict[str, float]:
     return {"eps": EPS} if optimizer == "adam" else {}
 
 
-def trace_step(model: nn.Module, optimizer: str, batch: int, shape: Sequence[int], n_classes: int) -> Traced:
-    """Trace one training step: (state, x, targets, weights, lr, constants) → (new state, loss)."""
-    model = _copy_for_export(model)
-    state = initial_state(model, optimizer)
-    fixed = _fixed(model)
-    parameter_names = [name.removeprefix("model/") for name in parameters_of(model)]
-    n_parameters = len(parameter_names)
-    buffer_names = [name.removeprefix("buffer/") for name in fixed]
+def trace_step(model: nn.Module, optimizer: str, batch: int, shape: tuple[int, ...], n_classes: int) -> Traced:
+    """Trace one training step: (state, x, targets, weights, lr, constants, rows, masks) → (new state, loss).
+
+    `rows` is 1 for each row of the batch, and 0 for the padding after them. It is an input only if a layer uses the
+    statistics of the batch. The masks of dropout are computed from the inputs `noise/...`.
+    """
+    model = copy_of(model).train()
+    state, fixed, trained = initial_state(model, optimizer), frozen_parameters(model), trained_parameters(model)
+    buffers, unread, cumulative = buffers_of(model), unread_counters(model), cumulative_statistics(model)
+    slots = [name for name in state if name.startswith("optimizer/")]
+    constants = constants_of(optimizer)
+    names = [*state, *fixed, "x", "targets", "weights", "lr", *constants, ROWS]
     update = _adam if optimizer == "adam" else _sgd
 
     def step(*flat: Tensor) -> list[Tensor]:
-        values, rest = flat[: len(state)], flat[len(state) :]
-        buffers = dict(zip(buffer_names, rest[: len(fixed)], strict=True))
-        x, targets, weights, lr, *constants = rest[len(fixed) :]
+        values = dict(zip(names, flat, strict=True))
 
-        def loss(parameters: list[Tensor]) -> Tensor:
-            logits = functional_call(model, dict(zip(parameter_names, parameters, strict=True)) | buffers, (x,))
-            each = -(targets * F.log_softmax(logits, 1)).sum(1)
-            return (each * weights).sum() / weights.sum().clamp(min=1e-8)
+        def loss(parameters: list[Tensor], before: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
+            tensors = {bare(n): p for n, p in zip(trained, parameters, strict=True)}
+            tensors |= {bare(n): b.clone() for n, b in zip(buffers, before, strict=True)}
+            tensors |= {bare(n): values[n] for n in fixed}
+            logits = functional_call(model, tensors, (values["x"],))
+            each = -(values["targets"] * F.log_softmax(logits, 1)).sum(1)
+            mean = (each * values["weights"]).sum() / values["weights"].sum().clamp(min=1e-8)
+            return mean, [tensors[bare(n)] for n in buffers]
 
-        gradients, value = grad_and_value(loss)(list(values[:n_parameters]))
-        return [*update(list(values), gradients, lr, *constants), value]
+        parameters = [values[n] for n in trained]
+        gradients, (value, after) = grad_and_value(loss, has_aux=True)(parameters, [values[n] for n in buffers])
+        updated = update(
+            [*parameters, *(values[n] for n in slots)], gradients, *(values[n] for n in ("lr", *constants))
+        )
+        new = dict(zip((*trained, *slots), updated, strict=True)) | dict(zip(buffers, after, strict=True))
+        several = values[ROWS].sum() > 1.5  # a batch of one row leaves statistics as they are
+        for name, counter in cumulative.items():
+            mean = values[name] + (new[name] - values[name]) / new[counter].float()
+            new[name] = torch.where(several, mean, values[name])
+        for counter in set(cumulative.values()):
+            new[counter] = torch.where(several, new[counter], values[counter])
+        return [*(new[n] for n in state), value]
 
     rows = (torch.zeros(batch, *shape), torch.full((batch, n_classes), 1 / n_classes), torch.ones(batch))
-    constants = constants_of(optimizer)
-    numbers = [torch.tensor(0.01), *(torch.tensor(v) for v in constants.values())]
+    numbers = [torch.tensor(0.01), *(torch.tensor(v) for v in constants.values()), torch.ones(batch)]
     graph = trace(step, [*state.values(), *fixed.values(), *rows, *numbers], model)
-    inputs = (*state, *fixed, "x", "targets", "weights", "lr", *constants)
-    return Traced(graph, inputs, (*(f"new/{name}" for name in state), "loss"), fixed)
+    uses_statistics = return_statistics(graph.graph)
+    unchanged = {name for i, name in enumerate(state) if i in unchanged_outputs(graph.graph)} | unread
+    kept = [i for i, name in enumerate([*state, "loss"]) if name not in unchanged]
+    keep_outputs(graph.graph, kept)
+    if not uses_statistics:
+        graph.graph.erase_node([n for n in graph.graph.nodes if n.op == "placeholder"][names.index(ROWS)])
+        names.remove(ROWS)
+    names += read_masks(graph.graph, model, batch, shape)
+    outputs = [[*(f"new/{n}" for n in state), "loss"][i] for i in kept]
+    return Traced(graph, tuple(names), tuple(outputs), fixed | {n: state[n] for n in state if n in unchanged})
 
 
-def trace_logits(model: nn.Module, shape: Sequence[int]) -> Traced:
-    """Trace the logits for any number of rows: (parameters, x) → logits."""
-    model = _copy_for_export(model)
-    parameters, fixed = parameters_of(model), _fixed(model)
-    keys = [name.partition("/")[2] for name in (*parameters, *fixed)]
+def trace_logits(model: nn.Module, shape: tuple[int, ...], state: Collection[str] = ()) -> Traced:
+    """Trace the logits for any number of rows: (the arrays `model/...` of `state`, x) → logits.
+
+    Other tensors of the module are constants.
+
+    Raises:
+        UserError: if the module draws random numbers in evaluation mode too.
+    """
+    model = copy_of(model).eval()
+    tensors = {n: t for n, t in initial_state(model, "sgd").items() if not n.startswith("optimizer/")}
+    tensors |= frozen_parameters(model)
 
     def logits(*flat: Tensor) -> list[Tensor]:
-        return [functional_call(model, dict(zip(keys, flat[:-1], strict=True)), (flat[-1],))]
+        return [functional_call(model, dict(zip(map(bare, tensors), flat[:-1], strict=True)), (flat[-1],))]
 
     fake = FakeTensorMode(shape_env=ShapeEnv(), allow_non_fake_inputs=True)
     free = StatelessSymbolicContext([DimDynamic.DYNAMIC, *(DimDynamic.STATIC for _ in shape)])  # type: ignore[var-annotated]
-    tensors = [*parameters.values(), *fixed.values()]
-    fake_tensors = [fake.from_tensor(t.contiguous(), static_shapes=True) for t in tensors]
-    arguments = [*fake_tensors, fake.from_tensor(torch.zeros(7, *shape), symbolic_context=free)]
-    graph = trace(logits, arguments, model)
-    (result,) = next(node for node in graph.graph.nodes if node.op == "output").args[0]
-    if isinstance(result.meta["val"].shape[0], int):
+    fake_tensors = [fake.from_tensor(t.contiguous(), static_shapes=True) for t in tensors.values()]
+    graph = trace(logits, [*fake_tensors, fake.from_tensor(torch.zeros(7, *shape), symbolic_context=free)], model)
+    results: Any = graph.graph.output_node().args[0]
+    if isinstance(results[0].meta["val"].shape[0], int):
         raise UserError(
             "the logits of this module cannot be traced for any number of rows: in the module, use sizes that do not "
             "depend on the number of rows"
         )
-    return Traced(graph, (*parameters, *fixed, "x"), ("logits",), fixed)
-
-
-def _copy_for_export(model: nn.Module) -> nn.Module:
-    """Return a copy of the module in training mode and in torch's default memory order.
-
-    Raises:
-        UserError: for layers whose output for a row depends on the other rows of its batch, or is random.
-    """
-    for name, layer in model.named_modules():
-        if isinstance(layer, nn.modules.batchnorm._BatchNorm):
+    if any(node.target is _aten.bernoulli.p for node in graph.graph.nodes):
+        raise UserError("the module draws random masks in predictions too: use nn.Dropout, which stops in evaluation")
+    fixed = {name: tensor for name, tensor in tensors.items() if name not in state or name.startswith("counter/")}
+    for name, node in zip(tensors, graph.graph.nodes, strict=False):
+        if name in fixed and name in state and node.users:
             raise UserError(
-                f"layer {name!r} is {type(layer).__name__}, which mixes the rows of a batch, "
-                "so a device could not pad a short batch: use GroupNorm"
+                f"the predictions of the module read the buffer {bare(name)!r} of type {tensors[name].dtype}, which "
+                "training changes: keep it as float32"
             )
-        if isinstance(layer, nn.modules.dropout._DropoutNd) and layer.p > 0:
-            raise UserError(f"layer {name!r} is {type(layer).__name__}, but a training graph cannot be random: set p=0")
-    copied: nn.Module = copy.deepcopy(model).to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
-    return copied.train()
+    return Traced(graph, (*tensors, "x"), ("logits",), fixed)
 
 
 def _sgd(state: list[Tensor], gradients: list[Tensor], lr: Tensor) -> list[Tensor]:

@@ -72,7 +72,8 @@ def export_bundle(
         raise UserError(f"{out} exists already: choose another folder, or remove it")
     graphs = export_graphs(model, settings.optimizer, settings.batch, proxy.shape[1:], settings.terms.n_classes)
     errors = verify(graphs, model, settings.optimizer, proxy)
-    init = initial_arrays(model, settings.optimizer)
+    initial = initial_arrays(model, settings.optimizer)
+    init = {name: initial[name] for name in graphs.state}
     blobs = {
         "model.onnx": graphs.logits,
         "train_step.onnx": graphs.step,

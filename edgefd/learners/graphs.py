@@ -6,13 +6,17 @@ from dataclasses import dataclass
 
 import numpy as np
 
+ROWS = "rows"
+"""input of `step` that is 1 for the rows of a batch and 0 for padding, if a layer uses the statistics of a batch"""
+
 
 @dataclass(frozen=True, eq=False)
 class Graphs:
     """The ONNX graphs of a model and the description of their inputs and outputs.
 
     `step` maps (state, x, targets, weights, lr, constants) to (new state as `new/<name>`, loss), for exactly `batch`
-    rows. `logits` maps (the arrays `model/...` of the state, x) to logits, for any number of rows.
+    rows. It may have two kinds of further inputs: `ROWS`, and random numbers (`edgefd.learners.mask_noise`). `logits`
+    maps (the arrays `model/...` of the state, x) to logits, for any number of rows.
     """
 
     step: bytes

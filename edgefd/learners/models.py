@@ -15,8 +15,10 @@ from torch.nn.parameter import is_lazy
 
 from edgefd.core.errors import UserError, hint
 from edgefd.core.objects import load_object, one_line
+from edgefd.learners.library_models import library_model, library_of
 from edgefd.learners.max_pool_relu import pool_relu
 from edgefd.learners.noise import seeded
+from edgefd.learners.normalised_models import NORMALISED_MODELS
 from edgefd.learners.own_models import check_own_model
 from edgefd.learners.window_models import GRU, CNN1d, Transformer
 
@@ -245,7 +247,9 @@ MODELS: dict[str, Factory] = {
     "gru": GRU,
     "transformer": Transformer,
 }
-
+"""Models by name, whose graphs devices know."""
+NAMED = MODELS | NORMALISED_MODELS
+"""All models by name."""
 
 WINDOW_MODELS = ("cnn1d", "gru", "transformer")
 """Names of the models that take windows only."""
@@ -259,7 +263,8 @@ def build_model(model: str | Factory, shape: Shape, n_classes: int, seed: int, *
     """Build a model for samples of `shape`. The global random state does not change.
 
     Args:
-        model: a name in `MODELS`, a factory, or the path of a factory, such as "package.module:Factory".
+        model: a name in `NAMED`, a factory, the path of a factory, such as "package.module:Factory", or a model of
+            another package, such as "timm:resnet18" or "torchvision:resnet18".
         shape: shape of one sample.
         n_classes: C.
         seed: seed of the initial weights.
@@ -272,13 +277,14 @@ def build_model(model: str | Factory, shape: Shape, n_classes: int, seed: int, *
         if not isinstance(model, str):
             return _build_user_model(model, shape, n_classes)
         if is_foreign(model):
-            return _build_user_model(load_object(model, "model"), shape, n_classes, repr(model))
+            factory = library_model(model) if library_of(model) else load_object(model, "model")
+            return _build_user_model(factory, shape, n_classes, repr(model))
         _check_named(model, shape)
-        return MODELS[model](shape, n_classes)
+        return NAMED[model](shape, n_classes)
 
 
 def is_foreign(name: str) -> bool:
-    """Return whether the name is that of a user's own model."""
+    """Return whether the name is that of a user's own model, or of a model of another package."""
     return ":" in name
 
 
@@ -295,10 +301,11 @@ def check_model(model: str | Factory, shape: Shape, n_classes: int, optimizer: s
 
 
 def _check_named(name: str, shape: Shape) -> None:
-    if name not in MODELS:
-        raise UserError(f"unknown model {name!r}: {hint(name, MODELS)}")
+    if name not in NAMED:
+        raise UserError(f"unknown model {name!r}: {hint(name, NAMED)}")
     if not _takes(name, shape):
-        windows, images = f"windows [channels, {SIDE} steps or more]", f"images of {SIDE} x {SIDE} or more"
+        side = SIDE // 2 if name in NORMALISED_MODELS else SIDE
+        windows, images = f"windows [channels, {SIDE} steps or more]", f"images of {side} x {side} or more"
         needed, first = windows if name in WINDOW_MODELS else images, (shape[-1], *shape[:-1])
         advice = f"use {next(other for other in ADVISED if _takes(other, shape))}"
         if shape[-1] < SIDE and _takes(name, first):
@@ -312,7 +319,7 @@ def _takes(name: str, shape: Shape) -> bool:
         return True
     if name in WINDOW_MODELS:
         return len(shape) == 2 and shape[1] >= SIDE
-    return len(shape) == 3 and min(shape[1:]) >= SIDE
+    return len(shape) == 3 and min(shape[1:]) >= (SIDE // 2 if name in NORMALISED_MODELS else SIDE)
 
 
 def _build_user_model(factory: Factory, shape: Shape, n_classes: int, label: str = "") -> nn.Module:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,13 +13,18 @@ from edgefd.core.arrays import Float32
 from edgefd.core.errors import RunError, UserError
 from edgefd.core.objects import one_line
 from edgefd.learners.batches import Batch
-from edgefd.learners.graphs import Graphs, State
+from edgefd.learners.graphs import ROWS, Graphs, State
 from edgefd.learners.learner import Proximal
+from edgefd.learners.mask_noise import fill, noise_inputs
 from edgefd.learners.optimizer import BETAS, MOMENTUM, update
 from edgefd.learners.session import EXTENDED, open_session, session_options
 
 _PREDICT_ROWS = 256
 _ALIGNMENT = 16  # numbers: arrays begin at multiples of 64 bytes
+
+
+FIRST_STEP = (0, 1, 0)
+"""keys of the random masks in the first step of a new learner"""
 
 
 class Sessions:
@@ -72,6 +77,8 @@ class TrainingStep:
         self._batch_rows = graphs.batch
         self._rate, self._loss = fixed["lr"], np.zeros((), np.float32)
         self._rows = (fixed["x"], fixed["targets"], fixed["weights"])
+        self._is_row = fixed.get(ROWS, np.zeros(graphs.batch, np.float32))
+        self._noise = [(name, fixed[name]) for name in noise_inputs(fixed)]
         self._current, self._next = (np.zeros(block_size(state), np.float32) for _ in range(2))
         self._arrays, self._next_arrays = (views(block, state) for block in (self._current, self._next))
         self._binding_now = self._binding({**fixed, **self._arrays}, self._next_arrays)
@@ -82,8 +89,11 @@ class TrainingStep:
         self._rate[...] = lr
         np.copyto(self._current, state)
 
-    def run(self, batch: Batch) -> float:
-        """Make one step and return its loss. Missing rows are filled with zeros of weight 0, which change nothing."""
+    def run(self, batch: Batch, noise: Sequence[int] = FIRST_STEP) -> float:
+        """Make one step and return its loss. Missing rows are filled with zeros of weight 0, which change nothing.
+
+        `noise` are the keys of the random masks of the step (`edgefd.learners.mask_noise`).
+        """
         if not 0 < len(batch) <= self._batch_rows:
             raise UserError(
                 f"a batch of {len(batch)} rows does not fit the training graph: use 1 to {self._batch_rows} rows"
@@ -91,6 +101,9 @@ class TrainingStep:
         for array, rows in zip(self._rows, (batch.x, batch.targets, batch.weights), strict=True):
             array[: len(batch)] = rows
             array[len(batch) :] = 0
+        self._is_row[: len(batch)], self._is_row[len(batch) :] = 1, 0
+        for name, array in self._noise:
+            fill(array, name, len(batch), self._batch_rows, noise)
         try:
             self._session.run_with_iobinding(self._binding_now)
         except Exception as error:  # the errors of ONNX Runtime have no common base class
@@ -100,21 +113,31 @@ class TrainingStep:
         self._arrays, self._next_arrays = self._next_arrays, self._arrays
         return float(self._loss)
 
-    def gradients(self, batch: Batch) -> tuple[State, float]:
-        """Return the gradient of each trained parameter, by its name without `model/`, and the loss. The state stays.
+    def gradients(self, batch: Batch, noise: Sequence[int] = FIRST_STEP) -> tuple[State, float]:
+        """Return the gradient of each trained parameter, by its name without `model/`, and the loss.
 
-        From moments of 0, the new first moment is g (SGD) or (1 - b1) g (Adam), where g is the gradient.
+        From moments of 0, the new first moment is g (SGD) or (1 - b1) g (Adam), where g is the gradient. The trained
+        parameters and the optimizer stay as they are. Other state, such as the statistics of batch normalisation, is
+        that after the step.
         """
         before = self._current.copy()
         for name, array in self._arrays.items():
             if name.startswith("optimizer/"):
                 array[...] = 0
-        loss = self.run(batch)
+        loss = self.run(batch, noise)
         slot, factor = ("exp_avg", 1 - BETAS[0]) if "optimizer/step" in self._arrays else ("momentum_buffer", 1.0)
         prefix = f"optimizer/{slot}/"
         found = {n.removeprefix(prefix): a / factor for n, a in self._arrays.items() if n.startswith(prefix)}
-        np.copyto(self._current, before)
+        shapes = {name: array.shape for name, array in self._arrays.items()}
+        for name, array in views(before, shapes).items():
+            if name.startswith("optimizer/") or name.removeprefix("model/") in found:
+                np.copyto(self._arrays[name], array)
         return found, loss
+
+    @property
+    def inputs(self) -> Collection[str]:
+        """Names of the inputs of the graph besides its state."""
+        return self._fixed
 
     @property
     def state(self) -> Float32:
@@ -156,6 +179,9 @@ class OnnxLearner:
     ) -> None:
         self._sessions = sessions
         self._momentum, self._weight_decay = momentum, weight_decay
+        self._noise: tuple[int, ...] = (0,)
+        self._n_trained = 0
+        """calls of `train` since the last `set_noise`"""
         shapes = {name: state[name].shape for name in sessions.graphs.state if name in state}
         self._block = allocate((block_size(shapes),))
         self._state = views(self._block, shapes)
@@ -172,7 +198,13 @@ class OnnxLearner:
         step = self._sessions.step
         step.start(self._block, lr)
         as_exported = (self._momentum, self._weight_decay, proximal) == (MOMENTUM, 0.0, None)
-        losses = [step.run(b) if as_exported else self._step_outside(step, b, lr, proximal) for b in batches]
+        self._n_trained += 1
+        losses = [
+            step.run(b, (*self._noise, self._n_trained, i))
+            if as_exported
+            else self._step_outside(step, b, (*self._noise, self._n_trained, i), lr, proximal)
+            for i, b in enumerate(batches)
+        ]
         if not losses:
             return 0.0
         if not np.isfinite([*losses, step.state.sum()]).all():
@@ -180,9 +212,11 @@ class OnnxLearner:
         np.copyto(self._block, step.state)
         return sum(losses) / len(losses)
 
-    def _step_outside(self, step: TrainingStep, batch: Batch, lr: float, proximal: Proximal | None) -> float:
+    def _step_outside(
+        self, step: TrainingStep, batch: Batch, noise: Sequence[int], lr: float, proximal: Proximal | None
+    ) -> float:
         """Make one step with the gradient of the graph and the update of `edgefd.learners.optimizer`."""
-        gradients, loss = step.gradients(batch)
+        gradients, loss = step.gradients(batch, noise)
         for name, gradient in gradients.items():
             theta = step.arrays[f"model/{name}"]
             if proximal is not None:
@@ -197,7 +231,8 @@ class OnnxLearner:
         return self.train(batches, lr)
 
     def set_noise(self, *keys: int) -> None:
-        """Do nothing: an exported graph draws no random numbers."""
+        """Set the keys of the random masks of later training steps. See `edgefd.learners.learner.Learner`."""
+        self._noise, self._n_trained = keys, 0
 
     def predict_logits(self, x: Float32) -> Float32:
         """Return the logits of samples, float32 [n, C]."""

@@ -16,7 +16,7 @@ from edgefd.core.arrays import Float32
 from edgefd.core.errors import RunError
 from edgefd.learners.batches import AnchoredBatch, Batch
 from edgefd.learners.learner import Proximal
-from edgefd.learners.noise import seeded
+from edgefd.learners.noise import CounterMasks, seeded
 from edgefd.learners.optimizer import BETAS, EPS, MOMENTUM
 from edgefd.learners.step_recorder import StepReplay, record
 from edgefd.learners.tensor_block import Buffers, placed, space
@@ -25,6 +25,7 @@ RecordedSteps = dict[torch.Size, StepReplay]
 """Recorded training steps by the shape of their batch, shared by all learners of a model."""
 
 _PREDICT_ROWS = 256  # larger batches fall out of cache
+_NO_MASKS = nullcontext()
 _SLOTS = {"sgd": ("momentum_buffer",), "adam": ("exp_avg", "exp_avg_sq")}
 
 
@@ -60,7 +61,7 @@ class TorchLearner:
         momentum: float = MOMENTUM,
         weight_decay: float = 0.0,
     ) -> None:
-        self.model = model.eval()
+        self.model = model
         self._adam = optimizer == "adam"
         self._momentum, self._weight_decay = momentum, weight_decay
         trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
@@ -70,7 +71,8 @@ class TorchLearner:
         self._noise: tuple[int, ...] = (0,)
         self._n_trained = 0
         """calls of `train` since the last `set_noise`"""
-        self._normalisations = [module for module in model.modules() if _normalises_batches(module)]
+        self._normalisations = normalisations(model.train())
+        model.eval()
         in_block = [*model.parameters(), *model.buffers()]
         with torch.no_grad():
             for tensor in in_block:
@@ -104,7 +106,7 @@ class TorchLearner:
         self._n_trained += 1
         pull = None if proximal is None else (proximal.mu, self._centre(proximal))
         with self._seeded(self._n_trained), _denormals_are_zero():
-            losses = [self._step(batch, lr, pull) for batch in batches]
+            losses = [self._step(batch, i, lr, pull) for i, batch in enumerate(batches)]
         self.model.eval()
         self._buffers.keep_new_values()
         if not losses:
@@ -165,14 +167,14 @@ class TorchLearner:
         arrays = (torch.from_numpy(proximal.centre[f"model/{name}"]) for name in self._names)
         return [torch.empty_like(p).copy_(a) for p, a in zip(self._parameters, arrays, strict=True)]
 
-    def _step(self, batch: Batch, lr: float, pull: tuple[float, list[Tensor]] | None) -> Tensor:
+    def _step(self, batch: Batch, number: int, lr: float, pull: tuple[float, list[Tensor]] | None) -> Tensor:
         data = (tensor_of(batch.x), torch.from_numpy(batch.targets), torch.from_numpy(batch.weights))
-        if isinstance(batch, AnchoredBatch):
-            loss, *gradients = self._loss_and_gradients(*data, anchored=batch)
-        elif self._recorded_steps is None:
-            for layer in self._normalisations:
-                layer.train(len(batch) > 1)
-            loss, *gradients = self._loss_and_gradients(*data)
+        for layer in self._normalisations:
+            layer.train(len(batch) > 1)
+        if isinstance(batch, AnchoredBatch) or self._recorded_steps is None:
+            anchored = batch if isinstance(batch, AnchoredBatch) else None
+            masks = CounterMasks((*self._noise, self._n_trained, number))
+            loss, *gradients = self._loss_and_gradients(*data, anchored, masks)
         else:
             loss, *gradients = self._replayed(self._recorded_steps, *data)
         if pull is not None:
@@ -187,11 +189,16 @@ class TorchLearner:
         return seeded(*self._noise, key) if self._recorded_steps is None else nullcontext()
 
     def _loss_and_gradients(
-        self, x: Tensor, targets: Tensor, weights: Tensor, anchored: AnchoredBatch | None = None
+        self,
+        x: Tensor,
+        targets: Tensor,
+        weights: Tensor,
+        anchored: AnchoredBatch | None = None,
+        masks: AbstractContextManager[object] = _NO_MASKS,
     ) -> list[Tensor]:
         """Return the loss and its gradient with respect to each parameter."""
         collect: AbstractContextManager[list[Tensor]] = self._embeddings() if anchored else nullcontext([])
-        with collect as caught:
+        with collect as caught, masks:
             outputs = [self.model(x).float()]
         with torch.no_grad():
             loss, by_logits = _cross_entropy(outputs[0], targets, weights)
@@ -278,6 +285,14 @@ def _denormals_are_zero() -> Iterator[None]:
         yield
     finally:
         torch.set_flush_denormal(False)
+
+
+def normalisations(model: nn.Module) -> list[nn.Module]:
+    """Return the layers of batch normalisation of a module in training mode that use the statistics of a batch.
+
+    A module whose method `train` keeps such a layer in evaluation mode has frozen the statistics of the layer.
+    """
+    return [layer for layer in model.modules() if layer.training and _normalises_batches(layer)]
 
 
 def _normalises_batches(module: nn.Module) -> bool:

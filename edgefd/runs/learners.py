@@ -101,7 +101,7 @@ def model_sessions(config: Config, federation: Federation) -> Callable[[Model], 
         from edgefd.learners.onnx_learner import Sessions
 
         shape, n_logits = federation.proxy.x.shape[1:], choice.heads * federation.n_classes
-        model = build_model(config.factory(choice), shape, n_logits, 0)
+        model = build_model(config.factory(choice), shape, n_logits, config.seed)  # whose frozen tensors are constants
         return Sessions(export_graphs(model, config.train.optimizer, config.train.largest_batch, shape, n_logits))
 
     return sessions

@@ -13,7 +13,7 @@ from edgefd.core.errors import UserError
 from edgefd.core.objects import one_line
 from edgefd.data.model_input import InputFormat
 from edgefd.export.operators import to_onnx
-from edgefd.export.step import parameters_of, trace_logits
+from edgefd.export.step import trace_logits
 from edgefd.wire.onnx_reader import OPSET
 
 _KINDS = {"uint8": TensorProto.UINT8, "float32": TensorProto.FLOAT}
@@ -34,8 +34,6 @@ def whole_graph(model: nn.Module, expected: InputFormat, extractor: bytes | None
     """
     whole = to_onnx(trace_logits(model, expected.shape))
     graph = whole.graph
-    weights = {name: tensor.detach().numpy() for name, tensor in parameters_of(model).items()}
-    graph.initializer.extend(numpy_helper.from_array(values, name) for name, values in weights.items())
     del graph.input[:]
     graph.input.append(helper.make_tensor_value_info("x", _KINDS[expected.units.dtype], ["n", *expected.sample_shape]))
     for node in graph.node:

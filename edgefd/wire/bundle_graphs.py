@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from edgefd.core.errors import UserError
+from edgefd.learners.graphs import ROWS
+from edgefd.learners.mask_noise import fits_noise, noise_inputs
 from edgefd.wire.bundle_manifest import EXTRACTOR, Manifest
 from edgefd.wire.known_graphs import known_model, trust_digest
 from edgefd.wire.onnx_reader import OnnxGraph, read_extractor, read_training_graph
@@ -60,13 +62,22 @@ def read_graphs(manifest: Manifest, blobs: Mapping[str, bytes]) -> BundleGraphs:
 
 
 def _check_step(graph: OnnxGraph, manifest: Manifest) -> None:
-    """Check that the training step maps (state, batch, numbers) to (new state, loss), and nothing else."""
+    """Check that the training step maps (state, batch, numbers) to (new state, loss), and nothing else.
+
+    Two inputs are optional: which rows are not padding, and random numbers (`edgefd.learners.mask_noise`).
+    """
     batch, n_classes = manifest.batch, manifest.n_classes
     inputs = {port.name: port.shape for port in graph.inputs}
     outputs = {port.name: port.shape for port in graph.outputs}
     state = {name: shape for name, shape in inputs.items() if name in manifest.state}
     numbers = dict.fromkeys(("lr", *manifest.constants), ())
-    rows = {"x": (batch, *manifest.shape), "targets": (batch, n_classes), "weights": (batch,)}
+    rows: dict[str, tuple[int | str, ...]] = {
+        "x": (batch, *manifest.shape),
+        "targets": (batch, n_classes),
+        "weights": (batch,),
+    }
+    rows |= {ROWS: (batch,)} if ROWS in inputs else {}
+    rows |= {name: inputs[name] for name in noise_inputs(inputs) if fits_noise(name, inputs[name], batch)}
     if len(state) != len(manifest.state) or inputs != {**state, **rows, **numbers}:
         raise UserError(_unfitting(STEP, "inputs"))
     if outputs != {**{f"new/{name}": shape for name, shape in state.items()}, "loss": ()}:

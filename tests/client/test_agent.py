@@ -65,6 +65,13 @@ def check_equal_to_simulation(federation: ExportedFederation, folder: Path) -> N
     assert same(undisturbed(federation, folder), [teacher for teacher in simulated if teacher is not None])
 
 
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+def test_devices_train_batch_normalisation_and_dropout_as_the_simulation(tmp_path: Path, optimizer: str) -> None:
+    sections = {"model": {"name": "tests.support.own_models:Normalised"}}
+    config = small(rounds=3, sections=sections, optimizer=optimizer, batch_size=59)
+    check_equal_to_simulation(export_federation(config, tmp_path / "export"), tmp_path / "exchange")
+
+
 def test_devices_over_a_folder_have_the_teachers_of_the_simulation(
     federation: ExportedFederation, tmp_path: Path
 ) -> None:

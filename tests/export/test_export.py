@@ -36,8 +36,7 @@ def test_one_exported_step_agrees_with_torch_and_is_known_to_devices(name: str, 
         "the exporter writes other graphs than before: python -m edgefd.export.known_graphs --write"
     )
     errors = verify(graphs, model, optimizer, x)
-    assert errors["step"] <= max(1e-5, 3 * errors["torch_float64"]), errors
-    assert errors["step_float64"] <= 1e-5, errors
+    assert errors["step"] <= max(1e-5, 3 * errors["torch"]), errors
     assert errors["logits"] <= 1e-5, errors
 
 
@@ -55,7 +54,7 @@ def test_parameters_that_need_no_gradient_are_constants_of_an_exported_step(opti
     graphs = export_graphs(model, optimizer, 64, (1, 28, 28), 10)
     assert not [name for name in graphs.state if "fc1" in name]
     errors = verify(graphs, model, optimizer, X)
-    assert max(errors["step"], errors["step_float64"], errors["logits"]) <= 1e-5, errors
+    assert max(errors["step"], errors["logits"]) <= 1e-5, errors
 
 
 def test_rows_of_weight_zero_do_not_change_an_exported_step() -> None:
@@ -89,9 +88,7 @@ class Sort(nn.Module):
         return torch.sort(x, 1).values
 
 
-@pytest.mark.parametrize(
-    ("layer", "word"), [(Sort(), "aten.sort"), (nn.BatchNorm1d(3), "BatchNorm1d"), (nn.Dropout(0.5), "Dropout")]
-)
+@pytest.mark.parametrize(("layer", "word"), [(Sort(), "aten.sort")])
 def test_an_operator_or_layer_that_a_device_cannot_run_is_refused_by_name(layer: nn.Module, word: str) -> None:
     with pytest.raises(UserError, match=word):
         export_graphs(LinearThen(layer), "sgd", 4, (6,), 3)

@@ -26,6 +26,19 @@ class Noisy(nn.Module):
         return out
 
 
+class Normalised(nn.Sequential):
+    """A model with batch normalisation of both kinds of means, and two forms of dropout."""
+
+    def __init__(self, shape: tuple[int, ...], n_classes: int) -> None:
+        channels, height, width = shape
+        flat = 4 * (height // 2 - 1) * (width // 2 - 1)
+        super().__init__(
+            *(nn.Conv2d(channels, 4, 4, stride=2), nn.BatchNorm2d(4), nn.ReLU(), nn.Dropout2d(0.1), nn.Flatten()),
+            *(nn.Linear(flat, 16), nn.BatchNorm1d(16, momentum=None), nn.ReLU(), nn.Dropout(0.3)),
+            nn.Linear(16, n_classes),
+        )
+
+
 def wide(shape: tuple[int, ...], n_classes: int) -> nn.Module:
     return nn.Sequential(nn.Flatten(), nn.LazyLinear(n_classes + 1))
 
