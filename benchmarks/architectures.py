@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,6 +27,7 @@ from torch import Tensor, nn
 
 from benchmarks.pairing import take_turns
 from edgefd.core.errors import UserError
+from edgefd.core.objects import one_line
 from edgefd.export.model_graphs import export_graphs, initial_arrays
 from edgefd.export.verify import verify
 from edgefd.learners.batches import labelled
@@ -145,7 +147,7 @@ def own() -> dict[str, Architecture]:
     named |= {
         name: Architecture("edgefd", IMAGE, partial(_named, name, IMAGE)) for name in ("cnn_gn", "resnet8", "dwnet")
     }
-    here = {
+    here: dict[str, tuple[tuple[int, ...], Callable[[], nn.Module]]] = {
         "tcn": (WINDOW, lambda: TCN(6)),
         "gru_64_steps": (WINDOW, lambda: Recurrent(nn.GRU(6, 24, batch_first=True), 24)),
         "lstm_64_steps": (WINDOW, lambda: Recurrent(nn.LSTM(6, 24, batch_first=True), 24)),
@@ -153,71 +155,80 @@ def own() -> dict[str, Architecture]:
         "ds_cnn_gn": (SPECTRUM, SpeechDSCNN),
         "token_transformer": ((64,), TokenTransformer),
     }
-    return named | {name: Architecture("own", shape, build) for name, (shape, build) in here.items()}  # type: ignore[arg-type]
+    return named | {name: Architecture("own", shape, build) for name, (shape, build) in here.items()}
 
 
 def _named(name: str, shape: tuple[int, ...]) -> nn.Module:
     return build_model(name, shape, CLASSES, 0)
 
 
-_TIMM: dict[str, tuple[tuple[int, ...], str, dict[str, object]]] = {
-    "mixer": (IMAGE, "mixer_s32_224", {"img_size": 32, "patch_size": 8, "embed_dim": 48, "num_blocks": 3}),
-    "gmlp": (IMAGE, "gmlp_ti16_224", {"img_size": 32, "patch_size": 8, "embed_dim": 48, "num_blocks": 3}),
-    "resmlp": (IMAGE, "resmlp_12_224", {"img_size": 32, "patch_size": 8, "embed_dim": 48, "num_blocks": 3}),
-    "vit": (IMAGE, "vit_tiny_patch16_224", {"img_size": 32, "patch_size": 8, "embed_dim": 48, "depth": 3}),
-    "deit3": (
+_PATCHES: dict[str, Any] = {"img_size": 32, "patch_size": 8, "embed_dim": 48}
+_ATTENTION: dict[str, Any] = {**_PATCHES, "depth": 2, "num_heads": 3}
+_STAGES: dict[str, Any] = {"patch_size": 2, "depths": (1, 1, 2, 1), "dims": (16, 32, 48, 64)}
+_WINDOWS: dict[str, Any] = {"embed_dim": 24, "depths": (2, 2), "num_heads": (2, 4)}
+_ENCODER: dict[str, Any] = {"num_layers": 2, "num_heads": 3, "hidden_dim": 48, "mlp_dim": 96}
+_OTHERS: dict[str, tuple[str, tuple[int, ...], dict[str, Any]]] = {  # constructor, input, options
+    "timm_mixer": ("timm.models.mlp_mixer:MlpMixer", IMAGE, {**_PATCHES, "num_blocks": 3}),
+    "timm_vit": ("timm.models.vision_transformer:VisionTransformer", IMAGE, _ATTENTION),
+    "timm_deit3": (
+        "timm.models.vision_transformer:VisionTransformer",
         IMAGE,
-        "deit3_small_patch16_224",
-        {"img_size": 32, "patch_size": 8, "embed_dim": 48, "depth": 3, "num_heads": 3},
+        {**_ATTENTION, "init_values": 1e-4, "no_embed_class": True, "global_pool": "avg"},
     ),
-    "cait": (IMAGE, "cait_xxs24_224", {"img_size": 32, "patch_size": 8, "embed_dim": 48, "depth": 2, "num_heads": 3}),
-    "swin": (
+    "timm_beit": ("timm.models.beit:Beit", IMAGE, _ATTENTION),
+    "timm_cait": ("timm.models.cait:Cait", IMAGE, _ATTENTION),
+    "timm_swin": (
+        "timm.models.swin_transformer:SwinTransformer",
         LARGE,
-        "swin_tiny_patch4_window7_224",
-        {"img_size": 64, "window_size": 4, "embed_dim": 24, "depths": (2, 2), "num_heads": (2, 4)},
+        {**_WINDOWS, "img_size": 64, "window_size": 4},
     ),
-    "convnext": (IMAGE, "convnext_atto", {"patch_size": 2, "depths": (1, 1, 2), "dims": (16, 32, 48)}),
-    "convnextv2": (IMAGE, "convnextv2_atto", {"patch_size": 2, "depths": (1, 1, 2), "dims": (16, 32, 48)}),
-    "poolformer": (LARGE, "poolformer_s12", {"layers": (1, 1, 1, 1), "embed_dims": (16, 24, 32, 48)}),
-    "resnet_gn": (IMAGE, "resnet18", {"norm_layer": "groupnorm"}),
-    "nf_resnet": (IMAGE, "nf_resnet26", {}),
-    "mobilenetv3": (IMAGE, "mobilenetv3_small_050", {}),
-    "efficientnet_lite0": (IMAGE, "efficientnet_lite0", {}),
-    "ghostnet": (IMAGE, "ghostnet_050", {}),
-    "regnet": (IMAGE, "regnetx_002", {}),
-}
-_TORCHVISION: dict[str, tuple[tuple[int, ...], dict[str, object]]] = {
-    "alexnet": (LARGE, {"dropout": 0.0}),
-    "vgg11": (IMAGE, {"dropout": 0.0}),
-    "squeezenet1_1": (LARGE, {"dropout": 0.0}),
-    "shufflenet_v2_x0_5": (IMAGE, {}),
-    "mobilenet_v2": (IMAGE, {"width_mult": 0.25, "dropout": 0.0}),
-    "resnet18": (IMAGE, {}),
+    "timm_convnext": ("timm.models.convnext:ConvNeXt", IMAGE, _STAGES),
+    "timm_convnextv2": ("timm.models.convnext:ConvNeXt", IMAGE, {**_STAGES, "use_grn": True, "ls_init_value": None}),
+    "timm_test_nfnet": ("timm:create_model", LARGE, {"model_name": "test_nfnet"}),
+    "timm_test_efficientnet_gn": ("timm:create_model", LARGE, {"model_name": "test_efficientnet_gn"}),
+    "timm_test_efficientnet_ln": ("timm:create_model", LARGE, {"model_name": "test_efficientnet_ln"}),
+    "timm_test_mambaout": ("timm:create_model", LARGE, {"model_name": "test_mambaout"}),
+    "torchvision_squeezenet1_1": ("torchvision.models:squeezenet1_1", LARGE, {"dropout": 0.0}),
+    "torchvision_vit": (
+        "torchvision.models:VisionTransformer",
+        IMAGE,
+        {**_ENCODER, "image_size": 32, "patch_size": 8},
+    ),
+    "torchvision_swin": (
+        "torchvision.models:SwinTransformer",
+        LARGE,
+        {**_WINDOWS, "patch_size": [4, 4], "window_size": [4, 4], "stochastic_depth_prob": 0.0},
+    ),
+    "torchvision_mobilenet_v2_gn": (
+        "torchvision.models:mobilenet_v2",
+        IMAGE,
+        {"width_mult": 0.25, "dropout": 0.0, "norm_layer": partial(nn.GroupNorm, 4)},
+    ),
+    "timm_test_resnet": ("timm:create_model", LARGE, {"model_name": "test_resnet"}),
+    "timm_test_byobnet": ("timm:create_model", LARGE, {"model_name": "test_byobnet"}),
+    "timm_test_efficientnet": ("timm:create_model", LARGE, {"model_name": "test_efficientnet"}),
+    "timm_mobilenetv3": ("timm:create_model", IMAGE, {"model_name": "mobilenetv3_small_050", "drop_rate": 0.0}),
+    "torchvision_mobilenet_v2": ("torchvision.models:mobilenet_v2", IMAGE, {"width_mult": 0.25, "dropout": 0.0}),
+    "torchvision_shufflenet_v2": ("torchvision.models:shufflenet_v2_x0_5", IMAGE, {}),
 }
 
 
 def of_packages() -> dict[str, Architecture]:
     """Return the architectures of timm and torchvision, and say which of the packages is not installed."""
     found: dict[str, Architecture] = {}
-    if find_spec("timm") is None:
-        print("timm is not installed: its architectures are left out")
-    else:
-        found |= {name: Architecture("timm", shape, partial(_timm, *rest)) for name, (shape, *rest) in _TIMM.items()}
-    if find_spec("torchvision") is None:
-        print("torchvision is not installed: its architectures are left out")
-    else:
-        some = _TORCHVISION.items()
-        found |= {n: Architecture("torchvision", shape, partial(_torchvision, n, o)) for n, (shape, o) in some}
+    for package in ("timm", "torchvision"):
+        if find_spec(package) is None:
+            print(f"{package} is not installed: its architectures are left out")
+            continue
+        for name, (constructor, shape, options) in _OTHERS.items():
+            if name.startswith(package):
+                found[name] = Architecture(package, shape, partial(_constructed, constructor, options))
     return found
 
 
-def _timm(name: str, options: dict[str, object]) -> nn.Module:
-    model: nn.Module = import_module("timm").create_model(name, num_classes=CLASSES, **options)
-    return model
-
-
-def _torchvision(name: str, options: dict[str, object]) -> nn.Module:
-    model: nn.Module = import_module("torchvision.models").get_model(name, weights=None, num_classes=CLASSES, **options)
+def _constructed(constructor: str, options: dict[str, Any]) -> nn.Module:
+    module, _, name = constructor.partition(":")
+    model: nn.Module = getattr(import_module(module), name)(num_classes=CLASSES, **options)
     return model
 
 
@@ -234,6 +245,8 @@ def row(name: str, architecture: Architecture, seconds: float) -> str:
         errors = verify(graphs, model, OPTIMIZER, x)
     except UserError as error:
         return f"{start} refused: {error} | | | | | |"
+    except Exception as error:  # one architecture that a package cannot build must not end the table
+        return f"{start} failed: {one_line(error)} | | | | | |"
     torch_ms, ratio = step_times(model, graphs, x[:BATCH], seconds)
     differences = " | ".join(f"{errors[key]:.1e}" for key in ("step_float64", "torch_float64", "logits"))
     return f"{start} {count:,} | {differences} | {torch_ms:.1f} | {ratio:.2f} |"

@@ -31,7 +31,7 @@ from edgefd.runs.export_bundle import export_config
 from edgefd.runs.prepare import prepare
 from edgefd.simulation.client_files import export_client_data
 from edgefd.wire.bundle_reader import Bundle
-from edgefd.wire.codecs import CODECS
+from edgefd.wire.codecs import NUMBER_CODECS
 
 CLIENTS = 3
 
@@ -124,7 +124,7 @@ def first_report(attack: Attack, bundle: Bundle, data: ClientData, rows: np.ndar
     ctx = client_context(data, learner, proxy, acceptance, terms, config)
     ctx = dataclasses.replace(ctx, plan=RoundPlan(0, np.arange(len(rows)), evaluate=False))
     report = client_round(method, ctx, None)
-    codec = CODECS[terms.codec]
+    codec = NUMBER_CODECS[terms.codec]
     values = codec.decode(codec.encode(report.knowledge.values), report.knowledge.values.size)
     return dataclasses.replace(report.knowledge, values=values.reshape(report.knowledge.values.shape))
 

@@ -51,6 +51,7 @@ MAY_IMPORT_TORCH = (  # rooms and files; imports inside functions count
         "edgefd.runs.learners",
         "edgefd.runs.trained_model",
         "edgefd.runs.weights",
+        "edgefd.runs.whole_model",
         "edgefd.simulation",
         "edgefd.auditing",
     ),

@@ -88,8 +88,8 @@ def _convolution_backward(call: Call) -> tuple[Value | None, Value | None, Value
     grad, x, weight, _, stride, padding, dilation, transposed, _, groups, needed = call.args
     if len(x.shape) == 3:
         geometry = ConvGeometry([1, *stride], [0, *padding], [1, *dilation], groups)
-        images = (_as_image(g, v) for v in (grad, x, weight))
-        grad_x, grad_weight, grad_bias = _gradients(g, *images, geometry, transposed, needed)
+        grad, x, weight = (_as_image(g, v) for v in (grad, x, weight))
+        grad_x, grad_weight, grad_bias = _gradients(g, grad, x, weight, geometry, transposed, needed)
         return g.squeeze(grad_x, 2) if grad_x else None, g.squeeze(grad_weight, 2) if grad_weight else None, grad_bias
     _check_supported(x)
     return _gradients(g, grad, x, weight, ConvGeometry.of(stride, padding, dilation, groups), transposed, needed)

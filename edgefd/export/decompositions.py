@@ -68,6 +68,12 @@ def decompositions() -> dict[Any, Callable[..., Any]]:
     return {**table, **_OWN, **RESAMPLING}
 
 
+def _axes(x: Tensor, dim: Sequence[int] | int | None) -> list[int]:
+    if dim is None:
+        return list(range(x.dim()))
+    return [dim] if isinstance(dim, int) else list(dim)
+
+
 def _variance(
     x: Tensor, dim: Sequence[int] | None = None, correction: float | None = None, keepdim: bool = False
 ) -> Tensor:
@@ -78,7 +84,7 @@ def _variance_and_mean(
     x: Tensor, dim: Sequence[int] | None = None, correction: float | None = None, keepdim: bool = False
 ) -> tuple[Tensor, Tensor]:
     """Return sum((x - mean)^2) / (n - correction), and the mean."""
-    axes = list(range(x.dim())) if dim is None else [dim] if isinstance(dim, int) else list(dim)
+    axes = _axes(x, dim)
     count = 1
     for axis in axes:
         count = count * x.shape[axis]
@@ -91,7 +97,7 @@ def _variance_and_mean(
 def _vector_norm(
     x: Tensor, ord: float = 2, dim: Sequence[int] | None = None, keepdim: bool = False, dtype: Any = None
 ) -> Tensor:
-    axes = list(range(x.dim())) if dim is None else [dim] if isinstance(dim, int) else list(dim)
+    axes = _axes(x, dim)
     if ord == 2:
         return (x * x).sum(axes, keepdim=keepdim).sqrt()
     if ord == 1:

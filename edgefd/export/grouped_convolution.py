@@ -23,7 +23,8 @@ class ConvGeometry:
     @classmethod
     def of(cls, stride: Sequence[int], padding: Sequence[int], dilation: Sequence[int], groups: int) -> ConvGeometry:
         """Return the geometry; a single number stands for both axes."""
-        return cls(*([v[0], v[-1]] for v in (stride, padding, dilation)), groups)
+        across, edge, apart = ([v[0], v[-1]] for v in (stride, padding, dilation))
+        return cls(across, edge, apart, groups)
 
     def output_size(self, x: Value, weight: Value) -> tuple[int, int]:
         """Return (height, width) of the output."""

@@ -110,9 +110,9 @@ def _pure(target: torch._ops.OpOverload) -> Any:
 
     In a trace, later operators take the result of an assignment, so the assignment itself is not needed.
     """
-    name, _, overload = target.name().partition("::")[2].partition(".")
+    name, _, overload = str(target).removeprefix("aten.").partition(".")
     packet = getattr(torch.ops.aten, name.removesuffix("_"), None) if name.endswith("_") else None
-    return getattr(packet, overload or "default", target) if packet is not None else target
+    return getattr(packet, overload, target) if packet is not None else target
 
 
 def _refusal(node: fx.Node, reason: str) -> str:
@@ -128,8 +128,9 @@ def _call(g: GraphBuilder, target: Any, node: fx.Node, values: dict[fx.Node, Any
         if target not in ELEMENTWISE:
             return _expanded(g, n, values)
         value = values[n]
-        cast = common is not None and isinstance(value, Value) and n.meta["val"].dtype != common
-        return Value(g.op("Cast", value.name, to=ONNX_TYPES[common]), value.shape, value.perm) if cast else value
+        if common is None or not isinstance(value, Value) or n.meta["val"].dtype == common:
+            return value
+        return Value(g.op("Cast", value.name, to=ONNX_TYPES[common]), value.shape, value.perm)
 
     if target is torch.ops.aten.where.self:
         args = (values[node.args[0]], *fx.map_arg(node.args[1:], take))  # type: ignore[index]

@@ -22,7 +22,8 @@ def _matrix(operator: Any, size: int, options: tuple[Any, ...]) -> Tensor:
     """Return the matrix M, [size, new size], of an operator that maps a row vector v to v M."""
     with _disable_current_modes():
         columns = operator(torch.eye(size, dtype=torch.float64).view(1, size, 1, size), *options)
-        return columns[0, :, 0].float().contiguous()
+        matrix: Tensor = columns[0, :, 0].float().contiguous()
+        return matrix
 
 
 def _along(x: Tensor, matrix: Tensor, axis: int) -> Tensor:

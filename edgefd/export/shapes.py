@@ -58,10 +58,11 @@ def _split(call: Call) -> tuple[Value, ...]:
 
 def _repeat(call: Call) -> Value:
     """Translate copies of a tensor side by side. Axes of size 1 are only marked as repeated."""
-    value, counts = call.args
+    counts = call.args[1]
+    value: Value = call.args[0]
     value = call.g.reshape(value, (1,) * (len(counts) - len(value.shape)) + value.shape)
     if all(count == 1 or size == 1 for size, count in zip(value.shape, counts, strict=True)):
-        return value  # type: ignore[no-any-return]
+        return value
     if len(counts) == 1 and not isinstance(counts[0], int):
         return call.g.reshape(call.g.expand(value, (counts[0], *value.shape)), call.shape)
     if not all(isinstance(count, int) for count in counts):

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -21,7 +21,7 @@ from edgefd.core.errors import UserError
 from edgefd.export.decompositions import decompositions
 
 
-def trace(function: Callable[..., list[Tensor]], arguments: list[Tensor], model: nn.Module) -> fx.GraphModule:
+def trace(function: Callable[..., list[Tensor]], arguments: Sequence[Tensor], model: nn.Module) -> fx.GraphModule:
     """Trace a function that calls the model.
 
     Recurrent layers are unrolled, and attention is traced as products and a softmax: the fused operators of torch have
@@ -30,7 +30,7 @@ def trace(function: Callable[..., list[Tensor]], arguments: list[Tensor], model:
     Raises:
         UserError: if torch cannot trace it.
     """
-    mode = "real" if detect_fake_mode(arguments) is None else "fake"
+    mode: Literal["real", "fake"] = "real" if detect_fake_mode(arguments) is None else "fake"
     pure = functionalize(function, remove="mutations")
     tracer = make_fx(pure, decomposition_table=decompositions(), tracing_mode=mode)
     try:
@@ -83,13 +83,13 @@ def _layer_names(model: nn.Module) -> Iterator[None]:
 @contextmanager
 def _small_operators() -> Iterator[None]:
     """Let recurrent layers and attention call small operators instead of fused ones."""
-    enabled = torch._C._get_mkldnn_enabled()  # type: ignore[attr-defined]
-    torch._C._set_mkldnn_enabled(False)  # type: ignore[attr-defined]
+    enabled = torch._C._get_mkldnn_enabled()
+    torch._C._set_mkldnn_enabled(False)
     try:
         with sdpa_kernel(SDPBackend.MATH), enable_python_dispatcher(), _LinearAsProduct():
             yield
     finally:
-        torch._C._set_mkldnn_enabled(enabled)  # type: ignore[attr-defined]
+        torch._C._set_mkldnn_enabled(enabled)
 
 
 class _LinearAsProduct(TorchFunctionMode):

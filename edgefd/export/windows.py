@@ -31,7 +31,7 @@ def _windows_of(x: Value, options: Sequence[Any]) -> Windows:
     kernel, stride, padding, dilation, ceil_mode = (*options, *defaults[len(options) - 1 :])
     steps = stride or kernel
     geometry = [[v[min(i, len(v) - 1)] for v in (kernel, steps, padding, dilation)] for i in (0, 1)]
-    vertical, horizontal = (_positions(x.shape[2 + i], *geometry[i], bool(ceil_mode)) for i in (0, 1))
+    vertical, horizontal = (_positions(x.shape[2 + i], geometry[i], bool(ceil_mode)) for i in (0, 1))
     return vertical, horizontal
 
 
@@ -41,7 +41,8 @@ def _adaptive_windows_of(x: Value, size: Sequence[int]) -> Windows:
     return vertical, horizontal
 
 
-def _positions(size: int, kernel: int, stride: int, padding: int, dilation: int, ceil_mode: bool) -> Positions:
+def _positions(size: int, geometry: Sequence[int], ceil_mode: bool) -> Positions:
+    kernel, stride, padding, dilation = geometry
     room = size + 2 * padding - dilation * (kernel - 1) - 1
     count = -(-room // stride) + 1 if ceil_mode else room // stride + 1
     if ceil_mode and (count - 1) * stride >= size + padding:

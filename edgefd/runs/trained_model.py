@@ -111,7 +111,7 @@ class TrainedModel:
             RunError: if the file cannot be written.
         """
         require("export", "onnx")
-        from edgefd.export.whole_model import whole_graph
+        from edgefd.runs.whole_model import whole_graph
 
         if self.info.heads != 1:
             raise UserError("a model with two heads cannot be exported: use model.heads=1")

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from edgefd.core.errors import UserError
-from edgefd.data import datasets, formats
+from edgefd.data import formats
 from edgefd.data.datasets import Source, load_dataset
+from edgefd.data.sources import named
 from tests.support.data_files import RNG
 
 SHARED = os.environ.get("EDGEFD_DATA")
@@ -141,4 +142,4 @@ def test_the_default_test_people_of_watch_are_a_pair_with_similar_motion() -> No
     distance = np.abs(log[:, None] - log).mean(2) + np.eye(10)
     assert (distance.argmin(1) + 1).tolist() == [2, 1, 4, 3, 6, 5, 10, 9, 8, 7]
     assert distance.min(1).max() < 0.07 < 0.09 < np.sort(distance, 1)[:, 1].min()
-    assert datasets.WATCH_TEST == (8, 9)
+    assert named.WATCH_TEST == (8, 9)

@@ -1,17 +1,18 @@
 """Convolution, pooling and elementwise operators of an exported step agree with torch beyond the named models."""
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from edgefd.core.errors import UserError
 from edgefd.export.model_graphs import export_graphs
 from edgefd.export.verify import verify
 
 SHAPE = (6, 13, 16)
 SAMPLES = np.random.default_rng(0).standard_normal((50, *SHAPE)).astype(np.float32)
-LAYERS = {
+LAYERS: dict[str, Callable[[], nn.Module]] = {
     "stride, padding and dilation": lambda: nn.Conv2d(6, 5, 3, stride=(2, 1), padding=(1, 2), dilation=2),
     "few channels": lambda: nn.Sequential(nn.Conv2d(6, 3, 1), nn.Conv2d(3, 4, 3, stride=2, padding=1)),
     "depthwise, no bias": lambda: nn.Conv2d(6, 6, (3, 1), stride=2, padding=(0, 1), groups=6, bias=False),
@@ -32,18 +33,3 @@ def test_a_step_through_a_layer_agrees_with_torch(name: str) -> None:
     model = with_linear_layer(LAYERS[name]())
     errors = verify(export_graphs(model, "sgd", 16, SHAPE, 3), model, "sgd", SAMPLES)
     assert max(errors["step"], errors["logits"]) <= 1e-5, errors
-
-
-@pytest.mark.parametrize(
-    ("layer", "message"),
-    [
-        (nn.ConvTranspose2d(6, 4, 3), "a transposed convolution is not supported"),
-        (nn.Conv2d(6, 4, 3, groups=2), "a grouped convolution is not supported: use a plain or depthwise conv2d"),
-        (nn.MaxPool2d(3, stride=2), "overlapping windows is not supported"),
-        (nn.AvgPool2d(2, padding=1), "average pooling with padding"),
-    ],
-)
-def test_an_unsupported_convolution_or_pooling_is_refused(layer: nn.Module, message: str) -> None:
-    model = with_linear_layer(nn.Sequential(nn.Conv2d(6, 6, 1), layer))
-    with pytest.raises(UserError, match=message):
-        export_graphs(model, "sgd", 4, SHAPE, 3)

@@ -21,8 +21,9 @@ WATCH = Path(__file__).parents[2] / "simulations/edge/watch.yaml"
 
 
 @pytest.mark.parametrize(
-    ("name", "shape"), [("cnn1d", (6, 100)), ("cnn1d", (1, 16)), ("cnn1d", (3, 17)), ("mlp", (6, 100))]
-    + [(name, shape) for name in ("gru", "transformer") for shape in ((6, 100), (1, 16), (3, 17))]
+    ("name", "shape"),
+    [("cnn1d", (6, 100)), ("cnn1d", (1, 16)), ("cnn1d", (3, 17)), ("mlp", (6, 100))]
+    + [(name, shape) for name in ("gru", "transformer") for shape in ((6, 100), (1, 16), (3, 17))],
 )
 def test_models_for_windows_accept_windows_of_sensors(name: str, shape: tuple[int, ...]) -> None:
     logits = build_model(name, shape, 7, 0)(torch.randn(5, *shape))
