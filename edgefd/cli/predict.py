@@ -6,6 +6,7 @@ import csv
 import io
 import math
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -19,6 +20,10 @@ from edgefd.core.npz import npy_array
 from edgefd.data.csv_table import read_samples
 from edgefd.data.images import read_unlabelled_images
 from edgefd.data.npz import read_npz
+from edgefd.data.sources.csv_file import read_csv_table
+from edgefd.data.sources.parquet_file import read_parquet_table
+from edgefd.data.sources.source import Source
+from edgefd.data.sources.table import samples_in_columns
 from edgefd.runs.model_files import ModelInfo
 
 Samples = tuple[npt.NDArray[Any], list[str]]
@@ -30,7 +35,9 @@ def predict(
     client: Annotated[int, typer.Option("--client", min=0, metavar="N", help="number of the client, from 0")],
     input: Annotated[
         Path,
-        typer.Option("--input", metavar="PATH", help="raw samples: .npy, .npz with x, .csv, or a folder of images"),
+        typer.Option(
+            "--input", metavar="PATH", help="raw samples: .parquet, .csv, .npy, .npz with x, or a folder of images"
+        ),
     ],
     out: Annotated[
         Path | None, typer.Option("--out", metavar="Y.csv", help="also write labels and probabilities to this file")
@@ -80,17 +87,29 @@ def _read(path: Path, info: ModelInfo) -> Samples:
     if path.is_dir():
         x, files = read_unlabelled_images(path, shape, info.image_size, info.channels)
         return x, [str(file.relative_to(path)) for file in files]
-    if kind in (".csv", ".tsv", ".txt"):
+    if info.columns is not None and kind in (".csv", ".tsv", ".parquet"):
+        array = _read_columns(path, info.columns, Source(image_size=info.image_size, channels=info.channels))
+    elif kind == ".parquet":
+        raise UserError(
+            f"{path}: the data set of the run was no table, so its columns have no names: give an .npy file"
+        )
+    elif kind in (".csv", ".tsv", ".txt"):
         array = read_samples(path, math.prod(shape)).reshape(-1, *shape)
     elif kind == ".npz":
         array = read_npz(path, ("x",))["x"]
     elif kind == ".npy":
         array = _read_npy(path)
     else:
-        raise UserError(f"{path} must be an .npy, .npz or .csv (.tsv, .txt) file, or a folder of images")
+        raise UserError(f"{path} must be a .parquet, .csv (.tsv, .txt), .npy or .npz file, or a folder of images")
     if not array.ndim:
         raise UserError(f"{path}: expected an array [n, ...] of samples, not one number")
     return array, [str(i) for i in range(len(array))]
+
+
+def _read_columns(path: Path, columns: Sequence[str], images: Source) -> npt.NDArray[Any]:
+    """Return the samples in the columns of a table that the run has learned from; other columns are passed over."""
+    is_parquet = path.suffix.lower() == ".parquet"
+    return samples_in_columns(read_parquet_table(path, images) if is_parquet else read_csv_table(path), columns)
 
 
 def _read_npy(path: Path) -> npt.NDArray[Any]:

@@ -73,6 +73,7 @@ class Dataset:
     groups, and `group_names` holds the names of the groups 0, 1, ... `source` names the origin, and `sha256` is
     the digest of the arrays. `label_names` holds the label in the source of each class 0 to C - 1; None if the
     labels are these numbers themselves. `proxy` holds samples of another data set for the proxy set, or None.
+    `columns` names the columns that the samples of a table consist of; None if the source is no table.
     """
 
     name: str
@@ -87,6 +88,7 @@ class Dataset:
     label_names: tuple[str, ...] | None = None
     group_names: tuple[str, ...] | None = None
     proxy: PublicSamples | None = None
+    columns: tuple[str, ...] | None = None
 
 
 def load_dataset(source: str | Source, root: Path | None = None) -> Dataset:
@@ -173,6 +175,7 @@ def dataset_of(name: str, samples: Samples, source: str, settings: Source | None
         source=source,
         sha256="",
         label_names=label_names,
+        columns=s.columns,
         group_names=None if s.group_train is None else tuple(map(str, np.unique(s.group_train).tolist())),
     )
     return replace(dataset, sha256=digest(dataset))

@@ -60,6 +60,8 @@ class ModelInfo:
     """number of the client"""
     round: int
     """number of the round in which the model was evaluated; that of the closing round for a final model"""
+    columns: tuple[str, ...] | None = None
+    """columns of a table that a sample consists of, in this order; None if the data set was no table"""
 
 
 def model_path(folder: Path, round: int, client: int) -> Path:

@@ -84,6 +84,7 @@ def models_of(prepared: PreparedRun, folder: Path) -> KeptModels:
         image_size=config.data.size,
         channels=config.data.channels,
         label_names=dataset.label_names,
+        columns=dataset.columns,
         extractor=config.data.extractor,
         extractor_size=config.data.extractor_size,
         extractor_sha256=None if extractor is None else hashlib.sha256(extractor[0]).hexdigest(),

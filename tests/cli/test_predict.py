@@ -56,7 +56,7 @@ def test_all_kinds_of_files_give_the_labels_of_the_model(folder: Path) -> None:
         (["gone", "--client", "0", "--input", "x.npy"], "gone keeps no models"),
         (["run", "--client", "0", "--input", "gone.npy"], "cannot read gone.npy: No such file or directory"),
         (["run", "--client", "0", "--input", "run"], "is not an image"),
-        (["run", "--client", "0", "--input", "x.bin"], "x.bin must be an .npy, .npz or .csv"),
+        (["run", "--client", "0", "--input", "x.bin"], "x.bin must be a .parquet, .csv (.tsv, .txt), .npy or .npz file"),
         (["run", "--client", "0", "--input", "x.npy", "--round", "7"], "keeps no models of round 7, only of 2"),
         (["run", "--client", "0", "--input", "x.npy", "--out", "y.npy"], "--out must be a .csv file, not y.npy"),
     ],

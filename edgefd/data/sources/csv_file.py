@@ -26,9 +26,9 @@ def read_csv_file(source: Source) -> Samples:
         UserError: if a file cannot be read in one way only, or a column is missing or not usable.
     """
     source.check_used(KEYS, "CSV files")
-    train = _read(Path(source.name))
+    train = read_csv_table(Path(source.name))
     return samples_of_tables(
-        train, None if source.test is None else _read(Path(source.test)), columns_of(train, source)
+        train, None if source.test is None else read_csv_table(Path(source.test)), columns_of(train, source)
     )
 
 
@@ -67,7 +67,12 @@ class _CsvTable:
         return field if self.delimiter == "," else field.replace(",", ".", 1)
 
 
-def _read(path: Path) -> _CsvTable:
+def read_csv_table(path: Path) -> _CsvTable:
+    """Read the fields of a CSV file with a header.
+
+    Raises:
+        UserError: if the file cannot be read in one way only.
+    """
     try:
         with path.open(encoding=encoding_of(path), newline="") as file:
             start = file.readline()

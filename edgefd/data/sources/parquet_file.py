@@ -25,10 +25,9 @@ def read_parquet_file(source: Source) -> Samples:
         UserError: if pyarrow is not installed, a file is damaged, or a column is missing or not usable.
     """
     source.check_used((*KEYS, *_IMAGES), "parquet files")
-    require("parquet", "pyarrow")
-    train = _read(Path(source.name), source)
+    train = read_parquet_table(Path(source.name), source)
     columns = columns_of(train, source)
-    test = None if source.test is None else _read(Path(source.test), source)
+    test = None if source.test is None else read_parquet_table(Path(source.test), source)
     samples = samples_of_tables(train, test, columns)
     return replace(samples, label_names=_label_names(train, columns.label))
 
@@ -43,7 +42,13 @@ def _label_names(table: ArrowTable, label: str) -> tuple[str, ...] | None:
     return tuple(map(str, names)) if isinstance(names, list) and names else None
 
 
-def _read(path: Path, source: Source) -> ArrowTable:
+def read_parquet_table(path: Path, source: Source) -> ArrowTable:
+    """Read the columns of a parquet file; images get the size and the colours of `source`.
+
+    Raises:
+        UserError: if pyarrow is not installed, or the file is damaged or holds no rows.
+    """
+    require("parquet", "pyarrow")
     import pyarrow as pa
     import pyarrow.parquet as pq
 

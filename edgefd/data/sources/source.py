@@ -96,3 +96,5 @@ class Samples:
     """group, such as a person or a client, of each training sample [n]; None = the samples have no groups"""
     label_names: tuple[str, ...] | None = None
     """names of the labels 0, 1, ...; None = the labels are their own names"""
+    columns: tuple[str, ...] | None = None
+    """columns of a table that the samples consist of, in this order; None = the source is no table"""

@@ -60,6 +60,7 @@ def samples_of_tables(train: Table, test: Table | None, columns: Columns) -> Sam
         UserError: if a column is missing, a value is missing, or a column of samples does not hold numbers.
     """
     if test is not None:
+        check_names(test)
         for name in (columns.label, *columns.features):
             column_of(test, name, "label" if name == columns.label else "features")
     group = None
@@ -70,8 +71,33 @@ def samples_of_tables(train: Table, test: Table | None, columns: Columns) -> Sam
     y = train.values(columns.label)
     x = _samples(train, columns.features)
     if test is None:
-        return Samples(x, y, group_train=group)
-    return Samples(x, y, _samples(test, columns.features), test.values(columns.label), group)
+        return Samples(x, y, group_train=group, columns=columns.features)
+    x_test = _samples(test, columns.features)
+    return Samples(x, y, x_test, test.values(columns.label), group, columns=columns.features)
+
+
+def samples_in_columns(table: Table, columns: Sequence[str]) -> npt.NDArray[Any]:
+    """Return the samples in some columns of a table, such as new rows without labels; see `samples_of_tables`.
+
+    Raises:
+        UserError: if a column is missing or occurs twice, a value is missing, or a column does not hold numbers.
+    """
+    check_names(table)
+    for name in columns:
+        if name not in table.names:
+            raise UserError(f"{table.place} has no column {name!r}, which the model takes: {hint(name, table.names)}")
+    return _samples(table, columns)
+
+
+def check_names(table: Table) -> None:
+    """Check that each name of a column occurs once.
+
+    Raises:
+        UserError: if one occurs twice.
+    """
+    names = [name.strip() for name in table.names]
+    if twice := [name for name, count in Counter(names).items() if count > 1]:
+        raise UserError(f"{table.place}: {names.count(twice[0])} columns are named {twice[0]!r}: rename all but one")
 
 
 def columns_of(table: Table, source: Source, label: str | None = None) -> Columns:
@@ -85,9 +111,8 @@ def columns_of(table: Table, source: Source, label: str | None = None) -> Column
     Raises:
         UserError: if a name occurs twice, there is no such column, or the columns cannot be found.
     """
+    check_names(table)
     names = [name.strip() for name in table.names]
-    if twice := [name for name, count in Counter(names).items() if count > 1]:
-        raise UserError(f"{table.place}: {names.count(twice[0])} columns are named {twice[0]!r}: rename all but one")
     found = source.label or label or next((name for name in LABEL_NAMES if name in names), None)
     if found is None:
         raise UserError(f"{table.place}: which column holds the labels? Set data.label to one of {shown_names(names)}")
