@@ -33,6 +33,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     columns = {"device": [f"watch-{d:02d}" for d in device], "kind": kinds[kind], "count": rng.integers(0, 9, 960)}
     table = pa.table(columns | {f"acc_{i}": x[:, i] for i in range(8)})
     pq.write_table(table, tmp_path / "measurements.parquet")
+    pq.write_table(table.slice(0, 7).drop_columns("kind"), tmp_path / "new_rows.parquet")
     rows = [table.column_names, *zip(*table.to_pydict().values(), strict=True)]
     (tmp_path / "measurements.csv").write_text("".join(",".join(map(str, row)) + "\n" for row in rows))
     for i in range(20):
@@ -85,7 +86,7 @@ def test_ten_minutes_end_with_a_comparison_and_a_report(folder: Path) -> None:
     for line in commands.splitlines():
         program, *arguments = line.partition("#")[0].split()
         assert program == "edgefd"
-        more = ["train.rounds=2"] if arguments[0] == "simulate" else []
+        more = ["train.rounds=2"] if arguments[:2] == ["simulate", "compare.yaml"] else []
         done = edgefd(*arguments[:2], *more, *arguments[2:], cwd=folder)
         assert done.returncode == 0, done.stderr
         outputs.append(done.stdout)
@@ -93,6 +94,9 @@ def test_ten_minutes_end_with_a_comparison_and_a_report(folder: Path) -> None:
     for line in shown.splitlines():
         if "values from" not in line:
             assert line in outputs[0]
+    assert set(outputs[4].split()) <= {"run", "sit", "walk"}
+    assert len(outputs[4].split()) == 7
+    assert "is complete already" in outputs[5]
     for method in ("edgefd", "fedmd", "indlearn"):
         assert method in outputs[2]
     report = (folder / "runs" / "first" / "report.html").read_text(encoding="utf-8")

@@ -17,6 +17,7 @@ from edgefd.cli.common import require_simulation
 from edgefd.core.errors import UserError
 from edgefd.core.files import opened, put, writing
 from edgefd.core.npz import npy_array
+from edgefd.core.text import escaped
 from edgefd.data.csv_table import read_samples
 from edgefd.data.images import read_unlabelled_images
 from edgefd.data.npz import read_npz
@@ -32,7 +33,9 @@ Samples = tuple[npt.NDArray[Any], list[str]]
 
 def predict(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="a run folder; of a baseline, RUN/also/METHOD")],
-    client: Annotated[int, typer.Option("--client", min=0, metavar="N", help="number of the client, from 0")],
+    client: Annotated[
+        int, typer.Option("--client", min=0, metavar="N", help="number of the client, from 0, as check lists them")
+    ],
     input: Annotated[
         Path,
         typer.Option(
@@ -59,6 +62,9 @@ def predict(
 
     if out is not None and out.suffix.lower() != ".csv":
         raise UserError(f"--out must be a .csv file, not {out}")
+    for written in (out, onnx):
+        if written is not None and written.resolve() == input.resolve():
+            raise UserError(f"{written} is the input, which would be lost: name another file")
     model = load_trained(run, client, round)
     x, names = _read(input, model.info)
     probabilities = softmax(model.logits(x, str(input)))
@@ -74,7 +80,7 @@ def predict(
         with writing(out):
             put(out, text.getvalue().encode())
     for label in labels:
-        print(label)
+        print(escaped(str(label)).replace("\n", r"\n"))  # one line each, whatever the label is
 
 
 def _read(path: Path, info: ModelInfo) -> Samples:

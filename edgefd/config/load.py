@@ -157,7 +157,8 @@ def _one_of(section: str, raw: Mapping[str, Any]) -> Any:
     name = str(values.get(key, next(iter(kinds))))
     if name not in kinds:
         what = section if key == "name" else key
-        raise UserError(f"{section}.{key}: unknown {what} {name!r}: {hint(name, kinds)}")
+        other = "package.module:Class for one of your own or of flwr_datasets" if section == "partition" else ""
+        raise UserError(f"{section}.{key}: unknown {what} {name!r}: {hint(name, kinds, other)}")
     for setting in values:
         owners = [other for other, kind in kinds.items() if setting in _names(kind)]
         if owners and name not in owners:

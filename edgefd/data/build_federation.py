@@ -92,7 +92,7 @@ def build_federation(
 
     clients, names = [], client_names(dataset, parts)
     for client, rows in enumerate(private):
-        train, held = _split(client, rows, shared, heldout, seed)
+        train, held = _split(client, names[client], rows, shared, heldout, seed)
         of_client = np.flatnonzero(owner == client)
         data = ClientData(client, *samples(train), *samples(held), of_client, contributed_y=y[shared[of_client]])
         clients.append(replace(data, rows=train, heldout_rows=held, name=names[client]))
@@ -187,11 +187,13 @@ def load_proxy_file(path: Path, dataset: Dataset, source: str) -> tuple[npt.NDAr
     return x, classes_of(arrays["y"], len(x), dataset.n_classes, dataset.label_names, str(path))
 
 
-def _split(client: int, rows: Int64, shared: Int64, heldout: float, seed: int) -> tuple[Int64, Int64]:
+def _split(client: int, name: str, rows: Int64, shared: Int64, heldout: float, seed: int) -> tuple[Int64, Int64]:
     """Return the training rows and the held-out rows of a client."""
     if len(rows) < 2 or np.isin(rows, shared).all():
         raise UserError(
-            f"client {client} has {len(rows)} private samples, but needs 2 or more, one to train on and one held out "
-            "that it did not contribute: use fewer clients, more data, or a smaller proxy.alpha"
+            f"client {client}{f' ({name})' if name else ''} has {len(rows)} private samples, but needs 2 or more, one "
+            "to train on and one held out that it did not contribute: use "
+            + ("data without this client" if name else "fewer clients")
+            + ", more data, or a smaller proxy.alpha"
         )
     return split(rows, heldout, seed, client, shared)

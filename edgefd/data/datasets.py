@@ -109,9 +109,11 @@ def load_dataset(source: str | Source, root: Path | None = None) -> Dataset:
         samples, title, place = read_named(source, root)
         return dataset_of(title, samples, place, source)
     read, place = FILES.get(Path(name).suffix.lower()), f"file {name}"
+    if read is not None and Path(name).is_dir():
+        raise UserError(f"{name} is a folder, not a file: name one file in it, or rename a folder of images")
     if name.startswith(PREFIX):
         read, place = read_hugging_face, name
-    elif read is None or Path(name).is_dir():
+    elif read is None:
         read, place = read_hugging_face if is_saved_dataset(Path(name)) else read_image_folder, f"folder {name}"
     path = Path(name.removeprefix(PREFIX)).resolve()
     return dataset_of(path.stem if place.startswith("file") else path.name, read(source), place, source)
@@ -121,7 +123,7 @@ def is_path(name: str) -> bool:
     """Return whether the name of a data set is the path of a file or of a folder, and no name in `DATASETS`."""
     if name.startswith(PREFIX):
         return False
-    folder = os.sep in name or name.startswith("~") or (name != "" and Path(name).is_dir())
+    folder = os.sep in name or name.startswith("~") or (name != "" and Path(name).exists())
     return Path(name).suffix.lower() in FILES or (folder and name not in DATASETS)
 
 
@@ -138,7 +140,9 @@ def dataset_of(name: str, samples: Samples, source: str, settings: Source | None
         UserError: if samples or labels are malformed, or do not belong together.
     """
     s, how = samples, settings or Source()
+    _check_shapes(s, source)
     if s.x_test is None:
+        s = replace(s, x_train=finite_samples(s.x_train, source))  # errors name the row in the source
         fraction = TEST_FRACTION if how.test_fraction is None else how.test_fraction
         s = split_test(s, fraction, source)
         source = f"{source}, {fraction:g} of {'each class' if s.group_train is None else 'the clients'} as test set"
@@ -157,13 +161,14 @@ def dataset_of(name: str, samples: Samples, source: str, settings: Source | None
         raise UserError(
             f"{source}: train samples are {train}, test samples {test}: give both in the same kind and shape"
         )
-    for x, y in ((x_train, s.y_train), (x_test, s.y_test)):
-        if y.shape[:1] != x.shape[:1]:
-            raise UserError(f"{source}: {len(x)} samples need {len(x)} labels, not an array of shape {list(y.shape)}")
     y_train, y_test, label_names = number_labels(s.y_train, s.y_test, s.label_names, source)
     units = units_of(x_train, some_rows(x_train))
     x_test = in_units(x_test, units, f"{source}, x_test against x_train")
     far_from(x_test, units, int(y_train.max()) + 1, f"{source}, x_test", "x_train")  # raises for other units
+    groups, group_names = None, None
+    if s.group_train is not None:
+        values, numbers = np.unique(s.group_train, return_inverse=True)
+        groups, group_names = numbers.astype(np.int64), tuple(map(str, values.tolist()))
     dataset = Dataset(
         name=name,
         x_train=x_train,
@@ -171,23 +176,37 @@ def dataset_of(name: str, samples: Samples, source: str, settings: Source | None
         x_test=x_test,
         y_test=y_test,
         n_classes=int(y_train.max()) + 1,
-        group_train=_groups(s.group_train, y_train, source),
+        group_train=groups,
         source=source,
         sha256="",
         label_names=label_names,
         columns=s.columns,
-        group_names=None if s.group_train is None else tuple(map(str, np.unique(s.group_train).tolist())),
+        group_names=group_names,
     )
     return replace(dataset, sha256=digest(dataset))
 
 
-def _groups(group: npt.NDArray[Any] | None, y: Int64, source: str) -> Int64 | None:
-    """Return groups as numbers from 0, in their order."""
+def _check_shapes(s: Samples, source: str) -> None:
+    """Check that there are as many labels and groups as samples, and that the groups are numbers or text."""
+    for x, y in ((s.x_train, s.y_train), (s.x_test, s.y_test)):
+        if x is not None and not x.ndim:
+            raise UserError(f"{source}: x must be rows of samples [n, ...], not one number or object")
+        if x is not None and y is not None and x.shape[:1] != y.shape[:1]:
+            n = len(x)
+            raise UserError(f"{source}: {n} samples need {n} labels, not an array of shape {list(y.shape)}")
+    group = s.group_train
     if group is None:
-        return None
-    if group.shape != y.shape or (group.dtype.kind == "f" and np.isnan(group).any()):
-        raise UserError(f"{source}: group_train must name a group for each of {len(y)} x_train")
-    return np.unique(group, return_inverse=True)[1].astype(np.int64)
+        return
+    if group.shape != s.x_train.shape[:1]:
+        raise UserError(
+            f"{source}: {len(s.x_train)} samples need {len(s.x_train)} groups, not an array of shape "
+            f"{list(group.shape)}: name one group, such as a client, for each sample"
+        )
+    if group.dtype.kind not in "biufSU":
+        raise UserError(f"{source}: groups must be numbers or text, not {group.dtype}: convert them to text")
+    if group.dtype.kind == "f" and not np.isfinite(group).all():
+        row = int(np.argmin(np.isfinite(group)))
+        raise UserError(f"{source}: the group of sample {row} (from 0) is {group[row]}, which names no group")
 
 
 def digest(dataset: Dataset) -> str:

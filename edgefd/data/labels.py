@@ -148,12 +148,21 @@ def _numbers(y: npt.NDArray[Any], source: str) -> npt.NDArray[Any]:
 
 
 def _text(y: npt.NDArray[Any], source: str) -> npt.NDArray[Any]:
-    values = [value.decode("utf-8", "replace") if isinstance(value, bytes) else value for value in y.tolist()]
+    values = [value.decode("utf-8", "surrogateescape") if isinstance(value, bytes) else value for value in y.tolist()]
     for row, value in enumerate(values):
-        if not isinstance(value, str) or not value.strip():
+        if not is_text(value):
             raise UserError(f"{source}: the label of sample {row} (from 0) is {value!r:.40}, not a text")
     text = np.array([value.strip() for value in values], str)
     return text.astype(np.int64) if all(map(_WHOLE.fullmatch, text.tolist())) else text
+
+
+def is_text(value: object) -> bool:
+    r"""Return whether a label is text that files can hold: not empty, without NUL characters and parts of characters.
+
+    >>> is_text("cats"), is_text(" "), is_text("cats\0"), is_text("\ud800")
+    (True, False, False, False)
+    """
+    return isinstance(value, str) and bool(value.strip()) and not re.search("[\0\ud800-\udfff]", value)
 
 
 def name_of(value: object) -> str:

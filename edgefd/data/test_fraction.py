@@ -23,12 +23,12 @@ def split_test(samples: Samples, fraction: float, source: str) -> Samples:
     Raises:
         UserError: if there are fewer than two groups, or a class would be left without a training sample.
     """
-    y = plain_labels(samples.y_train, len(samples.x_train), source)
+    y = plain_labels(samples.y_train, len(samples.y_train), source)
     check_count([name_of(value) for value in np.unique(y).tolist()], len(y), source)
     group = samples.group_train
-    if group is not None and len(group) != len(y):
-        raise UserError(f"{source}: {len(y)} samples need {len(y)} groups, not {len(group)}")
     test = _of_each_class(y, fraction) if group is None else _of_groups(group, fraction, source)
+    if not test.any():
+        raise UserError(f"{source}: each label has one sample, so none can be the test set: set data.test")
     lost = np.setdiff1d(y[test], y[~test])
     if len(lost):
         raise UserError(

@@ -302,6 +302,8 @@ def check_model(model: str | Factory, shape: Shape, n_classes: int, optimizer: s
 
 def _check_named(name: str, shape: Shape) -> None:
     if name not in NAMED:
+        if name.endswith(".py"):
+            raise UserError(f"model {name!r} is a file: name the class or the function in it, such as {name}:Net")
         raise UserError(f"unknown model {name!r}: {hint(name, NAMED)}")
     if not _takes(name, shape):
         side = SIDE // 2 if name in NORMALISED_MODELS else SIDE

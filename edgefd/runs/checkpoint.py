@@ -159,7 +159,9 @@ def load_checkpoint(
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from error
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
-        raise UserError(f"{path} is not a checkpoint of this run: {error}") from error
+        raise UserError(
+            f"{path} is not a checkpoint of this run: {error}; start a new run if you have no copy"
+        ) from error
 
 
 def exclusive_lock(folder: Path) -> AbstractContextManager[None]:

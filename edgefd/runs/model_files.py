@@ -40,7 +40,7 @@ class ModelInfo:
     """`data.channels_last` of the run"""
     image_size: tuple[int, int] | None
     """height and width to which the run has resized its images; None = it has not"""
-    channels: int | None
+    channels: Literal[1, 3] | None
     """`data.channels` of the run"""
     label_names: tuple[str, ...] | None
     """names of the classes; None if the data set has none"""

@@ -28,7 +28,13 @@ def initial_path(init: str, client: int | None) -> Path:
         )
     if not (rounds := kept_rounds(path)):
         raise UserError(f"model.init={path} is a folder without models of a run: set run.keep in that run")
-    return model_path(path, rounds[-1], client)
+    chosen = model_path(path, rounds[-1], client)
+    if not chosen.exists():
+        n = len(list(chosen.parent.iterdir()))
+        raise UserError(
+            f"model.init={path} keeps models of {n} clients, and none of client {client}: name a file of it"
+        )
+    return chosen
 
 
 def load_initial(model: nn.Module, init: str | None, client: int | None) -> None:

@@ -4,6 +4,8 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
@@ -56,8 +58,12 @@ def test_all_kinds_of_files_give_the_labels_of_the_model(folder: Path) -> None:
         (["gone", "--client", "0", "--input", "x.npy"], "gone keeps no models"),
         (["run", "--client", "0", "--input", "gone.npy"], "cannot read gone.npy: No such file or directory"),
         (["run", "--client", "0", "--input", "run"], "is not an image"),
-        (["run", "--client", "0", "--input", "x.bin"], "x.bin must be a .parquet, .csv (.tsv, .txt), .npy or .npz file"),
+        (
+            ["run", "--client", "0", "--input", "x.bin"],
+            "x.bin must be a .parquet, .csv (.tsv, .txt), .npy or .npz file",
+        ),
         (["run", "--client", "0", "--input", "x.npy", "--round", "7"], "keeps no models of round 7, only of 2"),
+        (["run", "--client", "0", "--input", "x.csv", "--out", "x.csv"], "x.csv is the input, which would be lost"),
         (["run", "--client", "0", "--input", "x.npy", "--out", "y.npy"], "--out must be a .csv file, not y.npy"),
     ],
 )
@@ -86,3 +92,33 @@ def test_resume_says_what_it_does(folder: Path, tmp_path: Path) -> None:
         assert done.returncode == 2, arguments
         assert message in done.stderr, arguments
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+@pytest.mark.slow
+def test_new_rows_of_a_table_are_found_by_the_names_of_their_columns(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    x, kind = rng.normal(size=(120, 3)), np.array(["run", "sit"])[np.arange(120) % 2]
+    columns = {"kind": kind, "a": x[:, 0] + (kind == "sit"), "b": x[:, 1], "c": x[:, 2]}
+    pq.write_table(pa.table(columns), tmp_path / "m.parquet")
+    data = {"name": str(tmp_path / "m.parquet"), "label": "kind", "features": ["b", "a", "c"]}
+    edgefd.simulate(SMALL | {"data": data, "partition": {"name": "iid", "n_clients": 2}}, out=tmp_path / "run")
+    expected = edgefd.load_model(tmp_path / "run", 1).predict(np.stack([columns[c] for c in "bac"], 1).astype("f4"))
+    new = {"c": columns["c"], "note": ["x"] * 120, "a": columns["a"], "b": columns["b"]}  # another order, no labels
+    pq.write_table(pa.table(new), tmp_path / "new.parquet")
+    rows = [new, *zip(*new.values(), strict=True)]
+    (tmp_path / "new.csv").write_text("".join(",".join(map(str, row)) + "\n" for row in rows))
+    for name in ("new.parquet", "new.csv"):
+        done = command("predict", "run", "--client", "1", "--input", name, cwd=tmp_path)
+        assert (done.returncode, done.stderr) == (0, ""), name
+        assert done.stdout.split() == expected.tolist(), name
+    pq.write_table(pa.table({"a": [1.0], "b": [2.0]}), tmp_path / "less.parquet")
+    pq.write_table(pa.table({"a": [1.0], "b": [None], "c": [3.0]}), tmp_path / "null.parquet")
+    for name, words in (
+        ("less.parquet", "less.parquet has no column 'c', which the model takes: there are a, b"),
+        ("null.parquet", "null.parquet: column 'b'"),
+        ("gone.parquet", "there is no file gone.parquet"),
+    ):
+        done = command("predict", "run", "--client", "1", "--input", name, cwd=tmp_path)
+        assert done.returncode == 2
+        assert words in done.stderr
+        assert done.stderr.count("\n") == 1

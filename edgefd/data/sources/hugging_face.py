@@ -13,7 +13,7 @@ from edgefd.core.objects import one_line
 from edgefd.data.labels import shown_names
 from edgefd.data.sources.arrow_table import ArrowTable
 from edgefd.data.sources.source import Samples, Source
-from edgefd.data.sources.table import columns_of, samples_of_tables
+from edgefd.data.sources.table import check_same_names, columns_of, samples_of_tables
 
 PREFIX = "hf:"
 KEYS = (
@@ -69,6 +69,9 @@ def samples_of_splits(splits: Mapping[str, Any], source: Source) -> Samples:
     test = None if test_split is None else _table(splits[test_split], test_split, source)
     samples = samples_of_tables(train, test, columns)
     names = getattr(dataset.features[columns.label], "names", None)
+    if test_split is not None:
+        other = getattr(splits[test_split].features[columns.label], "names", None)
+        check_same_names(names, other, f"{source.name}, split {test_split}")
     for split, y in ((train_split, samples.y_train), (test_split, samples.y_test)):
         if names and y is not None and len(y) and y.min() < 0:
             raise UserError(f"{source.name}: split {split} holds samples without labels (-1): choose another split")
@@ -99,6 +102,8 @@ def _splits(splits: Mapping[str, Any], source: Source) -> tuple[str, str | None]
 
 def _table(dataset: Any, split: str, source: Source) -> ArrowTable:
     place = f"{source.name}, split {split}"
+    if not hasattr(dataset, "__len__"):
+        raise UserError(f"{place} has no length ({type(dataset).__name__}): load it without streaming")
     if not len(dataset):
         raise UserError(f"{place} holds no samples: choose another split")
     return ArrowTable(place, dataset.with_format("arrow")[:], source)

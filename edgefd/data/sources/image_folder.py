@@ -21,16 +21,23 @@ def read_image_folder(source: Source) -> Samples:
     Raises:
         UserError: if the folder has another form, or an image cannot be used, see `decode_images`.
     """
-    source.check_used(KEYS, "folders of images")
     folder = Path(source.name)
+    if folder.is_file():
+        advice = "unpack it" if folder.suffix in (".gz", ".bz2", ".xz", ".zip") else "convert it"
+        raise UserError(f"{folder} is a file of an unknown kind, not .npz, .parquet, .csv or .tsv: {advice}")
     if not folder.is_dir():
         raise UserError(f"there is no folder {folder}, and no file of a known kind: .npz, .parquet, .csv or .tsv")
+    source.check_used(KEYS, "folders of images")
     test = None if source.test is None else Path(source.test)
     if (folder / "train").is_dir():
         own = folder / "test"
         if own.is_dir() == (test is not None):
-            needed = f"remove data.test={test}" if test else "or name another folder in data.test"
-            raise UserError(f"{folder} must hold the folders train and test, each with folders of images: {needed}")
+            if test is not None:
+                raise UserError(f"{folder} has a folder test of its own: remove data.test={test}")
+            raise UserError(
+                f"{folder} holds a folder train, but no folder test: name a folder in data.test, or set "
+                f"data.name={folder / 'train'} to take a part of it as test set"
+            )
         folder, test = folder / "train", test or own
     train = list(labelled_files(folder, None))
     others = [] if test is None else list(labelled_files(test, None))

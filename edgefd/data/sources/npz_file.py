@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgefd.core.errors import UserError
+from edgefd.data.labels import is_text
 from edgefd.data.npz import read_npz
 from edgefd.data.sources.source import Samples, Source
 
@@ -53,7 +54,9 @@ def samples_of_arrays(arrays: Mapping[str, npt.NDArray[Any]], source: str) -> Sa
             f"{source} lacks {', '.join(missing)}: it must hold x_train, y_train, x_test, y_test, or x and y"
         )
     names = arrays.get("label_names")
-    if names is not None and (names.ndim != 1 or names.dtype.kind != "U" or len(np.unique(names)) < len(names)):
+    if names is not None and not (
+        names.ndim == 1 and all(map(is_text, names.tolist())) and len(np.unique(names)) == len(names)
+    ):
         raise UserError(f"{source}: label_names must be an array of different texts, one for each label")
     return Samples(
         arrays[x],

@@ -10,7 +10,7 @@ from edgefd.core.errors import UserError, require
 from edgefd.core.objects import one_line
 from edgefd.data.sources.arrow_table import ArrowTable
 from edgefd.data.sources.source import Samples, Source
-from edgefd.data.sources.table import KEYS, columns_of, samples_of_tables
+from edgefd.data.sources.table import KEYS, check_same_names, columns_of, samples_of_tables
 
 _IMAGES = ("image_size", "channels", "channels_last")
 
@@ -29,7 +29,10 @@ def read_parquet_file(source: Source) -> Samples:
     columns = columns_of(train, source)
     test = None if source.test is None else read_parquet_table(Path(source.test), source)
     samples = samples_of_tables(train, test, columns)
-    return replace(samples, label_names=_label_names(train, columns.label))
+    names = _label_names(train, columns.label)
+    if test is not None:
+        check_same_names(names, _label_names(test, columns.label), test.place)
+    return replace(samples, label_names=names)
 
 
 def _label_names(table: ArrowTable, label: str) -> tuple[str, ...] | None:
@@ -53,7 +56,7 @@ def read_parquet_table(path: Path, source: Source) -> ArrowTable:
     import pyarrow.parquet as pq
 
     if not path.is_file():
-        raise UserError(f"there is no file {path}")
+        raise UserError(f"{path} is a folder: name a file in it" if path.is_dir() else f"there is no file {path}")
     try:
         table = pq.ParquetFile(path).read()
     except (pa.ArrowException, OSError, ValueError) as error:

@@ -39,10 +39,10 @@ def read_object(data: object, source: Source) -> Samples:
         return samples_of_splits(data if isinstance(data, dict) else {"train": data}, source)
     source.check_used(KEYS, "objects")
     if isinstance(data, Mapping):
-        return samples_of_arrays({str(key): np.asarray(value) for key, value in data.items()}, "data")
+        return samples_of_arrays({str(key): _array(value, str(key)) for key, value in data.items()}, "data")
     parts = list(data) if isinstance(data, tuple | list) else [data]
     if len(parts) == 4:
-        x_train, y_train, x_test, y_test = map(np.asarray, parts)
+        x_train, y_train, x_test, y_test = map(_array, parts, ("x_train", "y_train", "x_test", "y_test"))
         return Samples(x_train, y_train, x_test, y_test)
     if len(parts) > 2 or not all(_is_dataset(part) for part in parts):
         raise UserError(f"{_FORMS}, not {data!r:.60}")
@@ -60,10 +60,21 @@ def _is_dataset(part: object) -> bool:
     return hasattr(part, "__getitem__") and hasattr(part, "__len__") and not isinstance(part, np.ndarray | str | bytes)
 
 
+def _array(value: Any, name: str) -> npt.NDArray[Any]:
+    try:
+        return np.asarray(value)
+    except Exception as error:  # lists of several lengths, and objects of other packages such as tensors of torch
+        raise UserError(f"{name} is no array: {one_line(error):.200}") from error
+
+
 def _items(dataset: Any, source: Source, where: str) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
     """Return the samples [n, ...] and the labels [n] of a dataset; each item is read once."""
     samples, labels = [], []
-    for i in range(len(dataset)):
+    try:
+        n = len(dataset)
+    except Exception as error:  # a user's dataset may raise anything
+        raise UserError(f"{where} has no length: {one_line(error)}") from error
+    for i in range(n):
         try:
             x, y = dataset[i]
             samples.append(np.asarray(x))

@@ -16,6 +16,8 @@ from edgefd.data.labels import shown_names
 from edgefd.data.sources.source import LABEL_NAMES, Samples, Source
 
 KEYS = ("label", "features", "client", "test", "test_fraction")
+INDEX_NAMES = ("", "Unnamed: 0", "__index_level_0__")
+"""names that pandas gives to the index of a table in files"""
 Kind = Literal["number", "array", "image", "text", "other"]
 """what a column holds: numbers, arrays of numbers, images, text, or values that no sample can consist of"""
 
@@ -67,6 +69,8 @@ def samples_of_tables(train: Table, test: Table | None, columns: Columns) -> Sam
     if columns.client is not None:
         group = train.values(columns.client)
         _check_present(group, columns.client, train)
+        if group.dtype.kind == "f" and group.ndim == 1 and (group == np.floor(group)).all():
+            group = group.astype(np.int64)  # the client 3 of a CSV file is not named 3.0
         group = group.astype(str) if group.dtype.kind == "O" else group
     y = train.values(columns.label)
     x = _samples(train, columns.features)
@@ -118,8 +122,23 @@ def columns_of(table: Table, source: Source, label: str | None = None) -> Column
         raise UserError(f"{table.place}: which column holds the labels? Set data.label to one of {shown_names(names)}")
     found = column_of(table, found, "label")
     client = None if source.client is None else column_of(table, source.client, "client")
+    if client == found:
+        raise UserError(f"{table.place}: data.client and data.label both name the column {found!r}: change one")
     others = [name for name in names if name not in (found, client)]
     return Columns(found, _chosen(table, source.features, others) or _found(table, others), client)
+
+
+def check_same_names(train: Sequence[str] | None, test: Sequence[str] | None, place: str) -> None:
+    """Check that test labels have the names of training labels in the same order, if both have names.
+
+    Raises:
+        UserError: if they differ: the numbers of the labels would mean other classes.
+    """
+    if train is not None and test is not None and list(train) != list(test):
+        raise UserError(
+            f"{place}: the labels 0, 1, ... are named {shown_names(list(test))}, but those of the training samples "
+            f"{shown_names(list(train))}: give both the same names in the same order"
+        )
 
 
 def column_of(table: Table, name: str, key: str) -> str:
@@ -151,6 +170,13 @@ def _chosen(table: Table, patterns: Sequence[str], others: Sequence[str]) -> tup
 
 def _found(table: Table, others: Sequence[str]) -> tuple[str, ...]:
     """Return the only column of images or arrays, or all columns of numbers if no other column is left."""
+    if not others:
+        raise UserError(f"{table.place} has no columns besides those of labels and clients: add the samples")
+    if index := [name for name in others if name in INDEX_NAMES]:
+        raise UserError(
+            f"{table.place}: the column {index[0]!r} is named like the row numbers that pandas writes: remove it "
+            "(index=False), or list the columns of the samples in data.features"
+        )
     by_kind: dict[Kind, list[str]] = {}
     for name in others:
         by_kind.setdefault(table.kind(name), []).append(name)
@@ -178,7 +204,7 @@ def _samples(table: Table, names: Sequence[str]) -> npt.NDArray[Any]:
         part = table.values(name)
         _check_present(part, name, table)
         if part.dtype.kind not in "biuf":
-            raise UserError(f"{table.place}: column {name!r} does not hold numbers: remove it from data.features")
+            raise UserError(f"{table.place}: column {name!r} does not hold numbers, of which samples consist")
         parts.append(part)
     if len(parts) == 1 and parts[0].ndim > 1:
         return parts[0] if parts[0].dtype == np.uint8 else parts[0].astype(np.float32)

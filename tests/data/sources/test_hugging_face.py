@@ -152,3 +152,10 @@ def test_parquet_files_of_such_a_data_set_are_the_same_data(tmp_path: Path) -> N
     d = load_dataset(Source(str(tmp_path / "m.parquet"), image_size=8))
     assert d.sha256 == load_dataset(Source(saved(tmp_path, IMAGES), image_size=8)).sha256
     assert d.label_names == tuple(NAMES)
+
+
+def test_a_test_split_with_other_numbers_of_the_classes_is_refused(tmp_path: Path) -> None:
+    splits = halves("train", "test")
+    splits["test"] = splits["test"].cast_column("label", ClassLabel(names=NAMES[::-1]))
+    with pytest.raises(UserError, match=r"split test: the labels 0, 1, ... are named yak, ant, zebra, but .* zebra"):
+        load_dataset(saved(tmp_path, splits))

@@ -124,3 +124,42 @@ def test_npz_files_hold_a_test_set_or_give_one(tmp_path: Path) -> None:
     ):
         with pytest.raises(UserError, match=words):
             load_dataset(Source(path, **settings))  # type: ignore[arg-type]
+
+
+class Endless:
+    """A dataset whose length cannot be known."""
+
+    def __len__(self) -> int:
+        raise TypeError("no end")
+
+    def __getitem__(self, i: int) -> tuple[np.ndarray, int]:
+        return np.ones(2), i % 2
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        ({"x": [[1, 2], [3]], "y": [0, 1]}, "x is no array: ValueError"),
+        ({"x": torch.ones(4, 2, requires_grad=True), "y": [0, 1, 0, 1]}, "x is no array: RuntimeError"),
+        (([[1], [1, 2]], Y[:2], X, Y), "x_train is no array"),
+        ({"x": None, "y": None}, r"x must be rows of samples \[n, ...\], not one number or object"),
+        ({"x": X, "y": Y, "group": 3}, r"30 samples need 30 groups, not an array of shape \[\]"),
+        ({"x": X, "y": Y, "group": np.zeros((30, 2))}, r"30 samples need 30 groups, not an array of shape \[30, 2\]"),
+        ({"x": X, "y": Y, "group": np.full(30, np.nan)}, r"the group of sample 0 \(from 0\) is nan"),
+        ({"x": X, "y": Y, "group": np.zeros(30, complex)}, "groups must be numbers or text, not complex128"),
+        ({"x": X, "y": np.array(["a\ud800", "b", "c"])[np.arange(30) % 3]}, "the label of sample 0"),
+        (Endless(), "the training set has no length: TypeError: no end"),
+        (datasets.Dataset.from_dict({"label": [0, 1]}).to_iterable_dataset(), "has no length .*without streaming"),
+    ],
+)
+def test_objects_that_are_no_samples_are_one_line(data: object, words: str) -> None:
+    with pytest.raises(UserError, match=words) as caught:
+        read(data)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_row_of_a_value_that_is_not_finite_is_that_of_the_source() -> None:
+    x = np.ones((30, 4), np.float32)
+    x[17, 2] = np.inf
+    with pytest.raises(UserError, match=r"sample 17 \(from 0\) holds NaN or infinite values"):
+        read({"x": x, "y": Y})

@@ -172,6 +172,9 @@ def test_columns_of_one_name_are_refused(tmp_path: Path) -> None:
     assert "2 columns are named 'acc_x': rename all but one" in bad(str(tmp_path / "m.parquet"))
     (tmp_path / "m.csv").write_text("acc_x,acc_x,kind\n1,2,run\n3,4,sit\n")
     assert "2 columns are named 'acc_x': rename all but one" in bad(str(tmp_path / "m.csv"))
+    used = {"features": ("acc_x",), "test": str(tmp_path / "m.csv")}
+    assert "m.csv: 2 columns are named 'acc_x'" in bad(csv(tmp_path, "good.csv"), **used)
+    assert "m.parquet: 2 columns are named" in bad(parquet(tmp_path, "g.parquet"), test=str(tmp_path / "m.parquet"))
 
 
 def test_arrays_of_several_lengths_are_refused(tmp_path: Path) -> None:
@@ -223,3 +226,65 @@ def test_one_client_cannot_be_trained_on_and_be_the_test_set(tmp_path: Path) -> 
     assert "all samples are of one client" in bad(parquet(tmp_path, device=["d"] * N), client="device")
     mostly = ["d0" if kind == "run" else "d1" for kind in KIND]
     assert "hold the only samples of the label" in bad(parquet(tmp_path, device=mostly), client="device")
+
+
+@pytest.mark.parametrize("name", ["", "Unnamed: 0", "__index_level_0__"])
+def test_a_row_number_of_pandas_is_not_taken_for_a_feature(tmp_path: Path, name: str) -> None:
+    columns = {name: range(N), "kind": KIND, "acc_x": TABLE["acc_x"]}
+    pq.write_table(pa.table({key: list(value) for key, value in columns.items()}), tmp_path / "m.parquet")
+    path = str(tmp_path / "m.parquet")
+    assert f"the column {name!r} is named like the row numbers that pandas writes" in bad(path, features=())
+    assert load_dataset(Source(path, label="kind", features=("acc_x",))).x_train.shape == (48, 1)
+
+
+@pytest.mark.parametrize("write", [parquet, csv])
+def test_clients_of_numbers_keep_their_names(tmp_path: Path, write: object) -> None:
+    path = write(tmp_path, device=[7 + i % 4 for i in range(N)])  # type: ignore[operator]
+    names = load_dataset(Source(path, **USED, client="device")).group_names
+    assert names is not None
+    assert set(names) < {"7", "8", "9", "10"}
+
+
+@pytest.mark.parametrize(
+    ("columns", "settings", "words"),
+    [
+        ({"device": [[i % 4] for i in range(N)]}, {"client": "device"}, "60 samples need 60 groups, not an array of"),
+        ({}, {"client": "kind"}, "data.client and data.label both name the column 'kind': change one"),
+        ({"kind": ["a\0", "a"] * 30}, {}, "the label of sample 0 (from 0) is 'a\\x00', not a text"),
+        ({"kind": [b"a\xff", b"a\xfe"] * 30}, {}, "the label of sample 0 (from 0) is 'a\\udcff', not a text"),
+        ({"kind": list(range(N))}, {}, "each label has one sample, so none can be the test set: set data.test"),
+    ],
+)
+def test_columns_that_cannot_be_clients_or_labels(
+    tmp_path: Path, columns: dict[str, object], settings: dict[str, object], words: str
+) -> None:
+    assert words in bad(parquet(tmp_path, **columns), **settings)
+
+
+def test_a_table_of_labels_alone_has_no_samples(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"kind": KIND}), tmp_path / "m.parquet")
+    message = bad(str(tmp_path / "m.parquet"), features=())
+    assert "has no columns besides those of labels and clients" in message
+
+
+def test_folders_and_files_of_other_kinds_are_named(tmp_path: Path) -> None:
+    path = parquet(tmp_path)
+    (tmp_path / "parts.parquet").mkdir()
+    (tmp_path / "m.csv.gz").write_bytes(b"")
+    assert "parts.parquet is a folder, not a file" in bad(str(tmp_path / "parts.parquet"))
+    assert "parts.parquet is a folder: name a file in it" in bad(path, test=str(tmp_path / "parts.parquet"))
+    assert "m.csv.gz is a file of an unknown kind, not .npz, .parquet, .csv or .tsv: unpack it" in bad(
+        str(tmp_path / "m.csv.gz")
+    )
+
+
+def test_a_test_file_with_other_numbers_of_the_labels_is_refused(tmp_path: Path) -> None:
+    import datasets
+
+    for name, names in (("m.parquet", ["run", "sit"]), ("t.parquet", ["sit", "run"])):
+        features = datasets.Features(kind=datasets.ClassLabel(names=names), acc_x=datasets.Value("float32"))
+        rows = {"kind": [0, 1] * 20, "acc_x": TABLE["acc_x"][:40]}
+        datasets.Dataset.from_dict(rows, features).to_parquet(tmp_path / name)
+    used = {"features": ("acc_x",), "test": str(tmp_path / "t.parquet")}
+    words = "the labels 0, 1, ... are named sit, run, but those of the training samples run, sit"
+    assert words in bad(str(tmp_path / "m.parquet"), **used)
