@@ -89,7 +89,7 @@ def simulate(
     from edgefd.simulation.run import simulate_config
 
     if resume is not None and out is not None:
-        raise UserError("resume names the run folder: leave out out")
+        raise UserError("resume is the run folder: remove the argument out")
     if config is None:
         config = _config_of(resume)
     objects = _kept_objects(config, {"method": method, "model": model, "data": data, "partition": partition})

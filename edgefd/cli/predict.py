@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import math
-import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,11 +13,10 @@ import typer
 
 from edgefd.cli.common import require_simulation
 from edgefd.core.errors import UserError
-from edgefd.core.files import opened, put, writing
-from edgefd.core.npz import npy_array
+from edgefd.core.files import put, writing
 from edgefd.data.csv_table import read_samples
 from edgefd.data.images import read_unlabelled_images
-from edgefd.data.npz import read_npz
+from edgefd.data.npz import read_npy, read_npz
 from edgefd.runs.model_files import ModelInfo
 
 Samples = tuple[npt.NDArray[Any], list[str]]
@@ -85,19 +83,9 @@ def _read(path: Path, info: ModelInfo) -> Samples:
     elif kind == ".npz":
         array = read_npz(path, ("x",))["x"]
     elif kind == ".npy":
-        array = _read_npy(path)
+        array = read_npy(path)
     else:
         raise UserError(f"{path} must be an .npy, .npz or .csv (.tsv, .txt) file, or a folder of images")
     if not array.ndim:
         raise UserError(f"{path}: expected an array [n, ...] of samples, not one number")
     return array, [str(i) for i in range(len(array))]
-
-
-def _read_npy(path: Path) -> npt.NDArray[Any]:
-    try:
-        with opened(path) as file:
-            return npy_array(file, os.fstat(file.fileno()).st_size)
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from error
-    except ValueError as error:
-        raise UserError(f"cannot read {path}: {error}; save the samples with numpy.save") from error
