@@ -174,7 +174,7 @@ def compare(runs: Run | Folder | Sequence[Run | Folder], *, over: str = "seed") 
 
 
 def plot(runs: Run | Folder | Sequence[Run | Folder], kind: PlotKind = "accuracy") -> Figure:
-    """Plot runs and their baselines, and return the matplotlib figure, which pyplot does not know.
+    """Return a matplotlib figure of runs and their baselines; it is not registered with pyplot.
 
     Runs that differ only in the seed are one curve: their mean, with its 95 % interval.
 

@@ -14,6 +14,7 @@ import typer
 from edgefd.cli.common import require_simulation
 from edgefd.core.errors import UserError
 from edgefd.core.files import put, writing
+from edgefd.core.text import shown
 from edgefd.data.csv_table import read_samples
 from edgefd.data.images import read_unlabelled_images
 from edgefd.data.npz import read_npy, read_npz
@@ -64,8 +65,7 @@ def predict(
         csv.writer(text, lineterminator="\n").writerows(rows)
         with writing(out):
             put(out, text.getvalue().encode())
-    for label in labels:
-        print(label)
+    print("\n".join(shown(label) for label in labels))
 
 
 def _read(path: Path, info: ModelInfo) -> Samples:

@@ -25,7 +25,7 @@ _BOMS = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM
 
 
 def read_samples(path: Path, n_values: int) -> Float32:
-    """Read a table of samples, float32 [n, n_values]; labels, if `read_csv` would find them, are passed over.
+    """Read a table of samples, float32 [n, n_values]; a column of labels that `read_csv` would find is left out.
 
     Without labels, a header may have any names.
 
