@@ -15,7 +15,7 @@ from edgefd.cli.common import require_simulation
 from edgefd.core.errors import UserError
 from edgefd.core.files import put, writing
 from edgefd.core.text import shown
-from edgefd.data.csv_table import read_samples
+from edgefd.data.csv_table import ENDINGS, read_samples
 from edgefd.data.images import read_unlabelled_images
 from edgefd.data.npz import read_npy, read_npz
 from edgefd.runs.model_files import ModelInfo
@@ -78,7 +78,7 @@ def _read(path: Path, info: ModelInfo) -> Samples:
     if path.is_dir():
         x, files = read_unlabelled_images(path, shape, info.image_size, info.channels)
         return x, [str(file.relative_to(path)) for file in files]
-    if kind in (".csv", ".tsv", ".txt"):
+    if kind in ENDINGS:
         array = read_samples(path, math.prod(shape)).reshape(-1, *shape)
     elif kind == ".npz":
         array = read_npz(path, ("x",))["x"]

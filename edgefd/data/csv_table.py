@@ -18,6 +18,8 @@ from edgefd.core.arrays import Float32
 from edgefd.core.errors import UserError
 from edgefd.data.labels import LABEL_NAMES, is_number
 
+ENDINGS = (".csv", ".tsv", ".txt")
+"""ends of the names of files that `read_csv` and `read_samples` read"""
 DELIMITERS = (";", "\t", ",")
 _LARGEST = float(np.finfo(np.float32).max)
 _THOUSANDS = re.compile(r"[+-]?[1-9]\d{0,2}(,\d{3})+")
