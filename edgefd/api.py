@@ -89,7 +89,7 @@ def simulate(
     from edgefd.simulation.run import simulate_config
 
     if resume is not None and out is not None:
-        raise UserError("resume names the run folder: leave out out")
+        raise UserError("resume is the run folder: remove the argument out")
     if config is None:
         config = _config_of(resume)
     objects = _kept_objects(config, {"method": method, "model": model, "data": data, "partition": partition})
@@ -174,7 +174,7 @@ def compare(runs: Run | Folder | Sequence[Run | Folder], *, over: str = "seed") 
 
 
 def plot(runs: Run | Folder | Sequence[Run | Folder], kind: PlotKind = "accuracy") -> Figure:
-    """Plot runs and their baselines, and return the matplotlib figure, which pyplot does not know.
+    """Return a matplotlib figure of runs and their baselines; it is not registered with pyplot.
 
     Runs that differ only in the seed are one curve: their mean, with its 95 % interval.
 

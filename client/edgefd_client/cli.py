@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import io
 import logging
-import os
 import signal
 import sys
 from dataclasses import dataclass
@@ -16,13 +15,13 @@ from typing import Any
 import numpy as np
 
 from edgefd.core.errors import RunError, UserError, require
-from edgefd.core.files import opened, os_errors, put, removed_on_error
+from edgefd.core.files import os_errors, put, removed_on_error
 from edgefd.core.log import configure_logging
-from edgefd.core.npz import npy_array
 from edgefd.core.terminal import escape_unknown_characters
 from edgefd.core.text import escaped, shown
 from edgefd.data.features import extract
 from edgefd.data.labels import labels_of
+from edgefd.data.npz import read_npy
 from edgefd.federation.clients import ClientData
 from edgefd.wire.bundle_reader import Bundle, read_bundle
 from edgefd.wire.exchange_folder import FEDERATION
@@ -58,13 +57,7 @@ def infer(bundle: Bundle, state: Path | None, input_file: Path, out: Path | None
     """Classify raw samples with the trained model, or with the first parameters of the bundle if no state is given."""
     from edgefd.learners.onnx_learner import OnnxLearner, Sessions
 
-    try:
-        with opened(input_file) as file:
-            x = npy_array(file, os.fstat(file.fileno()).st_size)
-    except OSError as error:
-        raise UserError(f"cannot read {input_file}: {error.strerror}") from error
-    except ValueError as error:
-        raise UserError(f"cannot read {input_file}: {error}; save the samples with numpy.save") from error
+    x = read_npy(input_file)
     samples = model_input(x, bundle, str(input_file), extract)  # no cache: queries are not asked again
     learner = OnnxLearner(Sessions(bundle.graphs), bundle.init)
     if state is not None:

@@ -17,8 +17,8 @@ from edgefd.learners.batches import Batch
 from edgefd.wire.bundle_reader import Bundle
 
 TOLERANCE = 1e-4
-_SMALL = 0.01
 """largest accepted deviation of the self-test, relative to the largest value of each tensor"""
+_SMALL = 0.01  # fraction of the largest value of a kind of tensors that counts as the least value of the optimizer
 _EARLIEST = datetime(2026, 1, 1, tzinfo=UTC)  # a clock that shows an earlier time is not set
 
 

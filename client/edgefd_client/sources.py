@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from edgefd.core.arrays import Float32, Int64
 from edgefd.core.errors import UserError
-from edgefd.data.csv_table import read_csv
+from edgefd.data.csv_table import ENDINGS, read_csv
 from edgefd.data.features import cached_features
 from edgefd.data.images import read_images
 from edgefd.data.labels import Names, classes_of
@@ -110,7 +110,7 @@ def source_of(path: Path, manifest: Manifest) -> DataSource:
     """
     if path.is_dir():
         return ImageFolder(path, manifest.sample_shape, manifest.label_names)
-    if path.suffix.lower() in (".csv", ".tsv", ".txt"):
+    if path.suffix.lower() in ENDINGS:
         return CsvTable(path, manifest.sample_shape, manifest.n_classes, manifest.label_names)
     if path.suffix.lower() == ".npz":
         return NpzSource(path)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import math
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -15,12 +14,11 @@ import typer
 
 from edgefd.cli.common import require_simulation
 from edgefd.core.errors import UserError
-from edgefd.core.files import opened, put, writing
-from edgefd.core.npz import npy_array
-from edgefd.core.text import escaped
-from edgefd.data.csv_table import read_samples
+from edgefd.core.files import put, writing
+from edgefd.core.text import shown
+from edgefd.data.csv_table import ENDINGS, read_samples
 from edgefd.data.images import read_unlabelled_images
-from edgefd.data.npz import read_npz
+from edgefd.data.npz import read_npy, read_npz
 from edgefd.data.sources.csv_file import read_csv_table
 from edgefd.data.sources.parquet_file import read_parquet_table
 from edgefd.data.sources.source import Source
@@ -79,8 +77,7 @@ def predict(
         csv.writer(text, lineterminator="\n").writerows(rows)
         with writing(out):
             put(out, text.getvalue().encode())
-    for label in labels:
-        print(escaped(str(label)).replace("\n", r"\n"))  # one line each, whatever the label is
+    print("\n".join(shown(label) for label in labels))
 
 
 def _read(path: Path, info: ModelInfo) -> Samples:
@@ -99,12 +96,12 @@ def _read(path: Path, info: ModelInfo) -> Samples:
         raise UserError(
             f"{path}: the data set of the run was no table, so its columns have no names: give an .npy file"
         )
-    elif kind in (".csv", ".tsv", ".txt"):
+    elif kind in ENDINGS:
         array = read_samples(path, math.prod(shape)).reshape(-1, *shape)
     elif kind == ".npz":
         array = read_npz(path, ("x",))["x"]
     elif kind == ".npy":
-        array = _read_npy(path)
+        array = read_npy(path)
     else:
         raise UserError(f"{path} must be a .parquet, .csv (.tsv, .txt), .npy or .npz file, or a folder of images")
     if not array.ndim:
@@ -116,13 +113,3 @@ def _read_columns(path: Path, columns: Sequence[str], images: Source) -> npt.NDA
     """Return the samples in the columns of a table that the run has learned from; other columns are passed over."""
     is_parquet = path.suffix.lower() == ".parquet"
     return samples_in_columns(read_parquet_table(path, images) if is_parquet else read_csv_table(path), columns)
-
-
-def _read_npy(path: Path) -> npt.NDArray[Any]:
-    try:
-        with opened(path) as file:
-            return npy_array(file, os.fstat(file.fileno()).st_size)
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from error
-    except ValueError as error:
-        raise UserError(f"cannot read {path}: {error}; save the samples with numpy.save") from error

@@ -49,7 +49,7 @@ def simulate(
     Example: edgefd simulate simulations/quickstart.yaml seed=1 --out runs/first
     """
     if resume is not None and out is not None:
-        raise UserError("--resume names the run folder: leave --out out")
+        raise UserError("--resume names the run folder: remove --out")
     source, changes = _source(config, overrides or [], resume)
     loaded = load_config(source, changes)  # first: a bad config is refused before torch is imported
     require_simulation()

@@ -263,18 +263,20 @@ class Config:
         """Return the sections of the config as plain YAML values, with every default."""
         out = dataclasses.asdict(dataclasses.replace(self, objects={}))
         method = {"name": out.pop("method_name"), **out.pop("method_config")}
-        out["data"] = {key: list(value) if isinstance(value, tuple) else value for key, value in out["data"].items()}
-        if data := out["proxy"]["data"]:
-            out["proxy"]["data"] = {key: list(v) if isinstance(v, tuple) else v for key, v in data.items()}
         out["partition"] |= out["partition"].pop("arguments", {})
         models = out.pop("model")
-        out["attack"]["clients"] = list(self.attack.clients)
-        out["run"] |= {"trackers": list(self.run.trackers), "callbacks": list(self.run.callbacks)}
-        model = models[0] if len(models) == 1 else list(models)
+        model = models[0] if len(models) == 1 else models
         own = self.baseline_settings
         out |= {"model": model, "method": method}
         out["baselines"] = [{"name": name, **own[name]} if name in own else name for name in self.baselines]
-        return {key: out[key] for key in SECTIONS}
+        return {key: _with_lists(out[key]) for key in SECTIONS}
+
+
+def _with_lists(value: Any) -> Any:
+    """Return plain values in which each tuple is a list, as in YAML."""
+    if isinstance(value, dict):
+        return {key: _with_lists(inner) for key, inner in value.items()}
+    return [_with_lists(inner) for inner in value] if isinstance(value, list | tuple) else value
 
 
 SECTIONS = (

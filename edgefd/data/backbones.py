@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from edgefd.core.arrays import Float32
 from edgefd.core.errors import UserError, require
 from edgefd.core.objects import load_object, one_line
+from edgefd.data.image_arrays import is_image
 from edgefd.learners.library_models import library_of, timm_network
 
 _OPSET = 17
@@ -94,7 +95,7 @@ def _network(name: str, shape: tuple[int, ...], size: int | None) -> nn.Module:
     require("timm", "timm")
     from timm.data import resolve_model_data_config
 
-    if len(shape) != 3 or shape[0] not in (1, 3):
+    if not is_image(shape):
         raise UserError(f"{name} takes images of 1 or 3 channels, not samples of shape {list(shape)}")
     plain = timm_network(name.removeprefix("timm:"), (3, 224, 224), pretrained=True, num_classes=0)
     settings = resolve_model_data_config(plain)

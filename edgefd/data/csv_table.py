@@ -6,18 +6,20 @@ import codecs
 import csv
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
 import numpy.typing as npt
 
 from edgefd.core.arrays import Float32
 from edgefd.core.errors import UserError
+from edgefd.data.labels import LABEL_NAMES, is_number
 
-LABEL_NAMES = ("label", "labels", "class", "target", "y")
-"""names of the column of labels in a header; the first of them that occurs counts"""
+ENDINGS = (".csv", ".tsv", ".txt")
+"""ends of the names of files that `read_csv` and `read_samples` read"""
 DELIMITERS = (";", "\t", ",")
 _LARGEST = float(np.finfo(np.float32).max)
 _THOUSANDS = re.compile(r"[+-]?[1-9]\d{0,2}(,\d{3})+")
@@ -25,7 +27,7 @@ _BOMS = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM
 
 
 def read_samples(path: Path, n_values: int) -> Float32:
-    """Read a table of samples, float32 [n, n_values]; labels, if `read_csv` would find them, are passed over.
+    """Read a table of samples, float32 [n, n_values]; a column of labels that `read_csv` would find is left out.
 
     Without labels, a header may have any names.
 
@@ -42,13 +44,8 @@ def read_samples(path: Path, n_values: int) -> Float32:
 
 def _rows(path: Path, table: _Table) -> list[np.ndarray]:
     """Return the numbers of each line with a sample."""
-    try:
-        with path.open(encoding=encoding_of(path)) as file:
-            rows = [row for number, line in enumerate(file, 1) if (row := table.row(number, line)) is not None]
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from error
-    except UnicodeError as error:
-        raise UserError(f"{path} is neither UTF-8 nor UTF-16 with a byte order mark: save it as UTF-8") from error
+    with opened_text(path) as file:
+        rows = [row for number, line in enumerate(file, 1) if (row := table.row(number, line)) is not None]
     if not rows:
         raise UserError(f"{path} holds no samples")
     if table.ambiguous:
@@ -102,8 +99,23 @@ def read_csv(
     return x, labels if table.texts is not None else labels.astype(np.int64)
 
 
-def encoding_of(path: Path) -> str:
-    """Return the encoding of a text file: UTF-8, or UTF-16 with a byte order mark."""
+@contextmanager
+def opened_text(path: Path, newline: str | None = None) -> Iterator[TextIO]:
+    """Open a text file in UTF-8, or in UTF-16 with a byte order mark; `newline` is that of `open`.
+
+    Raises:
+        UserError: if it cannot be read, or has another encoding.
+    """
+    try:
+        with path.open(encoding=_encoding_of(path), newline=newline) as file:
+            yield file
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from error
+    except UnicodeError as error:
+        raise UserError(f"{path} is neither UTF-8 nor UTF-16 with a byte order mark: save it as UTF-8") from error
+
+
+def _encoding_of(path: Path) -> str:
     with path.open("rb") as file:
         start = file.read(4096)
     encoding = next((name for bom, name in _BOMS.items() if start.startswith(bom)), "utf-8")
@@ -250,11 +262,3 @@ def with_points(fields: Sequence[str], source: str) -> list[str]:
     if commas and all(_THOUSANDS.fullmatch(field.strip()) for field in commas):
         raise UserError(f"{source}: numbers such as {commas[0]} can be read in two ways: write decimal points")
     return [field.replace(",", ".", 1) for field in fields]
-
-
-def is_number(text: str) -> bool:
-    """Return whether a field holds a finite number."""
-    try:
-        return math.isfinite(float(text)) and "_" not in text
-    except ValueError:
-        return False

@@ -23,6 +23,7 @@ from edgefd.core.host import cores
 from edgefd.core.text import shown
 from edgefd.data.cache import cached_arrays
 from edgefd.data.datasets import Dataset, digest
+from edgefd.data.image_arrays import is_image
 from edgefd.wire.onnx_reader import read_extractor
 
 ProgressHook = Callable[[Sequence[npt.NDArray[Any]]], Iterator[npt.NDArray[Any]]]
@@ -77,7 +78,7 @@ def extractor_graph(extractor: str, shape: tuple[int, ...], size: int | None = N
         )
     if size is not None:
         raise UserError(
-            "data.extractor_size is for an EfficientNet only, an .onnx file defines its own size: remove it"
+            "data.extractor_size is for EfficientNet and timm only, and an .onnx file defines its own size: remove it"
         )
     with os_errors(f"read data.extractor {extractor}"):
         return Path(extractor).read_bytes()
@@ -99,7 +100,7 @@ def _backbone(name: str, shape: tuple[int, ...], size: int | None) -> bytes:
 
 
 def _efficientnet(name: str, shape: tuple[int, ...], size: int) -> bytes:
-    if len(shape) != 3 or shape[0] not in (1, 3):
+    if not is_image(shape):
         raise UserError(f"{name} takes images of 1 or 3 channels, not samples of shape {list(shape)}")
 
     def export() -> dict[str, npt.NDArray[Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -42,7 +43,7 @@ def model_layout(
         x = np.ascontiguousarray(np.moveaxis(x, -1, 1))
     elif channels_last:
         raise UserError(f"{source}: data.channels_last is for images and windows, not for shape {list(x.shape[1:])}")
-    if (size or channels) and (x.ndim != 4 or x.shape[1] not in (1, 3)):
+    if (size or channels) and not is_image(x.shape[1:]):
         raise UserError(
             f"{source}: data.image_size and data.channels are for images with 1 or 3 channels, not for samples of "
             f"shape {list(x.shape[1:])}: remove them"
@@ -50,6 +51,11 @@ def model_layout(
     if channels is not None:
         x = with_channels(x, channels)
     return x if size is None else resized(x, size)
+
+
+def is_image(shape: Sequence[int]) -> bool:
+    """Return whether the shape of a sample is that of an image: 1 or 3 channels, height and width."""
+    return len(shape) == 3 and shape[0] in (1, 3)
 
 
 def channels_first(x: npt.NDArray[Any], source: str = "x") -> npt.NDArray[Any]:

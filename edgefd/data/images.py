@@ -20,7 +20,7 @@ import numpy.typing as npt
 from edgefd.core.errors import UserError, require
 from edgefd.core.files import os_errors
 from edgefd.core.text import shown
-from edgefd.data.image_arrays import model_layout
+from edgefd.data.image_arrays import is_image, model_layout
 from edgefd.data.labels import shown_names
 
 if TYPE_CHECKING:
@@ -75,10 +75,8 @@ def read_images(
         UserError: if the folder has another form, or an image cannot be used, see `decode_images`.
     """
     require("images", "PIL")
-    if shape is not None and (len(shape) != 3 or shape[0] not in (1, 3)):
-        raise UserError(
-            f"{folder}: images have 1 or 3 channels, but the samples are of shape {list(shape)}: use an npz"
-        )
+    if shape is not None:
+        _check_shape(folder, shape)
     files = list(labelled_files(folder, names or ()))
     if not files:
         raise UserError(f"{folder} must hold folders 0, 1, ... of images")
@@ -107,13 +105,20 @@ def read_unlabelled_images(
     Raises:
         UserError: as `decode_images`, and if there is no image.
     """
-    if len(shape) != 3 or shape[0] not in (1, 3):
-        raise UserError(f"{folder}: the samples are of shape {list(shape)}, not images of 1 or 3 channels: use an npz")
+    _check_shape(folder, shape)
     entries = _visible(folder)
     files = [file for entry in entries for file in (_visible(entry) if entry.is_dir() else [entry])]
     if not files:
         raise UserError(f"{folder} holds no images")
     return decode_images(files, shape if size is None else None, size, channels), files
+
+
+def _check_shape(folder: Path, shape: tuple[int, ...]) -> None:
+    """Check that the samples of a federation are images."""
+    if not is_image(shape):
+        raise UserError(
+            f"{folder}: images have 1 or 3 channels, but the samples are of shape {list(shape)}: use an npz"
+        )
 
 
 def decode_images(

@@ -5,6 +5,7 @@ Simulations number the labels of a data set. Devices map their labels by the nam
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -18,6 +19,8 @@ from edgefd.core.errors import UserError
 Names = tuple[str, ...] | None
 """name of each class: its label in the source; None = the labels are 0, 1, ... themselves"""
 
+LABEL_NAMES = ("label", "labels", "class", "target", "y")
+"""names of the column of labels in a table; the first of them that occurs counts, unless a setting names the column"""
 _WHOLE = re.compile(r"[+-]?\d{1,18}")
 _LISTED = 8
 
@@ -92,7 +95,7 @@ def classes_of(y: npt.NDArray[Any], n: int, n_classes: int, names: Names, source
     table = {str(c): c for c in range(n_classes)}
     if names is not None:
         own = {name: c for c, name in enumerate(names)}
-        table = own if labels.dtype.kind != "U" and all(map(_is_number, names)) else {**table, **own}
+        table = own if labels.dtype.kind != "U" and all(map(is_number, names)) else {**table, **own}
     values, inverse = np.unique(labels, return_inverse=True)
     texts = [name_of(value) for value in values.tolist()]
     for text in texts:
@@ -112,7 +115,7 @@ def labels_of(classes: Int64, names: Names) -> npt.NDArray[Any]:
         return classes
     if all(_WHOLE.fullmatch(name) for name in names):
         return np.array([int(name) for name in names])[classes]
-    return np.array([float(name) for name in names] if all(map(_is_number, names)) else names)[classes]
+    return np.array([float(name) for name in names] if all(map(is_number, names)) else names)[classes]
 
 
 def plain_labels(y: npt.NDArray[Any], n: int, source: str) -> npt.NDArray[Any]:
@@ -188,8 +191,9 @@ def _count(texts: Sequence[str]) -> str:
     return f"{len(texts)} value{'s' if len(texts) > 1 else ''} ({shown_names(texts)})"
 
 
-def _is_number(text: str) -> bool:
+def is_number(text: str) -> bool:
+    """Return whether a text is a finite number; the underscores of Python's numbers are not accepted."""
     try:
-        return bool(np.isfinite(float(text)))
+        return math.isfinite(float(text)) and "_" not in text
     except ValueError:
         return False

@@ -1,7 +1,8 @@
-"""Read npz files and check their samples and labels."""
+"""Read npz and npy files, and check their samples and labels."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import numpy.typing as npt
 from edgefd.core.errors import UserError
 from edgefd.core.files import opened
 from edgefd.core.host import memory
-from edgefd.core.npz import npz_arrays
+from edgefd.core.npz import npy_array, npz_arrays
 from edgefd.federation.units import finite_values
 
 
@@ -34,6 +35,21 @@ def read_npz(path: Path, keys: Sequence[str]) -> dict[str, npt.NDArray[Any]]:
     if missing:
         raise UserError(f"{path} lacks {', '.join(missing)}: it must hold {', '.join(keys)}")
     return arrays
+
+
+def read_npy(path: Path) -> npt.NDArray[Any]:
+    """Return the array of an npy file; nothing is ever unpickled.
+
+    Raises:
+        UserError: if it is not a whole npy file of a plain array.
+    """
+    try:
+        with opened(path) as file:
+            return npy_array(file, os.fstat(file.fileno()).st_size)
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from error
+    except ValueError as error:
+        raise UserError(f"cannot read {path}: {error}; save the samples with numpy.save") from error
 
 
 def finite_samples(x: npt.NDArray[Any], source: str) -> npt.NDArray[Any]:

@@ -12,7 +12,7 @@ from edgefd.core.arrays import Int64
 from edgefd.core.errors import UserError
 from edgefd.core.seeding import Purpose, make_rng
 from edgefd.data.datasets import Dataset, PublicSamples, load_dataset
-from edgefd.data.image_arrays import resized, with_channels
+from edgefd.data.image_arrays import is_image, resized, with_channels
 from edgefd.data.sources.source import Source
 from edgefd.federation.units import far_from, in_units, some_rows, units_of
 
@@ -70,7 +70,7 @@ def _of_kind(x: npt.NDArray[Any], private: Dataset, where: str) -> tuple[npt.NDA
     shape = private.x_train.shape[1:]
     changes: list[str] = []
     if x.shape[1:] != shape:
-        if not (_is_images(x.shape[1:]) and _is_images(shape)):
+        if not (is_image(x.shape[1:]) and is_image(shape)):
             raise UserError(
                 f"{where}: its samples have the shape {list(x.shape[1:])}, those of {private.name} {list(shape)}: only "
                 "images can be converted"
@@ -82,7 +82,7 @@ def _of_kind(x: npt.NDArray[Any], private: Dataset, where: str) -> tuple[npt.NDA
             changes.append(f"resized from {x.shape[2]} x {x.shape[3]} to {shape[1]} x {shape[2]}")
             x = resized(x, (shape[1], shape[2]))
     units = units_of(private.x_train, some_rows(private.x_train))
-    if _is_images(shape) and (private.x_train.dtype == np.uint8) != (x.dtype == np.uint8):
+    if is_image(shape) and (private.x_train.dtype == np.uint8) != (x.dtype == np.uint8):
         x, change = _in_range(x, units.low, units.high)
         changes += change
     x = in_units(x, units, f"{where} against {private.name}")
@@ -113,7 +113,3 @@ def _labels(dataset: Dataset, private: Dataset, where: str) -> Int64:
             "set proxy.data.labels=false"
         )
     return dataset.y_train
-
-
-def _is_images(shape: tuple[int, ...]) -> bool:
-    return len(shape) == 3 and shape[0] in (1, 3)

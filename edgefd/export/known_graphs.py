@@ -181,7 +181,7 @@ def _kinds(model: str) -> list[_Kind]:
     if model in _FLAT:
         return [_Kind(1, tuple(range(2, 1281))), *(_Kind(axes, some) for axes in (2, 3) for some in _CHANNELS)]
     if model in _PATCHED:
-        return [_Kind(2, some, (rest,), modulus=PATCHES) for some, rest in itertools.product(_CHANNELS, (0, 5))]
+        return [_Kind(2, some, (rest,), modulus=PATCHES) for some, rest in itertools.product(_CHANNELS, (0, 5, 11))]
     if model in _SAME_FOR_ALL_SIDES:
         axes = 2 if model in WINDOW_MODELS else 3
         sides = [(i, (3 * i + 1) % 8)[: axes - 1] for i in range(8)]  # three strides

@@ -138,8 +138,8 @@ def trace_logits(model: nn.Module, shape: tuple[int, ...], state: Collection[str
     results: Any = graph.graph.output_node().args[0]
     if isinstance(results[0].meta["val"].shape[0], int):
         raise UserError(
-            "the logits of this module cannot be traced for any number of rows: in the module, use sizes that do not "
-            "depend on the number of rows"
+            "the logits of this module cannot be traced for any number of rows: each row must be computed from itself "
+            "alone, and sizes must not depend on the number of rows"
         )
     if any(node.target is _aten.bernoulli.p for node in graph.graph.nodes):
         raise UserError("the module draws random masks in predictions too: use nn.Dropout, which stops in evaluation")

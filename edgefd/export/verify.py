@@ -25,6 +25,7 @@ from torch import nn
 from edgefd.core.arrays import Float32
 from edgefd.core.errors import UserError
 from edgefd.data.datasets import load_dataset
+from edgefd.export.state import bare
 from edgefd.learners.batches import Batch, one_hot
 from edgefd.learners.graphs import ROWS, Graphs, State
 from edgefd.learners.noise import CounterMasks
@@ -88,7 +89,7 @@ def _agreeing(
     for batch in batches:
         reference = _torch_step(model, shared, batch, torch.float64)
         of_torch = _differences(_torch_step(model, shared, batch, torch.float32), reference)
-        found = _differences(_graph_step(graphs, step, shared, batch), reference)
+        found = _differences(_graph_step(step, shared, batch), reference)
         excess = {n: found[n] / max(TOLERANCE, FACTOR * of_torch.get(n, 0.0)) for n in found}
         worst = max(excess, key=lambda n: excess[n] if excess[n] == excess[n] else np.inf)
         if excess[worst] <= 1:
@@ -128,7 +129,7 @@ def _load(step: TrainingStep, state: State, lr: float) -> None:
         array[...] = state[name] if name in state else state["model/" + name.removeprefix("counter/")]
 
 
-def _graph_step(graphs: Graphs, step: TrainingStep, shared: State, batch: Batch) -> State:
+def _graph_step(step: TrainingStep, shared: State, batch: Batch) -> State:
     """Return gradients, buffers and loss of the graph, and the differences of its update from the formula."""
     _load(step, shared, LR)
     gradients, loss = step.gradients(batch, FIRST_STEP)
@@ -139,21 +140,17 @@ def _graph_step(graphs: Graphs, step: TrainingStep, shared: State, batch: Batch)
     update(expected, gradients, LR, MOMENTUM)
     updates: State = {f"update of {n}": np.array(_relative(step.arrays[n], value)) for n, value in expected.items()}
     names = {f"gradient of {name}": value for name, value in gradients.items()}
-    return {**names, **{_bare(n): b for n, b in buffers.items()}, "loss": np.array(loss), **updates}
+    return {**names, **{bare(n): b for n, b in buffers.items()}, "loss": np.array(loss), **updates}
 
 
 def _is_buffer(name: str, gradients: Mapping[str, np.ndarray]) -> bool:
-    return not name.startswith("optimizer/") and _bare(name) not in gradients
-
-
-def _bare(name: str) -> str:
-    return name.partition("/")[2]
+    return not name.startswith("optimizer/") and bare(name) not in gradients
 
 
 def _torch_step(model: nn.Module, shared: State, batch: Batch, dtype: torch.dtype) -> State:
     """Return gradients, buffers and loss of the same step in torch, with its own autograd, in this type."""
     model = copy.deepcopy(model).to(dtype)
-    model.load_state_dict({_bare(n): torch.from_numpy(v) for n, v in shared.items() if n.startswith("model/")})
+    model.load_state_dict({bare(n): torch.from_numpy(v) for n, v in shared.items() if n.startswith("model/")})
     for layer in normalisations(model.train()):
         layer.train(len(batch) > 1)
     x, targets, weights = (torch.from_numpy(v).to(dtype) for v in (batch.x, batch.targets, batch.weights))

@@ -136,7 +136,8 @@ def _varies(key: str, flat: Sequence[dict[str, Any]]) -> bool:
 
 
 _NOT_RESULTS = {  # settings that do not change the results
-    *("baselines", "run.workers", "run.evaluate_every", "run.trackers", "run.callbacks")
+    *("baselines", "run.workers", "run.evaluate_every", "run.checkpoint_every"),
+    *("run.keep", "run.trackers", "run.callbacks"),
 }
 
 HEADER = (

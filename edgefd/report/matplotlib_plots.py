@@ -137,7 +137,7 @@ def _plain(name: str) -> str:
 
 
 def _figure(width: float, height: float) -> Figure:
-    """Return an empty figure that a notebook shows, and that pyplot does not know: it need not be closed."""
+    """Return an empty figure that a notebook shows; it is not registered with pyplot, so nobody needs to close it."""
     from matplotlib.figure import Figure
 
     class NotebookFigure(Figure):

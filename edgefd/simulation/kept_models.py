@@ -20,6 +20,7 @@ from edgefd.rounds.loop import RoundResult
 from edgefd.runs.load_data import extractor_of, load_raw
 from edgefd.runs.model_files import ModelInfo, kept_rounds, model_path, write_model
 from edgefd.runs.prepare import PreparedRun
+from edgefd.runs.record import model_weights
 
 
 @dataclass(frozen=True)
@@ -45,9 +46,7 @@ class KeptModels:
         """Write the model of a client."""
         choice, path = self.config.model_of(client), model_path(self.folder, round, client)
         info = replace(self.origin, model=choice.name, heads=choice.heads, client=client, round=round)
-        write_model(
-            path, {n.removeprefix("model/"): v for n, v in learner.state().items() if n.startswith("model/")}, info
-        )
+        write_model(path, model_weights(learner), info)
 
     def end_round(self, learners: list[Learner], result: RoundResult) -> None:
         """Write the models of clients that were not in the round, and remove models that are not kept."""

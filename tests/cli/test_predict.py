@@ -85,7 +85,7 @@ def test_resume_says_what_it_does(folder: Path, tmp_path: Path) -> None:
         (["--resume", "run", "seed=3"], "the run in run is of another config: seed was 0, and is 3"),
         (["seed=3", "--resume", "run"], "the run in run is of another config: seed was 0, and is 3"),
         (["--resume", "gone"], "gone holds no run that has begun (no config.yaml)"),
-        (["--resume", "run", "--out", "b"], "--resume names the run folder: leave --out out"),
+        (["--resume", "run", "--out", "b"], "--resume names the run folder: remove --out"),
         ([], "give a CONFIG, such as simulations/quickstart.yaml, or --resume RUN"),
     ):
         done = command("simulate", *arguments, cwd=tmp_path)

@@ -75,7 +75,10 @@ def test_a_run_on_features_learns(extractor: Path) -> None:
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        ({"extractor": "efficientnet"}, "there are efficientnet_lite0 and efficientnet_lite2, or a path to .onnx"),
+        (
+            {"extractor": "efficientnet"},
+            "unknown extractor 'efficientnet': use efficientnet_lite0, efficientnet_lite2, timm:NAME",
+        ),
         ({"extractor": "missing.onnx"}, "cannot read data.extractor missing.onnx"),
         ({"extractor": "OWN", "extractor_size": 64}, "an .onnx file defines its own size"),
         ({"extractor_size": 64}, "data.extractor_size needs data.extractor"),

@@ -61,6 +61,14 @@ def test_groups_name_the_settings_that_differ() -> None:
         compare([run(0, 5), run(0, 5)])
 
 
+def test_settings_that_do_not_change_results_separate_no_runs() -> None:
+    def run(seed: int, **settings: object) -> dict[str, object]:
+        return summary_of_run({"seed": seed, "method": {"name": "m"}, "run": settings})
+
+    kept = [run(0, keep="last", checkpoint_every="auto"), run(1, keep="none", checkpoint_every=0)]
+    assert [(group.settings, group.runs) for group in compare(kept)] == [("", 2)]
+
+
 def test_runs_are_averaged_over_another_setting_than_the_seed() -> None:
     def run(people: list[int], seed: int, accuracy: float) -> dict[str, object]:
         config = {"seed": seed, "data": {"name": "a", "test_people": people}, "method": {"name": "m"}}

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from edgefd.core.errors import UserError
 from edgefd.data.images import Encoded, Picture, decode_images
 from edgefd.data.sources.source import Source
-from edgefd.data.sources.table import Kind
+from edgefd.data.sources.table import Kind, missing_values
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,11 +80,7 @@ class ArrowTable:
         if pa.types.is_dictionary(array.type):
             array = array.dictionary_decode()
         if array.null_count:
-            row = int(np.argmax(array.is_null().to_numpy(zero_copy_only=False)))
-            raise UserError(
-                f"{self.place}: column {name!r} has no value in row {row} (from 0), and in {array.null_count} rows in "
-                "all: remove these rows, or fill the values in"
-            )
+            raise missing_values(self.place, name, array.is_null().to_numpy(zero_copy_only=False))
         if not _is_list(array.type):
             if pa.types.is_decimal(array.type):
                 array = array.cast(pa.float64())

@@ -12,7 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from edgefd.core.errors import UserError
-from edgefd.data.csv_table import DELIMITERS, encoding_of, is_missing, is_number, with_points
+from edgefd.data.csv_table import DELIMITERS, is_missing, opened_text, with_points
+from edgefd.data.labels import is_number
 from edgefd.data.sources.source import Samples, Source
 from edgefd.data.sources.table import KEYS, Kind, columns_of, samples_of_tables
 
@@ -74,7 +75,7 @@ def read_csv_table(path: Path) -> _CsvTable:
         UserError: if the file cannot be read in one way only.
     """
     try:
-        with path.open(encoding=encoding_of(path), newline="") as file:
+        with opened_text(path, newline="") as file:
             start = file.readline()
             while start and (not start.strip() or start.startswith("#")):  # comments and empty lines
                 start = file.readline()
@@ -85,10 +86,6 @@ def read_csv_table(path: Path) -> _CsvTable:
             rows = [
                 row for row in csv.reader(file, delimiter=delimiter, skipinitialspace=True, strict=True) if any(row)
             ]
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from error
-    except UnicodeError as error:
-        raise UserError(f"{path} is neither UTF-8 nor UTF-16 with a byte order mark: save it as UTF-8") from error
     except csv.Error as error:
         raise UserError(f"cannot read {path}: {error}") from error
     if not rows:

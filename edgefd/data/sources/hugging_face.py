@@ -12,14 +12,12 @@ from edgefd.core.errors import UserError, hint, require
 from edgefd.core.objects import one_line
 from edgefd.data.labels import shown_names
 from edgefd.data.sources.arrow_table import ArrowTable
-from edgefd.data.sources.source import Samples, Source
+from edgefd.data.sources.source import IMAGE_KEYS, Samples, Source
+from edgefd.data.sources.table import KEYS as TABLE_KEYS
 from edgefd.data.sources.table import check_same_names, columns_of, samples_of_tables
 
 PREFIX = "hf:"
-KEYS = (
-    *("label", "features", "client", "train", "test", "test_fraction"),
-    *("image_size", "channels", "channels_last"),
-)
+KEYS = ("train", *TABLE_KEYS, *IMAGE_KEYS)
 
 
 def is_saved_dataset(path: Path) -> bool:

@@ -13,9 +13,9 @@ import numpy.typing as npt
 from edgefd.core.errors import UserError
 from edgefd.data.labels import is_text
 from edgefd.data.npz import read_npz
-from edgefd.data.sources.source import Samples, Source
+from edgefd.data.sources.source import IMAGE_KEYS, Samples, Source
 
-KEYS = ("test", "test_fraction", "image_size", "channels", "channels_last")
+KEYS = ("test", "test_fraction", *IMAGE_KEYS)
 _PARTS = (("x_train", "y_train"), ("x", "y"))
 _TEST = ("x_test", "y_test")
 

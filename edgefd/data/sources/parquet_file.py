@@ -9,10 +9,8 @@ from pathlib import Path
 from edgefd.core.errors import UserError, require
 from edgefd.core.objects import one_line
 from edgefd.data.sources.arrow_table import ArrowTable
-from edgefd.data.sources.source import Samples, Source
+from edgefd.data.sources.source import IMAGE_KEYS, Samples, Source
 from edgefd.data.sources.table import KEYS, check_same_names, columns_of, samples_of_tables
-
-_IMAGES = ("image_size", "channels", "channels_last")
 
 
 def read_parquet_file(source: Source) -> Samples:
@@ -24,7 +22,7 @@ def read_parquet_file(source: Source) -> Samples:
     Raises:
         UserError: if pyarrow is not installed, a file is damaged, or a column is missing or not usable.
     """
-    source.check_used((*KEYS, *_IMAGES), "parquet files")
+    source.check_used((*KEYS, *IMAGE_KEYS), "parquet files")
     train = read_parquet_table(Path(source.name), source)
     columns = columns_of(train, source)
     test = None if source.test is None else read_parquet_table(Path(source.test), source)

@@ -14,9 +14,9 @@ from edgefd.core.objects import one_line
 from edgefd.data.image_arrays import model_layout
 from edgefd.data.sources.hugging_face import samples_of_splits
 from edgefd.data.sources.npz_file import samples_of_arrays
-from edgefd.data.sources.source import Samples, Source
+from edgefd.data.sources.source import IMAGE_KEYS, Samples, Source
 
-KEYS = ("test_fraction", "image_size", "channels", "channels_last")
+KEYS = ("test_fraction", *IMAGE_KEYS)
 _FORMS = (
     "data must be a name, a path, a Dataset, the arrays (x_train, y_train, x_test, y_test), a dict of arrays such as "
     '{"x": ..., "y": ...}, a dataset of torch, or a pair of them (train, test)'

@@ -10,8 +10,8 @@ import numpy.typing as npt
 
 from edgefd.core.errors import UserError
 
-LABEL_NAMES = ("label", "labels", "class", "target", "y")
-"""names of the column of labels in a table; the first of them that occurs counts, unless `Source.label` names one"""
+IMAGE_KEYS = ("image_size", "channels", "channels_last")
+"""settings of sources whose samples can be images in arrays"""
 TEST_FRACTION = 0.2
 """fraction of the samples that become test samples if the source has none of its own"""
 

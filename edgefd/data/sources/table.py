@@ -12,8 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from edgefd.core.errors import UserError, hint
-from edgefd.data.labels import shown_names
-from edgefd.data.sources.source import LABEL_NAMES, Samples, Source
+from edgefd.data.labels import LABEL_NAMES, shown_names
+from edgefd.data.sources.source import Samples, Source
 
 KEYS = ("label", "features", "client", "test", "test_fraction")
 INDEX_NAMES = ("", "Unnamed: 0", "__index_level_0__")
@@ -222,8 +222,13 @@ def _check_present(values: npt.NDArray[Any], name: str, table: Table) -> None:
     elif values.dtype.kind == "f":
         missing = np.isnan(values.reshape(len(values), -1)).any(1)
     if missing.any():
-        row = int(missing.argmax())
-        raise UserError(
-            f"{table.place}: column {name!r} has no value in row {row} (from 0), and in {missing.sum()} rows in all: "
-            "remove these rows, or fill the values in"
-        )
+        raise missing_values(table.place, name, missing)
+
+
+def missing_values(place: str, name: str, missing: npt.NDArray[np.bool_]) -> UserError:
+    """Return the error for a column in which values are missing in the marked rows, at least one."""
+    row = int(missing.argmax())
+    return UserError(
+        f"{place}: column {name!r} has no value in row {row} (from 0), and in {missing.sum()} rows in all: "
+        "remove these rows, or fill the values in"
+    )
