@@ -104,3 +104,9 @@ def test_measurements_and_ids_are_not_classes() -> None:
     for y in (np.linspace(0, 1, 30), np.arange(30) + 1, np.array([f"id{i}" for i in range(30)])):
         with pytest.raises(UserError, match=r"30 values .* ids or measurements"):
             number_labels(y, y, None, "d")
+
+
+def test_names_with_underscores_are_text_and_no_numbers() -> None:
+    names = ("1_0", "2_0")
+    assert labels_of(np.array([1, 0]), names).tolist() == ["2_0", "1_0"]
+    assert classes_of(np.array(["2_0", "1_0"]), 2, 2, names, "x").tolist() == [1, 0]
