@@ -14,6 +14,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from edgefd.learners.mask_noise import uniforms
 
+# A compiled module would otherwise compile the generator too, whose integers the compiler does not know.
+_uniforms = torch._disable_dynamo(uniforms)  # type: ignore[attr-defined]
+
 
 @contextmanager
 def seeded(*keys: int) -> Iterator[None]:
@@ -54,7 +57,7 @@ class CounterMasks(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is torch.ops.aten.bernoulli_.float:
             mask: Tensor = args[0]
-            numbers = uniforms((*self._keys, len(self.shapes)), mask.shape)
+            numbers = _uniforms((*self._keys, len(self.shapes)), mask.shape)
             self.shapes.append(tuple(mask.shape))
             return mask.copy_(torch.from_numpy(numbers < np.float32(args[1] if len(args) > 1 else 0.5)))
         return func(*args, **(kwargs or {}))

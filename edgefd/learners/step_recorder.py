@@ -78,7 +78,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         node = self.graph.call_function(func, *tree_map_only(Tensor, self.node_of, (args, kwargs or {})))
         if isinstance(out, Tensor):
             self._register(out, node)
-        elif isinstance(out, tuple):
+        elif isinstance(out, tuple | list):
             for i, part in enumerate(out):
                 if isinstance(part, Tensor):
                     self._register(part, self.graph.call_function(operator.getitem, (node, i)))

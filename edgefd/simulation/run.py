@@ -190,8 +190,8 @@ def _check_ray(config: Config, resume: bool) -> None:
             f"{', '.join(config.objects)}: the processes of Ray cannot import objects of this session: "
             "put them into a module, or use engine='local'"
         )
-    if config.run.keep != "none":
-        _LOG.warning("the Ray engine keeps no models and writes no checkpoints: use the local engine for them")
+    if config.run.keep not in ("last", "none"):
+        raise UserError(f"run.keep={config.run.keep}: the Ray engine keeps no models: use the local engine")
     check_supported_over_flower(config.coordinator)
     check_unrecorded(config, "with --engine ray")
     check_ray()

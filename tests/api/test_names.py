@@ -44,6 +44,7 @@ folders: list[Path] = edgefd.sweep({"base": {}, "grid": {"seed": [0, 1]}}, jobs=
 print(edgefd.compare([run, other]), edgefd.compare(folders, over="seed"), edgefd.compare("runs"), edgefd.__version__)
 print(edgefd.audit(run, level=1)["valid"], edgefd.audit("runs/one", level=2, shadows=8)["valid"])
 run.plot().savefig("accuracy.png")
+labels = edgefd.load_model(run, 0).predict(x)
 edgefd.plot([run, "runs/two"], kind="bytes").savefig("bytes.png")
 print(edgefd.KMeansDRE(50).fit(x, reference=x).score_samples(x))
 """

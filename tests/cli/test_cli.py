@@ -107,7 +107,7 @@ def test_check_explains_the_keys_of_a_config_without_its_data(tmp_path: Path) ->
         (["proxy.alpha=1.5"], "must be in (0, 1), not 1.5"),
         (["partition.n_clients=11"], "11 clients are more than 10 classes"),
         (["partition.name=iid", "partition.n_clients=3000"], "private samples"),
-        (["data.name=labels.npz"], "test labels among the training labels"),
+        (["data.name=labels.npz"], "the test label 10 is not among"),
         (["data.name=nan.npz"], "NaN or infinite"),
         (["data.name=pickled.npz"], "pickles"),
         (["data.name=torn.npz"], "not a whole npz"),

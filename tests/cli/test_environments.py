@@ -12,7 +12,8 @@ import pytest
 from edgefd.config.load import load_config
 from edgefd.core.errors import UserError
 from edgefd.core.paths import user_path
-from edgefd.data.datasets import cache_folder, find_dataset
+from edgefd.data.cache import cache_folder
+from edgefd.data.datasets import find_dataset
 from edgefd.runs.folder import run_folder
 from tests.support.commands import QUICKSTART, ROOT, edgefd, env
 

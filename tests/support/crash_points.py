@@ -11,14 +11,14 @@ import sys
 from itertools import count
 from typing import Any
 
-from edgefd_server.coordinator import checkpoint, open_run, rounds
+from edgefd_server.coordinator import open_run, rounds
 from edgefd_server.coordinator.round_coordinator import RoundCoordinator
 from edgefd_server.grpc_link.device_service import DeviceLink
 from edgefd_server.grpc_link.sessions import DeviceSessions
 from edgefd_server.serve import grpc
 
 from edgefd.cli import main as cli
-from edgefd.runs import execute
+from edgefd.runs import checkpoint, execute
 
 STEPS: dict[str, tuple[Any, str]] = {
     "begin": (open_run, "create_checkpoint"),

@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import yaml
 
 from edgefd.auditing.recording.read import open_recording, parameters, reports, teacher_after
 from edgefd.federation.plan import RoundPlan
@@ -65,7 +66,6 @@ def test_a_run_without_recorded_knowledge_is_refused_with_the_command_that_recor
 
 
 def test_a_method_with_other_messages_is_refused(run: Path) -> None:
-    config = (run / "config.yaml").read_text()
-    settings = config[config.index("method:") : config.index("train:")]
-    (run / "config.yaml").write_text(config.replace(settings, "method: {name: fkd}\n"))
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    (run / "config.yaml").write_text(yaml.safe_dump(config | {"method": {"name": "fkd"}}))
     one_line(audit(run), 2, "method fkd exchanges other messages", "cannot be audited yet")

@@ -85,7 +85,10 @@ def test_a_method_that_uses_proxy_labels_needs_their_file(
     served = read_served_run(config, [Path("bundle")], Path("labels.npz"))
     assert served.proxy_labels is not None
     assert np.array_equal(served.proxy_labels, prepare(config).federation.proxy_labels)
-    for y, message in ((np.zeros(3, int), "3 labels|need"), (served.proxy_labels + 9, "y has label 1")):
+    for y, message in (
+        (np.zeros(3, int), "3 labels|need"),
+        (served.proxy_labels + 9, "labels must be those of the federation, 0 to 9, but sample"),
+    ):
         np.savez("wrong.npz", y=y)
         with pytest.raises(UserError, match=message):
             read_served_run(config, [Path("bundle")], Path("wrong.npz"))
