@@ -277,7 +277,7 @@ def test_a_simulation_reads_folders_of_images_as_devices_do(tmp_path: Path, colo
     assert d.y_train.tolist() == y.tolist()
     assert load_dataset(str(tmp_path) + "/").name == d.name == tmp_path.name
     (tmp_path / "test").rename(tmp_path / "valid")
-    with pytest.raises(UserError, match="must hold the folders train and test"):
+    with pytest.raises(UserError, match="holds a folder train, but no folder test"):
         load_dataset(str(tmp_path))
     with pytest.raises(UserError, match="there is no folder"):
         load_dataset(str(tmp_path / "gone"))
