@@ -72,11 +72,11 @@ def selftest(bundle: Bundle) -> float:
     targets = expected["targets"]
     batch = Batch(bundle.proxy[: len(targets)], targets, np.ones(len(targets), np.float32))
     learner.train([batch], float(expected["lr"]))
-    deviation, largest = 0.0, dict[str, float]()
-    for name in learner.state():
+    deviation, largest, state = 0.0, dict[str, float](), learner.state()
+    for name in state:
         size = float(np.abs(expected[f"expected/{name}"]).max())
         largest[_kind(name)] = max(largest.get(_kind(name), 0.0), size)
-    for name, value in learner.state().items():
+    for name, value in state.items():
         target = expected[f"expected/{name}"]
         scale = max(
             float(np.abs(target).max()), 1e-12, _SMALL * largest[_kind(name)] if name.startswith("optimizer/") else 0.0

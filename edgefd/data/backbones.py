@@ -37,10 +37,7 @@ class _Pretrained(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return features [n, d]."""
-        if x.shape[1] == 1:
-            x = x.repeat(1, 3, 1, 1)
-        x = F.interpolate(x, (self.size, self.size), mode="bilinear", align_corners=False)
-        out: Tensor = self.network((x - self.mean) / self.std)
+        out: Tensor = self.network((colour_pixels(x, self.size) - self.mean) / self.std)
         return out
 
 
@@ -70,7 +67,7 @@ def export_backbone(name: str, shape: tuple[int, ...], size: int | None) -> Expo
         x = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (_ROWS, *shape)).astype(np.float32))
         with torch.inference_mode():
             features = network(x)
-        graph = _exported(network, x)
+        graph = extractor_onnx(network, x)
     except UserError:
         raise
     except (Exception, SystemExit) as error:  # a user's module may raise anything
@@ -102,7 +99,15 @@ def _network(name: str, shape: tuple[int, ...], size: int | None) -> nn.Module:
     return _Pretrained(plain, settings, settings["input_size"][-1] if size is None else size)
 
 
-def _exported(network: nn.Module, x: Tensor) -> bytes:
+def colour_pixels(x: Tensor, size: int) -> Tensor:
+    """Return images [n, 1 or 3, H, W] in three channels, resized to `size` x `size` pixels."""
+    if x.shape[1] == 1:
+        x = x.repeat(1, 3, 1, 1)
+    return F.interpolate(x, (size, size), mode="bilinear", align_corners=False)
+
+
+def extractor_onnx(network: nn.Module, x: Tensor) -> bytes:
+    """Return the ONNX graph of a frozen network for any number of samples like those in x: `x` to `features`."""
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a deprecation of this exporter: the newer one needs more packages
         path = Path(folder) / "extractor.onnx"

@@ -5,18 +5,13 @@ Weights and network come from separate packages (Apache-2.0), in the extra `feat
 
 from __future__ import annotations
 
-import tempfile
-import warnings
 from importlib import import_module
-from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from edgefd.core.errors import UserError, require
-
-_OPSET = 17
+from edgefd.data.backbones import colour_pixels, extractor_onnx
 
 
 class _Extractor(nn.Module):
@@ -29,10 +24,8 @@ class _Extractor(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return features [n, 1280]."""
-        if x.shape[1] == 1:
-            x = x.repeat(1, 3, 1, 1)
-        x = F.interpolate(x, (self.size, self.size), mode="bilinear", align_corners=False)
-        out: Tensor = self.network.extract_features((x - 127.0) / 128.0).mean((2, 3))  # type: ignore[operator]
+        pixels = colour_pixels(x, self.size)
+        out: Tensor = self.network.extract_features((pixels - 127.0) / 128.0).mean((2, 3))  # type: ignore[operator]
         return out
 
 
@@ -60,18 +53,4 @@ def export_efficientnet(name: str, shape: tuple[int, ...], size: int) -> bytes:
     """
     if not 32 <= size <= 512:
         raise UserError(f"data.extractor_size must be from 32 to 512, not {size}")
-    extractor = load_efficientnet(name, size)
-    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # a deprecation of this exporter: the newer one needs more packages
-        path = Path(folder) / "extractor.onnx"
-        torch.onnx.export(
-            extractor,
-            (torch.zeros(2, *shape),),
-            path,
-            dynamo=False,
-            opset_version=_OPSET,
-            input_names=["x"],
-            output_names=["features"],
-            dynamic_axes={"x": {0: "n"}, "features": {0: "n"}},
-        )
-        return path.read_bytes()
+    return extractor_onnx(load_efficientnet(name, size), torch.zeros(2, *shape))

@@ -36,13 +36,18 @@ class PoolGeometry:
         return self.height * self.kh, self.width * self.kw
 
 
+def pool_options(options: Sequence[Any]) -> tuple[Any, ...]:
+    """Return torch's arguments of max-pooling after the tensor: kernel, stride, padding, dilation and ceil_mode."""
+    defaults: tuple[Any, ...] = ((), (0,), (1,), False)
+    return (*options, *defaults[len(options) - 1 :])
+
+
 def whole_windows(x: Value, options: Sequence[Any]) -> PoolGeometry | None:
     """Return the windows of max-pooling if they are whole and do not overlap, else None.
 
     `options` are torch's arguments after the tensor.
     """
-    defaults: tuple[Any, ...] = ((), (0,), (1,), False)
-    kernel, stride, padding, dilation, ceil_mode = (*options, *defaults[len(options) - 1 :])
+    kernel, stride, padding, dilation, ceil_mode = pool_options(options)
     kh, kw = kernel if len(kernel) == 2 else (kernel[0], kernel[0])
     steps = tuple(stride) if len(stride) == 2 else (stride[0],) * 2 if stride else (kh, kw)
     whole = x.shape[2] % kh == 0 and x.shape[3] % kw == 0

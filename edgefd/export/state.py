@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-TRAINED_SLOTS = {"sgd": ("momentum_buffer",), "adam": ("exp_avg", "exp_avg_sq")}
+from edgefd.learners.optimizer import SLOTS
 
 
 def copy_of(model: nn.Module) -> nn.Module:
@@ -42,7 +42,7 @@ def initial_state(model: nn.Module, optimizer: str) -> dict[str, Tensor]:
     trained = [bare(name) for name in trained_parameters(model)]
     slots = {
         f"optimizer/{slot}/{name}": torch.zeros_like(tensors[f"model/{name}"])
-        for slot in TRAINED_SLOTS[optimizer]
+        for slot in SLOTS[optimizer]
         for name in trained
     }
     return tensors | slots | ({"optimizer/step": torch.zeros(())} if optimizer == "adam" else {})

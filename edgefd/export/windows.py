@@ -17,7 +17,7 @@ from edgefd.export import pooling
 from edgefd.export.call import Call
 from edgefd.export.graph_builder import CHANNELS_LAST, GraphBuilder, Value
 from edgefd.export.indexing import Positions, put, take
-from edgefd.export.pooling import max_gradients, running_max, whole_windows
+from edgefd.export.pooling import max_gradients, pool_options, running_max, whole_windows
 
 _aten = torch.ops.aten
 
@@ -27,8 +27,7 @@ Windows = tuple[Positions, Positions]
 
 def _windows_of(x: Value, options: Sequence[Any]) -> Windows:
     """Return the windows of max-pooling; `options` are torch's arguments after the tensor."""
-    defaults: tuple[Any, ...] = ((), (0,), (1,), False)
-    kernel, stride, padding, dilation, ceil_mode = (*options, *defaults[len(options) - 1 :])
+    kernel, stride, padding, dilation, ceil_mode = pool_options(options)
     steps = stride or kernel
     geometry = [[v[min(i, len(v) - 1)] for v in (kernel, steps, padding, dilation)] for i in (0, 1)]
     vertical, horizontal = (_positions(x.shape[2 + i], geometry[i], bool(ceil_mode)) for i in (0, 1))

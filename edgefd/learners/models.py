@@ -306,8 +306,8 @@ def _check_named(name: str, shape: Shape) -> None:
             raise UserError(f"model {name!r} is a file: name the class or the function in it, such as {name}:Net")
         raise UserError(f"unknown model {name!r}: {hint(name, NAMED)}")
     if not _takes(name, shape):
-        side = SIDE // 2 if name in NORMALISED_MODELS else SIDE
-        windows, images = f"windows [channels, {SIDE} steps or more]", f"images of {side} x {side} or more"
+        side = _side(name)
+        windows, images = f"windows [channels, {side} steps or more]", f"images of {side} x {side} or more"
         needed, first = windows if name in WINDOW_MODELS else images, (shape[-1], *shape[:-1])
         advice = f"use {next(other for other in ADVISED if _takes(other, shape))}"
         if shape[-1] < SIDE and _takes(name, first):
@@ -320,8 +320,13 @@ def _takes(name: str, shape: Shape) -> bool:
     if name in ("linear", "mlp"):
         return True
     if name in WINDOW_MODELS:
-        return len(shape) == 2 and shape[1] >= SIDE
-    return len(shape) == 3 and min(shape[1:]) >= (SIDE // 2 if name in NORMALISED_MODELS else SIDE)
+        return len(shape) == 2 and shape[1] >= _side(name)
+    return len(shape) == 3 and min(shape[1:]) >= _side(name)
+
+
+def _side(name: str) -> int:
+    """Return the least height and width of images, or number of steps of windows, that a model takes."""
+    return SIDE // 2 if name in NORMALISED_MODELS else SIDE
 
 
 def _build_user_model(factory: Factory, shape: Shape, n_classes: int, label: str = "") -> nn.Module:

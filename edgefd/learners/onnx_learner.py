@@ -199,11 +199,10 @@ class OnnxLearner:
         step.start(self._block, lr)
         as_exported = (self._momentum, self._weight_decay, proximal) == (MOMENTUM, 0.0, None)
         self._n_trained += 1
+        with_noise = ((batch, (*self._noise, self._n_trained, i)) for i, batch in enumerate(batches))
         losses = [
-            step.run(b, (*self._noise, self._n_trained, i))
-            if as_exported
-            else self._step_outside(step, b, (*self._noise, self._n_trained, i), lr, proximal)
-            for i, b in enumerate(batches)
+            step.run(batch, noise) if as_exported else self._step_outside(step, batch, noise, lr, proximal)
+            for batch, noise in with_noise
         ]
         if not losses:
             return 0.0

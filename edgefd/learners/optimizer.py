@@ -20,6 +20,8 @@ BETAS = (0.9, 0.999)
 """decay of the first and the second moments of Adam"""
 EPS = 1e-8
 """epsilon of Adam"""
+SLOTS = {"sgd": ("momentum_buffer",), "adam": ("exp_avg", "exp_avg_sq")}
+"""moments that an optimizer keeps of each parameter, by the names that they have in a state"""
 
 
 def reset_optimizer(learner: Learner) -> None:

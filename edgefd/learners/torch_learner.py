@@ -17,7 +17,7 @@ from edgefd.core.errors import RunError
 from edgefd.learners.batches import AnchoredBatch, Batch
 from edgefd.learners.learner import Proximal
 from edgefd.learners.noise import CounterMasks, seeded
-from edgefd.learners.optimizer import BETAS, EPS, MOMENTUM
+from edgefd.learners.optimizer import BETAS, EPS, MOMENTUM, SLOTS
 from edgefd.learners.step_recorder import StepReplay, record
 from edgefd.learners.tensor_block import Buffers, placed, space
 
@@ -26,7 +26,6 @@ RecordedSteps = dict[torch.Size, StepReplay]
 
 _PREDICT_ROWS = 256  # larger batches fall out of cache
 _NO_MASKS = nullcontext()
-_SLOTS = {"sgd": ("momentum_buffer",), "adam": ("exp_avg", "exp_avg_sq")}
 
 
 def zeros(shape: tuple[int, ...]) -> Float32:
@@ -79,7 +78,7 @@ class TorchLearner:
                 if tensor.ndim == 4:
                     tensor.data = tensor.contiguous(memory_format=torch.channels_last)  # faster on a CPU
         in_block.sort(key=lambda tensor: tensor.dtype != torch.float32)  # a stable sort
-        slots = _SLOTS[optimizer]
+        slots = SLOTS[optimizer]
         steps = [torch.zeros(()) for _ in self._parameters]
         block, in_memory = placed([*in_block, *(self._parameters * len(slots)), *steps], allocate)
         places = iter(in_memory)

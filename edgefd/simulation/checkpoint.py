@@ -126,7 +126,7 @@ def restore(transport: InProcess, server: Learner | None, folder: Path, round: i
 
 def save_client(state: SimulationState, client: int, place: Path) -> None:
     """Write the state of a client."""
-    arrays = {f"learner/{name}": values for name, values in state.clients[client].learner.state().items()}
+    arrays = _above("learner", state.clients[client].learner.state())
     _write(place / f"client-{client:03d}.npz", arrays | {"next_round": state.next_rounds[client : client + 1]})
 
 
@@ -193,9 +193,9 @@ class CheckpointWriter:
     def _write_states(self, place: Path) -> None:
         self.transport.pool.map(save_client, range(len(self.transport.state.clients)), place)
         late = self.transport.late
-        arrays = {} if self.server is None else {f"learner/{name}": v for name, v in self.server.state().items()}
+        arrays = {} if self.server is None else _above("learner", self.server.state())
         for i, report in enumerate(late):
-            arrays |= {f"late/{i}/{name}": values for name, values in vars(report.knowledge).items()}
+            arrays |= _above(f"late/{i}", vars(report.knowledge))
         text = json.dumps([(r.client, r.round, r.metrics, r.knowledge_bytes) for r in late])
         _write(place / "server.npz", arrays | {"late": np.array(text)})
 
@@ -215,6 +215,10 @@ def _read(path: Path) -> dict[str, Any]:
         return npz_arrays(blob, _MAX_BYTES)
     except ValueError as error:
         raise UserError(f"{path} is damaged: {error}") from error
+
+
+def _above(prefix: str, arrays: dict[str, Any]) -> dict[str, Any]:
+    return {f"{prefix}/{name}": v for name, v in arrays.items()}
 
 
 def _below(prefix: str, arrays: dict[str, Any]) -> dict[str, Any]:

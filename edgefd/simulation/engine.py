@@ -62,7 +62,7 @@ class SimulationState:
     next_rounds: Float32
     """round after the last one of each client, float32 [clients], shared like the acceptance weights"""
     models: KeptModels | None = None
-    """the models that the run folder keeps; None without a run folder"""
+    """the models that the run folder keeps; None if it keeps none, and without a run folder"""
 
 
 def client_acceptance(config: Config, data: ClientData, federation: Federation, terms: FederationTerms) -> Float32:

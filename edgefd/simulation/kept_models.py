@@ -35,12 +35,7 @@ class KeptModels:
 
     def keeps(self, plan: RoundPlan) -> bool:
         """Return whether the models that a round evaluates are written; with keep=best, only the best ones stay."""
-        match self.config.run.keep:
-            case "none":
-                return False
-            case "last":
-                return plan.closing
-        return plan.evaluate or plan.closing
+        return plan.closing or (plan.evaluate and self.config.run.keep != "last")
 
     def write(self, client: int, round: int, learner: Learner) -> None:
         """Write the model of a client."""
@@ -64,7 +59,7 @@ class KeptModels:
 
 
 def models_of(prepared: PreparedRun, folder: Path) -> KeptModels:
-    """Return the models that a prepared run keeps in its folder."""
+    """Return the models that a prepared run keeps in its folder; run.keep is not none."""
     config, federation, dataset = prepared.config, prepared.federation, prepared.dataset
     extractor = extractor_of(config)
     raw = (dataset if extractor is None else load_raw(config)).x_train

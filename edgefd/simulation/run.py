@@ -216,7 +216,8 @@ def _run(prepared: PreparedRun, folder: Path, engine: Engine, callbacks: Callbac
                 return iter(())
             if engine == "ray":
                 return stack.enter_context(closing(simulate_ray(config, len(federation.clients))))
-            transport = open_transport(config, federation, models_of(prepared, folder))
+            models = None if config.run.keep == "none" else models_of(prepared, folder)
+            transport = open_transport(config, federation, models)
             transports.append(transport)
             stack.callback(transport.pool.close)
             resume = resuming(transport, saved, folder)
