@@ -136,8 +136,9 @@ RANGES = (
 
 RULES = (
     Rule(
-        lambda c, _: _on_gpu(c) and isinstance(c.defence, DpSgd),
-        "run.device={config.run.device}: defence dp_sgd computes its gradients on the CPU: set run.device=cpu",
+        lambda c, _: isinstance(c.defence, DpSgd) and (_on_gpu(c) or c.run.stack != "auto"),
+        "defence dp_sgd computes the gradients of single rows on the CPU, one client after another: set run.device=cpu "
+        "and run.stack=auto",
     ),
     Rule(
         lambda c, _: _on_gpu(c) and all((model.learner or c.run.learner) == "onnx" for model in c.model),

@@ -56,11 +56,13 @@ def update(state: Mapping[str, np.ndarray], gradients: Mapping[str, Float32], lr
 def sgd_step(theta: Any, m: Any, g: Any, lr: Any, momentum: float) -> None:
     """Make one step of SGD in place, as in `torch.optim`: m <- momentum m + g; theta <- theta - lr m.
 
-    The arrays are of numpy or torch, and of any shape; `lr` is a number, or an array that is broadcast.
+    Without momentum, m stays as it is. The arrays are of numpy or torch, and of any shape; `lr` is a number, or an
+    array that is broadcast.
     """
-    m *= momentum
-    m += g
-    theta -= lr * m
+    if momentum:
+        m *= momentum
+        m += g
+    theta -= lr * (m if momentum else g)
 
 
 def adam_corrections(step: Any) -> tuple[Any, Any]:

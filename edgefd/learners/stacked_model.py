@@ -74,7 +74,7 @@ class StackedModel:
         samples: the samples that are in the memory of the device (None = none).
 
     Raises:
-        TypeError: if a trained parameter is not of type float32.
+        TypeError: if the trained parameters are not of one type.
     """
 
     def __init__(
@@ -92,11 +92,12 @@ class StackedModel:
         self._adam = optimizer == "adam"
         self._momentum, self._weight_decay = momentum, weight_decay
         trained = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
-        if any(p.dtype != torch.float32 for p in trained.values()):
-            raise TypeError("its trained parameters are not float32")
+        dtypes = {p.dtype for p in trained.values()}
+        if len(dtypes) > 1:
+            raise TypeError("its trained parameters have several types")
         self._shapes = {name: p.shape for name, p in trained.items()}
         self._sizes = [math.prod(shape) for shape in self._shapes.values()]
-        self._weights = torch.zeros(n_clients, sum(self._sizes), device=device.torch)
+        self._weights = torch.zeros(n_clients, sum(self._sizes), dtype=dtypes.pop(), device=device.torch)
         self._moments = {slot: torch.zeros_like(self._weights) for slot in SLOTS[optimizer]}
         self._n_steps = np.zeros(n_clients)  # float64, see `adam_corrections`
         others = {**dict(self.model.named_parameters()), **dict(self.model.named_buffers())}
@@ -195,8 +196,8 @@ class StackedModel:
 
     def row(self, parameters: dict[str, np.ndarray]) -> Tensor:
         """Return trained parameters, or values of their shapes, by name, as a row of the stack: [P] on the device."""
-        flat = np.concatenate([np.asarray(parameters[name], np.float32).reshape(-1) for name in self._shapes])
-        return torch.from_numpy(flat).to(self.device.torch)
+        flat = torch.from_numpy(np.concatenate([parameters[name].reshape(-1) for name in self._shapes]))
+        return flat.to(self._weights.device)
 
     def centre(self, state: dict[str, np.ndarray]) -> Tensor:
         """Return the trained parameters of a state as a row of the stack."""
@@ -270,7 +271,7 @@ class StackedModel:
         weights, others = self._weights[places], {name: stack[places] for name, stack in self._others.items()}
         parts = []
         with torch.no_grad(), self._arithmetic():
-            for start in range(0, n, size):
+            for start in range(0, max(n, 1), size):
                 blocks = [x[start : start + size] for x in (arrays[:1] if shared else arrays)]
                 x = self._gather(blocks)
                 parts.append(self._forward(weights, others, x[0] if shared else x, shared, which == 1)[which])
@@ -314,7 +315,7 @@ class StackedModel:
         return Anchors(anchors, pulled, anchored[0].strength)
 
     def _column(self, values: np.ndarray) -> Tensor:
-        return torch.from_numpy(values.astype(np.float32)).to(self.device.torch)[:, None]
+        return torch.from_numpy(values).to(self._weights.dtype).to(self._weights.device)[:, None]
 
     def _split(self, row: Tensor) -> dict[str, np.ndarray]:
         parts = np.split(row.cpu().numpy(), np.cumsum(self._sizes)[:-1])

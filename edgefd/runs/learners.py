@@ -59,7 +59,7 @@ def trains_with_torch(config: Config, choice: Model) -> bool:
     return (choice.learner or config.run.learner) == "torch"
 
 
-def on_gpu(config: Config) -> bool:
+def fits_gpu(config: Config) -> bool:
     """Return whether a GPU can train the clients of a config: their models are of torch, without private gradients."""
     return all(trains_with_torch(config, choice) for choice in config.model) and not isinstance(config.defence, DpSgd)
 

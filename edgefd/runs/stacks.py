@@ -17,7 +17,7 @@ from edgefd.learners.resident_rows import SamplePool
 from edgefd.learners.resident_samples import ResidentSamples, resident
 from edgefd.learners.stacked_learner import StackedLearner, why_not_stacked
 from edgefd.learners.stacked_model import StackedModel
-from edgefd.runs.learners import initial_model, make_learner, model_sessions, on_gpu, trains_with_torch
+from edgefd.runs.learners import fits_gpu, initial_model, make_learner, model_sessions, trains_with_torch
 
 _LOG = logging.getLogger(__name__)
 
@@ -54,9 +54,8 @@ def device_of(config: Config) -> Device:
     Raises:
         UserError: if this machine does not have the device of `run.device`.
     """
-    if config.run.device == "auto" and not on_gpu(config):
-        return Device("cpu", config.run.precision)
-    return find_device(config.run.device, config.run.precision)
+    name = "cpu" if config.run.device == "auto" and not fits_gpu(config) else config.run.device
+    return find_device(name, config.run.precision)
 
 
 def resident_federation(federation: Federation) -> tuple[Federation, SamplePool]:
@@ -85,8 +84,10 @@ def make_stacks(config: Config, federation: Federation, pool: SamplePool, device
     stack_of, at_once = dict[int, int](), dict[int, int]()
     sessions = model_sessions(config, federation)
     for number, (choice, clients) in enumerate(_by_model(config, federation).items()):
-        if reason := _why_alone(config, choice, federation, device):
-            _LOG.warning("clients with the model %s run one after another: %s", choice.name, reason)
+        reason = _why_alone(config, choice, federation, device)
+        if reason or config.run.stack == 1:
+            if reason:
+                _LOG.warning("clients with the model %s run one after another: %s", choice.name, reason)
             for data in clients:
                 learners[data.client] = make_learner(config, data, federation.n_classes, sessions, device)
             continue

@@ -28,6 +28,7 @@ from edgefd.federation.plan import RoundPlan
 from edgefd.federation.progress import Progress
 from edgefd.federation.report import Exchange, Report, count_exchange
 from edgefd.federation.terms import FederationTerms
+from edgefd.learners.device import Device
 from edgefd.learners.learner import Learner
 from edgefd.poisoning.attacks import acceptance_of, attackers, poisoned
 from edgefd.rounds.client import client_filter, client_round
@@ -148,7 +149,8 @@ def make_simulation_state(
     acceptance = shared_zeros((len(federation.clients), len(federation.proxy)))
     sessions, terms = model_sessions(config, federation), terms_of(config, federation)
     if learners is None:
-        learners = [make_learner(config, data, federation.n_classes, sessions) for data in federation.clients]
+        cpu = Device(precision=config.run.precision)
+        learners = [make_learner(config, data, federation.n_classes, sessions, cpu) for data in federation.clients]
     clients = tuple(
         client_context(data, learner, federation.proxy, row, terms, config.method_config)
         for data, learner, row in zip(federation.clients, learners, acceptance, strict=True)
