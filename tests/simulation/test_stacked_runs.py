@@ -103,7 +103,7 @@ def test_runs_with_every_loss_are_the_same(loss: str, optimizer: str) -> None:
 @pytest.mark.parametrize(
     "sections",
     [
-        {"coordinator": {"fraction": 0.6, "dropout": 0.3, "min_clients": 1}},
+        {"coordinator": {"fraction": 0.6, "dropout": 0.3, "min_reports": 1}},
         {
             "train": {
                 "schedule": "step",
@@ -145,13 +145,13 @@ def test_the_same_seed_has_the_same_bits_and_a_resumed_run_too(tmp_path: Path) -
     assert states(first) == states(again)
     assert json.loads((tmp_path / "first" / "env.json").read_text())["device"] == "cpu"
 
-    class Stop:
-        def round(self, metrics: Any) -> None:
+    class Stop(edgefd.Callback):
+        def on_round(self, metrics: Any) -> None:
             if metrics.round == 1:
                 raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        simulate_config(config, tmp_path / "stopped", callbacks=[Stop()])  # type: ignore[list-item]
+        simulate_config(config, tmp_path / "stopped", callbacks=[Stop()])
     resumed = simulate_config(config, tmp_path / "stopped", resume=True)
     assert states(resumed) == states(first)
 
@@ -165,7 +165,7 @@ def test_an_error_of_one_client_names_it_and_ends_the_round() -> None:
         return method.upload(ctx)
 
     broken: Method = replace(method, upload=upload)
-    config = load_config(SMALL, {"run.stack": "8", "method.name": "object:broken"}, {"object:broken": broken})
+    config = load_config(SMALL, {"run.stack": 8, "method.name": "object:broken"}, {"object:broken": broken})
     transport = open_transport(config, prepare(config).federation)
     with pytest.raises(RunError, match="client 3 failed: ValueError: broken sensor"):
         list(simulate(transport))
@@ -180,7 +180,7 @@ def test_a_method_that_computes_with_samples_gets_arrays() -> None:
         return method.upload(ctx)
 
     own = replace(method, upload=upload)
-    for stack in ("8", "auto"):
+    for stack in (8, "auto"):
         config = load_config(SMALL, {"run.stack": stack, "method.name": "object:own"}, {"object:own": own})
         list(simulate(open_transport(config, prepare(config).federation)))
     half = len(seen) // 2
