@@ -13,7 +13,7 @@ import torch
 import edgefd
 from edgefd.config.load import load_config, parse_config
 from edgefd.config.schema import Config
-from edgefd.core.errors import RunError, UserError
+from edgefd.core.errors import RunError, Stopped, UserError
 from edgefd.federation.method import Method
 from edgefd.learners import device as devices
 from edgefd.learners.device import find_device, unused_gpu
@@ -65,7 +65,8 @@ def check_same(stacked: Config, alone: Config, tolerance: float = 1e-5) -> None:
     (metrics, states), (expected_metrics, expected) = outcome(stacked), outcome(alone)
     for mine, other in zip(metrics, expected_metrics, strict=True):
         assert (mine.bytes_up, mine.bytes_down) == (other.bytes_up, other.bytes_down)
-        np.testing.assert_allclose(mine.accuracy_per_client or [], other.accuracy_per_client or [], atol=0.011)
+        accuracies = (np.array(m.accuracy_per_client or [], float) for m in (mine, other))  # nan: it dropped out
+        np.testing.assert_allclose(*accuracies, atol=0.011)
     for state, wanted in zip(states, expected, strict=True):
         assert state.keys() == wanted.keys()
         for name, value in wanted.items():
@@ -150,7 +151,7 @@ def test_the_same_seed_has_the_same_bits_and_a_resumed_run_too(tmp_path: Path) -
             if metrics.round == 1:
                 raise KeyboardInterrupt
 
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(Stopped):
         simulate_config(config, tmp_path / "stopped", callbacks=[Stop()])
     resumed = simulate_config(config, tmp_path / "stopped", resume=True)
     assert states(resumed) == states(first)
