@@ -129,8 +129,8 @@ class CodecChoice:
     """Encoding of knowledge in messages."""
 
     name: str = "float16"
-    """encoding of the transmitted values: float32, float16, uint8, uint4, or simplex15 = soft labels in fifteenths and
-    entropy-coded, which takes the fewest bytes"""
+    """encoding of the transmitted values: float32, float16, int8 = any numbers in 8 bits, with a scale for each 128 of
+    them; for soft labels alone uint8, uint4, or simplex15 = fifteenths, entropy-coded, which takes the fewest bytes"""
 
 
 @dataclass(frozen=True)
