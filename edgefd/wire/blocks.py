@@ -38,7 +38,8 @@ def encode(values: Float32, block: int = BLOCK) -> bytes:
     scales = np.abs(blocks).max(1)
     blocks /= np.where(scales > 0, scales, 1)[:, None]
     steps = np.rint(LEVELS * blocks).astype(np.int8)
-    return scales.astype("<f4").tobytes() + steps.reshape(-1)[: len(numbers)].tobytes()
+    out: bytes = scales.astype("<f4").tobytes() + steps.reshape(-1)[: len(numbers)].tobytes()
+    return out
 
 
 def decode(data: bytes, count: int, block: int = BLOCK) -> Float32:
