@@ -203,7 +203,7 @@ METHOD_RULES = (
     Rule(
         lambda c, m: m.exchanges and not CODECS[c.codec.name].carries(m.values),
         "codec.name: {config.codec.name} carries numbers from 0 to 1, but method {method.name} sends "
-        "{method.values.name}: use float16 or float32",
+        "{method.values.name}: use float16, float32 or int8",
     ),
     Rule(
         lambda c, m: (

@@ -129,8 +129,8 @@ class CodecChoice:
     """Encoding of knowledge in messages."""
 
     name: str = "float16"
-    """encoding of the transmitted values: float32, float16, uint8, uint4, or simplex15 = soft labels in fifteenths and
-    entropy-coded, which takes the fewest bytes"""
+    """encoding of the transmitted values: float32, float16, int8 = any numbers in 8 bits, with a scale for each 128 of
+    them; for soft labels alone uint8, uint4, or simplex15 = fifteenths, entropy-coded, which takes the fewest bytes"""
     changes_above: float | None = None
     """send only rows whose label has moved by more than this since it was sent: a total variation distance in [0, 1),
     0 = any difference (None = send all rows)"""
