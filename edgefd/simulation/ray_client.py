@@ -50,7 +50,7 @@ def simulated_round(body: Mapping[str, Any], context: Context) -> dict[str, int 
     expected = expected_teacher_of(config, federation)
     teacher = wire.decode(body["teacher"], expected) if "teacher" in body else None
     plan = wire.decode_plan(body["plan"], len(federation.proxy))
-    report = client_report(config, federation, state, plan, teacher)
+    report, _ = client_report(config, federation, state, plan, teacher)
     context.state["learner"] = _record(state.learner.state())
     context.state["claims"] = _record({"claims": state.acceptance, "next_round": np.array([plan.round + 1])})
     return {"client": client, "report": wire.encode_report(report, config.codec.name)}
