@@ -85,9 +85,20 @@ def read_profiles(paths: Iterable[Path] = ()) -> dict[str, DeviceProfile]:
     """
     profiles: dict[str, DeviceProfile] = {}
     for path in (SHIPPED, *paths):
-        sections = read_yaml(path)
-        if not isinstance(sections, Mapping) or not all(isinstance(s, Mapping) for s in sections.values()):
-            raise UserError(f"{path} must hold one section for each profile, such as `my_board: {{flops: 2e9}}`")
-        for name, section in sections.items():
-            profiles[str(name)] = settings_of(f"profile {name} in {path}", DeviceProfile, section)
+        profiles |= profiles_in(path)
     return profiles
+
+
+def profiles_in(path: Path) -> dict[str, DeviceProfile]:
+    """Return the profiles of one YAML file, by name.
+
+    Raises:
+        UserError: if it cannot be read, or holds something else than profiles.
+    """
+    sections = read_yaml(path)
+    if not isinstance(sections, Mapping) or not all(isinstance(s, Mapping) for s in sections.values()):
+        raise UserError(f"{path} must hold one section for each profile, such as `my_board: {{flops: 2e9}}`")
+    return {
+        str(name): settings_of(f"profile {name} in {path}", DeviceProfile, section)
+        for name, section in sections.items()
+    }
