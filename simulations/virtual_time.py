@@ -80,6 +80,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--data", default="mnist_mini")
     parser.add_argument("--limit", type=int)
+    parser.add_argument("--model", default="cnn")
     parser.add_argument("--rounds", type=int, default=20, help="synchronous rounds")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
     parser.add_argument("--targets", type=float, nargs="+", default=[0.9, 0.95])
@@ -95,7 +96,7 @@ def main() -> None:
                     "data": {"name": args.data, "limit": args.limit},
                     "partition": {"name": "dirichlet", "alpha": 0.1, "n_clients": CLIENTS},
                     "proxy": {"source": "public"},
-                    "model": {"name": "cnn"},
+                    "model": {"name": args.model},
                     "method": {"name": "edgefd"},
                     "train": {"rounds": round(args.rounds * factor), "augment_shift": 2},
                     "coordinator": rules,

@@ -21,6 +21,7 @@ from edgefd.core.arrays import Float32
 from edgefd.core.errors import RunError
 from edgefd.core.knowledge import Knowledge
 from edgefd.core.shared_memory import shared_zeros
+from edgefd.federation.changes import NOTHING_EXCHANGED, Exchanged, Published, digest_of
 from edgefd.federation.clients import ClientData, Federation
 from edgefd.federation.context import ClientContext, client_context
 from edgefd.federation.method import MessageKind
@@ -31,10 +32,11 @@ from edgefd.federation.terms import FederationTerms
 from edgefd.learners.counted_learner import CountedLearner, Work
 from edgefd.learners.learner import Learner
 from edgefd.poisoning.attacks import acceptance_of, attackers, poisoned
-from edgefd.rounds.client import client_filter, client_round
+from edgefd.rounds.client import client_filter, client_round, publish
 from edgefd.rounds.loop import RoundResult
 from edgefd.rounds.participation import arrived, responding_clients
 from edgefd.rounds.server import Server
+from edgefd.rounds.teacher_messages import TeacherMessages
 from edgefd.rounds.validation import expected_report, expected_teacher
 from edgefd.runs.data_warnings import acceptance_warnings
 from edgefd.runs.evaluate import evaluate
@@ -171,6 +173,10 @@ class InProcess:
     pool: Pool
     late: list[Report] = field(default_factory=list)
     """reports of the last round that arrived after it"""
+    published: dict[int, Published] = field(default_factory=dict)
+    """what each client has published, if the federation sends only changes"""
+    held: dict[int, bytes] = field(default_factory=dict)
+    """digest of the newest teacher of each client, if the federation sends only changes"""
     clock: VirtualClock | None = None
     """the virtual clock, if the config names devices"""
 
@@ -180,32 +186,43 @@ class InProcess:
         if self.clock is not None:
             self.clock.start()
 
-    def exchange(self, plan: RoundPlan, sampled: Sequence[int], teacher: Knowledge | None) -> Exchange:
+    def exchange(
+        self,
+        plan: RoundPlan,
+        sampled: Sequence[int],
+        teacher: Knowledge | None,
+        exchanged: Exchanged = NOTHING_EXCHANGED,
+    ) -> Exchange:
         """See `edgefd.rounds.loop.Transport`. Clients that drop out do nothing in this round; late ones report later.
 
         Raises:
             RunError: if too few clients report in time, or a client sends other knowledge than its method declares.
         """
         config = self.state.config
-        data = None if teacher is None else wire.encode(teacher, config.codec.name)
-        expected = expected_report(config.method, terms_of(config, self.state.federation), plan)
+        messages = TeacherMessages(teacher, config.codec.name, exchanged.teacher)
+        terms = terms_of(config, self.state.federation)
+
+        def download(client: int) -> int:
+            return len(messages.to(self.held.get(client, b"")) or b"") if teacher else 0
 
         def run(clients: Sequence[int]) -> list[tuple[Report, Work]]:
+            answers = self.pool.map(run_round, clients, plan, messages.complete)
+            if exchanged.teacher is not None:
+                self.held.update(dict.fromkeys(clients, exchanged.teacher.digest))
             return [
-                (Report(client, plan.round, _decoded(knowledge, client, expected), metrics, len(knowledge)), work)
-                for client, (knowledge, metrics, work) in zip(
-                    clients, self.pool.map(run_round, clients, plan, data), strict=True
-                )
+                (self._received(client, plan, terms, knowledge, metrics, exchanged.reports.get(client)), work)
+                for client, (knowledge, metrics, work) in zip(clients, answers, strict=True)
             ]
 
-        if self.clock is None:
-            clients = responding_clients(config.coordinator, config.seed, plan, sampled)
-            reports = [report for report, _ in run(clients)]
-            counted, self.late[:] = arrived(config.coordinator, config.seed, plan, reports, self.late)
-            return count_exchange(counted, teacher, data, len(sampled))
-        timed = self.clock.run_round(plan, sampled, len(data or b""), self._next_round, self._least_work(plan), run)
-        exchange = count_exchange(timed.reports, teacher, data, timed.downloads)
-        return replace(exchange, virtual_seconds=timed.seconds, joules=timed.joules)
+        if self.clock is not None:
+            timed = self.clock.run_round(plan, sampled, self._next_round, self._least_work(plan), download, run)
+            exchange = count_exchange(timed.reports, timed.bytes_down)
+            return replace(exchange, virtual_seconds=timed.seconds, joules=timed.joules)
+        bytes_down = sum(download(client) for client in sampled)
+        clients = responding_clients(config.coordinator, config.seed, plan, sampled)
+        reports = [report for report, _ in run(clients)]
+        counted, self.late[:] = arrived(config.coordinator, config.seed, plan, reports, self.late)
+        return count_exchange(counted, bytes_down)
 
     def _next_round(self, client: int) -> int:
         return int(self.state.next_rounds[client])
@@ -219,6 +236,29 @@ class InProcess:
             return Work(method.adjusted_steps(ctx) + (0 if plan.closing else method.local_steps(ctx)))
 
         return least_work
+
+    def _received(
+        self,
+        client: int,
+        plan: RoundPlan,
+        terms: FederationTerms,
+        knowledge: bytes,
+        metrics: dict[str, float],
+        held: Knowledge | None,
+    ) -> Report:
+        """Return the report of a client as the server receives it.
+
+        Raises:
+            RunError: if the method sends other knowledge than it declares.
+        """
+        expected = expected_report(self.state.config.method, terms, plan, held=held)
+        report = Report(client, plan.round, _decoded(knowledge, client, expected), metrics, len(knowledge))
+        report, changes, sent = publish(terms, plan, report, self.published.get(client), digest_of(held))
+        if sent is None or plan.closing:
+            return report
+        self.published[client] = sent
+        data = wire.encode(report.knowledge, terms.codec, changes)
+        return replace(report, knowledge=_decoded(data, client, expected), knowledge_bytes=len(data))
 
 
 @dataclass(frozen=True, eq=False)

@@ -48,6 +48,8 @@ class Task:
     """whether the round was run in this process"""
     began: float = 0.0
     """seconds after the opening of the open round"""
+    bytes_down: int = 0
+    """size of the teacher that the client downloads"""
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,8 +62,8 @@ class TimedRound:
     """seconds from its opening to its end"""
     joules: float
     """energy of all tasks that began in the round, and of their repetitions"""
-    downloads: int
-    """number of downloads of the teacher that began in the round"""
+    bytes_down: int
+    """size of all downloads of the teacher that began in the round"""
 
 
 @dataclass(eq=False)
@@ -75,7 +77,7 @@ class VirtualClock:
     """task of each client that is not free"""
     _events: list[tuple[float, int]] = field(default_factory=list)
     _joules: float = 0.0
-    _downloads: int = 0
+    _bytes_down: int = 0
 
     def start(self) -> None:
         """Begin the filters of all clients, which last until some time after the opening of the first round."""
@@ -91,9 +93,9 @@ class VirtualClock:
         self,
         plan: RoundPlan,
         sampled: Sequence[int],
-        bytes_down: int,
         next_round: Callable[[int], int],
         least_work: LeastWork,
+        download: Callable[[int], int],
         compute: Compute,
     ) -> TimedRound:
         """Run a round until it is closed. The closing round waits for all clients, and none of them fails.
@@ -101,12 +103,12 @@ class VirtualClock:
         Args:
             plan: the plan of the round.
             sampled: the clients that it asks.
-            bytes_down: size of the teacher.
             next_round: returns the round after the last one that a client has run.
             least_work: see `LeastWork`.
+            download: returns the bytes that a client downloads if it begins the round.
             compute: see `Compute`.
         """
-        opened = _OpenRound(plan, frozenset(sampled), bytes_down, next_round, least_work, compute)
+        opened = _OpenRound(plan, frozenset(sampled), next_round, least_work, download, compute)
         self._events = [(task.ends, client) for client, task in self.tasks.items()]
         heapq.heapify(self._events)
         for client in sorted(sampled):
@@ -116,8 +118,8 @@ class VirtualClock:
         self._compute(opened)
         self.tasks = {client: Task(task.ends - seconds, task.report) for client, task in self.tasks.items()}
         reports = add_stale_reports(self.rules, list(opened.reports.values()), opened.late.values())
-        timed = TimedRound(reports, seconds, self._joules, self._downloads)
-        self._joules, self._downloads = 0.0, 0
+        timed = TimedRound(reports, seconds, self._joules, self._bytes_down)
+        self._joules, self._bytes_down = 0.0, 0
         return timed
 
     def _run_until_closed(self, opened: _OpenRound) -> float:
@@ -165,14 +167,15 @@ class VirtualClock:
             return
         attempt = attempt or 0
         opened.attempts[client] = attempt + 1
-        self._downloads += 1
-        least = costs.round(opened.least_work(client), opened.bytes_down, 0)
+        bytes_down = opened.download(client)
+        self._bytes_down += bytes_down
+        least = costs.round(opened.least_work(client), bytes_down, 0)
         if self._drawn(Purpose.FAILURE, opened, client, attempt) < costs.profile.failure:
             share = make_rng(self.seed, Purpose.FAILURE, opened.plan.round, client, attempt, 1).random()
             self._joules += share * least.joules
             self._set(client, Task(now + share * least.seconds))
         else:
-            self._set(client, Task(now + least.seconds, computed=False, began=now))
+            self._set(client, Task(now + least.seconds, computed=False, began=now, bytes_down=bytes_down))
 
     def _drawn(self, purpose: Purpose, opened: _OpenRound, client: int, *keys: int) -> float:
         """Return a random number for (seed, purpose, round, client); in the closing round, one that harms nobody."""
@@ -188,9 +191,10 @@ class VirtualClock:
         """Run the rounds of all clients that have begun it, at once: all of them have received the same teacher."""
         waiting = sorted(client for client, task in self.tasks.items() if not task.computed)
         for client, (report, work) in zip(waiting, opened.compute(waiting), strict=True):
-            cost = self.costs[client].round(work, opened.bytes_down, report.knowledge_bytes)
+            task = self.tasks[client]
+            cost = self.costs[client].round(work, task.bytes_down, report.knowledge_bytes)
             self._joules += cost.joules
-            self.tasks[client] = Task(self.tasks[client].began + cost.seconds, report)
+            self.tasks[client] = Task(task.began + cost.seconds, report)
         self._events = [(task.ends, client) for client, task in self.tasks.items()]
         heapq.heapify(self._events)
 
@@ -199,9 +203,9 @@ class VirtualClock:
 class _OpenRound:
     plan: RoundPlan
     sampled: frozenset[int]
-    bytes_down: int
     next_round: Callable[[int], int]
     least_work: LeastWork
+    download: Callable[[int], int]
     compute: Compute
     reports: dict[int, Report] = field(default_factory=dict)
     """the reports that count towards the end of the round, by client: the newest of each"""

@@ -76,7 +76,7 @@ def of_devices(
 
     monkeypatch.setattr(OnnxLearner, "train", slowly)
     with open_device_link(federation, timeout=120.0, rules=config.coordinator) as server:
-        addresses = [f"127.0.0.1:{server.port}"] * n
+        addresses = [f"127.0.0.1:{server.grpc_server.port}"] * n
         with run_devices(federation, folder, addresses, None, wrap):
             for _ in range(n):
                 assert waiting.acquire(timeout=60)

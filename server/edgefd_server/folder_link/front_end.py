@@ -34,7 +34,8 @@ from edgefd.wire.exchange_folder import (
     report_file,
     round_folder,
 )
-from edgefd_server.coordinator.round_coordinator import OpenRound, Refused, RoundCoordinator
+from edgefd_server.coordinator.round_coordinator import Refused, RoundCoordinator
+from edgefd_server.coordinator.round_inbox import OpenRound
 
 POLL_SECONDS = 0.05
 """seconds between two readings of the folder"""
@@ -115,7 +116,7 @@ class FolderFrontEnd:
         missing, rules = frozenset(self._coordinator.missing()), self._coordinator.rules
         self._put(round_folder(self._folder, closed.plan.round) / COUNTED, encode_clients(set(closed.asked) - missing))
         earlier = [(closed, missing), *self._late][: largest_age(rules, closed.plan.closing)]
-        self._late = [(replace(opened, teacher=None), clients) for opened, clients in earlier]
+        self._late = [(replace(opened, teacher=None, changes=None), clients) for opened, clients in earlier]
 
     def _get(self, path: Path) -> bytes | None:
         return get(path, MAX_TEXT, self._folder)
