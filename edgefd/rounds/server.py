@@ -15,7 +15,7 @@ from edgefd.core.seeding import Purpose, make_rng
 from edgefd.federation.changes import Exchanged, published
 from edgefd.federation.clients import ProxySet
 from edgefd.federation.context import ServerContext
-from edgefd.federation.memory import recall, update
+from edgefd.federation.memory import discounted, recall, update
 from edgefd.federation.method import Method
 from edgefd.federation.plan import RoundPlan
 from edgefd.federation.progress import BestRound, Progress
@@ -79,8 +79,10 @@ def server_round(server: Server, reports: Sequence[Report], plan: RoundPlan, pro
     ordered = sorted(reports, key=lambda report: report.client)
     present = {report.client for report in ordered}
     asked = replace(plan, ids=np.asarray(reported_ids(server.method, plan.ids, server.terms.n_classes)))
+    discount = server.participation.memory_discount
+    buffered = server.participation.stale_reports == "buffer"
     ctx = ServerContext(
-        reports=ordered,
+        reports=[discounted(report, plan, discount) for report in ordered] if buffered else ordered,
         teacher=progress.teacher,
         plan=plan,
         proxy=server.proxy,
@@ -89,7 +91,7 @@ def server_round(server: Server, reports: Sequence[Report], plan: RoundPlan, pro
         labels=server.labels,
         learner=server.learner,
         combine=server.combine,
-        recalled=recall(progress.memory, present, asked, server.participation.memory_discount),
+        recalled=recall(progress.memory, present, asked, discount),
         state=dict(progress.method_state),
     )
     teacher, sent = _checked_aggregate(server, ctx), progress.exchanged
