@@ -77,6 +77,10 @@ def _collected(config: Config) -> bool:
 
 
 RANGES = (
+    Rule(
+        lambda c, _: not 0 <= (c.codec.changes_above or 0) < 1,
+        "codec.changes_above must be at least 0 and below 1, not {config.codec.changes_above:g}",
+    ),
     Rule(lambda c, _: not 0 <= c.seed < 2**64, "seed must be at least 0 and below 2**64, not {config.seed}"),
     Rule(
         lambda c, _: not 0 < c.proxy.alpha < 1,
@@ -200,6 +204,13 @@ METHOD_RULES = (
         lambda c, m: m.exchanges and not CODECS[c.codec.name].carries(m.values),
         "codec.name: {config.codec.name} carries numbers from 0 to 1, but method {method.name} sends "
         "{method.values.name}: use float16 or float32",
+    ),
+    Rule(
+        lambda c, m: (
+            c.codec.changes_above is not None and m.message in (MessageKind.PARAMETERS, MessageKind.PROTOTYPES)
+        ),
+        "codec.changes_above: only changed rows of soft labels can be sent, but method {method.name} sends "
+        "{method.values.name}: remove it",
     ),
     Rule(
         lambda c, m: (

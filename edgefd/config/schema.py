@@ -131,6 +131,9 @@ class CodecChoice:
     name: str = "float16"
     """encoding of the transmitted values: float32, float16, uint8, uint4, or simplex15 = soft labels in fifteenths and
     entropy-coded, which takes the fewest bytes"""
+    changes_above: float | None = None
+    """send only rows whose label has moved by more than this since it was sent: a total variation distance in [0, 1),
+    0 = any difference (None = send all rows)"""
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from edgefd.core.arrays import Int64
 from edgefd.core.errors import RunError, UserError
 from edgefd.core.knowledge import Knowledge, weighted_mean
 from edgefd.core.seeding import Purpose, make_rng
+from edgefd.federation.changes import Exchanged, published
 from edgefd.federation.clients import ProxySet
 from edgefd.federation.context import ServerContext
 from edgefd.federation.memory import recall, update
@@ -91,13 +92,19 @@ def server_round(server: Server, reports: Sequence[Report], plan: RoundPlan, pro
         recalled=recall(progress.memory, present, asked, server.participation.memory_discount),
         state=dict(progress.method_state),
     )
-    teacher = _checked_aggregate(server, ctx)
+    teacher, sent = _checked_aggregate(server, ctx), progress.exchanged
+    if server.terms.changes_above is not None:
+        newest = published(
+            sent.teacher, wire.rounded(teacher, server.terms.codec), plan.round, server.terms.changes_above
+        )
+        sent = Exchanged(newest, {**sent.reports, **{report.client: report.knowledge for report in ordered}})
+        teacher = newest.knowledge
     metrics = [report.metrics for report in ordered]
     state = server.terms.selection.next_state(progress.selection_state, plan.ids, teacher, metrics)
     memory = (
         update(progress.memory, ordered, asked) if remembers(server.participation, server.method) else progress.memory
     )
-    return Progress(plan.round + 1, teacher, state, memory, ctx.state, best)
+    return Progress(plan.round + 1, teacher, state, memory, ctx.state, best, exchanged=sent)
 
 
 def _patience_ended(server: Server, progress: Progress) -> bool:

@@ -21,6 +21,7 @@ from edgefd.core.arrays import Float32
 from edgefd.core.errors import RunError
 from edgefd.core.knowledge import Knowledge
 from edgefd.core.shared_memory import shared_zeros
+from edgefd.federation.changes import NOTHING_EXCHANGED, Exchanged, Published, digest_of
 from edgefd.federation.clients import ClientData, Federation
 from edgefd.federation.context import ClientContext, client_context
 from edgefd.federation.method import MessageKind
@@ -30,10 +31,11 @@ from edgefd.federation.report import Exchange, Report, count_exchange
 from edgefd.federation.terms import FederationTerms
 from edgefd.learners.learner import Learner
 from edgefd.poisoning.attacks import acceptance_of, attackers, poisoned
-from edgefd.rounds.client import client_filter, client_round
+from edgefd.rounds.client import client_filter, client_round, publish
 from edgefd.rounds.loop import RoundResult
 from edgefd.rounds.participation import arrived, responding_clients
 from edgefd.rounds.server import Server
+from edgefd.rounds.teacher_messages import TeacherMessages
 from edgefd.rounds.validation import expected_report, expected_teacher
 from edgefd.runs.data_warnings import acceptance_warnings
 from edgefd.runs.evaluate import evaluate
@@ -163,28 +165,64 @@ class InProcess:
     pool: Pool
     late: list[Report] = field(default_factory=list)
     """reports of the last round that arrived after it"""
+    published: dict[int, Published] = field(default_factory=dict)
+    """what each client has published, if the federation sends only changes"""
+    held: dict[int, bytes] = field(default_factory=dict)
+    """digest of the newest teacher of each client, if the federation sends only changes"""
 
     def start(self) -> None:
         """Run the filters of all clients."""
         self.pool.map(run_filter, range(len(self.state.clients)))
 
-    def exchange(self, plan: RoundPlan, sampled: Sequence[int], teacher: Knowledge | None) -> Exchange:
+    def exchange(
+        self,
+        plan: RoundPlan,
+        sampled: Sequence[int],
+        teacher: Knowledge | None,
+        exchanged: Exchanged = NOTHING_EXCHANGED,
+    ) -> Exchange:
         """See `edgefd.rounds.loop.Transport`. Clients that drop out do nothing in this round; late ones report later.
 
         Raises:
             RunError: if too few clients report in time, or a client sends other knowledge than its method declares.
         """
         config = self.state.config
-        data = None if teacher is None else wire.encode(teacher, config.codec.name)
+        messages = TeacherMessages(teacher, config.codec.name, exchanged.teacher)
+        sizes = [len(messages.to(self.held.get(client, b"")) or b"") for client in sampled]
         clients = responding_clients(config.coordinator, config.seed, plan, sampled)
-        encoded_reports = self.pool.map(run_round, clients, plan, data)
-        expected = expected_report(config.method, terms_of(config, self.state.federation), plan)
+        answers = self.pool.map(run_round, clients, plan, messages.complete)
+        if exchanged.teacher is not None:
+            self.held.update(dict.fromkeys(clients, exchanged.teacher.digest))
+        terms = terms_of(config, self.state.federation)
         reports = [
-            Report(client, plan.round, _decoded(knowledge, client, expected), metrics, len(knowledge))
-            for client, (knowledge, metrics) in zip(clients, encoded_reports, strict=True)
+            self._received(client, plan, terms, answer, exchanged.reports.get(client))
+            for client, answer in zip(clients, answers, strict=True)
         ]
         counted, self.late[:] = arrived(config.coordinator, config.seed, plan, reports, self.late)
-        return count_exchange(counted, teacher, data, len(sampled))
+        return count_exchange(counted, sum(sizes) if teacher else 0)
+
+    def _received(
+        self,
+        client: int,
+        plan: RoundPlan,
+        terms: FederationTerms,
+        answer: tuple[bytes, dict[str, float]],
+        held: Knowledge | None,
+    ) -> Report:
+        """Return the report of a client as the server receives it.
+
+        Raises:
+            RunError: if the method sends other knowledge than it declares.
+        """
+        knowledge, metrics = answer
+        expected = expected_report(self.state.config.method, terms, plan, held=held)
+        report = Report(client, plan.round, _decoded(knowledge, client, expected), metrics, len(knowledge))
+        report, changes, sent = publish(terms, plan, report, self.published.get(client), digest_of(held))
+        if sent is None or plan.closing:
+            return report
+        self.published[client] = sent
+        data = wire.encode(report.knowledge, terms.codec, changes)
+        return replace(report, knowledge=_decoded(data, client, expected), knowledge_bytes=len(data))
 
 
 @dataclass(frozen=True, eq=False)

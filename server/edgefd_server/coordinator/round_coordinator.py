@@ -13,21 +13,24 @@ import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from types import MappingProxyType
 
 from edgefd.core.errors import RunError
 from edgefd.core.knowledge import Knowledge
 from edgefd.core.text import shown
+from edgefd.federation.changes import NOTHING_EXCHANGED, Exchanged
 from edgefd.federation.metrics import Range
 from edgefd.federation.plan import RoundPlan
 from edgefd.federation.report import Exchange, Report, count_exchange
 from edgefd.federation.terms import FederationInfo
 from edgefd.methods import get_method
 from edgefd.rounds.participation import FULL_PARTICIPATION, ParticipationConfig, add_stale_reports, quorum_reached
+from edgefd.rounds.teacher_messages import TeacherMessages
 from edgefd.rounds.validation import expected_report
 from edgefd.wire import messages as wire
 from edgefd.wire.exchange_folder import COMPLETE
 from edgefd.wire.expected import ExpectedReport, UnexpectedContent
+from edgefd_server.coordinator.round_inbox import OpenRound, RoundInbox
 from edgefd_server.monitoring.event_log import Log, LoggedState
 
 SHUTDOWN_GRACE = 20.0
@@ -50,35 +53,6 @@ class Refused(Exception):
     def __init__(self, reason: str, line: str) -> None:
         super().__init__(shown(line))
         self.reason = reason
-
-
-@dataclass(frozen=True, eq=False)
-class OpenRound:
-    """An open round: its plan, its teacher and the clients that it asks."""
-
-    plan: RoundPlan
-    teacher: bytes | None
-    """a serialised Knowledge; None in round 0"""
-    asked: Sequence[int]
-    """the clients that are asked for a report, ascending"""
-    began: float
-    """time of the opening, by the coordinator's clock, in seconds"""
-
-
-@dataclass(eq=False)
-class RoundInbox:
-    """A round and the reports that were accepted for it."""
-
-    opened: OpenRound
-    reports: dict[int, Report] = field(default_factory=dict)
-    late: dict[int, Report] = field(default_factory=dict)
-    """reports that came after the round was closed, by client"""
-    digests: dict[int, bytes] = field(default_factory=dict)
-    """sha256 of every accepted report, by client"""
-    refused: dict[int, str] = field(default_factory=dict)
-    """reason, in words, for which the last report of a client was refused; its corrected report may still come"""
-    closed: bool = False
-    """whether the round is over"""
 
 
 class RoundCoordinator(LoggedState):
@@ -118,7 +92,13 @@ class RoundCoordinator(LoggedState):
 
     # for the coordinator's thread
 
-    def exchange(self, plan: RoundPlan, sampled: Sequence[int], teacher: Knowledge | None) -> Exchange:
+    def exchange(
+        self,
+        plan: RoundPlan,
+        sampled: Sequence[int],
+        teacher: Knowledge | None,
+        exchanged: Exchanged = NOTHING_EXCHANGED,
+    ) -> Exchange:
         """Run one round. See `edgefd.rounds.loop.Transport`.
 
         A report that fails a check is refused with the reason, and the round continues to wait.
@@ -126,13 +106,21 @@ class RoundCoordinator(LoggedState):
         Raises:
             RunError: if too few clients have reported in time, or the log cannot be written.
         """
-        data = None if teacher is None else wire.encode(teacher, self.info.terms.codec)
-        self.open(plan, sampled, data)
-        return count_exchange(self.collect(), teacher, data, len(sampled))
+        messages = TeacherMessages(teacher, self.info.terms.codec, exchanged.teacher)
+        opened = self.open(plan, sampled, messages.complete, messages.to, exchanged.reports)
+        reports = self.collect()
+        return count_exchange(reports, opened.bytes_down if teacher else 0)
 
-    def open(self, plan: RoundPlan, sampled: Sequence[int], teacher: bytes | None) -> OpenRound:
-        """Open a round for the sampled clients and wake the front ends."""
-        opened = OpenRound(plan, teacher, sampled, self._clock())
+    def open(
+        self,
+        plan: RoundPlan,
+        sampled: Sequence[int],
+        teacher: bytes | None,
+        changes: Callable[[bytes], bytes | None] | None = None,
+        held: Mapping[int, Knowledge] = MappingProxyType({}),
+    ) -> OpenRound:
+        """Open a round for the sampled clients and wake the front ends. See `OpenRound` for the arguments."""
+        opened = OpenRound(plan, teacher, sampled, self._clock(), changes, held)
         with self._changed:
             self._previous, self._current = self._current, RoundInbox(opened)
         sent = {"teacher_bytes": len(teacher), "teacher_sha256": hashlib.sha256(teacher).hexdigest()} if teacher else {}
@@ -270,7 +258,7 @@ class RoundCoordinator(LoggedState):
             if not (in_time or self._counts_late(inbox)):
                 raise Refused("round", f"round {round} was closed without this report")
             try:
-                report = self._decoded(data, inbox.opened.plan, client)
+                report = self._decoded(data, inbox.opened, client)
             except Refused as refused:
                 self._refuse(client, inbox, refused)
                 raise
@@ -287,9 +275,9 @@ class RoundCoordinator(LoggedState):
             if current is not None and not current.closed and client in current.opened.asked:
                 self._refuse(client, current, refused)
 
-    def expected(self, plan: RoundPlan) -> ExpectedReport:
-        """Return what is expected of a report in a round with this plan."""
-        return expected_report(get_method(self.info.terms.method), self.info.terms, plan, self._measured)
+    def expected(self, plan: RoundPlan, held: Knowledge | None = None) -> ExpectedReport:
+        """Return what is expected of a report in a round with this plan, of a client whose knowledge is held."""
+        return expected_report(get_method(self.info.terms.method), self.info.terms, plan, self._measured, held)
 
     def connected(self, client: int) -> None:
         """Record that a client has connected: `finish` waits until it knows that the run is over."""
@@ -322,13 +310,13 @@ class RoundCoordinator(LoggedState):
         assert current is not None
         return inbox is current or not (current.closed or current.opened.plan.closing)
 
-    def _decoded(self, data: bytes, plan: RoundPlan, client: int) -> Report:
+    def _decoded(self, data: bytes, opened: OpenRound, client: int) -> Report:
         """Return the report in the data.
 
         Raises:
-            Refused: if it is not one that the client may send in a round with this plan.
+            Refused: if it is not one that the client may send in this round.
         """
-        expected = self.expected(plan)
+        expected = self.expected(opened.plan, opened.held.get(client))
         if len(data) > expected.largest:
             raise Refused("size", f"the report has {len(data)} bytes; the limit is {expected.largest}")
         try:

@@ -32,7 +32,8 @@ from edgefd.wire.exchange_folder import (
     report_file,
     round_folder,
 )
-from edgefd_server.coordinator.round_coordinator import OpenRound, Refused, RoundCoordinator
+from edgefd_server.coordinator.round_coordinator import Refused, RoundCoordinator
+from edgefd_server.coordinator.round_inbox import OpenRound
 
 POLL_SECONDS = 0.05
 """seconds between two readings of the folder"""
