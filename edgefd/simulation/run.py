@@ -193,6 +193,8 @@ def _check_ray(config: Config, resume: bool) -> None:
     if config.run.keep not in ("last", "none"):
         raise UserError(f"run.keep={config.run.keep}: the Ray engine keeps no models: use the local engine")
     check_supported_over_flower(config.coordinator)
+    if config.devices.fleet:
+        raise UserError("devices works only with the local engine: remove the section to run on Ray")
     check_unrecorded(config, "with --engine ray")
     check_ray()
 
