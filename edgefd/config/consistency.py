@@ -210,6 +210,15 @@ RULES = (
         "{config.defence.name}: use another selection",
     ),
     Rule(
+        lambda c, _: bool(c.devices.fleet) and bool(c.coordinator.dropout or c.coordinator.lateness),
+        "devices.fleet: the profiles say which clients are late or fail: remove coordinator.dropout and "
+        "coordinator.lateness",
+    ),
+    Rule(
+        lambda c, _: bool(c.devices.fleet) and c.defence.name == "dp_sgd",
+        "devices.fleet: the training steps of defence dp_sgd cannot be counted: remove the section devices",
+    ),
+    Rule(
         lambda c, _: isinstance(c.defence, Private) and _two_heads(c),
         "model.heads=2 cannot be combined with defence {config.defence.name}: use heads=1",
     ),
@@ -223,6 +232,11 @@ METHOD_RULES = (
         "the section",
     ),
     Rule(
+        lambda c, m: c.coordinator.stale_reports == "buffer" and m.exchanges and not m.label_aggregation,
+        "coordinator.stale_reports=buffer is for methods that average labels (label_aggregation), which {method.name} "
+        "does not: set it to use or drop",
+    ),
+    Rule(
         lambda c, m: c.attack.name != "none" and m.exchanges and not m.message.of_proxy_rows,
         "attack: attackers change soft labels of proxy rows, but method {method.name} sends other messages: remove the "
         "section",
@@ -230,7 +244,7 @@ METHOD_RULES = (
     Rule(
         lambda c, m: m.exchanges and not CODECS[c.codec.name].carries(m.values),
         "codec.name: {config.codec.name} carries numbers from 0 to 1, but method {method.name} sends "
-        "{method.values.name}: use float16 or float32",
+        "{method.values.name}: use float16, float32 or int8",
     ),
     Rule(
         lambda c, m: (

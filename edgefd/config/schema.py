@@ -1,8 +1,9 @@
 """The configuration of a run: one frozen dataclass for each YAML section, checked by pydantic.
 
 The section `partition` is in `edgefd.config.partition`. Sections that devices need too are declared where they are
-used: `train` in `edgefd.federation.training`, `coordinator` in `edgefd.rounds.participation`, `selection` in
-`edgefd.selection`, `distillation` in `edgefd.learners.losses`. An unknown key is an error.
+used: `train` in `edgefd.federation.training`, `devices` in `edgefd.federation.devices`, `coordinator` in
+`edgefd.rounds.participation`, `selection` in `edgefd.selection`, `distillation` in `edgefd.learners.losses`. An unknown
+key is an error.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from edgefd.core.host import cores
 from edgefd.data.proxy_data import ProxyData
 from edgefd.data.sources.source import Source
 from edgefd.defences.apply import DEFENCES, Defence, NoDefence, defended
+from edgefd.federation.devices import Devices
 from edgefd.federation.method import Method
 from edgefd.federation.training import Training
 from edgefd.learners.losses import Distillation, loss_of, losses
@@ -129,8 +131,8 @@ class CodecChoice:
     """Encoding of knowledge in messages."""
 
     name: str = "float16"
-    """encoding of the transmitted values: float32, float16, uint8, uint4, or simplex15 = soft labels in fifteenths and
-    entropy-coded, which takes the fewest bytes"""
+    """encoding of the transmitted values: float32, float16, int8 = any numbers in 8 bits, with a scale for each 128 of
+    them; for soft labels alone uint8, uint4, or simplex15 = fifteenths, entropy-coded, which takes the fewest bytes"""
     changes_above: float | None = None
     """send only rows whose label has moved by more than this since it was sent: a total variation distance in [0, 1),
     0 = any difference (None = send all rows)"""
@@ -219,6 +221,7 @@ class Config:
     attack: Attack = field(default_factory=Attack)
     defence: Defence = field(default_factory=NoDefence)
     coordinator: ParticipationConfig = field(default_factory=ParticipationConfig)
+    devices: Devices = field(default_factory=Devices)
     selection: Selection = ALL_ROWS
     distillation: Distillation = PLAIN
     baselines: tuple[str, ...] = ()
@@ -296,5 +299,5 @@ def _with_lists(value: Any) -> Any:
 
 SECTIONS = (
     *("protocol", "seed", "data", "partition", "proxy", "model", "method", "train", "codec", "run"),
-    *("aggregator", "attack", "defence", "coordinator", "selection", "distillation", "baselines"),
+    *("aggregator", "attack", "defence", "coordinator", "devices", "selection", "distillation", "baselines"),
 )

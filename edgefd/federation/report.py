@@ -27,6 +27,10 @@ class Exchange:
     reports: Sequence[Report]
     bytes_up: int
     bytes_down: int
+    virtual_seconds: float | None = None
+    """duration of the round on the virtual clock of a simulation with `devices`; None without one"""
+    joules: float | None = None
+    """energy of all devices for their work that began in the round; None without a virtual clock"""
 
 
 def count_exchange(reports: Sequence[Report], bytes_down: int) -> Exchange:

@@ -15,7 +15,7 @@ from edgefd.core.seeding import Purpose, make_rng
 from edgefd.federation.changes import Exchanged, published
 from edgefd.federation.clients import ProxySet
 from edgefd.federation.context import ServerContext
-from edgefd.federation.memory import recall, update
+from edgefd.federation.memory import discounted, recall, update
 from edgefd.federation.method import Method
 from edgefd.federation.plan import RoundPlan
 from edgefd.federation.progress import BestRound, Progress
@@ -60,8 +60,8 @@ def make_plan(server: Server, progress: Progress) -> tuple[RoundPlan, tuple[int,
     evaluate = round % server.evaluate_every == 0
     if round >= terms.training.rounds or _patience_ended(server, progress):
         return RoundPlan(round, ids, evaluate, closing=True), tuple(range(server.n_clients))
-    rng = make_rng(terms.seed, Purpose.QUERY, round)
-    ids = terms.selection.query(ids, progress.teacher, progress.selection_state, rng)
+    rng = make_rng(terms.seed, Purpose.QUERY, round // terms.selection.cycle)
+    ids = terms.selection.query(ids, progress.teacher, progress.selection_state, rng, round)
     return RoundPlan(round, ids, evaluate), sample_clients(server.participation, terms.seed, round, server.n_clients)
 
 
@@ -79,8 +79,10 @@ def server_round(server: Server, reports: Sequence[Report], plan: RoundPlan, pro
     ordered = sorted(reports, key=lambda report: report.client)
     present = {report.client for report in ordered}
     asked = replace(plan, ids=np.asarray(reported_ids(server.method, plan.ids, server.terms.n_classes)))
+    discount = server.participation.memory_discount
+    buffered = server.participation.stale_reports == "buffer"
     ctx = ServerContext(
-        reports=ordered,
+        reports=[discounted(report, plan, discount) for report in ordered] if buffered else ordered,
         teacher=progress.teacher,
         plan=plan,
         proxy=server.proxy,
@@ -89,7 +91,7 @@ def server_round(server: Server, reports: Sequence[Report], plan: RoundPlan, pro
         labels=server.labels,
         learner=server.learner,
         combine=server.combine,
-        recalled=recall(progress.memory, present, asked, server.participation.memory_discount),
+        recalled=recall(progress.memory, present, asked, discount),
         state=dict(progress.method_state),
     )
     teacher, sent = _checked_aggregate(server, ctx), progress.exchanged

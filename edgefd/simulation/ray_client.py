@@ -55,7 +55,7 @@ def simulated_round(body: Mapping[str, Any], context: Context) -> dict[str, int 
     expected = replace(expected, held=Knowledge(**held) if held else None)
     teacher = wire.decode(body["teacher"], expected) if "teacher" in body else None
     plan = wire.decode_plan(body["plan"], len(federation.proxy))
-    report = client_report(config, federation, state, plan, teacher)
+    report, _ = client_report(config, federation, state, plan, teacher)
     before = published_of(sent) if sent else None
     report, changes, published = publish(state.terms, plan, report, before, bytes(body.get("held", b"")))
     context.state["learner"] = _record(state.learner.state())

@@ -203,6 +203,8 @@ def _check_ray(config: Config, resume: bool) -> None:
             "run.precision, or use the local engine"
         )
     check_supported_over_flower(config.coordinator)
+    if config.devices.fleet:
+        raise UserError("devices works only with the local engine: remove the section to run on Ray")
     check_unrecorded(config, "with --engine ray")
     check_ray()
 

@@ -53,7 +53,7 @@ class RoundInbox:
     opened: OpenRound
     reports: dict[int, Report] = field(default_factory=dict)
     late: dict[int, Report] = field(default_factory=dict)
-    """reports that came after the round was closed, by client"""
+    """reports that came after the round was closed, by client: those that the next round counts"""
     digests: dict[int, bytes] = field(default_factory=dict)
     """sha256 of every accepted report, by client"""
     refused: dict[int, str] = field(default_factory=dict)
