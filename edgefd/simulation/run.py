@@ -167,6 +167,8 @@ def simulate_config(
             from edgefd.simulation.progress import print_data
 
             print_data(runs[0], console)
+            if device.is_gpu:
+                console.print(f"device: {device.label}", soft_wrap=True)
         with one_thread():
             run = _run(runs[0], folder, engine, following, console)
             baselines: dict[str, Run] = {}

@@ -65,6 +65,7 @@ def check_same(stacked: Config, alone: Config, tolerance: float = 1e-5) -> None:
     (metrics, states), (expected_metrics, expected) = outcome(stacked), outcome(alone)
     for mine, other in zip(metrics, expected_metrics, strict=True):
         assert (mine.bytes_up, mine.bytes_down) == (other.bytes_up, other.bytes_down)
+        assert mine.virtual_seconds == other.virtual_seconds
         accuracies = (np.array(m.accuracy_per_client or [], float) for m in (mine, other))  # nan: it dropped out
         np.testing.assert_allclose(*accuracies, atol=0.011)
     for state, wanted in zip(states, expected, strict=True):
@@ -114,10 +115,11 @@ def test_runs_with_every_loss_are_the_same(loss: str, optimizer: str) -> None:
                 "reset_optimizer": True,
             }
         },
+        {"devices": {"fleet": {"pi_4": 2, "phone": 1}}},
         {"model": {**OWN, "heads": 2}, "train": {"adjusted_steps": 0}},
         {"train": {"initial": "own", "optimizer": "sgd", "weight_decay": 0.01}},
     ],
-    ids=["dropped out clients", "schedule", "two heads", "own initial parameters"],
+    ids=["dropped out clients", "schedule", "virtual time", "two heads", "own initial parameters"],
 )
 def test_runs_with_other_settings_are_the_same(sections: dict[str, Any]) -> None:
     sections = {"model": OWN, "codec": FLOAT32, **sections}
