@@ -45,6 +45,10 @@ class Group:
     seconds: float
     proxy_labels: bool
     raw_samples_disclosed: float
+    virtual_seconds: float | None = None
+    """mean duration of the runs on the virtual clock; None if one of them has none"""
+    joules: float | None = None
+    """mean energy of all devices; None if one of the runs has no virtual clock"""
 
 
 def load_runs(paths: Sequence[Path]) -> list[dict[str, Any]]:
@@ -142,7 +146,7 @@ _NOT_RESULTS = {  # settings that do not change the results
 
 HEADER = (
     *("data set", "scenario", "method", "settings", "runs", "mean", "std", "95 %", "worst"),
-    *("up MB", "down MB", "once MB", "s", "labels", "disclosed"),
+    *("up MB", "down MB", "once MB", "s", "labels", "disclosed", "virtual s", "J"),
 )
 
 
@@ -165,6 +169,8 @@ def cells(group: Group) -> list[str]:
         f"{group.seconds:.0f}",
         "yes" if group.proxy_labels else "no",
         f"{group.raw_samples_disclosed:.0f}",
+        "-" if group.virtual_seconds is None else f"{group.virtual_seconds:.1f}",
+        "-" if group.joules is None else f"{group.joules:.1f}",
     ]
 
 
@@ -208,6 +214,9 @@ def _group(members: list[dict[str, Any]], varying: dict[str, str]) -> Group:
     def average(key: str) -> float:
         return float(np.mean([run[key] for run in members]))
 
+    def average_if_known(key: str) -> float | None:
+        return None if any(run.get(key) is None for run in members) else average(key)
+
     return Group(
         dataset=first["dataset"],
         scenario=first["scenario"],
@@ -221,5 +230,7 @@ def _group(members: list[dict[str, Any]], varying: dict[str, str]) -> Group:
         worst=average("accuracy_worst"),
         seconds=average("seconds_total"),
         proxy_labels=first["proxy_labels_used"],
+        virtual_seconds=average_if_known("virtual_seconds"),
+        joules=average_if_known("joules"),
         **{name: average(name) for name in ("bytes_up", "bytes_down", "bytes_once", "raw_samples_disclosed")},
     )

@@ -123,6 +123,37 @@ def bytes_until(run: RunRecord) -> dict[int, int]:
     return by_number
 
 
+def accuracy_by_total(setting: Setting, value: Value) -> list[Point]:
+    """Return the accuracy after each round against the sum of a value of all rounds so far.
+
+    Not all clients report in every round, so the accuracy is the mean over clients of the one that each has measured
+    last. There is no point before all clients have measured one, and none if a round has no value.
+
+    Args:
+        setting: the runs that are averaged.
+        value: the value of a round, such as its virtual seconds.
+    """
+    runs = [known_accuracies(run.rounds, value) for run in setting.runs]
+    points = []
+    for round in sorted(set.intersection(*(set(run) for run in runs))):
+        x, _, _, _ = interval([run[round][0] for run in runs])
+        points.append(point(x, [run[round][1] for run in runs]))
+    return points
+
+
+def known_accuracies(rounds: Sequence[RoundMetrics], value: Value) -> dict[int, tuple[float, float]]:
+    """Return the sum of a value so far and the last measured accuracies' mean over clients, by round."""
+    total, known, by_number = 0.0, dict[int, float](), {}
+    for m in rounds:
+        if (added := value(m)) is None:
+            return {}
+        total += added
+        known |= {client: a for client, a in enumerate(m.accuracy_per_client or ()) if a is not None}
+        if len(known) == len(m.kept_per_client) and m.accuracy_per_client is not None:
+            by_number[m.round] = (total, sum(known.values()) / len(known))
+    return by_number
+
+
 def mean_of(setting: Setting, value: Callable[[RunRecord], float | None]) -> Point | None:
     """Return the mean of a value over the runs of a setting; None unless all have it."""
     values = [v for run in setting.runs if (v := value(run)) is not None]

@@ -12,9 +12,10 @@ from edgefd.core.arrays import Int64
 from edgefd.core.errors import RunError, UserError
 from edgefd.core.knowledge import Knowledge, weighted_mean
 from edgefd.core.seeding import Purpose, make_rng
+from edgefd.federation.changes import Exchanged, published
 from edgefd.federation.clients import ProxySet
 from edgefd.federation.context import ServerContext
-from edgefd.federation.memory import recall, update
+from edgefd.federation.memory import discounted, recall, update
 from edgefd.federation.method import Method
 from edgefd.federation.plan import RoundPlan
 from edgefd.federation.progress import BestRound, Progress
@@ -78,8 +79,10 @@ def server_round(server: Server, reports: Sequence[Report], plan: RoundPlan, pro
     ordered = sorted(reports, key=lambda report: report.client)
     present = {report.client for report in ordered}
     asked = replace(plan, ids=np.asarray(reported_ids(server.method, plan.ids, server.terms.n_classes)))
+    discount = server.participation.memory_discount
+    buffered = server.participation.stale_reports == "buffer"
     ctx = ServerContext(
-        reports=ordered,
+        reports=[discounted(report, plan, discount) for report in ordered] if buffered else ordered,
         teacher=progress.teacher,
         plan=plan,
         proxy=server.proxy,
@@ -88,16 +91,22 @@ def server_round(server: Server, reports: Sequence[Report], plan: RoundPlan, pro
         labels=server.labels,
         learner=server.learner,
         combine=server.combine,
-        recalled=recall(progress.memory, present, asked, server.participation.memory_discount),
+        recalled=recall(progress.memory, present, asked, discount),
         state=dict(progress.method_state),
     )
-    teacher = _checked_aggregate(server, ctx)
+    teacher, sent = _checked_aggregate(server, ctx), progress.exchanged
+    if server.terms.changes_above is not None:
+        newest = published(
+            sent.teacher, wire.rounded(teacher, server.terms.codec), plan.round, server.terms.changes_above
+        )
+        sent = Exchanged(newest, {**sent.reports, **{report.client: report.knowledge for report in ordered}})
+        teacher = newest.knowledge
     metrics = [report.metrics for report in ordered]
     state = server.terms.selection.next_state(progress.selection_state, plan.ids, teacher, metrics)
     memory = (
         update(progress.memory, ordered, asked) if remembers(server.participation, server.method) else progress.memory
     )
-    return Progress(plan.round + 1, teacher, state, memory, ctx.state, best)
+    return Progress(plan.round + 1, teacher, state, memory, ctx.state, best, exchanged=sent)
 
 
 def _patience_ended(server: Server, progress: Progress) -> bool:

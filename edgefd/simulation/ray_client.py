@@ -17,9 +17,12 @@ from flwr.app import Array, ArrayRecord, Context
 from edgefd.config.load import parse_config
 from edgefd.config.schema import Config, Model
 from edgefd.core.errors import UserError
+from edgefd.core.knowledge import Knowledge
 from edgefd.core.yaml_files import parse_yaml
+from edgefd.federation.changes import digest_of, published_of
 from edgefd.federation.clients import Federation
 from edgefd.federation.context import ClientContext, client_context
+from edgefd.rounds.client import publish
 from edgefd.runs.learners import make_learner, model_sessions
 from edgefd.runs.prepare import prepare
 from edgefd.runs.terms import terms_of
@@ -48,12 +51,23 @@ def simulated_round(body: Mapping[str, Any], context: Context) -> dict[str, int 
     config, federation, sessions = _federation(str(body["config"]))
     state = _restore(config, federation, sessions, client, context)
     expected = expected_teacher_of(config, federation)
+    held, sent = _arrays(context, "teacher"), _arrays(context, "published")
+    expected = replace(expected, held=Knowledge(**held) if held else None)
     teacher = wire.decode(body["teacher"], expected) if "teacher" in body else None
     plan = wire.decode_plan(body["plan"], len(federation.proxy))
-    report = client_report(config, federation, state, plan, teacher)
+    report, _ = client_report(config, federation, state, plan, teacher)
+    before = published_of(sent) if sent else None
+    report, changes, published = publish(state.terms, plan, report, before, bytes(body.get("held", b"")))
     context.state["learner"] = _record(state.learner.state())
     context.state["claims"] = _record({"claims": state.acceptance, "next_round": np.array([plan.round + 1])})
-    return {"client": client, "report": wire.encode_report(report, config.codec.name)}
+    reply: dict[str, int | bytes | str] = {"client": client}
+    reply["report"] = wire.encode_report(report, config.codec.name, changes)
+    if published is not None:
+        context.state["published"] = _record(published.to_arrays())
+        if teacher is not None:
+            context.state["teacher"] = _record(vars(teacher))
+            reply["held"] = digest_of(teacher)
+    return reply
 
 
 @lru_cache(maxsize=1)
@@ -84,6 +98,8 @@ def _restore(
 
 
 def _arrays(context: Context, name: str) -> dict[str, np.ndarray]:
+    if name not in context.state:
+        return {}
     record = context.state[name]
     assert isinstance(record, ArrayRecord)
     return {key: array.numpy() for key, array in record.items()}

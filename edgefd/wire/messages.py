@@ -10,11 +10,12 @@ from google.protobuf.message import Message
 
 from edgefd.core.arrays import Float32, Int64
 from edgefd.core.knowledge import Knowledge
+from edgefd.federation.changes import Changes, applied, digest_of
 from edgefd.federation.plan import RoundPlan
 from edgefd.federation.report import Report
 from edgefd.learners.batches import one_hot
 from edgefd.wire.codecs import NUMBER_CODECS, NumberCodec, labels_size, pack_labels, unpack_labels
-from edgefd.wire.expected import Expected, ExpectedReport, UnexpectedContent, largest_plan
+from edgefd.wire.expected import Expected, ExpectedReport, UnexpectedContent, UnknownBase, largest_plan
 from edgefd.wire.simplex import SIMPLEX15, CodedRows, decode_rows, encode_rows
 
 AnyMessage = TypeVar("AnyMessage", bound=Message)
@@ -30,8 +31,10 @@ CODEC_NUMBERS = {
 """number of each codec in a message"""
 
 
-def encode(knowledge: Knowledge, codec: str) -> bytes:
+def encode(knowledge: Knowledge, codec: str, changes: Changes | None = None) -> bytes:
     """Return knowledge as a serialised `edgefd.v1.Knowledge`.
+
+    If `changes` lead to the same knowledge and take fewer bytes, they are sent in its place.
 
     The codec simplex15 encodes ids, values and weights together (`edgefd.wire.simplex`). All others encode numbers:
     rows that are all one-hot and have weight 1 are sent as labels; nothing is lost. If all but a few values of each row
@@ -39,7 +42,12 @@ def encode(knowledge: Knowledge, codec: str) -> bytes:
     value once, where this is shorter; nothing is lost either. A weight that is too small for the codec is written as
     the smallest number that the codec has, so that an accepted row stays accepted.
     """
-    return _knowledge_message(knowledge, codec).SerializeToString()
+    return _shorter_message(knowledge, codec, changes).SerializeToString()
+
+
+def rounded(knowledge: Knowledge, codec: str) -> Knowledge:
+    """Return knowledge as a receiver decodes it."""
+    return _rows_of(_knowledge_message(knowledge, codec), codec)
 
 
 def decode(data: bytes, expected: Expected) -> Knowledge:
@@ -47,6 +55,7 @@ def decode(data: bytes, expected: Expected) -> Knowledge:
 
     Raises:
         UnexpectedContent: if the receiver expects other knowledge. No memory was allocated for its rows.
+        UnknownBase: if the message holds changes of knowledge that the receiver does not hold.
         ValueError: if the bytes are not a well-formed `edgefd.v1.Knowledge`.
     """
     return _knowledge_of(_bounded(pb.Knowledge(), data, expected.largest), expected)
@@ -76,12 +85,15 @@ def decode_plan(data: bytes, n_proxy: int) -> RoundPlan:
     return RoundPlan(message.round, ids, message.evaluate, message.closing)
 
 
-def encode_report(report: Report, codec: str) -> bytes:
-    """Return a report as a serialised `edgefd.v1.Report`. Equal reports have equal bytes in every process."""
+def encode_report(report: Report, codec: str, changes: Changes | None = None) -> bytes:
+    """Return a report as a serialised `edgefd.v1.Report`. Equal reports have equal bytes in every process.
+
+    The knowledge is encoded as by `encode`.
+    """
     message = pb.Report(
         client=report.client,
         round=report.round,
-        knowledge=_knowledge_message(report.knowledge, codec),
+        knowledge=_shorter_message(report.knowledge, codec, changes),
         metrics=report.metrics,
     )
     return message.SerializeToString(deterministic=True)
@@ -129,6 +141,16 @@ def n_rows(message: pb.Knowledge) -> int:
     return int(message.rows) if message.codec == pb.CODEC_SIMPLEX15 else len(message.id_gaps)
 
 
+def _shorter_message(knowledge: Knowledge, codec: str, changes: Changes | None) -> pb.Knowledge:
+    message = _knowledge_message(knowledge, codec)
+    if changes is None:
+        return message
+    changed = _knowledge_message(changes.rows, codec)
+    changed.base = changes.base
+    changed.removed_gaps.extend(_gaps(changes.removed))
+    return min(changed, message, key=lambda each: each.ByteSize())
+
+
 def _knowledge_message(knowledge: Knowledge, codec: str) -> pb.Knowledge:
     if codec == SIMPLEX15.name:
         coded = encode_rows(knowledge)
@@ -159,15 +181,42 @@ def _knowledge_message(knowledge: Knowledge, codec: str) -> pb.Knowledge:
 
 
 def _knowledge_of(message: pb.Knowledge, expected: Expected) -> Knowledge:
-    n, width = n_rows(message), message.width
-    expected.check_shape(n, width)
-    if expected.codec == SIMPLEX15.name:
-        knowledge = _coded_knowledge(message)
-        expected.check_ids(knowledge.ids)
-    else:
-        knowledge = _listed_knowledge(message, expected)
+    expected.check_shape(n_rows(message), message.width)
+    held = _held_knowledge(message, expected)
+    knowledge = _rows_of(message, expected.codec)
+    expected.check_ids(knowledge.ids)
     expected.check_values(knowledge.values)
+    if held is not None:
+        removed: Int64 = np.cumsum(np.array(message.removed_gaps, np.int64))
+        if (np.diff(removed) < 1).any():
+            raise ValueError("the ids of removed rows must be unique and ascending")
+        knowledge = applied(held, Changes(message.base, knowledge, removed))
+        expected.check_ids(knowledge.ids)
+    expected.check_complete(len(knowledge))
     return knowledge
+
+
+def _held_knowledge(message: pb.Knowledge, expected: Expected) -> Knowledge | None:
+    """Return the knowledge that a message changes; None if the message holds all rows.
+
+    Raises:
+        UnknownBase: if the receiver does not hold it.
+        UnexpectedContent: if more rows are removed than there can be.
+    """
+    if not message.base:
+        if message.removed_gaps:
+            raise ValueError("the message removes rows, but does not say of which knowledge")
+        return None
+    if expected.held is None or message.base != digest_of(expected.held):
+        raise UnknownBase("the message holds changes of knowledge that the receiver does not hold: send all rows")
+    if (n := len(message.removed_gaps)) > len(expected.ids):
+        raise UnexpectedContent(f"the message removes {n} rows, but at most {len(expected.ids)} are expected")
+    return expected.held
+
+
+def _rows_of(message: pb.Knowledge, codec: str) -> Knowledge:
+    """Return the rows of a message whose number of rows and values is known to be right."""
+    return _coded_knowledge(message) if codec == SIMPLEX15.name else _listed_knowledge(message, codec)
 
 
 def _coded_knowledge(message: pb.Knowledge) -> Knowledge:
@@ -177,13 +226,12 @@ def _coded_knowledge(message: pb.Knowledge) -> Knowledge:
     return decode_rows(CodedRows(message.rows, message.runs, message.weighted, message.values), message.width)
 
 
-def _listed_knowledge(message: pb.Knowledge, expected: Expected) -> Knowledge:
+def _listed_knowledge(message: pb.Knowledge, name: str) -> Knowledge:
     """Return knowledge whose ids, values and weights are fields of their own."""
     n, width = len(message.id_gaps), message.width
-    is_labels = _check_lengths(message, expected.codec)
-    codec = NUMBER_CODECS[expected.codec]
+    is_labels = _check_lengths(message, name)
+    codec = NUMBER_CODECS[name]
     ids: Int64 = np.cumsum(np.array(message.id_gaps, np.int64))
-    expected.check_ids(ids)
     if is_labels:
         values = one_hot(unpack_labels(message.values, n, width), width)
     elif message.kept:
