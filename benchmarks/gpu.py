@@ -180,9 +180,7 @@ def main() -> None:
     results = []
     for clients in chosen.clients:  # small cases first, so that little is lost if the time is over
         for model in MODELS:
-            for result in measure(
-                Case(model, clients, chosen.rows), device, chosen.precision, chosen.turns, deadline
-            ):
+            for result in measure(Case(model, clients, chosen.rows), device, chosen.precision, chosen.turns, deadline):
                 results.append(result)
                 print(result.case, result.engine, [round(s, 3) for s in result.seconds], flush=True)
     text = table(results, device, chosen.rows)
