@@ -131,8 +131,8 @@ class CodecChoice:
     """Encoding of knowledge in messages."""
 
     name: str = "float16"
-    """encoding of the transmitted values: float32, float16, uint8, uint4, or simplex15 = soft labels in fifteenths and
-    entropy-coded, which takes the fewest bytes"""
+    """encoding of the transmitted values: float32, float16, int8 = any numbers in 8 bits, with a scale for each 128 of
+    them; for soft labels alone uint8, uint4, or simplex15 = fifteenths, entropy-coded, which takes the fewest bytes"""
     changes_above: float | None = None
     """send only rows whose label has moved by more than this since it was sent: a total variation distance in [0, 1),
     0 = any difference (None = send all rows)"""
@@ -140,11 +140,23 @@ class CodecChoice:
 
 @dataclass(frozen=True)
 class RunSettings:
-    """Execution of a run. Nothing here changes results, except `patience`, and `learner`, which changes low bits."""
+    """Execution of a run. Nothing here changes results, except `patience`.
+
+    `learner`, `device`, `precision` and `stack` change low bits.
+    """
 
     workers: int | Literal["auto"] = "auto"
     """number of worker processes; auto = one for each core that this process may use; 0 = none, so that clients run
     one after another"""
+    device: str = "auto"
+    """processor that trains the torch models of a local simulation: cpu, cuda, cuda:1 (the second GPU) or mps (Apple);
+    auto = a GPU if there is one, otherwise the CPU"""
+    precision: Literal["float32", "tf32", "bf16"] = "float32"
+    """arithmetic of matrix products and convolutions in torch models: float32; tf32 = with fewer bits, on CUDA GPUs;
+    bf16 = in bfloat16, where the processor has it, otherwise slowly"""
+    stack: int | Literal["auto"] = "auto"
+    """largest number of clients of one architecture whose training steps are made as one step, in one process; auto =
+    as many as fit into the memory of a GPU, and none on a CPU, where worker processes train the clients"""
     evaluate_every: int = 1
     """number of rounds between measurements of accuracy, at least 1; the last round is always measured"""
     learner: Literal["torch", "onnx"] = "torch"

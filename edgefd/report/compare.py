@@ -194,7 +194,8 @@ def _load(folder: Path) -> dict[str, Any]:
         raise UserError(f"run {folder} did not reach its end: run it again, or leave it out")
     if None in (summary.accuracy_mean, summary.accuracy_worst, summary.bytes_once, summary.data_sha256):
         raise UserError(f"run {folder} is of real devices, which have no common test set to compare on: leave it out")
-    return vars(summary) | {"config": config, "dataset": data_label(summary.dataset, summary.evaluated_on)}
+    label = data_label(summary.dataset, summary.evaluated_on)
+    return vars(summary) | {"folder": str(folder), "config": config, "dataset": label}
 
 
 def _identity(run: dict[str, Any], over: str) -> str:

@@ -106,7 +106,7 @@ def final(setting: Setting, value: Value = lambda m: m.accuracy_mean) -> Point |
 
 def accuracy_by_bytes(setting: Setting) -> list[Point]:
     """Return accuracy against the bytes sent when it was measured: down of that round, and all of the rounds before."""
-    sent = [_bytes_until(run) for run in setting.runs]
+    sent = [bytes_until(run) for run in setting.runs]
     points = []
     for p in by_round(setting, lambda m: m.accuracy_mean):
         x, _, _, _ = interval([by_number[int(p.x)] for by_number in sent])
@@ -114,7 +114,8 @@ def accuracy_by_bytes(setting: Setting) -> list[Point]:
     return points
 
 
-def _bytes_until(run: RunRecord) -> dict[int, int]:
+def bytes_until(run: RunRecord) -> dict[int, int]:
+    """Return the bytes up and down until the accuracy of each round was measured, by its number."""
     total, by_number = 0, {}
     for m in run.rounds:
         by_number[m.round] = total + m.bytes_down

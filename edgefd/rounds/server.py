@@ -60,8 +60,8 @@ def make_plan(server: Server, progress: Progress) -> tuple[RoundPlan, tuple[int,
     evaluate = round % server.evaluate_every == 0
     if round >= terms.training.rounds or _patience_ended(server, progress):
         return RoundPlan(round, ids, evaluate, closing=True), tuple(range(server.n_clients))
-    rng = make_rng(terms.seed, Purpose.QUERY, round)
-    ids = terms.selection.query(ids, progress.teacher, progress.selection_state, rng)
+    rng = make_rng(terms.seed, Purpose.QUERY, round // terms.selection.cycle)
+    ids = terms.selection.query(ids, progress.teacher, progress.selection_state, rng, round)
     return RoundPlan(round, ids, evaluate), sample_clients(server.participation, terms.seed, round, server.n_clients)
 
 

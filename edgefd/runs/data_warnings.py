@@ -37,7 +37,7 @@ def data_warnings(dataset: Dataset, federation: Federation) -> tuple[str, ...]:
 
 def proxy_shifts(federation: Federation) -> tuple[float | None, ...]:
     """Return the shift of the proxy set from the data of each client (`edgefd.filters.shift`)."""
-    spaces = proxy_spaces(federation.proxy.x)
+    spaces = federation.proxy.derived(proxy_spaces, proxy_spaces)
     return tuple(
         proxy_shift(c.x, c.x_heldout, spaces, effective_share(c.y, federation.n_classes)) for c in federation.clients
     )

@@ -11,6 +11,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from edgefd.report.bytes_table import FIGURES as BYTES_FIGURES
+from edgefd.report.bytes_table import bytes_rows, header
 from edgefd.report.compare import HEADER, cells, compare
 from edgefd.report.personal_table import FIGURES, personal_rows
 from edgefd.report.personal_table import HEADER as PERSONAL_HEADER
@@ -66,6 +68,14 @@ def personal_tables(runs: Sequence[dict[str, Any]], over: str = "seed") -> Itera
     )
     columns = ("method", *FIGURES, "runs", "settings")
     return _tables(PERSONAL_HEADER, personal_rows(runs, over), columns, "means over clients in per cent", caption)
+
+
+def bytes_tables(runs: Sequence[dict[str, Any]], over: str = "seed", reach: Sequence[float] = ()) -> Iterator[Table]:
+    """Yield a table of bytes until an accuracy was measured for each data set and scenario."""
+    names = header(reach)
+    columns = ("method", *names[names.index(BYTES_FIGURES[0]) :], "runs", "settings")
+    caption = "MB: once, up and down, of all clients, until the accuracy was first measured"
+    return _tables(names, bytes_rows(runs, reach, over), columns, "best accuracy in per cent, and bytes", caption)
 
 
 def _tables(

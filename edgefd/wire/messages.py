@@ -26,6 +26,7 @@ CODEC_NUMBERS = {
     "uint8": pb.CODEC_UINT8,
     "uint4": pb.CODEC_UINT4,
     "simplex15": pb.CODEC_SIMPLEX15,
+    "int8": pb.CODEC_INT8,
 }
 """number of each codec in a message"""
 
@@ -165,7 +166,7 @@ def _knowledge_message(knowledge: Knowledge, codec: str) -> pb.Knowledge:
         labels = pack_labels(knowledge.values.argmax(1), knowledge.width)
         return pb.Knowledge(id_gaps=_gaps(knowledge.ids), width=knowledge.width, codec=pb.CODEC_LABEL, values=labels)
     number = NUMBER_CODECS[codec]
-    weights = np.maximum(knowledge.weights, np.float32(number.smallest))
+    weights = np.maximum(knowledge.weights, np.float32(number.of_weights.smallest))
     n_top = _n_top_values(knowledge.values, number)
     values, classes = _top_values(knowledge.values, n_top) if n_top else (knowledge.values, None)
     return pb.Knowledge(
@@ -173,7 +174,7 @@ def _knowledge_message(knowledge: Knowledge, codec: str) -> pb.Knowledge:
         width=knowledge.width,
         codec=CODEC_NUMBERS[codec],
         values=number.encode(values),
-        weights=b"" if (weights == 1).all() else number.encode(weights),
+        weights=b"" if (weights == 1).all() else number.of_weights.encode(weights),
         kept=n_top,
         classes=b"" if classes is None else pack_labels(classes, knowledge.width),
     )
@@ -238,7 +239,7 @@ def _listed_knowledge(message: pb.Knowledge, name: str) -> Knowledge:
         values = _full_rows(sent, message.classes, width)
     else:
         values = codec.decode(message.values, n * width).reshape(n, width)
-    weights = codec.decode(message.weights, n) if message.weights else np.ones(n, np.float32)
+    weights = codec.of_weights.decode(message.weights, n) if message.weights else np.ones(n, np.float32)
     return Knowledge(ids, values, weights)
 
 
@@ -263,7 +264,7 @@ def _check_lengths(message: pb.Knowledge, codec: str) -> bool:
     _check_length("values", message.values, NUMBER_CODECS[codec].size(n * (kept + 1 if kept else width)))
     _check_length("classes", message.classes, labels_size(n * kept, width))
     if message.weights:
-        _check_length("weights", message.weights, NUMBER_CODECS[codec].size(n))
+        _check_length("weights", message.weights, NUMBER_CODECS[codec].of_weights.size(n))
     return False
 
 
@@ -280,9 +281,12 @@ def _check_length(name: str, data: bytes, size: int) -> None:
 
 
 def _n_top_values(values: Float32, codec: NumberCodec) -> int:
-    """Return how many values of each row to send if its other values are equal; 0 if sending all is not longer."""
+    """Return how many values of each row to send if its other values are equal; 0 if sending all is not longer.
+
+    It is 0 for a codec with scales, whose rounding depends on which values are sent.
+    """
     n, width = values.shape
-    if not values.size:
+    if not values.size or codec.block is not None:
         return 0
     n_top = max(1, int((values != values.min(1, keepdims=True)).sum(1).max()))
     sparse = codec.size(n * (n_top + 1)) + labels_size(n * n_top, width)

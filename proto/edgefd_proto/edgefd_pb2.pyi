@@ -16,6 +16,7 @@ class Codec(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     CODEC_LABEL: _ClassVar[Codec]
     CODEC_UINT4: _ClassVar[Codec]
     CODEC_SIMPLEX15: _ClassVar[Codec]
+    CODEC_INT8: _ClassVar[Codec]
 CODEC_UNSPECIFIED: Codec
 CODEC_FLOAT32: Codec
 CODEC_FLOAT16: Codec
@@ -23,6 +24,7 @@ CODEC_UINT8: Codec
 CODEC_LABEL: Codec
 CODEC_UINT4: Codec
 CODEC_SIMPLEX15: Codec
+CODEC_INT8: Codec
 
 class Knowledge(_message.Message):
     __slots__ = ("id_gaps", "width", "codec", "values", "weights", "kept", "classes", "rows", "runs", "weighted", "base", "removed_gaps")

@@ -20,7 +20,8 @@ PROXY = np.concatenate([RNG.normal(0, 1, (50, 4)).astype(np.float32), FAR])
 def test_the_score_is_the_log_ratio_of_distances_to_centroids() -> None:
     dre = KMeansDRE(3).fit(PRIVATE, reference=PROXY)
     assert dre.reference_ is not None
-    halves = [half.keywords["centroids"] for half in dre.reference_.halves]  # type: ignore[attr-defined]
+    assert dre.reference_.density is not None
+    halves = [half.keywords["centroids"] for half in dre.reference_.density.halves]  # type: ignore[attr-defined]
 
     def distance(x: np.ndarray, centroids: np.ndarray) -> np.ndarray:
         return np.sqrt(((x[:, None] - centroids) ** 2).sum(2)).min(1)
@@ -71,7 +72,7 @@ def test_rows_of_a_small_proxy_set_can_be_accepted(rows: int) -> None:
 
 def test_each_half_of_the_reference_set_has_at_most_one_centroid_per_ten_rows_of_the_set() -> None:
     for k, centroids in ((5, 5), (20, 20), (21, 20), (50, 20)):
-        reference = KMeansDRE(k).fit(PRIVATE, reference=PROXY).reference_
+        reference = KMeansDRE(k).fit_reference(PROXY).density
         assert reference is not None
         assert [len(half.keywords["centroids"]) for half in reference.halves] == [centroids] * 2  # type: ignore[attr-defined]
 

@@ -63,6 +63,7 @@ EXAMPLES = {
     "knowledge float16": wire.encode(KNOWLEDGE, "float16"),
     "knowledge uint8": wire.encode(KNOWLEDGE, "uint8"),
     "knowledge uint4": wire.encode(KNOWLEDGE, "uint4"),
+    "knowledge int8": wire.encode(KNOWLEDGE, "int8"),
     "knowledge kept": wire.encode(KEPT, "float16"),
     "knowledge simplex15": wire.encode(KNOWLEDGE, "simplex15"),
     "knowledge changes": wire.encode(NEWER, "float16", CHANGES),
