@@ -204,10 +204,10 @@ class InProcess:
         """
         config = self.state.config
         messages = TeacherMessages(teacher, config.codec.name, exchanged.teacher)
-        terms = terms_of(config, self.state.federation)
+        terms, held = terms_of(config, self.state.federation), dict(self.held)
 
         def download(client: int) -> int:
-            return len(messages.to(self.held.get(client, b"")) or b"") if teacher else 0
+            return len(messages.to(held.get(client, b"")) or b"") if teacher else 0
 
         def run(clients: Sequence[int]) -> list[tuple[Report, Work]]:
             answers = self.pool.map(run_round, clients, plan, messages.complete)
@@ -287,21 +287,17 @@ def open_transport(config: Config, federation: Federation, models: KeptModels | 
         UserError: if this machine does not have the device of `run.device`.
     """
     torch.set_num_threads(1)  # see `edgefd.learners.torch_learner.one_thread`
-    device = device_of(config)
-    pool: Pool
+    device, clock = device_of(config), None
+    if config.devices.fleet:
+        clock = VirtualClock(config.coordinator, config.seed, costs_of(config, federation))
     if device.is_gpu or config.run.stack != "auto":
         federation, samples = resident_federation(federation)
         stacks = make_stacks(config, federation, samples, device)
         state = make_simulation_state(config, federation, models, stacks.learners)
-        pool = LockStepPool(state, stacks)
-    else:
-        state = make_simulation_state(config, federation, models)
-        n = min(config.run.n_workers, len(state.clients))
-        pool = ForkPool(state, n) if n else SerialPool(state)
-    clock = None
-    if config.devices.fleet:
-        clock = VirtualClock(config.coordinator, config.seed, costs_of(config, federation))
-    return InProcess(state, pool, clock=clock)
+        return InProcess(state, LockStepPool(state, stacks), clock=clock)
+    state = make_simulation_state(config, federation, models)
+    n = min(config.run.n_workers, len(state.clients))
+    return InProcess(state, ForkPool(state, n) if n else SerialPool(state), clock=clock)
 
 
 def simulate(
