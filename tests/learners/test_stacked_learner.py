@@ -299,3 +299,11 @@ def test_memory_grows_with_the_batch() -> None:
     stack = StackedModel(build_model("cnn_small", (1, 16, 16), CLASSES, 0), 2)
     small, large = (stack.bytes_per_client(np.zeros((n, 1, 16, 16), np.float32)) for n in (8, 64))
     assert 3 * small < large < 9 * small
+    batch = np.zeros((64, 1, 16, 16), np.float32)
+    assert stack.fit(batch, 10 * large) == 10
+    assert stack.rows_at_once == 640
+    assert stack.fit(batch, 1) == 1  # one client is tried in any case
+    x = batch_of((1, 16, 16), 0, 200).x
+    learner = TorchLearner(build_model("cnn_small", (1, 16, 16), CLASSES, 0))
+    stack.place(0, learner.model)
+    np.testing.assert_allclose(stack.predict([(0, x)])[0], learner.predict_logits(x), rtol=1e-4, atol=1e-5)
