@@ -22,7 +22,9 @@ def placed(like: Sequence[Tensor], allocate: Callable[[tuple[int, ...]], Float32
     block = torch.from_numpy(allocate((sum(sizes) // 4,)))
     parts = torch.split(block.view(torch.uint8), sizes)
     return block, [
-        part[: tensor.nbytes].view(tensor.dtype).as_strided(tensor.shape, torch.empty_like(tensor).stride())
+        part[: tensor.nbytes]
+        .view(tensor.dtype)
+        .as_strided(tensor.shape, torch.empty_like(tensor, device="meta").stride())
         for part, tensor in zip(parts, like, strict=True)
     ]
 
