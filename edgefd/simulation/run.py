@@ -22,7 +22,7 @@ from edgefd.core.knowledge import Knowledge
 from edgefd.core.paths import user_path
 from edgefd.data.datasets import Dataset
 from edgefd.federation.clients import Federation
-from edgefd.learners.device import CPU, unused_gpu
+from edgefd.learners.device import CPU, Device, unused_gpu
 from edgefd.learners.torch_learner import one_thread
 from edgefd.rounds.loop import RoundResult
 from edgefd.rounds.participation import check_supported_over_flower
