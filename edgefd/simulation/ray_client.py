@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context
+from threadpoolctl import threadpool_limits
 
 from edgefd.config.load import parse_config
 from edgefd.config.schema import Config, Model
@@ -86,6 +87,7 @@ def _finished(context: Context, round: int) -> dict[str, bytes] | None:
 def _federation(text: str) -> tuple[Config, Federation, Callable[[Model], Sessions]]:
     """Build the federation, once in each process; it is the same in all, because the seed keys all randomness."""
     torch.set_num_threads(1)  # like the in-process engine: more threads change bits
+    threadpool_limits(1, "blas")
     config = parse_config(parse_yaml(text))
     federation = prepare(config).federation
     return config, federation, model_sessions(config, federation)
