@@ -29,12 +29,16 @@ OF_RANGES: list[dict[str, Any]] = [
     {"partition": {"name": "dirichlet", "alpha": 0.0}},
     {"partition": {"name": "shards", "classes_per_client": 0}},
     {"run": {"workers": -1}},
+    {"run": {"device": "gpu"}},
+    {"run": {"stack": 0}},
     {"run": {"evaluate_every": 0}},
     {"run": {"record_every": 0}},
     {"run": {"checkpoint_every": -1}},
     {"run": {"patience": 0}},
 ]
 OF_RULES: list[dict[str, Any]] = [
+    {"run": {"stack": 4}, "defence": {"name": "dp_sgd"}},
+    {"run": {"device": "cuda", "learner": "onnx"}},
     {"run": {**RECORDED, "patience": 2}},
     {"data": {"evaluate_on": "validation"}},
     {"data": {"validation": 0.1}, "partition": {"name": "file", "path": "parts.json"}},
