@@ -124,7 +124,7 @@ def measure(case: Case, device: Device, precision: str, turns: int, deadline: fl
                     began = time.perf_counter()
                     engine.round()
                     if device.torch.type == "cuda":
-                        torch.cuda.synchronize()
+                        torch.cuda.synchronize(device.torch)
                     seconds.append(time.perf_counter() - began)
             finally:
                 engine.close()
@@ -139,9 +139,9 @@ def _peak_memory(device: Device) -> Iterator[list[int]]:
         yield peak
         return
     torch.cuda.empty_cache()
-    torch.cuda.reset_peak_memory_stats()
+    torch.cuda.reset_peak_memory_stats(device.torch)
     yield peak
-    peak.append(torch.cuda.max_memory_allocated())
+    peak.append(torch.cuda.max_memory_allocated(device.torch))
 
 
 def table(results: list[Measured], device: Device, rows: int) -> str:

@@ -115,12 +115,12 @@ def _cuda_problem(number: int) -> str | None:
 
 
 def unused_gpu(device: Device) -> str | None:
-    """Return a sentence for a machine with a CUDA GPU on which the run trains on the CPU, or None."""
-    if device.is_gpu:
+    """Return a sentence for a run on the CPU of a machine with an NVIDIA GPU, or None.
+
+    It does not ask torch for GPUs: after such a question, processes that are forked later may not work.
+    """
+    if device.is_gpu or not _DRIVER.exists():
         return None
-    if torch.cuda.is_available():
-        return f"training on the CPU, although this machine has a GPU ({torch.cuda.get_device_name(0)})"
-    if _DRIVER.exists():
-        why = "this torch is built for the CPU only" if torch.version.cuda is None else "torch cannot use it"
-        return f"training on the CPU, although this machine has an NVIDIA GPU: {why}"
-    return None
+    built_for_cpu = torch.version.cuda is None
+    why = "this torch is built for the CPU only" if built_for_cpu else "run.device=auto would use it if torch can"
+    return f"training on the CPU, although this machine has an NVIDIA GPU: {why}"

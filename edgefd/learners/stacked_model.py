@@ -35,8 +35,8 @@ from edgefd.learners.training_step import (
     normalisations,
 )
 
-_ROWS = 32_768
-"""rows of all clients together in one forward pass of a prediction"""
+_MOST_ROWS = 32_768
+"""rows of all clients together in one forward pass of a prediction, at most"""
 _LEAST_ROWS = 64
 """rows of one client in it, at least"""
 
@@ -112,6 +112,8 @@ class StackedModel:
         }
         self._normalisations = normalisations(self.model.train())
         self._samples = samples
+        self.rows_at_once = _MOST_ROWS
+        """rows of all clients together in one forward pass of a prediction"""
 
     @property
     def mixes_rows(self) -> bool:
@@ -204,6 +206,12 @@ class StackedModel:
         names = {source: f"model/{name}" for name, source in self._state_names.items()}
         return self.row({name: state[names[name]] for name in self._shapes})
 
+    def fit(self, x: Float32, free_bytes: int) -> int:
+        """Return how many clients fit into memory in a training step on batches like `x`; bound predictions too."""
+        per_client = self.bytes_per_client(x)
+        self.rows_at_once = max(1, min(_MOST_ROWS, free_bytes * len(x) // per_client))
+        return max(1, free_bytes // per_client)
+
     def bytes_per_client(self, x: Float32) -> int:
         """Return about how much memory a training step of one client takes besides its state, for a batch like `x`."""
         saved = 0
@@ -266,7 +274,7 @@ class StackedModel:
         arrays = [x for _, x in requests]
         shared = all(same_rows(x, arrays[0]) for x in arrays)
         n = max(map(len, arrays))
-        size = max(_LEAST_ROWS, _ROWS // len(requests))
+        size = max(_LEAST_ROWS, self.rows_at_once // len(requests))
         self.model.eval()
         weights, others = self._weights[places], {name: stack[places] for name, stack in self._others.items()}
         parts = []

@@ -138,5 +138,4 @@ def _at_once(config: Config, stack: StackedModel, federation: Federation) -> int
     if config.run.stack != "auto":
         return config.run.stack
     rows = federation.proxy.x[np.zeros(config.train.largest_batch, np.int64)]
-    fit = int(_LARGEST_SHARE * stack.device.free_bytes()) // stack.bytes_per_client(rows)
-    return min(max(fit, 1), _MOST_CLIENTS)
+    return min(stack.fit(rows, int(_LARGEST_SHARE * stack.device.free_bytes())), _MOST_CLIENTS)

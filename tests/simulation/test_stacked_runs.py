@@ -16,7 +16,7 @@ from edgefd.config.schema import Config
 from edgefd.core.errors import RunError, Stopped, UserError
 from edgefd.federation.method import Method
 from edgefd.learners import device as devices
-from edgefd.learners.device import find_device, unused_gpu
+from edgefd.learners.device import CPU, Device, find_device, unused_gpu
 from edgefd.learners.learner import Learner
 from edgefd.methods import get_method
 from edgefd.runs.prepare import prepare
@@ -263,12 +263,15 @@ def test_devices_of_a_machine_with_gpus(monkeypatch: pytest.MonkeyPatch) -> None
 def test_a_machine_that_does_not_use_its_gpu_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     driver = tmp_path / "version"
     monkeypatch.setattr(devices, "_DRIVER", driver)
-    if not torch.cuda.is_available():
-        assert unused_gpu(find_device("cpu")) is None
-        driver.touch()
-        assert "although this machine has an NVIDIA GPU" in (unused_gpu(find_device("cpu")) or "")
-    FakeCuda(monkeypatch)
-    assert unused_gpu(find_device("cpu")) == "training on the CPU, although this machine has a GPU (NVIDIA Test)"
+    assert unused_gpu(CPU) is None
+    driver.touch()
+    monkeypatch.setattr(torch.version, "cuda", None)
+    assert unused_gpu(CPU) == (
+        "training on the CPU, although this machine has an NVIDIA GPU: this torch is built for the CPU only"
+    )
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    assert "run.device=auto would use it" in (unused_gpu(CPU) or "")
+    assert unused_gpu(Device("cuda:0")) is None
 
 
 def test_the_learner_of_a_stacked_client_is_a_learner() -> None:
