@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 from edgefd.config.partition import PARTITIONS, Partition, Strong
 from edgefd.core.host import cores
+from edgefd.data.core_set import CoreSet
 from edgefd.data.proxy_data import ProxyData
 from edgefd.data.sources.source import Source
 from edgefd.defences.apply import DEFENCES, Defence, NoDefence, defended
@@ -106,6 +107,10 @@ class Proxy:
     {name: fashion_mnist, limit: 2000} with `limit`, `labels` (true = its labels are those of the private data) and the
     keys of `data` that say how it is read; its images are converted to the size, the colours and the range of the
     private images (None = none)"""
+    core: CoreSet | None = None
+    """part of these proxy samples that is kept, chosen by the server without labels: a section such as
+    {size: 300, rule: balanced} (None = all): `size` = number of samples; `rule` = random; k_centre = one after another
+    the sample that is farthest from all chosen ones; balanced = the same number of each KMeans cluster"""
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ import numpy.typing as npt
 from edgefd.core.arrays import Float32, Int64
 from edgefd.core.errors import UserError
 from edgefd.core.seeding import Purpose, make_rng
+from edgefd.data.core_set import CoreSet, core_rows
 from edgefd.data.datasets import Dataset
 from edgefd.data.image_arrays import channels_first
 from edgefd.data.labels import classes_of
@@ -45,6 +46,8 @@ class ProxySpec:
     path: Path | None = None
     """npz file with `x` and, for measurements only, `y`. Contributed samples come from devices (`edgefd collect`): the
     owner of a row is not recorded, and the samples were never part of this data set."""
+    core: CoreSet | None = None
+    """part of these samples that is kept; None = all"""
 
 
 def build_federation(
@@ -81,6 +84,11 @@ def build_federation(
     elif dataset.proxy is not None:
         x, labels = dataset.proxy.x, dataset.proxy.y
         owner = np.full(len(x), -1)
+    contributed = len(x) if proxy.source == "contributed" else 0
+    if proxy.core is not None:
+        kept = core_rows(x, proxy.core, dataset.n_classes, seed)
+        x, labels, owner = x[kept], labels if labels is None else labels[kept], owner[kept]
+        shared = shared if _is_separate(dataset, proxy) else shared[kept]
     if scale == "columns" and dataset.x_train.shape[1] > MAX_COLUMNS:
         raise UserError(
             f"data.scale=columns is for {MAX_COLUMNS} columns or fewer, not {dataset.x_train.shape[1]}: use all"
@@ -91,8 +99,10 @@ def build_federation(
         return to_model(dataset.x_train[rows]), y[rows]
 
     clients, names = [], client_names(dataset, parts)
+    is_shared = np.zeros(len(y), np.bool_)
+    is_shared[shared] = True
     for client, rows in enumerate(private):
-        train, held = _split(client, names[client], rows, shared, heldout, seed)
+        train, held = _split(client, names[client], rows, rows[is_shared[rows]], heldout, seed)
         of_client = np.flatnonzero(owner == client)
         data = ClientData(client, *samples(train), *samples(held), of_client, contributed_y=y[shared[of_client]])
         clients.append(replace(data, rows=train, heldout_rows=held, name=names[client]))
@@ -105,7 +115,7 @@ def build_federation(
         n_classes=dataset.n_classes,
         scale=to_model,
         table=class_table(y, parts, dataset.n_classes),
-        raw_samples_disclosed=len(x) if proxy.source == "contributed" else 0,
+        raw_samples_disclosed=contributed,
         kept=proxy.keep,
         proxy_rows=None if _is_separate(dataset, proxy) else shared,
     )
@@ -188,8 +198,8 @@ def load_proxy_file(path: Path, dataset: Dataset, source: str) -> tuple[npt.NDAr
 
 
 def _split(client: int, name: str, rows: Int64, shared: Int64, heldout: float, seed: int) -> tuple[Int64, Int64]:
-    """Return the training rows and the held-out rows of a client."""
-    if len(rows) < 2 or np.isin(rows, shared).all():
+    """Return the training rows and the held-out rows of a client; `shared`: those of its rows that all clients have."""
+    if len(rows) < 2 or len(shared) == len(rows):
         raise UserError(
             f"client {client}{f' ({name})' if name else ''} has {len(rows)} private samples, but needs 2 or more, one "
             "to train on and one held out that it did not contribute: use "

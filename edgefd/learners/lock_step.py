@@ -43,8 +43,7 @@ def lock_step(functions: Sequence[Callable[[], Result]]) -> list[Result]:
         BaseException: that of the first function that failed, in the order of `functions`, when all have ended. If one
             fails, the others go no further than their next call of `gathered`.
     """
-    turn = threading.Semaphore(0)
-    runners = [_Runner(function, turn) for function in functions]
+    runners = [_Runner(function) for function in functions]
     try:
         for runner in runners:
             runner.advance()
@@ -73,14 +72,15 @@ class _Abandoned(BaseException):
 
 
 class _Runner(Generic[Result]):
-    """A function in its thread. The semaphore `turn` is released when the function waits or has ended."""
+    """A function in its thread."""
 
     result: Result
 
-    def __init__(self, function: Callable[[], Result], turn: threading.Semaphore) -> None:
-        self._function, self._turn, self._go = function, turn, threading.Semaphore(0)
+    def __init__(self, function: Callable[[], Result]) -> None:
+        self._function = function
+        self._go, self._paused = threading.Semaphore(0), threading.Semaphore(0)
         self._thread = threading.Thread(target=self._run, daemon=True)
-        self._running = self._ended = self._abandoned = False
+        self._abandoned = False
         self._answer: Any = None
         self.call: _Call | None = None
         """the call for whose result the function waits; None while it runs, and when it has ended"""
@@ -88,40 +88,31 @@ class _Runner(Generic[Result]):
 
     def advance(self, answer: Any = None) -> None:
         """Let the function run, with the result of its call, until it waits again or ends."""
-        self._answer, self.call, self._running = answer, None, True
+        self._answer, self.call = answer, None
         if self._thread.ident is None:
             self._thread.start()
         else:
             self._go.release()
-        self._settle()
+        self._paused.acquire()
 
     def end(self) -> None:
-        """End the function, if it has not ended."""
-        if self._running:  # the wait for it was interrupted, by Ctrl-C
-            self._settle()
-        if self._thread.ident is not None and not self._ended:
-            self._abandoned = True
-            while not self._ended:  # it may call `gathered` again as it ends
-                self.advance()
+        """End the function: its call, or its next one if it runs because `advance` was interrupted, has no result."""
+        self._abandoned = True
+        self._go.release()
         if self._thread.ident is not None:
             self._thread.join()
 
     def wait_for(self, call: _Call) -> Any:
         """Wait for the result of a call. Only the thread of the function calls this."""
-        if self._abandoned:
-            raise _Abandoned
-        self.call = call
-        self._turn.release()
-        self._go.acquire()
+        if not self._abandoned:
+            self.call = call
+            self._paused.release()
+            self._go.acquire()
         if self._abandoned:
             raise _Abandoned
         if isinstance(self._answer, _Failure):
             raise self._answer.error
         return self._answer
-
-    def _settle(self) -> None:
-        self._turn.acquire()
-        self._running = False
 
     def _run(self) -> None:
         _THIS_THREAD.runner = self
@@ -132,8 +123,7 @@ class _Runner(Generic[Result]):
         except BaseException as error:  # raised by `lock_step`, in the thread that called it
             self.error = error
         finally:
-            self._ended = True
-            self._turn.release()
+            self._paused.release()
 
 
 @dataclass(frozen=True, eq=False)

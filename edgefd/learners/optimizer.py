@@ -49,8 +49,8 @@ def update(state: Mapping[str, np.ndarray], gradients: Mapping[str, Float32], lr
             sgd_step(theta, state[f"optimizer/momentum_buffer/{name}"], g, lr, momentum)
         else:
             c1, c2 = adam_corrections(float(step))
-            moments = (state[f"optimizer/{slot}/{name}"] for slot in SLOTS["adam"])
-            adam_step(theta, *moments, g, lr / c1, np.sqrt(np.float32(c2)))
+            m, v = (state[f"optimizer/{slot}/{name}"] for slot in SLOTS["adam"])
+            adam_step(theta, m, v, g, lr / c1, np.sqrt(np.float32(c2)))
 
 
 def sgd_step(theta: Any, m: Any, g: Any, lr: Any, momentum: float) -> None:

@@ -47,7 +47,8 @@ class SamplePool:
         if len(index) and (which == which[0]).all():
             array, places = self.arrays[which[0]], index - self._starts[which[0]]
             whole = len(places) == len(array) and bool((np.diff(places) == 1).all())
-            return array if whole else array[places]
+            chosen_rows: Float32 = array if whole else array[places]
+            return chosen_rows
         out: Float32 = np.empty((len(index), *self.shape), np.float32)
         for number in np.unique(which):
             chosen = which == number

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import cast
 
 import numpy as np
 import torch
@@ -29,7 +30,7 @@ class ResidentSamples:
 
     def gather(self, arrays: Sequence[Float32]) -> Tensor | None:
         """Return the samples of k arrays as [k, n, ...], filled up with any rows; None unless all are of this pool."""
-        rows = [x for x in arrays if isinstance(x, Rows) and x.pool is self._pool]
+        rows = [cast(Rows, x) for x in arrays if isinstance(x, Rows) and x.pool is self._pool]
         if len(rows) < len(arrays):
             return None
         index = np.zeros((len(rows), max(map(len, rows))), np.int64)

@@ -227,7 +227,7 @@ class StackedModel:
 
         `x` is [k, n, ...], or [n, ...] if it is `shared` by all clients. Buffers in `others` are changed in place.
         """
-        parts = weights.split(self._sizes, 1)
+        parts = torch.split(weights, self._sizes, 1)
         parameters = {
             name: part.reshape(-1, *shape) for (name, shape), part in zip(self._shapes.items(), parts, strict=True)
         }
@@ -254,9 +254,9 @@ class StackedModel:
                 gradient = gradient + self._weight_decay * theta
             moments = [stack[places] for stack in self._moments.values()]
             if self._adam:
-                adam_step(theta, *moments, gradient, rate, root)
+                adam_step(theta, moments[0], moments[1], gradient, rate, root)
             else:
-                sgd_step(theta, *moments, gradient, plain, self._momentum)
+                sgd_step(theta, moments[0], gradient, plain, self._momentum)
             if isinstance(places, Tensor):
                 for stack, moment in zip(self._moments.values(), moments, strict=True):
                     stack[places] = moment

@@ -28,7 +28,9 @@ def placed(
     block = torch.from_numpy(allocate(shape)) if device.type == "cpu" else torch.zeros(shape, device=device)
     parts = torch.split(block.view(torch.uint8), sizes)
     return block, [
-        part[: tensor.nbytes].view(tensor.dtype).as_strided(tensor.shape, torch.empty_like(tensor).stride())
+        part[: tensor.nbytes]
+        .view(tensor.dtype)
+        .as_strided(tensor.shape, torch.empty_like(tensor, device="meta").stride())
         for part, tensor in zip(parts, like, strict=True)
     ]
 

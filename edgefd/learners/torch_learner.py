@@ -223,10 +223,8 @@ class TorchLearner:
             logits = self.model(x).float()
         if anchored is None or not caught[0].requires_grad:
             return loss_and_gradients([logits], self._parameters, targets, weights)
-        arrays = (self._tensor(array) for array in (anchored.anchors, anchored.pulled))
-        return loss_and_gradients(
-            [logits, caught[0]], self._parameters, targets, weights, Anchors(*arrays, anchored.strength)
-        )
+        anchors = Anchors(self._tensor(anchored.anchors), self._tensor(anchored.pulled), anchored.strength)
+        return loss_and_gradients([logits, caught[0]], self._parameters, targets, weights, anchors)
 
     def _replayed(self, recorded_steps: RecordedSteps, x: Tensor, targets: Tensor, weights: Tensor) -> list[Tensor]:
         """Return the same from a recorded step. The first batch of each shape records it."""

@@ -74,7 +74,10 @@ def client_filter(ctx: ClientContext) -> Float32:
     private, heldout = map(of_filter, (data.x, data.x_heldout))
     proxy = ctx.proxy.derived(of_filter, of_filter)
     scorer = _scorer(config, int(ctx.rng.integers(2**31)))
-    scorer.fit(private, reference=_reference(ctx, proxy) if isinstance(scorer, KMeansDRE) else proxy)
+    if isinstance(scorer, KMeansDRE):
+        scorer.fit(private, reference=_reference(ctx, proxy))
+    else:
+        scorer.fit(private, reference=proxy)
     rule = AcceptanceRule(config.quantile, config.weighting, config.beta, config.accept_contributed)
     return acceptance_weights(scorer, heldout, proxy, data.contributed, rule, _least_share(ctx))
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
+from threadpoolctl import threadpool_limits
 
 from edgefd.config.schema import Config
 from edgefd.core.arrays import Float32
@@ -56,6 +57,8 @@ from edgefd.wire import messages as wire
 from edgefd.wire.expected import Expected, ExpectedReport
 
 _LOG = logging.getLogger(__name__)
+_FILTERS_AT_ONCE = 8  # of each worker, then the time for a line is checked
+_SECONDS_BETWEEN_LINES = 5.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -184,11 +187,30 @@ class InProcess:
     clock: VirtualClock | None = None
     """the virtual clock, if the config names devices"""
 
+    filtered: set[int] = field(default_factory=set)
+    """clients whose filters have run"""
+
     def start(self) -> None:
-        """Run the filters of all clients."""
-        self.pool.map(run_filter, range(len(self.state.clients)))
+        """Begin. If the run is recorded, all filters run now; otherwise each runs when its client first takes part."""
+        if self.state.config.run.record_knowledge:
+            self.run_filters(range(len(self.state.clients)))
         if self.clock is not None:
             self.clock.start()
+
+    def run_filters(self, clients: Sequence[int]) -> None:
+        """Run the filters of those clients whose filters have not run, and log how many have, every few seconds."""
+        new = [client for client in clients if client not in self.filtered]
+        at_once = _FILTERS_AT_ONCE * max(1, self.state.config.run.n_workers)
+        told = time.monotonic()
+        for start in range(0, len(new), at_once):
+            if time.monotonic() > told + _SECONDS_BETWEEN_LINES:
+                _LOG.info("%d of %d clients have filtered the proxy set", start, len(new))
+                told = time.monotonic()
+            self.pool.map(run_filter, new[start : start + at_once])
+        self.filtered.update(new)
+        acceptance = {client: self.state.clients[client].acceptance for client in new}
+        for warning in acceptance_warnings(acceptance, self.state.config.method):
+            _LOG.warning("%s", warning)
 
     def exchange(
         self,
@@ -204,12 +226,13 @@ class InProcess:
         """
         config = self.state.config
         messages = TeacherMessages(teacher, config.codec.name, exchanged.teacher)
-        terms = terms_of(config, self.state.federation)
+        terms, held = terms_of(config, self.state.federation), dict(self.held)
 
         def download(client: int) -> int:
-            return len(messages.to(self.held.get(client, b"")) or b"") if teacher else 0
+            return len(messages.to(held.get(client, b"")) or b"") if teacher else 0
 
         def run(clients: Sequence[int]) -> list[tuple[Report, Work]]:
+            self.run_filters(clients)
             answers = self.pool.map(run_round, clients, plan, messages.complete)
             if exchanged.teacher is not None:
                 self.held.update(dict.fromkeys(clients, exchanged.teacher.digest))
@@ -287,6 +310,7 @@ def open_transport(config: Config, federation: Federation, models: KeptModels | 
         UserError: if this machine does not have the device of `run.device`.
     """
     torch.set_num_threads(1)  # see `edgefd.learners.torch_learner.one_thread`
+    threadpool_limits(1, "blas")  # numpy's threads round otherwise too, and workers would compete for the cores
     device, clock = device_of(config), None
     if config.devices.fleet:
         clock = VirtualClock(config.coordinator, config.seed, costs_of(config, federation))
@@ -329,8 +353,6 @@ def simulate(
     with closing(transport.pool):
         start = time.perf_counter()
         transport.start()
-        for warning in acceptance_warnings([c.acceptance for c in state.clients], state.config.method):
-            _LOG.warning("%s", warning)
         rounds = functools.partial(simulate_rounds, transport, state.config, state.federation, start, end_round)
         if resume is None:
             yield from rounds()

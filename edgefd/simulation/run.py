@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 import torch
+from threadpoolctl import threadpool_limits
 
 from edgefd.config.load import baseline_config
 from edgefd.config.schema import Config
@@ -21,7 +22,7 @@ from edgefd.core.knowledge import Knowledge
 from edgefd.core.paths import user_path
 from edgefd.data.datasets import Dataset
 from edgefd.federation.clients import Federation
-from edgefd.learners.device import CPU, unused_gpu
+from edgefd.learners.device import CPU, Device, unused_gpu
 from edgefd.learners.torch_learner import one_thread
 from edgefd.rounds.loop import RoundResult
 from edgefd.rounds.participation import check_supported_over_flower
@@ -157,6 +158,20 @@ def simulate_config(
         _check_ray(config, resume)
     device = CPU if engine == "ray" else device_of(config)
     following = load_callbacks(config, callbacks)
+    with one_thread(), threadpool_limits(1, "blas"):
+        return _simulate(config, out, engine, following, console, resume, device)
+
+
+def _simulate(
+    config: Config,
+    out: Path | None,
+    engine: Engine,
+    following: CallbackList,
+    console: Console | None,
+    resume: bool,
+    device: Device,
+) -> Run:
+    """Run the method and its baselines. See `simulate_config`."""
     runs = [prepare(config), *(prepare(baseline_config(config, name)) for name in config.baselines)]
     _check_loss(runs[0])
     with open_folder(config, out, resume) as folder, locked(folder):
@@ -167,12 +182,13 @@ def simulate_config(
             from edgefd.simulation.progress import print_data
 
             print_data(runs[0], console)
-        with one_thread():
-            run = _run(runs[0], folder, engine, following, console)
-            baselines: dict[str, Run] = {}
-            for name, prepared in zip(config.baselines, runs[1:], strict=True):
-                with open_folder(prepared.config, folder / BASELINES / name, resume) as own_folder:
-                    baselines[name] = _run(prepared, own_folder, engine, following, console)
+            if device.is_gpu:
+                console.print(f"device: {device.label}", soft_wrap=True)
+        run = _run(runs[0], folder, engine, following, console)
+        baselines: dict[str, Run] = {}
+        for name, prepared in zip(config.baselines, runs[1:], strict=True):
+            with open_folder(prepared.config, folder / BASELINES / name, resume) as own_folder:
+                baselines[name] = _run(prepared, own_folder, engine, following, console)
     return replace(run, baselines=baselines)
 
 

@@ -1,7 +1,9 @@
 """Lock step: calls are gathered, the order is fixed, and an error of one function ends the others."""
 
 import contextlib
+import signal
 import threading
+import time
 from collections.abc import Callable
 
 import pytest
@@ -132,4 +134,24 @@ def test_ctrl_c_in_a_gathered_call_ends_all_functions() -> None:
     before = threading.active_count()
     with pytest.raises(KeyboardInterrupt):
         lock_step([lambda: gathered(interrupted, 1)] * 3)
+    assert threading.active_count() == before
+
+
+def test_ctrl_c_while_a_function_runs_ends_all_functions() -> None:
+    recorder, ended = Recorder(), []
+
+    def work(value: int) -> None:
+        try:
+            gathered(recorder.double, value)
+            if value == 1:
+                signal.raise_signal(signal.SIGINT)  # the main thread, which waits for this one, gets it
+                time.sleep(0.2)
+            gathered(recorder.double, value)
+        finally:
+            ended.append(value)
+
+    before = threading.active_count()
+    with pytest.raises(KeyboardInterrupt):
+        lock_step([lambda v=v: work(v) for v in range(3)])
+    assert sorted(ended) == [0, 1, 2]
     assert threading.active_count() == before
