@@ -70,11 +70,11 @@ def row(name: str, runs: Sequence[RunRecord], target: float) -> list[str]:
         name,
         f"{target:.0%}",
         str(len(runs)),
-        missed if np.isnan(seconds) else f"{seconds:.0f}",
+        missed if np.isnan(seconds) else f"{seconds:.1f}",
         "-" if np.isnan(sent) else f"{sent / 1e6:.2f}",
         "-" if np.isnan(joules) else f"{joules / 1e3:.2f}",
         f"{100 * np.mean([a for _, a in last]):.1f} %",
-        f"{np.mean([s for s, _ in last]):.0f}",
+        f"{np.mean([s for s, _ in last]):.1f}",
     ]
 
 
