@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from edgefd.runs.callbacks import Callback
     from edgefd.runs.trained_model import TrainedModel
     from edgefd.simulation.run import Engine, Run
-    from edgefd.simulation.sweep import Cell
+    from edgefd.simulation.run_cells import Cell
 
 Folder = str | os.PathLike[str]
 Arrays = tuple[npt.ArrayLike, npt.ArrayLike, npt.ArrayLike, npt.ArrayLike]

@@ -27,7 +27,7 @@ from edgefd.filters.shift import OTHER_KIND, describe_shift, effective_share, pr
 from edgefd.learners.onnx_learner import OnnxLearner, Sessions
 from edgefd.methods import get_method
 from edgefd.methods._deployable import deployed_method
-from edgefd.rounds.client import client_filter, client_round
+from edgefd.rounds.client import client_filter, client_round, publish
 from edgefd.rounds.validation import ExpectedTask, expected_task
 from edgefd.wire import messages as wire
 from edgefd.wire.bundle_reader import Bundle
@@ -64,7 +64,7 @@ def run_agent(link: Link, bundle: Bundle, data: ClientData, folder: Path, log: C
         if device.method.message.of_proxy_rows:
             device.log_shift(n_accepted)
         after = saved.round - 1  # the report of the saved round may not have been submitted
-        while (task := link.next_task(after, device.expected)) is not None:
+        while (task := link.next_task(after, device.expected(saved))) is not None:
             saved = device.finished(task, context, saved)
             link.submit(saved.report, saved.round)
             after = saved.round
@@ -77,8 +77,8 @@ def one_round(
     data: ClientData,
     folder: Path,
     log: Callable[[str], None],
-) -> bytes:
-    """Run one round in a process that ends afterwards, and return the report to submit.
+) -> DeviceState:
+    """Run one round in a process that ends afterwards, and return the state with the report to submit.
 
     Args:
         membership: the run and its terms.
@@ -94,8 +94,8 @@ def one_round(
     """
     with exclusive_lock(folder):
         device = _device(membership, bundle, data, folder, log)
-        task, saved = read(device.expected), device.resume()
-        return device.finished(task, device.context(saved), saved).report
+        saved = device.resume()
+        return device.finished(read(device.expected(saved)), device.context(saved), saved)
 
 
 def _device(
@@ -131,11 +131,10 @@ class _Device:
     folder: Path
     log: Callable[[str], None]
 
-    @property
-    def expected(self) -> ExpectedTask:
-        """What the device expects of the task of a round."""
+    def expected(self, saved: DeviceState) -> ExpectedTask:
+        """Return what the device expects of the next task."""
         manifest = self.bundle.manifest
-        return expected_task(self.method, manifest.terms, len(self.proxy), manifest.n_clients)
+        return expected_task(self.method, manifest.terms, len(self.proxy), manifest.n_clients, saved.teacher)
 
     def resume(self) -> DeviceState:
         """Load the saved state, or create the first one. Recompute and save the acceptance weights for new data."""
@@ -188,14 +187,23 @@ class _Device:
     def _run_round(self, task: Task, context: ClientContext, saved: DeviceState) -> DeviceState:
         """Run one round and save the state after it. The round counts only when it is saved."""
         started = time.perf_counter()
-        plan = task.plan
+        plan, terms = task.plan, self.bundle.manifest.terms
         try:
             check_task(task)
             report = client_round(self.method, replace(context, plan=plan, next_round=saved.round + 1), task.teacher)
-            encoded = wire.encode_report(report, self.bundle.manifest.terms.codec)
+            report, changes, published = publish(terms, plan, report, saved.published, task.held)
+            encoded = wire.encode_report(report, terms.codec, changes)
         except ValueError as error:
             raise RunError(f"round {plan.round}: {error}") from error
-        saved = replace(saved, round=plan.round, learner=context.learner.state(), report=encoded)
+        teacher = None if terms.changes_above is None else task.teacher
+        saved = replace(
+            saved,
+            round=plan.round,
+            learner=context.learner.state(),
+            report=encoded,
+            teacher=teacher,
+            published=published,
+        )
         save_state(self.folder, saved)
         self.log(f"round {plan.round}: {_outcome(report, plan)}, {time.perf_counter() - started:.2f} s")
         return saved

@@ -200,13 +200,21 @@ def _exit_cleanly(signum: int, frame: object) -> None:
     sys.exit(0)
 
 
-def doctor(bundle: Path | None, state: Path, trust: str | None) -> None:
-    """Print facts about this machine. If a bundle is given, test one training step of it."""
+def doctor(bundle: Path | None, state: Path, trust: str | None, profile: Path | None) -> None:
+    """Print facts about this machine. If a bundle is given, test one training step of it, and measure its profile."""
+    if profile is not None and bundle is None:
+        raise UserError("--profile measures the training steps of a bundle: give --bundle too")
     for name, value in machine(state).items():
         print(f"{name:10} {value}")
     if bundle is not None:
-        deviation = selftest(read_trusted_bundle(bundle, trust))
-        print(f"self-test  largest deviation after one training step: {deviation:.1e}")
+        trusted = read_trusted_bundle(bundle, trust)
+        print(f"self-test  largest deviation after one training step: {selftest(trusted):.1e}")
+        if profile is not None:
+            from edgefd_client.measure import write_profile
+
+            model, times = trusted.manifest.model, write_profile(trusted, profile)
+            step, predict = times.step_seconds[model], times.predict_seconds[model]
+            print(f"profile    {shown(model)}: {step:.4f} s a step, {predict:.4f} s for its logits, in {profile}")
 
 
 def inspect_bundle(bundle: Path) -> None:
@@ -237,7 +245,7 @@ def main(arguments: list[str] | None = None) -> None:
         elif args.command == "inspect-bundle":
             inspect_bundle(args.bundle)
         else:
-            doctor(args.bundle, args.state, args.trust_graph)
+            doctor(args.bundle, args.state, args.trust_graph, args.profile)
     except (UserError, RunError, OSError) as error:
         print(f"error: {escaped(str(error))}", file=sys.stderr)
         sys.exit(2 if isinstance(error, UserError) else 1)
@@ -311,6 +319,13 @@ def _doctor_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--bundle", type=Path, metavar="DIR", help="also test one training step of this bundle")
     parser.add_argument(
         "--state", type=Path, default=Path("."), metavar="DIR", help="folder in which the state will be kept"
+    )
+    parser.add_argument(
+        "--profile",
+        type=Path,
+        metavar="FILE.yaml",
+        help="with --bundle: measure its training steps, its predictions and its filter for about 10 seconds, and "
+        "write the profile of this machine for the section `devices` of a simulation",
     )
     _add_run_option(parser, "trust-graph")
 

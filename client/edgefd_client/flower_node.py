@@ -14,6 +14,7 @@ from edgefd_proto import edgefd_pb2 as pb
 
 from edgefd.core.errors import UserError
 from edgefd.core.paths import user_path
+from edgefd.federation.changes import digest_of
 from edgefd.federation.clients import ClientData
 from edgefd.wire import messages as wire
 from edgefd.wire.bundle_reader import Bundle
@@ -32,8 +33,9 @@ def node_round(body: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str
     """Run a round and return the reply to the coordinator: the client's number, and its report if it was sampled.
 
     Args:
-        body: content of the message: run, terms and plan; the teacher after round 0; `client` if the coordinator knows
-            the client by its key; `asked`, the sampled clients, if not all clients were sampled.
+        body: content of the message: run, terms and plan; the teacher after round 0; `held`, the digest of the
+            client's knowledge that the coordinator holds, if it holds any; `client` if the coordinator knows the client
+            by its key; `asked`, the sampled clients, if not all clients were sampled.
         settings: `--node-config` of the SuperNode: the paths `bundle`, `data` and `state`, and `client`, which may be
             left out if the coordinator knows the client; `trust-graph`, as for `edgefd-client run`.
 
@@ -53,9 +55,9 @@ def node_round(body: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str
         terms = read_terms(wire.parsed(pb.Terms(), body["terms"]))
     check_terms(terms, bundle.manifest.terms, "export it from the config that the coordinator runs")
     private = _private_data(bundle, data, client, state)
-    read, log = partial(read_task, body["plan"], body.get("teacher")), partial(print, flush=True)
-    report = one_round(Membership(str(body["run"]), terms), read, bundle, private, state, log)
-    return {"client": client, "report": report}
+    read = partial(read_task, body["plan"], body.get("teacher"), held=bytes(body.get("held", b"")))
+    saved = one_round(Membership(str(body["run"]), terms), read, bundle, private, state, partial(print, flush=True))
+    return {"client": client, "report": saved.report, "held": digest_of(saved.teacher)}
 
 
 def _private_data(bundle: Bundle, data: Path, client: int, state: Path) -> ClientData:

@@ -21,6 +21,7 @@ from edgefd.core.addresses import parse_address
 from edgefd.core.errors import RunError, UserError
 from edgefd.core.proxies import GRPC_VARIABLES, proxy_of, without_password
 from edgefd.core.text import shown
+from edgefd.federation.changes import digest_of
 from edgefd.federation.terms import FederationTerms
 from edgefd.rounds.validation import ExpectedTask
 from edgefd.wire.device_link import HOLD, PROTOCOL, REASON, identity_message, read_terms
@@ -161,11 +162,12 @@ class GrpcLink:
 
     def next_task(self, after: int, expected: ExpectedTask) -> Task | None:
         """Wait for the next round, see `edgefd_client.link.Link`. Repeat the last report to a restarted server."""
+        held = digest_of(expected.teacher.held)
 
         def call() -> pb.TaskReply:
             if self._report_may_be_lost and self._last_report is not None:
                 self._send_report(*self._last_report)
-            request = pb.TaskRequest(session=self._reply.session, after=after)
+            request = pb.TaskRequest(session=self._reply.session, after=after, held=held)
             reply: pb.TaskReply = self._stub.NextTask(request, timeout=HOLD + LONG_TIMEOUT)
             return reply
 
@@ -174,7 +176,7 @@ class GrpcLink:
             match reply.WhichOneof("what"):
                 case "task":
                     teacher = reply.task.teacher if reply.task.HasField("teacher") else None
-                    task = read_task(reply.task.plan, teacher, expected)
+                    task = read_task(reply.task.plan, teacher, expected, held=reply.task.held)
                     if task.plan.round <= after:
                         raise RunError(f"the coordinator sent round {task.plan.round} after round {after}")
                     return task

@@ -23,6 +23,8 @@ class Task:
     plan: RoundPlan
     teacher: Knowledge | None
     """teacher of the last round; None in round 0"""
+    held: bytes = b""
+    """digest of the newest knowledge of this client that the coordinator holds; empty = none"""
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,7 @@ def reading(where: str = "") -> Iterator[None]:
         raise RunError(f"{where}cannot read the message of the coordinator: {shown(error)}") from error
 
 
-def read_task(plan: bytes, teacher: bytes | None, expected: ExpectedTask, where: str = "") -> Task:
+def read_task(plan: bytes, teacher: bytes | None, expected: ExpectedTask, where: str = "", held: bytes = b"") -> Task:
     """Decode a task.
 
     Raises:
@@ -77,7 +79,7 @@ def read_task(plan: bytes, teacher: bytes | None, expected: ExpectedTask, where:
     """
     with reading(where):
         decoded = None if teacher is None else wire.decode(teacher, expected.teacher)
-        return Task(wire.decode_plan(plan, expected.n_proxy), decoded)
+        return Task(wire.decode_plan(plan, expected.n_proxy), decoded, held)
 
 
 def check_terms(coordinator: FederationTerms, device: FederationTerms, advice: str) -> None:

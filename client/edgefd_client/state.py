@@ -21,7 +21,9 @@ import numpy as np
 from edgefd.core import files
 from edgefd.core.arrays import Float32
 from edgefd.core.errors import RunError, UserError
+from edgefd.core.knowledge import Knowledge
 from edgefd.core.npz import npz_arrays, npz_bytes
+from edgefd.federation.changes import Published, published_of
 from edgefd.learners.graphs import State
 
 _MAGIC = b"EDGEFD-STATE"
@@ -52,6 +54,10 @@ class DeviceState:
     """digest of the private data and the bundle, on which the acceptance weights depend"""
     report: bytes
     """serialised report of the last finished round; each submission sends these bytes"""
+    teacher: Knowledge | None = None
+    """teacher of the last finished round, if the federation sends only changes"""
+    published: Published | None = None
+    """what the device has published, if the federation sends only changes"""
 
 
 def save_state(folder: Path, state: DeviceState) -> None:
@@ -106,6 +112,10 @@ def _encoded(state: DeviceState, generation: int) -> bytes:
     fields |= {"bundle": state.bundle, "run": state.run, "claims_of": state.acceptance_of}
     scalars = {name: np.array(value) for name, value in fields.items()}
     arrays |= scalars | {"claims": state.acceptance, "report": np.frombuffer(state.report, np.uint8)}
+    if state.teacher is not None:
+        arrays |= {f"teacher/{name}": value for name, value in vars(state.teacher).items()}
+    if state.published is not None:
+        arrays |= {f"published/{name}": value for name, value in state.published.to_arrays().items()}
     body = npz_bytes(arrays, compressed=False)
     return _MAGIC + _VERSION + hashlib.sha256(body).digest() + body
 
@@ -124,7 +134,7 @@ def _read(path: Path) -> tuple[int, DeviceState] | None:
         return None
     try:
         arrays = npz_arrays(body, MAX_FILE)
-        learner = {name.removeprefix("learner/"): v for name, v in arrays.items() if name.startswith("learner/")}
+        learner, teacher, published = (_below(prefix, arrays) for prefix in ("learner/", "teacher/", "published/"))
         state = DeviceState(
             bundle=str(arrays["bundle"]),
             run=str(arrays["run"]),
@@ -134,7 +144,13 @@ def _read(path: Path) -> tuple[int, DeviceState] | None:
             acceptance=arrays["claims"],
             acceptance_of=str(arrays["claims_of"]),
             report=arrays["report"].tobytes(),
+            teacher=Knowledge(**teacher) if teacher else None,
+            published=published_of(published) if published else None,
         )
         return int(arrays["generation"]), state
     except (ValueError, KeyError, TypeError):
         return None
+
+
+def _below(prefix: str, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    return {name.removeprefix(prefix): value for name, value in arrays.items() if name.startswith(prefix)}

@@ -57,13 +57,17 @@ def audit(
 
 
 def inspect(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="a report, teacher or plan (.bin), or an npz file")],
+    file: Annotated[
+        Path,
+        typer.Argument(metavar="FILE", help="a report, teacher or plan (.bin), an npz, or the folder RUN/knowledge"),
+    ],
 ) -> None:
-    """List every field of a message file, exactly as it is transmitted.
+    """List every field of a message file, exactly as it is transmitted, or the bits per row of all recorded rounds.
 
     Example: edgefd inspect runs/first/knowledge/rounds/0003/reports/2.bin
     """
     from edgefd.wire.describe import describe
+    from edgefd.wire.describe_rounds import describe_rounds
 
-    for line in describe(file):
+    for line in describe_rounds(file) if file.is_dir() else describe(file):
         print(line)

@@ -16,7 +16,7 @@ from edgefd.core.host import cores
 from edgefd.runs.folder import CONFIG
 
 if TYPE_CHECKING:
-    from edgefd.simulation.sweep import Cell
+    from edgefd.simulation.run_cells import Cell
 
 
 class Engine(StrEnum):
@@ -96,6 +96,8 @@ def sweep(
     metrics: MetricsChoice = Metrics.accuracy,
 ) -> None:
     """Run a grid of methods, data sets, splits and seeds. Repeat the command to resume a stopped sweep.
+
+    The same command in other terminals, or on other machines over a shared folder, takes a part of the runs.
 
     Example: edgefd sweep simulations/sweeps/mini.yaml 'seed=[0]' --out runs/mini
     """

@@ -13,7 +13,7 @@ from edgefd.core.errors import RunError, UserError, require
 from edgefd.core.host import cores
 
 if TYPE_CHECKING:
-    from edgefd.simulation.sweep import Cell
+    from edgefd.simulation.run_cells import Cell
     from edgefd.simulation.tuning import Results, Trial
 
 _DIGITS = 20  # of the largest seed, 2**64 - 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -9,9 +10,13 @@ from edgefd.config.partition import FromFile
 from edgefd.config.schema import PLAIN, Config
 from edgefd.core.errors import UserError, hint
 from edgefd.defences.apply import NoDefence, Private, check_method, check_private
+from edgefd.defences.dp_sgd import DpSgd
 from edgefd.federation.method import MessageKind, Method
 from edgefd.poisoning.robust_aggregation import Aggregator
-from edgefd.wire.codecs import CODECS
+from edgefd.wire.codecs import BLOCKED, CODECS
+
+DEVICE = re.compile(r"auto|cpu|cuda(:(0|[1-9][0-9]?))?|mps", re.ASCII)
+"""values of `run.device`"""
 
 Breaks = Callable[[Config, Method], bool]
 
@@ -76,7 +81,21 @@ def _collected(config: Config) -> bool:
     return config.proxy.path is not None and config.proxy.source == "contributed"
 
 
+def _on_gpu(config: Config) -> bool:
+    """Return whether the config asks for a GPU."""
+    return config.run.device not in ("auto", "cpu")
+
+
 RANGES = (
+    Rule(
+        lambda c, _: not 0 <= (c.codec.changes_above or 0) < 1,
+        "codec.changes_above must be at least 0 and below 1, not {config.codec.changes_above:g}",
+    ),
+    Rule(
+        lambda c, _: c.codec.changes_above is not None and c.codec.name in BLOCKED,
+        "codec.changes_above: the rows of codec {config.codec.name} share scales, so that changed rows alone would be "
+        "rounded otherwise: use another codec",
+    ),
     Rule(lambda c, _: not 0 <= c.seed < 2**64, "seed must be at least 0 and below 2**64, not {config.seed}"),
     Rule(
         lambda c, _: not 0 < c.proxy.alpha < 1,
@@ -103,6 +122,14 @@ RANGES = (
         "partition.classes_per_client must be at least 1",
     ),
     Rule(lambda c, _: c.run.n_workers < 0, "run.workers must be auto, 0 or more"),
+    Rule(
+        lambda c, _: not DEVICE.fullmatch(c.run.device),
+        "run.device must be auto, cpu, cuda, cuda:N or mps, not {config.run.device}",
+    ),
+    Rule(
+        lambda c, _: c.run.stack != "auto" and c.run.stack < 1,
+        "run.stack must be auto, or a number of clients of at least 1, not {config.run.stack}",
+    ),
     Rule(lambda c, _: c.run.evaluate_every < 1, "run.evaluate_every must be at least 1"),
     Rule(lambda c, _: c.run.record_every < 1, "run.record_every must be at least 1"),
     Rule(
@@ -117,6 +144,15 @@ RANGES = (
 """ranges of single settings"""
 
 RULES = (
+    Rule(
+        lambda c, _: isinstance(c.defence, DpSgd) and (_on_gpu(c) or c.run.stack != "auto"),
+        "defence dp_sgd computes the gradients of single rows on the CPU, one client after another: set run.device=cpu "
+        "and run.stack=auto",
+    ),
+    Rule(
+        lambda c, _: _on_gpu(c) and all((model.learner or c.run.learner) == "onnx" for model in c.model),
+        "run.device={config.run.device}: learner onnx trains on the CPU: set run.device=cpu or run.learner=torch",
+    ),
     Rule(
         lambda c, _: c.run.patience is not None and c.run.record_knowledge,
         "run.patience cannot be combined with run.record_knowledge: an audit needs the models of the last round of "
@@ -179,6 +215,15 @@ RULES = (
         "{config.defence.name}: use another selection",
     ),
     Rule(
+        lambda c, _: bool(c.devices.fleet) and bool(c.coordinator.dropout or c.coordinator.lateness),
+        "devices.fleet: the profiles say which clients are late or fail: remove coordinator.dropout and "
+        "coordinator.lateness",
+    ),
+    Rule(
+        lambda c, _: bool(c.devices.fleet) and c.defence.name == "dp_sgd",
+        "devices.fleet: the training steps of defence dp_sgd cannot be counted: remove the section devices",
+    ),
+    Rule(
         lambda c, _: isinstance(c.defence, Private) and _two_heads(c),
         "model.heads=2 cannot be combined with defence {config.defence.name}: use heads=1",
     ),
@@ -192,6 +237,11 @@ METHOD_RULES = (
         "the section",
     ),
     Rule(
+        lambda c, m: c.coordinator.stale_reports == "buffer" and m.exchanges and not m.label_aggregation,
+        "coordinator.stale_reports=buffer is for methods that average labels (label_aggregation), which {method.name} "
+        "does not: set it to use or drop",
+    ),
+    Rule(
         lambda c, m: c.attack.name != "none" and m.exchanges and not m.message.of_proxy_rows,
         "attack: attackers change soft labels of proxy rows, but method {method.name} sends other messages: remove the "
         "section",
@@ -199,7 +249,14 @@ METHOD_RULES = (
     Rule(
         lambda c, m: m.exchanges and not CODECS[c.codec.name].carries(m.values),
         "codec.name: {config.codec.name} carries numbers from 0 to 1, but method {method.name} sends "
-        "{method.values.name}: use float16 or float32",
+        "{method.values.name}: use float16, float32 or int8",
+    ),
+    Rule(
+        lambda c, m: (
+            c.codec.changes_above is not None and m.message in (MessageKind.PARAMETERS, MessageKind.PROTOTYPES)
+        ),
+        "codec.changes_above: only changed rows of soft labels can be sent, but method {method.name} sends "
+        "{method.values.name}: remove it",
     ),
     Rule(
         lambda c, m: (

@@ -43,7 +43,7 @@ PACKAGED = {
     Path("simulations/tuning/methods.yaml"): Path(__file__).with_name("tuning_space.yaml"),
 }
 """configs of the checkout that are part of the package too: they are found from every folder"""
-_SHARED = ("protocol", "seed", "data", "partition", "run", "baselines")
+_SHARED = ("protocol", "seed", "data", "partition", "devices", "run", "baselines")
 """sections that no baseline may have, because methods are compared on the same split"""
 
 
@@ -129,7 +129,8 @@ def with_paths(config: Config, change: Callable[[str], str]) -> Config:
         public = replace(public, name=change(public.name))
     proxy = replace(config.proxy, path=path and change(path), data=public)
     models = tuple(replace(model, init=model.init and change(model.init)) for model in config.model)
-    return replace(config, data=data, proxy=proxy, partition=partition, model=models)
+    devices = replace(config.devices, profiles=tuple(change(path) for path in config.devices.profiles))
+    return replace(config, data=data, proxy=proxy, partition=partition, model=models, devices=devices)
 
 
 def _parse_section(section: str, raw: Mapping[str, Any]) -> Any:

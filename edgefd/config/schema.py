@@ -1,8 +1,9 @@
 """The configuration of a run: one frozen dataclass for each YAML section, checked by pydantic.
 
 The section `partition` is in `edgefd.config.partition`. Sections that devices need too are declared where they are
-used: `train` in `edgefd.federation.training`, `coordinator` in `edgefd.rounds.participation`, `selection` in
-`edgefd.selection`, `distillation` in `edgefd.learners.losses`. An unknown key is an error.
+used: `train` in `edgefd.federation.training`, `devices` in `edgefd.federation.devices`, `coordinator` in
+`edgefd.rounds.participation`, `selection` in `edgefd.selection`, `distillation` in `edgefd.learners.losses`. An unknown
+key is an error.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from edgefd.data.core_set import CoreSet
 from edgefd.data.proxy_data import ProxyData
 from edgefd.data.sources.source import Source
 from edgefd.defences.apply import DEFENCES, Defence, NoDefence, defended
+from edgefd.federation.devices import Devices
 from edgefd.federation.method import Method
 from edgefd.federation.training import Training
 from edgefd.learners.losses import Distillation, loss_of, losses
@@ -134,17 +136,32 @@ class CodecChoice:
     """Encoding of knowledge in messages."""
 
     name: str = "float16"
-    """encoding of the transmitted values: float32, float16, uint8, uint4, or simplex15 = soft labels in fifteenths and
-    entropy-coded, which takes the fewest bytes"""
+    """encoding of the transmitted values: float32, float16, int8 = any numbers in 8 bits, with a scale for each 128 of
+    them; for soft labels alone uint8, uint4, or simplex15 = fifteenths, entropy-coded, which takes the fewest bytes"""
+    changes_above: float | None = None
+    """send only rows whose label has moved by more than this since it was sent: a total variation distance in [0, 1),
+    0 = any difference (None = send all rows)"""
 
 
 @dataclass(frozen=True)
 class RunSettings:
-    """Execution of a run. Nothing here changes results, except `patience`, and `learner`, which changes low bits."""
+    """Execution of a run. Nothing here changes results, except `patience`.
+
+    `learner`, `device`, `precision` and `stack` change low bits.
+    """
 
     workers: int | Literal["auto"] = "auto"
     """number of worker processes; auto = one for each core that this process may use; 0 = none, so that clients run
     one after another"""
+    device: str = "auto"
+    """processor that trains the torch models of a local simulation: cpu, cuda, cuda:1 (the second GPU) or mps (Apple);
+    auto = a GPU if there is one, otherwise the CPU"""
+    precision: Literal["float32", "tf32", "bf16"] = "float32"
+    """arithmetic of matrix products and convolutions in torch models: float32; tf32 = with fewer bits, on CUDA GPUs;
+    bf16 = in bfloat16, where the processor has it, otherwise slowly"""
+    stack: int | Literal["auto"] = "auto"
+    """largest number of clients of one architecture whose training steps are made as one step, in one process; auto =
+    as many as fit into the memory of a GPU, and none on a CPU, where worker processes train the clients"""
     evaluate_every: int = 1
     """number of rounds between measurements of accuracy, at least 1; the last round is always measured"""
     learner: Literal["torch", "onnx"] = "torch"
@@ -209,6 +226,7 @@ class Config:
     attack: Attack = field(default_factory=Attack)
     defence: Defence = field(default_factory=NoDefence)
     coordinator: ParticipationConfig = field(default_factory=ParticipationConfig)
+    devices: Devices = field(default_factory=Devices)
     selection: Selection = ALL_ROWS
     distillation: Distillation = PLAIN
     baselines: tuple[str, ...] = ()
@@ -286,5 +304,5 @@ def _with_lists(value: Any) -> Any:
 
 SECTIONS = (
     *("protocol", "seed", "data", "partition", "proxy", "model", "method", "train", "codec", "run"),
-    *("aggregator", "attack", "defence", "coordinator", "selection", "distillation", "baselines"),
+    *("aggregator", "attack", "defence", "coordinator", "devices", "selection", "distillation", "baselines"),
 )

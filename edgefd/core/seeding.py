@@ -28,6 +28,9 @@ class Purpose(IntEnum):
     DROPOUT = 32
     LATENESS = 33
     QUERY = 36
+    FLEET = 37
+    AVAILABILITY = 38
+    FAILURE = 39
     STUDENT = 41
     INITIAL = 42
     AUDIT = 51

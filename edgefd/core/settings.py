@@ -16,7 +16,8 @@ def settings_of(owner: str, kind: type, settings: Mapping[str, Any]) -> Any:
 
     Args:
         owner: the subject of error messages, such as "method edgefd".
-        kind: a dataclass with fields of type bool, int, float, str, None, Literal, or a union of these.
+        kind: a dataclass with fields of type bool, int, float, str, None, Literal, dict from str to one of these, or
+            a union of these.
         settings: values by field name.
 
     Raises:
@@ -39,6 +40,9 @@ def _is_a(value: Any, kind: Any) -> bool:
         return any(_is_a(value, inner) for inner in get_args(kind))
     if get_origin(kind) is Literal:
         return value in get_args(kind)
+    if get_origin(kind) is dict:
+        inner = get_args(kind)[1]
+        return type(value) is dict and all(type(k) is str and _is_a(v, inner) for k, v in value.items())
     if kind is float:
         return type(value) in (int, float) and abs(value) <= sys.float_info.max  # false for NaN and huge integers
     return type(value) is kind  # NoneType for None

@@ -99,8 +99,10 @@ def build_federation(
         return to_model(dataset.x_train[rows]), y[rows]
 
     clients, names = [], client_names(dataset, parts)
+    is_shared = np.zeros(len(y), np.bool_)
+    is_shared[shared] = True
     for client, rows in enumerate(private):
-        train, held = _split(client, names[client], rows, shared, heldout, seed)
+        train, held = _split(client, names[client], rows, rows[is_shared[rows]], heldout, seed)
         of_client = np.flatnonzero(owner == client)
         data = ClientData(client, *samples(train), *samples(held), of_client, contributed_y=y[shared[of_client]])
         clients.append(replace(data, rows=train, heldout_rows=held, name=names[client]))
@@ -196,8 +198,8 @@ def load_proxy_file(path: Path, dataset: Dataset, source: str) -> tuple[npt.NDAr
 
 
 def _split(client: int, name: str, rows: Int64, shared: Int64, heldout: float, seed: int) -> tuple[Int64, Int64]:
-    """Return the training rows and the held-out rows of a client."""
-    if len(rows) < 2 or np.isin(rows, shared).all():
+    """Return the training rows and the held-out rows of a client; `shared`: those of its rows that all clients have."""
+    if len(rows) < 2 or len(shared) == len(rows):
         raise UserError(
             f"client {client}{f' ({name})' if name else ''} has {len(rows)} private samples, but needs 2 or more, one "
             "to train on and one held out that it did not contribute: use "

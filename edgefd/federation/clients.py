@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import functools
 import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from edgefd.core.arrays import Float32, Int64
 from edgefd.core.errors import UserError
+
+Derived = TypeVar("Derived")
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,9 +52,20 @@ class ProxySet:
 
     x: Float32
     owner: Int64
+    _derived: dict[Hashable, Any] = field(default_factory=dict, init=False, repr=False)
 
     def __len__(self) -> int:
         return len(self.x)
+
+    def derived(self, key: Hashable, compute: Callable[[Float32], Derived]) -> Derived:
+        """Return `compute(x)`, computed once: clients of one process share what depends on the proxy set alone.
+
+        `key` names the function and everything else that the result depends on.
+        """
+        if key not in self._derived:
+            self._derived[key] = compute(self.x)
+        derived: Derived = self._derived[key]
+        return derived
 
     @functools.cached_property
     def sha256(self) -> str:

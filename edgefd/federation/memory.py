@@ -7,7 +7,7 @@ each knows few classes, the teacher then forgets the other classes from round to
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -73,6 +73,15 @@ def recall(memory: Memory, present: Collection[int], plan: RoundPlan, discount: 
     absent = [client for client in sorted(memory) if client not in present]
     reports = [Report(client, plan.round, _aged(memory[client], plan, discount)) for client in absent]
     return [report for report in reports if len(report.knowledge)]
+
+
+def discounted(report: Report, plan: RoundPlan, discount: float) -> Report:
+    """Return a report for an earlier round with the weights of `recall`: w_c[i] * discount^a, where a is its age."""
+    if report.round == plan.round:
+        return report
+    known, age = report.knowledge, plan.round - report.round
+    weights = np.maximum(known.weights * discount**age, _LEAST_WEIGHT).astype(np.float32)
+    return replace(report, knowledge=RecalledKnowledge(known.ids, known.values, weights, sent_weights=known.weights))
 
 
 def _merged(old: Remembered | None, report: Report, plan: RoundPlan) -> Remembered:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from edgefd.core.knowledge import Knowledge
+from edgefd.federation.changes import Exchanged
 from edgefd.federation.memory import Memory
 from edgefd.selection import SelectionState
 
@@ -40,3 +41,5 @@ class Progress:
     """best round so far; None before the first evaluation"""
     closed: bool = False
     """whether the closing round is completed, so that no round follows"""
+    exchanged: Exchanged = field(default_factory=Exchanged)
+    """knowledge that the server has published and received; empty unless the federation sends only changes"""

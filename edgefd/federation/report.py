@@ -27,21 +27,19 @@ class Exchange:
     reports: Sequence[Report]
     bytes_up: int
     bytes_down: int
+    virtual_seconds: float | None = None
+    """duration of the round on the virtual clock of a simulation with `devices`; None without one"""
+    joules: float | None = None
+    """energy of all devices for their work that began in the round; None without a virtual clock"""
 
 
-def count_exchange(
-    reports: Sequence[Report], teacher: Knowledge | None, teacher_bytes: bytes | None, n_sampled: int
-) -> Exchange:
+def count_exchange(reports: Sequence[Report], bytes_down: int) -> Exchange:
     """Return the received reports with the bytes of knowledge that were sent in both directions.
 
-    Knowledge without rows is not counted, neither of a report nor of the teacher: it need not be sent.
+    A report without rows is not counted: its knowledge need not be sent.
 
     Args:
         reports: received reports.
-        teacher: knowledge that was sent to the clients; None in the first round.
-        teacher_bytes: the same, serialised.
-        n_sampled: number of clients that it was sent to.
+        bytes_down: serialised bytes of the teachers that were sent to the clients.
     """
-    up = sum(report.knowledge_bytes for report in reports if len(report.knowledge))
-    down = len(teacher_bytes) * n_sampled if teacher and teacher_bytes else 0
-    return Exchange(reports, up, down)
+    return Exchange(reports, sum(report.knowledge_bytes for report in reports if len(report.knowledge)), bytes_down)

@@ -11,16 +11,16 @@ from edgefd.federation.training import Training
 from edgefd.learners.losses import Distillation, loss_of
 from edgefd.selection import Selection, selection_of
 
-_IDENTITY = ("method", "method_config", "codec", "seed", "n_classes", "proxy_sha256", "defence")
+_IDENTITY = ("method", "method_config", "codec", "seed", "n_classes", "proxy_sha256", "defence", "changes_above")
 
 
 @dataclass(frozen=True)
 class FederationTerms:
     """Constants of a federation.
 
-    The fields up to `defence` identify it. They must be equal in the bundle of a device and at the coordinator, because
-    otherwise knowledge of different federations would be averaged. The coordinator alone decides on the other fields,
-    and sends them when a device joins.
+    The fields up to `changes_above` identify it. They must be equal in the bundle of a device and at the coordinator,
+    because otherwise knowledge of different federations would be averaged. The coordinator alone decides on the other
+    fields, and sends them when a device joins.
     """
 
     method: str
@@ -32,6 +32,8 @@ class FederationTerms:
     """SHA-256 of the scaled proxy samples"""
     defence: dict[str, Any] = field(default_factory=lambda: {"name": "none"})
     """defence that clients apply to their knowledge before they send it, with its settings"""
+    changes_above: float | None = None
+    """total variation distance above which a row counts as changed, if only changed rows are sent (None = all rows)"""
     training: Training = field(default_factory=Training)
     """training protocol of the clients"""
     selection: Selection = field(default_factory=lambda: selection_of({"name": "all"}))
@@ -69,10 +71,19 @@ def parse_terms(fields: dict[str, Any]) -> FederationTerms:
         n_classes=int(fields["n_classes"]),
         proxy_sha256=str(fields["proxy_sha256"]),
         defence=dict(fields["defence"]),
+        changes_above=_changes_above(fields["changes_above"]),
         training=settings_of("training", Training, dict(fields["training"])),
         selection=selection_of(dict(fields["selection"])),
         distillation=loss_of(dict(fields["distillation"])),
     )
+
+
+def _changes_above(value: Any) -> float | None:
+    if value is None:
+        return None
+    if not 0 <= float(value) < 1:
+        raise ValueError(f"changes_above must be at least 0 and below 1, not {float(value):g}")
+    return float(value)
 
 
 @dataclass(frozen=True)

@@ -60,19 +60,25 @@ class RatioEstimator(Estimator):
 
     def _fit_projection(self, private: Float32, reference: npt.ArrayLike | None) -> Float32 | None:
         """Check the parameters, fit the projection, and return the rows of the reference set."""
-        for name, valid in (("reference", ("proxy", "none")), ("features", ("pixels", "pca"))):
-            if getattr(self, name) not in valid:
-                raise ValueError(f"{name} must be {' or '.join(valid)}, not {getattr(self, name)!r}")
-        self._check_positive("n_components")
+        self._check_choices()
         self.pca_: PCA | None = None
         if reference is None:
-            if self.reference == "proxy" or self.features == "pca":
-                raise ValueError("reference='proxy' and features='pca' need the reference set: fit(X, reference=...)")
+            self._check_needs_no_reference()
             return None
         rows = reference_rows(reference, private)
         if self.features == "pca":
             self.pca_ = PCA(self.n_components).fit(rows)
         return rows
+
+    def _check_choices(self) -> None:
+        for name, valid in (("reference", ("proxy", "none")), ("features", ("pixels", "pca"))):
+            if getattr(self, name) not in valid:
+                raise ValueError(f"{name} must be {' or '.join(valid)}, not {getattr(self, name)!r}")
+        self._check_positive("n_components")
+
+    def _check_needs_no_reference(self) -> None:
+        if self.reference == "proxy" or self.features == "pca":
+            raise ValueError("reference='proxy' and features='pca' need the reference set: fit(X, reference=...)")
 
     def _project(self, x: Float32) -> Float32:
         return x if self.pca_ is None else self.pca_.transform(x)

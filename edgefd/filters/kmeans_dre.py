@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import functools
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from edgefd.core.arrays import Float32, Float64
-from edgefd.filters.cross_fit import CrossFitted, cross_fit
-from edgefd.filters.estimator import RatioEstimator, rows_of
-from edgefd.filters.kmeans import BLOCK, centre_of, kmeans, nearest
+from edgefd.core.arrays import Float32
+from edgefd.filters.cross_fit import cross_fit
+from edgefd.filters.estimator import RatioEstimator, reference_rows, rows_of
+from edgefd.filters.kmeans import BLOCK, centre_of, kmeans
 from edgefd.filters.log_density import LogDensity
+from edgefd.filters.pca import PCA
+from edgefd.filters.reference import Reference, log_nearness
 
-_SMALLEST = 1e-6  # the log of a distance of zero (x is a centroid) must be finite
 _ROWS_PER_REFERENCE_CENTROID = 10  # with fewer, the centroids of a small reference set follow its single rows
 
 
@@ -56,51 +56,63 @@ class KMeansDRE(RatioEstimator):
     random_state: int = 0
     """seed"""
 
-    def fit(self, X: npt.ArrayLike, y: None = None, *, reference: npt.ArrayLike | None = None) -> KMeansDRE:
+    def fit(self, X: npt.ArrayLike, y: None = None, *, reference: npt.ArrayLike | Reference | None = None) -> KMeansDRE:
         """Fit centroids on X [n, ...] and, if the score is a ratio, on `reference` [m, ...]; return the estimator.
 
-        Samples of any shape and any real dtype are flattened to float32 rows.
+        Samples of any shape and any real dtype are flattened to float32 rows. Clients with the same reference set pass
+        what `fit_reference` returned, with the same parameters, so that it is fitted once.
 
         Raises:
             ValueError: for a parameter out of range, data that are not finite, or a missing reference.
         """
-        self._check_positive("n_clusters", "max_iter")
         rows = rows_of(X)
-        reference_rows = self._fit_projection(rows, reference)
-        rng = np.random.default_rng(self.random_state)
+        self.reference_ = self._reference(reference, rows)
+        self.pca_ = None if self.reference_ is None else self.reference_.pca
         private = self._project(rows)
         self.centre_ = centre_of(private)
+        rng = np.random.default_rng(self.random_state)
         self.centroids_, self.inertia_ = kmeans(private, self.n_clusters, rng, max_iter=self.max_iter)
-        self.reference_: CrossFitted | None = None
-        if self.reference == "proxy" and reference_rows is not None:
-            k = min(self.n_clusters, max(1, len(reference_rows) // _ROWS_PER_REFERENCE_CENTROID))
-
-            def fit(half: Float32) -> LogDensity:
-                return self._density(kmeans(half, k, rng, max_iter=self.max_iter)[0])
-
-            self.reference_ = cross_fit(reference_rows, self._project(reference_rows), fit, rng)
         self.n_features_in_ = rows.shape[1]
         return self
 
+    def fit_reference(self, reference: npt.ArrayLike) -> Reference:
+        """Fit the centroids, and the projection, that depend on the reference set [m, ...] alone.
+
+        Raises:
+            ValueError: for a parameter out of range, or data that are not finite.
+        """
+        self._check_parameters()
+        rows = rows_of(reference)
+        pca = PCA(self.n_components).fit(rows) if self.features == "pca" else None
+        if self.reference == "none":
+            return Reference(rows, pca, None)
+        projected = rows if pca is None else pca.transform(rows)
+        rng, centre = np.random.default_rng(self.random_state), centre_of(projected)
+        k = min(self.n_clusters, max(1, len(rows) // _ROWS_PER_REFERENCE_CENTROID))
+
+        def fit(half: Float32) -> LogDensity:
+            return log_nearness(kmeans(half, k, rng, max_iter=self.max_iter)[0], centre)
+
+        return Reference(rows, pca, cross_fit(rows, projected, fit, rng))
+
+    def _reference(self, reference: npt.ArrayLike | Reference | None, private: Float32) -> Reference | None:
+        self._check_parameters()
+        if reference is None:
+            self._check_needs_no_reference()
+            return None
+        if not isinstance(reference, Reference):
+            reference = self.fit_reference(reference_rows(reference, private))
+        return reference
+
+    def _check_parameters(self) -> None:
+        self._check_positive("n_clusters", "max_iter")
+        self._check_choices()
+
     def score_samples(self, X: npt.ArrayLike) -> Float32:
         """Return s(x), float32 [n]. A higher score means that x is more like the private data."""
-        x = self._rows_to_score(X)
+        x, log_p = self._rows_to_score(X), log_nearness(self.centroids_, self.centre_)
         blocks = range(0, len(x), BLOCK)  # each block stays in cache for all its operations
-        return np.concatenate([self._scores(x[i : i + BLOCK]) for i in blocks])
-
-    def _scores(self, x: Float32) -> Float32:
-        projected = self._project(x)
-        score = self._density(self.centroids_)(projected)
+        score = np.concatenate([log_p(self._project(x[i : i + BLOCK])) for i in blocks])
         if self.reference_ is not None:
-            score -= self.reference_(x, projected)
+            score -= self.reference_.log_density(x)
         return score.astype(np.float32)
-
-    def _density(self, centroids: Float32) -> LogDensity:
-        """Return minus the log distance to the nearest centroid, as a function of rows that pickle can store."""
-        return functools.partial(_log_nearness, centroids=centroids, centre=self.centre_)
-
-
-def _log_nearness(rows: Float32, centroids: Float32, centre: Float32 | None) -> Float64:
-    if centre is not None:  # distances by matrix product lose digits far from zero
-        rows, centroids = rows - centre, centroids - centre
-    return -np.log(np.sqrt(nearest(rows, centroids)[1].astype(np.float64)) + _SMALLEST)

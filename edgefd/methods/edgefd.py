@@ -10,12 +10,14 @@ import numpy as np
 
 from edgefd.core.arrays import Bool, Float32
 from edgefd.core.knowledge import Knowledge
+from edgefd.core.seeding import Purpose, make_rng
 from edgefd.federation.context import ClientContext
 from edgefd.federation.method import Method, soft_labels
 from edgefd.filters.acceptance import AcceptanceRule, acceptance_weights
 from edgefd.filters.density_ratio import DensityRatio
 from edgefd.filters.estimator import rows_of
 from edgefd.filters.kmeans_dre import KMeansDRE
+from edgefd.filters.reference import Reference
 from edgefd.filters.shift import UNRELATED, effective_share, proxy_shift, proxy_spaces, standardised
 
 _SMALLEST = 1e-4  # weights must be above 0, but a model can be sure that a row is of no class of its client
@@ -69,10 +71,26 @@ def client_filter(ctx: ClientContext) -> Float32:
     """Fit the estimator on private rows and the threshold on held-out rows; return the weights of the proxy rows."""
     data, config = ctx.data, ctx.config
     of_filter = standardised if config.features == "contrast" else rows_of
-    private, heldout, proxy = map(of_filter, (data.x, data.x_heldout, ctx.proxy.x))
-    scorer = _scorer(config, int(ctx.rng.integers(2**31))).fit(private, reference=proxy)
+    private, heldout = map(of_filter, (data.x, data.x_heldout))
+    proxy = ctx.proxy.derived(of_filter, of_filter)
+    scorer = _scorer(config, int(ctx.rng.integers(2**31)))
+    if isinstance(scorer, KMeansDRE):
+        scorer.fit(private, reference=_reference(ctx, proxy))
+    else:
+        scorer.fit(private, reference=proxy)
     rule = AcceptanceRule(config.quantile, config.weighting, config.beta, config.accept_contributed)
     return acceptance_weights(scorer, heldout, proxy, data.contributed, rule, _least_share(ctx))
+
+
+def _reference(ctx: ClientContext, proxy: Float32) -> Reference:
+    """Return the fitted proxy set, which is the same for all clients: its seed is that of the federation.
+
+    A device fits it too, instead of taking it from the bundle: to check it would cost as much as to fit it.
+    """
+    seed = int(make_rng(ctx.terms.seed, Purpose.FILTER).integers(2**31))
+    scorer = _scorer(ctx.config, seed)
+    assert isinstance(scorer, KMeansDRE)
+    return ctx.proxy.derived((KMeansDRE, ctx.config, seed), lambda _: scorer.fit_reference(proxy))
 
 
 def _scorer(config: Config, seed: int) -> KMeansDRE | DensityRatio:
@@ -94,7 +112,7 @@ def _least_share(ctx: ClientContext) -> float:
     if ctx.config.threshold == "heldout":
         return 0.0
     share = effective_share(data.y, ctx.terms.n_classes)
-    shift = proxy_shift(data.x, data.x_heldout, proxy_spaces(ctx.proxy.x), share)
+    shift = proxy_shift(data.x, data.x_heldout, ctx.proxy.derived(proxy_spaces, proxy_spaces), share)
     return share if shift is not None and shift < UNRELATED else 0.0
 
 

@@ -45,6 +45,10 @@ class Group:
     seconds: float
     proxy_labels: bool
     raw_samples_disclosed: float
+    virtual_seconds: float | None = None
+    """mean duration of the runs on the virtual clock; None if one of them has none"""
+    joules: float | None = None
+    """mean energy of all devices; None if one of the runs has no virtual clock"""
 
 
 def load_runs(paths: Sequence[Path]) -> list[dict[str, Any]]:
@@ -142,7 +146,7 @@ _NOT_RESULTS = {  # settings that do not change the results
 
 HEADER = (
     *("data set", "scenario", "method", "settings", "runs", "mean", "std", "95 %", "worst"),
-    *("up MB", "down MB", "once MB", "s", "labels", "disclosed"),
+    *("up MB", "down MB", "once MB", "s", "labels", "disclosed", "virtual s", "J"),
 )
 
 
@@ -165,6 +169,8 @@ def cells(group: Group) -> list[str]:
         f"{group.seconds:.0f}",
         "yes" if group.proxy_labels else "no",
         f"{group.raw_samples_disclosed:.0f}",
+        "-" if group.virtual_seconds is None else f"{group.virtual_seconds:.1f}",
+        "-" if group.joules is None else f"{group.joules:.1f}",
     ]
 
 
@@ -188,7 +194,8 @@ def _load(folder: Path) -> dict[str, Any]:
         raise UserError(f"run {folder} did not reach its end: run it again, or leave it out")
     if None in (summary.accuracy_mean, summary.accuracy_worst, summary.bytes_once, summary.data_sha256):
         raise UserError(f"run {folder} is of real devices, which have no common test set to compare on: leave it out")
-    return vars(summary) | {"config": config, "dataset": data_label(summary.dataset, summary.evaluated_on)}
+    label = data_label(summary.dataset, summary.evaluated_on)
+    return vars(summary) | {"folder": str(folder), "config": config, "dataset": label}
 
 
 def _identity(run: dict[str, Any], over: str) -> str:
@@ -207,6 +214,9 @@ def _group(members: list[dict[str, Any]], varying: dict[str, str]) -> Group:
     def average(key: str) -> float:
         return float(np.mean([run[key] for run in members]))
 
+    def average_if_known(key: str) -> float | None:
+        return None if any(run.get(key) is None for run in members) else average(key)
+
     return Group(
         dataset=first["dataset"],
         scenario=first["scenario"],
@@ -220,5 +230,7 @@ def _group(members: list[dict[str, Any]], varying: dict[str, str]) -> Group:
         worst=average("accuracy_worst"),
         seconds=average("seconds_total"),
         proxy_labels=first["proxy_labels_used"],
+        virtual_seconds=average_if_known("virtual_seconds"),
+        joules=average_if_known("joules"),
         **{name: average(name) for name in ("bytes_up", "bytes_down", "bytes_once", "raw_samples_disclosed")},
     )

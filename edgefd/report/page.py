@@ -12,6 +12,7 @@ from edgefd.report.head import head_html, title
 from edgefd.report.html import document, escape, opening
 from edgefd.report.reliability import reliability_figure
 from edgefd.report.settings import Setting
+from edgefd.report.virtual_time import virtual_figures
 from edgefd.report.within_run import figures_within_run
 
 _KIND = "edgefd report"
@@ -43,6 +44,7 @@ def _scenario(name: str, settings: Sequence[Setting], keys: Iterator[str], sever
             reliability_figure(settings, "teacher"),
             *_by_round(CALIBRATION, settings),
         ],
+        "Devices": virtual_figures(settings),
         "Bytes": [bytes_figure(settings), once_figure(settings), accuracy_bytes_figure(settings)],
     }
     of = f", {name}" if several else ""

@@ -106,7 +106,7 @@ def final(setting: Setting, value: Value = lambda m: m.accuracy_mean) -> Point |
 
 def accuracy_by_bytes(setting: Setting) -> list[Point]:
     """Return accuracy against the bytes sent when it was measured: down of that round, and all of the rounds before."""
-    sent = [_bytes_until(run) for run in setting.runs]
+    sent = [bytes_until(run) for run in setting.runs]
     points = []
     for p in by_round(setting, lambda m: m.accuracy_mean):
         x, _, _, _ = interval([by_number[int(p.x)] for by_number in sent])
@@ -114,11 +114,43 @@ def accuracy_by_bytes(setting: Setting) -> list[Point]:
     return points
 
 
-def _bytes_until(run: RunRecord) -> dict[int, int]:
+def bytes_until(run: RunRecord) -> dict[int, int]:
+    """Return the bytes up and down until the accuracy of each round was measured, by its number."""
     total, by_number = 0, {}
     for m in run.rounds:
         by_number[m.round] = total + m.bytes_down
         total += m.bytes_down + m.bytes_up
+    return by_number
+
+
+def accuracy_by_total(setting: Setting, value: Value) -> list[Point]:
+    """Return the accuracy after each round against the sum of a value of all rounds so far.
+
+    Not all clients report in every round, so the accuracy is the mean over clients of the one that each has measured
+    last. There is no point before all clients have measured one, and none if a round has no value.
+
+    Args:
+        setting: the runs that are averaged.
+        value: the value of a round, such as its virtual seconds.
+    """
+    runs = [known_accuracies(run.rounds, value) for run in setting.runs]
+    points = []
+    for round in sorted(set.intersection(*(set(run) for run in runs))):
+        x, _, _, _ = interval([run[round][0] for run in runs])
+        points.append(point(x, [run[round][1] for run in runs]))
+    return points
+
+
+def known_accuracies(rounds: Sequence[RoundMetrics], value: Value) -> dict[int, tuple[float, float]]:
+    """Return the sum of a value so far and the last measured accuracies' mean over clients, by round."""
+    total, known, by_number = 0.0, dict[int, float](), {}
+    for m in rounds:
+        if (added := value(m)) is None:
+            return {}
+        total += added
+        known |= {client: a for client, a in enumerate(m.accuracy_per_client or ()) if a is not None}
+        if len(known) == len(m.kept_per_client) and m.accuracy_per_client is not None:
+            by_number[m.round] = (total, sum(known.values()) / len(known))
     return by_number
 
 

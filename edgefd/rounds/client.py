@@ -7,6 +7,7 @@ The simulator, Flower and the devices all call `client_round`; `edgefd.rounds.se
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,16 +15,19 @@ import numpy as np
 from edgefd.core.arrays import Float32, Int64
 from edgefd.core.knowledge import Knowledge, empty
 from edgefd.core.seeding import Purpose
+from edgefd.federation.changes import Changes, Published, changes_since, published
 from edgefd.federation.clients import ClientData, ProxySet
 from edgefd.federation.context import ClientContext, client_context
 from edgefd.federation.distillation import distil, no_rows
 from edgefd.federation.method import Method
 from edgefd.federation.metrics import bounded, client_metrics
+from edgefd.federation.plan import RoundPlan
 from edgefd.federation.report import Report
 from edgefd.federation.terms import FederationTerms
 from edgefd.learners.batches import draw, even_passes
 from edgefd.learners.learner import NO_LEARNER, Learner
 from edgefd.learners.optimizer import reset_optimizer
+from edgefd.wire import messages as wire
 
 Evaluate = Callable[[Learner], dict[str, float]]
 
@@ -61,6 +65,26 @@ def client_round(
     if steps := method.local_steps(ctx):
         metrics["train_loss"] = _train_locally(method, ctx.draw(Purpose.TRAIN), steps)
     return Report(data.client, plan.round, method.upload(ctx.draw(Purpose.UPLOAD)), bounded(metrics, ranges))
+
+
+def publish(
+    terms: FederationTerms, plan: RoundPlan, report: Report, sent: Published | None, held: bytes
+) -> tuple[Report, Changes | None, Published | None]:
+    """Return the report that a client sends, its changes since the server's last one, and what is published after it.
+
+    If the federation sends all rows, or in the closing round, whose reports have no rows, nothing is published.
+
+    Args:
+        terms: of the federation.
+        plan: of the round.
+        report: of `client_round`.
+        sent: what the client has published before; None = nothing.
+        held: digest of the newest knowledge of this client that the server holds; empty = none.
+    """
+    if terms.changes_above is None or plan.closing:
+        return report, None, sent
+    sent = published(sent, wire.rounded(report.knowledge, terms.codec), plan.round, terms.changes_above)
+    return replace(report, knowledge=sent.knowledge), changes_since(sent, held), sent
 
 
 def accuracy(learner: Learner, x: Float32, y: Int64) -> float:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from edgefd.core.knowledge import Knowledge
+from edgefd.federation.changes import NOTHING_EXCHANGED, Exchanged
 from edgefd.federation.plan import RoundPlan
 from edgefd.federation.progress import Progress
 from edgefd.federation.report import Exchange
@@ -16,8 +17,17 @@ from edgefd.rounds.server import Server, make_plan, server_round
 class Transport(Protocol):
     """Connection of server and clients: within one process, by Flower, by gRPC or by files."""
 
-    def exchange(self, plan: RoundPlan, sampled: Sequence[int], teacher: Knowledge | None) -> Exchange:
-        """Send plan and teacher to the sampled clients and return their reports, in any order."""
+    def exchange(
+        self,
+        plan: RoundPlan,
+        sampled: Sequence[int],
+        teacher: Knowledge | None,
+        exchanged: Exchanged = NOTHING_EXCHANGED,
+    ) -> Exchange:
+        """Send plan and teacher to the sampled clients and return their reports, in any order.
+
+        `exchanged` is what server and clients know of each other's knowledge, if the federation sends only changes.
+        """
         ...
 
 
@@ -50,6 +60,6 @@ def run_rounds(server: Server, transport: Transport, progress: Progress | None =
     progress = progress or Progress()
     while not progress.closed:
         plan, sampled = make_plan(server, progress)
-        exchange = transport.exchange(plan, sampled, progress.teacher)
+        exchange = transport.exchange(plan, sampled, progress.teacher, progress.exchanged)
         progress = server_round(server, exchange.reports, plan, progress)
         yield RoundResult(plan, exchange, progress)

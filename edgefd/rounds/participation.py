@@ -2,8 +2,9 @@
 
 A round samples some clients (`sample_clients`). It ends when all of them have reported, or when enough of them have
 (`quorum_reached`) and the deadline has passed or the reports of all others were refused. Reports that arrive later are
-stale: they are dropped, or used in the next round (`add_stale_reports`). A client that was not sampled or did not
-report distils the newest teacher in the next round in which it takes part.
+stale: they are dropped, used in the next round (`add_stale_reports`), or buffered: then a report counts in the round
+that is open when it arrives, and a round with `min_reports` is a buffer of that many reports (FedBuff). A client that
+was not sampled or did not report distils the newest teacher in the next round in which it takes part.
 """
 
 from __future__ import annotations
@@ -29,11 +30,13 @@ class ParticipationConfig:
     """reports that are needed to close a round (None = those of all sampled clients)"""
     deadline_s: float | None = None
     """seconds to wait before `min_reports` reports are enough to close a round (None = 0 seconds)"""
-    stale_reports: Literal["drop", "use"] = "drop"
-    """late reports: drop them, or use them in the next round if the client has sent no newer one"""
+    stale_reports: Literal["drop", "use", "buffer"] = "drop"
+    """late reports: drop them; use them in the next round if the client has sent no newer one; or buffer = buffered
+    asynchronous rounds: a report counts in the round that is open when it arrives, also towards `min_reports`, with
+    weights times `memory_discount` to the power of its age in rounds; for methods that average labels"""
     memory_discount: float = 0.9
-    """factor by which the weights of the remembered knowledge of absent clients fall with each round of its age, in
-    [0, 1]; 0 = no memory; methods that do not declare `remembers` have none"""
+    """factor by which the weights of the remembered knowledge of absent clients, and of buffered reports, fall with
+    each round of its age, in [0, 1]; 0 = no memory; methods that do not declare `remembers` have none"""
     dropout: float = 0.0
     """simulations only: probability that a sampled client does not report"""
     lateness: float = 0.0
@@ -54,12 +57,16 @@ class ParticipationConfig:
         for name in ("deadline_s", "dropout", "lateness"):
             if getattr(self, name) and self.min_reports is None:
                 raise ValueError(f"{name} needs min_reports: without it, a round waits for all sampled clients")
-        if self.stale_reports == "use" and self.min_reports is None:
+        if self.stale_reports == "buffer" and not self.memory_discount:
+            raise ValueError("stale_reports=buffer needs memory_discount above 0: it sets the weights of stale reports")
+        if self.stale_reports != "drop" and self.min_reports is None:
             raise ValueError(
                 "stale_reports needs min_reports: a round that waits for all sampled clients has no late reports"
             )
 
 
+MAX_AGE = 100
+"""largest age in rounds of a buffered report: a coordinator keeps the plans of so many rounds"""
 FULL_PARTICIPATION = ParticipationConfig()
 """a round samples all clients and waits for their reports"""
 
@@ -142,6 +149,16 @@ def quorum_reached(
     none_is_awaited = n_reports + n_refused >= cohort_size
     enough = n_reports >= min_required(rules, cohort_size)
     return enough and (none_is_awaited or seconds >= (rules.deadline_s or 0.0))
+
+
+def largest_age(rules: ParticipationConfig, closing: bool) -> int:
+    """Return the largest age in rounds of a report that still counts. In the closing round, no older report counts."""
+    return 0 if closing else {"drop": 0, "use": 1, "buffer": MAX_AGE}[rules.stale_reports]
+
+
+def counts_in_time(rules: ParticipationConfig, age: int) -> bool:
+    """Return whether a report that counts does so towards the end of the open round, by its age in rounds."""
+    return age == 0 or rules.stale_reports == "buffer"
 
 
 def add_stale_reports(rules: ParticipationConfig, reports: Sequence[Report], late: Iterable[Report]) -> list[Report]:

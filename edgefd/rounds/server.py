@@ -12,9 +12,10 @@ from edgefd.core.arrays import Int64
 from edgefd.core.errors import RunError, UserError
 from edgefd.core.knowledge import Knowledge, weighted_mean
 from edgefd.core.seeding import Purpose, make_rng
+from edgefd.federation.changes import Exchanged, published
 from edgefd.federation.clients import ProxySet
 from edgefd.federation.context import ServerContext
-from edgefd.federation.memory import recall, update
+from edgefd.federation.memory import discounted, recall, update
 from edgefd.federation.method import Method
 from edgefd.federation.plan import RoundPlan
 from edgefd.federation.progress import BestRound, Progress
@@ -59,8 +60,8 @@ def make_plan(server: Server, progress: Progress) -> tuple[RoundPlan, tuple[int,
     evaluate = round % server.evaluate_every == 0
     if round >= terms.training.rounds or _patience_ended(server, progress):
         return RoundPlan(round, ids, evaluate, closing=True), tuple(range(server.n_clients))
-    rng = make_rng(terms.seed, Purpose.QUERY, round)
-    ids = terms.selection.query(ids, progress.teacher, progress.selection_state, rng)
+    rng = make_rng(terms.seed, Purpose.QUERY, round // terms.selection.cycle)
+    ids = terms.selection.query(ids, progress.teacher, progress.selection_state, rng, round)
     return RoundPlan(round, ids, evaluate), sample_clients(server.participation, terms.seed, round, server.n_clients)
 
 
@@ -78,8 +79,10 @@ def server_round(server: Server, reports: Sequence[Report], plan: RoundPlan, pro
     ordered = sorted(reports, key=lambda report: report.client)
     present = {report.client for report in ordered}
     asked = replace(plan, ids=np.asarray(reported_ids(server.method, plan.ids, server.terms.n_classes)))
+    discount = server.participation.memory_discount
+    buffered = server.participation.stale_reports == "buffer"
     ctx = ServerContext(
-        reports=ordered,
+        reports=[discounted(report, plan, discount) for report in ordered] if buffered else ordered,
         teacher=progress.teacher,
         plan=plan,
         proxy=server.proxy,
@@ -88,16 +91,28 @@ def server_round(server: Server, reports: Sequence[Report], plan: RoundPlan, pro
         labels=server.labels,
         learner=server.learner,
         combine=server.combine,
-        recalled=recall(progress.memory, present, asked, server.participation.memory_discount),
+        recalled=recall(progress.memory, present, asked, discount),
         state=dict(progress.method_state),
     )
-    teacher = _checked_aggregate(server, ctx)
+    teacher, exchanged = _published(server, _checked_aggregate(server, ctx), plan.round, progress.exchanged, ordered)
     metrics = [report.metrics for report in ordered]
     state = server.terms.selection.next_state(progress.selection_state, plan.ids, teacher, metrics)
     memory = (
         update(progress.memory, ordered, asked) if remembers(server.participation, server.method) else progress.memory
     )
-    return Progress(plan.round + 1, teacher, state, memory, ctx.state, best)
+    return Progress(plan.round + 1, teacher, state, memory, ctx.state, best, exchanged=exchanged)
+
+
+def _published(
+    server: Server, aggregate: Knowledge, round: int, before: Exchanged, reports: Sequence[Report]
+) -> tuple[Knowledge, Exchanged]:
+    """Return the teacher, and what was published and received; if only changes are sent, some rows are as before."""
+    terms = server.terms
+    if terms.changes_above is None:
+        return aggregate, before
+    newest = published(before.teacher, wire.rounded(aggregate, terms.codec), round, terms.changes_above)
+    received = {report.client: report.knowledge for report in reports}
+    return newest.knowledge, Exchanged(newest, {**before.reports, **received})
 
 
 def _patience_ended(server: Server, progress: Progress) -> bool:

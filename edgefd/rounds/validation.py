@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from edgefd.core.arrays import Int64
+from edgefd.core.knowledge import Knowledge
 from edgefd.federation.method import MessageKind, Method
 from edgefd.federation.metrics import Range, client_metrics
 from edgefd.federation.plan import RoundPlan
@@ -25,7 +26,11 @@ _ARITHMETIC = 1e-3  # distance between 1 and the sum of a row that the arithmeti
 
 
 def expected_report(
-    method: Method, terms: FederationTerms, plan: RoundPlan, measured: Mapping[str, Range] | None = None
+    method: Method,
+    terms: FederationTerms,
+    plan: RoundPlan,
+    measured: Mapping[str, Range] | None = None,
+    held: Knowledge | None = None,
 ) -> ExpectedReport:
     """Return what the server expects of a report in a round.
 
@@ -34,18 +39,24 @@ def expected_report(
         terms: of the federation.
         plan: of the round. In the closing round, a report has no rows.
         measured: ranges of the metrics that a simulation measures besides those of its clients; None for devices.
+        held: newest knowledge of the client that the server holds, which its report may change; None = none.
     """
     ids = range(0) if plan.closing else reported_ids(method, plan.ids, terms.n_classes)
     complete = method.message is MessageKind.MULTI_TEACHER
-    knowledge = _expected(method, terms, ids, CODECS[terms.codec].sum_error(terms.n_classes), complete)
+    knowledge = _expected(method, terms, ids, CODECS[terms.codec].sum_error(terms.n_classes), complete, held)
     return ExpectedReport(plan.round, knowledge, client_metrics(terms) | dict(measured or {}))
 
 
-def expected_teacher(method: Method, terms: FederationTerms, n_proxy: int, n_clients: int) -> Expected:
-    """Return what a client expects of a teacher. Its rows are means of rounded rows, and are rounded once more."""
+def expected_teacher(
+    method: Method, terms: FederationTerms, n_proxy: int, n_clients: int, held: Knowledge | None = None
+) -> Expected:
+    """Return what a client expects of a teacher. Its rows are means of rounded rows, and are rounded once more.
+
+    `held` is the newest teacher that the client holds, which the next one may change; None = none.
+    """
     many = n_clients if method.message is MessageKind.MULTI_TEACHER else 1
     ids = reported_ids(method, range(many * n_proxy), terms.n_classes)
-    return _expected(method, terms, ids, CODECS[terms.codec].sum_error(terms.n_classes, 2), False)
+    return _expected(method, terms, ids, CODECS[terms.codec].sum_error(terms.n_classes, 2), False, held)
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,6 +66,7 @@ class ExpectedTask:
     n_proxy: int
     """number of proxy rows that the plan can query"""
     teacher: Expected
+    """what it expects of the teacher, with the newest one that it holds"""
 
     @property
     def largest(self) -> int:
@@ -62,9 +74,11 @@ class ExpectedTask:
         return largest_plan(self.n_proxy) + self.teacher.largest
 
 
-def expected_task(method: Method, terms: FederationTerms, n_proxy: int, n_clients: int) -> ExpectedTask:
-    """Return what a client expects of the task of a round."""
-    return ExpectedTask(n_proxy, expected_teacher(method, terms, n_proxy, n_clients))
+def expected_task(
+    method: Method, terms: FederationTerms, n_proxy: int, n_clients: int, held: Knowledge | None = None
+) -> ExpectedTask:
+    """Return what a client that holds an earlier teacher expects of the task of a round."""
+    return ExpectedTask(n_proxy, expected_teacher(method, terms, n_proxy, n_clients, held))
 
 
 def reported_ids(method: Method, proxy_rows: range | Int64, n_classes: int) -> range | Int64:
@@ -79,7 +93,14 @@ def reported_ids(method: Method, proxy_rows: range | Int64, n_classes: int) -> r
     return proxy_rows
 
 
-def _expected(method: Method, terms: FederationTerms, ids: range | Int64, rounding: float, complete: bool) -> Expected:
+def _expected(
+    method: Method,
+    terms: FederationTerms,
+    ids: range | Int64,
+    rounding: float,
+    complete: bool,
+    held: Knowledge | None = None,
+) -> Expected:
     match method.message:
         case MessageKind.PARAMETERS:
             widths = range(1, MOST_PARAMETERS + 1)
@@ -87,4 +108,4 @@ def _expected(method: Method, terms: FederationTerms, ids: range | Int64, roundi
             widths = range(1, MOST_EMBEDDED + 1)
         case _:
             widths = range(terms.n_classes, terms.n_classes + 1)
-    return Expected(ids, widths, terms.codec, method.values, rounding + _ARITHMETIC, complete)
+    return Expected(ids, widths, terms.codec, method.values, rounding + _ARITHMETIC, complete, held)

@@ -7,8 +7,9 @@ states of its clients (`edgefd.simulation.checkpoint`).
 
 The file holds a magic number, the version of the format, the sha256 of the rest, a line of JSON (with the sizes of the
 parts that follow), and these parts: the teacher; the server's labels of all rows, where the selection of rows depends
-on them; an npz of the arrays that a method keeps at the server; and for each client that the server remembers, its
-knowledge and the rounds of its rows.
+on them; an npz of the arrays that a method keeps at the server; an npz of the knowledge that the server has published
+and received, if only changes are sent; and for each client that the server remembers, its knowledge and the rounds of
+its rows.
 """
 
 from __future__ import annotations
@@ -29,7 +30,9 @@ from edgefd.core.arrays import Float32
 from edgefd.core.errors import RunError, UserError
 from edgefd.core.files import get, os_errors, put
 from edgefd.core.json_files import parse_json
+from edgefd.core.knowledge import Knowledge
 from edgefd.core.npz import npz_arrays, npz_bytes
+from edgefd.federation.changes import Exchanged, published_of
 from edgefd.federation.memory import Remembered
 from edgefd.federation.progress import BestRound, Progress
 from edgefd.runs.round_metrics import RoundMetrics
@@ -39,7 +42,7 @@ from edgefd.wire.expected import Expected
 
 CHECKPOINT, LOCK = "checkpoint.bin", ".lock"
 _MAGIC = b"EDGEFD-COORDINATOR"
-_VERSION = b"\x03"
+_VERSION = b"\x04"
 _MAX_BYTES = 2**30
 _CODEC = "float32"  # of all knowledge, so that a resumed run continues with the same bits
 _ROUND = "<i4"
@@ -117,7 +120,9 @@ def save_checkpoint(folder: Path, saved: Checkpoint) -> None:
     known = None if state is None else state.known
     parts = [b"" if k is None else wire.encode(k, _CODEC) for k in (progress.teacher, known)]
     arrays = {f"state/{name}": values for name, values in progress.method_state.items()}
-    parts.append(npz_bytes(arrays, compressed=False) if arrays else b"")
+    parts += [
+        npz_bytes(each, compressed=False) if each else b"" for each in (arrays, _exchanged_arrays(progress.exchanged))
+    ]
     for remembered in (progress.memory[client] for client in clients):
         parts += [wire.encode(remembered.knowledge, _CODEC), remembered.rounds.astype(_ROUND).tobytes()]
     head = {
@@ -126,6 +131,7 @@ def save_checkpoint(folder: Path, saved: Checkpoint) -> None:
         "metrics": [vars(each) for each in saved.metrics],
         "lag": None if state is None else state.lag.tolist(),
         "clients": clients,
+        "received": sorted(progress.exchanged.reports),
         "best": None if progress.best is None else vars(progress.best),
         "sizes": [len(part) for part in parts],
     }
@@ -205,7 +211,7 @@ def _decode(blob: bytes, expected: Expected, check: Callable[[str, str], None]) 
     head, _, rest = body.partition(b"\n")
     fields = parse_json(head)
     check(str(fields["run"]), str(fields["config"]))
-    teacher, known, arrays, *remembered = _parts(rest, fields["sizes"])
+    teacher, known, arrays, exchanged, *remembered = _parts(rest, fields["sizes"])
     metrics = tuple(RoundMetrics(**metrics) for metrics in fields["metrics"])
     next_round = len(metrics)
     progress = Progress(
@@ -216,6 +222,7 @@ def _decode(blob: bytes, expected: Expected, check: Callable[[str, str], None]) 
         _method_state(arrays),
         None if fields["best"] is None else BestRound(**fields["best"]),
         bool(metrics) and metrics[-1].closing,
+        _exchanged(exchanged, fields["received"], expected),
     )
     return Checkpoint(str(fields["run"]), str(fields["config"]), metrics, progress)
 
@@ -241,6 +248,30 @@ def _method_state(blob: bytes) -> dict[str, np.ndarray]:
         if array.dtype.kind not in "biuf":
             raise ValueError(f"{name} in the state of the method must hold numbers")
     return arrays
+
+
+def _exchanged_arrays(exchanged: Exchanged) -> dict[str, np.ndarray]:
+    arrays = {} if exchanged.teacher is None else _named("teacher", exchanged.teacher.to_arrays())
+    for client, knowledge in exchanged.reports.items():
+        arrays |= _named(str(client), vars(knowledge))
+    return arrays
+
+
+def _named(prefix: str, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    return {f"{prefix}/{name}": values for name, values in arrays.items()}
+
+
+def _exchanged(blob: bytes, clients: Sequence[int], expected: Expected) -> Exchanged:
+    parts: dict[str, dict[str, np.ndarray]] = {}
+    for name, values in (npz_arrays(blob, _MAX_BYTES) if blob else {}).items():
+        prefix, _, field = name.partition("/")
+        parts.setdefault(prefix, {})[field] = values
+    teacher = published_of(parts["teacher"]) if "teacher" in parts else None
+    reports = {int(client): Knowledge(**parts[str(client)]) for client in clients}
+    for knowledge in [*reports.values(), *([] if teacher is None else [teacher.knowledge])]:
+        expected.check_shape(len(knowledge), knowledge.width)
+        expected.check_ids(knowledge.ids)
+    return Exchanged(teacher, reports)
 
 
 def _memory(

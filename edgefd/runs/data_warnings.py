@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -37,7 +37,7 @@ def data_warnings(dataset: Dataset, federation: Federation) -> tuple[str, ...]:
 
 def proxy_shifts(federation: Federation) -> tuple[float | None, ...]:
     """Return the shift of the proxy set from the data of each client (`edgefd.filters.shift`)."""
-    spaces = proxy_spaces(federation.proxy.x)
+    spaces = federation.proxy.derived(proxy_spaces, proxy_spaces)
     return tuple(
         proxy_shift(c.x, c.x_heldout, spaces, effective_share(c.y, federation.n_classes)) for c in federation.clients
     )
@@ -55,14 +55,14 @@ def shift_warnings(shifts: Sequence[float | None]) -> tuple[str, ...]:
     )
 
 
-def acceptance_warnings(acceptance: Sequence[Float32], method: Method) -> tuple[str, ...]:
-    """Return a sentence about the clients whose filter accepts no proxy row; none if there are none."""
+def acceptance_warnings(acceptance: Mapping[int, Float32], method: Method) -> tuple[str, ...]:
+    """Return a sentence about those of these clients whose filter accepts no proxy row; none if there are none."""
     if not (method.exchanges and method.message.of_proxy_rows):
         return ()
-    silent = [client for client, weights in enumerate(acceptance) if not (weights > 0).any()]
+    silent = [client for client, weights in acceptance.items() if not (weights > 0).any()]
     if not silent:
         return ()
-    rows = len(acceptance[0])
+    rows = len(acceptance[silent[0]])
     return (
         f"client {silent[0]} accepts 0 of {rows} proxy rows, as do {len(silent)} of {len(acceptance)} clients in all: "
         "they answer for no row, and classes that only they have reach no other client",

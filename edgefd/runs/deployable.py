@@ -30,3 +30,5 @@ def check_deployable(config: Config) -> None:
         raise UserError("coordinator.dropout is for simulations: real devices drop out by themselves; remove it")
     if config.coordinator.lateness:
         raise UserError("coordinator.lateness is for simulations: real devices are late by themselves; remove it")
+    if config.devices.fleet:
+        raise UserError("devices is for simulations: real devices take the time that they take; remove the section")

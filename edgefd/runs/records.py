@@ -106,6 +106,10 @@ class Summary:
     """duration of the run"""
     seconds_per_round: float
     """mean duration of a round"""
+    virtual_seconds: float | None = None
+    """duration of the run on the virtual clock of a simulation with `devices`; None without one"""
+    joules: float | None = None
+    """energy of all devices in the run; None without a virtual clock"""
     kept_fraction: float
     """accepted fraction of the last round with reports: mean over clients of the fraction of proxy rows that a client
     sent soft labels for"""

@@ -92,6 +92,10 @@ class RoundMetrics:
     """10 %, 50 % and 90 % quantile over clients of the accuracy on the whole test set"""
     personal_accuracy_quantiles: list[float] | None = None
     """10 %, 50 % and 90 % quantile over clients of the personal accuracy"""
+    virtual_seconds: float | None = None
+    """duration of the round on the virtual clock of a simulation with `devices`; None without one"""
+    joules: float | None = None
+    """energy of all devices for their work that began in the round; None without a virtual clock"""
     evaluation: dict[str, Any] | None = None
     """fields of an `Evaluation`, in the closing round only; written to evaluation.json instead"""
 
@@ -160,6 +164,8 @@ def measure(
         agreement_mean=_mean_of(reports, "agreement"),
         agreement_per_client=_by_client(reports, "agreement", n_clients),
         **_personal(reports, truth),
+        virtual_seconds=result.exchange.virtual_seconds,
+        joules=result.exchange.joules,
         evaluation=asdict(_evaluation(reports, teacher, truth)) if result.plan.closing else None,
     )
 

@@ -50,6 +50,8 @@ def summarise(config: Config, facts: RunFacts, rounds: list[RoundMetrics], secon
         bytes_once=facts.bytes_once,
         seconds_total=seconds,
         seconds_per_round=sum(m.seconds for m in rounds) / len(rounds),
+        virtual_seconds=_total([m.virtual_seconds for m in rounds]),
+        joules=_total([m.joules for m in rounds]),
         kept_fraction=last.kept_fraction,
         wrong_claims=last.wrong_claims,
         teacher_coverage=last.teacher_coverage,
@@ -69,6 +71,11 @@ def summarise(config: Config, facts: RunFacts, rounds: list[RoundMetrics], secon
         proxy_source_sha256=facts.proxy_source_sha256,
     )
     return asdict(summary)
+
+
+def _total(values: list[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return sum(known) if known else None
 
 
 def _stopped_early(config: Config, rounds: list[RoundMetrics]) -> str | None:

@@ -25,6 +25,7 @@ def terms_with(config: Config, n_classes: int, proxy_sha256: str) -> FederationT
         n_classes=n_classes,
         proxy_sha256=proxy_sha256,
         defence=asdict(config.defence),
+        changes_above=config.codec.changes_above,
         training=config.train,
         selection=config.selection,
         distillation=config.distillation,

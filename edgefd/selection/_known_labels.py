@@ -24,7 +24,7 @@ class KnownLabels(BudgetedSelection):
     queries: ClassVar[bool] = True
 
     def query(
-        self, ids: Int64, teacher: Knowledge | None, state: SelectionState | None, rng: np.random.Generator
+        self, ids: Int64, teacher: Knowledge | None, state: SelectionState | None, rng: np.random.Generator, round: int
     ) -> Int64:
         """See `Selection.query`."""
         k, order = self.n_rows(len(ids)), rng.permutation(ids)

@@ -60,6 +60,11 @@ class Selection:
     reports_metrics: ClassVar[bool] = False
     """whether clients report metrics that depend on their models, which no defence covers with noise"""
 
+    @property
+    def cycle(self) -> int:
+        """Number of rounds that have the same generator in `query`."""
+        return 1
+
     def metric_ranges(self, n_classes: int) -> dict[str, tuple[float, float]]:
         """Return the smallest and largest value of each metric that `client_metrics` may return, by name."""
         return {}
@@ -72,7 +77,7 @@ class Selection:
         """
 
     def query(
-        self, ids: Int64, teacher: Knowledge | None, state: SelectionState | None, rng: np.random.Generator
+        self, ids: Int64, teacher: Knowledge | None, state: SelectionState | None, rng: np.random.Generator, round: int
     ) -> Int64:
         """Return the rows to query, int64 ascending.
 
@@ -80,7 +85,8 @@ class Selection:
             ids: the rows to choose from.
             teacher: the teacher of the last round.
             state: state after the rounds so far; None before the first reports.
-            rng: generator of this round.
+            rng: generator of this round, or of all rounds of a cycle.
+            round: number of the round, from 0.
         """
         return ids
 

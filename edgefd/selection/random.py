@@ -22,7 +22,7 @@ class Random(BudgetedSelection):
     queries: ClassVar[bool] = True
 
     def query(
-        self, ids: Int64, teacher: Knowledge | None, state: SelectionState | None, rng: np.random.Generator
+        self, ids: Int64, teacher: Knowledge | None, state: SelectionState | None, rng: np.random.Generator, round: int
     ) -> Int64:
         """See `Selection.query`."""
         return np.sort(rng.permutation(ids)[: self.n_rows(len(ids))])

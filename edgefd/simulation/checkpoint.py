@@ -2,7 +2,9 @@
 
     checkpoint.bin                    settings, metrics so far and state of the server (`edgefd.runs.checkpoint`)
     checkpoint/0007/client-003.npz    model and optimizer of client 3 after round 7
-    checkpoint/0007/server.npz        model of the server, if it has one, and reports of round 7 that arrive late
+    checkpoint/0007/server.npz        model of the server, if it has one, and what clients have not sent yet: reports of
+                                      round 7 that arrive late, or the tasks of the virtual clock; if only changes are
+                                      sent, also what each client has published and holds
 
 Each client's file is written by a worker. checkpoint.bin is written last, by an atomic rename, and names the round;
 only then the files of the round before are removed. So a process that is killed at any moment leaves a whole
@@ -29,6 +31,7 @@ from edgefd.core.files import exclusive_lock, put, read, writing
 from edgefd.core.knowledge import Knowledge
 from edgefd.core.npz import npz_arrays, npz_bytes
 from edgefd.core.yaml_files import read_yaml
+from edgefd.federation.changes import published_of
 from edgefd.federation.report import Report
 from edgefd.learners.learner import Learner
 from edgefd.rounds.loop import RoundResult
@@ -47,6 +50,7 @@ from edgefd.runs.prepare import PreparedRun
 from edgefd.runs.read import is_complete
 from edgefd.runs.round_metrics import RoundMetrics
 from edgefd.simulation.engine import InProcess, Resume, SimulationState, expected_teacher_of
+from edgefd.simulation.virtual_clock import Task
 
 FOLDER = "checkpoint"
 _SHARE = 0.02  # of the time, for checkpoint_every=auto
@@ -118,10 +122,20 @@ def restore(transport: InProcess, server: Learner | None, folder: Path, round: i
     arrays = _read(place / "server.npz")
     if server is not None:
         server.load_state(_below("learner", arrays))
-    transport.late[:] = [
+    reports = [
         Report(client, of, Knowledge(**_below(f"late/{i}", arrays)), metrics, size)
         for i, (client, of, metrics, size) in enumerate(json.loads(str(arrays["late"])))
     ]
+    if transport.clock is None:
+        transport.late[:] = reports
+    else:
+        of_client = {report.client: report for report in reports}
+        tasks = json.loads(str(arrays["tasks"]))
+        transport.clock.restore({client: Task(ends, of_client.get(client)) for client, ends in tasks})
+    for client, held in json.loads(str(arrays["held"])).items():
+        transport.held[int(client)] = bytes.fromhex(held)
+    for client in json.loads(str(arrays["published"])):
+        transport.published[client] = published_of(_below(f"published/{client}", arrays))
 
 
 def save_client(state: SimulationState, client: int, place: Path) -> None:
@@ -192,12 +206,21 @@ class CheckpointWriter:
 
     def _write_states(self, place: Path) -> None:
         self.transport.pool.map(save_client, range(len(self.transport.state.clients)), place)
-        late = self.transport.late
+        tasks = {} if self.transport.clock is None else self.transport.clock.tasks
+        late = [*self.transport.late, *(task.report for task in tasks.values() if task.report is not None)]
         arrays = {} if self.server is None else _above("learner", self.server.state())
         for i, report in enumerate(late):
             arrays |= _above(f"late/{i}", vars(report.knowledge))
-        text = json.dumps([(r.client, r.round, r.metrics, r.knowledge_bytes) for r in late])
-        _write(place / "server.npz", arrays | {"late": np.array(text)})
+        for client, sent in self.transport.published.items():
+            arrays |= _above(f"published/{client}", sent.to_arrays())
+        lists = {
+            "late": [(r.client, r.round, r.metrics, r.knowledge_bytes) for r in late],
+            "held": {client: held.hex() for client, held in self.transport.held.items()},
+            "published": list(self.transport.published),
+            "tasks": [(client, task.ends) for client, task in tasks.items()],
+        }
+        texts = {name: np.array(json.dumps(values)) for name, values in lists.items()}
+        _write(place / "server.npz", arrays | texts)
 
 
 def _place(folder: Path, round: int) -> Path:

@@ -11,6 +11,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from edgefd.report.bytes_table import FIGURES as BYTES_FIGURES
+from edgefd.report.bytes_table import bytes_rows, header
 from edgefd.report.compare import HEADER, cells, compare
 from edgefd.report.personal_table import FIGURES, personal_rows
 from edgefd.report.personal_table import HEADER as PERSONAL_HEADER
@@ -19,6 +21,10 @@ from edgefd.runs.round_metrics import RoundMetrics
 from edgefd.simulation.notebook import NotebookBar
 
 _FILTERING = "clients filter the proxy set"
+
+
+_OPTIONAL = ("settings", "virtual s", "J")
+"""columns that a table leaves out if they are empty"""
 
 
 def results_table(summaries: list[dict[str, Any]]) -> Table:
@@ -53,7 +59,7 @@ def results_table(summaries: list[dict[str, Any]]) -> Table:
 
 def comparison_tables(runs: Sequence[dict[str, Any]], over: str = "seed") -> Iterator[Table]:
     """Yield a table of accuracies for each data set and scenario; the formats csv and markdown have more columns."""
-    columns = ("method", "mean", "std", "95 %", "worst", "up MB", "runs", "settings")
+    columns = ("method", "mean", "std", "95 %", "worst", "up MB", *_OPTIONAL[1:], "runs", "settings")
     rows = [cells(group) for group in compare(runs, over)]
     return _tables(HEADER, rows, columns, "accuracy in per cent", None)
 
@@ -68,6 +74,14 @@ def personal_tables(runs: Sequence[dict[str, Any]], over: str = "seed") -> Itera
     return _tables(PERSONAL_HEADER, personal_rows(runs, over), columns, "means over clients in per cent", caption)
 
 
+def bytes_tables(runs: Sequence[dict[str, Any]], over: str = "seed", reach: Sequence[float] = ()) -> Iterator[Table]:
+    """Yield a table of bytes until an accuracy was measured for each data set and scenario."""
+    names = header(reach)
+    columns = ("method", *names[names.index(BYTES_FIGURES[0]) :], "runs", "settings")
+    caption = "MB: once, up and down, of all clients, until the accuracy was first measured"
+    return _tables(names, bytes_rows(runs, reach, over), columns, "best accuracy in per cent, and bytes", caption)
+
+
 def _tables(
     header: Sequence[str], rows: Sequence[list[str]], columns: Sequence[str], title: str, caption: str | None
 ) -> Iterator[Table]:
@@ -77,7 +91,7 @@ def _tables(
             title=f"{dataset}, {scenario}: {title}", caption=caption, box=SIMPLE, padding=(0, 1, 0, 0), pad_edge=False
         )
         named = [dict(zip(header, row, strict=True)) for row in members]
-        shown = [name for name in columns if name != "settings" or any(row[name] for row in named)]
+        shown = [c for c in columns if c not in _OPTIONAL or any(row[c] not in ("", "-") for row in named)]
         for name in shown:
             widest = max(len(row[name]) for row in named)
             table.add_column(

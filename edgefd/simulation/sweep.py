@@ -12,6 +12,7 @@ Every combination is a run. Settings that do not form a grid go into `cases`, a 
 combined with every combination of the grid, and the grid may then be omitted. The name of a run's folder consists of
 its main settings and a digest of its resolved config and its data. Therefore a stopped sweep resumes with the runs that
 are missing, and a run whose config or data changed is a new run. A run that was stopped continues after its checkpoint.
+Sweeps that write in the same folder at the same time share the runs (`edgefd.simulation.run_cells`).
 """
 
 from __future__ import annotations
@@ -19,20 +20,11 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-import multiprocessing
-import os
-import shutil
-import signal
-import sys
-import threading
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager, suppress
 from copy import deepcopy
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from edgefd.config.load import Source, parse_config, read_sections
@@ -40,34 +32,14 @@ from edgefd.config.overrides import Overrides, read_overrides, selects_variant, 
 from edgefd.config.partition import FromFile
 from edgefd.config.schema import Config, Data
 from edgefd.core.errors import RunError, Stopped, UserError
-from edgefd.core.files import os_errors, removed_on_error
-from edgefd.core.objects import one_line
+from edgefd.core.files import os_errors
 from edgefd.data.proxy_data import ProxyData
 from edgefd.runs.callbacks import load_callbacks
-from edgefd.runs.checkpoint import CHECKPOINT
 from edgefd.runs.folder import has_round
 from edgefd.runs.load_data import load_data
 from edgefd.runs.prepare import check_fits
 from edgefd.runs.read import is_complete, read_summary
-from edgefd.simulation.run import simulate_config
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One run of a sweep."""
-
-    name: str
-    """name of the run folder"""
-    config: Config
-
-
-@dataclass(frozen=True)
-class Failure:
-    """Error that ended a run."""
-
-    message: str
-    of_machine: bool
-    """whether the machine was the cause, such as a full disk: the same settings can run later"""
+from edgefd.simulation.run_cells import Cell, Failure, run_all
 
 
 class FailedRuns(RunError):
@@ -116,7 +88,8 @@ def load_sweep(source: Source, overrides: Overrides = ()) -> list[Cell]:
 def run_sweep(cells: list[Cell], out: Path, workers: int, on_done: Callable[[Cell, str], None]) -> list[Path]:
     """Run all cells that are not complete, `workers` runs at a time, and return the folders of all.
 
-    `on_done(cell, outcome)` is called when a run ends; a run that fails does not stop the others.
+    `on_done(cell, outcome)` is called when a run ends; a run that fails does not stop the others. Runs that another
+    sweep has at work in the same folder are left to it; this sweep ends when all cells are complete or have failed.
 
     Raises:
         FailedRuns: at the end, if runs failed; the message names them.
@@ -132,13 +105,15 @@ def run_sweep(cells: list[Cell], out: Path, workers: int, on_done: Callable[[Cel
     def has_results() -> bool:
         return any(has_round(out / cell.name) for cell in cells)
 
-    with removed_on_error(out, unless=has_results):
+    with _removed_if_empty(out):
         try:
-            with closing(_run_all(incomplete, out, workers)) as results:
-                for cell, failure in results:
-                    if failure is not None:
-                        failures[cell.name] = failure
-                    on_done(cell, outcome(out / cell.name) if failure is None else f"failed: {failure.message}")
+            with closing(run_all(incomplete, out, workers)) as results:
+                for cell, result in results:
+                    if isinstance(result, Failure):
+                        failures[cell.name] = result
+                        on_done(cell, f"failed: {result.message}")
+                    else:
+                        on_done(cell, outcome(out / cell.name) + (", by another process" if result else ""))
         except KeyboardInterrupt as stop:
             kept = f"finished runs are kept in {out}; repeat the command to resume"
             raise Stopped(kept if has_results() else "no run has completed a round") from stop
@@ -149,113 +124,23 @@ def run_sweep(cells: list[Cell], out: Path, workers: int, on_done: Callable[[Cel
     return [out / cell.name for cell in cells]
 
 
+@contextmanager
+def _removed_if_empty(folder: Path) -> Iterator[None]:
+    """Remove a folder, and those above it, after an error, if they did not exist before and nothing is in them."""
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    try:
+        yield
+    except BaseException:
+        for path in made:
+            with suppress(OSError):  # it holds something, perhaps a run of another sweep that is under way
+                path.rmdir()
+        raise
+
+
 def outcome(folder: Path) -> str:
     """Return one line about a finished run."""
     summary = read_summary(folder)
     return f"accuracy {summary.accuracy_mean:.4f} in {summary.seconds_total:.0f} s"
-
-
-def _run_all(cells: list[Cell], out: Path, workers: int) -> Generator[tuple[Cell, Failure | None]]:
-    """Yield each cell with its error, or None, when it ends. If closed early, for example by Ctrl-C, kill all runs."""
-    context = multiprocessing.get_context("spawn")  # a new process for each worker: no thread or lock is inherited
-    other_processes = multiprocessing.active_children()
-    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_follow_parent)
-    waiting, running = list(reversed(cells)), dict[Future[Failure | None], Cell]()
-    try:
-        while waiting or running:
-            while waiting and len(running) < workers:
-                cell = waiting.pop()
-                with _isolated_start():
-                    running[pool.submit(_run_cell, cell, out / cell.name)] = cell
-            for future in wait(running, return_when=FIRST_COMPLETED).done:
-                yield running.pop(future), future.result()
-    except BrokenProcessPool as error:
-        raise RunError("a process of the sweep died; repeat the command to resume") from error
-    finally:
-        if running:
-            for process in set(multiprocessing.active_children()) - set(other_processes):
-                process.kill()
-        pool.shutdown(cancel_futures=True)
-        for cell in running.values():
-            _settle(out / cell.name)
-
-
-def _follow_parent() -> None:
-    """Ignore Ctrl-C, which the parent handles, and end this process when the parent ends.
-
-    The terminal sends Ctrl-C to every process of the command. Without its parent, a run would conflict with a sweep
-    that is started again.
-    """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    assert parent is not None, "only worker processes have a parent"
-    parent.join()
-    os._exit(1)
-
-
-@contextmanager
-def _isolated_start() -> Iterator[None]:
-    """Prevent that Ctrl-C ends a process while it starts, and that the process runs the user's script again.
-
-    The process inherits that Ctrl-C is blocked. Without this context, it would import `__main__`: a script that calls
-    `edgefd.sweep` would then start its sweep again.
-    """
-    script = sys.modules["__main__"]
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    sys.modules["__main__"] = ModuleType("__main__")
-    try:
-        yield
-    finally:
-        sys.modules["__main__"] = script
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
-
-
-def _run_cell(cell: Cell, folder: Path) -> Failure | None:
-    """Run one cell in this process, after its checkpoint if it has one; return its error, or None."""
-    try:
-        _settle(folder)
-        resume = (folder / CHECKPOINT).exists()
-        if folder.exists() and not resume:  # the folder of a stopped run without a checkpoint
-            folder.rename(_replaced(folder))
-        try:
-            simulate_config(cell.config, folder, resume=resume)
-        finally:
-            _settle(folder)
-    except (UserError, RunError) as error:
-        return Failure(str(error), _of_machine(error))
-    except Exception as error:  # an error of one run must not stop the others
-        return Failure(one_line(error), _of_machine(error))
-    return None
-
-
-def _of_machine(error: BaseException | None) -> bool:
-    """Return whether an error, or one that caused it, is of the operating system or about memory."""
-    while error is not None and not isinstance(error, OSError | MemoryError):
-        error = error.__cause__
-    return error is not None
-
-
-def _replaced(folder: Path) -> Path:
-    """Return the place of a stopped run while another one takes its folder."""
-    return folder.with_name(f".{folder.name}.stopped")
-
-
-def _settle(folder: Path) -> None:
-    """Remove a run that completed no round, and bring back the stopped run that it was to replace, if there is one.
-
-    If the new run has completed a round, the stopped run is removed.
-    """
-    if folder.exists() and not has_round(folder):
-        shutil.rmtree(folder)
-    if (replaced := _replaced(folder)).exists():
-        if folder.exists():
-            shutil.rmtree(replaced)
-        else:
-            replaced.rename(folder)
 
 
 def _apply_override(

@@ -30,7 +30,8 @@ from edgefd.core.errors import RunError, UserError
 from edgefd.core.files import exclusive_lock, make_folder, removed_on_error
 from edgefd.core.seeding import Purpose, make_rng
 from edgefd.runs.read import read_summary
-from edgefd.simulation.sweep import Cell, FailedRuns, Failure, cell_of, check_data, config_with, run_sweep
+from edgefd.simulation.run_cells import Cell, Failure
+from edgefd.simulation.sweep import FailedRuns, cell_of, check_data, config_with, run_sweep
 from edgefd.simulation.tuning_space import Range, Space, read_space, with_default
 
 if TYPE_CHECKING:
@@ -175,10 +176,16 @@ def run_tuning(
         RunError: if a run fails because of the machine.
         Stopped: on Ctrl-C; everything that was completed is kept.
     """
-    with removed_on_error(out, unless=lambda: any(out.glob("runs/*/summary.json"))):
+    locked = False
+
+    def is_kept() -> bool:  # without the lock, everything in `out` belongs to the process that has it
+        return not locked or any(out.glob("runs/*/summary.json"))
+
+    with removed_on_error(out, unless=is_kept):
         make_folder(out)
         lock = exclusive_lock(out / ".lock", f"another process tunes in {out}", f"cannot lock {out / '.lock'}")
         with lock:
+            locked = True
             studies = _open_studies(tuning, out)
             for number in range(trials):
                 _run_trial(tuning, number, studies, out, workers, on_done)

@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from edgefd.core.arrays import Float32, Int64
 from edgefd.federation.values import ValueRange
+from edgefd.wire import blocks
 from edgefd.wire.simplex import SIMPLEX15, SimplexCodec
 
 _ID_BYTES = 5  # most bytes of the gap between two ids
@@ -42,6 +43,14 @@ class NumberCodec:
     """largest rounding error of a number, relative to it; in addition to `absolute_error`"""
     unit: bool = False
     """True if the codec can write only numbers in [0, 1]"""
+    block: int | None = None
+    """count of consecutive numbers that share a scale of four bytes; None = there are no scales. Errors are then
+    relative to the largest absolute value of a block, and those above are of blocks whose largest is 1"""
+
+    @property
+    def of_weights(self) -> NumberCodec:
+        """Codec of the weights of rows: this one, or float16 if there are scales, which suit no small weights."""
+        return self if self.block is None else NUMBER_CODECS["float16"]
 
     def carries(self, values: ValueRange) -> bool:
         """Return whether the codec can write all values of a method."""
@@ -49,15 +58,17 @@ class NumberCodec:
 
     def size(self, count: int) -> int:
         """Return the number of bytes of `count` numbers."""
-        return -(-count * self.bits // 8)
+        scales = 0 if self.block is None else -(-count // self.block)
+        return -(-count * self.bits // 8) + blocks.SCALE_BYTES * scales
 
     def largest(self, n: int, width: int) -> int:
         """Return the number of bytes that the ids, values and weights of `n` rows of `width` numbers cannot exceed."""
-        return n * _ID_BYTES + self.size(n * width) + self.size(n)
+        return n * _ID_BYTES + self.size(n * width) + self.of_weights.size(n)
 
     def row_bits(self, width: int) -> int:
-        """Return how many bits a row of `width` numbers and its weight can say."""
-        return (width + 1) * self.bits
+        """Return how many bits a row of `width` numbers and its weight can say, with its share of the scales."""
+        scales = 0 if self.block is None else -(-8 * blocks.SCALE_BYTES * width // self.block)
+        return width * self.bits + scales + self.of_weights.bits
 
     def sum_error(self, width: int, times: int = 1) -> float:
         """Return the largest error of the sum of `width` numbers that sum to 1, if they are rounded `times` times.
@@ -133,9 +144,20 @@ NUMBER_CODECS = {
         absolute_error=0.5 / 15,
         unit=True,
     ),
+    "int8": NumberCodec(
+        "int8",
+        8,
+        encode=blocks.encode,
+        decode=blocks.decode,
+        smallest=1 / blocks.LEVELS,
+        absolute_error=0.5 / blocks.LEVELS,
+        block=blocks.BLOCK,
+    ),
 }
 CODECS: dict[str, NumberCodec | SimplexCodec] = {**NUMBER_CODECS, SIMPLEX15.name: SIMPLEX15}
 """all codecs by name"""
+BLOCKED = frozenset(name for name, codec in NUMBER_CODECS.items() if codec.block is not None)
+"""names of the codecs whose rows share scales, so that rows alone are rounded otherwise than among others"""
 
 
 def pack_labels(labels: Int64, n_classes: int) -> bytes:

@@ -80,6 +80,8 @@ def read_identity(message: pb.Terms) -> FederationTerms:
 
 def _fields(message: pb.Terms) -> dict[str, Any]:
     fields = {f.name: getattr(message, f.name) for f in dataclasses.fields(FederationTerms)}
+    if not message.HasField("changes_above"):
+        fields["changes_above"] = None
     for name in _SETTINGS:
         if text := fields.pop(name):
             fields[name] = _object(name, text)

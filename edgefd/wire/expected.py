@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from edgefd.core.arrays import Float32, Int64
+from edgefd.core.knowledge import Knowledge
 from edgefd.federation.values import ValueRange
 from edgefd.wire.codecs import CODECS
 
@@ -24,6 +25,10 @@ _ID_BYTES = 5  # most bytes of the gap between two ids
 
 class UnexpectedContent(ValueError):
     """A message that is well-formed, but has not the content that its receiver expects."""
+
+
+class UnknownBase(UnexpectedContent):
+    """A message with changes of knowledge that its receiver does not hold. The sender must send all rows."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,6 +51,8 @@ class Expected:
     """largest distance between the sum of a row and 1, if rows sum to 1"""
     complete: bool = False
     """whether a message has all rows or none"""
+    held: Knowledge | None = None
+    """knowledge that the receiver holds, which a message may change; None = a message must have all rows"""
 
     @property
     def largest(self) -> int:
@@ -65,6 +72,13 @@ class Expected:
             raise UnexpectedContent(f"the message has {n} rows of {width} values, more than {MAX_NUMBERS} in all")
         if n > len(self.ids):
             raise UnexpectedContent(f"the message has {n} rows, but at most {len(self.ids)} are expected")
+
+    def check_complete(self, n: int) -> None:
+        """Check that a message has all rows, or none, if it must.
+
+        Raises:
+            UnexpectedContent: if it has some.
+        """
         if self.complete and 0 < n < len(self.ids):
             raise UnexpectedContent(f"the message has {n} of {len(self.ids)} rows: this method needs all or none")
 

@@ -10,11 +10,12 @@ from google.protobuf.message import Message
 
 from edgefd.core.arrays import Float32, Int64
 from edgefd.core.knowledge import Knowledge
+from edgefd.federation.changes import Changes, applied, digest_of
 from edgefd.federation.plan import RoundPlan
 from edgefd.federation.report import Report
 from edgefd.learners.batches import one_hot
 from edgefd.wire.codecs import NUMBER_CODECS, NumberCodec, labels_size, pack_labels, unpack_labels
-from edgefd.wire.expected import Expected, ExpectedReport, UnexpectedContent, largest_plan
+from edgefd.wire.expected import Expected, ExpectedReport, UnexpectedContent, UnknownBase, largest_plan
 from edgefd.wire.simplex import SIMPLEX15, CodedRows, decode_rows, encode_rows
 
 AnyMessage = TypeVar("AnyMessage", bound=Message)
@@ -25,12 +26,15 @@ CODEC_NUMBERS = {
     "uint8": pb.CODEC_UINT8,
     "uint4": pb.CODEC_UINT4,
     "simplex15": pb.CODEC_SIMPLEX15,
+    "int8": pb.CODEC_INT8,
 }
 """number of each codec in a message"""
 
 
-def encode(knowledge: Knowledge, codec: str) -> bytes:
+def encode(knowledge: Knowledge, codec: str, changes: Changes | None = None) -> bytes:
     """Return knowledge as a serialised `edgefd.v1.Knowledge`.
+
+    If `changes` lead to the same knowledge and take fewer bytes, they are sent in its place.
 
     The codec simplex15 encodes ids, values and weights together (`edgefd.wire.simplex`). All others encode numbers:
     rows that are all one-hot and have weight 1 are sent as labels; nothing is lost. If all but a few values of each row
@@ -38,7 +42,12 @@ def encode(knowledge: Knowledge, codec: str) -> bytes:
     value once, where this is shorter; nothing is lost either. A weight that is too small for the codec is written as
     the smallest number that the codec has, so that an accepted row stays accepted.
     """
-    return _knowledge_message(knowledge, codec).SerializeToString()
+    return _shorter_message(knowledge, codec, changes).SerializeToString()
+
+
+def rounded(knowledge: Knowledge, codec: str) -> Knowledge:
+    """Return knowledge as a receiver decodes it."""
+    return _rows_of(_knowledge_message(knowledge, codec), codec)
 
 
 def decode(data: bytes, expected: Expected) -> Knowledge:
@@ -46,6 +55,7 @@ def decode(data: bytes, expected: Expected) -> Knowledge:
 
     Raises:
         UnexpectedContent: if the receiver expects other knowledge. No memory was allocated for its rows.
+        UnknownBase: if the message holds changes of knowledge that the receiver does not hold.
         ValueError: if the bytes are not a well-formed `edgefd.v1.Knowledge`.
     """
     return _knowledge_of(_bounded(pb.Knowledge(), data, expected.largest), expected)
@@ -75,12 +85,15 @@ def decode_plan(data: bytes, n_proxy: int) -> RoundPlan:
     return RoundPlan(message.round, ids, message.evaluate, message.closing)
 
 
-def encode_report(report: Report, codec: str) -> bytes:
-    """Return a report as a serialised `edgefd.v1.Report`. Equal reports have equal bytes in every process."""
+def encode_report(report: Report, codec: str, changes: Changes | None = None) -> bytes:
+    """Return a report as a serialised `edgefd.v1.Report`. Equal reports have equal bytes in every process.
+
+    The knowledge is encoded as by `encode`.
+    """
     message = pb.Report(
         client=report.client,
         round=report.round,
-        knowledge=_knowledge_message(report.knowledge, codec),
+        knowledge=_shorter_message(report.knowledge, codec, changes),
         metrics=report.metrics,
     )
     return message.SerializeToString(deterministic=True)
@@ -128,6 +141,16 @@ def n_rows(message: pb.Knowledge) -> int:
     return int(message.rows) if message.codec == pb.CODEC_SIMPLEX15 else len(message.id_gaps)
 
 
+def _shorter_message(knowledge: Knowledge, codec: str, changes: Changes | None) -> pb.Knowledge:
+    message = _knowledge_message(knowledge, codec)
+    if changes is None:
+        return message
+    changed = _knowledge_message(changes.rows, codec)
+    changed.base = changes.base
+    changed.removed_gaps.extend(_gaps(changes.removed))
+    return min(changed, message, key=lambda each: each.ByteSize())
+
+
 def _knowledge_message(knowledge: Knowledge, codec: str) -> pb.Knowledge:
     if codec == SIMPLEX15.name:
         coded = encode_rows(knowledge)
@@ -143,7 +166,7 @@ def _knowledge_message(knowledge: Knowledge, codec: str) -> pb.Knowledge:
         labels = pack_labels(knowledge.values.argmax(1), knowledge.width)
         return pb.Knowledge(id_gaps=_gaps(knowledge.ids), width=knowledge.width, codec=pb.CODEC_LABEL, values=labels)
     number = NUMBER_CODECS[codec]
-    weights = np.maximum(knowledge.weights, np.float32(number.smallest))
+    weights = np.maximum(knowledge.weights, np.float32(number.of_weights.smallest))
     n_top = _n_top_values(knowledge.values, number)
     values, classes = _top_values(knowledge.values, n_top) if n_top else (knowledge.values, None)
     return pb.Knowledge(
@@ -151,22 +174,49 @@ def _knowledge_message(knowledge: Knowledge, codec: str) -> pb.Knowledge:
         width=knowledge.width,
         codec=CODEC_NUMBERS[codec],
         values=number.encode(values),
-        weights=b"" if (weights == 1).all() else number.encode(weights),
+        weights=b"" if (weights == 1).all() else number.of_weights.encode(weights),
         kept=n_top,
         classes=b"" if classes is None else pack_labels(classes, knowledge.width),
     )
 
 
 def _knowledge_of(message: pb.Knowledge, expected: Expected) -> Knowledge:
-    n, width = n_rows(message), message.width
-    expected.check_shape(n, width)
-    if expected.codec == SIMPLEX15.name:
-        knowledge = _coded_knowledge(message)
-        expected.check_ids(knowledge.ids)
-    else:
-        knowledge = _listed_knowledge(message, expected)
+    expected.check_shape(n_rows(message), message.width)
+    held = _held_knowledge(message, expected)
+    knowledge = _rows_of(message, expected.codec)
+    expected.check_ids(knowledge.ids)
     expected.check_values(knowledge.values)
+    if held is not None:
+        removed: Int64 = np.cumsum(np.array(message.removed_gaps, np.int64))
+        if (np.diff(removed) < 1).any():
+            raise ValueError("the ids of removed rows must be unique and ascending")
+        knowledge = applied(held, Changes(message.base, knowledge, removed))
+        expected.check_ids(knowledge.ids)
+    expected.check_complete(len(knowledge))
     return knowledge
+
+
+def _held_knowledge(message: pb.Knowledge, expected: Expected) -> Knowledge | None:
+    """Return the knowledge that a message changes; None if the message holds all rows.
+
+    Raises:
+        UnknownBase: if the receiver does not hold it.
+        UnexpectedContent: if more rows are removed than there can be.
+    """
+    if not message.base:
+        if message.removed_gaps:
+            raise ValueError("the message removes rows, but does not say of which knowledge")
+        return None
+    if expected.held is None or message.base != digest_of(expected.held):
+        raise UnknownBase("the message holds changes of knowledge that the receiver does not hold: send all rows")
+    if (n := len(message.removed_gaps)) > len(expected.ids):
+        raise UnexpectedContent(f"the message removes {n} rows, but at most {len(expected.ids)} are expected")
+    return expected.held
+
+
+def _rows_of(message: pb.Knowledge, codec: str) -> Knowledge:
+    """Return the rows of a message whose number of rows and values is known to be right."""
+    return _coded_knowledge(message) if codec == SIMPLEX15.name else _listed_knowledge(message, codec)
 
 
 def _coded_knowledge(message: pb.Knowledge) -> Knowledge:
@@ -176,13 +226,12 @@ def _coded_knowledge(message: pb.Knowledge) -> Knowledge:
     return decode_rows(CodedRows(message.rows, message.runs, message.weighted, message.values), message.width)
 
 
-def _listed_knowledge(message: pb.Knowledge, expected: Expected) -> Knowledge:
+def _listed_knowledge(message: pb.Knowledge, name: str) -> Knowledge:
     """Return knowledge whose ids, values and weights are fields of their own."""
     n, width = len(message.id_gaps), message.width
-    is_labels = _check_lengths(message, expected.codec)
-    codec = NUMBER_CODECS[expected.codec]
+    is_labels = _check_lengths(message, name)
+    codec = NUMBER_CODECS[name]
     ids: Int64 = np.cumsum(np.array(message.id_gaps, np.int64))
-    expected.check_ids(ids)
     if is_labels:
         values = one_hot(unpack_labels(message.values, n, width), width)
     elif message.kept:
@@ -190,7 +239,7 @@ def _listed_knowledge(message: pb.Knowledge, expected: Expected) -> Knowledge:
         values = _full_rows(sent, message.classes, width)
     else:
         values = codec.decode(message.values, n * width).reshape(n, width)
-    weights = codec.decode(message.weights, n) if message.weights else np.ones(n, np.float32)
+    weights = codec.of_weights.decode(message.weights, n) if message.weights else np.ones(n, np.float32)
     return Knowledge(ids, values, weights)
 
 
@@ -215,7 +264,7 @@ def _check_lengths(message: pb.Knowledge, codec: str) -> bool:
     _check_length("values", message.values, NUMBER_CODECS[codec].size(n * (kept + 1 if kept else width)))
     _check_length("classes", message.classes, labels_size(n * kept, width))
     if message.weights:
-        _check_length("weights", message.weights, NUMBER_CODECS[codec].size(n))
+        _check_length("weights", message.weights, NUMBER_CODECS[codec].of_weights.size(n))
     return False
 
 
@@ -232,9 +281,12 @@ def _check_length(name: str, data: bytes, size: int) -> None:
 
 
 def _n_top_values(values: Float32, codec: NumberCodec) -> int:
-    """Return how many values of each row to send if its other values are equal; 0 if sending all is not longer."""
+    """Return how many values of each row to send if its other values are equal; 0 if sending all is not longer.
+
+    It is 0 for a codec with scales, whose rounding depends on which values are sent.
+    """
     n, width = values.shape
-    if not values.size:
+    if not values.size or codec.block is not None:
         return 0
     n_top = max(1, int((values != values.min(1, keepdims=True)).sum(1).max()))
     sparse = codec.size(n * (n_top + 1)) + labels_size(n * n_top, width)

@@ -16,6 +16,7 @@ class Codec(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     CODEC_LABEL: _ClassVar[Codec]
     CODEC_UINT4: _ClassVar[Codec]
     CODEC_SIMPLEX15: _ClassVar[Codec]
+    CODEC_INT8: _ClassVar[Codec]
 CODEC_UNSPECIFIED: Codec
 CODEC_FLOAT32: Codec
 CODEC_FLOAT16: Codec
@@ -23,9 +24,10 @@ CODEC_UINT8: Codec
 CODEC_LABEL: Codec
 CODEC_UINT4: Codec
 CODEC_SIMPLEX15: Codec
+CODEC_INT8: Codec
 
 class Knowledge(_message.Message):
-    __slots__ = ("id_gaps", "width", "codec", "values", "weights", "kept", "classes", "rows", "runs", "weighted")
+    __slots__ = ("id_gaps", "width", "codec", "values", "weights", "kept", "classes", "rows", "runs", "weighted", "base", "removed_gaps")
     ID_GAPS_FIELD_NUMBER: _ClassVar[int]
     WIDTH_FIELD_NUMBER: _ClassVar[int]
     CODEC_FIELD_NUMBER: _ClassVar[int]
@@ -36,6 +38,8 @@ class Knowledge(_message.Message):
     ROWS_FIELD_NUMBER: _ClassVar[int]
     RUNS_FIELD_NUMBER: _ClassVar[int]
     WEIGHTED_FIELD_NUMBER: _ClassVar[int]
+    BASE_FIELD_NUMBER: _ClassVar[int]
+    REMOVED_GAPS_FIELD_NUMBER: _ClassVar[int]
     id_gaps: _containers.RepeatedScalarFieldContainer[int]
     width: int
     codec: Codec
@@ -46,7 +50,9 @@ class Knowledge(_message.Message):
     rows: int
     runs: int
     weighted: bool
-    def __init__(self, id_gaps: _Optional[_Iterable[int]] = ..., width: _Optional[int] = ..., codec: _Optional[_Union[Codec, str]] = ..., values: _Optional[bytes] = ..., weights: _Optional[bytes] = ..., kept: _Optional[int] = ..., classes: _Optional[bytes] = ..., rows: _Optional[int] = ..., runs: _Optional[int] = ..., weighted: bool = ...) -> None: ...
+    base: bytes
+    removed_gaps: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, id_gaps: _Optional[_Iterable[int]] = ..., width: _Optional[int] = ..., codec: _Optional[_Union[Codec, str]] = ..., values: _Optional[bytes] = ..., weights: _Optional[bytes] = ..., kept: _Optional[int] = ..., classes: _Optional[bytes] = ..., rows: _Optional[int] = ..., runs: _Optional[int] = ..., weighted: bool = ..., base: _Optional[bytes] = ..., removed_gaps: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class RoundPlan(_message.Message):
     __slots__ = ("round", "id_gaps", "evaluate", "closing")
@@ -80,7 +86,7 @@ class Report(_message.Message):
     def __init__(self, client: _Optional[int] = ..., round: _Optional[int] = ..., knowledge: _Optional[_Union[Knowledge, _Mapping]] = ..., metrics: _Optional[_Mapping[str, float]] = ...) -> None: ...
 
 class Terms(_message.Message):
-    __slots__ = ("method", "method_config", "codec", "seed", "n_classes", "proxy_sha256", "defence", "training", "selection", "distillation")
+    __slots__ = ("method", "method_config", "codec", "seed", "n_classes", "proxy_sha256", "defence", "training", "selection", "distillation", "changes_above")
     METHOD_FIELD_NUMBER: _ClassVar[int]
     METHOD_CONFIG_FIELD_NUMBER: _ClassVar[int]
     CODEC_FIELD_NUMBER: _ClassVar[int]
@@ -91,6 +97,7 @@ class Terms(_message.Message):
     TRAINING_FIELD_NUMBER: _ClassVar[int]
     SELECTION_FIELD_NUMBER: _ClassVar[int]
     DISTILLATION_FIELD_NUMBER: _ClassVar[int]
+    CHANGES_ABOVE_FIELD_NUMBER: _ClassVar[int]
     method: str
     method_config: str
     codec: str
@@ -101,7 +108,8 @@ class Terms(_message.Message):
     training: str
     selection: str
     distillation: str
-    def __init__(self, method: _Optional[str] = ..., method_config: _Optional[str] = ..., codec: _Optional[str] = ..., seed: _Optional[int] = ..., n_classes: _Optional[int] = ..., proxy_sha256: _Optional[str] = ..., defence: _Optional[str] = ..., training: _Optional[str] = ..., selection: _Optional[str] = ..., distillation: _Optional[str] = ...) -> None: ...
+    changes_above: float
+    def __init__(self, method: _Optional[str] = ..., method_config: _Optional[str] = ..., codec: _Optional[str] = ..., seed: _Optional[int] = ..., n_classes: _Optional[int] = ..., proxy_sha256: _Optional[str] = ..., defence: _Optional[str] = ..., training: _Optional[str] = ..., selection: _Optional[str] = ..., distillation: _Optional[str] = ..., changes_above: _Optional[float] = ...) -> None: ...
 
 class JoinRequest(_message.Message):
     __slots__ = ("protocol", "client", "terms")
@@ -146,22 +154,26 @@ class BundleChunk(_message.Message):
     def __init__(self, data: _Optional[bytes] = ...) -> None: ...
 
 class TaskRequest(_message.Message):
-    __slots__ = ("session", "after", "told")
+    __slots__ = ("session", "after", "told", "held")
     SESSION_FIELD_NUMBER: _ClassVar[int]
     AFTER_FIELD_NUMBER: _ClassVar[int]
     TOLD_FIELD_NUMBER: _ClassVar[int]
+    HELD_FIELD_NUMBER: _ClassVar[int]
     session: bytes
     after: int
     told: bool
-    def __init__(self, session: _Optional[bytes] = ..., after: _Optional[int] = ..., told: bool = ...) -> None: ...
+    held: bytes
+    def __init__(self, session: _Optional[bytes] = ..., after: _Optional[int] = ..., told: bool = ..., held: _Optional[bytes] = ...) -> None: ...
 
 class Task(_message.Message):
-    __slots__ = ("plan", "teacher")
+    __slots__ = ("plan", "teacher", "held")
     PLAN_FIELD_NUMBER: _ClassVar[int]
     TEACHER_FIELD_NUMBER: _ClassVar[int]
+    HELD_FIELD_NUMBER: _ClassVar[int]
     plan: bytes
     teacher: bytes
-    def __init__(self, plan: _Optional[bytes] = ..., teacher: _Optional[bytes] = ...) -> None: ...
+    held: bytes
+    def __init__(self, plan: _Optional[bytes] = ..., teacher: _Optional[bytes] = ..., held: _Optional[bytes] = ...) -> None: ...
 
 class Idle(_message.Message):
     __slots__ = ()

@@ -17,6 +17,7 @@ from edgefd.auditing.request import parse_request, restrict_to_recording
 from edgefd.config.load import load_config
 from edgefd.core.errors import UserError
 from edgefd.core.knowledge import Knowledge
+from edgefd.federation.changes import Exchanged
 from edgefd.federation.plan import RoundPlan
 from edgefd.federation.progress import Progress
 from edgefd.federation.report import Exchange, Report
@@ -48,8 +49,10 @@ class SimulatedFleet:
         self._transport = transport
         transport.start()
 
-    def exchange(self, plan: RoundPlan, sampled: Sequence[int], teacher: Knowledge | None) -> Exchange:
-        return self._transport.exchange(plan, sampled, teacher)
+    def exchange(
+        self, plan: RoundPlan, sampled: Sequence[int], teacher: Knowledge | None, exchanged: Exchanged
+    ) -> Exchange:
+        return self._transport.exchange(plan, sampled, teacher, exchanged)
 
     def finish(self, outcome: str) -> None:
         assert outcome == "complete"

@@ -103,6 +103,11 @@ def test_devices_equal_the_simulation_with_an_entropy_coded_codec(tmp_path: Path
     check_equal_to_simulation(export_federation(coded, tmp_path / "federation"), tmp_path)
 
 
+def test_devices_equal_the_simulation_if_only_changes_are_sent(tmp_path: Path) -> None:
+    changes = small(rounds=3, sections={"codec": {"name": "simplex15", "changes_above": 0.1}})
+    check_equal_to_simulation(export_federation(changes, tmp_path / "federation"), tmp_path)
+
+
 def test_devices_equal_the_simulation_if_half_of_them_take_part_in_each_round(tmp_path: Path) -> None:
     half = small(4, rounds=4, sections={"coordinator": {"fraction": 0.5}}, catch_up=3)
     check_equal_to_simulation(export_federation(half, tmp_path / "federation"), tmp_path)

@@ -13,6 +13,8 @@ from edgefd_client.doctor import selftest
 from edgefd_client.flower_node import node_round
 
 from edgefd.core.errors import UserError
+from edgefd.core.yaml_files import dump_yaml, parse_yaml
+from edgefd.federation.device_profile import read_profiles
 from edgefd.wire.bundle_reader import read_bundle
 from edgefd.wire.device_link import terms_message
 from tests.support.bundles import SHAPE, small_bundle
@@ -40,6 +42,55 @@ def test_doctor_tests_a_training_step(tmp_path: Path, capsys: pytest.CaptureFixt
     assert selftest(read_bundle(bundle)) <= 1e-5
     main(["doctor", "--bundle", str(bundle), "--state", str(tmp_path)])
     assert "self-test" in capsys.readouterr().out
+
+
+def test_doctor_measures_a_profile_that_a_simulation_reads(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edgefd_client.measure.SECONDS", 0.0)
+    bundle, file = small_bundle(tmp_path / "b"), tmp_path / "board.yaml"
+    main(["doctor", "--bundle", str(bundle), "--state", str(tmp_path), "--profile", str(file)])
+    assert "s a step" in capsys.readouterr().out
+    profile = read_profiles([file])["board"]
+    manifest = read_bundle(bundle).manifest
+    assert (list(profile.step_seconds), profile.step_rows) == ([manifest.model], manifest.batch)
+    assert profile.step_seconds[manifest.model] > 0
+    assert profile.filter_row_seconds > 0
+    sections = parse_yaml(file.read_text())
+    sections["board"] |= {"up_mbit": 7, "step_seconds": {"other": 3.5}}
+    file.write_text(dump_yaml(sections))
+    main(["doctor", "--bundle", str(bundle), "--state", str(tmp_path), "--profile", str(file)])
+    again = read_profiles([file])["board"]  # another model is added, and the filled-in link stays
+    assert set(again.step_seconds) == {"other", manifest.model}
+    assert (again.up_mbit, again.step_seconds["other"]) == (7, 3.5)
+
+
+@pytest.mark.parametrize(
+    ("content", "arguments", "words"),
+    [
+        (None, [], ("--profile", "--bundle")),
+        ("x: {flops: 1}", ["--bundle", "b"], ("other profiles than board",)),
+        ("board: {step_seconds: {cnn: 1}, step_rows: 3}", ["--bundle", "b"], ("steps of 3 rows",)),
+    ],
+)
+def test_doctor_refuses_a_profile_that_it_cannot_write_in_one_line(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    content: str | None,
+    arguments: list[str],
+    words: tuple[str, ...],
+) -> None:
+    small_bundle(tmp_path / "b")
+    monkeypatch.chdir(tmp_path)
+    if content is not None:
+        Path("board.yaml").write_text(content)
+    with pytest.raises(SystemExit) as stop:
+        main(["doctor", "--profile", "board.yaml", *arguments])
+    assert stop.value.code == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert all(word in error for word in words)
 
 
 def test_infer_prints_one_label_per_sample(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -20,7 +20,8 @@ PROXY = np.concatenate([RNG.normal(0, 1, (50, 4)).astype(np.float32), FAR])
 def test_the_score_is_the_log_ratio_of_distances_to_centroids() -> None:
     dre = KMeansDRE(3).fit(PRIVATE, reference=PROXY)
     assert dre.reference_ is not None
-    halves = [half.keywords["centroids"] for half in dre.reference_.halves]  # type: ignore[attr-defined]
+    assert dre.reference_.density is not None
+    halves = [half.keywords["centroids"] for half in dre.reference_.density.halves]  # type: ignore[attr-defined]
 
     def distance(x: np.ndarray, centroids: np.ndarray) -> np.ndarray:
         return np.sqrt(((x[:, None] - centroids) ** 2).sum(2)).min(1)
@@ -71,7 +72,7 @@ def test_rows_of_a_small_proxy_set_can_be_accepted(rows: int) -> None:
 
 def test_each_half_of_the_reference_set_has_at_most_one_centroid_per_ten_rows_of_the_set() -> None:
     for k, centroids in ((5, 5), (20, 20), (21, 20), (50, 20)):
-        reference = KMeansDRE(k).fit(PRIVATE, reference=PROXY).reference_
+        reference = KMeansDRE(k).fit_reference(PROXY).density
         assert reference is not None
         assert [len(half.keywords["centroids"]) for half in reference.halves] == [centroids] * 2  # type: ignore[attr-defined]
 
@@ -84,6 +85,21 @@ def test_proxy_rows_of_the_client_are_accepted_as_often_as_heldout_rows() -> Non
     dre = KMeansDRE(24).fit(private, reference=proxy)
     threshold = np.quantile(dre.score_samples(heldout), 0.1)
     assert (dre.score_samples(own) >= threshold).mean() > 0.7  # without cross-fitting: 0.4
+
+
+@pytest.mark.parametrize(("kind", "features"), [("proxy", "pixels"), ("proxy", "pca"), ("none", "pca")])
+def test_clients_that_share_a_fitted_reference_score_as_alone(kind: str, features: str) -> None:
+    dre = KMeansDRE(5, kind, features=features, n_components=3)  # type: ignore[arg-type]
+    alone, shared = clone_of(dre).fit(PRIVATE, reference=PROXY), clone_of(dre)
+    reference = dre.fit_reference(PROXY)
+    for x in (PROXY, HELDOUT, PROXY[:9]):
+        shared.fit(PRIVATE, reference=reference)
+        assert np.array_equal(shared.score_samples(x), alone.score_samples(x))
+    assert shared.reference_ is reference
+
+
+def clone_of(dre: KMeansDRE) -> KMeansDRE:
+    return KMeansDRE(**dre.get_params())
 
 
 def test_a_fitted_estimator_can_be_pickled() -> None:

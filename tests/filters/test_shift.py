@@ -100,11 +100,13 @@ def test_the_words_and_the_warnings_depend_on_the_shift() -> None:
 
 def test_clients_that_accept_no_row_are_named() -> None:
     rows = [np.ones(7, np.float32), np.zeros(7, np.float32)]
-    (warning,) = acceptance_warnings(rows, get_method("edgefd"))
+    (warning,) = acceptance_warnings(dict(enumerate(rows)), get_method("edgefd"))
     assert warning.startswith("client 1 accepts 0 of 7 proxy rows, as do 1 of 2 clients in all")
-    assert acceptance_warnings(rows[:1], get_method("edgefd")) == ()
-    assert acceptance_warnings(rows, get_method("indlearn")) == ()  # it exchanges nothing, so nothing is amiss
-    assert acceptance_warnings(rows, Method("none", "accepts nothing", filter=accept_none))
+    assert acceptance_warnings(dict(enumerate(rows[:1])), get_method("edgefd")) == ()
+    assert (
+        acceptance_warnings(dict(enumerate(rows)), get_method("indlearn")) == ()
+    )  # it exchanges nothing, so nothing is amiss
+    assert acceptance_warnings(dict(enumerate(rows)), Method("none", "accepts nothing", filter=accept_none))
 
 
 @pytest.mark.parametrize("partition", ["strong", "iid"])

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from edgefd.core.knowledge import Knowledge
+from edgefd.federation.changes import Exchanged
 from edgefd.federation.plan import RoundPlan
 from edgefd.federation.progress import Progress
 from edgefd.federation.report import Exchange, Report
@@ -30,7 +31,9 @@ class FakeTransport:
     def __init__(self) -> None:
         self.sent: list[tuple[RoundPlan, Knowledge | None]] = []
 
-    def exchange(self, plan: RoundPlan, sampled: Sequence[int], teacher: Knowledge | None) -> Exchange:
+    def exchange(
+        self, plan: RoundPlan, sampled: Sequence[int], teacher: Knowledge | None, exchanged: Exchanged
+    ) -> Exchange:
         self.sent.append((plan, teacher))
         ids = [] if plan.closing else plan.ids.tolist()
         rows: Any = [[plan.round / 8, 1 - plan.round / 8]] * len(ids) if ids else np.empty((0, 2))

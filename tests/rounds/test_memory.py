@@ -85,6 +85,14 @@ def test_a_late_report_counts_once_and_updates_the_memory() -> None:
     assert teacher.values[0] == pytest.approx([0, 1 / 1.81, 0.81 / 1.81, 0])  # its age is 2, counted from its own round
 
 
+@pytest.mark.parametrize("method", ["fedmd", "edgefd"])
+def test_a_buffered_report_counts_with_a_weight_that_falls_with_its_age_and_then_in_memory(method: str) -> None:
+    made = server(method, ParticipationConfig(min_reports=2, stale_reports="buffer", memory_discount=0.5))
+    rounds = [[says(2, 0)], [], [says(0, 2, round=0), says(1, 1, 2)]]
+    assert after(made, *rounds).values[0] == pytest.approx(np.array([0.25, 1, 0.25, 0]) / 1.5)
+    assert after(made, *rounds, [says(1, 1, 3)]).values[0] == pytest.approx(np.array([0.125, 1, 0.125, 0]) / 1.25)
+
+
 @with_methods(m for m in METHODS if m.exchanges)
 def test_the_methods_that_average_labels_remember_and_the_others_do_not(method: Method) -> None:
     assert method.remembers == (method.name in REMEMBERING)

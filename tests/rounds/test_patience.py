@@ -8,6 +8,7 @@ import pytest
 
 import edgefd
 from edgefd.core.knowledge import Knowledge, empty
+from edgefd.federation.changes import Exchanged
 from edgefd.federation.plan import RoundPlan
 from edgefd.federation.progress import BestRound
 from edgefd.federation.report import Exchange, Report
@@ -23,7 +24,9 @@ ACCURACIES = [[0.2, 0.4], [0.5, 0.3], [0.5, 0.3], [0.3, 0.3], [0.6, 0.6], [0.1, 
 class Measured:
     """A transport whose clients report given held-out accuracies in the rounds that are evaluated."""
 
-    def exchange(self, plan: RoundPlan, sampled: Sequence[int], teacher: Knowledge | None) -> Exchange:
+    def exchange(
+        self, plan: RoundPlan, sampled: Sequence[int], teacher: Knowledge | None, exchanged: Exchanged
+    ) -> Exchange:
         evaluated = plan.evaluate or plan.closing
         values = ACCURACIES[plan.round] if evaluated else [None, None]
         metrics = [{} if v is None else {"heldout_accuracy": v} for v in values]

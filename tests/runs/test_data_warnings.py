@@ -161,7 +161,7 @@ def test_simulate_and_devices_say_that_a_proxy_set_is_unrelated(
         simulated = simulate_config(run, tmp_path / "a")
     shifted, silent = [record.getMessage() for record in caplog.records][-2:]
     assert shifted.startswith("the proxy set has few rows like those of 3 of 3 clients")
-    assert silent == acceptance_warnings([np.zeros(60, np.float32)] * 3, run.method)[0]
+    assert silent == acceptance_warnings(dict.fromkeys(range(3), np.zeros(60, np.float32)), run.method)[0]
     clients = json.loads((simulated.folder / "partition.json").read_text())["clients"]
     assert [client["proxy_shift"] > OTHER_KIND for client in clients] == [True] * 3
 

@@ -33,7 +33,7 @@ class EvenRows(Selection):
     offset: int = 0
     queries: ClassVar[bool] = True
 
-    def query(self, ids, teacher, state, rng):
+    def query(self, ids, teacher, state, rng, round):
         return ids[ids % 2 == self.offset]
 
 
@@ -92,7 +92,11 @@ def test_a_new_selection_rule_is_one_file(add: Add, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="unknown selection 'even_rows'"):
         selection_of({"name": "even_rows"})
     add("edgefd.selection", "even_rows", EVEN_ROWS)
-    assert selection_of({"name": "even_rows", "offset": 1}).query(np.arange(6), None, None, None).tolist() == [1, 3, 5]
+    assert selection_of({"name": "even_rows", "offset": 1}).query(np.arange(6), None, None, None, 0).tolist() == [
+        1,
+        3,
+        5,
+    ]
     done = results(config(selection={"name": "even_rows"}))
     assert [np.unique(r.plan.ids % 2).tolist() for r in done] == [[0]] * 3 + [[0, 1]]
     path = tmp_path / "config.yaml"
@@ -116,7 +120,17 @@ def test_a_new_loss_is_one_file(add: Add) -> None:
 
 def test_files_with_a_leading_underscore_are_no_members(add: Add) -> None:
     add("edgefd.selection", "_helper", "RULE = None\n")
-    assert set(selection_rules()) == {"all", "random", "pcoreset", "ddk", "rad", "llkd", "adaspec", "kd3"}
+    assert set(selection_rules()) == {
+        "all",
+        "alternating",
+        "random",
+        "pcoreset",
+        "ddk",
+        "rad",
+        "llkd",
+        "adaspec",
+        "kd3",
+    }
     assert set(losses()) == {"kl", "l1", "pld", "taid", "mixed", "swing"}
 
 

@@ -146,6 +146,6 @@ def test_the_rules_of_the_client_are_those_that_choose_a_subset() -> None:
     assert CLIENT_RULES == ["adaspec", "kd3", "llkd", "rad"]
     k = teacher(labels([1, 0], [0, 1]))
     for name in sorted(set(selection_rules()) - set(CLIENT_RULES)):
-        rule = selection_of({"name": name} | ({} if name == "all" else {"budget": 1 / 2}))
+        rule = selection_of({"name": name} | ({} if name in ("all", "alternating") else {"budget": 1 / 2}))
         subset = rule.subset(Candidates(k, lambda: k.values, lambda: k.values, np.random.default_rng(0)))
         assert subset is k

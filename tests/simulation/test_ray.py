@@ -61,7 +61,7 @@ def rounds(folder: Path) -> list[dict[str, Any]]:
 
 @pytest.mark.slow
 def test_the_ray_engine_gives_the_bits_of_the_local_engine(tmp_path: Path) -> None:
-    absent = ("coordinator.fraction=0.75", "train.catch_up=3")
+    absent = ("coordinator.fraction=0.75", "train.catch_up=3", "codec.name=simplex15", "codec.changes_above=0.02")
     for engine, more in (("ray", ()), ("local", ("run.workers=0",))):
         arguments = ("simulate", QUICKSTART, *SMALL, *absent, *more, "--engine", engine, "--out", engine)
         done = edgefd(*arguments, cwd=tmp_path, PYTHONPATH=PATHS)

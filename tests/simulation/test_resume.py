@@ -88,10 +88,22 @@ def test_a_stopped_run_of_each_method_continues_to_the_same_bits(tmp_path: Path,
         },
         {"train": {"rounds": 4, "initial": "own", "local_steps": 2}, "workers": 2},
         {"run": {"patience": 1, "checkpoint_every": 2}},
+        {
+            "devices": {"fleet": {"pi_5": 1, "pi_4": 2, "phone": 1}},
+            "coordinator": {"min_reports": 2, "stale_reports": "buffer"},
+        },
         {"run": {"learner": "onnx"}},
         {"run": {"record_knowledge": True, "record_every": 1}},
+        {
+            "codec": {"name": "simplex15", "changes_above": 0.05},
+            "coordinator": {"min_reports": 1, "dropout": 0.1, "lateness": 0.3, "stale_reports": "use"},
+            "seed": 1,
+        },
     ],
-    ids=["late reports", "fraction", "selection", "two heads", "workers", "patience", "onnx", "recorded"],
+    ids=[
+        *("late reports", "fraction", "selection", "two heads", "workers", "patience", "devices", "onnx", "recorded"),
+        "changes",
+    ],
 )
 def test_every_state_of_a_run_is_in_its_checkpoint(tmp_path: Path, sections: dict[str, Any]) -> None:
     check_same(*whole_and_resumed(config(**sections), tmp_path, after=3))

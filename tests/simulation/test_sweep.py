@@ -20,9 +20,10 @@ from edgefd.data.datasets import find_dataset
 from edgefd.report.compare import HEADER, compare, load_runs, to_csv, to_markdown
 from edgefd.report.compare import cells as table_cells
 from edgefd.runs.read import is_complete
-from edgefd.simulation import sweep
+from edgefd.simulation import run_cells
 from edgefd.simulation.run import simulate_config
-from edgefd.simulation.sweep import Cell, load_sweep, run_sweep
+from edgefd.simulation.run_cells import Cell
+from edgefd.simulation.sweep import load_sweep, run_sweep
 from tests.support.commands import command, env
 from tests.support.run_results import StopAfter, results
 
@@ -223,9 +224,9 @@ def diverged(*_: object, **__: object) -> None:
 def test_errors_of_the_machine_are_told_from_errors_of_the_settings(
     cells: list[Cell], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run: Callable[..., None], of_machine: bool
 ) -> None:
-    monkeypatch.setattr(sweep, "simulate_config", run)
-    failure = sweep._run_cell(cells[0], tmp_path / "run")
-    assert failure is not None
+    monkeypatch.setattr(run_cells, "simulate_config", run)
+    failure = run_cells.run_cell(cells[0], tmp_path / "run")
+    assert isinstance(failure, run_cells.Failure)
     assert failure.of_machine is of_machine
     assert "\n" not in failure.message
 

@@ -4,7 +4,8 @@ import csv
 import json
 import signal
 import subprocess
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,11 +15,12 @@ import yaml
 from edgefd.cli.tune import tune
 from edgefd.config.load import PACKAGED, load_config, parse_config
 from edgefd.config.schema import Config
-from edgefd.core.errors import RunError, UserError
+from edgefd.core.errors import InUse, RunError, UserError
 from edgefd.methods import method_names
 from edgefd.runs.read import is_complete
 from edgefd.simulation import tuning as module
-from edgefd.simulation.sweep import Cell, FailedRuns, Failure
+from edgefd.simulation.run_cells import Cell, Failure
+from edgefd.simulation.sweep import FailedRuns
 from edgefd.simulation.tuning import Trial, best_of, load_tuning, run_tuning
 from edgefd.simulation.tuning_results import best_path, tuning_table, write_results
 from edgefd.simulation.tuning_space import read_space
@@ -212,6 +214,23 @@ def test_a_folder_of_another_tuning_is_refused(runs: FakeRuns, space: Path, tmp_
     config = CONFIG | {"train": {"rounds": 2}} if change == "config" else CONFIG
     with pytest.raises(UserError, match="holds a tuning of edgefd with other settings, seeds or data"):
         tuned(space, tmp_path / "out", 1, (102,) if change == "seeds" else (100, 101), config)
+
+
+def test_a_tuning_that_is_refused_removes_nothing_of_the_one_at_work(
+    runs: FakeRuns, space: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+
+    @contextmanager
+    def taken(path: Path, *_: str) -> Iterator[None]:  # another process was faster
+        (out / "runs" / "under-way").mkdir(parents=True)
+        raise InUse("another process tunes")
+        yield
+
+    monkeypatch.setattr(module, "exclusive_lock", taken)
+    with pytest.raises(InUse):
+        tuned(space, out, 1)
+    assert (out / "runs" / "under-way").exists()
 
 
 def test_a_space_without_further_combinations_ends(runs: FakeRuns, space: Path, tmp_path: Path) -> None:

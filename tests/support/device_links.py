@@ -15,6 +15,7 @@ import numpy as np
 from edgefd_client.agent import run_agent
 from edgefd_client.bundle_download import fetch_bundle
 from edgefd_client.grpc_link import GrpcLink, connect
+from edgefd_client.link import Link
 from edgefd_client.sources import NpzSource, client_data, read_samples
 from edgefd_proto import edgefd_pb2 as pb
 from edgefd_proto.edgefd_pb2_grpc import DeviceLinkStub
@@ -36,7 +37,14 @@ from edgefd.runs.terms import terms_of
 from edgefd.wire import messages as wire
 from edgefd.wire.bundle_reader import read_bundle
 from edgefd.wire.device_link import PROTOCOL, REASON, terms_message
-from tests.support.federations import ExportedFederation, ignore_event, ignore_line, in_threads, round_plan
+from tests.support.federations import (
+    ExportedFederation,
+    ignore_event,
+    ignore_line,
+    in_threads,
+    round_plan,
+    unwrapped,
+)
 from tests.support.open_server import OpenServer
 
 UNLIMITED = Rate(1e9, 1e9)
@@ -109,11 +117,15 @@ def open_device_link(
 
 @contextmanager
 def run_devices(
-    federation: ExportedFederation, folder: Path, addresses: list[str], keys: Path | None
+    federation: ExportedFederation,
+    folder: Path,
+    addresses: list[str],
+    keys: Path | None,
+    wrap: Callable[[Link, int], Link] = unwrapped,
 ) -> Iterator[None]:
     """Run one agent for each address in threads; each downloads its bundle. Their states are in the folder.
 
-    `keys` is the folder of certificates; None = plaintext.
+    `keys` is the folder of certificates; None = plaintext. The agent uses its link as `wrap` returns it.
     """
 
     def run_device(i: int) -> None:
@@ -123,7 +135,7 @@ def run_devices(
             bundle = read_bundle(fetch_bundle(link, folder / f"state{i}"))
             link.join(bundle.manifest.terms)
             data = client_data(read_samples(NpzSource(federation.data[link.client]), bundle), bundle, link.client)
-            run_agent(link, bundle, data, folder / f"state{i}", ignore_line)
+            run_agent(wrap(link, i), bundle, data, folder / f"state{i}", ignore_line)
 
     with in_threads(run_device, range(len(addresses))):
         yield

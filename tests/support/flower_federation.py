@@ -121,10 +121,10 @@ class FlowerFederation:
 
 @contextmanager
 def flower_federation(
-    folder: Path, nodes: tuple[int, ...], devices: tuple[int, ...] = (), codec: str = "float16"
+    folder: Path, nodes: tuple[int, ...], devices: tuple[int, ...] = (), **codec: Any
 ) -> Iterator[FlowerFederation]:
     """Export a federation of three clients and three rounds, and end the processes of the test with the context."""
-    config = small(3, 3, sections={"codec": {"name": codec}})
+    config = small(3, 3, sections={"codec": codec})
     exported = export_federation(config, folder / "federation")
     (folder / "config.yaml").write_text(yaml.safe_dump(config.to_dict()))
     certs.init(folder / "certs", ["localhost", "127.0.0.1"], 2)

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 from edgefd_proto import edgefd_pb2 as pb
 
-from edgefd.core.knowledge import Knowledge, empty
+from edgefd.core.knowledge import Knowledge, empty, replaced
+from edgefd.federation.changes import changes_since, digest_of, published
 from edgefd.federation.plan import RoundPlan
 from edgefd.federation.report import Report
 from edgefd.federation.terms import FederationTerms, parse_terms
@@ -21,12 +22,17 @@ from edgefd.selection import selection_of
 from edgefd.wire import messages as wire
 from edgefd.wire.device_link import PROTOCOL, identity_message, read_identity, read_terms, terms_message
 from tests.support.expectations import report_like, shape_of
+from tests.support.votes import votes
 
 ROOT = Path(__file__).parents[2]
 DOCUMENT = ROOT / "docs" / "reference" / "wire-format.md"
 
 LABELS = Knowledge(np.array([2, 5, 6]), np.eye(10, dtype=np.float32)[[1, 9, 4]], np.ones(3, np.float32))
 KNOWLEDGE = Knowledge(np.array([2, 5]), np.array([[0.25, 0.75], [1, 0]], np.float32), np.array([1, 0.5], np.float32))
+HELD = Knowledge(np.arange(8), np.tile(np.array([[0.25, 0.75]], np.float32), (8, 1)), np.ones(8, np.float32))
+NEWER = replaced(HELD, HELD.ids < 7, empty(2))
+NEWER = replaced(NEWER, NEWER.ids != 3, votes([3], [[1, 0]]))
+CHANGES = changes_since(published(published(None, HELD, 0, 0.0), NEWER, 1, 0.0), digest_of(HELD))
 REST = 0.03125
 KEPT = Knowledge(
     np.array([2, 5]),
@@ -57,8 +63,10 @@ EXAMPLES = {
     "knowledge float16": wire.encode(KNOWLEDGE, "float16"),
     "knowledge uint8": wire.encode(KNOWLEDGE, "uint8"),
     "knowledge uint4": wire.encode(KNOWLEDGE, "uint4"),
+    "knowledge int8": wire.encode(KNOWLEDGE, "int8"),
     "knowledge kept": wire.encode(KEPT, "float16"),
     "knowledge simplex15": wire.encode(KNOWLEDGE, "simplex15"),
+    "knowledge changes": wire.encode(NEWER, "float16", CHANGES),
     "knowledge labels": wire.encode(LABELS, "float16"),
     "plan": wire.encode_plan(RoundPlan(2, np.array([0, 1, 5]))),
     "terms": terms_message(TERMS).SerializeToString(),
@@ -102,6 +110,8 @@ def test_the_documented_examples_decode_to_the_described_values() -> None:
     examples = documented()
     for codec in ("float32", "float16"):
         assert wire.decode(examples[f"knowledge {codec}"], shape_of(KNOWLEDGE, codec)).equals(KNOWLEDGE)
+    held = dataclasses.replace(shape_of(HELD, "float16"), held=HELD)
+    assert wire.decode(examples["knowledge changes"], held).equals(NEWER)
     plan = wire.decode_plan(examples["plan"], 6)
     assert (plan.round, plan.ids.tolist(), plan.evaluate, plan.closing) == (2, [0, 1, 5], True, False)
     expected = report_like(Report(1, 3, empty(2), {"heldout_accuracy": 0.5}), "float16")

@@ -21,7 +21,7 @@ from tests.support.bombs import knowledge_bombs
 from tests.support.expectations import ANY_NUMBER, report_like, sent_and_received, shape, shape_of
 from tests.support.strategies import knowledge
 
-ERROR = {"float32": 0, "float16": 5e-4, "uint8": 4e-3, "uint4": 0.07, "simplex15": 0.09}
+ERROR = {"float32": 0, "float16": 5e-4, "uint8": 4e-3, "uint4": 0.07, "simplex15": 0.09, "int8": 4e-3}
 WEIGHT_ERROR = {"simplex15": 0.1}  # of a weight, relative to it
 
 

@@ -13,21 +13,31 @@ import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import replace
+from types import MappingProxyType
 
 from edgefd.core.errors import RunError
 from edgefd.core.knowledge import Knowledge
 from edgefd.core.text import shown
+from edgefd.federation.changes import NOTHING_EXCHANGED, Exchanged
 from edgefd.federation.metrics import Range
 from edgefd.federation.plan import RoundPlan
 from edgefd.federation.report import Exchange, Report, count_exchange
 from edgefd.federation.terms import FederationInfo
 from edgefd.methods import get_method
-from edgefd.rounds.participation import FULL_PARTICIPATION, ParticipationConfig, add_stale_reports, quorum_reached
+from edgefd.rounds.participation import (
+    FULL_PARTICIPATION,
+    ParticipationConfig,
+    add_stale_reports,
+    largest_age,
+    quorum_reached,
+)
+from edgefd.rounds.teacher_messages import TeacherMessages
 from edgefd.rounds.validation import expected_report
 from edgefd.wire import messages as wire
 from edgefd.wire.exchange_folder import COMPLETE
 from edgefd.wire.expected import ExpectedReport, UnexpectedContent
+from edgefd_server.coordinator.round_inbox import OpenRound, RoundInbox
 from edgefd_server.monitoring.event_log import Log, LoggedState
 
 SHUTDOWN_GRACE = 20.0
@@ -50,35 +60,6 @@ class Refused(Exception):
     def __init__(self, reason: str, line: str) -> None:
         super().__init__(shown(line))
         self.reason = reason
-
-
-@dataclass(frozen=True, eq=False)
-class OpenRound:
-    """An open round: its plan, its teacher and the clients that it asks."""
-
-    plan: RoundPlan
-    teacher: bytes | None
-    """a serialised Knowledge; None in round 0"""
-    asked: Sequence[int]
-    """the clients that are asked for a report, ascending"""
-    began: float
-    """time of the opening, by the coordinator's clock, in seconds"""
-
-
-@dataclass(eq=False)
-class RoundInbox:
-    """A round and the reports that were accepted for it."""
-
-    opened: OpenRound
-    reports: dict[int, Report] = field(default_factory=dict)
-    late: dict[int, Report] = field(default_factory=dict)
-    """reports that came after the round was closed, by client"""
-    digests: dict[int, bytes] = field(default_factory=dict)
-    """sha256 of every accepted report, by client"""
-    refused: dict[int, str] = field(default_factory=dict)
-    """reason, in words, for which the last report of a client was refused; its corrected report may still come"""
-    closed: bool = False
-    """whether the round is over"""
 
 
 class RoundCoordinator(LoggedState):
@@ -112,13 +93,20 @@ class RoundCoordinator(LoggedState):
         self._clock = clock
         self._watchers: list[Callable[[], None]] = []
         self._current: RoundInbox | None = None
-        self._previous: RoundInbox | None = None
+        self._earlier: list[RoundInbox] = []
+        """closed rounds whose late reports can still be told apart, the newest last"""
         self._ended: str | None = None
         self._connected, self._end_acknowledged = set(expected), set[int]()
 
     # for the coordinator's thread
 
-    def exchange(self, plan: RoundPlan, sampled: Sequence[int], teacher: Knowledge | None) -> Exchange:
+    def exchange(
+        self,
+        plan: RoundPlan,
+        sampled: Sequence[int],
+        teacher: Knowledge | None,
+        exchanged: Exchanged = NOTHING_EXCHANGED,
+    ) -> Exchange:
         """Run one round. See `edgefd.rounds.loop.Transport`.
 
         A report that fails a check is refused with the reason, and the round continues to wait.
@@ -126,15 +114,29 @@ class RoundCoordinator(LoggedState):
         Raises:
             RunError: if too few clients have reported in time, or the log cannot be written.
         """
-        data = None if teacher is None else wire.encode(teacher, self.info.terms.codec)
-        self.open(plan, sampled, data)
-        return count_exchange(self.collect(), teacher, data, len(sampled))
+        messages = TeacherMessages(teacher, self.info.terms.codec, exchanged.teacher)
+        opened = self.open(plan, sampled, messages.complete, messages.to, exchanged.reports)
+        reports = self.collect()
+        return count_exchange(reports, opened.bytes_down if teacher else 0)
 
-    def open(self, plan: RoundPlan, sampled: Sequence[int], teacher: bytes | None) -> OpenRound:
-        """Open a round for the sampled clients and wake the front ends."""
-        opened = OpenRound(plan, teacher, sampled, self._clock())
+    def open(
+        self,
+        plan: RoundPlan,
+        sampled: Sequence[int],
+        teacher: bytes | None,
+        changes: Callable[[bytes], bytes | None] | None = None,
+        held: Mapping[int, Knowledge] = MappingProxyType({}),
+    ) -> OpenRound:
+        """Open a round for the sampled clients and wake the front ends. See `OpenRound` for the arguments."""
+        opened = OpenRound(plan, teacher, sampled, self._clock(), changes, held)
         with self._changed:
-            self._previous, self._current = self._current, RoundInbox(opened)
+            inbox, before = RoundInbox(opened), self._current
+            if before is not None:
+                if self.rules.stale_reports == "buffer" and not plan.closing:
+                    inbox.reports |= before.late
+                kept = max(1, largest_age(self.rules, plan.closing))
+                self._earlier = [*self._earlier, _without_content(before)][-kept:]
+            self._current = inbox
         sent = {"teacher_bytes": len(teacher), "teacher_sha256": hashlib.sha256(teacher).hexdigest()} if teacher else {}
         self.note("round", round=plan.round, closing=plan.closing, asked=len(sampled), **sent)
         self._announce()
@@ -163,7 +165,7 @@ class RoundCoordinator(LoggedState):
                 until = min(self.timeout, deadline) if seconds < deadline else self.timeout
                 self._changed.wait(min(until - seconds, _LONGEST_WAIT))
             current.closed = True
-            late = () if self._previous is None or current.opened.plan.closing else self._previous.late.values()
+            late = self._earlier[-1].late.values() if self._earlier and not current.opened.plan.closing else ()
             reports = add_stale_reports(self.rules, list(current.reports.values()), late)
         self._announce()
         return reports
@@ -234,15 +236,15 @@ class RoundCoordinator(LoggedState):
         return opened if opened is not None and client in opened.asked and opened.plan.round > after else None
 
     def missing(self) -> list[int]:
-        """Return the clients that the open round asks and whose reports have not come."""
+        """Return the clients that the open round asks and whose reports for it have not come."""
         with self._changed:
             current = self._current
-            return [] if current is None else [c for c in current.opened.asked if c not in current.reports]
+            return [] if current is None else [c for c in current.opened.asked if c not in current.digests]
 
     def submit(self, client: int, round: int, data: bytes) -> bool:
         """Accept a valid serialised Report, and return whether the same report had been accepted before.
 
-        A report for the previous round counts in the open one or is refused, according to the rules.
+        A report for an earlier round counts in the open one or is refused, according to the rules.
 
         Args:
             client: the sender, as identified by the front end.
@@ -267,14 +269,14 @@ class RoundCoordinator(LoggedState):
                     )
                 return True
             in_time = inbox is self._current and not inbox.closed and self._ended is None
-            if not (in_time or self._counts_late(inbox)):
+            if not (in_time or self._counts_late(inbox, client)):
                 raise Refused("round", f"round {round} was closed without this report")
             try:
-                report = self._decoded(data, inbox.opened.plan, client)
+                report = self._decoded(data, inbox.opened, client)
             except Refused as refused:
                 self._refuse(client, inbox, refused)
                 raise
-            (inbox.reports if in_time else inbox.late)[client] = report
+            self._place(inbox, in_time)[client] = report
             inbox.digests[client] = digest
             self._changed.notify_all()
         self.note("report" if in_time else "late", client=client, round=round, bytes=len(data))
@@ -287,9 +289,9 @@ class RoundCoordinator(LoggedState):
             if current is not None and not current.closed and client in current.opened.asked:
                 self._refuse(client, current, refused)
 
-    def expected(self, plan: RoundPlan) -> ExpectedReport:
-        """Return what is expected of a report in a round with this plan."""
-        return expected_report(get_method(self.info.terms.method), self.info.terms, plan, self._measured)
+    def expected(self, plan: RoundPlan, held: Knowledge | None = None) -> ExpectedReport:
+        """Return what is expected of a report in a round with this plan, of a client whose knowledge is held."""
+        return expected_report(get_method(self.info.terms.method), self.info.terms, plan, self._measured, held)
 
     def connected(self, client: int) -> None:
         """Record that a client has connected: `finish` waits until it knows that the run is over."""
@@ -303,9 +305,9 @@ class RoundCoordinator(LoggedState):
             self._changed.notify_all()
 
     def _inbox(self, client: int, round: int) -> RoundInbox:
-        """Return the inbox of the current or previous round with that number, which must have asked the client."""
-        inboxes = (self._current, self._previous)
-        inbox = next((each for each in inboxes if each is not None and each.opened.plan.round == round), None)
+        """Return the inbox of the current or an earlier round with that number, which must have asked the client."""
+        inboxes = [*self._earlier, *([] if self._current is None else [self._current])]
+        inbox = next((each for each in inboxes if each.opened.plan.round == round), None)
         if self._current is None and self._ended is None:
             raise Refused("early", "no round is open yet: submit the report again soon")
         if inbox is None:
@@ -314,21 +316,31 @@ class RoundCoordinator(LoggedState):
             raise Refused("round", f"round {round} does not ask client {client}")
         return inbox
 
-    def _counts_late(self, inbox: RoundInbox) -> bool:
-        """Return whether a report that comes now for that round can still count in the round after it."""
-        if self.rules.stale_reports == "drop" or inbox.opened.plan.closing or self._ended is not None:
+    def _counts_late(self, inbox: RoundInbox, client: int) -> bool:
+        """Return whether a report that comes now for that round can still count in the open round or the next one."""
+        current = self._current
+        if inbox.opened.plan.closing or self._ended is not None or current is None:
             return False
+        if self.rules.stale_reports == "buffer" and inbox is not current and client in current.digests:
+            return False  # the buffer has a newer one
+        age = current.opened.plan.round - inbox.opened.plan.round + current.closed
+        return age <= largest_age(self.rules, current.opened.plan.closing)
+
+    def _place(self, inbox: RoundInbox, in_time: bool) -> dict[int, Report]:
+        """Return where a report for that round belongs: to it, to the buffer, or to the late ones."""
+        if in_time or self.rules.stale_reports != "buffer":
+            return inbox.reports if in_time else inbox.late
         current = self._current
         assert current is not None
-        return inbox is current or not (current.closed or current.opened.plan.closing)
+        return current.late if current.closed else current.reports
 
-    def _decoded(self, data: bytes, plan: RoundPlan, client: int) -> Report:
+    def _decoded(self, data: bytes, opened: OpenRound, client: int) -> Report:
         """Return the report in the data.
 
         Raises:
-            Refused: if it is not one that the client may send in a round with this plan.
+            Refused: if it is not one that the client may send in this round.
         """
-        expected = self.expected(plan)
+        expected = self.expected(opened.plan, opened.held.get(client))
         if len(data) > expected.largest:
             raise Refused("size", f"the report has {len(data)} bytes; the limit is {expected.largest}")
         try:
@@ -372,3 +384,8 @@ class RoundCoordinator(LoggedState):
     def _announce(self) -> None:
         for wake in self._watchers:
             wake()
+
+
+def _without_content(inbox: RoundInbox) -> RoundInbox:
+    """Return the inbox of a closed round with what later reports for it need: without its reports and its teacher."""
+    return replace(inbox, opened=replace(inbox.opened, teacher=None, changes=None), reports={})

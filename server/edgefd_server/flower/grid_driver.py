@@ -21,7 +21,8 @@ from edgefd.core.errors import RunError, UserError
 from edgefd.core.text import shown
 from edgefd.wire import messages as wire
 from edgefd.wire.device_link import terms_message
-from edgefd_server.coordinator.round_coordinator import OpenRound, Refused, RoundCoordinator
+from edgefd_server.coordinator.round_coordinator import Refused, RoundCoordinator
+from edgefd_server.coordinator.round_inbox import OpenRound
 
 if TYPE_CHECKING:
     from flwr.serverapp import Grid
@@ -58,6 +59,8 @@ class _NodeState:
     """None = not known yet"""
     barred: bool = False
     """whether its key is missing on the allow-list"""
+    held: bytes = b""
+    """digest of the teacher that the node said it holds with its last report; empty = not known"""
     failures: int = 0
     not_before: float = 0.0
     """time before which it is not sent the round again"""
@@ -212,6 +215,8 @@ class GridDriver:
             raise refused
         duplicate = self.coordinator.submit(client, sent.round, report)
         self.nodes[sent.node].failures = 0
+        held = body.get("held")
+        self.nodes[sent.node].held = held if isinstance(held, bytes) else b""
         if self.metrics is not None and not duplicate:
             self.metrics.bytes.labels("up").inc(len(report))
 
@@ -220,6 +225,7 @@ class GridDriver:
         self._record_refusal(node, refused)
         state = self.nodes.get(node)
         if state is not None and refused.reason != "round":
+            state.held = b""  # it may have lost its state: the next message has the whole teacher
             delay = min(MAX_RETRY_SECONDS, FIRST_RETRY_SECONDS * 2**state.failures)
             state.not_before = time.monotonic() + delay
             state.failures = min(state.failures + 1, 10)
@@ -254,8 +260,12 @@ class GridDriver:
         info, body = self.coordinator.info, dict[str, Any]()
         body["run"], body["terms"] = info.run, terms_message(info.terms).SerializeToString()
         body["plan"] = wire.encode_plan(opened.plan)
-        if opened.teacher is not None:
-            body["teacher"] = opened.teacher
+        repeated = any(sent.node == node for sent in self._pending.values())  # it may have run the round already
+        teacher = opened.teacher_for(state.client, b"" if repeated else state.held)
+        if teacher is not None:
+            body["teacher"] = teacher
+        if held := opened.held_digest(state.client):
+            body["held"] = held
         if state.client is None and len(opened.asked) < info.n_clients:
             body["asked"] = list(opened.asked)
         if self.config is not None:
@@ -263,7 +273,7 @@ class GridDriver:
         if self.allowed is not None and state.client is not None:
             body["client"] = state.client
         if self.metrics is not None:
-            self.metrics.bytes.labels("down").inc(len(body["plan"]) + len(opened.teacher or b""))
+            self.metrics.bytes.labels("down").inc(len(body["plan"]) + len(teacher or b""))
         content = RecordDict({"edgefd": ConfigRecord(body)})
         ttl = self.coordinator.timeout + 60.0
         return Message(content, node, MESSAGE_TYPE, ttl=ttl, group_id=str(opened.plan.round))

@@ -12,10 +12,12 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 
 from edgefd.core.errors import RunError, UserError
 from edgefd.core.files import SHARED, FileIdentity, get, identities, make_folder, os_errors, put, remove
+from edgefd.rounds.participation import largest_age
 from edgefd.wire import messages as wire
 from edgefd.wire.exchange_folder import (
     ASKED,
@@ -32,7 +34,8 @@ from edgefd.wire.exchange_folder import (
     report_file,
     round_folder,
 )
-from edgefd_server.coordinator.round_coordinator import OpenRound, Refused, RoundCoordinator
+from edgefd_server.coordinator.round_coordinator import Refused, RoundCoordinator
+from edgefd_server.coordinator.round_inbox import OpenRound
 
 POLL_SECONDS = 0.05
 """seconds between two readings of the folder"""
@@ -54,8 +57,9 @@ class FolderFrontEnd:
         self.seen: dict[int, float] = {}
         """time of each client's last report (`time.monotonic`)"""
         self._opened: OpenRound | None = None
-        self._late: tuple[OpenRound, frozenset[int]] | None = None
-        """the previous round and its clients whose reports were not in time"""
+        self._late: list[tuple[OpenRound, frozenset[int]]] = []
+        """earlier rounds, the newest first, each with its clients whose reports were not in time, as far as the rules
+        can use them"""
         self._read: dict[tuple[int, int], FileIdentity] = {}
         """identity of the file that was read last, by round and client: a new file is read again"""
         self._accepted: set[tuple[int, int]] = set()
@@ -80,7 +84,7 @@ class FolderFrontEnd:
                 self._close(self._opened)
 
     def continue_after(self, round: int) -> None:
-        """Open a completed round again for late reports, if the rules use them.
+        """Open a completed round again for late reports, which the rules use.
 
         Raises:
             RunError: if its files cannot be read.
@@ -95,7 +99,7 @@ class FolderFrontEnd:
             raise RunError(f"cannot read round {round} in {self._folder}: {error}") from error
         closed = OpenRound(plan, None, clients, time.monotonic())
         self._coordinator.continue_after(closed)
-        self._late = closed, frozenset(clients) - frozenset(counted)
+        self._late = [(closed, frozenset(clients) - frozenset(counted))]
 
     def _publish(self, opened: OpenRound) -> None:
         folder = round_folder(self._folder, opened.plan.round)
@@ -109,9 +113,10 @@ class FolderFrontEnd:
 
     def _close(self, closed: OpenRound) -> None:
         self._opened = None
-        missing = frozenset(self._coordinator.missing())
+        missing, rules = frozenset(self._coordinator.missing()), self._coordinator.rules
         self._put(round_folder(self._folder, closed.plan.round) / COUNTED, encode_clients(set(closed.asked) - missing))
-        self._late = closed, missing
+        earlier = [(closed, missing), *self._late][: largest_age(rules, closed.plan.closing)]
+        self._late = [(replace(opened, teacher=None, changes=None), clients) for opened, clients in earlier]
 
     def _get(self, path: Path) -> bytes | None:
         return get(path, MAX_TEXT, self._folder)
@@ -140,10 +145,13 @@ class FolderFrontEnd:
 
     def _awaited(self, opened: OpenRound) -> list[tuple[OpenRound, Sequence[int]]]:
         """Return the rounds whose reports can still count, each with the clients that may send one."""
-        awaited = [(opened, opened.asked)]
-        if self._late is not None and self._coordinator.rules.stale_reports == "use" and not opened.plan.closing:
-            awaited.insert(0, (self._late[0], sorted(self._late[1])))
-        return awaited
+        awaited: list[tuple[OpenRound, Sequence[int]]] = [(opened, opened.asked)]
+        newer = {client for client in opened.asked if (opened.plan.round, client) in self._accepted}
+        for closed, missing in () if opened.plan.closing else self._late:
+            number = closed.plan.round
+            awaited.insert(0, (closed, sorted(missing - newer)))
+            newer |= {client for client in missing if (number, client) in self._accepted}
+        return [(each, clients) for each, clients in awaited if clients]
 
     def _new_files(self, round: int, clients: Sequence[int]) -> dict[int, FileIdentity]:
         """Return the files of a round's reports, by client, that were neither read nor are unneeded by now."""
@@ -228,7 +236,7 @@ def open_folder(folder: Path, coordinator: RoundCoordinator, n_proxy: int, first
         raise UserError(f"cannot write {folder}: {error.strerror}") from error
     except ValueError as error:
         raise UserError(f"cannot use {folder}: {error}: remove it") from error
-    if first and coordinator.rules.stale_reports == "use":
+    if first and coordinator.rules.stale_reports != "drop":
         front_end.continue_after(first - 1)
     coordinator.watch(front_end.run_changed)
     stop = threading.Event()

@@ -73,11 +73,11 @@ class DeviceLink(GrpcServer):
 
     async def next_task(self, request: bytes, context: Context) -> bytes:
         """Answer `DeviceLink.NextTask` when there is a task, the run ends, or the device's deadline is near."""
-        client, after = self._sessions.task_request(self._certified(context), request)
-        if (task := self._sessions.next_task(client, after)) is None:
+        client, after, held = self._sessions.task_request(self._certified(context), request)
+        if (task := self._sessions.next_task(client, after, held)) is None:
             await self._wait(client, after, context)
             self._certified(context)  # the certificate may have been revoked meanwhile
-            task = self._sessions.next_task(client, after)
+            task = self._sessions.next_task(client, after, held)
         return _IDLE if task is None else task
 
     async def submit(self, request: bytes, context: Context) -> bytes:

@@ -16,7 +16,8 @@ from edgefd_proto import edgefd_pb2 as pb
 
 from edgefd.wire import messages as wire
 from edgefd.wire.device_link import read_identity, terms_message
-from edgefd_server.coordinator.round_coordinator import OpenRound, Refused, RoundCoordinator
+from edgefd_server.coordinator.round_coordinator import Refused, RoundCoordinator
+from edgefd_server.coordinator.round_inbox import OpenRound
 from edgefd_server.coordinator.served_run import BundleFiles
 from edgefd_server.grpc_link.rate_limit import DEFAULT_RATE, Limiter, Rate
 from edgefd_server.grpc_link.refusals import Code, Refusal
@@ -54,8 +55,8 @@ class DeviceSessions:
     ) -> None:
         self.coordinator, self.bundles, self.largest = coordinator, bundles, largest
         self._limiter = Limiter(rate, clock)
-        self._task: tuple[OpenRound, bytes] | None = None
-        """task of the open round, serialised once for all devices"""
+        self._plan: tuple[OpenRound, bytes] | None = None
+        """the open round, and its plan, serialised once for all devices"""
         self._boot = secrets.token_bytes(8)
         self._sessions: dict[bytes, _Session] = {}
         self._token: dict[int, bytes] = {}
@@ -104,8 +105,10 @@ class DeviceSessions:
             raise Refusal(Code.OUT_OF_RANGE, "file", f"{message.file} has {size} bytes, not {message.offset}")
         return bundle.folder / message.file, message.offset
 
-    def task_request(self, certified: int | None, request: bytes) -> tuple[int, int]:
-        """Parse a call of `DeviceLink.NextTask`: return the client, and the round after which it asks for a task.
+    def task_request(self, certified: int | None, request: bytes) -> tuple[int, int, bytes]:
+        """Parse a call of `DeviceLink.NextTask`.
+
+        Return the client, the round after which it asks for a task, and the digest of the teacher that it holds.
 
         A client that has received the end of the run acknowledges it in this request.
         """
@@ -113,19 +116,20 @@ class DeviceSessions:
         client = self._agreed(certified, message.session)
         if message.told and self.coordinator.ended is not None:
             self.coordinator.end_acknowledged(client)
-        return client, message.after
+        return client, message.after, message.held
 
-    def next_task(self, client: int, after: int) -> bytes | None:
+    def next_task(self, client: int, after: int, held: bytes = b"") -> bytes | None:
         """Return the client's task after that round, or the run's end, as a TaskReply; None if there is none yet."""
         if (ended := self.coordinator.ended) is not None:
             return pb.TaskReply(end=pb.End(reason=ended)).SerializeToString()
         opened = self.coordinator.next_task(client, after)
         if opened is None:
             return None
-        if self._task is None or self._task[0] is not opened:
-            task = pb.Task(plan=wire.encode_plan(opened.plan), teacher=opened.teacher)
-            self._task = opened, pb.TaskReply(task=task).SerializeToString()
-        return self._task[1]
+        if self._plan is None or self._plan[0] is not opened:
+            self._plan = opened, wire.encode_plan(opened.plan)
+        teacher = opened.teacher_for(client, held)
+        task = pb.Task(plan=self._plan[1], teacher=teacher, held=opened.held_digest(client))
+        return pb.TaskReply(task=task).SerializeToString()
 
     def submit(self, certified: int | None, request: bytes) -> bool:
         """Answer `DeviceLink.SubmitReport`: return whether the report had been accepted before."""

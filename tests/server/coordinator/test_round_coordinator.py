@@ -16,7 +16,7 @@ from edgefd_server.coordinator.round_coordinator import Refused, RoundCoordinato
 from edgefd.core.errors import RunError
 from edgefd.federation.plan import RoundPlan
 from edgefd.federation.report import Report
-from edgefd.rounds.participation import ParticipationConfig
+from edgefd.rounds.participation import MAX_AGE, ParticipationConfig
 from edgefd.wire import messages as wire
 from edgefd.wire.exchange_folder import COMPLETE
 from tests.support.federations import ignore_event
@@ -202,6 +202,40 @@ def test_late_reports_do_not_count_towards_the_quorum() -> None:
     submit(coordinator, 0, 1, 2, 3)
     with pytest.raises(RunError, match="0 of 4 reports"):
         coordinator.collect()
+
+
+def test_buffered_rounds_count_reports_of_any_round_towards_their_end() -> None:
+    """Two reports end a round. Client 3 works on round 0 until round 2 is open, and client 2 ends it between rounds."""
+    coordinator = coordinator_with(timeout=5.0, min_reports=2, stale_reports="buffer")
+    assert run_round(coordinator, plan(), 0, 1) == [(0, 0), (1, 0)]
+    submit(coordinator, 0, 2)
+    coordinator.open(plan(1), ALL, b"teacher")
+    assert coordinator.missing() == list(ALL)  # client 2 is free, and gets the task of round 1
+    submit(coordinator, 1, 0)
+    assert counted(coordinator) == [(0, 1), (2, 0)]
+    coordinator.open(plan(2), ALL, b"teacher")
+    submit(coordinator, 0, 3)
+    assert coordinator.submit(3, 0, report(3, 0))  # the same again
+    submit(coordinator, 1, 1)
+    assert counted(coordinator) == [(1, 1), (3, 0)]
+    coordinator.open(plan(3), ALL, b"teacher")
+    submit(coordinator, 3, 0)
+    assert refusal(lambda: submit(coordinator, 2, 0)) == "round"  # it has sent a newer one
+    submit(coordinator, 2, 1)
+    submit(coordinator, 3, 1)  # the newer one of a client counts
+    assert counted(coordinator) == [(0, 3), (1, 3)]
+    coordinator.open(plan(9), ALL, b"teacher")  # the closing round
+    assert refusal(lambda: submit(coordinator, 3, 2)) == "round"
+
+
+def test_a_buffered_report_that_is_too_old_is_refused() -> None:
+    coordinator = coordinator_with(timeout=5.0, min_reports=1, stale_reports="buffer")
+    for round in range(MAX_AGE + 2):
+        run_round(coordinator, RoundPlan(round, plan().ids), 0)
+    coordinator.open(RoundPlan(MAX_AGE + 2, plan().ids), ALL, b"teacher")
+    assert refusal(lambda: submit(coordinator, 1, 1)) == "round"
+    submit(coordinator, 2, 2)
+    assert counted(coordinator) == [(2, 2)]
 
 
 def test_invalid_reports_are_refused_and_a_valid_one_is_then_accepted() -> None:

@@ -6,11 +6,12 @@ import os
 import signal
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 pytest.importorskip("flwr")
-from edgefd.rounds.loop import run_rounds
+from edgefd.rounds.loop import RoundResult, run_rounds
 from edgefd.runs.execute import make_server
 from edgefd.simulation.engine import open_transport
 from edgefd.wire import messages as wire
@@ -21,14 +22,24 @@ from tests.support.waiting import free_port
 N, ROUNDS = 3, 3
 
 
-def simulated(fl: FlowerFederation) -> dict[int, str]:
-    """Return the digests of the teachers that the in-process engine sends to the clients, by round."""
+def rounds(fl: FlowerFederation) -> list[RoundResult]:
+    """Return the rounds of the in-process engine."""
     config, federation = fl.exported.prepared.config, fl.exported.prepared.federation
     transport = open_transport(config, federation)
     with closing(transport.pool):
         transport.start()
-        results = list(run_rounds(make_server(config, federation), transport))
-    sent = {r.plan.round + 1: r.teacher for r in results if not r.plan.closing}
+        return list(run_rounds(make_server(config, federation), transport))
+
+
+def simulated_bytes(fl: FlowerFederation) -> list[tuple[int, int]]:
+    """Return the bytes that the in-process engine counts in each round, up and down."""
+    return [(r.exchange.bytes_up, r.exchange.bytes_down) for r in rounds(fl)]
+
+
+def simulated(fl: FlowerFederation) -> dict[int, str]:
+    """Return the digests of the teachers that the in-process engine sends to the clients, by round."""
+    config = fl.exported.prepared.config
+    sent = {r.plan.round + 1: r.teacher for r in rounds(fl) if not r.plan.closing}
     assert set(sent) == set(range(1, ROUNDS + 1))
     return {
         round: hashlib.sha256(wire.encode(teacher, config.codec.name)).hexdigest()
@@ -43,10 +54,12 @@ def metrics(folder: Path) -> list[dict[str, object]]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("codec", ["float16", "simplex15"])
-def test_flower_the_device_link_and_the_simulation_have_the_same_teachers(codec: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("codec", [{}, {"name": "simplex15", "changes_above": 0.02}], ids=["all rows", "changes"])
+def test_flower_the_device_link_and_the_simulation_have_the_same_teachers(
+    codec: dict[str, Any], tmp_path: Path
+) -> None:
     port = free_port()
-    with flower_federation(tmp_path, nodes=(0, 1, 2), codec=codec) as fl:
+    with flower_federation(tmp_path, nodes=(0, 1, 2), **codec) as fl:
         server = fl.server("flower", "flower", "--superlink", f"127.0.0.1:{port}", "--certs", str(fl.certs))
         stranger = fl.supernode("stranger", 0, port, unknown_key(fl))
         assert stranger.wait(90) > 0, fl.all_logs()  # it ended by itself
@@ -67,6 +80,8 @@ def test_flower_the_device_link_and_the_simulation_have_the_same_teachers(codec:
         assert server.wait(90) == 0, fl.log("link")
         assert fl.teachers("link") == fl.teachers("flower")
         assert metrics(tmp_path / "link") == metrics(tmp_path / "flower")
+        bytes_of = [(line["bytes_up"], line["bytes_down"]) for line in metrics(tmp_path / "link")]
+        assert bytes_of == simulated_bytes(fl)
     assert remaining_processes(f"127.0.0.1:{port}", str(tmp_path)) == {}
 
 

@@ -81,6 +81,17 @@ def test_a_late_report_counts_in_the_next_round_if_the_rules_use_it(
             assert run_round(transport, 1) == expected
 
 
+def test_buffered_rounds_count_reports_of_earlier_rounds(tmp_path: Path) -> None:
+    with exchange(tmp_path, min_reports=2, stale_reports="buffer") as transport:
+        submit(tmp_path, 0, 0, 1)
+        assert run_round(transport, 0) == [(0, 0), (1, 0)]
+        submit(tmp_path, 1, 0, 1)
+        assert run_round(transport, 1) == [(0, 1), (1, 1)]
+        submit(tmp_path, 0, 2)
+        submit(tmp_path, 2, 0)
+        assert run_round(transport, 2) == [(0, 2), (2, 0)]
+
+
 def test_an_invalid_late_report_is_refused(tmp_path: Path) -> None:
     with exchange(tmp_path, min_reports=1, stale_reports="use") as transport:
         submit(tmp_path, 0, 0)
