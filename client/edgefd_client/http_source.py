@@ -96,11 +96,14 @@ def _pieces(url: str, offset: int) -> Iterator[tuple[int, bytes]]:
     try:
         with opener.open(urllib.request.Request(url, headers=headers), timeout=TIMEOUT) as response:
             place = _place(response, offset)
+            end = None if response.length is None else place + response.length
             while piece := response.read1(_PIECE):
                 yield place, piece
                 place += len(piece)
     except (OSError, HTTPException) as error:
         raise _Interrupted(str(getattr(error, "reason", None) or error or type(error).__name__)) from error
+    if end is not None and place < end:  # the library reports this for whole reads only
+        raise _Interrupted(f"the connection ended after {place} of {end} bytes")
 
 
 def _place(response: HTTPResponse, offset: int) -> int:

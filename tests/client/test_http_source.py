@@ -33,6 +33,13 @@ def test_a_file_is_completed(folder: Path, tmp_path: Path, manner: str, present:
         assert all(wanted is not None for _, wanted in server.requests[1:])
 
 
+@pytest.mark.parametrize("manner", ["ranges", "no ranges", "breaks"])
+def test_a_file_of_unknown_size_is_completed(folder: Path, tmp_path: Path, manner: str) -> None:
+    with web_server(folder, manner) as server:
+        download(f"{server.url}/file", tmp_path / "file", None, 2 * len(CONTENT))
+    assert (tmp_path / "file").read_bytes() == CONTENT
+
+
 @pytest.mark.parametrize(
     ("manner", "reason"),
     [
