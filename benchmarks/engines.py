@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
+from collections.abc import Mapping
 from typing import Any, Protocol
 
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from benchmarks.workload import BATCH, LR, MOMENTUM, Case, config, federation
+from edgefd.learners.models import build_model
 from edgefd.rounds.loop import run_rounds
 from edgefd.runs.execute import make_server
 from edgefd.simulation.engine import open_transport
@@ -46,8 +48,8 @@ def round_seconds(engine: Engine, rounds: int) -> list[float]:
 class Ours(Engine):
     """The in-process engine of edgefd."""
 
-    def __init__(self, case: Case, workers: int) -> None:
-        chosen, data = config(case, workers), federation(case)
+    def __init__(self, case: Case, workers: int, settings: Mapping[str, Any] | None = None) -> None:
+        chosen, data = config(case, workers, settings), federation(case)
         self._transport = open_transport(chosen, data)
         self._transport.start()
         self._rounds = run_rounds(make_server(chosen, data), self._transport)
@@ -82,7 +84,9 @@ def plain_model(case: Case) -> nn.Module:
     if case.model == "mlp":
         layers = [nn.Linear(784, 128), nn.ReLU(), nn.Linear(128, 128), nn.ReLU(), nn.Linear(128, 10)]
         return nn.Sequential(nn.Flatten(), *layers)
-    return PlainCNN()
+    if case.model == "cnn":
+        return PlainCNN()
+    return build_model(case.model, (1, 28, 28), 10, 0)
 
 
 def client_step(
@@ -101,16 +105,22 @@ def client_step(
 
 
 class Naive(Engine):
-    """Clients that run in turn with `threads` torch threads, each with its own model, optimizer and DataLoaders."""
+    """Clients that run in turn with `threads` torch threads, each with its own model, optimizer and DataLoaders.
 
-    def __init__(self, case: Case, threads: int) -> None:
+    All samples are in the memory of the device.
+    """
+
+    def __init__(self, case: Case, threads: int, device: torch.device | None = None) -> None:
         self._threads = threads
+        device = device or torch.device("cpu")
         fed = federation(case)
-        self._proxy = torch.from_numpy(fed.proxy.x)
-        self._teacher = torch.full((len(self._proxy), 10), 0.1)
-        self._models = [plain_model(case) for _ in fed.clients]
+        self._proxy = torch.from_numpy(fed.proxy.x).to(device)
+        self._teacher = torch.full((len(self._proxy), 10), 0.1, device=device)
+        self._models = [plain_model(case).to(device) for _ in fed.clients]
         self._optimizers = [torch.optim.SGD(m.parameters(), LR, MOMENTUM) for m in self._models]
-        private = (TensorDataset(torch.from_numpy(c.x), torch.from_numpy(c.y)) for c in fed.clients)
+        private = (
+            TensorDataset(torch.from_numpy(c.x).to(device), torch.from_numpy(c.y).to(device)) for c in fed.clients
+        )
         self._loaders = [DataLoader(d, BATCH, shuffle=True) for d in private]
 
     def round(self) -> None:

@@ -133,7 +133,7 @@ class HostileDevice:
                 writer.close()
 
     async def _unread_streams(self) -> None:
-        request = pb.BundleRequest(session=self._joined.session, file="proxy.npz")
+        request = pb.BundleRequest(session=self._joined.session, file="proxy.xz")
         await self._held(lambda stub: stub.GetBundle(request, timeout=20), STREAMS)
 
     async def _half_open_calls(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ from torch import nn
 
 from benchmarks.workload import BATCH, LR, MOMENTUM, Case, federation
 
+DEVICE = os.environ.get("PFL_PYTORCH_DEVICE", "cpu")
 TRAINING = NNTrainHyperParams(local_num_epochs=1, local_learning_rate=LR, local_batch_size=BATCH)
 
 
@@ -31,7 +33,7 @@ class Distillation(FederatedAlgorithm):  # type: ignore[misc]
     def __init__(self, proxy: torch.Tensor) -> None:
         super().__init__()
         self.proxy = proxy
-        self.teacher = torch.full((len(proxy), 10), 0.1)
+        self.teacher = torch.full((len(proxy), 10), 0.1, device=DEVICE)
         self.parameters: dict[str, Any] = {}
 
     def simulate_one_user(self, model: Any, user_dataset: Any, central_context: Any) -> tuple[Any, Metrics]:
@@ -62,11 +64,14 @@ class PflFederation:
 
     def __init__(self, case: Case, module: nn.Module) -> None:
         fed = federation(case)
-        users = {str(c.client): Dataset(raw_data=[torch.from_numpy(c.x), torch.from_numpy(c.y)]) for c in fed.clients}
+        users = {
+            str(c.client): Dataset(raw_data=[torch.from_numpy(part).to(DEVICE) for part in (c.x, c.y)])
+            for c in fed.clients
+        }
         order = iter(_forever(list(users)))
         data = FederatedDataset(lambda user: Dataset(raw_data=users[user].raw_data, user_id=user), lambda: next(order))
         self._backend = SimulatedBackend(data, data)
-        self._algorithm = Distillation(torch.from_numpy(fed.proxy.x))
+        self._algorithm = Distillation(torch.from_numpy(fed.proxy.x).to(DEVICE))
         module.loss = module.metrics = lambda *_: None  # type: ignore[assignment]
         self._model = PyTorchModel(
             module,

@@ -7,7 +7,9 @@ MNIST images without augmentation.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -63,8 +65,8 @@ def federation(case: Case) -> Federation:
     )
 
 
-def config(case: Case, workers: int) -> Config:
-    """Return the configuration of an edgefd run with the same workload."""
+def config(case: Case, workers: int, settings: Mapping[str, Any] | None = None) -> Config:
+    """Return the configuration of an edgefd run with the same workload; `settings` are further ones of `run`."""
     return parse_config(
         {
             "model": {"name": case.model},
@@ -75,11 +77,12 @@ def config(case: Case, workers: int) -> Config:
                 "rounds": 10_000,
                 "local_steps": -(-case.rows // BATCH),
                 "private_rows_per_batch": 0,
+                "adjusted_steps": 0,
                 "batch_size": BATCH,
                 "optimizer": "sgd",
                 "lr": LR,
                 "final_lr": LR,
             },
-            "run": {"workers": workers, "evaluate_every": 10_000},
+            "run": {"workers": workers, "evaluate_every": 10_000, **(settings or {})},
         }
     )

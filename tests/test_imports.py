@@ -38,8 +38,9 @@ DEVICE_ROOMS = (
     *("edgefd.data", "edgefd.rounds", "edgefd.defences", "edgefd.methods", "edgefd_client"),
 )
 TORCH_LEARNERS = (
-    *("library_models", "max_pool_relu", "models", "noise", "normalised_models", "own_models"),
-    *("step_recorder", "tensor_block", "torch_learner", "window_models"),
+    *("device", "library_models", "max_pool_relu", "models", "noise", "normalised_models", "own_models"),
+    *("resident_samples", "stacked_learner", "stacked_model", "step_recorder", "tensor_block", "torch_learner"),
+    *("training_step", "window_models"),
 )
 EXCEPTIONS = {  # the only files of these rooms that need another package, and which one
     **dict.fromkeys((f"edgefd.learners.{name}" for name in TORCH_LEARNERS), "torch"),

@@ -15,6 +15,7 @@ from edgefd.core.errors import RunError, UserError
 from edgefd.core.version import __version__
 from edgefd.learners.batches import Batch
 from edgefd.wire.bundle_reader import Bundle
+from edgefd.wire.selftest import checksums
 
 TOLERANCE = 1e-4
 """largest accepted deviation of the self-test, relative to the largest value of each tensor"""
@@ -54,34 +55,33 @@ def _kind(name: str) -> str:
 
 
 def selftest(bundle: Bundle) -> float:
-    """Compare one training step with the expected values in the bundle.
+    """Compare one training step with the checksums in the bundle, and with its loss.
 
     Returns:
-        the largest deviation, relative to the largest value of its tensor. Values of the optimizer count relative to
-        at least a hundredth of the largest of their kind: before batch normalisation, the gradient of a bias is 0, and
-        its value is rounding.
+        the largest deviation of a checksum, relative to the largest value of its tensor; a checksum deviates by at
+        least as much as its numbers do (`edgefd.wire.selftest`). Values of the optimizer count relative to at least a
+        hundredth of the largest of their kind: before batch normalisation, the gradient of a bias is 0, and its value
+        is rounding.
 
     Raises:
         RunError: if the deviation exceeds `TOLERANCE`.
     """
     from edgefd.learners.onnx_learner import OnnxLearner, Sessions
 
-    expected = bundle.selftest
-    start = {name.removeprefix("start/"): v for name, v in expected.items() if name.startswith("start/")}
-    learner = OnnxLearner(Sessions(bundle.graphs), {**bundle.init, **start})
-    targets = expected["targets"]
-    batch = Batch(bundle.proxy[: len(targets)], targets, np.ones(len(targets), np.float32))
-    learner.train([batch], float(expected["lr"]))
-    deviation, largest, state = 0.0, dict[str, float](), learner.state()
-    for name in state:
-        size = float(np.abs(expected[f"expected/{name}"]).max())
-        largest[_kind(name)] = max(largest.get(_kind(name), 0.0), size)
-    for name, value in state.items():
-        target = expected[f"expected/{name}"]
-        scale = max(
-            float(np.abs(target).max()), 1e-12, _SMALL * largest[_kind(name)] if name.startswith("optimizer/") else 0.0
-        )
-        deviation = max(deviation, float(np.abs(value - target).max()) / scale)
+    test, names = bundle.selftest, bundle.manifest.state
+    learner = OnnxLearner(Sessions(bundle.graphs), test.start(bundle.init))
+    batch = Batch(bundle.proxy[: len(test.targets)], test.targets, np.ones(len(test.targets), np.float32))
+    loss, state = learner.train([batch], test.lr), learner.state()
+    largest, of_kind = dict(zip(names, test.largest.tolist(), strict=True)), dict[str, float]()
+    for name, size in largest.items():
+        of_kind[_kind(name)] = max(of_kind.get(_kind(name), 0.0), size)
+    deviation, first = abs(loss - test.loss) / max(abs(test.loss), 1e-12), 0
+    for name in names:
+        sums = checksums(state[name])
+        expected = test.sums[first : first + len(sums)]
+        first += len(sums)
+        scale = max(largest[name], 1e-12, _SMALL * of_kind[_kind(name)] if name.startswith("optimizer/") else 0.0)
+        deviation = max(deviation, float(np.abs(sums - expected).max(initial=0)) / scale)
     if not deviation <= TOLERANCE:
         raise RunError(
             f"the largest deviation after one training step is {deviation:.1e}, more than {TOLERANCE:.0e}: "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -9,9 +10,13 @@ from edgefd.config.partition import FromFile
 from edgefd.config.schema import PLAIN, Config
 from edgefd.core.errors import UserError, hint
 from edgefd.defences.apply import NoDefence, Private, check_method, check_private
+from edgefd.defences.dp_sgd import DpSgd
 from edgefd.federation.method import MessageKind, Method
 from edgefd.poisoning.robust_aggregation import Aggregator
 from edgefd.wire.codecs import CODECS
+
+DEVICE = re.compile(r"auto|cpu|cuda(:(0|[1-9][0-9]?))?|mps", re.ASCII)
+"""values of `run.device`"""
 
 Breaks = Callable[[Config, Method], bool]
 
@@ -76,6 +81,11 @@ def _collected(config: Config) -> bool:
     return config.proxy.path is not None and config.proxy.source == "contributed"
 
 
+def _on_gpu(config: Config) -> bool:
+    """Return whether the config asks for a GPU."""
+    return config.run.device not in ("auto", "cpu")
+
+
 RANGES = (
     Rule(
         lambda c, _: not 0 <= (c.codec.changes_above or 0) < 1,
@@ -107,6 +117,14 @@ RANGES = (
         "partition.classes_per_client must be at least 1",
     ),
     Rule(lambda c, _: c.run.n_workers < 0, "run.workers must be auto, 0 or more"),
+    Rule(
+        lambda c, _: not DEVICE.fullmatch(c.run.device),
+        "run.device must be auto, cpu, cuda, cuda:N or mps, not {config.run.device}",
+    ),
+    Rule(
+        lambda c, _: c.run.stack != "auto" and c.run.stack < 1,
+        "run.stack must be auto, or a number of clients of at least 1, not {config.run.stack}",
+    ),
     Rule(lambda c, _: c.run.evaluate_every < 1, "run.evaluate_every must be at least 1"),
     Rule(lambda c, _: c.run.record_every < 1, "run.record_every must be at least 1"),
     Rule(
@@ -121,6 +139,15 @@ RANGES = (
 """ranges of single settings"""
 
 RULES = (
+    Rule(
+        lambda c, _: isinstance(c.defence, DpSgd) and (_on_gpu(c) or c.run.stack != "auto"),
+        "defence dp_sgd computes the gradients of single rows on the CPU, one client after another: set run.device=cpu "
+        "and run.stack=auto",
+    ),
+    Rule(
+        lambda c, _: _on_gpu(c) and all((model.learner or c.run.learner) == "onnx" for model in c.model),
+        "run.device={config.run.device}: learner onnx trains on the CPU: set run.device=cpu or run.learner=torch",
+    ),
     Rule(
         lambda c, _: c.run.patience is not None and c.run.record_knowledge,
         "run.patience cannot be combined with run.record_knowledge: an audit needs the models of the last round of "

@@ -31,6 +31,7 @@ from edgefd.core.errors import UserError, hint
 from edgefd.core.objects import look_in
 from edgefd.core.paths import user_path
 from edgefd.core.yaml_files import read_yaml
+from edgefd.data.core_set import CoreSet
 from edgefd.data.datasets import is_path
 from edgefd.data.proxy_data import ProxyData
 from edgefd.methods import get_method
@@ -222,10 +223,12 @@ def _models(raw: object) -> tuple[Model, ...]:
 
 
 def _proxy(raw: Mapping[str, Any]) -> Proxy:
-    """Return the section `proxy`; its key `data` is a section too, or the name of a data set."""
+    """Return the section `proxy`; its keys `data` and `core` are sections too, or `data` is the name of a data set."""
     values = _section(raw, "proxy")
-    data = values.pop("data", None)
+    data, core = values.pop("data", None), values.pop("core", None)
     proxy: Proxy = _parse("proxy", Proxy, values)
+    if core is not None:
+        proxy = replace(proxy, core=_parse("proxy.core", CoreSet, _section({"proxy.core": core}, "proxy.core")))
     if data is None:
         return proxy
     own = {"name": data} if isinstance(data, str) else _section({"proxy.data": data}, "proxy.data")

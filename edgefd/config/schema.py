@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 from edgefd.config.partition import PARTITIONS, Partition, Strong
 from edgefd.core.host import cores
+from edgefd.data.core_set import CoreSet
 from edgefd.data.proxy_data import ProxyData
 from edgefd.data.sources.source import Source
 from edgefd.defences.apply import DEFENCES, Defence, NoDefence, defended
@@ -106,6 +107,10 @@ class Proxy:
     {name: fashion_mnist, limit: 2000} with `limit`, `labels` (true = its labels are those of the private data) and the
     keys of `data` that say how it is read; its images are converted to the size, the colours and the range of the
     private images (None = none)"""
+    core: CoreSet | None = None
+    """part of these proxy samples that is kept, chosen by the server without labels: a section such as
+    {size: 300, rule: balanced} (None = all): `size` = number of samples; `rule` = random; k_centre = one after another
+    the sample that is farthest from all chosen ones; balanced = the same number of each KMeans cluster"""
 
 
 @dataclass(frozen=True)
@@ -140,11 +145,23 @@ class CodecChoice:
 
 @dataclass(frozen=True)
 class RunSettings:
-    """Execution of a run. Nothing here changes results, except `patience`, and `learner`, which changes low bits."""
+    """Execution of a run. Nothing here changes results, except `patience`.
+
+    `learner`, `device`, `precision` and `stack` change low bits.
+    """
 
     workers: int | Literal["auto"] = "auto"
     """number of worker processes; auto = one for each core that this process may use; 0 = none, so that clients run
     one after another"""
+    device: str = "auto"
+    """processor that trains the torch models of a local simulation: cpu, cuda, cuda:1 (the second GPU) or mps (Apple);
+    auto = a GPU if there is one, otherwise the CPU"""
+    precision: Literal["float32", "tf32", "bf16"] = "float32"
+    """arithmetic of matrix products and convolutions in torch models: float32; tf32 = with fewer bits, on CUDA GPUs;
+    bf16 = in bfloat16, where the processor has it, otherwise slowly"""
+    stack: int | Literal["auto"] = "auto"
+    """largest number of clients of one architecture whose training steps are made as one step, in one process; auto =
+    as many as fit into the memory of a GPU, and none on a CPU, where worker processes train the clients"""
     evaluate_every: int = 1
     """number of rounds between measurements of accuracy, at least 1; the last round is always measured"""
     learner: Literal["torch", "onnx"] = "torch"

@@ -16,6 +16,7 @@ class Purpose(IntEnum):
     LIMIT = 4
     VALIDATION = 5
     TEST = 6
+    CORE_SET = 7
     FILTER = 11
     DISTIL = 12
     TRAIN = 13

@@ -13,6 +13,7 @@ import numpy.typing as npt
 from edgefd.core.arrays import Float32, Int64
 from edgefd.core.errors import UserError
 from edgefd.core.seeding import Purpose, make_rng
+from edgefd.data.core_set import CoreSet, core_rows
 from edgefd.data.datasets import Dataset
 from edgefd.data.image_arrays import channels_first
 from edgefd.data.labels import classes_of
@@ -45,6 +46,8 @@ class ProxySpec:
     path: Path | None = None
     """npz file with `x` and, for measurements only, `y`. Contributed samples come from devices (`edgefd collect`): the
     owner of a row is not recorded, and the samples were never part of this data set."""
+    core: CoreSet | None = None
+    """part of these samples that is kept; None = all"""
 
 
 def build_federation(
@@ -81,6 +84,11 @@ def build_federation(
     elif dataset.proxy is not None:
         x, labels = dataset.proxy.x, dataset.proxy.y
         owner = np.full(len(x), -1)
+    contributed = len(x) if proxy.source == "contributed" else 0
+    if proxy.core is not None:
+        kept = core_rows(x, proxy.core, dataset.n_classes, seed)
+        x, labels, owner = x[kept], labels if labels is None else labels[kept], owner[kept]
+        shared = shared if _is_separate(dataset, proxy) else shared[kept]
     if scale == "columns" and dataset.x_train.shape[1] > MAX_COLUMNS:
         raise UserError(
             f"data.scale=columns is for {MAX_COLUMNS} columns or fewer, not {dataset.x_train.shape[1]}: use all"
@@ -107,7 +115,7 @@ def build_federation(
         n_classes=dataset.n_classes,
         scale=to_model,
         table=class_table(y, parts, dataset.n_classes),
-        raw_samples_disclosed=len(x) if proxy.source == "contributed" else 0,
+        raw_samples_disclosed=contributed,
         kept=proxy.keep,
         proxy_rows=None if _is_separate(dataset, proxy) else shared,
     )

@@ -31,7 +31,8 @@ from edgefd.learners.graphs import ROWS, Graphs, State
 from edgefd.learners.noise import CounterMasks
 from edgefd.learners.onnx_learner import FIRST_STEP, Sessions, TrainingStep
 from edgefd.learners.optimizer import MOMENTUM, update
-from edgefd.learners.torch_learner import TorchLearner, normalisations, one_thread
+from edgefd.learners.torch_learner import TorchLearner, one_thread
+from edgefd.learners.training_step import normalisations
 
 TOLERANCE = 1e-5
 FACTOR = 3

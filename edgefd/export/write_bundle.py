@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -14,15 +14,28 @@ from torch import nn
 from edgefd.core.arrays import Float32
 from edgefd.core.errors import UserError
 from edgefd.core.files import SHARED, new_folder, os_errors, put
-from edgefd.core.npz import npz_bytes
 from edgefd.export.model_graphs import LEARNING_RATE, SECOND_MOMENT, export_graphs, initial_arrays
 from edgefd.export.verify import run_step, verify
+from edgefd.federation.clients import Scale
 from edgefd.federation.terms import FederationTerms
 from edgefd.federation.units import Units
 from edgefd.learners.batches import Batch, one_hot
 from edgefd.learners.graphs import Graphs, State
-from edgefd.wire.bundle_manifest import EXTRACTOR, MANIFEST, SCHEMA, FileRecord, Manifest
+from edgefd.wire.bundle_graphs import MODEL, STEP
+from edgefd.wire.bundle_manifest import (
+    EXTRACTOR,
+    INIT,
+    MANIFEST,
+    PROXY,
+    SCHEMA,
+    SELFTEST,
+    XZ,
+    FileRecord,
+    Manifest,
+)
 from edgefd.wire.onnx_reader import OPSET
+from edgefd.wire.packing import pack, pack_arrays, pack_samples
+from edgefd.wire.selftest import SelfTest, checksums, selftest_bytes
 
 
 @dataclass(frozen=True)
@@ -74,12 +87,13 @@ def export_bundle(
     errors = verify(graphs, model, settings.optimizer, proxy)
     initial = initial_arrays(model, settings.optimizer)
     init = {name: initial[name] for name in graphs.state}
+    packed, samples = pack_samples(proxy, Scale(*settings.scale))
     blobs = {
-        "model.onnx": graphs.logits,
-        "train_step.onnx": graphs.step,
-        "init.npz": npz_bytes(init),
-        "proxy.npz": npz_bytes({"x": proxy}),
-        "selftest.npz": npz_bytes(_selftest(graphs, init, proxy)),
+        MODEL + XZ: pack(graphs.logits),
+        STEP + XZ: pack(graphs.step),
+        INIT: pack_arrays(init),
+        PROXY: samples,
+        SELFTEST: selftest_bytes(_selftest(graphs, init, proxy)),
     }
     if extractor is not None:
         blobs[EXTRACTOR] = extractor[0]
@@ -94,6 +108,7 @@ def export_bundle(
         state=graphs.state,
         constants=graphs.constants,
         files={file: FileRecord(len(blob), hashlib.sha256(blob).hexdigest()) for file, blob in blobs.items()},
+        proxy=packed,
         errors=errors,
         heldout=settings.heldout,
         n_clients=settings.n_clients,
@@ -107,21 +122,17 @@ def export_bundle(
     return manifest
 
 
-def _selftest(graphs: Graphs, init: State, proxy: Float32) -> State:
-    """Return the inputs of one step on the first proxy rows, and its results `expected/<name>` and `expected/loss`.
-
-    `start/<name>` replaces arrays of `init`: the second moments of Adam are a constant of the size of gradients. If
-    they were zero, the first step would divide rounding errors by themselves, and CPUs of different kinds round
-    differently.
-    """
+def _selftest(graphs: Graphs, init: State, proxy: Float32) -> SelfTest:
+    """Run one step on the first proxy rows, and return its inputs and the checksums of its results."""
     rows = proxy[: graphs.batch]
     targets = one_hot(np.arange(len(rows)) % graphs.n_classes, graphs.n_classes)
     batch = Batch(rows, targets, np.ones(len(rows), np.float32))
-    start = {n: np.full_like(v, SECOND_MOMENT) for n, v in init.items() if n.startswith("optimizer/exp_avg_sq/")}
-    expected, loss = run_step(graphs, {**init, **start}, batch, LEARNING_RATE)
-    numbers = {"lr": np.array(LEARNING_RATE, np.float32), "expected/loss": np.array(loss, np.float32)}
-    arrays = {f"expected/{name}": value for name, value in expected.items()}
-    return {"targets": targets, **numbers, **{f"start/{name}": v for name, v in start.items()}, **arrays}
+    start = SelfTest(targets, LEARNING_RATE, SECOND_MOMENT, 0.0, np.zeros(0, np.float32), np.zeros(0, np.float32))
+    after, loss = run_step(graphs, start.start(init), batch, LEARNING_RATE)
+    results = [after[name] for name in graphs.state]
+    largest = np.array([np.abs(array).max(initial=0) for array in results], np.float32)
+    sums = np.concatenate([checksums(array) for array in results]).astype(np.float32)
+    return replace(start, loss=loss, largest=largest, sums=sums)
 
 
 def _write(out: Path, blobs: dict[str, bytes]) -> None:

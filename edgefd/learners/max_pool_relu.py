@@ -35,10 +35,10 @@ def pool_relu(x: Tensor) -> Tensor:
     """Return relu(max_pool2d(x, 2)) of finite x, float32 [n, C, H, W]. Values and gradients have the bits of torch.
 
     If several numbers of a window are the largest, the first of them, row by row, receives the gradient, as in torch.
-    The fast loops serve plain tensors in channels-last order. All other tensors (in a trace for export, or in the
-    default memory order) go through torch.
+    The fast loops serve plain tensors in channels-last order. All other tensors (in a trace for export, under
+    `torch.vmap`, or in the default memory order) go through torch.
     """
-    if type(x) is not Tensor or not _fits(x):
+    if type(x) is not Tensor or torch._C._functorch.is_batchedtensor(x) or not _fits(x):
         return F.relu(F.max_pool2d(x, 2))
     out: Tensor = _PoolRelu.apply(x)  # type: ignore[no-untyped-call]
     return out

@@ -19,16 +19,21 @@ _uniforms = torch._disable_dynamo(uniforms)  # type: ignore[attr-defined]
 
 
 @contextmanager
-def seeded(*keys: int) -> Iterator[None]:
+def seeded(*keys: int, device: torch.device | None = None) -> Iterator[None]:
     """Seed the global generators with the keys until the context ends. Afterwards, they are as they were before it.
 
-    One key is the seed of torch itself; several keys are mixed into one seed.
+    One key is the seed of torch itself; several keys are mixed into one seed. Of GPUs, only the generator of a CUDA
+    `device` is seeded.
     """
     seed = keys[0] if len(keys) == 1 else int(np.random.SeedSequence(keys).generate_state(1, np.uint64)[0])
     of_python, of_numpy = random.getstate(), np.random.get_state()
     try:
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(seed)  # torch.manual_seed would also seed the GPUs, which is not undone
+        gpus = [device] if device is not None and device.type == "cuda" else []
+        with torch.random.fork_rng(devices=gpus):
+            torch.default_generator.manual_seed(seed)  # torch.manual_seed would also seed all GPUs, which is not undone
+            for gpu in gpus:
+                with torch.cuda.device(gpu):
+                    torch.cuda.manual_seed(seed)
             random.seed(seed)
             np.random.seed(seed % 2**32)
             yield

@@ -8,6 +8,7 @@ a device runs the same known graph for all settings.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
@@ -33,35 +34,54 @@ def reset_optimizer(learner: Learner) -> None:
 def update(state: Mapping[str, np.ndarray], gradients: Mapping[str, Float32], lr: float, momentum: float) -> None:
     """Make one step of Adam, if the state has `optimizer/step`, or of SGD. The state is changed in place.
 
-    SGD: m <- momentum m + g; theta <- theta - lr m. Adam, step t, with b1, b2 = BETAS:
-    m <- b1 m + (1 - b1) g; v <- b2 v + (1 - b2) g^2;
-    theta <- theta - lr m / (1 - b1^t) / (sqrt(v / (1 - b2^t)) + EPS). Both are as in `torch.optim`.
-
     Args:
         state: arrays as in `Learner.state()`.
         gradients: gradient of each trained parameter, by its name without `model/`.
         lr: learning rate.
         momentum: of SGD.
     """
-    adam = "optimizer/step" in state
-    if adam:
-        state["optimizer/step"][...] += 1
+    step = state.get("optimizer/step")
+    if step is not None:
+        step[...] += 1
     for name, g in gradients.items():
         theta = state[f"model/{name}"]
-        if adam:
-            _adam(theta, state[f"optimizer/exp_avg/{name}"], state[f"optimizer/exp_avg_sq/{name}"], g, lr, state)
+        if step is None:
+            sgd_step(theta, state[f"optimizer/momentum_buffer/{name}"], g, lr, momentum)
         else:
-            m = state[f"optimizer/momentum_buffer/{name}"]
-            m *= momentum
-            m += g
-            theta -= lr * m
+            c1, c2 = adam_corrections(float(step))
+            m, v = (state[f"optimizer/{slot}/{name}"] for slot in SLOTS["adam"])
+            adam_step(theta, m, v, g, lr / c1, np.sqrt(np.float32(c2)))
 
 
-def _adam(theta: Float32, m: Float32, v: Float32, g: Float32, lr: float, state: Mapping[str, np.ndarray]) -> None:
+def sgd_step(theta: Any, m: Any, g: Any, lr: Any, momentum: float) -> None:
+    """Make one step of SGD in place, as in `torch.optim`: m <- momentum m + g; theta <- theta - lr m.
+
+    Without momentum, m stays as it is. The arrays are of numpy or torch, and of any shape; `lr` is a number, or an
+    array that is broadcast.
+    """
+    if momentum:
+        m *= momentum
+        m += g
+    theta -= lr * (m if momentum else g)
+
+
+def adam_corrections(step: Any) -> tuple[Any, Any]:
+    """Return 1 - b1^t and 1 - b2^t for step t, with b1, b2 = BETAS; t is float64, because float32 is too coarse."""
     first, second = BETAS
-    c1, c2 = (1 - beta ** float(state["optimizer/step"]) for beta in BETAS)
+    return 1 - first**step, 1 - second**step
+
+
+def adam_step(theta: Any, m: Any, v: Any, g: Any, rate: Any, root: Any) -> None:
+    """Make one step t of Adam in place, as in `torch.optim`.
+
+    m <- b1 m + (1 - b1) g; v <- b2 v + (1 - b2) g^2; theta <- theta - rate m / (sqrt(v) / root + EPS), with
+    rate = lr / (1 - b1^t) and root = sqrt(1 - b2^t).
+
+    The arrays are of numpy or torch, and of any shape; `rate` and `root` are numbers, or arrays that are broadcast.
+    """
+    first, second = BETAS
     m *= first
     m += (1 - first) * g
     v *= second
     v += (1 - second) * (g * g)
-    theta -= (lr / c1) * m / (np.sqrt(v) / np.sqrt(np.float32(c2)) + np.float32(EPS))
+    theta -= rate * m / (v**0.5 / root + EPS)

@@ -16,10 +16,16 @@ from edgefd.core.errors import RunError
 _ALIGNMENT = 64  # bytes
 
 
-def placed(like: Sequence[Tensor], allocate: Callable[[tuple[int, ...]], Float32]) -> tuple[Tensor, list[Tensor]]:
-    """Return one block of memory, and tensors in it with the types, shapes and memory orders of `like`, all zero."""
+def placed(
+    like: Sequence[Tensor], allocate: Callable[[tuple[int, ...]], Float32], device: torch.device
+) -> tuple[Tensor, list[Tensor]]:
+    """Return one block of memory, and tensors in it with the types, shapes and memory orders of `like`, all zero.
+
+    `allocate` creates the memory of a CPU; that of another device is allocated by torch.
+    """
     sizes = [space(tensor) for tensor in like]
-    block = torch.from_numpy(allocate((sum(sizes) // 4,)))
+    shape = (sum(sizes) // 4,)
+    block = torch.from_numpy(allocate(shape)) if device.type == "cpu" else torch.zeros(shape, device=device)
     parts = torch.split(block.view(torch.uint8), sizes)
     return block, [
         part[: tensor.nbytes]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
@@ -13,13 +12,21 @@ from torch.optim.adam import adam
 from torch.optim.sgd import sgd
 
 from edgefd.core.arrays import Float32
-from edgefd.core.errors import RunError
 from edgefd.learners.batches import AnchoredBatch, Batch
+from edgefd.learners.device import CPU, Device
 from edgefd.learners.learner import Proximal
 from edgefd.learners.noise import CounterMasks, seeded
 from edgefd.learners.optimizer import BETAS, EPS, MOMENTUM, SLOTS
 from edgefd.learners.step_recorder import StepReplay, record
 from edgefd.learners.tensor_block import Buffers, placed, space
+from edgefd.learners.training_step import (
+    Anchors,
+    check_finite,
+    denormals_are_zero,
+    embeddings_of,
+    loss_and_gradients,
+    normalisations,
+)
 
 RecordedSteps = dict[torch.Size, StepReplay]
 """Recorded training steps by the shape of their batch, shared by all learners of a model."""
@@ -49,6 +56,7 @@ class TorchLearner:
             reads values of tensors or draws random numbers outside torch.
         momentum: of SGD; 0 = none.
         weight_decay: factor of the parameters that is added to their gradients, as in `torch.optim`.
+        device: where the model is trained; on a GPU, the block is in its memory and `allocate` is not used.
     """
 
     def __init__(
@@ -59,8 +67,10 @@ class TorchLearner:
         recorded_steps: RecordedSteps | None = None,
         momentum: float = MOMENTUM,
         weight_decay: float = 0.0,
+        device: Device = CPU,
     ) -> None:
-        self.model = model
+        self.model = model.to(device.torch)
+        self._device = device
         self._adam = optimizer == "adam"
         self._momentum, self._weight_decay = momentum, weight_decay
         trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
@@ -80,7 +90,7 @@ class TorchLearner:
         in_block.sort(key=lambda tensor: tensor.dtype != torch.float32)  # a stable sort
         slots = SLOTS[optimizer]
         steps = [torch.zeros(()) for _ in self._parameters]
-        block, in_memory = placed([*in_block, *(self._parameters * len(slots)), *steps], allocate)
+        block, in_memory = placed([*in_block, *(self._parameters * len(slots)), *steps], allocate, device.torch)
         places = iter(in_memory)
         with torch.no_grad():
             for tensor in in_block:
@@ -104,7 +114,7 @@ class TorchLearner:
         self.model.train()
         self._n_trained += 1
         pull = None if proximal is None else (proximal.mu, self._centre(proximal))
-        with self._seeded(self._n_trained), _denormals_are_zero():
+        with self._device.arithmetic(), self._seeded(self._n_trained), denormals_are_zero():
             losses = [self._step(batch, i, lr, pull) for i, batch in enumerate(batches)]
         self.model.eval()
         self._buffers.keep_new_values()
@@ -113,8 +123,7 @@ class TorchLearner:
         mean = float(torch.stack(losses).mean())
         total = float(self._weights.sum())  # 30 times as fast as isfinite().all()
         total += sum(float(p.detach().sum()) for p in self._parameters if p.dtype != torch.float32)
-        if not (math.isfinite(mean) and math.isfinite(total)):
-            raise RunError("a training step gave numbers that are not finite: set a smaller train.lr")
+        check_finite(mean, total)
         return mean
 
     def step(self, gradients: list[Tensor], lr: float) -> None:
@@ -128,24 +137,24 @@ class TorchLearner:
 
     def predict_logits(self, x: Float32) -> Float32:
         """Return the logits of samples, float32 [n, C]."""
-        with torch.inference_mode(), self._seeded(0):
-            parts = [self.model(tensor_of(x[i : i + _PREDICT_ROWS])) for i in range(0, len(x), _PREDICT_ROWS)]
-            out: Float32 = torch.cat(parts).float().numpy()
+        with self._predicting():
+            parts = [self.model(self._input(x[i : i + _PREDICT_ROWS])) for i in range(0, len(x), _PREDICT_ROWS)]
+            out: Float32 = torch.cat(parts).float().cpu().numpy()
         self._buffers.drop_new_values()
         return out
 
     def embed(self, x: Float32) -> Float32:
         """Return the embeddings of samples. See `edgefd.learners.learner.EmbeddingLearner`."""
-        with torch.inference_mode(), self._seeded(0), self._embeddings() as parts:
+        with self._predicting(), embeddings_of(self.model) as parts:
             for i in range(0, len(x), _PREDICT_ROWS):
-                self.model(tensor_of(x[i : i + _PREDICT_ROWS]))
-            out: Float32 = torch.cat(parts).float().numpy()
+                self.model(self._input(x[i : i + _PREDICT_ROWS]))
+            out: Float32 = torch.cat(parts).float().cpu().numpy()
         self._buffers.drop_new_values()
         return out
 
     def state(self) -> dict[str, np.ndarray]:
         """Return parameters and buffers as `model/...` and optimizer tensors as `optimizer/...`, in C order."""
-        return {name: np.array(tensor.numpy(), order="C") for name, tensor in self._tensors().items()}
+        return {name: np.array(tensor.cpu().numpy(), order="C") for name, tensor in self._tensors().items()}
 
     def load_state(self, state: dict[str, np.ndarray]) -> None:
         """Restore a state that `state()` of any learner of this model returned."""
@@ -167,7 +176,7 @@ class TorchLearner:
         return [torch.empty_like(p).copy_(a) for p, a in zip(self._parameters, arrays, strict=True)]
 
     def _step(self, batch: Batch, number: int, lr: float, pull: tuple[float, list[Tensor]] | None) -> Tensor:
-        data = (tensor_of(batch.x), torch.from_numpy(batch.targets), torch.from_numpy(batch.weights))
+        data = (self._input(batch.x), self._tensor(batch.targets), self._tensor(batch.weights))
         for layer in self._normalisations:
             layer.train(len(batch) > 1)
         if isinstance(batch, AnchoredBatch) or self._recorded_steps is None:
@@ -185,7 +194,20 @@ class TorchLearner:
 
     def _seeded(self, key: int) -> AbstractContextManager[None]:
         """Seed the generators that the module draws from; recorded steps, which edgefd's own models have, draw none."""
-        return seeded(*self._noise, key) if self._recorded_steps is None else nullcontext()
+        draws = self._recorded_steps is None
+        return seeded(*self._noise, key, device=self._device.torch) if draws else nullcontext()
+
+    @contextmanager
+    def _predicting(self) -> Iterator[None]:
+        with torch.inference_mode(), self._device.arithmetic(), self._seeded(0), self._device.autocast():
+            yield
+
+    def _input(self, x: Float32) -> Tensor:
+        """Return samples on the device, in the memory order of the models."""
+        return tensor_of(x).to(self._device.torch)
+
+    def _tensor(self, array: Float32) -> Tensor:
+        return torch.from_numpy(array).to(self._device.torch)
 
     def _loss_and_gradients(
         self,
@@ -196,38 +218,13 @@ class TorchLearner:
         masks: AbstractContextManager[object] = _NO_MASKS,
     ) -> list[Tensor]:
         """Return the loss and its gradient with respect to each parameter."""
-        collect: AbstractContextManager[list[Tensor]] = self._embeddings() if anchored else nullcontext([])
-        with collect as caught, masks:
-            outputs = [self.model(x).float()]
-        with torch.no_grad():
-            loss, by_logits = _cross_entropy(outputs[0], targets, weights)
-            by_outputs = [by_logits]
-            if anchored and caught[0].requires_grad:
-                gap = (caught[0] - torch.from_numpy(anchored.anchors)) * torch.from_numpy(anchored.pulled)[:, None]
-                loss = loss + anchored.strength * gap.square().mean()
-                by_outputs.append(2 * anchored.strength / gap.numel() * gap)
-                outputs.append(caught[0])
-        gradients = torch.autograd.grad(
-            outputs, self._parameters, by_outputs, allow_unused=True, materialize_grads=True
-        )
-        return [loss, *gradients]
-
-    @contextmanager
-    def _embeddings(self) -> Iterator[list[Tensor]]:
-        """Collect the inputs of the last linear layer, in the order of the forward passes.
-
-        Raises:
-            RunError: if the model has no linear layer.
-        """
-        layers = [module for module in self.model.modules() if isinstance(module, nn.Linear)]
-        if not layers:
-            raise RunError("the model has no linear layer, so it has no embeddings")
-        caught: list[Tensor] = []
-        hook = layers[-1].register_forward_pre_hook(lambda _, inputs: caught.append(inputs[0].flatten(1)))
-        try:
-            yield caught
-        finally:
-            hook.remove()
+        collect: AbstractContextManager[list[Tensor]] = embeddings_of(self.model) if anchored else nullcontext([])
+        with collect as caught, masks, self._device.autocast():
+            logits = self.model(x).float()
+        if anchored is None or not caught[0].requires_grad:
+            return loss_and_gradients([logits], self._parameters, targets, weights)
+        anchors = Anchors(self._tensor(anchored.anchors), self._tensor(anchored.pulled), anchored.strength)
+        return loss_and_gradients([logits, caught[0]], self._parameters, targets, weights, anchors)
 
     def _replayed(self, recorded_steps: RecordedSteps, x: Tensor, targets: Tensor, weights: Tensor) -> list[Tensor]:
         """Return the same from a recorded step. The first batch of each shape records it."""
@@ -270,45 +267,6 @@ def one_thread() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-@contextmanager
-def _denormals_are_zero() -> Iterator[None]:
-    """Treat numbers below 1.2e-38 as 0 in this thread, if the processor supports it.
-
-    Runs use one thread. The momentum of units that are no longer active decays to such numbers: a third of all after
-    500 steps on MNIST. They make a step of Adam four times as slow, and they are too small to change a weight.
-    """
-    torch.set_flush_denormal(True)
-    try:
-        yield
-    finally:
-        torch.set_flush_denormal(False)
-
-
-def normalisations(model: nn.Module) -> list[nn.Module]:
-    """Return the layers of batch normalisation of a module in training mode that use the statistics of a batch.
-
-    A module whose method `train` keeps such a layer in evaluation mode has frozen the statistics of the layer.
-    """
-    return [layer for layer in model.modules() if layer.training and _normalises_batches(layer)]
-
-
-def _normalises_batches(module: nn.Module) -> bool:
-    """Return whether the module is a layer of batch normalisation, which may be scripted."""
-    name = getattr(module, "original_name", "")
-    return isinstance(module, nn.modules.batchnorm._BatchNorm) or name in ("BatchNorm1d", "BatchNorm2d", "BatchNorm3d")
-
-
-def _cross_entropy(logits: Tensor, targets: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
-    """Return weighted soft cross-entropy and its gradient with respect to the logits.
-
-    The rows of the gradient are w_i (softmax(z_i) - t_i) / sum_i w_i.
-    """
-    shares = weights / weights.sum().clamp(min=1e-8)
-    log_p = torch.log_softmax(logits, 1)
-    loss = -(log_p * targets).sum(1).dot(shares)
-    return loss, log_p.exp_().sub_(targets).mul_(shares[:, None])
 
 
 def tensor_of(x: Float32) -> Tensor:

@@ -94,19 +94,25 @@ def server_round(server: Server, reports: Sequence[Report], plan: RoundPlan, pro
         recalled=recall(progress.memory, present, asked, discount),
         state=dict(progress.method_state),
     )
-    teacher, sent = _checked_aggregate(server, ctx), progress.exchanged
-    if server.terms.changes_above is not None:
-        newest = published(
-            sent.teacher, wire.rounded(teacher, server.terms.codec), plan.round, server.terms.changes_above
-        )
-        sent = Exchanged(newest, {**sent.reports, **{report.client: report.knowledge for report in ordered}})
-        teacher = newest.knowledge
+    teacher, exchanged = _published(server, _checked_aggregate(server, ctx), plan.round, progress.exchanged, ordered)
     metrics = [report.metrics for report in ordered]
     state = server.terms.selection.next_state(progress.selection_state, plan.ids, teacher, metrics)
     memory = (
         update(progress.memory, ordered, asked) if remembers(server.participation, server.method) else progress.memory
     )
-    return Progress(plan.round + 1, teacher, state, memory, ctx.state, best, exchanged=sent)
+    return Progress(plan.round + 1, teacher, state, memory, ctx.state, best, exchanged=exchanged)
+
+
+def _published(
+    server: Server, aggregate: Knowledge, round: int, before: Exchanged, reports: Sequence[Report]
+) -> tuple[Knowledge, Exchanged]:
+    """Return the teacher, and what was published and received; if only changes are sent, some rows are as before."""
+    terms = server.terms
+    if terms.changes_above is None:
+        return aggregate, before
+    newest = published(before.teacher, wire.rounded(aggregate, terms.codec), round, terms.changes_above)
+    received = {report.client: report.knowledge for report in reports}
+    return newest.knowledge, Exchanged(newest, {**before.reports, **received})
 
 
 def _patience_ended(server: Server, progress: Progress) -> bool:

@@ -39,6 +39,8 @@ class Environment:
     """model of the processor"""
     cores: int
     """number of processor cores that the process may use"""
+    device: str | None = None
+    """processor that trained the models of a simulation, such as cpu or cuda:0 (NVIDIA H200)"""
     objects: dict[str, str] | None = None
     """objects of a Python session that the config names, each with a description; None without objects"""
 
@@ -51,8 +53,11 @@ def command() -> str:
     return shlex.join([Path(sys.orig_argv[0]).name, *sys.orig_argv[1:]])
 
 
-def environment(objects: Mapping[str, object] | None = None) -> Environment:
-    """Return the record of this process: command, start time, versions, machine, and descriptions of `objects`."""
+def environment(objects: Mapping[str, object] | None = None, device: str | None = None) -> Environment:
+    """Return the record of this process: command, start time, versions, machine, and descriptions of `objects`.
+
+    `device` is the processor that trains the models of a simulation; None = not known.
+    """
     return Environment(
         command=command(),
         started=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -62,6 +67,7 @@ def environment(objects: Mapping[str, object] | None = None) -> Environment:
         system=f"{platform.system()} {platform.machine()}",
         processor=_processor(),
         cores=cores(),
+        device=device,
         objects={name: describe_object(value) for name, value in objects.items()} if objects else None,
     )
 

@@ -46,6 +46,7 @@ def execute_run(
     rounds: Callable[[], Iterator[RoundMetrics]],
     done: Sequence[RoundMetrics] = (),
     callbacks: CallbackList | None = None,
+    device: str | None = None,
 ) -> dict[str, Any]:
     """Run the rounds, write the run folder, call the callbacks and return the summary.
 
@@ -59,6 +60,7 @@ def execute_run(
         rounds: opens a transport, runs the rounds over it and yields the metrics of each; without those in `done`.
         done: metrics of the completed rounds of a run that resumes.
         callbacks: the callbacks, which receive each round after it was written, and the end of the run (None = none).
+        device: the processor that trains the models, for env.json (None = not known, as with devices).
 
     Raises:
         UserError: if a callback fails at the start of the run.
@@ -66,7 +68,7 @@ def execute_run(
         RunError: if a client fails or the folder cannot be written; the message names the folder too.
     """
     write_config(folder, config)
-    write_json(folder / "env.json", asdict(environment(config.objects)))
+    write_json(folder / "env.json", asdict(environment(config.objects, device)))
     write_json(folder / "partition.json", facts.partition)
     if done or (folder / METRICS).exists():  # a killed run may have written rounds that it will repeat
         write_json_lines(folder / METRICS, [_line(folder, m) for m in done])

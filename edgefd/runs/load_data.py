@@ -93,7 +93,7 @@ def limit_samples(dataset: Dataset, limit: int) -> Dataset:
 def federate(config: Config, dataset: Dataset, scale: Scale | None = None) -> Federation:
     """Build clients, proxy set and test set; `scale` replaces the scale of the config."""
     path = None if config.proxy.path is None else Path(config.proxy.path)
-    proxy = ProxySpec(config.proxy.source, config.proxy.alpha, config.proxy.keep, path)
+    proxy = ProxySpec(config.proxy.source, config.proxy.alpha, config.proxy.keep, path, config.proxy.core)
     return build_federation(
         dataset,
         partition_function(config),

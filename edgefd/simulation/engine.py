@@ -31,6 +31,7 @@ from edgefd.federation.progress import Progress
 from edgefd.federation.report import Exchange, Report, count_exchange
 from edgefd.federation.terms import FederationTerms
 from edgefd.learners.counted_learner import CountedLearner, Work
+from edgefd.learners.device import Device
 from edgefd.learners.learner import Learner
 from edgefd.poisoning.attacks import acceptance_of, attackers, poisoned
 from edgefd.rounds.client import client_filter, client_round, publish
@@ -45,9 +46,11 @@ from edgefd.runs.execute import simulate_rounds
 from edgefd.runs.learners import make_learner, model_sessions
 from edgefd.runs.record import KNOWLEDGE, record_round
 from edgefd.runs.round_metrics import RoundMetrics
+from edgefd.runs.stacks import device_of, make_stacks, resident_federation
 from edgefd.runs.terms import terms_of
 from edgefd.simulation.device_costs import costs_of
 from edgefd.simulation.kept_models import KeptModels
+from edgefd.simulation.lock_step_pool import LockStepPool
 from edgefd.simulation.virtual_clock import VirtualClock
 from edgefd.simulation.workers import ForkPool, Pool, SerialPool
 from edgefd.wire import messages as wire
@@ -149,20 +152,21 @@ def _decoded(knowledge: bytes, client: int, expected: ExpectedReport) -> Knowled
         raise RunError(f"round {expected.round}: the report of client {client} is refused: {error}") from error
 
 
-def make_simulation_state(config: Config, federation: Federation, models: KeptModels | None = None) -> SimulationState:
-    """Build all clients with their models in shared memory; their filters have not run yet."""
+def make_simulation_state(
+    config: Config,
+    federation: Federation,
+    models: KeptModels | None = None,
+    learners: Sequence[Learner] | None = None,
+) -> SimulationState:
+    """Build all clients; their filters have not run yet. Without `learners`, their models are in shared memory."""
     acceptance = shared_zeros((len(federation.clients), len(federation.proxy)))
     sessions, terms = model_sessions(config, federation), terms_of(config, federation)
+    if learners is None:
+        cpu = Device(precision=config.run.precision)
+        learners = [make_learner(config, data, federation.n_classes, sessions, cpu) for data in federation.clients]
     clients = tuple(
-        client_context(
-            data,
-            make_learner(config, data, federation.n_classes, sessions),
-            federation.proxy,
-            row,
-            terms,
-            config.method_config,
-        )
-        for data, row in zip(federation.clients, acceptance, strict=True)
+        client_context(data, learner, federation.proxy, row, terms, config.method_config)
+        for data, learner, row in zip(federation.clients, learners, acceptance, strict=True)
     )
     expected = expected_teacher_of(config, federation)
     return SimulationState(config, federation, clients, expected, shared_zeros((len(clients),)), models)
@@ -222,10 +226,10 @@ class InProcess:
         """
         config = self.state.config
         messages = TeacherMessages(teacher, config.codec.name, exchanged.teacher)
-        terms = terms_of(config, self.state.federation)
+        terms, held = terms_of(config, self.state.federation), dict(self.held)
 
         def download(client: int) -> int:
-            return len(messages.to(self.held.get(client, b"")) or b"") if teacher else 0
+            return len(messages.to(held.get(client, b"")) or b"") if teacher else 0
 
         def run(clients: Sequence[int]) -> list[tuple[Report, Work]]:
             self.run_filters(clients)
@@ -298,14 +302,25 @@ class Resume:
 
 
 def open_transport(config: Config, federation: Federation, models: KeptModels | None = None) -> InProcess:
-    """Return a transport that is ready to `start`. Workers are forked here, and torch is set to one thread."""
+    """Return a transport that is ready to `start`. Workers are forked here, and torch is set to one thread.
+
+    On a GPU, or if `run.stack` says so, clients run in lock step in this process instead.
+
+    Raises:
+        UserError: if this machine does not have the device of `run.device`.
+    """
     torch.set_num_threads(1)  # see `edgefd.learners.torch_learner.one_thread`
     threadpool_limits(1, "blas")  # numpy's threads round otherwise too, and workers would compete for the cores
-    state = make_simulation_state(config, federation, models)
-    n = min(config.run.n_workers, len(state.clients))
-    clock = None
+    device, clock = device_of(config), None
     if config.devices.fleet:
         clock = VirtualClock(config.coordinator, config.seed, costs_of(config, federation))
+    if device.is_gpu or config.run.stack != "auto":
+        federation, samples = resident_federation(federation)
+        stacks = make_stacks(config, federation, samples, device)
+        state = make_simulation_state(config, federation, models, stacks.learners)
+        return InProcess(state, LockStepPool(state, stacks), clock=clock)
+    state = make_simulation_state(config, federation, models)
+    n = min(config.run.n_workers, len(state.clients))
     return InProcess(state, ForkPool(state, n) if n else SerialPool(state), clock=clock)
 
 

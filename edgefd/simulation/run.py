@@ -22,6 +22,7 @@ from edgefd.core.knowledge import Knowledge
 from edgefd.core.paths import user_path
 from edgefd.data.datasets import Dataset
 from edgefd.federation.clients import Federation
+from edgefd.learners.device import CPU, Device, unused_gpu
 from edgefd.learners.torch_learner import one_thread
 from edgefd.rounds.loop import RoundResult
 from edgefd.rounds.participation import check_supported_over_flower
@@ -34,6 +35,7 @@ from edgefd.runs.prepare import PreparedRun, prepare
 from edgefd.runs.read import is_complete, read_run, read_summary
 from edgefd.runs.record import check_unrecorded, weights_of
 from edgefd.runs.round_metrics import RoundMetrics
+from edgefd.runs.stacks import device_of
 from edgefd.simulation.checkpoint import checkpoint_of, locked, open_folder, resuming
 from edgefd.simulation.engine import InProcess, open_transport, simulate
 from edgefd.simulation.kept_models import models_of
@@ -154,24 +156,34 @@ def simulate_config(
         raise UserError(f"engine must be {' or '.join(get_args(Engine))}, not {engine!r}")
     if engine == "ray":
         _check_ray(config, resume)
+    device = CPU if engine == "ray" else device_of(config)
     following = load_callbacks(config, callbacks)
     with one_thread(), threadpool_limits(1, "blas"):
-        return _simulate(config, out, engine, following, console, resume)
+        return _simulate(config, out, engine, following, console, resume, device)
 
 
 def _simulate(
-    config: Config, out: Path | None, engine: Engine, following: CallbackList, console: Console | None, resume: bool
+    config: Config,
+    out: Path | None,
+    engine: Engine,
+    following: CallbackList,
+    console: Console | None,
+    resume: bool,
+    device: Device,
 ) -> Run:
     """Run the method and its baselines. See `simulate_config`."""
     runs = [prepare(config), *(prepare(baseline_config(config, name)) for name in config.baselines)]
     _check_loss(runs[0])
     with open_folder(config, out, resume) as folder, locked(folder):
-        for warning in runs[0].all_warnings:
-            _LOG.warning("%s", warning)
+        for warning in (*runs[0].all_warnings, unused_gpu(device)):
+            if warning is not None:
+                _LOG.warning("%s", warning)
         if console is not None:
             from edgefd.simulation.progress import print_data
 
             print_data(runs[0], console)
+            if device.is_gpu:
+                console.print(f"device: {device.label}", soft_wrap=True)
         run = _run(runs[0], folder, engine, following, console)
         baselines: dict[str, Run] = {}
         for name, prepared in zip(config.baselines, runs[1:], strict=True):
@@ -200,6 +212,12 @@ def _check_ray(config: Config, resume: bool) -> None:
         )
     if config.run.keep not in ("last", "none"):
         raise UserError(f"run.keep={config.run.keep}: the Ray engine keeps no models: use the local engine")
+    settings = config.run
+    if settings.device not in ("auto", "cpu") or (settings.stack, settings.precision) != ("auto", "float32"):
+        raise UserError(
+            "the Ray engine trains one client after another on CPU cores, in float32: remove run.device, run.stack and "
+            "run.precision, or use the local engine"
+        )
     check_supported_over_flower(config.coordinator)
     if config.devices.fleet:
         raise UserError("devices works only with the local engine: remove the section to run on Ray")
@@ -250,7 +268,11 @@ def _run(prepared: PreparedRun, folder: Path, engine: Engine, callbacks: Callbac
                 console.print(f"{config.method_name}: the run in {folder} is complete already", soft_wrap=True)
             summary = asdict(read_summary(folder))
         else:
-            summary = execute_run(config, prepared.facts, folder, progress, rounds, saved.metrics, callbacks)
+            device = (CPU if engine == "ray" else device_of(config)).label
+            before = read_run(folder).environment.get("device", device) if saved.metrics else device
+            if before != device:
+                _LOG.warning("the run began on %s and continues on %s: low bits will differ", before, device)
+            summary = execute_run(config, prepared.facts, folder, progress, rounds, saved.metrics, callbacks, device)
     weights = tuple(weights_of(client) for transport in transports for client in transport.state.clients)
     teacher = last_result[0].teacher if last_result else saved.progress.teacher
     if saved.progress.closed or finished:

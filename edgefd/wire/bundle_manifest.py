@@ -7,8 +7,11 @@ from dataclasses import dataclass
 from edgefd.federation.terms import FederationTerms
 from edgefd.federation.units import Units
 
-SCHEMA = 4
-FILES = ("model.onnx", "train_step.onnx", "init.npz", "proxy.npz", "selftest.npz")
+SCHEMA = 5
+XZ = ".xz"
+"""ending of the names of packed files; a packed graph has the name of the graph before it"""
+INIT, PROXY, SELFTEST = "init.xz", "proxy.xz", "selftest.npz"
+FILES = ("model.onnx.xz", "train_step.onnx.xz", INIT, PROXY, SELFTEST)
 EXTRACTOR = "extractor.onnx"
 """graph from raw samples to features; a bundle has this file only if its model takes features"""
 MANIFEST = "manifest.json"
@@ -20,6 +23,20 @@ class FileRecord:
 
     bytes: int
     sha256: str
+
+
+@dataclass(frozen=True)
+class PackedSamples:
+    """What `proxy.xz` holds after xz (`edgefd.wire.packing`)."""
+
+    rows: int
+    """number of samples"""
+    dtype: str
+    """uint8 = pixels before scaling; float32 = scaled samples"""
+    differences: tuple[int, ...]
+    """axes along which the neighbour before each pixel was subtracted, in this order; axis 0 is the sample"""
+    planes: bool
+    """whether the bytes of the numbers are in planes: float32 only"""
 
 
 @dataclass(frozen=True)
@@ -40,6 +57,7 @@ class Manifest:
     state: tuple[str, ...]
     constants: dict[str, float]
     files: dict[str, FileRecord]
+    proxy: PackedSamples
     errors: dict[str, float]
     heldout: float
     """share of the private rows that is held out from training if the data do not name the held-out rows"""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,15 +16,29 @@ from edgefd.core.arrays import Float32
 from edgefd.core.errors import UserError
 from edgefd.core.files import read
 from edgefd.core.json_files import parse_json
-from edgefd.core.npz import npz_arrays
+from edgefd.federation.clients import Scale
 from edgefd.federation.units import Units, n_channels
 from edgefd.learners.graphs import Graphs, State
-from edgefd.wire.bundle_graphs import BundleGraphs, read_graphs
-from edgefd.wire.bundle_manifest import EXTRACTOR, FILES, MANIFEST, SCHEMA, FileRecord, Manifest
+from edgefd.wire.bundle_graphs import MODEL, STEP, BundleGraphs, read_graphs
+from edgefd.wire.bundle_manifest import (
+    EXTRACTOR,
+    FILES,
+    INIT,
+    MANIFEST,
+    PROXY,
+    SCHEMA,
+    SELFTEST,
+    XZ,
+    FileRecord,
+    Manifest,
+    PackedSamples,
+)
+from edgefd.wire.packing import unpack, unpack_arrays, unpack_samples
+from edgefd.wire.selftest import SelfTest, read_selftest
 from edgefd.wire.terms import received_terms
 
 MAX_FILE = 512 * 2**20
-"""largest size in bytes of a file, and of the arrays in an npz"""
+"""largest size in bytes of a file, and of what it unpacks to"""
 MAX_MANIFEST = 2**20
 """largest size in bytes of manifest.json"""
 _AGAIN = "copy or export the bundle again"
@@ -38,7 +54,7 @@ class Bundle:
     graphs: Graphs
     init: State
     proxy: Float32
-    selftest: State
+    selftest: SelfTest
     parsed: BundleGraphs
     """what the graphs are, and whether the catalogue knows them"""
     extractor: bytes | None = None
@@ -54,22 +70,25 @@ def read_bundle(folder: Path) -> Bundle:
     raw = read(folder / MANIFEST, MAX_MANIFEST, _AGAIN)
     manifest = parse_manifest(raw)
     blobs = {name: _read_verified(folder, name, manifest.files[name]) for name in manifest.files}
+    for name in (MODEL, STEP):
+        with _malformed(name + XZ, "does not hold a graph"):
+            blobs[name] = unpack(blobs.pop(name + XZ), MAX_FILE)
     parsed = read_graphs(manifest, blobs)
-    init, selftest = _arrays(blobs, "init.npz"), _arrays(blobs, "selftest.npz")
-    shapes = {port.name: port.shape for port in parsed.step.inputs if port.name in manifest.state}
-    if {name: array.shape for name, array in init.items()} != shapes:
-        raise UserError("init.npz must hold the arrays that the graph takes, in their shapes: export the bundle again")
-    _check_selftest(selftest, init, manifest)
-    proxy = _arrays(blobs, "proxy.npz").get("x")
-    if proxy is None or proxy.shape[1:] != manifest.shape:
-        raise UserError(
-            f"proxy.npz must hold x, float32 samples of shape {list(manifest.shape)}: export the bundle again"
-        )
+    state = [port for port in parsed.step.inputs if port.name in manifest.state]
+    shapes = {port.name: tuple(int(size) for size in port.shape) for port in state}
+    with _malformed(INIT, "does not hold the arrays that the graph takes"):
+        init = unpack_arrays(blobs[INIT], {name: shapes[name] for name in manifest.state}, MAX_FILE)
+    with _malformed(PROXY, "does not hold the proxy samples"):
+        proxy = unpack_samples(blobs[PROXY], manifest.proxy, manifest.shape, Scale(*manifest.scale), MAX_FILE)
+    if not all(np.isfinite(array).all() for array in (*init.values(), proxy)):
+        raise UserError(f"{INIT} and {PROXY} must hold finite numbers: export the bundle again")
+    with _malformed(SELFTEST, "does not hold one training step of this model"):
+        selftest = read_selftest(blobs[SELFTEST], init.values(), manifest.batch, manifest.n_classes)
     if hashlib.sha256(np.ascontiguousarray(proxy).data).hexdigest() != manifest.terms.proxy_sha256:
         raise UserError("the proxy samples differ from the sha256 in the manifest: export the bundle again")
     graphs = Graphs(
-        blobs["train_step.onnx"],
-        blobs["model.onnx"],
+        blobs[STEP],
+        blobs[MODEL],
         manifest.state,
         manifest.constants,
         manifest.batch,
@@ -110,6 +129,7 @@ def parse_manifest(raw: bytes) -> Manifest:
             state=tuple(str(s) for s in fields["state"]),
             constants={str(k): float(v) for k, v in fields["constants"].items()},
             files=files,
+            proxy=_packed(fields["proxy"], len(fields["shape"])),
             errors={str(k): float(v) for k, v in fields["errors"].items()},
             heldout=float(fields["heldout"]),
             n_clients=int(fields["n_clients"]),
@@ -145,6 +165,21 @@ def _units(u: dict[str, Any]) -> Units:
     return Units(str(u["dtype"]), float(u["low"]), float(u["high"]), *statistics)
 
 
+def _packed(fields: dict[str, Any], n_axes: int) -> PackedSamples:
+    packed = PackedSamples(
+        int(fields["rows"]),
+        str(fields["dtype"]),
+        tuple(int(axis) for axis in fields["differences"]),
+        bool(fields["planes"]),
+    )
+    along, pixels = packed.differences, packed.dtype == "uint8"
+    distinct = len(set(along)) == len(along) and set(along) <= {*range(1, n_axes + 1)}
+    fits = not (packed.planes if pixels else along)
+    if packed.rows < 1 or packed.dtype not in ("uint8", "float32") or not (distinct and fits):
+        raise ValueError("proxy must be uint8 with differences along axes of a sample, or float32, perhaps in planes")
+    return packed
+
+
 def _check_channels(manifest: Manifest) -> None:
     """Check that the scale and the statistics of the proxy set have one number, or one for each channel."""
     shape, (mean, std) = manifest.shape, manifest.scale
@@ -164,24 +199,10 @@ def _read_verified(folder: Path, name: str, record: FileRecord) -> bytes:
     return blob
 
 
-def _check_selftest(arrays: State, init: State, manifest: Manifest) -> None:
-    """Check that selftest.npz has the start, the targets and the result of one training step."""
-    states = {f"{part}/{name}": array.shape for part in ("start", "expected") for name, array in init.items()}
-    shapes = {**states, "expected/loss": (), "lr": ()}
-    targets = arrays.get("targets", np.empty((0, 0)))
-    needed = {"targets", "lr", *(f"expected/{name}" for name in init)}
-    fits = targets.ndim == 2 and 0 < len(targets) <= manifest.batch and targets.shape[1] == manifest.n_classes
-    if not (fits and needed <= arrays.keys()) or any(
-        array.shape != shapes.get(name) for name, array in arrays.items() if name != "targets"
-    ):
-        raise UserError("selftest.npz does not hold one training step of this model: export the bundle again")
-
-
-def _arrays(blobs: dict[str, bytes], name: str) -> State:
+@contextmanager
+def _malformed(name: str, what: str) -> Iterator[None]:
+    """Convert an error of a file's content into one line for the user."""
     try:
-        arrays = npz_arrays(blobs[name], MAX_FILE)
+        yield
     except ValueError as error:
-        raise UserError(f"{name} does not hold plain arrays: {error}: export the bundle again") from error
-    if any(array.dtype != np.float32 or not np.isfinite(array).all() for array in arrays.values()):
-        raise UserError(f"{name} must hold finite float32 numbers: export the bundle again")
-    return arrays
+        raise UserError(f"{name} {what}: {error}: export the bundle again") from error

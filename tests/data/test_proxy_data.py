@@ -15,6 +15,7 @@ from edgefd.runs.load_data import load_data
 from edgefd.runs.prepare import PreparedRun, prepare
 from edgefd.simulation.client_files import export_client_data
 from edgefd.simulation.sweep import check_data
+from edgefd.wire.bundle_reader import read_bundle
 from tests.support.commands import edgefd
 from tests.support.extractors import graph
 
@@ -173,7 +174,6 @@ def test_a_run_a_bundle_and_client_files_hold_the_same_proxy_set(tmp_path: Path)
     assert summary["proxy_source_sha256"] in checked.stdout
     config = load_config(tmp_path / "c.yaml", {"proxy.data.name": str(tmp_path / "colour.npz")})
     export_config(config, None, tmp_path / "bundle")
-    with np.load(tmp_path / "bundle" / "proxy.npz") as proxy:
-        bundled = proxy["x"]
+    bundled = read_bundle(tmp_path / "bundle").proxy
     assert np.array_equal(bundled, prepare(config).federation.proxy.x)
     assert len(export_client_data(prepare(config), tmp_path / "clients")) == 2

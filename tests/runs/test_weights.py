@@ -6,7 +6,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from edgefd_client.sources import read_npz
 from safetensors.numpy import load_file, save_file
 from safetensors.torch import save_file as save_tensors
 
@@ -18,6 +17,7 @@ from edgefd.runs.export_bundle import export_config
 from edgefd.runs.learners import make_learner, model_sessions
 from edgefd.runs.model_files import model_path
 from edgefd.runs.prepare import prepare
+from edgefd.wire.bundle_reader import read_bundle
 from tests.support.small_configs import SMALL
 
 
@@ -58,7 +58,7 @@ def test_weights_of_another_program_are_taken_in_half_precision_too(tmp_path: Pa
 def test_a_bundle_starts_from_the_file(first: edgefd.Run, tmp_path: Path) -> None:
     init = {"model.init": str(model_path(first.folder, 2, 2))}
     export_config(load_config(SMALL, init), None, tmp_path / "bundle")
-    arrays = read_npz(tmp_path / "bundle" / "init.npz", ())
+    arrays = read_bundle(tmp_path / "bundle").init
     assert all(np.array_equal(arrays[f"model/{name}"], values) for name, values in first.weights[2].items())
     with pytest.raises(UserError, match="is a run folder with a model for each client"):
         export_config(load_config(SMALL, {"model.init": str(first.folder)}), None, tmp_path / "other")

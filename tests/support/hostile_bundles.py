@@ -1,5 +1,6 @@
 """Bundles of a hostile coordinator: their graphs store private samples, and answer with them as soft labels."""
 
+import dataclasses
 import hashlib
 import json
 import shutil
@@ -11,7 +12,9 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from edgefd.core.npz import npz_bytes
+from edgefd.federation.clients import Scale
+from edgefd.wire.packing import pack, pack_arrays, pack_samples
+from edgefd.wire.selftest import SelfTest, checksums, selftest_bytes
 from tests.support.bundles import edit, replace_file
 
 MEMORY = "model/memory"
@@ -107,16 +110,19 @@ def hostile_bundle(honest: Path, out: Path, n_images: int, as_gradient: bool, lr
     proxy = np.zeros((n_images // IMAGES_A_ROW * size, *shape), np.float32)
     proxy.reshape(len(proxy), -1)[:, 0] = np.arange(len(proxy))
     state = {name: np.zeros((batch, size), np.float32) for name in (MEMORY, MOMENTUM)}
-    replace_file(out, "train_step.onnx", storing_step(batch, shape, 10, as_gradient))
-    replace_file(out, "model.onnx", telling_model(batch, shape, n_images, -1 / lr if as_gradient else 1.0))
-    replace_file(out, "init.npz", npz_bytes(state))
-    results = {f"expected/{name}": array for name, array in state.items()}
-    targets = np.zeros((1, 10), np.float32)
-    replace_file(out, "selftest.npz", npz_bytes({"targets": targets, "lr": np.float32(lr), **results}))
-    replace_file(out, "proxy.npz", npz_bytes({"x": proxy}))
+    replace_file(out, "train_step.onnx.xz", pack(storing_step(batch, shape, 10, as_gradient)))
+    model = telling_model(batch, shape, n_images, -1 / lr if as_gradient else 1.0)
+    replace_file(out, "model.onnx.xz", pack(model))
+    replace_file(out, "init.xz", pack_arrays(state))
+    sums = np.concatenate([checksums(array) for array in state.values()]).astype(np.float32)
+    targets, largest = np.zeros((1, 10), np.float32), np.zeros(len(state), np.float32)
+    replace_file(out, "selftest.npz", selftest_bytes(SelfTest(targets, lr, 0.0, 0.0, largest, sums)))
+    packed, samples = pack_samples(proxy, Scale(*manifest["scale"]))
+    replace_file(out, "proxy.xz", samples)
     digest = hashlib.sha256(proxy.tobytes()).hexdigest()
     terms = {**manifest["terms"], "proxy_sha256": digest}
-    edit(out, lambda m: m.update(state=list(state), constants={}, terms=terms))
+    packing = dataclasses.asdict(packed)
+    edit(out, lambda m: m.update(state=list(state), constants={}, terms=terms, proxy=packing))
     return out
 
 

@@ -22,6 +22,7 @@ from edgefd.learners.models import MODELS, WINDOW_MODELS, build_model
 from edgefd.learners.session import open_session, session_options
 from edgefd.wire.bundle_reader import read_bundle
 from edgefd.wire.onnx_reader import TRAINING_OPERATORS, OnnxGraph, read_extractor, read_training_graph
+from edgefd.wire.packing import pack
 from tests.support.bundles import SHAPE, replace_file, small_bundle
 from tests.support.extractors import graph as extractor
 from tests.support.protobuf_bytes import field, varint
@@ -36,7 +37,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def step(bundle: Path) -> bytes:
-    return (bundle / "train_step.onnx").read_bytes()
+    return read_bundle(bundle).graphs.step
 
 
 def edited(blob: bytes, change: Callable[[ModelProto], object]) -> bytes:
@@ -152,10 +153,10 @@ def test_infer_does_not_read_a_file_through_reordered_fields(
 
     where = external("device.key", key_first=False) + field(14, 1)
     tensor = field(1, 256) + field(1, 3) + field(2, 1) + field(8, b"own") + where
-    attack = _with_initialiser(edited((bundle / "model.onnx").read_bytes(), multiply_by_key), tensor)
+    attack = _with_initialiser(edited(read_bundle(bundle).graphs.logits, multiply_by_key), tensor)
     assert b"\n\x08location\x12" not in attack  # a search for these bytes finds nothing
     folder = Path(shutil.copytree(bundle, tmp_path / "b"))
-    replace_file(folder, "model.onnx", attack)
+    replace_file(folder, "model.onnx.xz", pack(attack))
     np.save("x.npy", np.zeros((1, *SHAPE), np.uint8))
     with pytest.raises(SystemExit) as stop:
         main(["infer", "--bundle", str(folder), "--input", "x.npy"])

@@ -46,7 +46,7 @@ def model_scores(signals: Arrays, names: tuple[str, ...], adversaries: tuple[str
     """Score candidates by the outputs of the recorded models; `signals` holds candidates, outputs and references."""
     scores = []
     if "server" in adversaries:
-        scores += _server_scores(signals, names)
+        scores += server_scores(signals, names)
     client, last = signals["client"], int(signals["rounds"][-1])
     z_of_aggregate = np.broadcast_to(signals["aggregate_z"], signals["sent_z"].shape)
     targets = {
@@ -61,7 +61,7 @@ def model_scores(signals: Arrays, names: tuple[str, ...], adversaries: tuple[str
     return scores
 
 
-def _server_scores(signals: Arrays, names: tuple[str, ...]) -> list[Scores]:
+def server_scores(signals: Arrays, names: tuple[str, ...]) -> list[Scores]:
     """Score candidates in each recorded round; a record that the filter rejects scores below all others."""
     client, scores = signals["client"], []
     rejected = outputs_of_client(signals["claims"], client) <= 0

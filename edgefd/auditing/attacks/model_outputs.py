@@ -26,6 +26,7 @@ from edgefd.federation.context import client_context
 from edgefd.federation.plan import RoundPlan
 from edgefd.federation.progress import Progress
 from edgefd.federation.report import Report
+from edgefd.federation.values import SOFT_LABELS
 from edgefd.learners.batches import softmax
 from edgefd.learners.learner import Learner
 from edgefd.learners.torch_learner import TorchLearner
@@ -36,6 +37,7 @@ from edgefd.runs.execute import make_server
 from edgefd.runs.record import FINAL
 from edgefd.runs.terms import terms_of
 from edgefd.wire import messages as wire
+from edgefd.wire.expected import Expected
 
 
 def output_signals(recording: Recording, candidates: Candidates, population: Population, on_step: OnStep) -> Arrays:
@@ -71,11 +73,25 @@ def output_signals(recording: Recording, candidates: Candidates, population: Pop
 
 
 def acceptance_of(config: Config, federation: Federation, data: ClientData, rows: Float32) -> Float32:
-    """Return a client's acceptance weights of rows that the server has put among the proxy samples, float32 [n]."""
+    """Return a client's acceptance weights of rows that the server has put among the proxy samples, float32 [n].
+
+    They are weights as the server receives them, after the codec.
+    """
     proxy = federation.proxy
     with_rows = ProxySet(np.concatenate([proxy.x, rows]), np.concatenate([proxy.owner, np.full(len(rows), -1)]))
     terms = terms_of(config, federation)
-    return client_filter(config.method, config.method_config, data, with_rows, terms)[len(proxy) :]
+    return received_weights(
+        client_filter(config.method, config.method_config, data, with_rows, terms)[len(proxy) :], terms.codec
+    )
+
+
+def received_weights(weights: Float32, codec: str) -> Float32:
+    """Return acceptance weights, float32 [n], after the codec; a row of weight 0 is not sent, and stays 0."""
+    ids, received = np.flatnonzero(weights > 0), np.zeros_like(weights)
+    rows = np.tile(np.array([1, 0], np.float32), (len(ids), 1))  # every codec carries them without an error
+    sent = wire.encode(Knowledge(ids, rows, weights[ids]), codec)
+    received[ids] = wire.decode(sent, Expected(ids, range(2, 3), codec, SOFT_LABELS, 0.0)).weights
+    return received
 
 
 def recorded_learner(recording: Recording, name: str, client: int) -> TorchLearner:

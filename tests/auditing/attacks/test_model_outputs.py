@@ -4,8 +4,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pytest
 
-from edgefd.auditing.attacks.model_outputs import received_outputs, recorded_learner
+from edgefd.auditing.attacks.model_outputs import received_outputs, received_weights, recorded_learner
 from edgefd.auditing.recording.read import open_recording
 from edgefd.defences.apply import defence_of
 from edgefd.defences.pate import Pate
@@ -46,3 +47,14 @@ def test_the_noise_of_a_vote_is_that_of_the_whole_proxy_set(recorded: Path) -> N
     assert np.array_equal(received_outputs(queried, federation, 1, client, learner, some), votes)
     assert len(many) > len(federation.proxy)
     assert np.array_equal(received_outputs(config, federation, 1, client, learner, many)[:30], votes)
+
+
+@pytest.mark.parametrize(("codec", "error"), [("float32", 0), ("float16", 4e-4), ("uint4", 0.055), ("simplex15", 0.09)])
+def test_the_server_receives_weights_as_the_codec_sends_them(codec: str, error: float) -> None:
+    weights = np.array([0, 1, 0.8, 0.33, 0.05, 0, 0.0123], np.float32)
+    received = received_weights(weights, codec)
+    assert np.array_equal(received > 0, weights > 0)
+    np.testing.assert_allclose(received, weights, atol=error)
+    assert (codec == "float32") == np.array_equal(received, weights)
+    assert not received_weights(np.zeros(3, np.float32), codec).any()
+    assert np.array_equal(received_weights(np.ones(3, np.float32), codec), np.ones(3, np.float32))

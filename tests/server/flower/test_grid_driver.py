@@ -230,6 +230,15 @@ def test_stale_reports_count_in_the_next_round_if_the_rules_allow_it() -> None:
         assert 1 in {r.client for r in reports}
 
 
+def test_buffered_rounds_count_reports_of_earlier_rounds_towards_their_end() -> None:
+    rules = ParticipationConfig(min_reports=1, stale_reports="buffer")
+    with running_driver(FakeGrid({7: 0, 9: "silent"}), rules, timeout=5.0) as setup:
+        assert [(r.client, r.round) for r in setup.coordinator.exchange(plan(1), BOTH, None).reports] == [(0, 1)]
+        setup.grid.behaviour |= {7: "silent", 9: 1}
+        reports = setup.coordinator.exchange(plan(2), BOTH, ANSWER).reports
+        assert {(r.client, r.round) for r in reports} <= {(1, 1), (1, 2)}
+
+
 def test_a_registered_key_determines_the_client_and_a_revoked_key_is_refused(tmp_path: Path) -> None:
     certs.init(tmp_path / "c", ["localhost"], 2)
     for client in (0, 1):

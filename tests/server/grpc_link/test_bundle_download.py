@@ -34,12 +34,12 @@ def test_a_partial_file_is_completed_and_a_wrong_file_or_digest_is_refused(
     digest = federation.read().digest
     part = tmp_path / f"bundle-{digest[:16]}.part"
     part.mkdir()
-    (part / "model.onnx").write_bytes((federation.bundle / "model.onnx").read_bytes()[:1000])
-    (part / "init.npz").write_bytes(b"something else")
+    (part / "model.onnx.xz").write_bytes((federation.bundle / "model.onnx.xz").read_bytes()[:1000])
+    (part / "init.xz").write_bytes(b"something else")
     with open_device_link(federation) as link, connect(link.address, None, False) as channel:
         device = GrpcLink(channel, 0, ignore_line)
         device.join(None)
-        with pytest.raises(RunError, match=r"init\.npz of the coordinator is not the file that it announced"):
+        with pytest.raises(RunError, match=r"init\.xz of the coordinator is not the file that it announced"):
             fetch_bundle(device, tmp_path)
         assert read_bundle(fetch_bundle(device, tmp_path)).digest == digest
         link.sessions.bundles = [dataclasses.replace(link.sessions.bundles[0], digest="../" + digest[3:])]

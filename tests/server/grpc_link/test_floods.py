@@ -96,7 +96,7 @@ def test_unread_downloads_of_one_device_hold_few_slots_and_no_files(
     monkeypatch.setattr(server_module, "STREAM_SECONDS", 2.0)
     with open_device_link(federation, keys) as link:
         hostile, honest = (RawDevice(link.address, device(keys, client)) for client in (0, 1))
-        request = pb.BundleRequest(session=hostile.join(None, None).session, file="proxy.npz").SerializeToString()
+        request = pb.BundleRequest(session=hostile.join(None, None).session, file="proxy.xz").SerializeToString()
         session, before = honest.join(None, None).session, open_files()
         with raw_connections(link.grpc_server.port, 10, device(keys, 0), window=0) as connections:
             for connection in connections:
@@ -104,7 +104,7 @@ def test_unread_downloads_of_one_device_hold_few_slots_and_no_files(
                     connection.call("GetBundle", request)
             until(lambda: link.refused("GetBundle", "busy") == 80 - PER_DEVICE, 20)
             assert open_files() - before <= 2 * len(connections) + 1  # both ends of the connections, and one file
-            assert honest.file(session, "proxy.npz") == (federation.bundle / "proxy.npz").read_bytes()
+            assert honest.file(session, "proxy.xz") == (federation.bundle / "proxy.xz").read_bytes()
             until(lambda: link.refused("GetBundle", "deadline") == PER_DEVICE, 20)
 
 
@@ -166,7 +166,7 @@ def test_a_revoked_certificate_loses_its_poll_its_download_and_its_half_message(
         poll = device_0.stub.NextTask.future(pb.TaskRequest(session=session, after=-1), timeout=60)
         until(lambda: link.grpc_server.waiting, 20)
         with raw_connections(link.grpc_server.port, 2, device(revocable, 0), window=0) as (first, second):
-            request = pb.BundleRequest(session=session, file="proxy.npz").SerializeToString()
+            request = pb.BundleRequest(session=session, file="proxy.xz").SerializeToString()
             first.call("GetBundle", request)
             second.call("SubmitReport", b"", 50_000)
             until(lambda: open_calls(link) == 3, 20)
@@ -217,7 +217,7 @@ def test_a_device_outlives_the_largest_age_of_a_connection(
     with open_device_link(federation, keys) as link:
         honest = RawDevice(link.address, device(keys, 0))
         session = honest.join(None, link.terms).session
-        request = pb.BundleRequest(session=session, file="proxy.npz").SerializeToString()
+        request = pb.BundleRequest(session=session, file="proxy.xz").SerializeToString()
         with raw_connections(link.grpc_server.port, 1, device(keys, 0), window=0) as (unread,):
             unread.call("GetBundle", request)
             link.begin()

@@ -211,7 +211,7 @@ def test_a_repeated_report_counts_once_and_a_different_one_is_refused(federation
         (lambda d, _: d.next_task(d.join(0, None).session), Code.FAILED_PRECONDITION, "session", "terms"),
         (lambda d, _: d.next_task(b"guess"), Code.FAILED_PRECONDITION, "session", "join again"),
         (lambda d, t: d.file(d.join(0, t).session, "../certs/ca.key"), Code.NOT_FOUND, "file", "no file"),
-        (lambda d, t: d.file(d.join(0, t).session, "init.npz", 10**9), Code.OUT_OF_RANGE, "file", "bytes"),
+        (lambda d, t: d.file(d.join(0, t).session, "init.xz", 10**9), Code.OUT_OF_RANGE, "file", "bytes"),
     ],
 )
 def test_a_call_that_does_not_fit_the_federation_is_refused_and_counted(
