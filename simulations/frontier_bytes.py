@@ -76,8 +76,11 @@ def main() -> int:
 
 
 def label(run: RunRecord) -> str:
-    """Return the method and the codec of a run."""
-    return f"{run.method} {run.config['codec']['name']}"
+    """Return the method and the codec of a run, with what else tells runs of the sweep apart."""
+    codec, epochs = run.config["codec"], run.config["train"].get("local_epochs")
+    above = codec.get("changes_above")
+    changes = "" if above is None else f", changes above {above:g}"
+    return f"{run.method} {codec['name']}{changes}" + (f", {epochs} local epochs" if epochs else "")
 
 
 def panel_of(run: RunRecord) -> tuple[str, str]:
@@ -134,10 +137,10 @@ def write_numbers(settings: Sequence[Setting], path: Path) -> None:
     """Write the points of the figure as comma-separated values."""
     with path.open("w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(("model", "partition", "method", "codec", "runs", "bytes", "accuracy"))
+        writer.writerow(("model", "partition", "method", "runs", "bytes", "accuracy"))
         for s in settings:
             first = s.runs[0]
-            names = (*panel_of(first), first.method, first.config["codec"]["name"], len(s.runs))
+            names = (*panel_of(first), label(first), len(s.runs))
             writer.writerows((*names, round(p.x), f"{p.mean:.4f}") for p in with_once(s))
 
 

@@ -24,13 +24,17 @@ from edgefd.runs.read import RunRecord, read_run
 
 CLIENTS = 10
 FLEET = {"pi_5": 4, "pi_4": 3, "pi_zero_2_w": 3}
-RULES: dict[str, tuple[dict[str, Any], float]] = {
-    "synchronous": ({}, 1.0),
-    "quorum of 7, late ones used": ({"min_reports": 7, "stale_reports": "use"}, 10 / 7),
-    "buffer of 5": ({"min_reports": 5, "stale_reports": "buffer"}, 2.0),
-    "buffer of 3": ({"min_reports": 3, "stale_reports": "buffer"}, 10 / 3),
+PLAIN, NO_CATCH_UP = dict[str, Any](), {"catch_up": 1}
+RULES: dict[str, tuple[dict[str, Any], dict[str, Any], float]] = {
+    "synchronous": ({}, PLAIN, 1.0),
+    "quorum of 7, late ones used": ({"min_reports": 7, "stale_reports": "use"}, PLAIN, 1.5),
+    "buffer of 5": ({"min_reports": 5, "stale_reports": "buffer"}, PLAIN, 2.0),
+    "buffer of 3": ({"min_reports": 3, "stale_reports": "buffer"}, PLAIN, 3.3),
+    "quorum of 7, catch_up 1": ({"min_reports": 7, "stale_reports": "use"}, NO_CATCH_UP, 2.2),
+    "buffer of 5, catch_up 1": ({"min_reports": 5, "stale_reports": "buffer"}, NO_CATCH_UP, 5.5),
+    "buffer of 3, catch_up 1": ({"min_reports": 3, "stale_reports": "buffer"}, NO_CATCH_UP, 6.5),
 }
-"""the section `coordinator`, and the number of rounds relative to synchronous ones"""
+"""the section `coordinator`, settings of `train`, and the number of rounds relative to synchronous ones"""
 HEADER = ("rounds", "target", "seeds", "virtual s", "MB", "kJ", "accuracy at the end", "virtual s at the end")
 
 
@@ -66,11 +70,11 @@ def row(name: str, runs: Sequence[RunRecord], target: float) -> list[str]:
         name,
         f"{target:.0%}",
         str(len(runs)),
-        missed if np.isnan(seconds) else f"{seconds:.0f}",
+        missed if np.isnan(seconds) else f"{seconds:.1f}",
         "-" if np.isnan(sent) else f"{sent / 1e6:.2f}",
         "-" if np.isnan(joules) else f"{joules / 1e3:.2f}",
         f"{100 * np.mean([a for _, a in last]):.1f} %",
-        f"{np.mean([s for s, _ in last]):.0f}",
+        f"{np.mean([s for s, _ in last]):.1f}",
     ]
 
 
@@ -86,7 +90,7 @@ def main() -> None:
     parser.add_argument("--targets", type=float, nargs="+", default=[0.9, 0.95])
     args = parser.parse_args()
     rows = []
-    for name, (rules, factor) in RULES.items():
+    for name, (rules, train, factor) in RULES.items():
         runs = []
         for seed in args.seeds:
             folder = args.out / f"{name.replace(' ', '_').replace(',', '')}-{seed}"
@@ -98,7 +102,7 @@ def main() -> None:
                     "proxy": {"source": "public"},
                     "model": {"name": args.model},
                     "method": {"name": "edgefd"},
-                    "train": {"rounds": round(args.rounds * factor), "augment_shift": 2},
+                    "train": {"rounds": round(args.rounds * factor), "augment_shift": 2, **train},
                     "coordinator": rules,
                     "devices": {"fleet": FLEET},
                     "run": {"keep": "none"},

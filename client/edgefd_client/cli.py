@@ -41,6 +41,8 @@ RUN: dict[str, tuple[type, str]] = {
     "state": (Path, "folder of the durable state; only for this device"),
     "exchange": (Path, "exchange folder of the coordinator"),
     "server": (str, "HOST:PORT of the coordinator, instead of --exchange"),
+    "bundle-url": (str, "with --server: folder of a web server with the bundle's files; --server names their digests"),
+    "cache": (Path, "with --server: folder of downloaded files, which devices can share (~/.cache/edgefd/bundles)"),
     "certs": (Path, "with --server: folder with ca.pem, device.pem and device.key, created by `edgefd certs device`"),
     "insecure": (bool, "with --server: allow a connection to another machine without TLS"),
     "trust-graph": (str, "digest of graphs that no named model has, from `edgefd-client inspect-bundle`"),
@@ -48,9 +50,15 @@ RUN: dict[str, tuple[type, str]] = {
     "client": (int, "number of this client in the federation: 0, 1, ... (with --certs, the certificate determines it)"),
 }
 METAVARS = {Path: "PATH", int: "N", str: "HOST:PORT"}
-_EXCHANGE = "--exchange needs --bundle and --client, and cannot be combined with --certs, --insecure or --give-up"
+_EXCHANGE = (
+    "--exchange needs --bundle and --client, and cannot be combined with --certs, --insecure, --give-up, --bundle-url "
+    "or --cache"
+)
 _print_line = partial(print, flush=True)
-OPTIONAL = ("bundle", "exchange", "server", "certs", "insecure", "trust-graph", "give-up", "client")
+OPTIONAL = (
+    *("bundle", "exchange", "server", "bundle-url", "cache"),
+    *("certs", "insecure", "trust-graph", "give-up", "client"),
+)
 
 
 def infer(bundle: Bundle, state: Path | None, input_file: Path, out: Path | None) -> None:
@@ -90,6 +98,10 @@ class RunOptions(DeviceOptions):
 
     bundle: Path | None
     exchange: Path | None
+    bundle_url: str | None
+    """address of the bundle's folder on a web server; None = the coordinator sends it"""
+    cache: Path | None
+    """folder of files of bundles by their digest; None = in the user's cache"""
     trust_graph: str | None
     """digest of graphs that the catalogue does not know; None = run known graphs only"""
 
@@ -105,7 +117,8 @@ def run(options: RunOptions) -> None:
         if options.exchange is None:
             _run_over_grpc(options)
         else:
-            if options.certs is not None or options.insecure or options.give_up is not None:
+            others = (options.certs, options.give_up, options.bundle_url, options.cache)
+            if options.insecure or any(other is not None for other in others):
                 raise UserError(_EXCHANGE)
             _run_over_folder(options, options.exchange)
     _print_line("the run is complete")
@@ -133,9 +146,14 @@ def _run_over_grpc(options: RunOptions) -> None:
     from edgefd.rounds.validation import expected_task
     from edgefd_client.agent import method_of, run_agent
     from edgefd_client.grpc_link import GIVE_UP, GrpcLink, connect
+    from edgefd_client.http_source import check_url
 
     assert options.server is not None
     given, trust = options.bundle, options.trust_graph
+    if options.bundle_url is not None:
+        check_url(options.bundle_url)
+    if given is not None and (options.bundle_url or options.cache) is not None:
+        raise UserError("--bundle names the bundle, so --bundle-url and --cache are not used: leave it out, or them")
     bundle = _fetched_bundle(options) if given is None else read_trusted_bundle(given, trust)
     method, manifest = method_of(bundle)[0], bundle.manifest
     samples = _samples(options, bundle)  # data in other units are refused before the device joins
@@ -151,7 +169,8 @@ def _run_over_grpc(options: RunOptions) -> None:
 
 def _fetched_bundle(options: RunOptions) -> Bundle:
     """Download the bundle, over a connection of its own: the size of a task is known only afterwards."""
-    from edgefd_client.bundle_download import fetch_bundle
+    from edgefd_client.bundle_cache import default_cache
+    from edgefd_client.bundle_download import Sources, fetch_bundle
     from edgefd_client.grpc_link import GIVE_UP, GrpcLink, connect
 
     assert options.server is not None
@@ -159,7 +178,8 @@ def _fetched_bundle(options: RunOptions) -> Bundle:
         link = GrpcLink(channel, options.client, _LOG.warning, options.give_up or GIVE_UP)
         link.join(None)
         with exclusive_lock(options.state):
-            return read_trusted_bundle(fetch_bundle(link, options.state), options.trust_graph)
+            sources = Sources(default_cache() if options.cache is None else options.cache, options.bundle_url)
+            return read_trusted_bundle(fetch_bundle(link, options.state, sources), options.trust_graph)
 
 
 def _samples(options: RunOptions, bundle: Bundle) -> Samples:
@@ -290,7 +310,7 @@ def _run_options(parser: argparse.ArgumentParser) -> None:
 def _add_run_option(parser: argparse.ArgumentParser, name: str, **settings: Any) -> None:
     """Add an option of `RUN`; `settings` replace or complete its arguments."""
     kind, text = RUN[name]
-    metavar = "DIGEST" if name == "trust-graph" else METAVARS.get(kind)
+    metavar = {"trust-graph": "DIGEST", "bundle-url": "URL"}.get(name, METAVARS.get(kind))
     form = {"action": "store_true"} if kind is bool else {"type": kind, "metavar": metavar}
     parser.add_argument(f"--{name}", **({"help": text} | form | settings))
 

@@ -13,7 +13,7 @@ from edgefd.defences.apply import NoDefence, Private, check_method, check_privat
 from edgefd.defences.dp_sgd import DpSgd
 from edgefd.federation.method import MessageKind, Method
 from edgefd.poisoning.robust_aggregation import Aggregator
-from edgefd.wire.codecs import CODECS
+from edgefd.wire.codecs import BLOCKED, CODECS
 
 DEVICE = re.compile(r"auto|cpu|cuda(:(0|[1-9][0-9]?))?|mps", re.ASCII)
 """values of `run.device`"""
@@ -90,6 +90,11 @@ RANGES = (
     Rule(
         lambda c, _: not 0 <= (c.codec.changes_above or 0) < 1,
         "codec.changes_above must be at least 0 and below 1, not {config.codec.changes_above:g}",
+    ),
+    Rule(
+        lambda c, _: c.codec.changes_above is not None and c.codec.name in BLOCKED,
+        "codec.changes_above: the rows of codec {config.codec.name} share scales, so that changed rows alone would be "
+        "rounded otherwise: use another codec",
     ),
     Rule(lambda c, _: not 0 <= c.seed < 2**64, "seed must be at least 0 and below 2**64, not {config.seed}"),
     Rule(

@@ -59,7 +59,7 @@ def cached_arrays(name: str, key: str, compute: Callable[[], Arrays]) -> Arrays:
     advice = "set XDG_CACHE_HOME to another folder"
     with os_errors(f"write {path.name} to {path.parent}", advice=advice), replacing(path) as file:
         np.savez(file, allow_pickle=False, **arrays)
-    _remove_oldest(path.parent)
+    remove_oldest(path.parent)
     return arrays
 
 
@@ -75,7 +75,7 @@ def _read(path: Path) -> Arrays | None:
     return arrays
 
 
-def _remove_oldest(folder: Path) -> None:
+def remove_oldest(folder: Path) -> None:
     """Remove the oldest files until the folder holds at most `MAX_BYTES`. Other processes may do the same."""
     files = []
     for path in folder.iterdir():

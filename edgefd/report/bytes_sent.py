@@ -24,14 +24,14 @@ def bytes_figure(settings: Sequence[Setting]) -> Figure:
 
 
 def once_figure(settings: Sequence[Setting]) -> Figure | None:
-    """Plot the bytes of raw samples that are sent before the first round; None if no run has a summary."""
+    """Plot the bytes that are sent before the first round; None if no run has a summary."""
     once = [(s, mean_of(s, lambda run: run.summary.bytes_once if run.summary else None)) for s in settings]
     shown = [(s, p.mean) for s, p in once if p]
     if not shown:
         return None
     height, body = bar_plot([(s.name, [Bar("once", 2, n)]) for s, n in shown], byte_text)
     table = Table(["", "once"], [[s.name, f"{n:,.0f}"] for s, n in shown])
-    note = "Raw samples before the first round: contributions up, and the proxy set down to every client."
+    note = "Before the first round: contributed samples up, and the proxy set (to devices: the bundle) to every client."
     note += absent_note(settings, [s for s, _ in shown])
     return Figure("Bytes sent once", note, WIDTH, height, body, table)
 

@@ -43,7 +43,7 @@ class RunFacts:
     dataset: str
     """name of the data set"""
     bytes_once: int | None = None
-    """bytes of raw samples sent before round 0; for devices, of their bundles; None = not known"""
+    """bytes sent before round 0, see `PreparedRun.bytes_once`; for devices, those of bundles; None = not known"""
     data_source: str | None = None
     data_samples: int | None = None
     data_sha256: str | None = None

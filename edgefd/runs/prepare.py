@@ -17,6 +17,7 @@ from edgefd.rounds.participation import check_rules
 from edgefd.runs.data_warnings import data_warnings, proxy_shifts, shift_warnings
 from edgefd.runs.facts import RunFacts, partition_record
 from edgefd.runs.load_data import check_partition, federate, load_data
+from edgefd.wire.packing import pack_samples
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,20 +42,31 @@ class PreparedRun:
             return self.warnings
         return (*self.warnings, *shift_warnings(self.proxy_shifts))
 
+    @functools.cached_property
+    def bytes_once(self) -> int:
+        """Bytes that are sent once: contributed raw samples up, and to every client the proxy set as a bundle packs it.
+
+        The proxy set counts if messages are about its rows. The other files of a bundle do not count: graphs, initial
+        parameters, self-test and manifest are known only after an export, and all methods need about the same ones.
+        """
+        up = self.federation.raw_samples_disclosed * int(self.dataset.x_train[0].nbytes)
+        if not self.config.method.message.of_proxy_rows:
+            return up
+        proxy = pack_samples(self.federation.proxy.x, self.federation.scale)[1]
+        return up + len(self.federation.clients) * len(proxy)
+
     @property
     def facts(self) -> RunFacts:
         """The facts that the run folder records."""
         dataset, federation = self.dataset, self.federation
-        rows_up = federation.raw_samples_disclosed  # contributions; the proxy set is sent to every client
-        rows_down = len(federation.clients) * len(federation.proxy) * self.config.method.message.of_proxy_rows
         return RunFacts(
             n_clients=len(federation.clients),
             partition=partition_record(
                 federation, self.proxy_shifts, self.config.run.record_knowledge, dataset.label_names
             ),
-            raw_samples_disclosed=rows_up,
+            raw_samples_disclosed=federation.raw_samples_disclosed,
             dataset=dataset.name,
-            bytes_once=(rows_up + rows_down) * int(dataset.x_train[0].nbytes),
+            bytes_once=self.bytes_once,
             data_source=dataset.source,
             data_samples=len(dataset.x_train) + len(dataset.x_test),
             data_sha256=dataset.sha256,

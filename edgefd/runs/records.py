@@ -99,8 +99,9 @@ class Summary:
     bytes_down: int
     """bytes of serialised teachers that all clients received, in all rounds"""
     bytes_once: int | None
-    """bytes sent before round 0. In a simulation: raw samples, which are contributions up, and the proxy set down to
-    every client. In a run of devices: the bundle of every client, which holds the proxy set, without contributions"""
+    """bytes sent before round 0. In a simulation: contributed raw samples up, and to every client the proxy set as a
+    bundle packs it, without the other files of a bundle. In a run of devices: the whole bundle of every client, without
+    contributions, and also if a cache or a web server delivers it"""
     seconds_total: float
     """duration of the run"""
     seconds_per_round: float

@@ -23,6 +23,10 @@ from edgefd.simulation.notebook import NotebookBar
 _FILTERING = "clients filter the proxy set"
 
 
+_OPTIONAL = ("settings", "virtual s", "J")
+"""columns that a table leaves out if they are empty"""
+
+
 def results_table(summaries: list[dict[str, Any]]) -> Table:
     """Return a table with one row for each method.
 
@@ -55,7 +59,7 @@ def results_table(summaries: list[dict[str, Any]]) -> Table:
 
 def comparison_tables(runs: Sequence[dict[str, Any]], over: str = "seed") -> Iterator[Table]:
     """Yield a table of accuracies for each data set and scenario; the formats csv and markdown have more columns."""
-    columns = ("method", "mean", "std", "95 %", "worst", "up MB", "runs", "settings")
+    columns = ("method", "mean", "std", "95 %", "worst", "up MB", *_OPTIONAL[1:], "runs", "settings")
     rows = [cells(group) for group in compare(runs, over)]
     return _tables(HEADER, rows, columns, "accuracy in per cent", None)
 
@@ -87,7 +91,7 @@ def _tables(
             title=f"{dataset}, {scenario}: {title}", caption=caption, box=SIMPLE, padding=(0, 1, 0, 0), pad_edge=False
         )
         named = [dict(zip(header, row, strict=True)) for row in members]
-        shown = [name for name in columns if name != "settings" or any(row[name] for row in named)]
+        shown = [c for c in columns if c not in _OPTIONAL or any(row[c] not in ("", "-") for row in named)]
         for name in shown:
             widest = max(len(row[name]) for row in named)
             table.add_column(

@@ -74,8 +74,7 @@ def read_bundle(folder: Path) -> Bundle:
         with _malformed(name + XZ, "does not hold a graph"):
             blobs[name] = unpack(blobs.pop(name + XZ), MAX_FILE)
     parsed = read_graphs(manifest, blobs)
-    state = [port for port in parsed.step.inputs if port.name in manifest.state]
-    shapes = {port.name: tuple(int(size) for size in port.shape) for port in state}
+    shapes = {p.name: tuple(int(size) for size in p.shape) for p in parsed.step.inputs if p.name in manifest.state}
     with _malformed(INIT, "does not hold the arrays that the graph takes"):
         init = unpack_arrays(blobs[INIT], {name: shapes[name] for name in manifest.state}, MAX_FILE)
     with _malformed(PROXY, "does not hold the proxy samples"):

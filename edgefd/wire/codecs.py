@@ -156,6 +156,8 @@ NUMBER_CODECS = {
 }
 CODECS: dict[str, NumberCodec | SimplexCodec] = {**NUMBER_CODECS, SIMPLEX15.name: SIMPLEX15}
 """all codecs by name"""
+BLOCKED = frozenset(name for name, codec in NUMBER_CODECS.items() if codec.block is not None)
+"""names of the codecs whose rows share scales, so that rows alone are rounded otherwise than among others"""
 
 
 def pack_labels(labels: Int64, n_classes: int) -> bytes:

@@ -6,7 +6,7 @@ from typing import Any
 
 from edgefd.core.errors import hint
 from edgefd.federation.terms import FederationTerms, parse_terms
-from edgefd.wire.codecs import CODECS
+from edgefd.wire.codecs import BLOCKED, CODECS
 
 MAX_CLASSES = 2**20
 """largest number of classes: more can only be a mistake, or an attempt to use up the memory of a device"""
@@ -21,6 +21,8 @@ def received_terms(fields: dict[str, Any]) -> FederationTerms:
     terms = parse_terms(fields)
     if terms.codec not in CODECS:
         raise ValueError(f"unknown codec {terms.codec!r}: {hint(terms.codec[:20], CODECS)}")
+    if terms.changes_above is not None and terms.codec in BLOCKED:
+        raise ValueError(f"the rows of codec {terms.codec} share scales: they cannot be sent as changes")
     if not 0 <= terms.seed < 2**64 or not 1 <= terms.n_classes <= MAX_CLASSES:
         raise ValueError(
             f"seed must be from 0 to 2**64 - 1, and n_classes from 1 to {MAX_CLASSES}, "

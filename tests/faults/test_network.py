@@ -141,6 +141,7 @@ def check_run(
             join = [*link.inside(link.far), *DEVICE, "run", "--server", f"{LossyLink.address}:50051"]
             join += ["--certs", str(folder / f"certs/devices/d{i}"), "--data", str(federation.data[i])]
             join += ["--state", str(folder / f"state{i}"), *([] if fetch else ["--bundle", str(federation.bundle)])]
+            join += ["--cache", str(folder / f"cache{i}")] if fetch else []
             devices[i] = processes.enter_context(process(join, folder / f"device{i}.log"))
             return devices[i]
 

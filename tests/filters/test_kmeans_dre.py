@@ -87,6 +87,21 @@ def test_proxy_rows_of_the_client_are_accepted_as_often_as_heldout_rows() -> Non
     assert (dre.score_samples(own) >= threshold).mean() > 0.7  # without cross-fitting: 0.4
 
 
+@pytest.mark.parametrize(("kind", "features"), [("proxy", "pixels"), ("proxy", "pca"), ("none", "pca")])
+def test_clients_that_share_a_fitted_reference_score_as_alone(kind: str, features: str) -> None:
+    dre = KMeansDRE(5, kind, features=features, n_components=3)  # type: ignore[arg-type]
+    alone, shared = clone_of(dre).fit(PRIVATE, reference=PROXY), clone_of(dre)
+    reference = dre.fit_reference(PROXY)
+    for x in (PROXY, HELDOUT, PROXY[:9]):
+        shared.fit(PRIVATE, reference=reference)
+        assert np.array_equal(shared.score_samples(x), alone.score_samples(x))
+    assert shared.reference_ is reference
+
+
+def clone_of(dre: KMeansDRE) -> KMeansDRE:
+    return KMeansDRE(**dre.get_params())
+
+
 def test_a_fitted_estimator_can_be_pickled() -> None:
     dre = KMeansDRE(3).fit(PRIVATE, reference=PROXY)
     assert np.array_equal(pickle.loads(pickle.dumps(dre)).score_samples(PROXY), dre.score_samples(PROXY))

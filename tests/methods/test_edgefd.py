@@ -1,5 +1,6 @@
 """Settings of the filter of EdgeFD: each reaches the estimator or the acceptance weights."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ from hypothesis import strategies as st
 
 from edgefd.core.knowledge import Knowledge
 from edgefd.federation.clients import ClientData, ProxySet
+from edgefd.filters.kmeans_dre import KMeansDRE
 from edgefd.methods.edgefd import METHOD, Config, of_own_classes
 from edgefd.rounds.client import client_filter
 from tests.support.votes import TERMS
@@ -101,3 +103,22 @@ def test_answers_of_own_classes_are_distributions_over_them(n_own: int, seed: in
     assert (answers.values[:, ~own] == 0).all()
     assert (answers.weights <= w + 1e-6).all()
     np.testing.assert_allclose(answers.weights, np.maximum(w * p[:, own].sum(1), 1e-4), atol=5e-4)
+
+
+def test_the_proxy_set_is_fitted_once_for_all_clients(monkeypatch: pytest.MonkeyPatch) -> None:
+    fitted, fit_reference = [], KMeansDRE.fit_reference
+
+    def counted(self: KMeansDRE, reference: object) -> object:
+        fitted.append(self.random_state)
+        return fit_reference(self, reference)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(KMeansDRE, "fit_reference", counted)
+    proxy, config = ProxySet(PROXY.x, PROXY.owner), Config(n_clusters=3)
+    first = client_filter(METHOD, config, DATA, proxy, TERMS)
+    assert np.array_equal(client_filter(METHOD, config, DATA, proxy, TERMS), first)
+    assert len(fitted) == 1
+    client_filter(METHOD, config, DATA, proxy, replace(TERMS, seed=5))
+    assert len(set(fitted)) == 2  # of another federation
+    assert not ({*fitted[1:]} & {fitted[0]})
+    assert np.array_equal(client_filter(METHOD, config, DATA, replace(proxy, x=proxy.x), TERMS), first)
+    assert len(fitted) == 3  # another proxy set does not inherit what was fitted

@@ -33,7 +33,7 @@ def test_the_numbers_begin_with_what_is_sent_once_and_end_with_everything(
 ) -> None:
     frontier_bytes.write_numbers(settings, tmp_path / "a.csv")
     with (tmp_path / "a.csv").open() as file:
-        rows = [row for row in csv.DictReader(file) if row["method"] == "edgefd"]
+        rows = [row for row in csv.DictReader(file) if row["method"] == "edgefd float16"]
     (run,) = (s.runs[0] for s in settings if s.runs[0].method == "edgefd")
     assert run.summary is not None
     sent = [int(row["bytes"]) - (run.summary.bytes_once or 0) for row in rows]

@@ -64,6 +64,7 @@ def test_any_number_of_workers_sends_the_same_changes() -> None:
     [
         ({"above": 1.0}, "changes_above must be at least 0 and below 1, not 1"),
         ({"above": -0.1}, "changes_above"),
+        ({"codec": {"name": "int8", "changes_above": 0.0}}, "the rows of codec int8 share scales"),
         (
             {"method": {"name": "fedavg"}, "codec": {"name": "float16", "changes_above": 0.0}},
             "changed rows of soft labels",

@@ -1,20 +1,24 @@
 """Whole runs of the in-process engine: bit-identical for every pool and every order of clients."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from threadpoolctl import threadpool_limits
 
 from edgefd.config.load import parse_config
 from edgefd.config.schema import Config
 from edgefd.core.knowledge import Knowledge
 from edgefd.rounds.loop import run_rounds
+from edgefd.rounds.participation import ParticipationConfig
 from edgefd.runs.execute import make_server
 from edgefd.runs.facts import ground_truth
 from edgefd.runs.prepare import prepare
 from edgefd.runs.round_metrics import measure
+from edgefd.simulation import engine
 from edgefd.simulation.engine import InProcess, make_simulation_state, open_transport, simulate
 from edgefd.simulation.workers import ClientError, ForkPool, SerialPool
 
@@ -56,6 +60,7 @@ def same(a: list[Knowledge], b: list[Knowledge]) -> bool:
 
 def transport_of(kind: str) -> InProcess:
     torch.set_num_threads(1)  # as open_transport does: the number of threads changes low bits
+    threadpool_limits(1, "blas")
     c = config(workers=0)
     state = make_simulation_state(c, prepare(c).federation)
     pools = {
@@ -69,6 +74,31 @@ def transport_of(kind: str) -> InProcess:
 @pytest.mark.parametrize("kind", ["serial", "reversed", "workers"])
 def test_pools_and_the_order_of_clients_change_no_bit(kind: str) -> None:
     assert same(teachers(transport_of("serial")), teachers(transport_of(kind)))
+
+
+@pytest.mark.parametrize("recorded", [False, True])
+def test_a_filter_runs_when_its_client_first_takes_part(
+    recorded: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(engine, "_SECONDS_BETWEEN_LINES", -1.0)
+    monkeypatch.setattr(engine, "_FILTERS_AT_ONCE", 2)
+    caplog.set_level("INFO", "edgefd")
+    c = replace(config(workers=0, record_knowledge=recorded), coordinator=ParticipationConfig(fraction=0.2))
+    transport = open_transport(c, prepare(c).federation)
+    transport.start()
+    assert transport.filtered == (set(range(5)) if recorded else set())
+    for result in run_rounds(make_server(c, transport.state.federation), transport):
+        reported = {report.client for report in result.exchange.reports}
+        assert reported <= transport.filtered
+        if result.plan.round == 0 and not recorded:
+            assert transport.filtered == reported
+            assert [bool(client.acceptance.any()) for client in transport.state.clients] == [
+                i in reported for i in range(5)
+            ]
+    if recorded:
+        assert [r.message for r in caplog.records if "filtered" in r.message] == [
+            f"{n} of 5 clients have filtered the proxy set" for n in (0, 2, 4)
+        ]
 
 
 def test_the_seed_reaches_the_run() -> None:

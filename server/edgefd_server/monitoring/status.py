@@ -31,6 +31,8 @@ class RunDescription:
     n_clients: int
     rounds: int
     """number of rounds; they are numbered from 0, and the closing round follows them with this number"""
+    bytes_once: int | None = None
+    """bytes of the bundles of all clients, which the bytes of the rounds do not contain; None = not known"""
 
 
 @dataclass(frozen=True)

@@ -92,7 +92,9 @@ def serve_coordinator(
     names, held = dict if certs is None else AllowList(certs).names, max(each.held for each in front_ends)
     fleet = CoordinatorFleet(config, n_clients, seen, names, held)
     models = ", ".join(model.name for model in config.model)
-    about = RunDescription(config.method_name, served.facts.dataset, models, n_clients, config.train.rounds)
+    about = RunDescription(
+        config.method_name, served.facts.dataset, models, n_clients, config.train.rounds, served.bytes_once
+    )
     metrics, board = LinkMetrics(), StatusBoard(about, fleet.snapshot)
     expected = range(n_clients) if run.resuming and any(each.reconnects for each in front_ends) else ()
     info = FederationInfo(run.saved.run, n_clients, served.terms)

@@ -198,6 +198,7 @@ function head() {
   document.title = run ? `edgefd ${run}` : "edgefd";
   for (const key of ["method", "data", "model"]) setText(get(key), about[key]);
   setText(get("clients"), String(about.n_clients));
+  setText(get("once"), about.bytes_once === null ? "–" : bytes(about.bytes_once));
   const all = `${Math.min(done, about.rounds)} of ${about.rounds}`;
   setText(get("rounds-text"), done > about.rounds ? `${all}, and the closing round` : all);
   get("rounds").max = about.rounds + 1;
