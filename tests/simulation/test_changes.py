@@ -35,7 +35,7 @@ def bytes_of(metrics: list[RoundMetrics]) -> tuple[int, int]:
     return sum(m.bytes_up for m in metrics), sum(m.bytes_down for m in metrics)
 
 
-ABSENT = {"coordinator": {"fraction": 0.5, "min_reports": 1, "dropout": 0.2, "lateness": 0.2, "stale_reports": "use"}}
+ABSENT = {"coordinator": {"fraction": 0.75, "min_reports": 1, "dropout": 0.1, "lateness": 0.2, "stale_reports": "use"}}
 
 
 @pytest.mark.parametrize("sections", [{}, ABSENT], ids=["all", "some absent"])
