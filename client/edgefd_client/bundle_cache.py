@@ -13,7 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from edgefd.core.errors import UserError
-from edgefd.core.files import SHARED, get, put
+from edgefd.core.files import PRIVATE, SHARED, get, put
 from edgefd.data.cache import cache_folder, remove_oldest
 
 _LOG = logging.getLogger(__name__)
@@ -47,9 +47,14 @@ def cached(cache: Path, sha256: str, limit: int) -> bytes | None:
 
 
 def keep(cache: Path, sha256: str, blob: bytes) -> None:
-    """Write a file into the cache, completely or not at all. If that fails, only the log says so."""
+    """Write a file into the cache, completely or not at all. If that fails, only the log says so.
+
+    Others can read it if they can read the folder. A folder that does not exist is created for its owner only, because
+    a proxy set can hold contributed samples.
+    """
     try:
-        put(cache / sha256, blob, SHARED)
+        mode = PRIVATE | cache.stat().st_mode & SHARED if cache.exists() else PRIVATE
+        put(cache / sha256, blob, mode)
         remove_oldest(cache)
     except OSError as error:
         _LOG.info("cannot keep a file of the bundle in %s: %s", cache, error.strerror or error)

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from edgefd_client.bundle_cache import cached, keep
 from edgefd_client.bundle_download import Sources, fetch_bundle
 from edgefd_client.grpc_link import GrpcLink, connect
 
@@ -160,3 +161,19 @@ def test_a_cache_that_cannot_be_used_is_left(
     assert read_bundle(folder).digest == federation.read().digest
     assert "cannot use" in caplog.text or "cannot keep" in caplog.text
     assert secret.read_bytes() == b"secret"
+
+
+@pytest.mark.parametrize(("folder_mode", "file_mode"), [(None, 0o600), (0o700, 0o600), (0o750, 0o640)])
+def test_a_cache_is_readable_for_others_only_if_its_folder_is(
+    tmp_path: Path, folder_mode: int | None, file_mode: int
+) -> None:
+    cache, blob = tmp_path / "cache", b"content"
+    if folder_mode is not None:
+        cache.mkdir()
+        cache.chmod(folder_mode)
+    digest = hashlib.sha256(blob).hexdigest()
+    keep(cache, digest, blob)
+    assert cached(cache, digest, 7) == blob
+    assert cached(cache, digest, 6) is None
+    assert (cache / digest).stat().st_mode & 0o777 == file_mode
+    assert cache.stat().st_mode & 0o077 == (folder_mode or 0o700) & 0o077
