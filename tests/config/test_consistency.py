@@ -18,6 +18,7 @@ RECORDED = {"record_knowledge": True}
 PUBLIC = {"proxy": {"source": "public"}, "method": {"name": "fedmd"}}
 
 OF_RANGES: list[dict[str, Any]] = [
+    {"codec": {"changes_above": 1.0}},
     {"seed": -1},
     {"proxy": {"alpha": 1.0}},
     {"data": {"heldout": 0.0}},
@@ -62,6 +63,7 @@ OF_METHODS: list[dict[str, Any]] = [
     {"method": {"name": "fedavg"}, "coordinator": {"min_reports": 1, "stale_reports": "buffer"}},
     {"method": {"name": "fedavg"}, "attack": RANDOM_ATTACK},
     {"method": {"name": "fkd"}, "codec": {"name": "uint8"}},
+    {"method": {"name": "fedavg"}, "codec": {"changes_above": 0.0}},
     {"method": {"name": "scarlet"}, "selection": {"name": "random", "budget": 0.5}},
     {"method": {"name": "fkd"}, "distillation": {"loss": "pld"}},
     {"method": {"name": "fedproto"}, "run": {"learner": "onnx"}},
