@@ -18,9 +18,9 @@ _IDENTITY = ("method", "method_config", "codec", "seed", "n_classes", "proxy_sha
 class FederationTerms:
     """Constants of a federation.
 
-    The fields up to `defence`, and `changes_above`, identify it. They must be equal in the bundle of a device and at the
-    coordinator, because otherwise knowledge of different federations would be averaged. The coordinator alone decides
-    on the other fields, and sends them when a device joins.
+    The fields up to `defence`, and `changes_above`, identify it. They must be equal in the bundle of a device and at
+    the coordinator, because otherwise knowledge of different federations would be averaged. The coordinator alone
+    decides on the other fields, and sends them when a device joins.
     """
 
     method: str

@@ -19,6 +19,7 @@ PUBLIC = {"proxy": {"source": "public"}, "method": {"name": "fedmd"}}
 
 OF_RANGES: list[dict[str, Any]] = [
     {"codec": {"changes_above": 1.0}},
+    {"codec": {"name": "int8", "changes_above": 0.0}},
     {"seed": -1},
     {"proxy": {"alpha": 1.0}},
     {"data": {"heldout": 0.0}},

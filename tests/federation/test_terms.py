@@ -15,6 +15,7 @@ from edgefd.selection import selection_of, selection_rules
 TERMS = FederationTerms("fedmd", {"a": 1}, "float16", 5, 10, "ab", {"name": "top_k", "k": 2}, Training(rounds=7))
 SELECTIONS: dict[str, dict[str, Any]] = {name: {"budget": 0.25} for name in selection_rules()} | {
     "all": {},
+    "alternating": {"parts": 3},
     "rad": {"budget": 9, "assumed_teacher_error": 0.25},
     "ddk": {"budget": 0.5, "uniform_share": 0.75},
 }

@@ -22,7 +22,7 @@ from edgefd.learners.models import MODELS, WINDOW_MODELS, build_model
 from edgefd.learners.session import open_session, session_options
 from edgefd.wire.bundle_reader import read_bundle
 from edgefd.wire.onnx_reader import TRAINING_OPERATORS, OnnxGraph, read_extractor, read_training_graph
-from edgefd.wire.packing import pack
+from edgefd.wire.packing import pack, unpack
 from tests.support.bundles import SHAPE, replace_file, small_bundle
 from tests.support.extractors import graph as extractor
 from tests.support.protobuf_bytes import field, varint
@@ -365,9 +365,9 @@ def test_inputs_and_outputs_other_than_those_of_the_manifest_are_refused(
     bundle: Path, tmp_path: Path, change: str
 ) -> None:
     folder = Path(shutil.copytree(bundle, tmp_path / "b"))
-    for name in ("train_step.onnx", "model.onnx") if change == "shape" else ("train_step.onnx",):
+    for name in ("train_step.onnx.xz", "model.onnx.xz") if change == "shape" else ("train_step.onnx.xz",):
         blob = (folder / name).read_bytes()
-        replace_file(folder, name, edited(blob, PORTS[change]))
+        replace_file(folder, name, pack(edited(unpack(blob, 2**20), PORTS[change])))
         with pytest.raises(UserError, match=r"are not those that manifest\.json states"):
             read_bundle(folder)
         replace_file(folder, name, blob)

@@ -21,6 +21,7 @@ SHARES = st.floats(0.01, 0.99)
 TEXT = st.text(st.characters(codec="utf-8"), max_size=9)
 SETTINGS: dict[str, st.SearchStrategy[Any]] = {
     "budget": st.one_of(SHARES, st.integers(2, 2**31)),
+    "parts": st.integers(2, 2**31),
     "assumed_teacher_error": SHARES,
     "uniform_share": st.floats(0, 1),
     "temperature": st.floats(0.01, 100).filter(lambda t: t != 1),
