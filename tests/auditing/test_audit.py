@@ -17,7 +17,7 @@ def test_level_0_counts_raw_records_and_infers_classes(run: Path) -> None:
     assert done.returncode == 0, done.stderr
     result = json.loads((run / "audit" / "audit.json").read_text())
     assert result["exposure"]["ledger"]["raw_records_sent"] == 100
-    assert result["exposure"]["labels"]["masks"]["presence_auc"]["value"] >= 0.99
+    assert result["exposure"]["labels"]["masks"]["presence_auc"]["value"] >= 0.97
     assert result["membership"] == []
     assert "100 raw private records" in (run / "audit" / "audit.html").read_text()
 

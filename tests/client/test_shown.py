@@ -1,6 +1,7 @@
 """A device shows the words of a coordinator, and names of files, without characters that a terminal could interpret."""
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,7 +16,7 @@ from tests.support.device_links import open_device_link
 from tests.support.federations import ExportedFederation, ignore_line
 
 HOSTILE = "\x1b]0;title\x07\x1b[2J\r\u202edisk full"
-NOTHING: Any = None  # no task comes
+NOTHING: Any = SimpleNamespace(teacher=SimpleNamespace(held=None))  # no task comes
 ESCAPED = r"\x1b]0;title\x07\x1b[2J \u202edisk full"
 
 

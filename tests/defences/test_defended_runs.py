@@ -77,7 +77,8 @@ def test_the_summary_of_a_run_holds_the_claimed_epsilon_and_delta(tmp_path: Path
 def test_a_client_that_accepts_no_row_sends_no_row_with_a_defence() -> None:
     pate = config(defence={"name": "pate"})
     federation = prepare(pate).federation
-    transport = open_transport(pate, federation)  # not started: no row is accepted yet
+    transport = open_transport(pate, federation)
+    transport.filtered.update(range(4))  # no filter runs: no row is accepted
     plan, sampled = make_plan(make_server(pate, federation), Progress())
     reports = transport.exchange(plan, sampled, None).reports
     assert [len(r.knowledge) for r in reports] == [0] * 4

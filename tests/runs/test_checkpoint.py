@@ -72,7 +72,7 @@ def test_a_checkpoint_reads_as_it_was_written(tmp_path: Path) -> None:
 def test_a_checkpoint_of_another_version_is_refused_with_advice(tmp_path: Path) -> None:
     save_checkpoint(tmp_path, Checkpoint("r", "c"))
     blob = (tmp_path / CHECKPOINT).read_bytes()
-    (tmp_path / CHECKPOINT).write_bytes(blob.replace(b"COORDINATOR\x03", b"COORDINATOR\x02", 1))
+    (tmp_path / CHECKPOINT).write_bytes(blob.replace(b"COORDINATOR\x04", b"COORDINATOR\x03", 1))
     with pytest.raises(UserError, match="another version of edgefd wrote it: continue the run with that version"):
         load_checkpoint(tmp_path, TEACHER)
 
