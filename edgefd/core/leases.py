@@ -73,6 +73,7 @@ def _take(folder: Path, name: str) -> tuple[Path, int]:
         InUse: if another process holds the lease.
     """
     before = _files(folder, name)
+    judged = {number: _content(path) for number, path in before.items()}
     if before and not _is_dead(before[max(before)]):
         raise InUse(_holder(before[max(before)]))
     path = folder / f".{name}.{max(before, default=0) + 1}.lease"
@@ -84,10 +85,12 @@ def _take(folder: Path, name: str) -> tuple[Path, int]:
         with suppress(OSError):  # a file system without locks: then only the age of the last touch counts
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             about = {"machine": _machine(), "holder": f"{socket.gethostname()}, process {os.getpid()}"}
+            about["token"] = secrets.token_hex(8)  # the file of another holder can have the same name
             os.write(handle, json.dumps(about).encode())
-        others = [other for n, other in _files(folder, name).items() if n not in before and other != path]
+        now = {n: other for n, other in _files(folder, name).items() if other != path}
+        others = [other for n, other in now.items() if _content(other) not in (None, judged.get(n))]
         if others:  # a holder ended after the first look, so that another process began to count anew
-            path.unlink()
+            path.unlink(missing_ok=True)  # that process may have removed it, before it finds this out too
             raise InUse(_holder(others[0]))
         for old in before.values():
             old.unlink(missing_ok=True)
@@ -122,10 +125,15 @@ def _is_dead(path: Path) -> bool:
 
 
 def _holder(path: Path) -> str:
+    return str(_about(_content(path) or b"").get("holder", "another process"))
+
+
+def _content(path: Path) -> bytes | None:
+    """Return what a lease file holds; None if it cannot be read, as when its holder has ended."""
     try:
-        return str(_about(path.read_bytes()[:_MAX_BYTES]).get("holder", "another process"))
+        return path.read_bytes()[:_MAX_BYTES]
     except OSError:
-        return "another process"
+        return None
 
 
 def _about(content: bytes) -> dict[str, object]:

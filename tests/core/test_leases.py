@@ -109,6 +109,24 @@ def test_a_lease_that_began_anew_during_the_take_over_is_respected(
     assert files(tmp_path) == [".cell.1.lease"]
 
 
+def test_a_lease_that_began_anew_under_the_same_name_is_respected(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    foreign(tmp_path, 0)
+    newer = json.dumps({"machine": "another", "holder": "elsewhere, process 8", "token": "2"})
+
+    def found_ended(path: Path) -> bool:
+        path.unlink()  # its holder ends; a third process takes the lease and its name
+        path.write_text(newer)
+        return True
+
+    monkeypatch.setattr(leases, "_is_dead", found_ended)
+    with pytest.raises(InUse, match="process 8"), lease(tmp_path, "cell", nothing):
+        raise AssertionError
+    assert files(tmp_path) == [".cell.1.lease"]
+    assert (tmp_path / ".cell.1.lease").read_text() == newer
+
+
 def contend(folder: Path, count: int, out: Path) -> None:
     """Enter the same lease `count` times; write down each time when another process is in it."""
     entered = 0
