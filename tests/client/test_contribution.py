@@ -21,7 +21,7 @@ from edgefd.federation.clients import Scale
 from edgefd.federation.terms import FederationTerms
 from edgefd.federation.units import Units
 from edgefd.learners.graphs import Graphs
-from edgefd.wire.bundle_manifest import SCHEMA, Manifest
+from edgefd.wire.bundle_manifest import SCHEMA, Manifest, PackedSamples
 from edgefd.wire.bundle_reader import Bundle
 
 ROWS = np.array([3, 17, 5, 90])
@@ -49,6 +49,7 @@ def bundle() -> Bundle:
         n_clients=2,
         terms=FederationTerms("edgefd", {}, "float16", 0, 10, ""),
         units=Units("uint8", 0.0, 255.0, (0.0,), (1.0,)),
+        proxy=PackedSamples(20, "uint8", (), False),
     )
     no_graphs: Any = None  # nothing here reads them
     return Bundle(manifest, "", Graphs(b"", b"", (), {}, 8, 10, SHAPE), {}, proxy, {}, no_graphs)

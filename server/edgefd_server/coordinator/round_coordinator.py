@@ -306,7 +306,7 @@ class RoundCoordinator(LoggedState):
 
     def _inbox(self, client: int, round: int) -> RoundInbox:
         """Return the inbox of the current or an earlier round with that number, which must have asked the client."""
-        inboxes = [*self._earlier, *([] if self._current is None else [self._current])]
+        inboxes = [*([] if self._current is None else [self._current]), *reversed(self._earlier)]
         inbox = next((each for each in inboxes if each.opened.plan.round == round), None)
         if self._current is None and self._ended is None:
             raise Refused("early", "no round is open yet: submit the report again soon")
