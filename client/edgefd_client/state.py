@@ -22,7 +22,7 @@ from edgefd.core import files
 from edgefd.core.arrays import Float32
 from edgefd.core.errors import RunError, UserError
 from edgefd.core.knowledge import Knowledge
-from edgefd.core.npz import npz_arrays, npz_bytes
+from edgefd.core.npz import npz_arrays, npz_bytes, with_prefix, without_prefix
 from edgefd.federation.changes import Published, published_of
 from edgefd.learners.graphs import State
 
@@ -107,15 +107,15 @@ def exclusive_lock(folder: Path) -> contextlib.AbstractContextManager[None]:
 
 
 def _encoded(state: DeviceState, generation: int) -> bytes:
-    arrays: dict[str, np.ndarray] = {f"learner/{name}": value for name, value in state.learner.items()}
+    arrays: dict[str, np.ndarray] = with_prefix("learner", state.learner)
     fields: dict[str, int | str] = {"generation": generation, "round": state.round, "client": state.client}
     fields |= {"bundle": state.bundle, "run": state.run, "claims_of": state.acceptance_of}
     scalars = {name: np.array(value) for name, value in fields.items()}
     arrays |= scalars | {"claims": state.acceptance, "report": np.frombuffer(state.report, np.uint8)}
     if state.teacher is not None:
-        arrays |= {f"teacher/{name}": value for name, value in vars(state.teacher).items()}
+        arrays |= with_prefix("teacher", vars(state.teacher))
     if state.published is not None:
-        arrays |= {f"published/{name}": value for name, value in state.published.to_arrays().items()}
+        arrays |= with_prefix("published", state.published.to_arrays())
     body = npz_bytes(arrays, compressed=False)
     return _MAGIC + _VERSION + hashlib.sha256(body).digest() + body
 
@@ -134,7 +134,7 @@ def _read(path: Path) -> tuple[int, DeviceState] | None:
         return None
     try:
         arrays = npz_arrays(body, MAX_FILE)
-        learner, teacher, published = (_below(prefix, arrays) for prefix in ("learner/", "teacher/", "published/"))
+        learner, teacher, published = (without_prefix(name, arrays) for name in ("learner", "teacher", "published"))
         state = DeviceState(
             bundle=str(arrays["bundle"]),
             run=str(arrays["run"]),
@@ -150,7 +150,3 @@ def _read(path: Path) -> tuple[int, DeviceState] | None:
         return int(arrays["generation"]), state
     except (ValueError, KeyError, TypeError):
         return None
-
-
-def _below(prefix: str, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    return {name.removeprefix(prefix): value for name, value in arrays.items() if name.startswith(prefix)}

@@ -42,7 +42,7 @@ def check_consistency(config: Config) -> None:
         raise UserError(f"codec.name: unknown codec {config.codec.name!r}: {hint(config.codec.name, CODECS)}")
     _check(RANGES, config, method)
     _check(RULES, config, method)
-    learners = {str(model.learner or config.run.learner) for model in config.model}
+    learners = {config.learner_of(model) for model in config.model}
     check_private(config.defence, config.train, config.proxy.source == "contributed", learners)
     plain = [name for name in config.baselines if name not in config.baseline_settings]  # others are checked apart
     for name in (config.method_name, *plain):
@@ -150,7 +150,7 @@ RULES = (
         "and run.stack=auto",
     ),
     Rule(
-        lambda c, _: _on_gpu(c) and all((model.learner or c.run.learner) == "onnx" for model in c.model),
+        lambda c, _: _on_gpu(c) and all(c.learner_of(model) == "onnx" for model in c.model),
         "run.device={config.run.device}: learner onnx trains on the CPU: set run.device=cpu or run.learner=torch",
     ),
     Rule(
@@ -220,7 +220,7 @@ RULES = (
         "coordinator.lateness",
     ),
     Rule(
-        lambda c, _: bool(c.devices.fleet) and c.defence.name == "dp_sgd",
+        lambda c, _: bool(c.devices.fleet) and isinstance(c.defence, DpSgd),
         "devices.fleet: the training steps of defence dp_sgd cannot be counted: remove the section devices",
     ),
     Rule(
@@ -273,10 +273,7 @@ METHOD_RULES = (
         "and distillation",
     ),
     Rule(
-        lambda c, m: (
-            m.message is MessageKind.PROTOTYPES
-            and any((model.learner or c.run.learner) != "torch" for model in c.model)
-        ),
+        lambda c, m: m.message is MessageKind.PROTOTYPES and any(c.learner_of(model) != "torch" for model in c.model),
         "method {method.name} needs embeddings, which the exported graph of a model does not give: use learner=torch",
     ),
     Rule(

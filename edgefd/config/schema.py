@@ -256,6 +256,10 @@ class Config:
         """Return the model of a client: models are assigned round-robin."""
         return self.model[client % len(self.model)]
 
+    def learner_of(self, model: Model) -> str:
+        """Return the library that trains a model: torch or onnx."""
+        return model.learner or self.run.learner
+
     def for_method(self, name: str) -> Config:
         """Return this config with another method at its default settings.
 

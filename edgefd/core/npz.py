@@ -69,6 +69,22 @@ def npy_array(file: BinaryIO, size: int) -> Array:
         _refuse(error, "npy")
 
 
+def with_prefix(prefix: str, arrays: Mapping[str, Array]) -> dict[str, Array]:
+    """Return arrays under the names `prefix/NAME`.
+
+    >>> arrays = with_prefix("late", {"ids": np.zeros(1)})
+    >>> list(arrays), list(without_prefix("late", arrays)), without_prefix("lat", arrays)
+    (['late/ids'], ['ids'], {})
+    """
+    return {f"{prefix}/{name}": array for name, array in arrays.items()}
+
+
+def without_prefix(prefix: str, arrays: Mapping[str, Array]) -> dict[str, Array]:
+    """Return the arrays whose names begin with `prefix/`, under the names without it."""
+    start = f"{prefix}/"
+    return {name.removeprefix(start): array for name, array in arrays.items() if name.startswith(start)}
+
+
 def _member(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> Array:
     with archive.open(entry) as file:
         _check_header(file, entry.file_size)

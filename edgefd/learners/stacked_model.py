@@ -187,7 +187,7 @@ class StackedModel:
         """Restore a state of a client."""
         names = {source: f"model/{name}" for name, source in self._state_names.items()}
         with torch.no_grad():
-            self._weights[client] = self.row({name: state[names[name]] for name in self._shapes})
+            self._weights[client] = self.centre(state)
             for name, stack in self._others.items():
                 if name in names:
                     stack[client] = torch.from_numpy(np.ascontiguousarray(state[names[name]]))

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from edgefd.report.compare import describe_settings, group_runs, varying_settings
+from edgefd.report.compare import NAMES, ranked_rows
 from edgefd.report.settings import bytes_until
 from edgefd.runs.read import RunRecord, read_run
 
@@ -17,7 +17,7 @@ FIGURES = ("best", "MB to best")
 
 def header(reach: Sequence[float]) -> tuple[str, ...]:
     """Return the header of the table, with a column for each accuracy that is to be reached."""
-    return ("data set", "scenario", "method", "settings", "runs", *FIGURES, *(f"MB to {100 * r:g} %" for r in reach))
+    return (*NAMES, *FIGURES, *(f"MB to {100 * r:g} %" for r in reach))
 
 
 def bytes_rows(runs: Sequence[dict[str, Any]], reach: Sequence[float] = (), over: str = "seed") -> list[list[str]]:
@@ -35,17 +35,15 @@ def bytes_rows(runs: Sequence[dict[str, Any]], reach: Sequence[float] = (), over
     Raises:
         UserError: as `edgefd.report.compare.compare`, or if the metrics of a run cannot be read.
     """
-    varying = varying_settings(runs, over)
-    rows = []
-    for members in group_runs(runs, over):
-        first, records = members[0], [read_run(Path(run["folder"])) for run in members]
-        names = [first["dataset"], first["scenario"], first["method"], describe_settings(first["config"], varying)]
+
+    def figures(members: Sequence[dict[str, Any]]) -> tuple[float, list[str]]:
+        records = [read_run(Path(run["folder"])) for run in members]
         best = [max(m.accuracy_mean for m in r.rounds if m.accuracy_mean is not None) for r in records]
         mean = float(np.mean(best))
         texts = [f"{100 * mean:.1f}", _megabytes([bytes_to(r, b) for r, b in zip(records, best, strict=True)])]
-        texts += [_megabytes([bytes_to(r, accuracy) for r in records]) for accuracy in reach]
-        rows.append((names[0], names[1], -mean, [*names, str(len(members)), *texts]))
-    return [row for *_, row in sorted(rows, key=lambda each: each[:3])]
+        return mean, texts + [_megabytes([bytes_to(r, accuracy) for r in records]) for accuracy in reach]
+
+    return ranked_rows(runs, over, figures)
 
 
 def bytes_to(run: RunRecord, accuracy: float) -> int | None:

@@ -6,7 +6,7 @@ import csv
 import io
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -116,6 +116,28 @@ def describe_settings(config: dict[str, Any], varying: dict[str, str]) -> str:
     return " ".join(f"{label}={flat[key]}" for key, label in varying.items() if key in flat)
 
 
+def ranked_rows(
+    runs: Sequence[dict[str, Any]], over: str, figures: Callable[[Sequence[dict[str, Any]]], tuple[float, list[str]]]
+) -> list[list[str]]:
+    """Return one row for each group of runs, under `NAMES` and the columns of `figures`.
+
+    Args:
+        runs: finished runs (`load_runs`).
+        over: the key of the setting to average over.
+        figures: returns the rank of a group, by which the rows of a data set and scenario descend, and its texts.
+
+    Raises:
+        UserError: as `compare`.
+    """
+    varying = varying_settings(runs, over)
+    rows = []
+    for members in group_runs(runs, over):
+        first, (rank, texts) = members[0], figures(members)
+        names = [first["dataset"], first["scenario"], first["method"], describe_settings(first["config"], varying)]
+        rows.append((names[0], names[1], -rank, [*names, str(len(members)), *texts]))
+    return [row for *_, row in sorted(rows, key=lambda each: each[:3])]
+
+
 def varying_settings(runs: Sequence[dict[str, Any]], over: str = "seed") -> dict[str, str]:
     """Return the settings that differ between runs, without those that a table shows in columns of their own.
 
@@ -144,8 +166,10 @@ _NOT_RESULTS = {  # settings that do not change the results
     *("run.keep", "run.trackers", "run.callbacks"),
 }
 
+NAMES = ("data set", "scenario", "method", "settings", "runs")
+"""first columns of every table of groups of runs"""
 HEADER = (
-    *("data set", "scenario", "method", "settings", "runs", "mean", "std", "95 %", "worst"),
+    *(*NAMES, "mean", "std", "95 %", "worst"),
     *("up MB", "down MB", "once MB", "s", "labels", "disclosed", "virtual s", "J"),
 )
 

@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from edgefd.report.compare import describe_settings, group_runs, varying_settings
+from edgefd.report.compare import NAMES, ranked_rows
 from edgefd.runs.personal_metrics import QUANTILES
 
 FIGURES = ("personal", "general", "BAM", "F1", *(f"{100 * q:.0f} %" for q in QUANTILES))
-HEADER = ("data set", "scenario", "method", "settings", "runs", *FIGURES)
+HEADER = (*NAMES, *FIGURES)
 
 
 def personal_rows(runs: Sequence[dict[str, Any]], over: str = "seed") -> list[list[str]]:
@@ -27,14 +27,12 @@ def personal_rows(runs: Sequence[dict[str, Any]], over: str = "seed") -> list[li
     Raises:
         UserError: as `edgefd.report.compare.compare`.
     """
-    varying = varying_settings(runs, over)
-    rows = []
-    for members in group_runs(runs, over):
-        first, figures = members[0], _figures(members)
-        names = [first["dataset"], first["scenario"], first["method"], describe_settings(first["config"], varying)]
-        texts = ["-" if value is None else f"{100 * value:.1f}" for value in figures]
-        rows.append((names[0], names[1], -(figures[2] or 0.0), [*names, str(len(members)), *texts]))
-    return [row for *_, row in sorted(rows, key=lambda each: each[:3])]
+
+    def texts(members: Sequence[dict[str, Any]]) -> tuple[float, list[str]]:
+        figures = _figures(members)
+        return figures[2] or 0.0, ["-" if value is None else f"{100 * value:.1f}" for value in figures]
+
+    return ranked_rows(runs, over, texts)
 
 
 def _figures(members: Sequence[dict[str, Any]]) -> list[float | None]:

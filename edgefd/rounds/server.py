@@ -94,25 +94,18 @@ def server_round(server: Server, reports: Sequence[Report], plan: RoundPlan, pro
         recalled=recall(progress.memory, present, asked, discount),
         state=dict(progress.method_state),
     )
-    teacher, exchanged = _published(server, _checked_aggregate(server, ctx), plan.round, progress.exchanged, ordered)
+    teacher, decoded = _checked_aggregate(server, ctx)
+    exchanged = progress.exchanged
+    if server.terms.changes_above is not None:
+        newest = published(exchanged.teacher, decoded, plan.round, server.terms.changes_above)
+        received = {report.client: report.knowledge for report in ordered}
+        teacher, exchanged = newest.knowledge, Exchanged(newest, {**exchanged.reports, **received})
     metrics = [report.metrics for report in ordered]
     state = server.terms.selection.next_state(progress.selection_state, plan.ids, teacher, metrics)
     memory = (
         update(progress.memory, ordered, asked) if remembers(server.participation, server.method) else progress.memory
     )
     return Progress(plan.round + 1, teacher, state, memory, ctx.state, best, exchanged=exchanged)
-
-
-def _published(
-    server: Server, aggregate: Knowledge, round: int, before: Exchanged, reports: Sequence[Report]
-) -> tuple[Knowledge, Exchanged]:
-    """Return the teacher, and what was published and received; if only changes are sent, some rows are as before."""
-    terms = server.terms
-    if terms.changes_above is None:
-        return aggregate, before
-    newest = published(before.teacher, wire.rounded(aggregate, terms.codec), round, terms.changes_above)
-    received = {report.client: report.knowledge for report in reports}
-    return newest.knowledge, Exchanged(newest, {**before.reports, **received})
 
 
 def _patience_ended(server: Server, progress: Progress) -> bool:
@@ -134,8 +127,8 @@ def _evaluated(report: Report, round: int) -> bool:
     return report.round == round and "heldout_accuracy" in report.metrics
 
 
-def _checked_aggregate(server: Server, ctx: ServerContext) -> Knowledge:
-    """Return the aggregate, which every client can decode.
+def _checked_aggregate(server: Server, ctx: ServerContext) -> tuple[Knowledge, Knowledge]:
+    """Return the aggregate, which every client can decode, and what clients decode.
 
     Raises:
         RunError: if clients could not decode it.
@@ -144,11 +137,10 @@ def _checked_aggregate(server: Server, ctx: ServerContext) -> Knowledge:
     try:
         teacher = method.aggregate(ctx)
         expected = expected_teacher(method, terms, len(server.proxy), server.n_clients)
-        wire.decode(wire.encode(teacher, terms.codec), expected)
+        return teacher, wire.decode(wire.encode(teacher, terms.codec), expected)
     except UserError:
         raise
     except ValueError as error:
         raise RunError(
             f"round {ctx.plan.round}: the aggregate of method {method.name} cannot be sent: {error}"
         ) from error
-    return teacher

@@ -31,7 +31,7 @@ from edgefd.core.errors import RunError, UserError
 from edgefd.core.files import get, os_errors, put
 from edgefd.core.json_files import parse_json
 from edgefd.core.knowledge import Knowledge
-from edgefd.core.npz import npz_arrays, npz_bytes
+from edgefd.core.npz import npz_arrays, npz_bytes, with_prefix
 from edgefd.federation.changes import Exchanged, published_of
 from edgefd.federation.memory import Remembered
 from edgefd.federation.progress import BestRound, Progress
@@ -119,7 +119,7 @@ def save_checkpoint(folder: Path, saved: Checkpoint) -> None:
     clients = sorted(progress.memory)
     known = None if state is None else state.known
     parts = [b"" if k is None else wire.encode(k, _CODEC) for k in (progress.teacher, known)]
-    arrays = {f"state/{name}": values for name, values in progress.method_state.items()}
+    arrays = with_prefix("state", progress.method_state)
     parts += [
         npz_bytes(each, compressed=False) if each else b"" for each in (arrays, _exchanged_arrays(progress.exchanged))
     ]
@@ -251,14 +251,10 @@ def _method_state(blob: bytes) -> dict[str, np.ndarray]:
 
 
 def _exchanged_arrays(exchanged: Exchanged) -> dict[str, np.ndarray]:
-    arrays = {} if exchanged.teacher is None else _named("teacher", exchanged.teacher.to_arrays())
+    arrays = {} if exchanged.teacher is None else with_prefix("teacher", exchanged.teacher.to_arrays())
     for client, knowledge in exchanged.reports.items():
-        arrays |= _named(str(client), vars(knowledge))
+        arrays |= with_prefix(str(client), vars(knowledge))
     return arrays
-
-
-def _named(prefix: str, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    return {f"{prefix}/{name}": values for name, values in arrays.items()}
 
 
 def _exchanged(blob: bytes, clients: Sequence[int], expected: Expected) -> Exchanged:

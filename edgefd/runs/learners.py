@@ -56,7 +56,7 @@ def initial_model(config: Config, data: ClientData, choice: Model, n_classes: in
 
 def trains_with_torch(config: Config, choice: Model) -> bool:
     """Return whether torch trains a model, and not ONNX Runtime."""
-    return (choice.learner or config.run.learner) == "torch"
+    return config.learner_of(choice) == "torch"
 
 
 def fits_gpu(config: Config) -> bool:

@@ -128,7 +128,7 @@ def check_fits(config: Config, dataset: Dataset) -> None:
     config.train.check_shift(shape)
     for model in config.model:
         check_model(config.factory(model), shape, dataset.n_classes, config.train.optimizer)
-        if (model.learner or config.run.learner) == "onnx":
+        if config.learner_of(model) == "onnx":
             require("export", "onnx", "onnxruntime")
         if isinstance(config.defence, DpSgd):
             check_private_model(model.name, build_model(config.factory(model), shape, dataset.n_classes, config.seed))

@@ -20,7 +20,7 @@ import numpy as np
 from edgefd.config.schema import Config
 from edgefd.core.errors import UserError
 from edgefd.core.files import put, writing
-from edgefd.core.npz import npz_bytes
+from edgefd.core.npz import npz_bytes, without_prefix
 from edgefd.federation.context import ClientContext
 from edgefd.learners.learner import Learner
 from edgefd.rounds.loop import RoundResult
@@ -86,7 +86,7 @@ def weights_of(client: ClientContext) -> dict[str, np.ndarray]:
 
 def model_weights(learner: Learner) -> dict[str, np.ndarray]:
     """Return the parameters and buffers of a learner's model, by their names in the module."""
-    return {k.removeprefix("model/"): v for k, v in learner.state().items() if k.startswith("model/")}
+    return without_prefix("model", learner.state())
 
 
 def check_unrecorded(config: Config, where: str) -> None:

@@ -29,7 +29,7 @@ from edgefd.config.schema import Config
 from edgefd.core.errors import UserError
 from edgefd.core.files import exclusive_lock, put, read, writing
 from edgefd.core.knowledge import Knowledge
-from edgefd.core.npz import npz_arrays, npz_bytes
+from edgefd.core.npz import npz_arrays, npz_bytes, with_prefix, without_prefix
 from edgefd.core.yaml_files import read_yaml
 from edgefd.federation.changes import published_of
 from edgefd.federation.report import Report
@@ -121,9 +121,9 @@ def restore(transport: InProcess, server: Learner | None, folder: Path, round: i
     transport.pool.map(load_client, range(len(transport.state.clients)), place)
     arrays = _read(place / "server.npz")
     if server is not None:
-        server.load_state(_below("learner", arrays))
+        server.load_state(without_prefix("learner", arrays))
     reports = [
-        Report(client, of, Knowledge(**_below(f"late/{i}", arrays)), metrics, size)
+        Report(client, of, Knowledge(**without_prefix(f"late/{i}", arrays)), metrics, size)
         for i, (client, of, metrics, size) in enumerate(json.loads(str(arrays["late"])))
     ]
     if transport.clock is None:
@@ -135,19 +135,19 @@ def restore(transport: InProcess, server: Learner | None, folder: Path, round: i
     for client, held in json.loads(str(arrays["held"])).items():
         transport.held[int(client)] = bytes.fromhex(held)
     for client in json.loads(str(arrays["published"])):
-        transport.published[client] = published_of(_below(f"published/{client}", arrays))
+        transport.published[client] = published_of(without_prefix(f"published/{client}", arrays))
 
 
 def save_client(state: SimulationState, client: int, place: Path) -> None:
     """Write the state of a client."""
-    arrays = _above("learner", state.clients[client].learner.state())
+    arrays = with_prefix("learner", state.clients[client].learner.state())
     _write(place / f"client-{client:03d}.npz", arrays | {"next_round": state.next_rounds[client : client + 1]})
 
 
 def load_client(state: SimulationState, client: int, place: Path) -> None:
     """Load the state of a client that `save_client` wrote."""
     arrays = _read(place / f"client-{client:03d}.npz")
-    state.clients[client].learner.load_state(_below("learner", arrays))
+    state.clients[client].learner.load_state(without_prefix("learner", arrays))
     state.next_rounds[client] = arrays["next_round"][0]
 
 
@@ -208,11 +208,11 @@ class CheckpointWriter:
         self.transport.pool.map(save_client, range(len(self.transport.state.clients)), place)
         tasks = {} if self.transport.clock is None else self.transport.clock.tasks
         late = [*self.transport.late, *(task.report for task in tasks.values() if task.report is not None)]
-        arrays = {} if self.server is None else _above("learner", self.server.state())
+        arrays = {} if self.server is None else with_prefix("learner", self.server.state())
         for i, report in enumerate(late):
-            arrays |= _above(f"late/{i}", vars(report.knowledge))
+            arrays |= with_prefix(f"late/{i}", vars(report.knowledge))
         for client, sent in self.transport.published.items():
-            arrays |= _above(f"published/{client}", sent.to_arrays())
+            arrays |= with_prefix(f"published/{client}", sent.to_arrays())
         lists = {
             "late": [(r.client, r.round, r.metrics, r.knowledge_bytes) for r in late],
             "held": {client: held.hex() for client, held in self.transport.held.items()},
@@ -238,11 +238,3 @@ def _read(path: Path) -> dict[str, Any]:
         return npz_arrays(blob, _MAX_BYTES)
     except ValueError as error:
         raise UserError(f"{path} is damaged: {error}") from error
-
-
-def _above(prefix: str, arrays: dict[str, Any]) -> dict[str, Any]:
-    return {f"{prefix}/{name}": v for name, v in arrays.items()}
-
-
-def _below(prefix: str, arrays: dict[str, Any]) -> dict[str, Any]:
-    return {name.removeprefix(f"{prefix}/"): v for name, v in arrays.items() if name.startswith(f"{prefix}/")}

@@ -227,6 +227,7 @@ class InProcess:
         config = self.state.config
         messages = TeacherMessages(teacher, config.codec.name, exchanged.teacher)
         terms, held = terms_of(config, self.state.federation), dict(self.held)
+        expected = expected_report(config.method, terms, plan)
 
         def download(client: int) -> int:
             return len(messages.to(held.get(client, b"")) or b"") if teacher else 0
@@ -236,10 +237,13 @@ class InProcess:
             answers = self.pool.map(run_round, clients, plan, messages.complete)
             if exchanged.teacher is not None:
                 self.held.update(dict.fromkeys(clients, exchanged.teacher.digest))
-            return [
-                (self._received(client, plan, terms, knowledge, metrics, exchanged.reports.get(client)), work)
-                for client, (knowledge, metrics, work) in zip(clients, answers, strict=True)
+            reports = [
+                Report(client, plan.round, _decoded(data, client, expected), metrics, len(data))
+                for client, (data, metrics, _) in zip(clients, answers, strict=True)
             ]
+            if terms.changes_above is not None and not plan.closing:
+                reports = [self._published(report, plan, terms, expected, exchanged) for report in reports]
+            return [(report, work) for report, (_, _, work) in zip(reports, answers, strict=True)]
 
         if self.clock is not None:
             timed = self.clock.run_round(plan, sampled, self._next_round, self._least_work(plan), download, run)
@@ -264,27 +268,16 @@ class InProcess:
 
         return least_work
 
-    def _received(
-        self,
-        client: int,
-        plan: RoundPlan,
-        terms: FederationTerms,
-        knowledge: bytes,
-        metrics: dict[str, float],
-        held: Knowledge | None,
+    def _published(
+        self, report: Report, plan: RoundPlan, terms: FederationTerms, expected: ExpectedReport, exchanged: Exchanged
     ) -> Report:
-        """Return the report of a client as the server receives it.
-
-        Raises:
-            RunError: if the method sends other knowledge than it declares.
-        """
-        expected = expected_report(self.state.config.method, terms, plan, held=held)
-        report = Report(client, plan.round, _decoded(knowledge, client, expected), metrics, len(knowledge))
+        """Return the report as the server receives it from a client that sends only changes."""
+        client, held = report.client, exchanged.reports.get(report.client)
         report, changes, sent = publish(terms, plan, report, self.published.get(client), digest_of(held))
-        if sent is None or plan.closing:
-            return report
+        assert sent is not None, "the federation sends only changes"
         self.published[client] = sent
         data = wire.encode(report.knowledge, terms.codec, changes)
+        expected = replace(expected, knowledge=replace(expected.knowledge, held=held))
         return replace(report, knowledge=_decoded(data, client, expected), knowledge_bytes=len(data))
 
 

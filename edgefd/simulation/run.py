@@ -156,7 +156,7 @@ def simulate_config(
         raise UserError(f"engine must be {' or '.join(get_args(Engine))}, not {engine!r}")
     if engine == "ray":
         _check_ray(config, resume)
-    device = CPU if engine == "ray" else device_of(config)
+    device = _device(config, engine)
     following = load_callbacks(config, callbacks)
     with one_thread(), threadpool_limits(1, "blas"):
         return _simulate(config, out, engine, following, console, resume, device)
@@ -190,6 +190,11 @@ def _simulate(
             with open_folder(prepared.config, folder / BASELINES / name, resume) as own_folder:
                 baselines[name] = _run(prepared, own_folder, engine, following, console)
     return replace(run, baselines=baselines)
+
+
+def _device(config: Config, engine: Engine) -> Device:
+    """Return where clients train. Ray's clients train on CPUs."""
+    return CPU if engine == "ray" else device_of(config)
 
 
 def _check_loss(prepared: PreparedRun) -> None:
@@ -268,7 +273,7 @@ def _run(prepared: PreparedRun, folder: Path, engine: Engine, callbacks: Callbac
                 console.print(f"{config.method_name}: the run in {folder} is complete already", soft_wrap=True)
             summary = asdict(read_summary(folder))
         else:
-            device = (CPU if engine == "ray" else device_of(config)).label
+            device = _device(config, engine).label
             before = read_run(folder).environment.get("device", device) if saved.metrics else device
             if before != device:
                 _LOG.warning("the run began on %s and continues on %s: low bits will differ", before, device)

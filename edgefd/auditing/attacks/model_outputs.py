@@ -26,7 +26,6 @@ from edgefd.federation.context import client_context
 from edgefd.federation.plan import RoundPlan
 from edgefd.federation.progress import Progress
 from edgefd.federation.report import Report
-from edgefd.federation.values import SOFT_LABELS
 from edgefd.learners.batches import softmax
 from edgefd.learners.learner import Learner
 from edgefd.learners.torch_learner import TorchLearner
@@ -37,7 +36,6 @@ from edgefd.runs.execute import make_server
 from edgefd.runs.record import FINAL
 from edgefd.runs.terms import terms_of
 from edgefd.wire import messages as wire
-from edgefd.wire.expected import Expected
 
 
 def output_signals(recording: Recording, candidates: Candidates, population: Population, on_step: OnStep) -> Arrays:
@@ -89,8 +87,7 @@ def received_weights(weights: Float32, codec: str) -> Float32:
     """Return acceptance weights, float32 [n], after the codec; a row of weight 0 is not sent, and stays 0."""
     ids, received = np.flatnonzero(weights > 0), np.zeros_like(weights)
     rows = np.tile(np.array([1, 0], np.float32), (len(ids), 1))  # every codec carries them without an error
-    sent = wire.encode(Knowledge(ids, rows, weights[ids]), codec)
-    received[ids] = wire.decode(sent, Expected(ids, range(2, 3), codec, SOFT_LABELS, 0.0)).weights
+    received[ids] = wire.rounded(Knowledge(ids, rows, weights[ids]), codec).weights
     return received
 
 

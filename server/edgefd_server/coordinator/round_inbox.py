@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -9,6 +10,7 @@ from edgefd.core.knowledge import Knowledge
 from edgefd.federation.changes import digest_of
 from edgefd.federation.plan import RoundPlan
 from edgefd.federation.report import Report
+from edgefd.wire import messages as wire
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,6 +30,11 @@ class OpenRound:
     """newest knowledge of each client that the coordinator holds, if the federation sends only changes"""
     sent_bytes: dict[int, int] = field(default_factory=dict)
     """bytes of the teacher that each client got"""
+
+    @functools.cached_property
+    def encoded_plan(self) -> bytes:
+        """The serialised plan, which all clients get."""
+        return wire.encode_plan(self.plan)
 
     def held_digest(self, client: int | None) -> bytes:
         """Return the digest of the knowledge that the coordinator holds of a client; empty = none."""

@@ -19,7 +19,6 @@ from flwr.app import ConfigRecord, Message, RecordDict
 
 from edgefd.core.errors import RunError, UserError
 from edgefd.core.text import shown
-from edgefd.wire import messages as wire
 from edgefd.wire.device_link import terms_message
 from edgefd_server.coordinator.round_coordinator import Refused, RoundCoordinator
 from edgefd_server.coordinator.round_inbox import OpenRound
@@ -250,18 +249,22 @@ class GridDriver:
         return due
 
     def _add_pending(self, message_id: str, node: int, opened: OpenRound) -> None:
-        unanswered = sum(sent.node == node for sent in self._pending.values())
+        unanswered = self._unanswered(node)
         if unanswered:
             self.coordinator.note("silent", node=node, client=self.nodes[node].client, unanswered=unanswered)
         expires = time.monotonic() + RESEND_SECONDS * 2 ** min(unanswered, 10)
         self._pending[message_id] = _PendingMessage(node, opened.plan.round, expires)
 
+    def _unanswered(self, node: int) -> int:
+        """Return the number of messages to a node that have no reply yet."""
+        return sum(sent.node == node for sent in self._pending.values())
+
     def _message(self, node: int, state: _NodeState, opened: OpenRound) -> Message:
         info, body = self.coordinator.info, dict[str, Any]()
         body["run"], body["terms"] = info.run, terms_message(info.terms).SerializeToString()
-        body["plan"] = wire.encode_plan(opened.plan)
-        repeated = any(sent.node == node for sent in self._pending.values())  # it may have run the round already
-        teacher = opened.teacher_for(state.client, b"" if repeated else state.held)
+        body["plan"] = opened.encoded_plan
+        held = b"" if self._unanswered(node) else state.held  # it may have run the round already
+        teacher = opened.teacher_for(state.client, held)
         if teacher is not None:
             body["teacher"] = teacher
         if held := opened.held_digest(state.client):

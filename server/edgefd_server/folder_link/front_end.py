@@ -108,7 +108,7 @@ class FolderFrontEnd:
             put_once(folder / TEACHER, opened.teacher, self._folder)
         if len(opened.asked) < self._coordinator.info.n_clients:
             put_once(folder / ASKED, encode_clients(opened.asked), self._folder)
-        put_once(folder / PLAN, wire.encode_plan(opened.plan), self._folder)
+        put_once(folder / PLAN, opened.encoded_plan, self._folder)
         self._opened = opened
 
     def _close(self, closed: OpenRound) -> None:

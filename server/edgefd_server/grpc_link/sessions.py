@@ -14,7 +14,6 @@ from typing import NoReturn
 
 from edgefd_proto import edgefd_pb2 as pb
 
-from edgefd.wire import messages as wire
 from edgefd.wire.device_link import read_identity, terms_message
 from edgefd_server.coordinator.round_coordinator import Refused, RoundCoordinator
 from edgefd_server.coordinator.round_inbox import OpenRound
@@ -55,8 +54,8 @@ class DeviceSessions:
     ) -> None:
         self.coordinator, self.bundles, self.largest = coordinator, bundles, largest
         self._limiter = Limiter(rate, clock)
-        self._plan: tuple[OpenRound, bytes] | None = None
-        """the open round, and its plan, serialised once for all devices"""
+        self._task: tuple[tuple[OpenRound, bytes | None, bytes], bytes] | None = None
+        """the newest task and its serialised reply, which all devices get if all rows are sent to each of them"""
         self._boot = secrets.token_bytes(8)
         self._sessions: dict[bytes, _Session] = {}
         self._token: dict[int, bytes] = {}
@@ -125,11 +124,11 @@ class DeviceSessions:
         opened = self.coordinator.next_task(client, after)
         if opened is None:
             return None
-        if self._plan is None or self._plan[0] is not opened:
-            self._plan = opened, wire.encode_plan(opened.plan)
-        teacher = opened.teacher_for(client, held)
-        task = pb.Task(plan=self._plan[1], teacher=teacher, held=opened.held_digest(client))
-        return pb.TaskReply(task=task).SerializeToString()
+        task = opened, opened.teacher_for(client, held), opened.held_digest(client)
+        if self._task is None or self._task[0] != task:
+            message = pb.Task(plan=opened.encoded_plan, teacher=task[1], held=task[2])
+            self._task = task, pb.TaskReply(task=message).SerializeToString()
+        return self._task[1]
 
     def submit(self, certified: int | None, request: bytes) -> bool:
         """Answer `DeviceLink.SubmitReport`: return whether the report had been accepted before."""
