@@ -99,7 +99,7 @@ def described(config: Config) -> str:
     settings = " ".join(f"{k}={v}" for k, v in defence.items() if k not in ("name", "delta", "clip"))
     parts = [
         "contributed rows" if config.proxy.source == "contributed" else "",
-        config.codec.name if config.codec.name != "float16" else "",
+        config.codec.name if config.codec.name != "auto" else "",
         f"min_voters={config.aggregator.min_voters}" if config.aggregator.min_voters > 1 else "",
         f"local_steps={config.train.local_steps}" if config.train.local_steps else "",
         *changed,

@@ -41,6 +41,7 @@ from edgefd.core.version import __version__
 from edgefd.defences.apply import claim, covered
 from edgefd.learners.torch_learner import one_thread
 from edgefd.runs.environment import command
+from edgefd.runs.terms import terms_of
 
 SCHEMA = 1
 
@@ -95,7 +96,7 @@ def _head(recording: Recording, request: AuditRequest) -> dict[str, Any]:
         "n_clients": len(recording.federation.clients),
         "rounds": len(recording.rounds),
         "seed": config.seed,
-        "codec": config.codec.name,
+        "codec": terms_of(config, recording.federation).codec,
         "level": request.level,
         "shadows": request.shadows if request.level == 2 else None,
         "attacks": list(request.attacks),

@@ -13,7 +13,7 @@ from edgefd.defences.apply import NoDefence, Private, check_method, check_privat
 from edgefd.defences.dp_sgd import DpSgd
 from edgefd.federation.method import MessageKind, Method
 from edgefd.poisoning.robust_aggregation import Aggregator
-from edgefd.wire.codecs import BLOCKED, CODECS
+from edgefd.wire.codecs import AUTO, BLOCKED, CODECS
 
 DEVICE = re.compile(r"auto|cpu|cuda(:(0|[1-9][0-9]?))?|mps", re.ASCII)
 """values of `run.device`"""
@@ -38,8 +38,8 @@ def check_consistency(config: Config) -> None:
         UserError: for the first rule that the config breaks.
     """
     method = config.find_method(config.method_name)
-    if config.codec.name not in CODECS:
-        raise UserError(f"codec.name: unknown codec {config.codec.name!r}: {hint(config.codec.name, CODECS)}")
+    if config.codec.name not in (names := [AUTO, *CODECS]):
+        raise UserError(f"codec.name: unknown codec {config.codec.name!r}: {hint(config.codec.name, names)}")
     _check(RANGES, config, method)
     _check(RULES, config, method)
     learners = {config.learner_of(model) for model in config.model}
@@ -247,7 +247,7 @@ METHOD_RULES = (
         "section",
     ),
     Rule(
-        lambda c, m: m.exchanges and not CODECS[c.codec.name].carries(m.values),
+        lambda c, m: m.exchanges and c.codec.name != AUTO and not CODECS[c.codec.name].carries(m.values),
         "codec.name: {config.codec.name} carries numbers from 0 to 1, but method {method.name} sends "
         "{method.values.name}: use float16, float32 or int8",
     ),

@@ -135,9 +135,10 @@ class Model:
 class CodecChoice:
     """Encoding of knowledge in messages."""
 
-    name: str = "float16"
+    name: str = "auto"
     """encoding of the transmitted values: float32, float16, int8 = any numbers in 8 bits, with a scale for each 128 of
-    them; for soft labels alone uint8, uint4, or simplex15 = fifteenths, entropy-coded, which takes the fewest bytes"""
+    them; for soft labels alone uint8, uint4, or simplex15 = fifteenths, entropy-coded, which takes the fewest bytes;
+    auto = simplex15 for soft labels of at most 15 classes, float16 for all else"""
     changes_above: float | None = None
     """send only rows whose label has moved by more than this since it was sent: a total variation distance in [0, 1),
     0 = any difference (None = send all rows)"""

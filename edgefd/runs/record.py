@@ -43,14 +43,14 @@ def record_round(folder: Path, config: Config, clients: Sequence[ClientContext],
     with writing(folder):
         if round == 0:
             put(folder / CLAIMS, npz_bytes({"claims": np.stack([c.acceptance for c in clients])}))
-        _put_messages(folder, config, result)
+        _put_messages(folder, clients[0].terms.codec, result)
         if round % config.run.record_every == 0 or round >= config.train.rounds - 1:
             name = FINAL if result.plan.closing else f"{round:04d}"
             for client in clients:
                 put(model_file(folder, name, client.data.client), npz_bytes(weights_of(client)))
 
 
-def record_messages(folder: Path, config: Config, result: RoundResult) -> None:
+def record_messages(folder: Path, codec: str, result: RoundResult) -> None:
     """Write the messages of a round that a coordinator received. A round repeated after a crash is written again.
 
     Raises:
@@ -63,11 +63,11 @@ def record_messages(folder: Path, config: Config, result: RoundResult) -> None:
         for path in (round_folder(folder, result.plan.round) / "reports").glob("*.bin"):
             if path not in counted:  # it was in time before a crash, but not when the round was repeated
                 path.unlink()
-        _put_messages(folder, config, result)
+        _put_messages(folder, codec, result)
 
 
-def _put_messages(folder: Path, config: Config, result: RoundResult) -> None:
-    codec, round = config.codec.name, result.plan.round
+def _put_messages(folder: Path, codec: str, result: RoundResult) -> None:
+    round = result.plan.round
     for report in result.exchange.reports:
         put(report_file(folder, round, report.client), wire.encode_report(report, codec))
     if result.teacher is not None and not result.plan.closing:  # the teacher of the next round

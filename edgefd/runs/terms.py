@@ -7,6 +7,7 @@ from dataclasses import asdict
 from edgefd.config.schema import Config
 from edgefd.federation.clients import Federation
 from edgefd.federation.terms import FederationTerms
+from edgefd.wire.codecs import codec_for
 
 
 def terms_with(config: Config, n_classes: int, proxy_sha256: str) -> FederationTerms:
@@ -20,7 +21,7 @@ def terms_with(config: Config, n_classes: int, proxy_sha256: str) -> FederationT
     return FederationTerms(
         method=config.method_name,
         method_config=asdict(config.method_config),
-        codec=config.codec.name,
+        codec=codec_for(config.codec.name, config.method.values, n_classes),
         seed=config.seed,
         n_classes=n_classes,
         proxy_sha256=proxy_sha256,

@@ -128,7 +128,7 @@ def run_round(
     context = replace(state.clients[client], next_round=int(state.next_rounds[client]))
     report, work = client_report(state.config, state.federation, context, plan, decoded, state.models)
     state.next_rounds[client] = plan.round + 1
-    return wire.encode(report.knowledge, state.config.codec.name), report.metrics, work
+    return wire.encode(report.knowledge, context.terms.codec), report.metrics, work
 
 
 _decode = functools.lru_cache(maxsize=1)(wire.decode)  # all clients of a round receive the same teacher
@@ -225,8 +225,8 @@ class InProcess:
             RunError: if too few clients report in time, or a client sends other knowledge than its method declares.
         """
         config = self.state.config
-        messages = TeacherMessages(teacher, config.codec.name, exchanged.teacher)
         terms, held = terms_of(config, self.state.federation), dict(self.held)
+        messages = TeacherMessages(teacher, terms.codec, exchanged.teacher)
         expected = expected_report(config.method, terms, plan)
 
         def download(client: int) -> int:

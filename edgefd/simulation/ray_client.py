@@ -63,7 +63,7 @@ def simulated_round(body: Mapping[str, Any], context: Context) -> dict[str, int 
     report, changes, published = publish(state.terms, plan, report, before, bytes(body.get("held", b"")))
     context.state["learner"] = _record(state.learner.state())
     context.state["claims"] = _record({"claims": state.acceptance, "next_round": np.array([plan.round + 1])})
-    reply: dict[str, bytes] = {"report": wire.encode_report(report, config.codec.name, changes)}
+    reply: dict[str, bytes] = {"report": wire.encode_report(report, state.terms.codec, changes)}
     if published is not None:
         context.state["published"] = _record(published.to_arrays())
         if teacher is not None:

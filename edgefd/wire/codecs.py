@@ -11,7 +11,7 @@ import numpy.typing as npt
 from edgefd.core.arrays import Float32, Int64
 from edgefd.federation.values import ValueRange
 from edgefd.wire import blocks
-from edgefd.wire.simplex import SIMPLEX15, SimplexCodec
+from edgefd.wire.simplex import PARTS, SIMPLEX15, SimplexCodec
 
 _ID_BYTES = 5  # most bytes of the gap between two ids
 
@@ -158,6 +158,25 @@ CODECS: dict[str, NumberCodec | SimplexCodec] = {**NUMBER_CODECS, SIMPLEX15.name
 """all codecs by name"""
 BLOCKED = frozenset(name for name, codec in NUMBER_CODECS.items() if codec.block is not None)
 """names of the codecs whose rows share scales, so that rows alone are rounded otherwise than among others"""
+AUTO = "auto"
+"""name that a config gives instead of a codec's to have one chosen by `codec_for`"""
+
+
+def codec_for(name: str, values: ValueRange, n_classes: int) -> str:
+    """Return the name of the codec of a method's messages, which is `name` itself unless that is auto.
+
+    auto is simplex15 for soft labels of at most 15 classes. A row with more classes than parts of simplex15 can lose
+    most of them, so these have float16, as have the values that are no soft labels.
+
+    >>> from edgefd.federation.values import LOGITS, SOFT_LABELS
+    >>> codec_for("auto", SOFT_LABELS, 10), codec_for("auto", SOFT_LABELS, 100), codec_for("auto", LOGITS, 10)
+    ('simplex15', 'float16', 'float16')
+    >>> codec_for("uint8", SOFT_LABELS, 10)
+    'uint8'
+    """
+    if name != AUTO:
+        return name
+    return SIMPLEX15.name if values.sums_to_one and n_classes <= PARTS else "float16"
 
 
 def pack_labels(labels: Int64, n_classes: int) -> bytes:

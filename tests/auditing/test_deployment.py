@@ -124,11 +124,10 @@ def test_attacks_that_need_private_data_are_refused(served: Path) -> None:
 
 
 def test_a_repeated_round_replaces_the_recorded_one(tmp_path: Path) -> None:
-    config = load_config(Path(QUICKSTART), SETTINGS)
     plan = RoundPlan(1, np.arange(3))
     row = Knowledge(np.array([1]), np.full((1, 10), 0.1, np.float32), np.ones(1, np.float32))
     for clients in ((0, 1, 2), (0, 2)):
         exchange = Exchange([Report(c, 1, row) for c in clients], 0, 0)
-        record_messages(tmp_path, config, RoundResult(plan, exchange, Progress(2, row)))
+        record_messages(tmp_path, "float16", RoundResult(plan, exchange, Progress(2, row)))
     assert sorted(p.name for p in (tmp_path / "rounds" / "0001" / "reports").iterdir()) == ["0.bin", "2.bin"]
     assert (tmp_path / "rounds" / "0002" / "teacher.bin").is_file()

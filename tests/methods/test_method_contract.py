@@ -22,6 +22,7 @@ from edgefd.runs.execute import make_server
 from edgefd.runs.prepare import prepare
 from edgefd.simulation.engine import open_transport
 from edgefd.wire import messages as wire
+from edgefd.wire.codecs import codec_for
 from tests.support.expectations import sent_and_received
 from tests.support.linear_clients import (
     CLASSES,
@@ -216,13 +217,14 @@ def size(knowledge: Knowledge, codec: str) -> int:
 
 def test_counted_bytes_are_those_of_the_serialised_knowledge(method: Method) -> None:
     config = small_config(method.name, workers=0)
+    codec = codec_for(config.codec.name, method.values, 10)
     results, models = simulated(config)
     for r in results[:-1]:
-        assert r.exchange.bytes_up == sum(size(report.knowledge, config.codec.name) for report in r.exchange.reports)
+        assert r.exchange.bytes_up == sum(size(report.knowledge, codec) for report in r.exchange.reports)
     assert results[0].exchange.bytes_down == 0
     for before, after in pairwise(results):
         assert before.teacher is not None
-        assert after.exchange.bytes_down == size(before.teacher, config.codec.name) * len(models)
+        assert after.exchange.bytes_down == size(before.teacher, codec) * len(models)
     assert method.exchanges == (results[0].exchange.bytes_up > 0)
 
 

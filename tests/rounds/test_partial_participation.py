@@ -88,7 +88,7 @@ def test_a_client_that_was_absent_receives_the_newest_teacher() -> None:
     assert {c for clients, _ in pool.calls[:-1] for c in clients} != set(pool.calls[1][0]), "a client must be absent"
     for before, (_, teacher) in zip(results, pool.calls[1:], strict=False):
         assert before.teacher is not None
-        assert teacher == wire.encode(before.teacher, c.codec.name)
+        assert teacher == wire.encode(before.teacher, server.terms.codec)
 
 
 def test_workers_change_no_bit_of_a_run_with_partial_participation() -> None:

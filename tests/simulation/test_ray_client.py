@@ -23,12 +23,12 @@ from tests.support.small_runs import config
 def test_a_client_that_was_absent_reports_the_same_over_flower_and_in_the_local_engine(catch_up: int) -> None:
     c = config(train={"rounds": 4, "catch_up": catch_up})
     federation = prepare(c).federation
-    local = make_simulation_state(c, federation)
+    local, codec = make_simulation_state(c, federation), terms_of(c, federation).codec
     run_filter(local, 0)
     node = Context(run_id=1, node_id=1, node_config={"partition-id": 0}, state=RecordDict(), run_config={})
     n, ranges = len(federation.proxy), evaluation_ranges(federation.n_classes, len(federation.x_test))
     values = np.eye(10, dtype=np.float32)[np.arange(n) % 10]
-    teacher = wire.encode(Knowledge(np.arange(n), values, np.ones(n, np.float32)), c.codec.name)
+    teacher = wire.encode(Knowledge(np.arange(n), values, np.ones(n, np.float32)), codec)
     for round in (0, 3):
         plan = RoundPlan(round, np.arange(n))
         body = {"config": dump_yaml(c.to_dict()), "plan": wire.encode_plan(plan)} | (
@@ -38,5 +38,5 @@ def test_a_client_that_was_absent_reports_the_same_over_flower_and_in_the_local_
         assert isinstance(reply["report"], bytes)
         report = wire.decode_report(reply["report"], expected_report(c.method, terms_of(c, federation), plan, ranges))
         knowledge, metrics, _ = run_round(local, 0, plan, teacher if round else None)
-        assert wire.encode(report.knowledge, c.codec.name) == knowledge
+        assert wire.encode(report.knowledge, codec) == knowledge
         assert report.metrics == metrics

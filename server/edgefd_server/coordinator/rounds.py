@@ -69,7 +69,7 @@ def _measured_rounds(run: OpenRun, coordinator: RoundCoordinator) -> Iterator[Ro
     began = time.perf_counter()
     for result in run_rounds(server, coordinator, saved.progress):
         if config.run.record_knowledge:
-            record_messages(run.folder / KNOWLEDGE, config, result)
+            record_messages(run.folder / KNOWLEDGE, served.terms.codec, result)
         metrics = measure(result, truth, time.perf_counter() - began, config.method.message)
         saved = replace(saved, metrics=(*saved.metrics, metrics), progress=result.progress)
         save_checkpoint(run.folder, saved)

@@ -13,6 +13,7 @@ from edgefd.federation.progress import Progress
 from edgefd.rounds.server import server_round
 from edgefd.runs.execute import make_server
 from edgefd.runs.record import KNOWLEDGE
+from edgefd.runs.terms import terms_of
 from edgefd.wire import messages as wire
 from tests.support.commands import audit
 from tests.support.expectations import sent_and_received
@@ -22,14 +23,14 @@ from tests.support.one_line import one_line
 def test_the_recording_holds_the_messages_that_were_sent(recorded: Path) -> None:
     recording = open_recording(recorded)
     summary = json.loads((recorded / "summary.json").read_text())
-    config = recording.config
+    config, codec = recording.config, terms_of(recording.config, recording.federation).codec
     sent = [reports(recording, r) for r in recording.rounds]
-    up = sum(len(wire.encode(r.knowledge, config.codec.name)) for rs in sent for r in rs if len(r.knowledge))
+    up = sum(len(wire.encode(r.knowledge, codec)) for rs in sent for r in rs if len(r.knowledge))
     assert up == summary["bytes_up"]
     plan = RoundPlan(1, np.arange(len(recording.federation.proxy)))
     teacher = server_round(make_server(config, recording.federation), sent[-1], plan, Progress(1)).teacher
     assert teacher is not None
-    decoded = sent_and_received(teacher, config.codec.name)
+    decoded = sent_and_received(teacher, codec)
     assert teacher_after(recording, 1).equals(decoded)
     acceptance = np.load(recorded / KNOWLEDGE / "claims.npz")["claims"]
     for report in sent[0]:

@@ -38,11 +38,11 @@ def simulated_bytes(fl: FlowerFederation) -> list[tuple[int, int]]:
 
 def simulated(fl: FlowerFederation) -> dict[int, str]:
     """Return the digests of the teachers that the in-process engine sends to the clients, by round."""
-    config = fl.exported.prepared.config
+    codec = fl.exported.read().terms.codec
     sent = {r.plan.round + 1: r.teacher for r in rounds(fl) if not r.plan.closing}
     assert set(sent) == set(range(1, ROUNDS + 1))
     return {
-        round: hashlib.sha256(wire.encode(teacher, config.codec.name)).hexdigest()
+        round: hashlib.sha256(wire.encode(teacher, codec)).hexdigest()
         for round, teacher in sent.items()
         if teacher is not None
     }
