@@ -81,6 +81,7 @@ def small(
             "model": {"name": "mlp"},
             "method": {"name": method, **({"n_clusters": 4} if method == "edgefd" else {})},
             "train": {"rounds": rounds, "local_steps": 2, "augment_shift": 1, **train},
+            "codec": {"name": "float16"},
             "run": {"learner": "onnx", "workers": 0},
             **(sections or {}),
         }
