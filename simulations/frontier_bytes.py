@@ -80,7 +80,8 @@ def label(run: RunRecord) -> str:
     codec, epochs = run.config["codec"], run.config["train"].get("local_epochs")
     above = codec.get("changes_above")
     changes = "" if above is None else f", changes above {above:g}"
-    return f"{run.method} {codec['name']}{changes}" + (f", {epochs} local epochs" if epochs else "")
+    name = (run.summary.codec if run.summary else None) or codec["name"]
+    return f"{run.method} {name}{changes}" + (f", {epochs} local epochs" if epochs else "")
 
 
 def panel_of(run: RunRecord) -> tuple[str, str]:

@@ -44,6 +44,8 @@ class RunFacts:
     """name of the data set"""
     bytes_once: int | None = None
     """bytes sent before round 0, see `PreparedRun.bytes_once`; for devices, those of bundles; None = not known"""
+    codec: str | None = None
+    """name of the codec of the messages, also where the config chooses none; None = the method sends none"""
     data_source: str | None = None
     data_samples: int | None = None
     data_sha256: str | None = None

@@ -17,6 +17,7 @@ from edgefd.rounds.participation import check_rules
 from edgefd.runs.data_warnings import data_warnings, proxy_shifts, shift_warnings
 from edgefd.runs.facts import RunFacts, partition_record
 from edgefd.runs.load_data import check_partition, federate, load_data
+from edgefd.runs.terms import terms_of
 from edgefd.wire.packing import pack_samples
 
 
@@ -67,6 +68,7 @@ class PreparedRun:
             raw_samples_disclosed=federation.raw_samples_disclosed,
             dataset=dataset.name,
             bytes_once=self.bytes_once,
+            codec=terms_of(self.config, federation).codec if self.config.method.exchanges else None,
             data_source=dataset.source,
             data_samples=len(dataset.x_train) + len(dataset.x_test),
             data_sha256=dataset.sha256,

@@ -102,6 +102,8 @@ class Summary:
     """bytes sent before round 0. In a simulation: contributed raw samples up, and to every client the proxy set as a
     bundle packs it, without the other files of a bundle. In a run of devices: the whole bundle of every client, without
     contributions, and also if a cache or a web server delivers it"""
+    codec: str | None = None
+    """name of the codec of the messages, also if `codec.name` is auto; None if the method sends none"""
     seconds_total: float
     """duration of the run"""
     seconds_per_round: float

@@ -48,6 +48,7 @@ def summarise(config: Config, facts: RunFacts, rounds: list[RoundMetrics], secon
         bytes_up=sum(m.bytes_up for m in rounds),
         bytes_down=sum(m.bytes_down for m in rounds),
         bytes_once=facts.bytes_once,
+        codec=facts.codec,
         seconds_total=seconds,
         seconds_per_round=sum(m.seconds for m in rounds) / len(rounds),
         virtual_seconds=_total([m.virtual_seconds for m in rounds]),

@@ -23,7 +23,7 @@ def settings(runs: Path) -> list[Setting]:
 def test_the_figure_has_a_curve_for_each_method_that_sends_anything(settings: list[Setting]) -> None:
     root = ET.fromstring(frontier_bytes.figure(settings))
     texts = [text.text for text in root.iter(f"{SVG}text")]
-    assert {"edgefd float16", "fedmd float16"} <= set(texts)
+    assert {"edgefd simplex15", "fedmd simplex15"} <= set(texts)
     curves = [p for p in root.iter(f"{SVG}path") if p.get("class") == "curve" and "L" in str(p.get("d"))]
     assert len(curves) == 2
 
@@ -33,7 +33,7 @@ def test_the_numbers_begin_with_what_is_sent_once_and_end_with_everything(
 ) -> None:
     frontier_bytes.write_numbers(settings, tmp_path / "a.csv")
     with (tmp_path / "a.csv").open() as file:
-        rows = [row for row in csv.DictReader(file) if row["method"] == "edgefd float16"]
+        rows = [row for row in csv.DictReader(file) if row["method"] == "edgefd simplex15"]
     (run,) = (s.runs[0] for s in settings if s.runs[0].method == "edgefd")
     assert run.summary is not None
     sent = [int(row["bytes"]) - (run.summary.bytes_once or 0) for row in rows]
@@ -49,5 +49,5 @@ def test_a_round_takes_the_time_of_its_bytes(
     reports = sum(len(m["kept_per_client"]) for m in rounds if not m["closing"])
     assert frontier_bytes.mean_bytes(setting, "bytes_up") == sum(m["bytes_up"] for m in rounds) / reports
     frontier_bytes.print_links([setting])
-    assert "| `edgefd float16` |" in capsys.readouterr().out
+    assert "| `edgefd simplex15` |" in capsys.readouterr().out
     assert [frontier_bytes.duration(s) for s in (0.0042, 75, 5000, 400_000)] == ["4.2 ms", "1.2 min", "1.4 h", "4.6 d"]

@@ -61,7 +61,8 @@ class ServedRun:
         n_proxy, sha256 = len(self.proxy), self.terms.proxy_sha256
         partition = {"clients": None, "proxy": n_proxy, "proxy_sha256": sha256, "test": None, "label_names": None}
         disclosed = n_proxy if self.config.proxy.source == "contributed" else 0
-        return RunFacts(self.n_clients, partition, disclosed, Path(self.config.data.name).stem, self.bytes_once)
+        name = Path(self.config.data.name).stem
+        return RunFacts(self.n_clients, partition, disclosed, name, self.bytes_once, self.terms.codec)
 
     @property
     def bytes_once(self) -> int | None:

@@ -225,7 +225,7 @@ def test_a_device_checks_the_answers_of_the_coordinator(
             (pb.TaskReply(task=pb.Task(plan=wire.encode_plan(link.plan))), "round 0 after round 5"),
         ]
         for reply, error in replies:
-            monkeypatch.setattr(link.sessions, "next_task", lambda _client, _after, _held, r=reply: r.SerializeToString())
+            monkeypatch.setattr(link.sessions, "next_task", lambda *_, r=reply: r.SerializeToString())
             with pytest.raises(RunError, match=error):
                 device.next_task(5, federation.expected)
 

@@ -19,7 +19,14 @@ from tests.support.federations import ExportedFederation, export_federation, sma
 
 ROOT = Path(__file__).parents[3]
 SETTINGS = ["data.limit=600", "partition.n_clients=3", "partition.name=weak", "model.name=mlp", "method.n_clusters=4"]
-SETTINGS += ["baselines=[]", "train.rounds=2", "train.local_steps=2", "train.augment_shift=1", "run.learner=onnx"]
+SETTINGS += [
+    "codec.name=float16",
+    "baselines=[]",
+    "train.rounds=2",
+    "train.local_steps=2",
+    "train.augment_shift=1",
+    "run.learner=onnx",
+]
 
 
 @pytest.fixture(scope="module")
