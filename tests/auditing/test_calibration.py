@@ -60,5 +60,5 @@ def test_most_of_a_few_null_intervals_cover_one_half() -> None:
 
 @pytest.mark.slow
 def test_null_intervals_cover_one_half_at_their_nominal_rate() -> None:
-    counts = covered(range(200))
-    assert min(counts.values()) >= 181, counts  # 190 expected; below by chance in 2 of 1,000
+    counts = covered(range(100))
+    assert min(counts.values()) >= 88, counts  # 95 expected; below by chance in 2 of 1,000

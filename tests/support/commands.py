@@ -14,7 +14,7 @@ QUICKSTART = str(ROOT / "simulations" / "quickstart.yaml")
 def edgefd(*arguments: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
     """Run `edgefd` with the arguments in `cwd`; `environment` adds variables."""
     return subprocess.run(
-        command(*arguments), capture_output=True, text=True, timeout=120, cwd=cwd, env=env(environment)
+        command(*arguments), capture_output=True, text=True, timeout=280, cwd=cwd, env=env(environment)
     )
 
 
