@@ -22,6 +22,7 @@ from edgefd.auditing.progress import OnStep
 from edgefd.auditing.recording.candidates import choose
 from edgefd.auditing.recording.read import Recording, open_recording, run_command
 from edgefd.auditing.recording.signal_store import Arrays, part
+from edgefd.auditing.report.evidence import evidence, refuted_claims
 from edgefd.auditing.report.findings import attack_result, controls
 from edgefd.auditing.report.limits import judge
 from edgefd.auditing.request import AuditRequest, count_steps, restrict_to_recording
@@ -37,6 +38,7 @@ from edgefd.auditing.scope import (
 from edgefd.auditing.write import write_audit
 from edgefd.core.errors import require
 from edgefd.core.files import removed_on_error
+from edgefd.core.seeding import AuditStream, Purpose, make_rng
 from edgefd.core.version import __version__
 from edgefd.defences.apply import claim, covered
 from edgefd.learners.torch_learner import one_thread
@@ -104,6 +106,8 @@ def _head(recording: Recording, request: AuditRequest) -> dict[str, Any]:
         "failed_controls": [],
         "membership": [],
         "controls": None,
+        "evidence": {},
+        "claims": [],
         "extraction": None,
         "inversion": None,
         "deployed": recording.deployed,
@@ -147,12 +151,17 @@ def _membership(
     result["valid"] = not result["failed_controls"]
     result["not_tested"] = attacked.skipped + result["not_tested"]
     defence = recording.config.defence
-    claims = dict.fromkeys(covered(defence), claim(defence))
+    claims = {adversary: claimed for adversary in covered(defence) if (claimed := claim(defence)) is not None}
     for scores in attacked.scores:
-        row = attack_result(scores, recording.config.seed, (claims.get(scores.adversary) or (None,))[0])
+        row = attack_result(scores, recording.config.seed, claims.get(scores.adversary, (None,))[0])
         if areas := attacked.leave_one_out.get((scores.adversary, scores.attack)):
             row["each_shadow_in_turn"] = areas
         result["membership"].append(row)
+    rng = make_rng(recording.config.seed, Purpose.AUDIT, AuditStream.EVIDENCE)
+    for adversary in request.adversaries:
+        found = evidence([scores for scores in attacked.scores if scores.adversary == adversary], rng)
+        result["evidence"] |= {adversary: found} if found else {}
+    result["claims"] = refuted_claims(attacked.scores, claims, rng)
     on_step("attacks")
     return attacked.scores
 

@@ -34,8 +34,16 @@ def write_audit(place: Path, result: dict[str, Any], scores: Sequence[Scores], r
 
 
 def verdict_error(result: dict[str, Any]) -> str | None:
-    """Return why the audit must not pass (controls that failed, limits that are exceeded); None if it may pass."""
+    """Return why the audit must not pass: failed controls, refuted claims, exceeded limits; None if it may pass."""
     if result["failed_controls"]:
         return f"audit invalid: {'; '.join(result['failed_controls'])}"
+    refuted = [
+        f"the claimed epsilon {claim['claimed']:g} is refuted: {claim['adversary']} measures at least "
+        f"{claim['measured']:.2f} with {claim['attack']}"
+        for claim in result["claims"]
+        if claim["refuted"]
+    ]
     exceeded = [f"{limit['limit']}: found {limit['found']:.3g}" for limit in result["limits"] if limit["exceeded"]]
-    return f"audit finds more than --fail-if allows: {'; '.join(exceeded)}" if exceeded else None
+    if exceeded:
+        refuted.append(f"audit finds more than --fail-if allows: {'; '.join(exceeded)}")
+    return "; ".join(refuted) or None

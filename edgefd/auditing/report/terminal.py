@@ -15,7 +15,8 @@ from rich.table import Table
 from rich.text import Text
 
 from edgefd.auditing.progress import OnStep
-from edgefd.auditing.report.verdict import results_on_records, verdicts
+from edgefd.auditing.report.formats import interval_text
+from edgefd.auditing.report.verdict import WHO, results_on_records, verdicts
 from edgefd.core.text import escaped
 from edgefd.simulation.notebook import NotebookBar
 
@@ -55,8 +56,10 @@ def _print_lines(n: int) -> OnStep:
 
 def summary(result: Mapping[str, Any]) -> Iterator[Table | Text]:
     """Yield the verdicts, then a table of the best attacks."""
-    for adversary, text in verdicts(result).items():
-        yield Text.assemble((adversary, "bold"), f": {escaped(text)}")
+    for adversary, findings in verdicts(result).items():
+        yield Text.assemble((adversary, "bold"), f": {WHO[adversary]},")
+        for finding in findings:
+            yield Text.assemble(("  ! " if finding.leak else "  - "), escaped(str(finding)))
     best = sorted(results_on_records(result), key=lambda r: -r["auc"]["value"])[:10]
     if not best:
         return
@@ -71,6 +74,6 @@ def summary(result: Mapping[str, Any]) -> Iterator[Table | Text]:
             "-" if r["round"] is None else str(r["round"]),
             f"{area['value']:.3f}",
             f"{area['low']:.3f}..{area['high']:.3f}",
-            f"{rate['value']:.3f}" if rate else "-",
+            interval_text(rate) if rate else "-",
         )
     yield table
