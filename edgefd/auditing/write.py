@@ -11,9 +11,12 @@ import numpy as np
 from edgefd.auditing.attacks.membership import Scores
 from edgefd.auditing.recording.signal_store import Arrays
 from edgefd.auditing.report.page import page
+from edgefd.auditing.request import AuditRequest
+from edgefd.core.errors import UserError
 from edgefd.core.files import put, writing
 from edgefd.core.json_files import write_json
 from edgefd.core.npz import npz_bytes
+from edgefd.runs.read import read_json
 
 
 def write_audit(place: Path, result: dict[str, Any], scores: Sequence[Scores], reconstructions: Arrays) -> None:
@@ -31,6 +34,22 @@ def write_audit(place: Path, result: dict[str, Any], scores: Sequence[Scores], r
         put(place / "scores.npz", npz_bytes(arrays))
         put(place / "audit.html", page(result, reconstructions).encode())
     write_json(place / "audit.json", result)
+
+
+def results_folder(place: Path, request: AuditRequest) -> Path:
+    """Return the folder of an audit's results: `place`, or `level-N` in it if `place` holds those of a larger audit.
+
+    Raises:
+        UserError: if audit.json of an earlier audit cannot be read.
+    """
+    path = place / "audit.json"
+    if request.replace or not path.is_file():
+        return place
+    try:
+        covered = request.covers(read_json(path))
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{path} is no result of an audit: remove it, or pass --replace") from error
+    return place if covered else place / f"level-{request.level}"
 
 
 def verdict_error(result: dict[str, Any]) -> str | None:

@@ -37,7 +37,7 @@ def disclosure_signals(recording: Recording) -> Arrays:
             if len(sent):
                 labels[round, report.client] = sent.values.mean(0)
     signals = {"weights": weights, "votes": votes, "labels": labels, "classes": _classes(recording)}
-    signals |= {"owner": federation.proxy.owner}
+    signals |= {"owner": recording.owner}
     if recording.deployed:
         return signals
     return signals | {"table": federation.table} | _proxy_distances(recording) | _centroid_distances(recording)
@@ -65,7 +65,7 @@ def _proxy_distances(recording: Recording) -> Arrays:
     federation = recording.federation
     proxy = _flat(federation.proxy.x)
     private = [_distances(data.x, proxy) for data in federation.clients]
-    public = {row.tobytes(): i for i, row in enumerate(federation.proxy.x) if federation.proxy.owner[i] < 0}
+    public = {row.tobytes(): i for i, row in enumerate(federation.proxy.x) if recording.owner[i] == -1}
     copies = [[public.get(row.tobytes(), -1) for row in (*d.x, *d.x_heldout)] for d in federation.clients]
     order = make_rng(recording.config.seed, Purpose.AUDIT, AuditStream.DISCLOSURE_CONTROLS).permutation(
         len(federation.x_test)

@@ -10,6 +10,7 @@ from edgefd.auditing.measures.statistics import clopper_pearson
 from edgefd.auditing.recording.read import Recording
 from edgefd.auditing.recording.signal_store import Arrays
 from edgefd.core.arrays import Bool
+from edgefd.data.build_federation import UNKNOWN
 from edgefd.federation.clients import ClientData
 
 
@@ -21,9 +22,10 @@ def ledger(recording: Recording, signals: Arrays) -> dict[str, Any]:
     than chance if the intervals of both shares do not overlap. An exact copy is equal, bit for bit, to a proxy row that
     no client contributed.
     """
-    sent = int((signals["owner"] >= 0).sum())
+    sent = int((signals["owner"] != -1).sum())
     totals = {
         "raw_records_sent": sent,
+        "of_unknown_clients": int((signals["owner"] == UNKNOWN).sum()),
         "to": "the server, which sends them to every client" if sent else None,
         "when": "once, before round 0" if sent else None,
     }
@@ -46,7 +48,7 @@ def _near_copies(recording: Recording, s: Arrays) -> dict[str, Any]:
     fresh_near = s["fresh_to_proxy"] < half[s["fresh_y"]]
     chance = clopper_pearson(int(fresh_near.sum()), len(fresh_near))[1] if len(fresh_near) else 1.0
     return {
-        "share": float((s["owner"] >= 0).sum() / max(1, int(federation.table.sum()))),
+        "share": float((s["owner"] != -1).sum() / max(1, int(federation.table.sum()))),
         "private_with_near_copy": sum(r["private_with_near_copy"] for r in rows),
         "near_share": float(near.mean()) if len(near) else 0.0,
         "near_more_than_chance": bool(len(near)) and clopper_pearson(int(near.sum()), len(near))[0] > chance,

@@ -12,8 +12,10 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from edgefd.auditing.recording.seal import check_seal
 from edgefd.config.load import load_config
 from edgefd.config.schema import Config
+from edgefd.core.arrays import Int64
 from edgefd.core.errors import UserError
 from edgefd.core.files import read
 from edgefd.core.knowledge import Knowledge
@@ -26,6 +28,7 @@ from edgefd.federation.report import Report
 from edgefd.rounds.validation import expected_report
 from edgefd.runs.evaluate import evaluation_ranges
 from edgefd.runs.facts import members_of
+from edgefd.runs.load_data import proxy_owners
 from edgefd.runs.prepare import prepare
 from edgefd.runs.read import MAX_FILE, read_json, read_partition, read_summary
 from edgefd.runs.record import CLAIMS, COORDINATOR, FINAL, KNOWLEDGE, model_file
@@ -38,6 +41,7 @@ from edgefd.wire.exchange_folder import TEACHER, report_file, round_folder
 T = TypeVar("T")
 
 _MAX_ARRAYS = 2**32  # bytes of a recorded message, or of the parameters of a model
+_AGAIN = "restore the folder, or run it again"
 _RECORD_COMMAND = "run edgefd simulate CONFIG run.record_knowledge=true --out RUN"
 
 
@@ -50,7 +54,11 @@ class Recording:
     dataset: Dataset
     federation: Federation
     digest: str
-    """sha256 over config, partition and summary, which identifies the run"""
+    """sha256 over seal and summary, which identifies the run with all its messages and models"""
+    seal: str
+    """sha256 of the seal, see `edgefd.auditing.recording.seal`"""
+    owner: Int64
+    """client that contributed each proxy row, int64 [P]; -1 = public, -2 = a client that is not recorded"""
     deployed: bool = False
     """whether a coordinator recorded the run, which sees messages alone.
 
@@ -74,7 +82,8 @@ def open_recording(folder: Path, objects: Mapping[str, Any] | None = None) -> Re
 
     Raises:
         UserError: if it is no run folder, the run was not recorded or did not end, its data have changed, or its
-            members and non-members overlap; or if an audit cannot read the messages of its method.
+            members and non-members overlap; if a file of the recording is not what the run wrote; or if an audit cannot
+            read the messages of its method.
     """
     if not (folder / "config.yaml").is_file():
         raise UserError(f"{folder} is not the folder of a run: it has no config.yaml")
@@ -92,9 +101,10 @@ def open_recording(folder: Path, objects: Mapping[str, Any] | None = None) -> Re
     else:
         _check_data(folder, summary, prepared.dataset)
         _check_members(folder, partition, prepared.federation)
-    contents = [read(folder / name, MAX_FILE) for name in ("config.yaml", "partition.json", "summary.json")]
-    digest = hashlib.sha256(b"\0".join(contents)).hexdigest()
-    return Recording(folder, config, prepared.dataset, prepared.federation, digest, deployed)
+    seal = check_seal(folder, config.train.rounds)
+    digest = hashlib.sha256(seal.encode() + read(folder / "summary.json", MAX_FILE)).hexdigest()
+    owner = proxy_owners(config, prepared.dataset, prepared.federation)
+    return Recording(folder, config, prepared.dataset, prepared.federation, digest, seal, owner, deployed)
 
 
 def _ended(folder: Path, deployed: bool) -> bool:
@@ -161,10 +171,16 @@ def reports(recording: Recording, round: int) -> list[Report]:
     plan = RoundPlan(round, np.arange(len(federation.proxy)))  # the recording does not say which rows were queried
     measured = evaluation_ranges(federation.n_classes, len(federation.x_test))
     expected = expected_report(config.method, terms_of(config, federation), plan, measured)
-    paths = [
-        report_file(recording.folder / KNOWLEDGE, round, client) for client in range(len(recording.federation.clients))
-    ]
-    return [_decode(path, partial(wire.decode_report, expected=expected)) for path in paths if path.is_file()]
+    found = []
+    for client in range(len(recording.federation.clients)):
+        path = report_file(recording.folder / KNOWLEDGE, round, client)
+        if path.is_file():
+            report = _decode(path, partial(wire.decode_report, expected=expected))
+            stale = config.coordinator.stale_reports != "drop" and report.round < round
+            if report.client != client or not (report.round == round or stale):
+                raise UserError(f"{path} is the report of client {report.client} in round {report.round}: {_AGAIN}")
+            found.append(report)
+    return found
 
 
 def teacher_after(recording: Recording, round: int) -> Knowledge:

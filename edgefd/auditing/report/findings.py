@@ -25,14 +25,15 @@ _BOUNDS = {
 }
 
 
-def attack_result(scores: Scores, seed: int, claimed: float | None = None) -> dict[str, Any]:
+def attack_result(scores: Scores, seed: int, claimed: float | None = None, n_clients: int = 0) -> dict[str, Any]:
     """Return all figures of one attack, pooled over clients, and those of each client, worst first.
 
-    `claimed` is the epsilon that the run claims against this adversary, if any.
+    `claimed` is the epsilon that the run claims against this adversary, if any. Of `n_clients`, those without scores
+    are listed too.
     """
     inside, outside = scores.values[scores.member], scores.values[~scores.member]
     rng = make_rng(seed, Purpose.AUDIT, AuditStream.INTERVALS)
-    clients = [_client_row(scores, int(c)) for c in np.unique(scores.client)]
+    clients = [_client_row(scores, c) for c in sorted({*range(n_clients), *scores.client.tolist()})]
     return {
         "attack": scores.attack,
         "adversary": scores.adversary,

@@ -48,6 +48,10 @@ def _sections(title: str, result: Mapping[str, Any], reconstructions: Arrays, ke
     items = "".join(f"<li>{escape(text)}</li>" for text in result["not_tested"])
     yield f"<h2>What was not tested</h2><ul>{items}</ul>"
     yield (
+        f"<h2>Seal of the recording</h2><p>SHA-256 over the digests that the run wrote of its messages, models and "
+        f"settings: <code>{escape(result['seal'])}</code></p>"
+    )
+    yield (
         f"<h2>Commands</h2><p>This audit: <code>{escape(result['command'])}</code><br>The run: <code>"
         f"{escape(result['run_command'])}</code>; its settings are in "
         f"<code>{escape(result['run'])}/config.yaml</code>. All figures are in <code>audit.json</code>, all "
@@ -72,6 +76,11 @@ def _state(result: Mapping[str, Any]) -> str:
     controls = (
         "Both controls of every attack passed." if attacked else "No attack on a model was run, so it has no controls."
     )
+    if replayed := result["replay"]:
+        controls += (
+            f" {replayed['reports']} recorded reports were computed again from the recorded models: "
+            f"{replayed['equal']} are equal to the bit{'' if replayed['exact'] else ', the others to within rounding'}."
+        )
     found = (
         f"It found a disclosure to: <b>{escape(', '.join(leaks))}</b>."
         if leaks

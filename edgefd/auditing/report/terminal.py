@@ -6,6 +6,7 @@ import itertools
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from rich.box import SIMPLE
@@ -52,6 +53,14 @@ def _notebook_bar(n: int) -> OnStep:
 def _print_lines(n: int) -> OnStep:
     began = time.perf_counter()
     return lambda step: print(f"audit: {step} ({time.perf_counter() - began:.0f} s)", flush=True)
+
+
+def notes(result: Mapping[str, Any], run: Path, level: int | None) -> Iterator[str]:
+    """Yield what the user did not ask for: a lower level, or another folder of the results."""
+    if result["deployed"] and level is None:
+        yield "level 0: this run was recorded by a coordinator, which has no private records and no models to attack"
+    if Path(result["folder"]) != run / "audit":
+        yield f"{run / 'audit'} holds the results of a larger audit, which are kept (--replace replaces them)"
 
 
 def summary(result: Mapping[str, Any]) -> Iterator[Table | Text]:

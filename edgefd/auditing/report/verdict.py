@@ -84,6 +84,8 @@ def _raw_records(ledger: Mapping[str, Any]) -> Iterator[Finding]:
     share = "" if ledger["share"] is None else f" ({ledger['share']:.1%})"
     worst = max(ledger["clients"], key=lambda row: row["raw_records_sent"], default=None)
     most = f"; client {worst['client']} sent most: {worst['raw_records_sent']:,}" if n and worst else ""
+    if ledger["of_unknown_clients"]:
+        most = "; which client sent which of them is not recorded"
     yield Finding(
         f"receives {n:,} raw private records{share}{most}" if n else "is sent no raw record by the protocol",
         n > 0,

@@ -79,7 +79,8 @@ def result() -> dict[str, object]:
         "run_command": "edgefd simulate my.yaml --out runs/first", "method": "edgefd",
         "dataset": "mnist_mini", "scenario": "iid", "n_clients": 3, "rounds": 10, "seed": 0, "codec": "float16",
         "level": 2, "adversaries": ["server", "client", "holder", "eavesdropper"], "valid": not failed,
-        "failed_controls": failed, "limits": [], "exposure": {}, "claims": [],
+        "failed_controls": failed, "limits": [], "exposure": {}, "claims": [], "seal": "5ea1",
+        "replay": {"reports": 30, "equal": 30, "exact": True, "differing": [], "skipped": []},
         "evidence": {
             who: evidence([score for score in all_scores if score.adversary == who], r)
             for who in ("server", "client", "holder")
