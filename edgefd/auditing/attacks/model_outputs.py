@@ -19,6 +19,7 @@ from edgefd.auditing.recording.read import Recording, parameters
 from edgefd.auditing.recording.signal_store import Arrays
 from edgefd.config.schema import ALL_ROWS, Config
 from edgefd.core.arrays import Float32
+from edgefd.core.errors import UserError
 from edgefd.core.knowledge import Knowledge
 from edgefd.defences.apply import privatised
 from edgefd.federation.clients import ClientData, Federation, ProxySet
@@ -33,7 +34,7 @@ from edgefd.rounds.client import client_filter
 from edgefd.rounds.server import server_round
 from edgefd.rounds.validation import expected_report
 from edgefd.runs.execute import make_server
-from edgefd.runs.record import FINAL
+from edgefd.runs.record import FINAL, KNOWLEDGE, model_file, model_weights
 from edgefd.runs.terms import terms_of
 from edgefd.wire import messages as wire
 
@@ -92,10 +93,17 @@ def received_weights(weights: Float32, codec: str) -> Float32:
 
 
 def recorded_learner(recording: Recording, name: str, client: int) -> TorchLearner:
-    """Load a client's recorded model; `name` is "final" or a round in four digits."""
+    """Load a client's recorded model; `name` is "final" or a round in four digits.
+
+    Raises:
+        UserError: if the recorded parameters are not those of the client's architecture.
+    """
     config = recording.config
     learner = untrained(recording.federation, config.factory(config.model_of(client)), config.seed)
     values = parameters(recording, name, client)
+    if {k: v.shape for k, v in values.items()} != {k: v.shape for k, v in model_weights(learner).items()}:
+        path = model_file(recording.folder / KNOWLEDGE, name, client)
+        raise UserError(f"{path} is not a model of the config of this run: restore the folder, or run it again")
     learner.load_state(learner.state() | {f"model/{k}": v for k, v in values.items()})
     return learner
 

@@ -16,7 +16,6 @@ from edgefd.auditing.recording.candidates import Candidates
 from edgefd.auditing.recording.read import Recording, reports
 from edgefd.config.schema import ALL_ROWS
 from edgefd.core.arrays import Float32
-from edgefd.core.errors import UserError
 from edgefd.defences.noise import Noise
 from edgefd.defences.pate import Pate
 from edgefd.federation.clients import ClientData
@@ -25,6 +24,7 @@ from edgefd.poisoning.attacks import attackers
 from edgefd.rounds.client import client_filter
 from edgefd.runs.environment import environment
 from edgefd.runs.read import read_json
+from edgefd.runs.record import FINAL
 from edgefd.runs.terms import terms_of
 
 _SHOWN = 5  # differing reports that a message names
@@ -151,12 +151,6 @@ def check_models(recording: Recording) -> None:
     Raises:
         UserError: if one does not have the parameters of its architecture.
     """
-    for name in [*(f"{round:04d}" for round in recording.model_rounds), "final"]:
+    for name in [*(f"{round:04d}" for round in recording.model_rounds), FINAL]:
         for data in recording.federation.clients:
-            try:
-                model_outputs.recorded_learner(recording, name, data.client)
-            except (KeyError, RuntimeError, ValueError) as error:
-                raise UserError(
-                    f"{recording.folder}/knowledge/models/{name}/{data.client}.npz is not a model of this config: run "
-                    "it again"
-                ) from error
+            model_outputs.recorded_learner(recording, name, data.client)

@@ -5,6 +5,9 @@ value after memberships were drawn again (P. Westfall and S. Young, Resampling-B
 adjusted p of a statistic is the share of such draws in which any statistic is as large. So at a level of 2.5 %, a set
 of attacks that find nothing is called a leak in at most 2.5 % of all audits, however many attacks there are and however
 they depend on each other. Nothing is assumed of the scores: only membership is random.
+
+There are many more statistics of single clients than of all clients together. So that they do not hide a leak that all
+clients have in part, the tail probability of a client's statistic is multiplied by the number of clients first.
 """
 
 from __future__ import annotations
@@ -60,17 +63,50 @@ class Statistic:
 
 def permutation_test(tables: Sequence[ScoreTable], rng: np.random.Generator, draws: int = DRAWS) -> list[Statistic]:
     """Return all statistics with their adjusted p, the most significant first."""
-    largest, found = np.zeros(draws), []
+    found, largest = _observed_and_largest(tables, rng, draws)
+    largest.sort()
+    statistics = []
+    for table, attack, client, kind, size, members, z in found:
+        weighted = float(_weighted(np.array([abs(z)]), 1 if client is None else _n_clients(tables))[0])
+        as_large = draws - int(np.searchsorted(largest, weighted - 1e-9))
+        statistics.append(Statistic(table, attack, client, kind, size, members, z, (1 + as_large) / (1 + draws)))
+    return sorted(statistics, key=lambda s: (s.p, -abs(s.z)))
+
+
+def largest_without_a_leak(tables: Sequence[ScoreTable], rng: np.random.Generator, draws: int) -> Float64:
+    """Return the largest statistic of each of some draws of membership, float64 [draws]: what the p are taken from."""
+    return _observed_and_largest(tables, rng, draws)[1]
+
+
+_Observed = tuple[int, int, int | None, str, int, int, float]
+"""table, attack, client, kind, size, members and z of a `Statistic`"""
+
+
+def _observed_and_largest(
+    tables: Sequence[ScoreTable], rng: np.random.Generator, draws: int
+) -> tuple[list[_Observed], Float64]:
+    """Return the statistics of the observed memberships, and the largest statistic of each draw."""
+    found, of_all, of_clients = [], np.zeros(draws), np.zeros(draws)
     for index, table in enumerate(tables):
         again = drawn_again(table, rng, draws)
         memberships = np.ascontiguousarray(np.concatenate([table.member[None], again]).T, np.float32)
         for attack, client, kind, size, counts, z in _statistics(table, memberships):
+            largest = of_all if client is None else of_clients
             np.maximum(largest, np.abs(z[1:]), out=largest)
             found.append((index, attack, client, kind, size, int(counts[0]), float(z[0])))
-    largest.sort()
-    as_large = [draws - int(np.searchsorted(largest, abs(f[-1]) - 1e-9)) for f in found]
-    statistics = [Statistic(*f, (1 + n) / (1 + draws)) for f, n in zip(found, as_large, strict=True)]
-    return sorted(statistics, key=lambda s: -abs(s.z))
+    return found, np.maximum(of_all, _weighted(of_clients, _n_clients(tables)))
+
+
+def _n_clients(tables: Sequence[ScoreTable]) -> int:
+    return max((len(np.unique(table.client)) for table in tables), default=1)
+
+
+def _weighted(z: Float64, groups: int) -> Float64:
+    """Return the z whose tail probability is that of `z` times the number of groups; at least 0."""
+    from scipy.stats import norm
+
+    weighted: Float64 = norm.isf(np.minimum(0.5, np.maximum(norm.sf(z), 1e-300) * groups))
+    return weighted
 
 
 def drawn_again(table: ScoreTable, rng: np.random.Generator, draws: int) -> Bool:

@@ -12,8 +12,8 @@ from edgefd.auditing.measures import statistics
 from edgefd.auditing.measures.permutation_test import ScoreTable, Statistic, permutation_test
 from edgefd.auditing.report.verdict import PLANTED
 
-LEVEL = 0.025
-"""largest probability that an adversary without a leak is said to tell members"""
+LEVEL = 0.015
+"""largest probability that an adversary without a leak is said to tell members (see `simulations/audit_null.py`)"""
 _SHOWN = 10  # findings of an adversary that are stored
 
 
@@ -25,15 +25,14 @@ def evidence(scores: Sequence[Scores], rng: np.random.Generator) -> dict[str, An
         `found`: the most significant findings below the level; `worst_client`: the finding of the client with the most
         significant one, even if its p is above the level; None with one client.
     """
-    tested = [attack for attack in scores if attack.attack != PLANTED]
-    groups = _same_records(tested)
-    statistics = permutation_test([_table(group) for group in groups], rng)
+    groups = same_records(scores)
+    statistics = permutation_test([score_table(group) for group in groups], rng)
     if not statistics:
         return None
     rows = [_row(groups[s.table][s.attack], s) for s in statistics]
     of_clients = [row for row in rows if row["client"] is not None]
     return {
-        "attacks": len(tested),
+        "attacks": sum(len(group) for group in groups),
         "statistics": len(rows),
         "level": LEVEL,
         "p": rows[0]["p"],
@@ -43,15 +42,16 @@ def evidence(scores: Sequence[Scores], rng: np.random.Generator) -> dict[str, An
     }
 
 
-def _same_records(scores: Sequence[Scores]) -> list[list[Scores]]:
-    """Group the attacks that score the same records."""
+def same_records(scores: Sequence[Scores]) -> list[list[Scores]]:
+    """Group the attacks that score the same ordinary records."""
     groups: dict[tuple[bytes, bytes, bool], list[Scores]] = {}
-    for attack in scores:
+    for attack in [attack for attack in scores if attack.attack != PLANTED]:
         groups.setdefault((attack.client.tobytes(), attack.member.tobytes(), attack.paired), []).append(attack)
     return list(groups.values())
 
 
-def _table(group: Sequence[Scores]) -> ScoreTable:
+def score_table(group: Sequence[Scores]) -> ScoreTable:
+    """Return the scores of several attacks on the same records."""
     values = np.stack([attack.values for attack in group], axis=1).astype(np.float64)
     return ScoreTable(values, group[0].client, group[0].member, group[0].paired)
 
