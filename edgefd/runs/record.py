@@ -93,7 +93,8 @@ def _put_sealed(folder: Path, result: RoundResult, files: Mapping[str, bytes]) -
             put(folder / name, blob)
         seal = {name: hashlib.sha256(blob).hexdigest() for name, blob in files.items()}
         if result.plan.closing:
-            seal |= {name: hashlib.sha256(read(folder.parent / name, _MAX_TEXT)).hexdigest() for name in SEALED_OF_RUN}
+            settings = [name for name in SEALED_OF_RUN if (folder.parent / name).is_file()]
+            seal |= {name: hashlib.sha256(read(folder.parent / name, _MAX_TEXT)).hexdigest() for name in settings}
         put(seal_file(folder, result.plan.round), (json.dumps(seal, indent=1) + "\n").encode())
 
 

@@ -14,6 +14,7 @@ from edgefd_server.coordinator.served_run import ServedRun
 from edgefd.auditing.recording.read import open_recording
 from edgefd.auditing.report.limits import largest_found, parse_limit
 from edgefd.auditing.request import parse_request, restrict_to_recording
+from edgefd.auditing.scope import DISCLOSURE
 from edgefd.config.load import load_config
 from edgefd.core.errors import UserError
 from edgefd.core.knowledge import Knowledge
@@ -100,6 +101,7 @@ def test_a_coordinator_records_the_messages_of_a_simulation(served: Path, tmp_pa
 def test_an_audit_of_a_coordinator_states_what_it_cannot_know(served: Path) -> None:
     done = audit(served)
     assert done.returncode == 0, done.stderr
+    assert "level 0: this run was recorded by a coordinator" in done.stdout
     result = json.loads((served / "audit" / "audit.json").read_text())
     assert result["level"] == 0
     assert result["exposure"]["ledger"]["raw_records_sent"] == 40
@@ -116,6 +118,10 @@ def test_attacks_that_need_private_data_are_refused(served: Path) -> None:
     recording = open_recording(served)
     with pytest.raises(UserError, match=r"--attack lira needs .* recorded by a coordinator"):
         restrict_to_recording(recording, parse_request(1, ["lira"], [], []))
+    with pytest.raises(UserError, match=r"--level 1 needs .* use --level 0"):
+        restrict_to_recording(recording, parse_request(1, [], [], []))
+    assert restrict_to_recording(recording, parse_request(None, [], [], [])).attacks == tuple(DISCLOSURE)
+    assert restrict_to_recording(recording, parse_request(None, ["ledger"], [], [])).level == 0
     with pytest.raises(UserError, match=r"--level 2 needs .* use --level 0"):
         restrict_to_recording(recording, parse_request(2, [], [], []))
     result = {"exposure": {"labels": {"reason": "none"}}, "membership": []}

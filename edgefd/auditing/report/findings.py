@@ -56,7 +56,8 @@ def attack_result(scores: Scores, seed: int, claimed: float | None = None, n_cli
 
 
 def _worst_first(row: Mapping[str, Any]) -> tuple[bool, float]:
-    return row["auc"] is None, -row["auc"]["value"] if row["auc"] else 0.0
+    """Return the key that sorts clients by the lower end of their AUC's interval, because few records prove little."""
+    return row["auc"] is None, -row["auc"]["low"] if row["auc"] else 0.0
 
 
 def _client_row(scores: Scores, client: int) -> dict[str, Any]:

@@ -56,7 +56,7 @@ def test_members_that_overlap_are_refused(run: Path) -> None:
 
 def test_a_corrupt_report_is_refused(run: Path) -> None:
     (run / KNOWLEDGE / "rounds" / "0001" / "reports" / "4.bin").write_bytes(b"nonsense")
-    one_line(audit(run, "--level", "0"), 2, "4.bin is corrupt or missing")
+    one_line(audit(run, "--level", "0"), 2, "4.bin is not what the run wrote")
 
 
 def test_a_run_without_recorded_knowledge_is_refused_with_the_command_that_records_it(run: Path) -> None:
