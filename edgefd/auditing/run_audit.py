@@ -21,7 +21,7 @@ from edgefd.auditing.attacks.replay import check_candidates, check_models, repla
 from edgefd.auditing.attacks.single_client_aggregates import single_client_aggregates
 from edgefd.auditing.progress import OnStep
 from edgefd.auditing.recording.candidates import choose
-from edgefd.auditing.recording.read import Recording, open_recording, run_command
+from edgefd.auditing.recording.read import Recording, open_recording, run_command, teacher_after
 from edgefd.auditing.recording.signal_store import Arrays, part
 from edgefd.auditing.report.evidence import evidence, refuted_claims
 from edgefd.auditing.report.findings import attack_result, controls
@@ -125,6 +125,8 @@ def _replay(recording: Recording, result: dict[str, Any]) -> None:
     if recording.deployed:
         return
     check_models(recording)
+    for round in recording.rounds:
+        teacher_after(recording, round)  # raises for one that cannot be read
     result["replay"], failed = replay(recording)
     result["not_tested"] = [f"replay of {reason}" for reason in result["replay"]["skipped"]] + result["not_tested"]
     _fail(result, failed)

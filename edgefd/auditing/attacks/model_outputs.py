@@ -101,7 +101,9 @@ def recorded_learner(recording: Recording, name: str, client: int) -> TorchLearn
     config = recording.config
     learner = untrained(recording.federation, config.factory(config.model_of(client)), config.seed)
     values = parameters(recording, name, client)
-    if {k: v.shape for k, v in values.items()} != {k: v.shape for k, v in model_weights(learner).items()}:
+    expected = {k: (v.shape, v.dtype) for k, v in model_weights(learner).items()}
+    same = {k: (v.shape, v.dtype) for k, v in values.items()} == expected
+    if not same or not all(np.isfinite(v).all() for v in values.values()):
         path = model_file(recording.folder / KNOWLEDGE, name, client)
         raise UserError(f"{path} is not a model of the config of this run: restore the folder, or run it again")
     learner.load_state(learner.state() | {f"model/{k}": v for k, v in values.items()})

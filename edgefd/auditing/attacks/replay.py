@@ -13,7 +13,7 @@ import numpy as np
 
 from edgefd.auditing.attacks import model_outputs
 from edgefd.auditing.recording.candidates import Candidates
-from edgefd.auditing.recording.read import Recording, reports
+from edgefd.auditing.recording.read import Recording, acceptance_weights, reports
 from edgefd.config.schema import ALL_ROWS
 from edgefd.core.arrays import Float32
 from edgefd.defences.noise import Noise
@@ -33,7 +33,7 @@ _ROUNDING = 0.01
 
 
 def replay(recording: Recording) -> tuple[dict[str, Any], list[str]]:
-    """Compute every report of the recorded models again; return the result, and a message for each failed control.
+    """Compute reports of recorded models and filters again; return the result, and a message for each failed control.
 
     On the machine of the run, with its versions of the packages, reports must be equal to the bit. Elsewhere, or if a
     GPU or ONNX computed them, rounding may differ: then 99 of 100 values must be equal to within 0.01.
@@ -44,6 +44,7 @@ def replay(recording: Recording) -> tuple[dict[str, Any], list[str]]:
     """
     exact, skipped, differing, equal, n = _same_machine(recording), _not_replayed(recording), [], 0, 0
     acceptance: dict[int, Float32] = {}
+    recorded = acceptance_weights(recording)
     liars = attackers(recording.config.attack, len(recording.federation.clients), recording.config.seed)
     for round in recording.model_rounds:
         for report in reports(recording, round):
@@ -52,7 +53,10 @@ def replay(recording: Recording) -> tuple[dict[str, Any], list[str]]:
             data = recording.federation.clients[report.client]
             if report.client not in acceptance:
                 acceptance[report.client] = _acceptance(recording, data)
-            again = _report_again(recording, report, data, acceptance[report.client], values=not skipped)
+            weights = acceptance[report.client]
+            again = _report_again(recording, report, data, weights, values=not skipped)
+            codec = terms_of(recording.config, recording.federation).codec
+            again.append((model_outputs.received_weights(recorded[report.client], codec), weights))
             same = all(np.array_equal(a, b) for a, b in again)
             n, equal = n + 1, equal + same
             if not (same or (not exact and all(_within_rounding(a, b) for a, b in again))):

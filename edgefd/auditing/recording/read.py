@@ -12,10 +12,10 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from edgefd.auditing.recording.seal import check_seal
+from edgefd.auditing.recording.seal import check_complete, check_seal
 from edgefd.config.load import load_config
 from edgefd.config.schema import Config
-from edgefd.core.arrays import Int64
+from edgefd.core.arrays import Float32, Int64
 from edgefd.core.errors import UserError
 from edgefd.core.files import read
 from edgefd.core.knowledge import Knowledge
@@ -102,6 +102,7 @@ def open_recording(folder: Path, objects: Mapping[str, Any] | None = None) -> Re
         _check_data(folder, summary, prepared.dataset)
         _check_members(folder, partition, prepared.federation)
     seal = check_seal(folder, config.train.rounds)
+    check_complete(folder, config, len(prepared.federation.clients), deployed)
     digest = hashlib.sha256(seal.encode() + read(folder / "summary.json", MAX_FILE)).hexdigest()
     owner = proxy_owners(config, prepared.dataset, prepared.federation)
     return Recording(folder, config, prepared.dataset, prepared.federation, digest, seal, owner, deployed)
@@ -188,6 +189,18 @@ def teacher_after(recording: Recording, round: int) -> Knowledge:
     expected = expected_teacher_of(recording.config, recording.federation)
     path = round_folder(recording.folder / KNOWLEDGE, round + 1) / TEACHER
     return _decode(path, partial(wire.decode, expected=expected))
+
+
+def acceptance_weights(recording: Recording) -> Float32:
+    """Return the recorded acceptance weights of all clients, float32 [clients, P], before the codec."""
+    size = (len(recording.federation.clients), len(recording.federation.proxy))
+    path = recording.folder / KNOWLEDGE / CLAIMS
+    claims = _decode(path, lambda blob: npz_arrays(blob, _MAX_ARRAYS)).get("claims", np.empty(0))
+    if claims.shape != size or claims.dtype != np.float32:
+        raise UserError(
+            f"{path} does not hold the acceptance weights of {size[0]} clients for {size[1]} rows: {_AGAIN}"
+        )
+    return claims
 
 
 def parameters(recording: Recording, name: str, client: int) -> dict[str, np.ndarray]:

@@ -11,10 +11,13 @@ import hashlib
 import re
 from pathlib import Path
 
+from edgefd.config.schema import Config
 from edgefd.core.errors import UserError
 from edgefd.core.files import read
 from edgefd.core.json_files import parse_json
-from edgefd.runs.record import KNOWLEDGE, SEALED_OF_RUN, SEALS, seal_file
+from edgefd.rounds.participation import min_required, sample_clients
+from edgefd.runs.record import FINAL, KNOWLEDGE, SEALED_OF_RUN, SEALS, model_file, seal_file
+from edgefd.wire.exchange_folder import TEACHER, report_file, round_folder
 
 _MAX_SEAL, _MAX_SEALED = 2**28, 2**34  # bytes
 _FILE = re.compile(r"(models|rounds)(/[0-9a-z]+){1,3}\.(bin|npz)|claims\.npz|coordinator\.json")
@@ -45,6 +48,36 @@ def check_seal(folder: Path, rounds: int) -> str:
     _check_no_others(folder / KNOWLEDGE, set(sealed))
     lines = "".join(f"{sealed[name]}  {name}\n" for name in sorted(sealed))
     return hashlib.sha256(lines.encode()).hexdigest()
+
+
+def check_complete(folder: Path, config: Config, n_clients: int, deployed: bool) -> None:
+    """Check that a recording holds all that a run of this config writes, whatever its seal says.
+
+    These are a teacher after each round, the reports without which a round cannot end, and, for a simulation, the
+    models of all clients in every recorded round.
+
+    Raises:
+        UserError: if something is missing.
+    """
+    knowledge, rounds = folder / KNOWLEDGE, config.train.rounds
+    needed = [round_folder(knowledge, round + 1) / TEACHER for round in range(rounds)]
+    for round in range(rounds):
+        sampled = sample_clients(config.coordinator, config.seed, round, n_clients)
+        needed_reports = [report_file(knowledge, round, client) for client in sampled]
+        least = min_required(config.coordinator, len(sampled))
+        if least == len(sampled):
+            needed += needed_reports
+        elif (n := len(list((round_folder(knowledge, round) / "reports").glob("*.bin")))) < least:
+            raise UserError(
+                f"{folder}: round {round} has {n} reports, and could not end with fewer than {least}: {_AGAIN}"
+            )
+    if not deployed:
+        recorded = [round for round in range(rounds) if round % config.run.record_every == 0 or round == rounds - 1]
+        names = [*(f"{round:04d}" for round in recorded), FINAL]
+        needed += [model_file(knowledge, name, client) for name in names for client in range(n_clients)]
+    for path in needed:
+        if not path.is_file():
+            raise UserError(f"{path} is missing from the recording: {_AGAIN}")
 
 
 def _seal_of(path: Path) -> dict[str, str]:
