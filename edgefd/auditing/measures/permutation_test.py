@@ -23,7 +23,9 @@ from edgefd.core.arrays import Bool, Float32, Float64, Int64
 
 DRAWS = 999
 _FIRST_END = 8
-"""smallest number of records at an end of a ranking; fewer can hardly differ from a draw"""
+"""smallest number of records at an end of a ranking, because fewer can hardly differ from a draw"""
+_LONGEST_RUN = 60
+"""longest run of members, or of non-members, at an end; it has a probability of 1e-18"""
 
 
 @dataclass(frozen=True, eq=False)
@@ -144,9 +146,11 @@ def _statistics(table: ScoreTable, memberships: Float32) -> Iterator[_Found]:
                 yield attack, client, kind, size, counts, z
 
 
-def _of_ranking(
-    values: Float64, memberships: Float32, strata: Int64, paired: bool
-) -> Iterator[tuple[str, int, npt.NDArray[np.floating], Float64]]:
+_OfRanking = tuple[str, int, npt.NDArray[np.floating], Float64]
+"""the same without attack and client"""
+
+
+def _of_ranking(values: Float64, memberships: Float32, strata: Int64, paired: bool) -> Iterator[_OfRanking]:
     """Yield the statistics of one ranking: its area, and the members at both ends of several sizes."""
     from scipy.stats import rankdata
 
@@ -159,13 +163,43 @@ def _of_ranking(
         sums = (ranks - mean / members).astype(np.float32) @ memberships
         yield "auc", n, np.full(len(sums), float(members)), sums.astype(np.float64) / spread
     for kind, order in (("highest", -values), ("lowest", values)):
+        rows = np.argsort(order, kind="stable")
+        yield from _run(kind, rows[: _distinct(order[rows])], memberships, n, members)
         sizes = _sizes(order)
         if not sizes:
             continue
-        rows = np.argsort(order, kind="stable")[: sizes[-1]]
+        rows = rows[: sizes[-1]]
         counts = np.add.reduceat(memberships[rows], [0, *sizes[:-1]], axis=0).cumsum(axis=0)
         for size, found in zip(sizes, counts, strict=True):
             yield kind, size, found, _standardised_counts(n, members, size)[found.astype(np.int64)]
+
+
+def _distinct(ordered: Float64) -> int:
+    """Return how many of the first values, at most `_LONGEST_RUN`, differ from all others."""
+    equal = np.flatnonzero(np.diff(ordered[: _LONGEST_RUN + 1]) == 0)
+    return int(equal[0]) if len(equal) else min(_LONGEST_RUN, len(ordered))
+
+
+def _run(kind: str, rows: Int64, memberships: Float32, n: int, members: int) -> Iterator[_OfRanking]:
+    """Yield the run of members, or of non-members, with which a ranking begins: records given away for sure."""
+    if len(rows) <= _FIRST_END or len(rows) >= min(members, n - members):
+        return
+    first = memberships[rows[0]]
+    other = memberships[rows] != first
+    length = np.where(other.any(axis=0), other.argmax(axis=0), len(rows))
+    scales = np.stack([_run_scale(n, k, len(rows)) for k in (n - members, members)])
+    yield kind, int(length[0]), first * length, np.where(first > 0, 1, -1) * scales[first.astype(np.int64), length]
+
+
+@lru_cache(maxsize=4096)
+def _run_scale(n: int, k: int, longest: int) -> Float64:
+    """Return for runs of 0, 1, ... of k records of one kind among n the z of their probability, float64."""
+    from scipy.stats import norm
+
+    i = np.arange(longest)
+    log_p = np.concatenate([[0.0], np.cumsum(np.log(k - i) - np.log(n - i))])
+    z: Float64 = norm.isf(np.minimum(0.5, np.exp(log_p)))
+    return z
 
 
 def _moments(ranks: Float64, member: Float32, strata: Int64, paired: bool) -> tuple[float, float]:
@@ -182,7 +216,7 @@ def _moments(ranks: Float64, member: Float32, strata: Int64, paired: bool) -> tu
 
 
 def _sizes(order: Float64) -> list[int]:
-    """Return sizes of the end with the smallest values, growing up to a quarter; equal values are never divided."""
+    """Return sizes of the end with the smallest values, doubling, up to a quarter; equal values are never divided."""
     n = len(order)
     ordered = np.sort(order)
     wanted, sizes = _FIRST_END, set[int]()
@@ -192,7 +226,7 @@ def _sizes(order: Float64) -> list[int]:
             size = int(np.searchsorted(ordered, ordered[wanted - 1], "left"))
         if 0 < size < n:
             sizes.add(size)
-        wanted = round(wanted * 1.42)
+        wanted *= 2
     return sorted(sizes)
 
 

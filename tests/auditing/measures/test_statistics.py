@@ -90,7 +90,7 @@ def test_perfect_separation_has_an_interval(n: int) -> None:
 
 
 def test_the_interval_of_rare_equal_and_almost_certain_scores_covers_the_truth() -> None:
-    """Plain DeLong covers in 45 % and 11 % of these cases: see docs/results/audit.md."""
+    """Plain DeLong covers in 45 % and 11 % of these cases."""
     rare = certain = 0
     for seed in range(200):
         r = np.random.default_rng(seed)
