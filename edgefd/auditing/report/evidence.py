@@ -10,6 +10,7 @@ import numpy as np
 from edgefd.auditing.attacks.membership import Scores
 from edgefd.auditing.measures import statistics
 from edgefd.auditing.measures.permutation_test import ScoreTable, Statistic, permutation_test
+from edgefd.auditing.report.findings import DELTA
 from edgefd.auditing.report.verdict import PLANTED
 
 LEVEL = 0.015
@@ -22,6 +23,7 @@ def evidence(scores: Sequence[Scores], rng: np.random.Generator) -> dict[str, An
 
     Returns:
         `attacks`, `statistics`: how many were tested together; `p`: the smallest adjusted p; `leak`: p <= `level`;
+        `epsilon`: the largest lower bound of k attacks, each at 1 - 0.05 / k, so that the largest one holds at 95 %;
         `found`: the most significant findings below the level; `worst_client`: the finding of the client with the most
         significant one, even if its p is above the level; None with one client.
     """
@@ -29,14 +31,16 @@ def evidence(scores: Sequence[Scores], rng: np.random.Generator) -> dict[str, An
     statistics = permutation_test([score_table(group) for group in groups], rng)
     if not statistics:
         return None
+    attacks = [attack for group in groups for attack in group]
     rows = [_row(groups[s.table][s.attack], s) for s in statistics]
     of_clients = [row for row in rows if row["client"] is not None]
     return {
-        "attacks": sum(len(group) for group in groups),
+        "attacks": len(attacks),
         "statistics": len(rows),
         "level": LEVEL,
         "p": rows[0]["p"],
         "leak": rows[0]["p"] <= LEVEL,
+        "epsilon": max(_bound(attack, DELTA, 0.05 / len(attacks), rng) for attack in attacks),
         "found": [row for row in rows if row["p"] <= LEVEL][:_SHOWN],
         "worst_client": of_clients[0] if of_clients else None,
     }

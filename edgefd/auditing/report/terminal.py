@@ -72,17 +72,16 @@ def summary(result: Mapping[str, Any]) -> Iterator[Table | Text]:
     best = sorted(results_on_records(result), key=lambda r: -r["auc"]["value"])[:10]
     if not best:
         return
-    table = Table(title="membership, the ten best attacks", box=SIMPLE, pad_edge=False)
-    for name in ("who", "attack", "round", "AUC", "95 %", "TPR @ 1 %"):
+    table = Table(title="membership, the ten best attacks, with 95 % intervals", box=SIMPLE, pad_edge=False)
+    for name in ("who", "attack", "round", "AUC", "TPR @ 1 %"):
         table.add_column(name, justify="left" if name in ("who", "attack") else "right", no_wrap=True)
     for r in best:
-        area, rate = r["auc"], r["tpr"]["1%"]["tpr"]
+        rate = r["tpr"]["1%"]["tpr"]
         table.add_row(
             r["adversary"],
             r["attack"],
             "-" if r["round"] is None else str(r["round"]),
-            f"{area['value']:.3f}",
-            f"{area['low']:.3f}..{area['high']:.3f}",
+            interval_text(r["auc"]),
             interval_text(rate) if rate else "-",
         )
     yield table

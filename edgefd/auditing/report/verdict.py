@@ -197,10 +197,11 @@ def _membership(adversary: str, result: Mapping[str, Any]) -> Iterator[Finding]:
     figures = f"AUC {interval_text(best['auc'])}"
     figures += f" and finds {interval_text(rate)} of the members at 1 % false positives" if rate else ""
     chance = f"(p = {evidence['p']:.3g}, corrected for {evidence['attacks']} attacks on all clients)"
-    guessing = "AUC 0.5; 0.01 of the members at 1 % false positives"
+    guessing = "AUC 0.5; 0.01 of the members at 1 % false positives; ε = 0"
     yield Finding(
         f"distinguishes members from non-members {chance}: {_clearest(evidence)}; the best attack on all clients "
-        f"together, {best['attack']}, has {figures} (95 % intervals){_worst_client(evidence)}"
+        f"together, {best['attack']}, has {figures} (95 % intervals){_worst_client(evidence)}; ε is at least "
+        f"{evidence['epsilon']:.2f} (95 %, δ = {best['epsilon']['delta']:g})"
         if evidence["leak"]
         else f"cannot be shown to distinguish members from non-members {chance}: its best attack, {best['attack']}, "
         f"has {figures} (95 % intervals){_worst_client(evidence)}",
