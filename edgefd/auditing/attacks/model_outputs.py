@@ -21,7 +21,8 @@ from edgefd.config.schema import ALL_ROWS, Config
 from edgefd.core.arrays import Float32
 from edgefd.core.errors import UserError
 from edgefd.core.knowledge import Knowledge
-from edgefd.defences.apply import privatised
+from edgefd.defences.apply import Defence, NoDefence, privatised
+from edgefd.defences.label_only import LabelOnly
 from edgefd.federation.clients import ClientData, Federation, ProxySet
 from edgefd.federation.context import client_context
 from edgefd.federation.plan import RoundPlan
@@ -37,6 +38,8 @@ from edgefd.runs.execute import make_server
 from edgefd.runs.record import FINAL, KNOWLEDGE, model_file, model_weights
 from edgefd.runs.terms import terms_of
 from edgefd.wire import messages as wire
+
+NO_DEFENCE = NoDefence()
 
 
 def output_signals(recording: Recording, candidates: Candidates, population: Population, on_step: OnStep) -> Arrays:
@@ -80,12 +83,16 @@ def acceptance_of(config: Config, federation: Federation, data: ClientData, rows
     with_rows = ProxySet(np.concatenate([proxy.x, rows]), np.concatenate([proxy.owner, np.full(len(rows), -1)]))
     terms = terms_of(config, federation)
     return received_weights(
-        client_filter(config.method, config.method_config, data, with_rows, terms)[len(proxy) :], terms.codec
+        client_filter(config.method, config.method_config, data, with_rows, terms)[len(proxy) :],
+        terms.codec,
+        config.defence,
     )
 
 
-def received_weights(weights: Float32, codec: str) -> Float32:
-    """Return acceptance weights, float32 [n], after the codec; a row of weight 0 is not sent, and stays 0."""
+def received_weights(weights: Float32, codec: str, defence: Defence = NO_DEFENCE) -> Float32:
+    """Return acceptance weights, float32 [n], after defence and codec; a row of weight 0 is not sent, and stays 0."""
+    if isinstance(defence, LabelOnly):
+        weights = (weights > 0).astype(np.float32)
     ids, received = np.flatnonzero(weights > 0), np.zeros_like(weights)
     rows = np.tile(np.array([1, 0], np.float32), (len(ids), 1))  # every codec carries them without an error
     received[ids] = wire.rounded(Knowledge(ids, rows, weights[ids]), codec).weights

@@ -55,8 +55,7 @@ def replay(recording: Recording) -> tuple[dict[str, Any], list[str]]:
                 acceptance[report.client] = _acceptance(recording, data)
             weights = acceptance[report.client]
             again = _report_again(recording, report, data, weights, values=not skipped)
-            codec = terms_of(recording.config, recording.federation).codec
-            again.append((model_outputs.received_weights(recorded[report.client], codec), weights))
+            again.append((_as_received(recording, recorded[report.client]), weights))
             same = all(np.array_equal(a, b) for a, b in again)
             n, equal = n + 1, equal + same
             if not (same or (not exact and all(_within_rounding(a, b) for a, b in again))):
@@ -91,7 +90,12 @@ def _acceptance(recording: Recording, data: ClientData) -> Float32:
     config, federation = recording.config, recording.federation
     terms = terms_of(config, federation)
     weights = client_filter(config.method, config.method_config, data, federation.proxy, terms)
-    return model_outputs.received_weights(weights, terms.codec)
+    return _as_received(recording, weights)
+
+
+def _as_received(recording: Recording, weights: Float32) -> Float32:
+    config, terms = recording.config, terms_of(recording.config, recording.federation)
+    return model_outputs.received_weights(weights, terms.codec, config.defence)
 
 
 def _report_again(

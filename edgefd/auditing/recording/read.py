@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -25,6 +25,7 @@ from edgefd.federation.clients import Federation
 from edgefd.federation.method import MessageKind
 from edgefd.federation.plan import RoundPlan
 from edgefd.federation.report import Report
+from edgefd.rounds.participation import largest_age
 from edgefd.rounds.validation import expected_report
 from edgefd.runs.evaluate import evaluation_ranges
 from edgefd.runs.facts import members_of
@@ -37,6 +38,7 @@ from edgefd.runs.terms import terms_of
 from edgefd.simulation.engine import expected_teacher_of
 from edgefd.wire import messages as wire
 from edgefd.wire.exchange_folder import TEACHER, report_file, round_folder
+from edgefd.wire.expected import ExpectedReport, UnexpectedContent
 
 T = TypeVar("T")
 
@@ -172,16 +174,27 @@ def reports(recording: Recording, round: int) -> list[Report]:
     plan = RoundPlan(round, np.arange(len(federation.proxy)))  # the recording does not say which rows were queried
     measured = evaluation_ranges(federation.n_classes, len(federation.x_test))
     expected = expected_report(config.method, terms_of(config, federation), plan, measured)
+    ages = range(min(round, largest_age(config.coordinator, closing=False)) + 1)
     found = []
     for client in range(len(recording.federation.clients)):
         path = report_file(recording.folder / KNOWLEDGE, round, client)
         if path.is_file():
-            report = _decode(path, partial(wire.decode_report, expected=expected))
-            stale = config.coordinator.stale_reports != "drop" and report.round < round
-            if report.client != client or not (report.round == round or stale):
+            report = _decode(path, lambda blob: _report_of_age(blob, expected, ages))
+            if report.client != client:
                 raise UserError(f"{path} is the report of client {report.client} in round {report.round}: {_AGAIN}")
             found.append(report)
     return found
+
+
+def _report_of_age(blob: bytes, expected: ExpectedReport, ages: range) -> Report:
+    """Decode a report of the expected round, or of an earlier one if late reports count."""
+    for age in ages:
+        try:
+            return wire.decode_report(blob, replace(expected, round=expected.round - age))
+        except UnexpectedContent:
+            if age == ages[-1]:
+                raise
+    raise ValueError("no round was expected")
 
 
 def teacher_after(recording: Recording, round: int) -> Knowledge:
