@@ -196,20 +196,23 @@ def plot(runs: Run | Folder | Sequence[Run | Folder], kind: PlotKind = "accuracy
 def audit(
     run: Run | Folder,
     *,
-    level: int = 1,
+    level: int | None = None,
     attacks: Sequence[str] = (),
     adversaries: Sequence[str] = (),
     shadows: int | None = None,
+    replace: bool = False,
     progress: bool = False,
 ) -> dict[str, Any]:
     """Measure what a recorded run disclosed, and to whom; write the results to RUN/audit and return them.
 
     Args:
         run: a run, or its folder. The config of the run must have set run.record_knowledge=true.
-        level: 0 = takes seconds; 1 = adds attacks on models; 2 = adds shadow federations.
+        level: 0 = takes seconds; 1 = adds attacks on models; 2 = adds shadow federations; None = 1, or 0 for a run that
+            a coordinator recorded.
         attacks: the attacks to run (none = all of the level).
         adversaries: server, client, holder, eavesdropper (none = all).
         shadows: with level 2, the number of shadow federations (None = 16).
+        replace: whether the results of a larger audit are replaced; otherwise both are kept.
         progress: whether the progress is printed.
 
     Returns:
@@ -223,9 +226,9 @@ def audit(
     from edgefd.auditing.request import parse_request
     from edgefd.auditing.run_audit import audit as run_audit
 
-    if level not in (0, 1, 2):
+    if level not in (None, 0, 1, 2):
         raise UserError(f"level must be 0, 1 or 2, not {level!r}")
-    request = parse_request(level, attacks, adversaries, [], shadows)
+    request = parse_request(level, attacks, adversaries, [], shadows, replace)
     objects = {} if isinstance(run, str | os.PathLike) else run.config.objects
     if not progress:
         return run_audit(_folder_of(run), request, lambda _: lambda _: None, objects)

@@ -5,7 +5,7 @@ The schema of audit.json is described in docs/guides/audit.md.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +17,13 @@ from edgefd.auditing.attacks.extraction import extraction, extraction_signals
 from edgefd.auditing.attacks.inversion import impossible, inversion
 from edgefd.auditing.attacks.membership import Scores
 from edgefd.auditing.attacks.reconstructions import inversion_signals
+from edgefd.auditing.attacks.replay import check_candidates, check_models, replay
 from edgefd.auditing.attacks.single_client_aggregates import single_client_aggregates
 from edgefd.auditing.progress import OnStep
 from edgefd.auditing.recording.candidates import choose
-from edgefd.auditing.recording.read import Recording, open_recording, run_command
+from edgefd.auditing.recording.read import Recording, open_recording, run_command, teacher_after
 from edgefd.auditing.recording.signal_store import Arrays, part
+from edgefd.auditing.report.evidence import evidence, refuted_claims
 from edgefd.auditing.report.findings import attack_result, controls
 from edgefd.auditing.report.limits import judge
 from edgefd.auditing.request import AuditRequest, count_steps, restrict_to_recording
@@ -34,9 +36,10 @@ from edgefd.auditing.scope import (
     REPORT_ATTACKS,
     REPORT_READERS,
 )
-from edgefd.auditing.write import write_audit
+from edgefd.auditing.write import results_folder, write_audit
 from edgefd.core.errors import require
 from edgefd.core.files import removed_on_error
+from edgefd.core.seeding import AuditStream, Purpose, make_rng
 from edgefd.core.version import __version__
 from edgefd.defences.apply import claim, covered
 from edgefd.learners.torch_learner import one_thread
@@ -68,17 +71,19 @@ def audit(
     request = restrict_to_recording(recording, request)
     on_step = start(count_steps(recording, request))
     place = folder / "audit"
+    results = results_folder(place, request)
     # A signal that was stored is a result: the next audit reuses it.
     kept = removed_on_error(place, unless=lambda: any((place / "signals").glob("*.npz")))
     with kept, threadpool_limits(1), one_thread():
         signals = part(place / "signals", recording.digest, "exposure", lambda: disclosure_signals(recording))
         on_step("exposure")
-        result = _head(recording, request)
+        result = _head(recording, request) | {"folder": str(results)}
         result["exposure"] = _disclosure(recording, signals, request)
+        _replay(recording, result)
         scores = _membership(recording, request, result, place, on_step) if request.level else []
         reconstructions = _report_attacks(recording, request, result, place, on_step)
         result["limits"] = [judge(limit, result) for limit in request.limits]
-        write_audit(place, result, scores, reconstructions)
+        write_audit(results, result, scores, reconstructions)
     return result
 
 
@@ -104,12 +109,33 @@ def _head(recording: Recording, request: AuditRequest) -> dict[str, Any]:
         "valid": True,
         "failed_controls": [],
         "membership": [],
+        "seal": recording.seal,
+        "replay": None,
         "controls": None,
+        "evidence": {},
+        "claims": [],
         "extraction": None,
         "inversion": None,
         "deployed": recording.deployed,
         "not_tested": [*_omitted_levels(recording, request), *NOT_TESTED],
     }
+
+
+def _replay(recording: Recording, result: dict[str, Any]) -> None:
+    """Add the control of the recording itself to `result`; a coordinator has no models to compute reports from."""
+    if recording.deployed:
+        return
+    check_models(recording)
+    for round in recording.rounds:
+        teacher_after(recording, round)  # raises for one that cannot be read
+    result["replay"], failed = replay(recording)
+    result["not_tested"] = [f"replay of {reason}" for reason in result["replay"]["skipped"]] + result["not_tested"]
+    _fail(result, failed)
+
+
+def _fail(result: dict[str, Any], failed: Sequence[str]) -> None:
+    result["failed_controls"] = [*result["failed_controls"], *failed]
+    result["valid"] = not result["failed_controls"]
 
 
 def _omitted_levels(recording: Recording, request: AuditRequest) -> list[str]:
@@ -144,16 +170,22 @@ def _membership(
         recording, candidates, population, names, request.adversaries, request.shadows, place, on_step
     )
     attacked = run_attacks(context)
-    result["controls"], result["failed_controls"] = controls(attacked.null, attacked.positive)
-    result["valid"] = not result["failed_controls"]
+    result["controls"], failed = controls(attacked.null, attacked.positive)
+    _fail(result, [*check_candidates(recording, candidates), *failed])
     result["not_tested"] = attacked.skipped + result["not_tested"]
     defence = recording.config.defence
-    claims = dict.fromkeys(covered(defence), claim(defence))
+    claims = {adversary: claimed for adversary in covered(defence) if (claimed := claim(defence)) is not None}
     for scores in attacked.scores:
-        row = attack_result(scores, recording.config.seed, (claims.get(scores.adversary) or (None,))[0])
+        claimed_epsilon, n_clients = claims.get(scores.adversary, (None,))[0], len(recording.federation.clients)
+        row = attack_result(scores, recording.config.seed, claimed_epsilon, n_clients)
         if areas := attacked.leave_one_out.get((scores.adversary, scores.attack)):
             row["each_shadow_in_turn"] = areas
         result["membership"].append(row)
+    rng = make_rng(recording.config.seed, Purpose.AUDIT, AuditStream.EVIDENCE)
+    for adversary in request.adversaries:
+        found = evidence([scores for scores in attacked.scores if scores.adversary == adversary], rng)
+        result["evidence"] |= {adversary: found} if found else {}
+    result["claims"] = refuted_claims(attacked.scores, claims, rng)
     on_step("attacks")
     return attacked.scores
 
@@ -177,8 +209,7 @@ def _report_attacks(
     if "reason" in findings:
         return _no_reconstructions(result, findings["reason"])
     result["inversion"] = findings
-    result["failed_controls"] = [*result["failed_controls"], *failed]
-    result["valid"] = not result["failed_controls"]
+    _fail(result, failed)
     return reconstructions
 
 

@@ -14,11 +14,15 @@ from edgefd.core.errors import RunError
 def audit(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="the folder of a run with run.record_knowledge=true")],
     level: Annotated[
-        int,
+        int | None,
         typer.Option(
-            "--level", min=0, max=2, help="0: takes seconds; 1: adds attacks on models; 2: adds shadow federations"
+            "--level",
+            min=0,
+            max=2,
+            help="0: takes seconds; 1: adds attacks on models; 2: adds shadow federations (default: 1; 0 for a run "
+            "that a coordinator recorded)",
         ),
-    ] = 1,
+    ] = None,
     attack: Annotated[
         list[str] | None, typer.Option("--attack", metavar="NAME", help="an attack to run (default: all)")
     ] = None,
@@ -33,6 +37,9 @@ def audit(
         int | None,
         typer.Option("--shadows", metavar="N", help="with level 2: the number of shadow federations (default: 16)"),
     ] = None,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="replace the results of a larger audit, instead of keeping both")
+    ] = False,
 ) -> None:
     """Measure what a recorded run disclosed, and to whom, with intervals and controls. Write the results to RUN/audit.
 
@@ -40,18 +47,20 @@ def audit(
     """
     require_simulation()
     from edgefd.auditing.report.limits import parse_limit
-    from edgefd.auditing.report.terminal import progress, summary
+    from edgefd.auditing.report.terminal import notes, progress, summary
     from edgefd.auditing.request import parse_request
     from edgefd.auditing.run_audit import audit as run_audit
     from edgefd.auditing.write import verdict_error
 
     limits = [parse_limit(text) for text in fail_if or []]
-    request = parse_request(level, attack or [], adversary or [], limits, shadows)
+    request = parse_request(level, attack or [], adversary or [], limits, shadows, replace)
     with progress(console) as show:
         result = run_audit(run, request, show)
     for line in summary(result):
         console.print(line)
-    console.print(f"{run / 'audit' / 'audit.html'}", highlight=False)
+    for note in notes(result, run, level):
+        console.print(note, soft_wrap=True)
+    console.print(f"{Path(result['folder']) / 'audit.html'}", highlight=False, soft_wrap=True)
     if error := verdict_error(result):
         raise RunError(error)
 

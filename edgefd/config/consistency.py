@@ -184,11 +184,6 @@ RULES = (
         "proxy.source=contributed",
     ),
     Rule(
-        lambda c, _: _collected(c) and c.run.record_knowledge,
-        "run.record_knowledge needs the owner of every proxy row, which a proxy.path file does not record: remove "
-        "proxy.path",
-    ),
-    Rule(
         lambda c, m: c.run.record_knowledge and not m.exchanges,
         "run.record_knowledge: method {method.name} exchanges nothing to record: remove run.record_knowledge",
     ),

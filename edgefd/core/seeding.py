@@ -56,6 +56,7 @@ class AuditStream(IntEnum):
     PLANTED_CANARIES = 12
     EXTRACTION_CONTROL = 13
     INVERSION_DECODER = 15
+    EVIDENCE = 16
 
 
 def make_rng(seed: int, purpose: Purpose, *keys: int) -> np.random.Generator:

@@ -26,6 +26,12 @@ from edgefd.federation.units import far_from, in_units, some_rows, units_of
 CONTRIBUTORS = "contributors"
 """array of a proxy npz file with the number of contributing devices; a file without it holds public samples"""
 
+OWNERS = "owners.npz"
+"""file beside a collected proxy set, for audits: `owner` int64 [P], the client that contributed each sample"""
+
+UNKNOWN = -2
+"""owner of a contributed sample whose client is not recorded"""
+
 MAX_COLUMNS = 4096
 """largest number of columns with a scale each, which the manifest of a bundle holds"""
 
@@ -44,8 +50,8 @@ class ProxySpec:
     keep: bool = False
     """whether contributed samples also remain in the private set, to train on; none is ever held out"""
     path: Path | None = None
-    """npz file with `x` and, for measurements only, `y`. Contributed samples come from devices (`edgefd collect`): the
-    owner of a row is not recorded, and the samples were never part of this data set."""
+    """npz file with `x` and, for measurements only, `y`. Contributed samples come from devices (`edgefd collect`): no
+    client of this federation owns a row, and the samples were never part of this data set; see `collected_owners`."""
     core: CoreSet | None = None
     """part of these samples that is kept; None = all"""
 
@@ -119,6 +125,27 @@ def build_federation(
         kept=proxy.keep,
         proxy_rows=None if _is_separate(dataset, proxy) else shared,
     )
+
+
+def collected_owners(proxy: ProxySpec, dataset: Dataset, seed: int) -> Int64:
+    """Return the contributors of a proxy set that was collected from devices, int64 [P]; `UNKNOWN` without a record.
+
+    They are for an audit alone: a device knows its own samples, and no other party of a run needs them.
+
+    Raises:
+        UserError: if the record is malformed, or is not about so many samples.
+    """
+    if proxy.path is None:
+        raise ValueError("the proxy set was not collected")
+    x, _ = load_proxy_file(proxy.path, dataset, proxy.source)
+    owner, record = np.full(len(x), UNKNOWN), proxy.path.parent / OWNERS
+    if record.is_file():
+        owner = read_npz(record, ("owner",))["owner"]
+        if owner.shape != (len(x),) or owner.dtype != np.int64 or owner.min(initial=0) < 0:
+            raise UserError(
+                f"{record} does not hold the contributors of the {len(x)} samples of {proxy.path}: remove it"
+            )
+    return owner if proxy.core is None else owner[core_rows(x, proxy.core, dataset.n_classes, seed)]
 
 
 def client_names(dataset: Dataset, parts: Sequence[Int64]) -> list[str]:

@@ -26,7 +26,7 @@ from edgefd.core.arrays import Int64
 from edgefd.core.errors import UserError
 from edgefd.core.seeding import Purpose, make_rng
 from edgefd.data import own_partitions, partitions
-from edgefd.data.build_federation import ProxySpec, build_federation
+from edgefd.data.build_federation import ProxySpec, build_federation, collected_owners
 from edgefd.data.datasets import Dataset, digest, load_dataset
 from edgefd.data.features import extractor_graph, with_features
 from edgefd.data.proxy_data import load_proxy_data
@@ -92,16 +92,26 @@ def limit_samples(dataset: Dataset, limit: int) -> Dataset:
 
 def federate(config: Config, dataset: Dataset, scale: Scale | None = None) -> Federation:
     """Build clients, proxy set and test set; `scale` replaces the scale of the config."""
-    path = None if config.proxy.path is None else Path(config.proxy.path)
-    proxy = ProxySpec(config.proxy.source, config.proxy.alpha, config.proxy.keep, path, config.proxy.core)
     return build_federation(
         dataset,
         partition_function(config),
-        proxy,
+        _proxy_spec(config),
         config.data.heldout,
         config.seed,
         scale or _scale(config, dataset),
     )
+
+
+def proxy_owners(config: Config, dataset: Dataset, federation: Federation) -> Int64:
+    """Return the contributor of each proxy row, int64 [P]; -1 = public, -2 = a client that is not recorded."""
+    if config.proxy.source == "contributed" and config.proxy.path is not None:
+        return collected_owners(_proxy_spec(config), dataset, config.seed)
+    return federation.proxy.owner
+
+
+def _proxy_spec(config: Config) -> ProxySpec:
+    path = None if config.proxy.path is None else Path(config.proxy.path)
+    return ProxySpec(config.proxy.source, config.proxy.alpha, config.proxy.keep, path, config.proxy.core)
 
 
 def _scale(config: Config, dataset: Dataset) -> Scale | Literal["all", "columns"]:

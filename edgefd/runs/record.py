@@ -5,21 +5,25 @@
     rounds/0003/reports/2.bin     edgefd.v1.Report: the report of client 2
     models/0003/2.npz             parameters of client 2 after its report, every `record_every` rounds and in the last
     models/final/2.npz            its parameters after the closing distillation: what a holder of its model has
+    seals/0003.json               SHA-256 of each file that was written in this round, by its name in this folder; in
+                                  the closing round, also those of config.yaml and partition.json
 
 Teachers and reports are the transmitted bytes, laid out as in an exchange folder (`edgefd.wire.exchange_folder`). A
-coordinator records teachers and reports only, and coordinator.json, which states that it received nothing else.
+coordinator records teachers, reports and seals only, and coordinator.json, which states that it received nothing else.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from edgefd.config.schema import Config
 from edgefd.core.errors import UserError
-from edgefd.core.files import put, writing
+from edgefd.core.files import put, read, writing
 from edgefd.core.npz import npz_bytes, without_prefix
 from edgefd.federation.context import ClientContext
 from edgefd.learners.learner import Learner
@@ -31,6 +35,10 @@ KNOWLEDGE = "knowledge"
 CLAIMS = "claims.npz"
 COORDINATOR = "coordinator.json"
 FINAL = "final"
+SEALS = "seals"
+SEALED_OF_RUN = ("config.yaml", "partition.json")
+"""files of the run folder that the last seal covers"""
+_MAX_TEXT = 2**28  # bytes
 
 
 def record_round(folder: Path, config: Config, clients: Sequence[ClientContext], result: RoundResult) -> None:
@@ -39,15 +47,15 @@ def record_round(folder: Path, config: Config, clients: Sequence[ClientContext],
     Raises:
         RunError: if a file cannot be written.
     """
-    round = result.plan.round
-    with writing(folder):
-        if round == 0:
-            put(folder / CLAIMS, npz_bytes({"claims": np.stack([c.acceptance for c in clients])}))
-        _put_messages(folder, clients[0].terms.codec, result)
-        if round % config.run.record_every == 0 or round >= config.train.rounds - 1:
-            name = FINAL if result.plan.closing else f"{round:04d}"
-            for client in clients:
-                put(model_file(folder, name, client.data.client), npz_bytes(weights_of(client)))
+    round, files = result.plan.round, _messages(clients[0].terms.codec, result)
+    if round == 0:
+        files[CLAIMS] = npz_bytes({"claims": np.stack([c.acceptance for c in clients])})
+    if round % config.run.record_every == 0 or round >= config.train.rounds - 1:
+        name = FINAL if result.plan.closing else f"{round:04d}"
+        for client in clients:
+            path = model_file(folder, name, client.data.client)
+            files[path.relative_to(folder).as_posix()] = npz_bytes(weights_of(client))
+    _put_sealed(folder, result, files)
 
 
 def record_messages(folder: Path, codec: str, result: RoundResult) -> None:
@@ -56,22 +64,43 @@ def record_messages(folder: Path, codec: str, result: RoundResult) -> None:
     Raises:
         RunError: if a file cannot be written.
     """
+    files = _messages(codec, result)
+    if result.plan.round == 0:
+        files[COORDINATOR] = b'{"recorded_by": "coordinator"}\n'
     with writing(folder):
-        if not (folder / COORDINATOR).exists():
-            put(folder / COORDINATOR, b'{"recorded_by": "coordinator"}\n')
-        counted = {report_file(folder, result.plan.round, report.client) for report in result.exchange.reports}
         for path in (round_folder(folder, result.plan.round) / "reports").glob("*.bin"):
-            if path not in counted:  # it was in time before a crash, but not when the round was repeated
-                path.unlink()
-        _put_messages(folder, codec, result)
+            if path.relative_to(folder).as_posix() not in files:
+                path.unlink()  # it was in time before a crash, but not when the round was repeated
+    _put_sealed(folder, result, files)
 
 
-def _put_messages(folder: Path, codec: str, result: RoundResult) -> None:
-    round = result.plan.round
-    for report in result.exchange.reports:
-        put(report_file(folder, round, report.client), wire.encode_report(report, codec))
+def _messages(codec: str, result: RoundResult) -> dict[str, bytes]:
+    """Return the messages of a round by the names of their files."""
+    here, round = Path(), result.plan.round
+    files = {
+        report_file(here, round, report.client).as_posix(): wire.encode_report(report, codec)
+        for report in result.exchange.reports
+    }
     if result.teacher is not None and not result.plan.closing:  # the teacher of the next round
-        put(round_folder(folder, round + 1) / TEACHER, wire.encode(result.teacher, codec))
+        files[(round_folder(here, round + 1) / TEACHER).as_posix()] = wire.encode(result.teacher, codec)
+    return files
+
+
+def _put_sealed(folder: Path, result: RoundResult, files: Mapping[str, bytes]) -> None:
+    """Write the files of a round, and their digests; the closing round seals the settings of the run too."""
+    with writing(folder):
+        for name, blob in files.items():
+            put(folder / name, blob)
+        seal = {name: hashlib.sha256(blob).hexdigest() for name, blob in files.items()}
+        if result.plan.closing:
+            settings = [name for name in SEALED_OF_RUN if (folder.parent / name).is_file()]
+            seal |= {name: hashlib.sha256(read(folder.parent / name, _MAX_TEXT)).hexdigest() for name in settings}
+        put(seal_file(folder, result.plan.round), (json.dumps(seal, indent=1) + "\n").encode())
+
+
+def seal_file(folder: Path, round: int) -> Path:
+    """Return the path of a round's seal in the folder of a recording."""
+    return folder / SEALS / f"{round:04d}.json"
 
 
 def model_file(folder: Path, name: str, client: int) -> Path:

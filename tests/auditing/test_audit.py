@@ -35,7 +35,7 @@ def test_level_1_passes_its_controls_and_resumes_and_fails_on_exceeded_limits(ru
     assert {("server", "coop_lira"), ("client", "rmia"), ("holder", "lira"), ("server", "weight")} <= views
     for r in result["membership"]:
         assert r["tpr"]["0.1%"]["tpr"] is None
-        assert "needs 2000 non-members" in r["tpr"]["0.1%"]["reason"]
+        assert "needs 999 non-members" in r["tpr"]["0.1%"]["reason"]
     scores = np.load(run / "audit" / "scores.npz")
     assert {"server/0001/loss", "holder/final/lira"} <= set(scores.files)
     before = {p.name: p.stat().st_mtime_ns for p in (run / "audit" / "signals").iterdir()}

@@ -13,10 +13,15 @@ from edgefd_server.coordinator.served_run import ServedRun
 
 from edgefd.auditing.recording.read import open_recording
 from edgefd.auditing.report.limits import largest_found, parse_limit
+from edgefd.auditing.report.verdict import verdicts
 from edgefd.auditing.request import parse_request, restrict_to_recording
+from edgefd.auditing.run_audit import audit as audit_run
+from edgefd.auditing.scope import DISCLOSURE
 from edgefd.config.load import load_config
 from edgefd.core.errors import UserError
 from edgefd.core.knowledge import Knowledge
+from edgefd.data.build_federation import OWNERS
+from edgefd.data.datasets import load_dataset
 from edgefd.federation.changes import Exchanged
 from edgefd.federation.plan import RoundPlan
 from edgefd.federation.progress import Progress
@@ -75,9 +80,12 @@ def served_run(prepared: PreparedRun) -> ServedRun:
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run folder as `edgefd serve` leaves it."""
-    folder = tmp_path_factory.mktemp("served")
-    prepared = prepare(load_config(Path(QUICKSTART), SETTINGS))
-    out = folder / "served"
+    return serve(tmp_path_factory.mktemp("served") / "served", SETTINGS)
+
+
+def serve(out: Path, settings: Sequence[str]) -> Path:
+    """Coordinate a simulated fleet, and return the run folder."""
+    prepared = prepare(load_config(Path(QUICKSTART), list(settings)))
     out.mkdir()
     with open_fleet(prepared) as transport:
         coordinate(
@@ -85,6 +93,25 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Path:
             transport,
         )
     return out
+
+
+@pytest.mark.parametrize("owners", [True, False])
+def test_a_run_with_collected_samples_is_recorded_and_audited(owners: bool, tmp_path: Path) -> None:
+    x = load_dataset("mnist_mini").x_train[:60]
+    np.savez(tmp_path / "proxy.npz", x=x, contributors=np.array(2))
+    if owners:
+        np.savez(tmp_path / OWNERS, owner=np.repeat([1, 3], 30))
+    run = serve(tmp_path / "run", [*SETTINGS, "train.rounds=1", f"proxy.path={tmp_path / 'proxy.npz'}"])
+    result = audit_run(run, parse_request(None, [], [], []), lambda _: lambda _: None)
+    ledger = result["exposure"]["ledger"]
+    assert ledger["raw_records_sent"] == 60
+    sent = {row["client"]: row["raw_records_sent"] for row in ledger["clients"] if row["raw_records_sent"]}
+    assert sent == ({1: 30, 3: 30} if owners else {})
+    text = str(verdicts(result)["server"][0])
+    assert ("which client sent which of them is not recorded" in text) == (not owners)
+    np.savez(tmp_path / OWNERS, owner=np.zeros(3, np.int64))
+    with pytest.raises(UserError, match="does not hold the contributors of the 60 samples"):
+        open_recording(run)
 
 
 def test_a_coordinator_records_the_messages_of_a_simulation(served: Path, tmp_path: Path) -> None:
@@ -100,6 +127,7 @@ def test_a_coordinator_records_the_messages_of_a_simulation(served: Path, tmp_pa
 def test_an_audit_of_a_coordinator_states_what_it_cannot_know(served: Path) -> None:
     done = audit(served)
     assert done.returncode == 0, done.stderr
+    assert "level 0: this run was recorded by a coordinator" in done.stdout
     result = json.loads((served / "audit" / "audit.json").read_text())
     assert result["level"] == 0
     assert result["exposure"]["ledger"]["raw_records_sent"] == 40
@@ -116,6 +144,10 @@ def test_attacks_that_need_private_data_are_refused(served: Path) -> None:
     recording = open_recording(served)
     with pytest.raises(UserError, match=r"--attack lira needs .* recorded by a coordinator"):
         restrict_to_recording(recording, parse_request(1, ["lira"], [], []))
+    with pytest.raises(UserError, match=r"--level 1 needs .* use --level 0"):
+        restrict_to_recording(recording, parse_request(1, [], [], []))
+    assert restrict_to_recording(recording, parse_request(None, [], [], [])).attacks == tuple(DISCLOSURE)
+    assert restrict_to_recording(recording, parse_request(None, ["ledger"], [], [])).level == 0
     with pytest.raises(UserError, match=r"--level 2 needs .* use --level 0"):
         restrict_to_recording(recording, parse_request(2, [], [], []))
     result = {"exposure": {"labels": {"reason": "none"}}, "membership": []}

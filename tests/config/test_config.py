@@ -61,10 +61,6 @@ def test_the_resolved_config_parses_to_itself(method: str) -> None:
             ["proxy.source=contributed", "proxy.path=x.npz", "proxy.keep=true"],
             "proxy.keep cannot be combined with proxy.path: devices choose it",
         ),
-        (
-            ["proxy.source=contributed", "proxy.path=x.npz", "run.record_knowledge=true"],
-            "needs the owner of every proxy row, which a proxy.path file does not record",
-        ),
         (["partition.name=strongg"], "unknown partition 'strongg': did you mean 'strong'?"),
         (["partition.name=dirichlet", "partition.alpha=0"], "partition.alpha must be above 0"),
         (["partition.n_clients=0"], "n_clients must be at least 1"),

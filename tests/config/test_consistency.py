@@ -48,7 +48,6 @@ OF_RULES: list[dict[str, Any]] = [
     {"proxy": {"data": "digits"}},
     {"proxy": {"source": "public", "data": {"name": "digits", "limit": 9}, "path": "proxy.npz"}},
     {"partition": {"name": "file", "path": "parts.json"}, "proxy": {"source": "public"}},
-    {"proxy": {"path": "proxy.npz"}, "run": RECORDED},
     {"method": {"name": "indlearn"}, "run": RECORDED},
     {"method": {"name": "indlearn"}, "attack": RANDOM_ATTACK},
     {"method": {"name": "indlearn"}, "aggregator": MEDIAN},

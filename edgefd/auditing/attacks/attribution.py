@@ -9,6 +9,7 @@ import numpy as np
 from edgefd.auditing.measures.statistics import auc
 from edgefd.auditing.recording.signal_store import Arrays
 from edgefd.core.arrays import Int64
+from edgefd.data.build_federation import UNKNOWN
 
 
 def attribution(signals: Arrays, classes: Int64 | None) -> dict[str, Any]:
@@ -17,6 +18,8 @@ def attribution(signals: Arrays, classes: Int64 | None) -> dict[str, Any]:
     The server knows the contributors; an eavesdropper who missed the contributions learns them here.
     """
     owner, weights = signals["owner"], signals["weights"]
+    if (owner == UNKNOWN).any():
+        return {"reason": "it is not recorded which client contributed which sample"}
     if not (owner >= 0).any():
         return {"reason": "nothing was contributed: the proxy set is public"}
     if classes is None:

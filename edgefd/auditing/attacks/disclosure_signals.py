@@ -37,7 +37,7 @@ def disclosure_signals(recording: Recording) -> Arrays:
             if len(sent):
                 labels[round, report.client] = sent.values.mean(0)
     signals = {"weights": weights, "votes": votes, "labels": labels, "classes": _classes(recording)}
-    signals |= {"owner": federation.proxy.owner}
+    signals |= {"owner": recording.owner}
     if recording.deployed:
         return signals
     return signals | {"table": federation.table} | _proxy_distances(recording) | _centroid_distances(recording)
@@ -58,10 +58,15 @@ def _classes(recording: Recording) -> Int64:
 
 
 def _proxy_distances(recording: Recording) -> Arrays:
-    """Return the distance of each private training row, and of fresh test rows, to the nearest proxy row."""
+    """Return the distance of each private training row, and of fresh test rows, to the nearest proxy row.
+
+    Also `copy_of` int64: for each private record, the public proxy row that is equal to it, bit for bit; -1 = none.
+    """
     federation = recording.federation
     proxy = _flat(federation.proxy.x)
     private = [_distances(data.x, proxy) for data in federation.clients]
+    public = {row.tobytes(): i for i, row in enumerate(federation.proxy.x) if recording.owner[i] == -1}
+    copies = [[public.get(row.tobytes(), -1) for row in (*d.x, *d.x_heldout)] for d in federation.clients]
     order = make_rng(recording.config.seed, Purpose.AUDIT, AuditStream.DISCLOSURE_CONTROLS).permutation(
         len(federation.x_test)
     )[:_CONTROLS]
@@ -71,6 +76,9 @@ def _proxy_distances(recording: Recording) -> Arrays:
         "private_y": np.concatenate([data.y for data in federation.clients]),
         "fresh_y": federation.y_test[order],
         "fresh_to_proxy": _distances(federation.x_test[order], proxy),
+        "copy_of": np.array([row for rows in copies for row in rows], np.int64),
+        "copy_client": np.repeat(np.arange(len(copies)), [len(rows) for rows in copies]),
+        "fresh_copies": np.array([row.tobytes() in public for row in federation.x_test[order]]),
     }
 
 

@@ -37,7 +37,7 @@ def insertion_signals(recording: Recording, candidates: Candidates) -> Arrays:
         other = clients[(data.client + 1) % len(clients)]
         rng = make_rng(recording.config.seed, Purpose.AUDIT, AuditStream.INSERTION_GROUPS, data.client)
         mixed = rng.permutation(np.flatnonzero(candidates.client == data.client))  # members and controls
-        for rows in np.array_split(mixed, -(-len(mixed) // size)):
+        for rows in np.array_split(mixed, -(-len(mixed) // size)) if len(mixed) else ():
             for name, queried in (("inserted", data), ("inserted_null", other)):
                 weights[name][rows] = acceptance_of(recording.config, recording.federation, queried, candidates.x[rows])
     return weights

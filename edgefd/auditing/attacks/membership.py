@@ -40,6 +40,8 @@ class Scores:
     member: Bool
     round: int | None = None
     """round of the attacked model; None = the final model"""
+    paired: bool = False
+    """whether records i and i + n / 2 are one canary, as a member and as a non-member"""
 
 
 def model_scores(signals: Arrays, names: tuple[str, ...], adversaries: tuple[str, ...]) -> list[Scores]:
@@ -125,7 +127,7 @@ def filter_scores(filters: Arrays, names: tuple[str, ...]) -> list[Scores]:
     weights = np.concatenate([filters["inside"], filters["outside"]])
     client, member = np.concatenate([filters["client"]] * 2), np.arange(len(weights)) < len(filters["inside"])
     return [
-        Scores(name, "server", values, client, member)
+        Scores(name, "server", values, client, member, paired=True)
         for name, values in _by_filter_attack(weights).items()
         if name in names and np.ptp(values) > 0
     ]

@@ -19,8 +19,10 @@ from edgefd.auditing.recording.read import Recording, parameters
 from edgefd.auditing.recording.signal_store import Arrays
 from edgefd.config.schema import ALL_ROWS, Config
 from edgefd.core.arrays import Float32
+from edgefd.core.errors import UserError
 from edgefd.core.knowledge import Knowledge
-from edgefd.defences.apply import privatised
+from edgefd.defences.apply import Defence, NoDefence, privatised
+from edgefd.defences.label_only import LabelOnly
 from edgefd.federation.clients import ClientData, Federation, ProxySet
 from edgefd.federation.context import client_context
 from edgefd.federation.plan import RoundPlan
@@ -33,9 +35,11 @@ from edgefd.rounds.client import client_filter
 from edgefd.rounds.server import server_round
 from edgefd.rounds.validation import expected_report
 from edgefd.runs.execute import make_server
-from edgefd.runs.record import FINAL
+from edgefd.runs.record import FINAL, KNOWLEDGE, model_file, model_weights
 from edgefd.runs.terms import terms_of
 from edgefd.wire import messages as wire
+
+NO_DEFENCE = NoDefence()
 
 
 def output_signals(recording: Recording, candidates: Candidates, population: Population, on_step: OnStep) -> Arrays:
@@ -79,12 +83,16 @@ def acceptance_of(config: Config, federation: Federation, data: ClientData, rows
     with_rows = ProxySet(np.concatenate([proxy.x, rows]), np.concatenate([proxy.owner, np.full(len(rows), -1)]))
     terms = terms_of(config, federation)
     return received_weights(
-        client_filter(config.method, config.method_config, data, with_rows, terms)[len(proxy) :], terms.codec
+        client_filter(config.method, config.method_config, data, with_rows, terms)[len(proxy) :],
+        terms.codec,
+        config.defence,
     )
 
 
-def received_weights(weights: Float32, codec: str) -> Float32:
-    """Return acceptance weights, float32 [n], after the codec; a row of weight 0 is not sent, and stays 0."""
+def received_weights(weights: Float32, codec: str, defence: Defence = NO_DEFENCE) -> Float32:
+    """Return acceptance weights, float32 [n], after defence and codec; a row of weight 0 is not sent, and stays 0."""
+    if isinstance(defence, LabelOnly):
+        weights = (weights > 0).astype(np.float32)
     ids, received = np.flatnonzero(weights > 0), np.zeros_like(weights)
     rows = np.tile(np.array([1, 0], np.float32), (len(ids), 1))  # every codec carries them without an error
     received[ids] = wire.rounded(Knowledge(ids, rows, weights[ids]), codec).weights
@@ -92,10 +100,19 @@ def received_weights(weights: Float32, codec: str) -> Float32:
 
 
 def recorded_learner(recording: Recording, name: str, client: int) -> TorchLearner:
-    """Load a client's recorded model; `name` is "final" or a round in four digits."""
+    """Load a client's recorded model; `name` is "final" or a round in four digits.
+
+    Raises:
+        UserError: if the recorded parameters are not those of the client's architecture.
+    """
     config = recording.config
     learner = untrained(recording.federation, config.factory(config.model_of(client)), config.seed)
     values = parameters(recording, name, client)
+    expected = {k: (v.shape, v.dtype) for k, v in model_weights(learner).items()}
+    same = {k: (v.shape, v.dtype) for k, v in values.items()} == expected
+    if not same or not all(np.isfinite(v).all() for v in values.values()):
+        path = model_file(recording.folder / KNOWLEDGE, name, client)
+        raise UserError(f"{path} is not a model of the config of this run: restore the folder, or run it again")
     learner.load_state(learner.state() | {f"model/{k}": v for k, v in values.items()})
     return learner
 

@@ -27,28 +27,43 @@ class Interval:
     high: float
 
 
-def auc(inside: Scores, outside: Scores, significance: float = 0.05) -> Interval:
-    """Return the area under the ROC curve, P(inside > outside) + P(equal) / 2, with DeLong's interval.
+def auc(inside: Scores, outside: Scores, significance: float = 0.05, paired: bool = False) -> Interval:
+    """Return the area under the ROC curve, P(inside > outside) + P(equal) / 2, with an adjusted DeLong interval.
 
     DeLong: var = var(V) / n + var(W) / m, with V_i the share of `outside` below inside_i, W_j that of `inside` above
-    outside_j, where ties count a half. At AUC 0 or 1 that variance is 0; then the interval ends at the Clopper-Pearson
-    bound of min(n, m) successes in min(n, m) trials. E. DeLong et al., Biometrics 44, 1988.
+    outside_j, where ties count a half (E. DeLong et al., Biometrics 44, 1988). That interval is much too short near AUC
+    1 and where most scores are equal. So it is computed with one more score above all others and one below all others
+    in each group. For scores of 0 and 1, these are the one success and one failure that Agresti and Caffo add to each
+    group (The American Statistician 54, 2000). The value itself is not changed.
+
+    With `paired`, inside_i and outside_i are scores of one record: var = var(V + W) / n. The added scores are then four
+    pairs of weight 1/2, as Agresti and Min add them (Biometrics 61, 2005). `simulations/audit_coverage.py` measures how
+    often these intervals contain the truth.
+
+    Raises:
+        ValueError: if `paired` scores are not of one length.
 
     >>> auc(np.array([3.0, 4.0]), np.array([1.0, 3.0])).value
     0.875
     """
     from scipy.stats import norm
 
+    if paired and len(inside) != len(outside):
+        raise ValueError(f"{len(inside)} and {len(outside)} scores are not pairs")
+    value = float(_placements(inside, outside).mean())
+    inside, outside = (np.append(scores, [np.inf, -np.inf]) for scores in (inside, outside))
     v, w = _placements(inside, outside), 1 - _placements(outside, inside)
-    value = float(v.mean())
-    if min(len(v), len(w)) < 2:
-        return Interval(value, 0.0, 1.0)
-    spread = math.sqrt(float(v.var(ddof=1)) / len(v) + float(w.var(ddof=1)) / len(w))
-    if spread == 0 and value in (0.0, 1.0):
-        least = (significance / 2) ** (1 / min(len(v), len(w)))
-        return Interval(value, least, 1.0) if value else Interval(value, 0.0, 1 - least)
-    half = float(norm.ppf(1 - significance / 2)) * spread
-    return Interval(value, max(0.0, value - half), min(1.0, value + half))
+    centre = float(v.mean())
+    variance = _paired_variance(v, w) if paired else float(v.var(ddof=1) / len(v) + w.var(ddof=1) / len(w))
+    half = float(norm.ppf(1 - significance / 2)) * math.sqrt(variance)
+    return Interval(value, max(0.0, min(value, centre - half)), min(1.0, max(value, centre + half)))
+
+
+def _paired_variance(v: Float64, w: Float64) -> float:
+    """Return the variance of the area for pairs; the last two of `v` and of `w` are the added scores."""
+    sums = np.concatenate([v[:-2] + w[:-2], (v[-2:, None] + w[-2:]).ravel()])
+    weights = np.append(np.ones(len(v) - 2), np.full(4, 0.5))
+    return float(weights @ (sums - 2 * v.mean()) ** 2) / (len(v) - 1) / len(v)
 
 
 def _placements(a: Scores, b: Scores) -> Float64:
@@ -103,37 +118,6 @@ def upper_bound(successes: int, trials: int, significance: float) -> float:
 def lower_bound(successes: int, trials: int, significance: float) -> float:
     """Return the exact one-sided lower bound of a probability."""
     return 1 - upper_bound(trials - successes, trials, significance)
-
-
-@dataclass(frozen=True)
-class Rate:
-    """The true-positive rate at a false-positive rate, or the reason why it is not known."""
-
-    fpr: float
-    tpr: Interval | None
-    measured_fpr: Interval | None
-    """false-positive rate of the threshold, on the non-members that did not set it"""
-    reason: str = ""
-
-
-def tpr_at(inside: Scores, outside: Scores, fpr: float, rng: np.random.Generator, significance: float = 0.05) -> Rate:
-    """Return the true-positive rate at a false-positive rate.
-
-    A random half of `outside` sets the threshold: the lowest that at most a share `fpr` of it reaches. All of `inside`
-    and the other half are then counted, so Clopper-Pearson intervals hold. The half that sets the threshold must have
-    1 / `fpr` scores: with fewer, "no false positive" says little about the rate.
-    """
-    needed = 2 * math.ceil(1 / fpr - 1e-9)
-    if len(outside) < needed:
-        return Rate(fpr, None, None, f"needs {needed} non-members, there are {len(outside)}")
-    first, second = _halves(outside, rng)
-    above = np.sort(first)[::-1][math.floor(fpr * len(first) + 1e-9)]  # the first score that must not pass
-    tp, fp = int((inside > above).sum()), int((second > above).sum())
-    return Rate(fpr, _share(tp, len(inside), significance), _share(fp, len(second), significance))
-
-
-def _share(successes: int, trials: int, significance: float) -> Interval:
-    return Interval(successes / trials, *clopper_pearson(successes, trials, significance))
 
 
 def advantage(inside: Scores, outside: Scores) -> float:

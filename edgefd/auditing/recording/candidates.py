@@ -44,7 +44,7 @@ def choose(federation: Federation, seed: int) -> tuple[Candidates, Population]:
     Non-members are the client's own held-out records: only a random draw separates them from the members, which is not
     true of a test set. Each class has as many members as non-members, so that the class does not reveal membership.
     Non-members that are equal to a member, bit for bit, are left out. The population is half of the test set and the
-    labelled proxy set, unless clients train on the proxy set.
+    labelled proxy set, unless clients train on the proxy set; records that are equal to a candidate are left out.
 
     Raises:
         UserError: if fewer than `LEAST` members and non-members are left, or the population is smaller than that.
@@ -65,7 +65,9 @@ def choose(federation: Federation, seed: int) -> tuple[Candidates, Population]:
     x, y = federation.x_test[rest], federation.y_test[rest]
     if not federation.kept and federation.proxy_labels is not None:
         x, y = np.concatenate([x, federation.proxy.x]), np.concatenate([y, federation.proxy_labels])
-    population = Population(x, y)
+    tested = {row.tobytes() for row in candidates.x}
+    other = np.array([row.tobytes() not in tested for row in x], np.bool_)
+    population = Population(x[other], y[other])
     if len(population.y) < LEAST:
         raise UserError(f"too few samples: a population of {len(population.y)}, {LEAST} are needed; use --level 0")
     return candidates, population

@@ -5,15 +5,17 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 
+from edgefd.auditing.recording.seal import check_complete, check_seal
 from edgefd.config.load import load_config
 from edgefd.config.schema import Config
+from edgefd.core.arrays import Float32, Int64
 from edgefd.core.errors import UserError
 from edgefd.core.files import read
 from edgefd.core.knowledge import Knowledge
@@ -23,9 +25,11 @@ from edgefd.federation.clients import Federation
 from edgefd.federation.method import MessageKind
 from edgefd.federation.plan import RoundPlan
 from edgefd.federation.report import Report
+from edgefd.rounds.participation import largest_age
 from edgefd.rounds.validation import expected_report
 from edgefd.runs.evaluate import evaluation_ranges
 from edgefd.runs.facts import members_of
+from edgefd.runs.load_data import proxy_owners
 from edgefd.runs.prepare import prepare
 from edgefd.runs.read import MAX_FILE, read_json, read_partition, read_summary
 from edgefd.runs.record import CLAIMS, COORDINATOR, FINAL, KNOWLEDGE, model_file
@@ -34,10 +38,12 @@ from edgefd.runs.terms import terms_of
 from edgefd.simulation.engine import expected_teacher_of
 from edgefd.wire import messages as wire
 from edgefd.wire.exchange_folder import TEACHER, report_file, round_folder
+from edgefd.wire.expected import ExpectedReport, UnexpectedContent
 
 T = TypeVar("T")
 
 _MAX_ARRAYS = 2**32  # bytes of a recorded message, or of the parameters of a model
+_AGAIN = "restore the folder, or run it again"
 _RECORD_COMMAND = "run edgefd simulate CONFIG run.record_knowledge=true --out RUN"
 
 
@@ -50,7 +56,11 @@ class Recording:
     dataset: Dataset
     federation: Federation
     digest: str
-    """sha256 over config, partition and summary, which identifies the run"""
+    """sha256 over seal and summary, which identifies the run with all its messages and models"""
+    seal: str
+    """sha256 of the seal, see `edgefd.auditing.recording.seal`"""
+    owner: Int64
+    """client that contributed each proxy row, int64 [P]; -1 = public, -2 = a client that is not recorded"""
     deployed: bool = False
     """whether a coordinator recorded the run, which sees messages alone.
 
@@ -74,7 +84,8 @@ def open_recording(folder: Path, objects: Mapping[str, Any] | None = None) -> Re
 
     Raises:
         UserError: if it is no run folder, the run was not recorded or did not end, its data have changed, or its
-            members and non-members overlap; or if an audit cannot read the messages of its method.
+            members and non-members overlap; if a file of the recording is not what the run wrote; or if an audit cannot
+            read the messages of its method.
     """
     if not (folder / "config.yaml").is_file():
         raise UserError(f"{folder} is not the folder of a run: it has no config.yaml")
@@ -92,9 +103,11 @@ def open_recording(folder: Path, objects: Mapping[str, Any] | None = None) -> Re
     else:
         _check_data(folder, summary, prepared.dataset)
         _check_members(folder, partition, prepared.federation)
-    contents = [read(folder / name, MAX_FILE) for name in ("config.yaml", "partition.json", "summary.json")]
-    digest = hashlib.sha256(b"\0".join(contents)).hexdigest()
-    return Recording(folder, config, prepared.dataset, prepared.federation, digest, deployed)
+    seal = check_seal(folder, config.train.rounds)
+    check_complete(folder, config, len(prepared.federation.clients), deployed)
+    digest = hashlib.sha256(seal.encode() + read(folder / "summary.json", MAX_FILE)).hexdigest()
+    owner = proxy_owners(config, prepared.dataset, prepared.federation)
+    return Recording(folder, config, prepared.dataset, prepared.federation, digest, seal, owner, deployed)
 
 
 def _ended(folder: Path, deployed: bool) -> bool:
@@ -161,10 +174,27 @@ def reports(recording: Recording, round: int) -> list[Report]:
     plan = RoundPlan(round, np.arange(len(federation.proxy)))  # the recording does not say which rows were queried
     measured = evaluation_ranges(federation.n_classes, len(federation.x_test))
     expected = expected_report(config.method, terms_of(config, federation), plan, measured)
-    paths = [
-        report_file(recording.folder / KNOWLEDGE, round, client) for client in range(len(recording.federation.clients))
-    ]
-    return [_decode(path, partial(wire.decode_report, expected=expected)) for path in paths if path.is_file()]
+    ages = range(min(round, largest_age(config.coordinator, closing=False)) + 1)
+    found = []
+    for client in range(len(recording.federation.clients)):
+        path = report_file(recording.folder / KNOWLEDGE, round, client)
+        if path.is_file():
+            report = _decode(path, lambda blob: _report_of_age(blob, expected, ages))
+            if report.client != client:
+                raise UserError(f"{path} is the report of client {report.client} in round {report.round}: {_AGAIN}")
+            found.append(report)
+    return found
+
+
+def _report_of_age(blob: bytes, expected: ExpectedReport, ages: range) -> Report:
+    """Decode a report of the expected round, or of an earlier one if late reports count."""
+    for age in ages:
+        try:
+            return wire.decode_report(blob, replace(expected, round=expected.round - age))
+        except UnexpectedContent:
+            if age == ages[-1]:
+                raise
+    raise ValueError("no round was expected")
 
 
 def teacher_after(recording: Recording, round: int) -> Knowledge:
@@ -172,6 +202,18 @@ def teacher_after(recording: Recording, round: int) -> Knowledge:
     expected = expected_teacher_of(recording.config, recording.federation)
     path = round_folder(recording.folder / KNOWLEDGE, round + 1) / TEACHER
     return _decode(path, partial(wire.decode, expected=expected))
+
+
+def acceptance_weights(recording: Recording) -> Float32:
+    """Return the recorded acceptance weights of all clients, float32 [clients, P], before the codec."""
+    size = (len(recording.federation.clients), len(recording.federation.proxy))
+    path = recording.folder / KNOWLEDGE / CLAIMS
+    claims = _decode(path, lambda blob: npz_arrays(blob, _MAX_ARRAYS)).get("claims", np.empty(0))
+    if claims.shape != size or claims.dtype != np.float32:
+        raise UserError(
+            f"{path} does not hold the acceptance weights of {size[0]} clients for {size[1]} rows: {_AGAIN}"
+        )
+    return claims
 
 
 def parameters(recording: Recording, name: str, client: int) -> dict[str, np.ndarray]:

@@ -33,12 +33,16 @@ def _raw_records(ledger: Mapping[str, Any]) -> str:
         table = Table(("client", "raw records sent"), rows)
         return f"<p>{sent} left their clients.{escape(recipients)}</p>" + table_html(table, "Raw records by client")
     rows = [
-        (r["client"], r["raw_records_sent"], f"{r['share']:.1%}", r["private_records"], r["private_with_near_copy"])
+        (
+            *(r["client"], r["raw_records_sent"], f"{r['share']:.1%}", r["private_records"]),
+            *(r["private_with_near_copy"], r["exact_copies"]),
+        )
         for r in ledger["clients"]
     ]
-    table = Table(("client", "raw records sent", "share", "private records", "with a near copy"), rows)
+    table = Table(("client", "raw records sent", "share", "training records", "with a near copy", "exact copies"), rows)
     return (
-        f"<p>{sent} ({ledger['share']:.1%}) left their clients.{escape(recipients)} Private records that "
+        f"<p>{sent} ({ledger['share']:.1%}) left their clients.{escape(recipients)} Private records that are equal to "
+        f"a proxy sample that no client contributed: {ledger['exact_copies']:,}. Training records that "
         f"did not leave but have a near copy among the proxy samples: {ledger['private_with_near_copy']:,}. A copy is "
         "near if its distance is less than half of the usual one in its class; by chance, this holds for "
         f"{ledger['fresh_share_as_near']:.1%} of fresh records.</p>" + table_html(table, "Raw records by client")

@@ -9,14 +9,15 @@ from typing import Any
 import numpy as np
 
 from edgefd.auditing.attacks.membership import Scores
-from edgefd.auditing.measures import statistics
+from edgefd.auditing.measures import statistics, true_positive_rate
+from edgefd.auditing.measures.permutation_test import exact_p
 from edgefd.auditing.recording.candidates import LEAST
 from edgefd.core.arrays import Bool, Float64
 from edgefd.core.seeding import AuditStream, Purpose, make_rng
 
 DELTA = 1e-5
 RATES = {"10%": 0.1, "1%": 0.01, "0.1%": 0.001}
-_CURVE_POINTS = 200  # points of an ROC curve that are stored
+_CURVE_POINTS = 100  # points of an ROC curve that are stored
 _BOUNDS = {
     "clopper_pearson": statistics.epsilon_clopper_pearson,
     "one_run": statistics.epsilon_one_run,
@@ -24,23 +25,24 @@ _BOUNDS = {
 }
 
 
-def attack_result(scores: Scores, seed: int, claimed: float | None = None) -> dict[str, Any]:
-    """Return all figures of one attack, pooled over clients, and the AUC of each client, worst first.
+def attack_result(scores: Scores, seed: int, claimed: float | None = None, n_clients: int = 0) -> dict[str, Any]:
+    """Return all figures of one attack, pooled over clients, and those of each client, worst first.
 
-    `claimed` is the epsilon that the run claims against this adversary, if any.
+    `claimed` is the epsilon that the run claims against this adversary, if any. Of `n_clients`, those without scores
+    are listed too.
     """
     inside, outside = scores.values[scores.member], scores.values[~scores.member]
     rng = make_rng(seed, Purpose.AUDIT, AuditStream.INTERVALS)
-    clients = [_client_row(scores, int(c)) for c in np.unique(scores.client)]
-    measured = [row for row in clients if row["auc"] is not None]
+    clients = [_client_row(scores, c) for c in sorted({*range(n_clients), *scores.client.tolist()})]
     return {
         "attack": scores.attack,
         "adversary": scores.adversary,
         "round": scores.round,
         "members": len(inside),
         "non_members": len(outside),
-        "auc": asdict(statistics.auc(inside, outside)),
-        "tpr": {name: _rate(statistics.tpr_at(inside, outside, fpr, rng)) for name, fpr in RATES.items()},
+        "paired": scores.paired,
+        "auc": asdict(statistics.auc(inside, outside, paired=scores.paired)),
+        "tpr": {name: _rate(true_positive_rate.tpr_at(inside, outside, fpr, rng)) for name, fpr in RATES.items()},
         "advantage": statistics.advantage(inside, outside),
         "epsilon": {
             "delta": DELTA,
@@ -48,30 +50,36 @@ def attack_result(scores: Scores, seed: int, claimed: float | None = None) -> di
             "largest_possible": statistics.largest_epsilon(len(inside) // 2, len(outside) // 2, DELTA),
             **{name: statistics.epsilon_split(bound, inside, outside, DELTA, rng) for name, bound in _BOUNDS.items()},
         },
-        "roc": _curve(inside, outside),
-        "clients": sorted(measured, key=lambda row: -row["auc"]["value"]) + [r for r in clients if r["auc"] is None],
+        "roc": true_positive_rate.curve(inside, outside, _curve_rates(len(outside)), rng),
+        "clients": sorted(clients, key=_worst_first),
     }
+
+
+def _worst_first(row: Mapping[str, Any]) -> tuple[bool, float]:
+    """Return the key that sorts clients by the lower end of their AUC's interval, because few records prove little."""
+    return row["auc"] is None, -row["auc"]["low"] if row["auc"] else 0.0
 
 
 def _client_row(scores: Scores, client: int) -> dict[str, Any]:
     of_client = scores.client == client
     inside, outside = scores.values[of_client & scores.member], scores.values[of_client & ~scores.member]
-    row: dict[str, Any] = {"client": client, "members": len(inside), "auc": None}
-    if min(len(inside), len(outside)) < LEAST:
-        return row | {"reason": f"fewer than {LEAST} members or non-members"}
-    return row | {"auc": asdict(statistics.auc(inside, outside))}
+    row: dict[str, Any] = {"client": client, "members": len(inside), "non_members": len(outside), "auc": None}
+    if not min(len(inside), len(outside)):
+        return row | {"reason": "it has no members, or no non-members, that could be compared"}
+    row["auc"] = asdict(statistics.auc(inside, outside, paired=scores.paired))
+    if min(len(inside), len(outside)) >= LEAST:
+        return row
+    best = np.zeros(len(inside)) + 1, np.zeros(len(outside))
+    return row | {"p": exact_p(inside, outside, scores.paired), "least_p": exact_p(*best, scores.paired)}
 
 
-def _rate(rate: statistics.Rate) -> dict[str, Any]:
+def _rate(rate: true_positive_rate.Rate) -> dict[str, Any]:
     return {name: value for name, value in asdict(rate).items() if name != "reason" or value}
 
 
-def _curve(inside: Float64, outside: Float64) -> dict[str, list[float]]:
-    """Return at most `_CURVE_POINTS` points of the ROC curve, evenly in log FPR, because low rates matter most."""
-    fpr, tpr = statistics.roc(inside, outside)
-    rates = np.concatenate([[0], np.geomspace(1 / (2 * len(outside)), 1, _CURVE_POINTS - 1)])
-    indices = np.unique(np.searchsorted(fpr, rates, side="right") - 1)
-    return {"fpr": fpr[indices].tolist(), "tpr": tpr[indices].tolist()}
+def _curve_rates(n: int) -> Float64:
+    """Return the false-positive rates of the stored ROC curve, evenly in their logarithm: low rates matter most."""
+    return np.geomspace(min(1e-3, 1 / (n + 1)), 1, _CURVE_POINTS)
 
 
 def controls(

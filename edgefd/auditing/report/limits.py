@@ -11,7 +11,12 @@ from edgefd.auditing.report.findings import RATES
 from edgefd.auditing.report.verdict import results_on_records
 from edgefd.core.errors import UserError
 
-METRICS = ("auc", *(f"tpr@{name}" for name in RATES), "advantage", "epsilon", "raw_records", "presence_auc")
+_COPIES = {
+    "raw_records": "raw_records_sent",
+    "near_copies": "private_with_near_copy",
+    "exact_copies": "exact_copies",
+}
+METRICS = ("auc", "client_auc", *(f"tpr@{name}" for name in RATES), "advantage", "epsilon", *_COPIES, "presence_auc")
 _LABEL_SOURCES = ("masks", "weights", "soft_labels")
 
 
@@ -60,8 +65,8 @@ def largest_found(limit: Limit, audit: Mapping[str, Any]) -> float:
     """
     exposure, metric = audit["exposure"], limit.metric
     values: list[float | None]
-    if metric == "raw_records":
-        values = [exposure["ledger"]["raw_records_sent"]] if "ledger" in exposure else []
+    if metric in _COPIES:
+        values = [exposure.get("ledger", {}).get(_COPIES[metric])]
     elif metric == "presence_auc":
         values = _presence_areas(exposure)
     else:
@@ -82,8 +87,12 @@ def _presence_areas(exposure: Mapping[str, Any]) -> list[float | None]:
 
 
 def _metric(metric: str, result: Mapping[str, Any]) -> float | None:
+    """Return the metric of one attack; `client_auc` leaves out clients with few records, which vary by chance."""
     if metric == "auc":
         return float(result["auc"]["value"])
+    if metric == "client_auc":
+        of_clients = [row["auc"]["value"] for row in result["clients"] if row["auc"] and "p" not in row]
+        return max(of_clients, default=None)
     if metric == "advantage":
         return float(result["advantage"])
     if metric == "epsilon":

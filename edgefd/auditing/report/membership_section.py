@@ -23,7 +23,9 @@ def membership_html(result: Mapping[str, Any], keys: Iterator[str]) -> str:
     parts = [
         "<h2>Was this record trained on?</h2><p>The members of a client are compared with as many records that it held "
         "out. AUC 0.5 is random guessing, 1 is certainty; intervals are at 95 %. TPR is the share of members that are "
-        "found where the given share of non-members is accused; its threshold was set on other non-members. ε is the "
+        "found where the given share of non-members is accused: guessing finds as many. Its interval covers the draw "
+        "of the members and of the non-members that set the threshold. Of equal scores, a random part is accused. "
+        "ε is the "
         f"lower bound from one run (δ = {results[0]['epsilon']['delta']:g}), next to the largest bound that so many "
         f"records could show. {claim}</p>"
     ]
@@ -63,7 +65,7 @@ def _attack_row(result: Mapping[str, Any], first: str) -> tuple[object, ...]:
         result[first],
         interval_text(result["auc"]),
         when,
-        *(f"{rate['value']:.3f}" if rate else "not known" for rate in rates),
+        *(interval_text(rate) if rate else "not known" for rate in rates),
         "none" if epsilon["claimed"] is None else f"{epsilon['claimed']:g}",
         f"{epsilon['one_run']:.2f}",
         f"{epsilon['largest_possible']:.1f}",
@@ -91,9 +93,21 @@ def _rounds_table(results: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _clients_table(best: Mapping[str, Any]) -> str:
-    rows = [(r["client"], r["members"], interval_text(r["auc"]) if r["auc"] else r["reason"]) for r in best["clients"]]
+    rows = [(r["client"], r["members"], _client_cell(r)) for r in best["clients"]]
     table = Table(("client", "members", "AUC"), rows)
     return f"<p>By client, worst first ({escape(best['attack'])}):</p>" + table_html(table, "AUC by client")
+
+
+def _client_cell(row: Mapping[str, Any]) -> str:
+    """Return the AUC of a client; for few records, also its exact probability without a leak."""
+    if row["auc"] is None:
+        return str(row["reason"])
+    if "p" not in row:
+        return interval_text(row["auc"])
+    return (
+        f"{interval_text(row['auc'])}; by chance so high with probability {row['p']:.2g} (exact; for AUC 1, it is "
+        f"{row['least_p']:.2g})"
+    )
 
 
 def canaries_html(result: Mapping[str, Any], keys: Iterator[str]) -> str:

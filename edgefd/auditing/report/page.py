@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import count
 from typing import Any
 
@@ -10,7 +10,7 @@ from edgefd.auditing.recording.signal_store import Arrays
 from edgefd.auditing.report.disclosure_section import disclosure_html
 from edgefd.auditing.report.membership_section import canaries_html, controls_html, membership_html
 from edgefd.auditing.report.models_and_images import extraction_html, inversion_html
-from edgefd.auditing.report.verdict import verdicts
+from edgefd.auditing.report.verdict import WHO, Finding, leaking, verdicts
 from edgefd.report.html import document, escape
 
 _INTRODUCTION = (
@@ -37,9 +37,7 @@ def _sections(title: str, result: Mapping[str, Any], reconstructions: Arrays, ke
     )
     yield _state(result)
     yield _INTRODUCTION
-    pairs = "".join(
-        f"<dt>{escape(adversary)}</dt><dd>{escape(text)}</dd>" for adversary, text in verdicts(result).items()
-    )
+    pairs = "".join(_verdict(adversary, findings) for adversary, findings in verdicts(result).items())
     yield f"<h2>Verdict</h2><dl>{pairs}</dl>"
     yield disclosure_html(result["exposure"])
     yield membership_html(result, keys)
@@ -50,6 +48,10 @@ def _sections(title: str, result: Mapping[str, Any], reconstructions: Arrays, ke
     items = "".join(f"<li>{escape(text)}</li>" for text in result["not_tested"])
     yield f"<h2>What was not tested</h2><ul>{items}</ul>"
     yield (
+        f"<h2>Seal of the recording</h2><p>SHA-256 over the digests that the run wrote of its messages, models and "
+        f"settings: <code>{escape(result['seal'])}</code></p>"
+    )
+    yield (
         f"<h2>Commands</h2><p>This audit: <code>{escape(result['command'])}</code><br>The run: <code>"
         f"{escape(result['run_command'])}</code>; its settings are in "
         f"<code>{escape(result['run'])}/config.yaml</code>. All figures are in <code>audit.json</code>, all "
@@ -57,16 +59,42 @@ def _sections(title: str, result: Mapping[str, Any], reconstructions: Arrays, ke
     )
 
 
+def _verdict(adversary: str, findings: Sequence[Finding]) -> str:
+    """Render what an adversary learns, one line for each finding."""
+    lines = "".join(f"<li{' class=leak' if f.leak else ''}>{escape(str(f))}</li>" for f in findings)
+    return f"<dt>{escape(adversary)}</dt><dd>{escape(WHO[adversary])}, <ul>{lines}</ul></dd>"
+
+
 def _state(result: Mapping[str, Any]) -> str:
+    """Render the banner: whether the measurement works, and what it found; it never looks like approval."""
     if not result["valid"]:
         failed = escape("; ".join(result["failed_controls"]))
-        return f'<p class="state bad"><b>Invalid.</b> A control failed: {failed}</p>'
+        return f'<p class="state bad"><b>Invalid: the measurement does not work.</b> A control failed: {failed}</p>'
+    leaks, refuted = leaking(result), [claim for claim in result["claims"] if claim["refuted"]]
+    exceeded = any(limit["exceeded"] for limit in result["limits"])
+    attacked = result["controls"] or "individual" in (result["inversion"] or {})
+    controls = (
+        "Both controls of every attack passed." if attacked else "No attack on a model was run, so it has no controls."
+    )
+    if replayed := result["replay"]:
+        controls += (
+            f" {replayed['reports']} recorded reports were computed again from the recorded models: "
+            f"{replayed['equal']} are equal to the bit{'' if replayed['exact'] else ', the others to within rounding'}."
+        )
+    found = (
+        f"It found a disclosure to: <b>{escape(', '.join(leaks))}</b>."
+        if leaks
+        else "It could not show a disclosure. This is no proof that there is none: read what was not tested."
+    )
+    claims = "".join(
+        f" <b>The claimed ε = {claim['claimed']:g} is refuted</b>: at least {claim['measured']:.2f}, measured as "
+        f"{escape(claim['adversary'])}."
+        for claim in refuted
+    )
     limits = "".join(
         f" <b>{escape(limit['limit'])}</b>: found {limit['found']:.3g}, "
         f"{'exceeded' if limit['exceeded'] else 'not exceeded'}."
         for limit in result["limits"]
     )
-    attacked = result["controls"] or "individual" in (result["inversion"] or {})
-    controls = "Both controls of every attack passed." if attacked else "No attack on a model was run."
-    bad = " bad" if any(limit["exceeded"] for limit in result["limits"]) else ""
-    return f'<p class="state{bad}">{controls}{limits}</p>'
+    colour = " bad" if exceeded or refuted else " leak" if leaks else ""
+    return f'<p class="state{colour}">The measurement works: {controls} {found}{claims}{limits}</p>'

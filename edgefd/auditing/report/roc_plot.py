@@ -6,7 +6,6 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from edgefd.auditing.measures.statistics import clopper_pearson
 from edgefd.report.html import escape
 from edgefd.report.svg import path, svg, text
 
@@ -21,8 +20,8 @@ Points = list[tuple[float, float]]
 def log_roc(results: Sequence[Mapping[str, Any]], key: str, label: str = "attack") -> str:
     """Draw the ROC curves of the first nine attack results on logarithmic axes, as a figure.
 
-    `label` is the field that names a curve; `key` is unique on the page. The band is the Clopper-Pearson interval of
-    the first curve's true-positive rate.
+    `label` is the field that names a curve; `key` is unique on the page. The band is the 95 % interval of the first
+    curve's true-positive rate, see `tpr_interval`.
     """
     shown = results[:CURVES]
     names = [f"{result[label]}, {result['auc']['value']:.3f}" for result in shown]
@@ -54,10 +53,9 @@ def _path(points: Points) -> str:
 
 
 def _band(result: Mapping[str, Any]) -> Points:
-    fpr, n = result["roc"]["fpr"], result["members"]
-    bounds = [clopper_pearson(round(t * n), n) for t in result["roc"]["tpr"]]
-    upper = [(f, high) for f, (_, high) in zip(fpr, bounds, strict=True)]
-    return upper + [(f, low) for f, (low, _) in zip(fpr, bounds, strict=True)][::-1]
+    roc = result["roc"]
+    upper = list(zip(roc["fpr"], roc["high"], strict=True))
+    return upper + list(zip(roc["fpr"], roc["low"], strict=True))[::-1]
 
 
 def _axes() -> str:

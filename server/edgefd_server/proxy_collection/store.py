@@ -3,6 +3,7 @@
     collection.json     the requirements on the samples; the folder serves no other config
     clients/003.npz     the samples of client 3, once all of them have come
     proxy.npz           the proxy set, once the collection is over
+    owners.npz          the client that contributed each of its samples, for an audit
 
 The first two show which client contributed which samples; the last one does not. Files appear by a rename: after a
 kill, a collector still has everything that it confirmed, and a device that was sending begins again.
@@ -26,7 +27,7 @@ from edgefd.core.errors import RunError, UserError
 from edgefd.core.files import get, make_folder, put, writing
 from edgefd.core.npz import npz_bytes
 from edgefd.core.seeding import Purpose, make_rng
-from edgefd.data.build_federation import CONTRIBUTORS
+from edgefd.data.build_federation import CONTRIBUTORS, OWNERS
 from edgefd.data.npz import read_npz
 from edgefd.wire.exchange_folder import MAX_TEXT
 from edgefd_server.coordinator.round_coordinator import SHUTDOWN_GRACE, Refused
@@ -239,16 +240,19 @@ class Collection(LoggedState):
     def finish(self) -> Path:
         """Write the proxy set and return its path.
 
-        It holds the samples of all clients. The seed determines their order, which does not reveal their owners.
+        It holds the samples of all clients. The seed determines their order, which does not reveal their owners. These
+        are written beside it, for an audit; nothing sends that file to a device.
 
         Raises:
             RunError: if it cannot be written.
         """
-        contributions = [x for i in range(self.wanted.n_clients) if (x := self._read(i)) is not None]
-        x = np.concatenate(contributions)
+        contributions = {i: x for i in range(self.wanted.n_clients) if (x := self._read(i)) is not None}
+        x = np.concatenate(list(contributions.values()))
+        owner = np.repeat(np.array(list(contributions), np.int64), [len(part) for part in contributions.values()])
         order = make_rng(self.wanted.seed, Purpose.PROXY).permutation(len(x))
         path = self.folder / PROXY
         with writing(path):
+            put(self.folder / OWNERS, npz_bytes({"owner": owner[order]}))
             put(path, npz_bytes({"x": x[order], CONTRIBUTORS: np.array(len(contributions))}))
         return path
 

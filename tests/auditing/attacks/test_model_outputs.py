@@ -58,3 +58,10 @@ def test_the_server_receives_weights_as_the_codec_sends_them(codec: str, error: 
     assert (codec == "float32") == np.array_equal(received, weights)
     assert not received_weights(np.zeros(3, np.float32), codec).any()
     assert np.array_equal(received_weights(np.ones(3, np.float32), codec), np.ones(3, np.float32))
+
+
+def test_labels_alone_travel_with_weight_one() -> None:
+    weights = np.array([0, 0.25, 1], np.float32)
+    label_only = defence_of({"name": "label_only"})
+    assert received_weights(weights, "float16", label_only).tolist() == [0, 1, 1]
+    assert received_weights(weights, "float16").tolist() == [0, 0.25, 1]

@@ -2,14 +2,18 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pytest
 import yaml
 
 from edgefd.auditing.recording.read import open_recording, parameters, reports, teacher_after
+from edgefd.core.errors import UserError
 from edgefd.federation.plan import RoundPlan
 from edgefd.federation.progress import Progress
+from edgefd.rounds.participation import ParticipationConfig
 from edgefd.rounds.server import server_round
 from edgefd.runs.execute import make_server
 from edgefd.runs.record import KNOWLEDGE
@@ -57,7 +61,7 @@ def test_members_that_overlap_are_refused(run: Path) -> None:
 
 def test_a_corrupt_report_is_refused(run: Path) -> None:
     (run / KNOWLEDGE / "rounds" / "0001" / "reports" / "4.bin").write_bytes(b"nonsense")
-    one_line(audit(run, "--level", "0"), 2, "4.bin is corrupt or missing")
+    one_line(audit(run, "--level", "0"), 2, "4.bin is not what the run wrote")
 
 
 def test_a_run_without_recorded_knowledge_is_refused_with_the_command_that_records_it(run: Path) -> None:
@@ -70,3 +74,13 @@ def test_a_method_with_other_messages_is_refused(run: Path) -> None:
     config = yaml.safe_load((run / "config.yaml").read_text())
     (run / "config.yaml").write_text(yaml.safe_dump(config | {"method": {"name": "fkd"}}))
     one_line(audit(run), 2, "method fkd exchanges other messages", "cannot be audited yet")
+
+
+def test_a_late_report_is_read_in_the_round_in_which_it_counts(run: Path) -> None:
+    first, second = (run / KNOWLEDGE / "rounds" / round / "reports" / "2.bin" for round in ("0000", "0001"))
+    recording = open_recording(run)
+    second.write_bytes(first.read_bytes())
+    late = replace(recording.config, coordinator=ParticipationConfig(min_reports=2, stale_reports="use"))
+    assert [r.round for r in reports(replace(recording, config=late), 1)] == [1, 1, 0, *[1] * 7]
+    with pytest.raises(UserError, match="the report is for round 0, not for round 1"):
+        reports(recording, 1)

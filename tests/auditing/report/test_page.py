@@ -10,6 +10,7 @@ import pytest
 from edgefd.auditing.attacks.extraction import extraction
 from edgefd.auditing.attacks.inversion import inversion
 from edgefd.auditing.attacks.membership import Scores
+from edgefd.auditing.report.evidence import evidence
 from edgefd.auditing.report.findings import attack_result, controls
 from edgefd.auditing.report.page import page
 from edgefd.auditing.scope import NOT_TESTED
@@ -78,7 +79,12 @@ def result() -> dict[str, object]:
         "run_command": "edgefd simulate my.yaml --out runs/first", "method": "edgefd",
         "dataset": "mnist_mini", "scenario": "iid", "n_clients": 3, "rounds": 10, "seed": 0, "codec": "float16",
         "level": 2, "adversaries": ["server", "client", "holder", "eavesdropper"], "valid": not failed,
-        "failed_controls": failed, "limits": [], "exposure": {}, "membership": membership, "controls": areas,
+        "failed_controls": failed, "limits": [], "exposure": {}, "claims": [], "seal": "5ea1",
+        "replay": {"reports": 30, "equal": 30, "exact": True, "differing": [], "skipped": []},
+        "evidence": {
+            who: evidence([score for score in all_scores if score.adversary == who], r)
+            for who in ("server", "client", "holder")
+        }, "membership": membership, "controls": areas,
         "extraction": extraction(classes | {"y": y, "rows": np.array([50, 60, 70])}),
         "inversion": inversion(reconstructions())[0], "not_tested": list(NOT_TESTED),
     }  # fmt: skip

@@ -20,6 +20,7 @@ from edgefd_server.proxy_collection.store import PROXY, Collection, Offer, open_
 
 from edgefd.config.load import parse_config
 from edgefd.core.errors import RunError, UserError
+from edgefd.data.build_federation import OWNERS
 from edgefd.data.npz import read_npz
 from edgefd.wire.device_link import PIECE
 from tests.support.collecting import SHAPE, WANTED, collecting, contribute_request, contribute_samples, private_data
@@ -356,6 +357,11 @@ def test_the_seed_determines_the_order_of_the_proxy_set_and_arrival_does_not(tmp
             offer = Offer(request.rows, request.dtype, tuple(request.shape), request.sha256)
             assert collection.take(client, offer, 0, request.samples) == (len(X), False)
         proxy_sets.append(collection.finish().read_bytes())
+        x, owner = (
+            read_npz(tmp_path / name / file, (key,))[key] for file, key in (("proxy.npz", "x"), (OWNERS, "owner"))
+        )
+        for client in (0, 1):
+            assert rows(x[owner == client]) == rows(X + client)
     assert proxy_sets[0] == proxy_sets[1]
 
 
