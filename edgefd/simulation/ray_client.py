@@ -20,6 +20,7 @@ from edgefd.config.schema import Config, Model
 from edgefd.core.errors import UserError
 from edgefd.core.knowledge import Knowledge
 from edgefd.core.yaml_files import parse_yaml
+from edgefd.defences.apply import key_of
 from edgefd.federation.changes import digest_of, published_of
 from edgefd.federation.clients import Federation
 from edgefd.federation.context import ClientContext, client_context
@@ -62,7 +63,8 @@ def simulated_round(body: Mapping[str, Any], context: Context) -> dict[str, int 
     before = published_of(sent) if sent else None
     report, changes, published = publish(state.terms, plan, report, before, bytes(body.get("held", b"")))
     context.state["learner"] = _record(state.learner.state())
-    context.state["claims"] = _record({"claims": state.acceptance, "next_round": np.array([plan.round + 1])})
+    client_arrays = {"claims": state.acceptance, "next_round": np.array([plan.round + 1])}
+    context.state["claims"] = _record(client_arrays | {"noise_key": np.array(state.noise_key, np.uint32)})
     reply: dict[str, bytes] = {"report": wire.encode_report(report, config.codec.name, changes)}
     if published is not None:
         context.state["published"] = _record(published.to_arrays())
@@ -104,11 +106,12 @@ def _restore(
         learner.load_state(_arrays(context, "learner"))
         saved = _arrays(context, "claims")
         acceptance, next_round = saved["claims"], int(saved["next_round"][0])
+        noise_key = tuple(saved["noise_key"].tolist())
     else:
-        next_round = 0
+        next_round, noise_key = 0, key_of(config.defence)
         acceptance = client_acceptance(config, data, federation, terms)
     restored = client_context(data, learner, federation.proxy, acceptance, terms, config.method_config)
-    return replace(restored, next_round=next_round)
+    return replace(restored, next_round=next_round, noise_key=noise_key)
 
 
 def _arrays(context: Context, name: str) -> dict[str, np.ndarray]:
