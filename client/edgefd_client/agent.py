@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 
 from edgefd.core.errors import RunError, UserError
-from edgefd.defences.apply import defence_of, defended
+from edgefd.defences.apply import Defence, defence_of, defended, spend
+from edgefd.defences.pate import Pate
 from edgefd.federation.clients import ClientData, ProxySet
 from edgefd.federation.context import ClientContext, client_context
 from edgefd.federation.method import MessageKind, Method
@@ -131,6 +132,10 @@ class _Device:
     folder: Path
     log: Callable[[str], None]
 
+    @property
+    def defence(self) -> Defence:
+        return defence_of(self.bundle.manifest.terms.defence)
+
     def expected(self, saved: DeviceState) -> ExpectedTask:
         """Return what the device expects of the next task."""
         manifest = self.bundle.manifest
@@ -148,6 +153,11 @@ class _Device:
             )
         if saved is not None and saved.acceptance_of == digest and saved.acceptance.shape == (len(self.proxy),):
             return saved
+        if saved is not None and saved.budget_spent and isinstance(self.defence, Pate):
+            raise UserError(
+                "defence pate: the private data changed after their labels were sent, and labels of other data would "
+                "spend the privacy budget again: give the same data, or join a new run with a new --state folder"
+            )
         acceptance = client_filter(self.method, self.config, self.data, self.proxy, self.membership.terms)
         if saved is None:
             saved = DeviceState(bundle.digest, run, client, -1, bundle.init, acceptance, digest, b"")
@@ -174,7 +184,9 @@ class _Device:
         learner = OnnxLearner(
             Sessions(self.bundle.graphs), saved.learner, momentum=training.momentum, weight_decay=training.weight_decay
         )
-        return client_context(self.data, learner, self.proxy, saved.acceptance, self.membership.terms, self.config)
+        terms, acceptance = self.membership.terms, saved.acceptance
+        context = client_context(self.data, learner, self.proxy, acceptance, terms, self.config)
+        return replace(context, noise_key=saved.noise_key)
 
     def finished(self, task: Task, context: ClientContext, saved: DeviceState) -> DeviceState:
         """Return the saved state after the task; run the task unless it is finished already."""
@@ -190,6 +202,7 @@ class _Device:
         plan, terms = task.plan, self.bundle.manifest.terms
         try:
             check_task(task)
+            spent = spend(self.defence, context.terms, plan, len(self.proxy), saved.budget_spent)
             report = client_round(self.method, replace(context, plan=plan, next_round=saved.round + 1), task.teacher)
             report, changes, published = publish(terms, plan, report, saved.published, task.held)
             encoded = wire.encode_report(report, terms.codec, changes)
@@ -203,6 +216,7 @@ class _Device:
             report=encoded,
             teacher=teacher,
             published=published,
+            budget_spent=spent,
         )
         save_state(self.folder, saved)
         self.log(f"round {plan.round}: {_outcome(report, plan)}, {time.perf_counter() - started:.2f} s")

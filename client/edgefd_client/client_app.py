@@ -6,26 +6,50 @@ and state in `--node-config`: see `edgefd_client.flower_node`.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
 app = ClientApp()
 
 
+Reply = dict[str, int | bytes | str]
+
+
 @app.query("round")
 def round(message: Message, context: Context) -> Message:
-    """Run one round of one client. The reply to a failure contains its reason, which Flower itself would hide."""
+    """Run one round of one client."""
+    return _answered(message, context, _reply)
+
+
+def app_of_federation(reference: Any) -> ClientApp:
+    """Return an app of the simulated clients of a federation that is in Ray's object store."""
+    simulated = ClientApp()
+
+    @simulated.query("round")
+    def round(message: Message, context: Context) -> Message:
+        from edgefd.simulation.ray_client import simulated_round
+
+        return _answered(message, context, lambda body, context: simulated_round(body, context, reference))
+
+    return simulated
+
+
+def _answered(message: Message, context: Context, run: Callable[[ConfigRecord, Context], Reply]) -> Message:
+    """Return the reply to a message. The reply to a failure contains its reason, which Flower itself would hide."""
     body = message.content["edgefd"]
     assert isinstance(body, ConfigRecord)
     try:
-        reply = _reply(body, context)
+        reply = run(body, context)
     except Exception as error:  # the server counts the failure, or raises it
         kind = "" if isinstance(error, (RuntimeError, ValueError)) else f"{type(error).__name__}: "
         reply = {"failure": f"{_client(context)}{kind}{error}"}
     return Message(content=RecordDict({"edgefd": ConfigRecord({**reply})}), reply_to=message)
 
 
-def _reply(body: ConfigRecord, context: Context) -> dict[str, int | bytes | str]:
+def _reply(body: ConfigRecord, context: Context) -> Reply:
     if "num-partitions" in context.node_config:  # only a simulation needs torch
         from edgefd.simulation.ray_client import simulated_round
 

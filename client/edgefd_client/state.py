@@ -13,7 +13,7 @@ import contextlib
 import hashlib
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -23,11 +23,12 @@ from edgefd.core.arrays import Float32
 from edgefd.core.errors import RunError, UserError
 from edgefd.core.knowledge import Knowledge
 from edgefd.core.npz import npz_arrays, npz_bytes, with_prefix, without_prefix
+from edgefd.core.seeding import NoiseKey, noise_key
 from edgefd.federation.changes import Published, published_of
 from edgefd.learners.graphs import State
 
 _MAGIC = b"EDGEFD-STATE"
-_VERSION = b"\x02"
+_VERSION = b"\x03"
 LOCK = "lock"
 _NAMES = ("state.a", "state.b")
 MAX_FILE = 2**31
@@ -58,6 +59,10 @@ class DeviceState:
     """teacher of the last finished round, if the federation sends only changes"""
     published: Published | None = None
     """what the device has published, if the federation sends only changes"""
+    noise_key: NoiseKey = field(default_factory=noise_key)
+    """key of the noise of the defence, from the entropy of the operating system; the coordinator never learns it"""
+    budget_spent: float = 0.0
+    """share of the privacy budget of the run that is spent; 0 without a defence that has one"""
 
 
 def save_state(folder: Path, state: DeviceState) -> None:
@@ -111,6 +116,7 @@ def _encoded(state: DeviceState, generation: int) -> bytes:
     fields: dict[str, int | str] = {"generation": generation, "round": state.round, "client": state.client}
     fields |= {"bundle": state.bundle, "run": state.run, "claims_of": state.acceptance_of}
     scalars = {name: np.array(value) for name, value in fields.items()}
+    scalars |= {"noise_key": np.array(state.noise_key, np.uint32), "budget_spent": np.array(state.budget_spent)}
     arrays |= scalars | {"claims": state.acceptance, "report": np.frombuffer(state.report, np.uint8)}
     if state.teacher is not None:
         arrays |= with_prefix("teacher", vars(state.teacher))
@@ -146,6 +152,8 @@ def _read(path: Path) -> tuple[int, DeviceState] | None:
             report=arrays["report"].tobytes(),
             teacher=Knowledge(**teacher) if teacher else None,
             published=published_of(published) if published else None,
+            noise_key=tuple(arrays["noise_key"].tolist()),
+            budget_spent=float(arrays["budget_spent"]),
         )
         return int(arrays["generation"]), state
     except (ValueError, KeyError, TypeError):

@@ -160,4 +160,6 @@ def _request(
 def _print_result(folder: Path, summary: dict[str, Any]) -> None:
     if (heldout := summary["heldout_accuracy_mean"]) is not None:
         console.print(f"final accuracy, mean over the clients' own held-out data: {heldout:.3f}", highlight=False)
+    elif summary["epsilon_claimed"] is not None:
+        console.print("accuracy: not sent by the clients, because no noise of their defence covers it", highlight=False)
     console.print(f"run folder: {folder}")

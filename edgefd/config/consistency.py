@@ -210,6 +210,11 @@ RULES = (
         "{config.defence.name}: use another selection",
     ),
     Rule(
+        lambda c, _: isinstance(c.defence, Private) and c.run.patience is not None,
+        "run.patience needs the held-out accuracy of clients, which defence {config.defence.name} does not send: "
+        "remove run.patience",
+    ),
+    Rule(
         lambda c, _: bool(c.devices.fleet) and bool(c.coordinator.dropout or c.coordinator.lateness),
         "devices.fleet: the profiles say which clients are late or fail: remove coordinator.dropout and "
         "coordinator.lateness",

@@ -15,7 +15,8 @@ def load_object(path: str, kind: str) -> Any:
     """Import the object that `path` ("package.module:ATTRIBUTE" or "file.py:ATTRIBUTE") names; errors call it a `kind`.
 
     A module is looked for among the installed ones and on PYTHONPATH, then in the folders of the configs that were read
-    (`look_in`), then in the current folder. A file is looked for in these folders.
+    (`look_in`), then in the current folder. A file is looked for in these folders, and then where modules are: a
+    process of a cluster runs in another folder, and has those of its driver on PYTHONPATH.
 
     Raises:
         UserError: if the path has another form, or the import fails.
@@ -61,7 +62,7 @@ def _load_file(module: str, kind: str) -> ModuleType:
         UserError: if there is no such file, or Python knows another module of this name.
     """
     wanted = Path(module)
-    places = [folder / wanted for folder in (Path(), *map(Path, reversed(_FOLDERS)))]
+    places = [folder / wanted for folder in (Path(), *map(Path, reversed(_FOLDERS)), *map(Path, sys.path))]
     file = next((place.resolve() for place in places if place.is_file()), None)
     if file is None:
         raise UserError(f"there is no file {module} of {kind}: looked in {_looked_in()}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from enum import IntEnum
 
 import numpy as np
@@ -67,3 +68,19 @@ def make_rng(seed: int, purpose: Purpose, *keys: int) -> np.random.Generator:
     True
     """
     return np.random.default_rng([seed, int(purpose), *(int(key) for key in keys)])
+
+
+NoiseKey = tuple[int, ...]
+"""Key of a client's noise for differential privacy: numbers below 2**32, which nobody else may know."""
+KEY_WORDS = 4
+"""numbers of a `NoiseKey`"""
+
+
+def noise_key(seed: int | None = None) -> NoiseKey:
+    """Draw a key from the entropy of the operating system; for tests, compute it from a seed.
+
+    >>> noise_key(7) == noise_key(7), noise_key() == noise_key()
+    (True, False)
+    """
+    entropy = secrets.randbits(32 * KEY_WORDS) if seed is None else seed
+    return tuple(np.random.SeedSequence(entropy).generate_state(KEY_WORDS).tolist())

@@ -1,11 +1,13 @@
-"""Accounting of differential privacy with the library `dp-accounting`: the noise that an (epsilon, delta) requires.
+"""Accounting of differential privacy: the noise that an (epsilon, delta) requires.
 
-All functions are about whole runs: their arguments include the composition over all rounds.
+All functions are about whole runs: their arguments include the composition over all rounds. Those about DP-SGD use the
+library `dp-accounting`; devices do not have it, and do not need it for the Gaussian mechanism.
 """
 
 from __future__ import annotations
 
 import functools
+import math
 from typing import Any
 
 from edgefd.core.errors import UserError, require
@@ -18,14 +20,36 @@ def gaussian_multiplier(epsilon: float, delta: float) -> float:
     """Return sigma / Delta for which a Gaussian mechanism of L2 sensitivity Delta is (epsilon, delta)-DP.
 
     Several releases with sensitivities D_1, D_2, ..., each of which may depend on the earlier ones, count as one
-    release with Delta^2 = sum D_i^2.
+    release with Delta^2 = sum D_i^2. The result is the smallest such number, rounded up in its tenth digit (Balle and
+    Wang, arXiv 1805.06530, theorem 8).
     """
-    require("privacy", "dp_accounting")
-    from dp_accounting.pld.common import DifferentialPrivacyParameters
-    from dp_accounting.pld.privacy_loss_mechanism import GaussianPrivacyLoss
+    too_small, enough = 0.0, 1.0
+    while gaussian_delta(epsilon, enough) > delta:
+        too_small, enough = enough, 2 * enough
+    while enough - too_small > 1e-11 * enough:
+        middle = (too_small + enough) / 2
+        if gaussian_delta(epsilon, middle) > delta:
+            too_small = middle
+        else:
+            enough = middle
+    return enough * (1 + 1e-9)
 
-    budget = DifferentialPrivacyParameters(epsilon, delta)
-    return float(GaussianPrivacyLoss.from_privacy_guarantee(budget, 1.0).standard_deviation)
+
+def gaussian_delta(epsilon: float, multiplier: float) -> float:
+    """Return Phi(a) - exp(epsilon) Phi(-b), the delta of a Gaussian mechanism with sigma = `multiplier` * Delta.
+
+    a = 1 / (2 m) - epsilon m and b = 1 / (2 m) + epsilon m, with m = `multiplier`. The second term is computed as
+    exp(-a^2 / 2) exp(b^2 / 2) Phi(-b), which does not overflow.
+    """
+    a, b = 0.5 / multiplier - epsilon * multiplier, 0.5 / multiplier + epsilon * multiplier
+    return math.erfc(-a / math.sqrt(2)) / 2 - math.exp(-a * a / 2) * _scaled_tail(b)
+
+
+def _scaled_tail(b: float) -> float:
+    """Return exp(b^2 / 2) Phi(-b) for b > 0, for large b by its asymptotic series, whose error is below 1e-8."""
+    if b < 20:
+        return math.exp(b * b / 2) * math.erfc(b / math.sqrt(2)) / 2
+    return (1 - b**-2 + 3 * b**-4 - 15 * b**-6) / (b * math.sqrt(2 * math.pi))
 
 
 @functools.cache

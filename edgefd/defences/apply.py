@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from edgefd.core.errors import UserError
+from edgefd.core.errors import RunError, UserError
 from edgefd.core.knowledge import Knowledge
+from edgefd.core.seeding import NoiseKey, noise_key
 from edgefd.core.settings import settings_of
 from edgefd.defences import dp_sgd
 from edgefd.defences.dp_sgd import DpSgd
@@ -18,6 +19,8 @@ from edgefd.defences.swing import Swing
 from edgefd.defences.top_k import TopK
 from edgefd.federation.context import ClientContext
 from edgefd.federation.method import Method
+from edgefd.federation.plan import RoundPlan
+from edgefd.federation.terms import FederationTerms
 from edgefd.federation.training import Training
 
 
@@ -139,16 +142,56 @@ def check_devices_can(defence: Defence) -> None:
         raise UserError(
             "defence dp_sgd needs torch, which devices do not have: use it in a simulation, or choose another defence"
         )
-    if isinstance(defence, Private):
-        raise UserError(
-            f"defence {defence.name}: its noise is drawn from the run's seed, so a coordinator, which knows the "
-            "seed, could subtract it: use it in a simulation, or choose another defence"
-        )
+    if noise_seed(defence) is not None:
+        raise UserError("defence.seed is for tests in simulations: a coordinator could subtract the noise; remove it")
+
+
+def spend(defence: Defence, terms: FederationTerms, plan: RoundPlan, n_proxy: int, spent: float) -> float:
+    """Return the share of a device's privacy budget that is spent after a round; no coordinator can exceed the budget.
+
+    A round of `noise` with R rounds in the terms spends 1 / R, whatever other rounds have spent. `pate` spends
+    everything in the first round, on the labels of all rows.
+
+    Args:
+        defence: of the device.
+        terms: of the federation, as the coordinator sent them when the device joined.
+        plan: of the round.
+        n_proxy: number of proxy rows.
+        spent: share that was spent before the round.
+
+    Raises:
+        RunError: if the budget does not cover the round.
+    """
+    if plan.closing or not isinstance(defence, Noise | Pate):
+        return spent
+    if isinstance(defence, Pate):
+        if len(plan.ids) < n_proxy and not terms.selection.queries:
+            raise RunError(
+                f"defence pate: the coordinator queries {len(plan.ids)} of {n_proxy} rows without a selection"
+            )
+        return 1.0
+    after = spent + 1 / terms.training.rounds
+    if after > 1 + 1e-9:
+        raise RunError(f"defence noise: the privacy budget of this run is spent, so round {plan.round} gets no answer")
+    return after
+
+
+def noise_seed(defence: Defence) -> int | None:
+    """Return the known seed of a defence's noise; None if nobody knows it, or there is no noise."""
+    return defence.seed if isinstance(defence, Private) else None
+
+
+def key_of(defence: Defence) -> NoiseKey:
+    """Return a new key for the noise of a defence: a secret one, unless the defence has a seed."""
+    return noise_key(noise_seed(defence))
 
 
 def claim(defence: Defence) -> tuple[float, float] | None:
-    """Return the guaranteed (epsilon, delta) of one private record over the whole run, or None without a guarantee."""
-    return (defence.epsilon, defence.delta) if isinstance(defence, Private) else None
+    """Return the guaranteed (epsilon, delta) of one private record over the whole run, or None without a guarantee.
+
+    Noise whose seed is in the config guarantees nothing.
+    """
+    return (defence.epsilon, defence.delta) if isinstance(defence, Private) and defence.seed is None else None
 
 
 def covered(defence: Defence) -> tuple[str, ...]:
@@ -156,6 +199,7 @@ def covered(defence: Defence) -> tuple[str, ...]:
 
     Only DP-SGD covers the model itself, which a holder has.
     """
-    if isinstance(defence, DpSgd):
-        return ("server", "client", "holder", "eavesdropper")
-    return ("server", "client", "eavesdropper") if isinstance(defence, Private) else ()
+    if claim(defence) is None:
+        return ()
+    of_model = ("holder",) if isinstance(defence, DpSgd) else ()
+    return ("server", "client", *of_model, "eavesdropper")

@@ -24,6 +24,8 @@ from edgefd.learners.batches import Batch
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+_BATCHES, _NOISE = 0, 1  # last keys of the generators that only the client knows
+
 
 @dataclass(frozen=True)
 class DpSgd:
@@ -36,9 +38,12 @@ class DpSgd:
     """delta of the whole run"""
     clip: float = 1.0
     """C: the largest L2 norm of the gradient of one record"""
+    seed: int | None = None
+    """seed of batches and noise, for tests only: nothing is claimed with one, because others could subtract the noise.
+    None = they come from the entropy of the operating system"""
 
     def __post_init__(self) -> None:
-        check_budget(self.epsilon, self.delta)
+        check_budget(self.epsilon, self.delta, self.seed)
         if self.clip <= 0:
             raise ValueError("clip must be above 0")
 
@@ -49,6 +54,9 @@ def local_step(ctx: ClientContext, settings: DpSgd) -> float:
     Each record enters each batch independently with probability q = local_batch_size / n (Poisson sampling), so batches
     differ in size. The gradient of a step is (sum_i min(1, C / |g_i|) g_i + N(0, sigma^2 C^2)) / (q n). The optimizer
     of the learner applies it, which costs no privacy.
+
+    Only the client knows the generators of the batches and of the noise; dropout has a generator of its own, which
+    depends on the seed of the run. The noise is numpy's: torch's generators on the CPU use 32 bits of a seed.
 
     Raises:
         UserError: for a learner that is not a torch learner.
@@ -63,28 +71,27 @@ def local_step(ctx: ClientContext, settings: DpSgd) -> float:
 
     if not isinstance(ctx.learner, TorchLearner):
         raise UserError("defence dp_sgd needs gradients of single records: set run.learner=torch")
-    training, seed = ctx.terms.training, int(ctx.rng.integers(2**63))
-    private = ctx.private
-    rate = rate_of(len(private), training)
-    losses = []
-    with seeded(seed), warnings.catch_warnings():
+    training, round, private = ctx.terms.training, ctx.plan.round, ctx.private
+    rate, losses = rate_of(len(private), training), []
+    sigma, noise = noise_multiplier(len(private), training, settings), ctx.noise_rng(round, _NOISE)
+    with seeded(int(ctx.rng.integers(2**63))), warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # torch warns about hooks on inputs that need no gradient
         model = GradSampleModule(ctx.learner.model)
         hooks = [layer.register_forward_pre_hook(_contiguous) for layer in ctx.learner.model.modules()]
         optimizer = DPOptimizer(
             torch.optim.SGD(model.parameters(), lr=0.0),
-            noise_multiplier=noise_multiplier(len(private), training, settings),
+            noise_multiplier=0.0,  # the noise is added below
             max_grad_norm=settings.clip,
             expected_batch_size=rate * len(private),  # a divisor; it need not be an integer
-            generator=torch.Generator().manual_seed(seed),
         )
         model.train()
-        steps = training.private_steps(ctx.plan.round, len(private))
-        batches = poisson(private, steps, rate, ctx.rng)
+        batches = poisson(private, training.private_steps(round, len(private)), rate, ctx.noise_rng(round, _BATCHES))
         for batch in training.augment(batches, ctx.rng):
             losses += _gradients_of_rows(model, batch)
-            optimizer.pre_step()  # clips, sums, adds noise and divides
-            ctx.learner.step([p.grad for p in model.parameters() if p.requires_grad], ctx.lr)
+            optimizer.pre_step()  # clips, sums and divides
+            gradients = [p.grad for p in model.parameters() if p.requires_grad]
+            _add_noise(gradients, sigma * settings.clip / (rate * len(private)), noise)
+            ctx.learner.step(gradients, ctx.lr)
             optimizer.zero_grad(set_to_none=True)
         model.eval()
         model.remove_hooks()
@@ -94,6 +101,14 @@ def local_step(ctx: ClientContext, settings: DpSgd) -> float:
     if not math.isfinite(mean):
         raise RunError("a training step gave numbers that are not finite: set a smaller train.lr")
     return mean
+
+
+def _add_noise(gradients: list[Tensor | None], sigma: float, rng: np.random.Generator) -> None:
+    import torch
+
+    for gradient in gradients:
+        assert gradient is not None, "Opacus gives a gradient to each parameter that needs one"
+        gradient += torch.from_numpy(rng.normal(0, sigma, tuple(gradient.shape))).to(gradient.dtype)
 
 
 def _gradients_of_rows(model: nn.Module, batch: Batch) -> list[float]:

@@ -14,7 +14,6 @@ import numpy as np
 
 from edgefd.core.arrays import Float32
 from edgefd.core.knowledge import Knowledge
-from edgefd.core.seeding import Purpose, make_rng
 from edgefd.defences.accounting import gaussian_multiplier
 from edgefd.federation.context import ClientContext
 
@@ -30,9 +29,12 @@ class Noise:
     """delta of the whole run"""
     clip: float = 1.0
     """largest L2 norm of a row; longer rows are scaled down. Probability rows are never longer than 1"""
+    seed: int | None = None
+    """seed of the noise, for tests only: nothing is claimed with one, because others could subtract the noise. None =
+    the noise comes from the entropy of the operating system"""
 
     def __post_init__(self) -> None:
-        check_budget(self.epsilon, self.delta)
+        check_budget(self.epsilon, self.delta, self.seed)
         if not 0 < self.clip <= 1:
             raise ValueError(
                 f"clip must be above 0 and at most 1, the largest norm of a probability row, not {self.clip:g}"
@@ -43,13 +45,13 @@ class Noise:
 
         The projection does not weaken the guarantee against a party that does not know the noise.
         """
-        rng = make_rng(ctx.terms.seed, Purpose.DEFENCE, ctx.plan.round, ctx.data.client)
-        noisy = clipped(knowledge.values, self.clip) + rng.normal(0, sigma_of(self, ctx), knowledge.values.shape)
+        noise = ctx.noise_rng(ctx.plan.round).normal(0, sigma_of(self, ctx), knowledge.values.shape)
+        noisy = clipped(knowledge.values, self.clip) + noise
         return replace(knowledge, values=onto_simplex(noisy.astype(np.float32)))
 
 
-def check_budget(epsilon: float, delta: float) -> None:
-    """Check that (epsilon, delta) is in the supported range.
+def check_budget(epsilon: float, delta: float, seed: int | None) -> None:
+    """Check that (epsilon, delta) and a seed are in the supported range.
 
     Raises:
         ValueError: if it is not.
@@ -60,6 +62,8 @@ def check_budget(epsilon: float, delta: float) -> None:
         )
     if not 0 < delta < 0.5:
         raise ValueError(f"delta must be above 0 and far below 1, such as 1e-5, not {delta:g}")
+    if seed is not None and not 0 <= seed < 2**64:
+        raise ValueError(f"seed must be at least 0 and below 2**64, not {seed}")
 
 
 def sigma_of(settings: Noise, ctx: ClientContext) -> float:

@@ -16,12 +16,13 @@ import numpy.typing as npt
 
 from edgefd.core.arrays import Float32, Int64
 from edgefd.core.knowledge import Knowledge
-from edgefd.core.seeding import Purpose, make_rng
 from edgefd.defences.accounting import gaussian_multiplier
 from edgefd.defences.noise import check_budget
 from edgefd.federation.clients import ClientData
 from edgefd.federation.context import ClientContext
 from edgefd.learners.batches import one_hot
+
+_SHARDS, _NOISE = 0, 1  # last keys of the generators
 
 
 @dataclass(frozen=True)
@@ -35,9 +36,12 @@ class Pate:
     """epsilon of the whole run, for exchanging one private record of a client for another"""
     delta: float = 1e-5
     """delta of the whole run"""
+    seed: int | None = None
+    """seed of shards and noise, for tests only: nothing is claimed with one, because others could subtract the noise.
+    None = they come from the entropy of the operating system"""
 
     def __post_init__(self) -> None:
-        check_budget(self.epsilon, self.delta)
+        check_budget(self.epsilon, self.delta, self.seed)
         if self.shards < 1:
             raise ValueError("shards must be at least 1")
 
@@ -45,15 +49,13 @@ class Pate:
         """Return the labels of the same rows that the shards vote for, all with weight 1.
 
         Teachers and noise do not change between rounds, so the label of a row never changes: the privacy budget is
-        spent once, whatever rows the server queries.
+        spent once, whatever rows the server queries. All rows vote in each round, because the arithmetic of fewer rows
+        may round otherwise.
         """
-        rng = make_rng(ctx.terms.seed, Purpose.DEFENCE, ctx.data.client)
-        counts = votes(ctx.data, ctx.proxy.x[knowledge.ids], self.shards, ctx.terms.n_classes, rng)
-        shape = (len(ctx.proxy), ctx.terms.n_classes)
-        noise = np.random.default_rng(rng.integers(2**63)).normal(0, sigma_of(self, ctx), shape)[knowledge.ids]
-        return Knowledge(
-            knowledge.ids, one_hot((counts + noise).argmax(1), knowledge.width), np.ones(len(knowledge), np.float32)
-        )
+        counts = votes(ctx.data, ctx.proxy.x, self.shards, ctx.terms.n_classes, ctx.noise_rng(_SHARDS))
+        labels = (counts + ctx.noise_rng(_NOISE).normal(0, sigma_of(self, ctx), counts.shape)).argmax(1)
+        ones = np.ones(len(knowledge), np.float32)
+        return Knowledge(knowledge.ids, one_hot(labels[knowledge.ids], knowledge.width), ones)
 
 
 def sigma_of(settings: Pate, ctx: ClientContext) -> float:

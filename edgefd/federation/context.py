@@ -10,13 +10,15 @@ import numpy as np
 
 from edgefd.core.arrays import Float32, Int64
 from edgefd.core.knowledge import Knowledge, weighted_mean
-from edgefd.core.seeding import Purpose, make_rng
+from edgefd.core.seeding import NoiseKey, Purpose, make_rng, noise_key
 from edgefd.federation.clients import ClientData, ProxySet
 from edgefd.federation.plan import RoundPlan
 from edgefd.federation.report import Report
 from edgefd.federation.terms import FederationTerms
 from edgefd.learners.batches import Batch, labelled, softmax
 from edgefd.learners.learner import Learner
+
+_KEY_OF_THIS_PROCESS = noise_key()
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,6 +43,8 @@ class ClientContext:
     """generator of the hook that is running"""
     next_round: int = 0
     """round after the last one in which the client took part; 0 = it has taken part in none"""
+    noise_key: NoiseKey = _KEY_OF_THIS_PROCESS
+    """key of the noise of a defence, which must stay the same for the whole run of the client"""
 
     @property
     def lr(self) -> float:
@@ -69,6 +73,10 @@ class ClientContext:
     def draw(self, purpose: Purpose, *keys: int) -> ClientContext:
         """Return the context with the generator of (seed, purpose, round, client, *keys)."""
         return replace(self, rng=make_rng(self.terms.seed, purpose, self.plan.round, self.data.client, *keys))
+
+    def noise_rng(self, *keys: int) -> np.random.Generator:
+        """Return the generator of (noise key, client, *keys). The seed of the run, which all know, does not matter."""
+        return np.random.default_rng([*self.noise_key, int(Purpose.DEFENCE), self.data.client, *keys])
 
 
 def client_context(

@@ -13,19 +13,24 @@ _LOSS: Range = (-1e6, 1e6)
 
 
 def client_metrics(terms: FederationTerms) -> dict[str, Range]:
-    """Return the range of each metric that a client of the federation may report, by name."""
+    """Return the range of each metric that a client of the federation may report, by name.
+
+    Metrics depend on private data, and no noise covers them: under a defence with an epsilon, there are none.
+    """
+    if terms.private:
+        return {}
     of_rule = terms.selection.metric_ranges(terms.n_classes)
     return {"heldout_accuracy": SHARE, "train_loss": _LOSS, "distil_loss": _LOSS, **of_rule}
 
 
-def bounded(metrics: Mapping[str, float], ranges: Mapping[str, Range]) -> dict[str, float]:
-    """Return metrics whose values are in their ranges. The loss of a model that has diverged becomes the largest one.
+def reportable(metrics: Mapping[str, float], ranges: Mapping[str, Range]) -> dict[str, float]:
+    """Return the metrics that have a range, with values in it. The loss of a diverged model becomes the largest one.
 
-    >>> bounded({"train_loss": float("nan"), "accuracy": 0.5}, {"train_loss": (-1e6, 1e6)})
-    {'train_loss': 1000000.0, 'accuracy': 0.5}
+    >>> reportable({"train_loss": float("nan"), "secret": 0.5}, {"train_loss": (-1e6, 1e6)})
+    {'train_loss': 1000000.0}
     """
-    out = dict(metrics)
-    for name in out.keys() & ranges.keys():
+    out = {name: value for name, value in metrics.items() if name in ranges}
+    for name in out:
         least, most = ranges[name]
         if not least <= out[name] <= most:  # also true for NaN
             out[name] = least if out[name] < least else most

@@ -41,6 +41,11 @@ class FederationTerms:
     changes_above: float | None = None
     """total variation distance above which a row counts as changed, if only changed rows are sent (None = all rows)"""
 
+    @property
+    def private(self) -> bool:
+        """Whether the defence has an epsilon, so that clients send nothing that its noise does not cover."""
+        return "epsilon" in self.defence
+
     def differences(self, other: FederationTerms) -> list[str]:
         """Return the names of the identifying fields that differ.
 

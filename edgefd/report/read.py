@@ -35,6 +35,8 @@ def missing_parts(run: RunRecord) -> list[str]:
         missing.append(
             "accuracy by class and reliability curves (no evaluation.json: it is written at the end of a run)"
         )
+    if "epsilon" in (defence := run.config.get("defence", {})):
+        missing.append(f"held-out accuracies and losses (no noise of defence {defence['name']} covers them: not sent)")
     if evaluated and all(m.ece_mean is None for m in evaluated):
         missing.append("calibration by round, and agreement with the teacher (written by an older edgefd)")
     if evaluated and all(m.macro_f1_mean is None for m in evaluated):

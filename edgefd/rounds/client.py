@@ -20,7 +20,7 @@ from edgefd.federation.clients import ClientData, ProxySet
 from edgefd.federation.context import ClientContext, client_context
 from edgefd.federation.distillation import distil, no_rows
 from edgefd.federation.method import Method
-from edgefd.federation.metrics import bounded, client_metrics
+from edgefd.federation.metrics import client_metrics, reportable
 from edgefd.federation.plan import RoundPlan
 from edgefd.federation.report import Report
 from edgefd.federation.terms import FederationTerms
@@ -52,19 +52,21 @@ def client_round(
         evaluate: function that returns further metrics of the learner (a simulation measures on the test set).
     """
     data, plan, ranges = ctx.data, ctx.plan, client_metrics(ctx.terms)
+    measured: dict[str, float] = {}
     if ctx.terms.training.reset_optimizer:
         reset_optimizer(ctx.learner)
     ctx.learner.set_noise(ctx.terms.seed, Purpose.DISTIL, plan.round, data.client)
     metrics = _distil(method, ctx, teacher)
     if plan.evaluate or plan.closing:
-        if len(data.y_heldout):
+        if len(data.y_heldout) and "heldout_accuracy" in ranges:
             metrics["heldout_accuracy"] = accuracy(ctx.learner, data.x_heldout, data.y_heldout)
-        metrics.update(evaluate(ctx.learner) if evaluate else {})
+        measured = evaluate(ctx.learner) if evaluate else {}
     if plan.closing:
-        return Report(data.client, plan.round, empty(ctx.terms.n_classes), bounded(metrics, ranges))
+        return Report(data.client, plan.round, empty(ctx.terms.n_classes), reportable(metrics, ranges) | measured)
     if steps := method.local_steps(ctx):
         metrics["train_loss"] = _train_locally(method, ctx.draw(Purpose.TRAIN), steps)
-    return Report(data.client, plan.round, method.upload(ctx.draw(Purpose.UPLOAD)), bounded(metrics, ranges))
+    knowledge = method.upload(ctx.draw(Purpose.UPLOAD))
+    return Report(data.client, plan.round, knowledge, reportable(metrics, ranges) | measured)
 
 
 def publish(

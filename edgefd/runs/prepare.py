@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from edgefd.config.schema import Config
 from edgefd.core.errors import require
 from edgefd.data.datasets import Dataset
-from edgefd.defences.apply import claim
 from edgefd.defences.dp_sgd import DpSgd
 from edgefd.defences.dp_sgd import check_model as check_private_model
 from edgefd.federation.clients import Federation, proxy_labels_of
@@ -134,5 +133,3 @@ def check_fits(config: Config, dataset: Dataset) -> None:
             require("export", "onnx", "onnxruntime")
         if isinstance(config.defence, DpSgd):
             check_private_model(model.name, build_model(config.factory(model), shape, dataset.n_classes, config.seed))
-    if claim(config.defence) is not None:
-        require("privacy", "dp_accounting")

@@ -149,6 +149,9 @@ class Summary:
     """epsilon of the guaranteed differential privacy of the defence; None without a guarantee"""
     delta_claimed: float | None = None
     """delta of the guaranteed differential privacy of the defence; None without a guarantee"""
+    noise_seed: int | None = None
+    """known seed of the noise of the defence (`defence.seed`, for tests), with which nothing is guaranteed; None if the
+    noise comes from the entropy of the operating system, or there is none"""
     data_source: str | None
     """origin of the data set, such as the path of its file; None for a run of devices"""
     data_samples: int | None

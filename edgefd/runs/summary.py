@@ -6,7 +6,7 @@ from dataclasses import asdict
 from typing import Any
 
 from edgefd.config.schema import Config
-from edgefd.defences.apply import claim
+from edgefd.defences.apply import claim, noise_seed
 from edgefd.runs.facts import RunFacts
 from edgefd.runs.records import Summary
 from edgefd.runs.round_metrics import RoundMetrics
@@ -65,6 +65,7 @@ def summarise(config: Config, facts: RunFacts, rounds: list[RoundMetrics], secon
         raw_samples_disclosed=facts.raw_samples_disclosed,
         epsilon_claimed=None if privacy is None else privacy[0],
         delta_claimed=None if privacy is None else privacy[1],
+        noise_seed=noise_seed(config.defence),
         data_source=facts.data_source,
         data_samples=facts.data_samples,
         data_sha256=facts.data_sha256,

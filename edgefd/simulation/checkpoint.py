@@ -1,7 +1,7 @@
 """Checkpoints of a simulation: the states of its clients, beside the checkpoint of its server.
 
     checkpoint.bin                    settings, metrics so far and state of the server (`edgefd.runs.checkpoint`)
-    checkpoint/0007/client-003.npz    model and optimizer of client 3 after round 7
+    checkpoint/0007/client-003.npz    model and optimizer of client 3 after round 7, and the key of its noise
     checkpoint/0007/server.npz        model of the server, if it has one, and what clients have not sent yet: reports of
                                       round 7 that arrive late, or the tasks of the virtual clock; if only changes are
                                       sent, also what each client has published and holds
@@ -141,7 +141,8 @@ def restore(transport: InProcess, server: Learner | None, folder: Path, round: i
 def save_client(state: SimulationState, client: int, place: Path) -> None:
     """Write the state of a client."""
     arrays = with_prefix("learner", state.clients[client].learner.state())
-    _write(place / f"client-{client:03d}.npz", arrays | {"next_round": state.next_rounds[client : client + 1]})
+    arrays |= {"next_round": state.next_rounds[client : client + 1], "noise_key": state.noise_keys[client]}
+    _write(place / f"client-{client:03d}.npz", arrays)
 
 
 def load_client(state: SimulationState, client: int, place: Path) -> None:
@@ -149,6 +150,7 @@ def load_client(state: SimulationState, client: int, place: Path) -> None:
     arrays = _read(place / f"client-{client:03d}.npz")
     state.clients[client].learner.load_state(without_prefix("learner", arrays))
     state.next_rounds[client] = arrays["next_round"][0]
+    state.noise_keys[client] = arrays["noise_key"]
 
 
 def resuming(transport: InProcess, saved: Checkpoint, folder: Path) -> Resume:

@@ -14,14 +14,17 @@ from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import numpy as np
 import torch
 from threadpoolctl import threadpool_limits
 
 from edgefd.config.schema import Config
-from edgefd.core.arrays import Float32
+from edgefd.core.arrays import Float32, UInt32
 from edgefd.core.errors import RunError
 from edgefd.core.knowledge import Knowledge
+from edgefd.core.seeding import KEY_WORDS
 from edgefd.core.shared_memory import shared_zeros
+from edgefd.defences.apply import key_of
 from edgefd.federation.changes import NOTHING_EXCHANGED, Exchanged, Published, digest_of
 from edgefd.federation.clients import ClientData, Federation
 from edgefd.federation.context import ClientContext, client_context
@@ -72,6 +75,8 @@ class SimulationState:
     """what the clients expect of a teacher"""
     next_rounds: Float32
     """round after the last one of each client, float32 [clients], shared like the acceptance weights"""
+    noise_keys: UInt32
+    """key of each client's noise, uint32 [clients, KEY_WORDS], shared like the acceptance weights"""
     models: KeptModels | None = None
     """the models that the run folder keeps; None if it keeps none, and without a run folder"""
 
@@ -125,7 +130,8 @@ def run_round(
 ) -> tuple[bytes, dict[str, float], Work]:
     """Run a client's round on an encoded teacher; return the encoded knowledge, the metrics and the work."""
     decoded = None if teacher is None else _decode(teacher, state.teacher)
-    context = replace(state.clients[client], next_round=int(state.next_rounds[client]))
+    key = tuple(state.noise_keys[client].tolist())
+    context = replace(state.clients[client], next_round=int(state.next_rounds[client]), noise_key=key)
     report, work = client_report(state.config, state.federation, context, plan, decoded, state.models)
     state.next_rounds[client] = plan.round + 1
     return wire.encode(report.knowledge, context.terms.codec), report.metrics, work
@@ -169,7 +175,9 @@ def make_simulation_state(
         for data, learner, row in zip(federation.clients, learners, acceptance, strict=True)
     )
     expected = expected_teacher_of(config, federation)
-    return SimulationState(config, federation, clients, expected, shared_zeros((len(clients),)), models)
+    next_rounds, noise_keys = shared_zeros((len(clients),)), shared_zeros((len(clients), KEY_WORDS)).view(np.uint32)
+    noise_keys[:] = key_of(config.defence)
+    return SimulationState(config, federation, clients, expected, next_rounds, noise_keys, models)
 
 
 @dataclass(frozen=True, eq=False)

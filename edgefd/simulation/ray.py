@@ -7,6 +7,8 @@ code writes the run folder as in a local run.
 
 from __future__ import annotations
 
+import json
+import logging
 import os
 import shutil
 import socket
@@ -17,6 +19,7 @@ import time
 from collections.abc import Generator, Iterator
 from pathlib import Path
 
+from edgefd.config.load import with_paths
 from edgefd.config.schema import Config
 from edgefd.core.addresses import parse_address
 from edgefd.core.errors import RunError, UserError, require
@@ -26,19 +29,25 @@ from edgefd.core.proxies import direct_to_this_machine
 from edgefd.core.yaml_files import dump_yaml
 from edgefd.runs.round_metrics import RoundMetrics
 
+_LOG = logging.getLogger(__name__)
 _START_SECONDS = 90.0
 """longest time for Ray to start, in seconds"""
+_CLIENT = "ray://"
+"""start of the address of a cluster that is reached through Ray's client server"""
+_LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
+"""environment in which Ray listens on 127.0.0.1 alone; otherwise its servers listen on all interfaces"""
 
 
-def check_ray() -> None:
-    """Check that this engine can run.
+def check_ray(config: Config) -> None:
+    """Check that this engine can run a config.
 
     Raises:
-        UserError: if Flower or Ray is not installed, or the cluster at RAY_ADDRESS does not answer.
+        UserError: if Flower or Ray is not installed, or the cluster at RAY_ADDRESS does not answer or has a node that
+            cannot run the clients of the config.
     """
     require("ray", "flwr", "ray")
     if address := os.environ.get("RAY_ADDRESS"):
-        _check_reachable(address)
+        _check_cluster(address, with_paths(config, os.path.abspath))
 
 
 def simulate_ray(config: Config, n_clients: int) -> Generator[RoundMetrics]:
@@ -55,7 +64,7 @@ def simulate_ray(config: Config, n_clients: int) -> Generator[RoundMetrics]:
         with (work / "log").open("wb") as log:
             process = subprocess.Popen(
                 [sys.executable, "-m", "edgefd_server.flower.ray_run", str(work), str(n_clients)],
-                env=_environment() | {"FLWR_HOME": str(work / "flwr"), "PYTHONPATH": module_path()},
+                env=_environment() | {"FLWR_HOME": str(work / "flwr")},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -71,21 +80,33 @@ def simulate_ray(config: Config, n_clients: int) -> Generator[RoundMetrics]:
 
 
 def _environment() -> dict[str, str]:
-    return os.environ | FLOWER_QUIET | {"RAY_USAGE_STATS_ENABLED": "0"} | direct_to_this_machine()
+    own = {} if "RAY_ADDRESS" in os.environ else _LOOPBACK
+    path = {"PYTHONPATH": module_path()}
+    return os.environ | FLOWER_QUIET | {"RAY_USAGE_STATS_ENABLED": "0"} | direct_to_this_machine() | own | path
 
 
-def _check_reachable(address: str) -> None:
-    head = parse_address(address, "RAY_ADDRESS", least_port=1)
+def _check_cluster(address: str, config: Config) -> None:
+    """Check that the cluster at an address answers, and that each of its nodes can run clients of the config."""
     try:
-        socket.create_connection((head.host, head.port), timeout=5).close()
-        program = "import ray; ray.init(log_to_driver=False, logging_level='error')"
-        subprocess.run([sys.executable, "-c", program], env=_environment(), capture_output=True, check=True, timeout=20)
+        if address != "auto":
+            head = parse_address(address.removeprefix(_CLIENT), "RAY_ADDRESS", least_port=1)
+            socket.create_connection((head.host, head.port), timeout=5).close()
+        checked = subprocess.run(
+            [sys.executable, "-m", "edgefd_server.flower.ray_nodes"],
+            input=dump_yaml(config.to_dict()),
+            env=_environment(),
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=_START_SECONDS,
+        )
     except OSError as error:
         raise UserError(f"RAY_ADDRESS={address}: no answer: {error}; start the cluster or unset RAY_ADDRESS") from error
     except subprocess.SubprocessError as error:
-        raise UserError(
-            f"RAY_ADDRESS={address}: the server there is no Ray cluster of this version; unset or correct RAY_ADDRESS"
-        ) from error
+        where = "this machine runs no Ray cluster" if address == "auto" else "the server there is no Ray cluster"
+        raise UserError(f"RAY_ADDRESS={address}: {where} of this version; unset or correct RAY_ADDRESS") from error
+    if problem := json.loads(checked.stdout.splitlines()[-1]).get("problem"):
+        raise UserError(f"RAY_ADDRESS={address}: {problem}")
 
 
 def _rounds(process: subprocess.Popen[bytes], work: Path, family: set[int]) -> Iterator[RoundMetrics]:
@@ -104,6 +125,10 @@ def _rounds(process: subprocess.Popen[bytes], work: Path, family: set[int]) -> I
         family |= family_of({process.pid})
         if "error" in line:
             raise RunError(line["error"])
+        if "nodes" in line:
+            _LOG.info("Ray: %d nodes with %d cores take part", line["nodes"], line["cores"])
+        if "again" in line:
+            _LOG.warning("a process or node of Ray died, so client %s runs again: %s", line["again"], line["reason"])
         if "round" in line:
             yield RoundMetrics(**line)
         if line.get("done"):

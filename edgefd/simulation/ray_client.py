@@ -20,6 +20,7 @@ from edgefd.config.schema import Config, Model
 from edgefd.core.errors import UserError
 from edgefd.core.knowledge import Knowledge
 from edgefd.core.yaml_files import parse_yaml
+from edgefd.defences.apply import key_of
 from edgefd.federation.changes import digest_of, published_of
 from edgefd.federation.clients import Federation
 from edgefd.federation.context import ClientContext, client_context
@@ -34,12 +35,13 @@ if TYPE_CHECKING:
     from edgefd.learners.onnx_learner import Sessions
 
 
-def simulated_round(body: Mapping[str, Any], context: Context) -> dict[str, int | bytes | str]:
+def simulated_round(body: Mapping[str, Any], context: Context, reference: Any = None) -> dict[str, int | bytes | str]:
     """Run a client's round; return its number, and its encoded report if the client was sampled.
 
     Args:
         body: the coordinator's message: config, plan; teacher after round 0; `asked` if not all clients are sampled.
         context: the context of this client, which stores its state.
+        reference: the federation in Ray's object store; None = this process builds it from the config.
 
     Raises:
         UserError: if the message holds no config.
@@ -49,7 +51,7 @@ def simulated_round(body: Mapping[str, Any], context: Context) -> dict[str, int 
         return {"client": client}
     if "config" not in body:
         raise UserError("a simulated client needs the config: submit the app with `config`, see docs/guides/flower.md")
-    config, federation, sessions = _federation(str(body["config"]))
+    config, federation, sessions = _federation(str(body["config"]), reference)
     plan = wire.decode_plan(body["plan"], len(federation.proxy))
     if (finished := _finished(context, plan.round)) is not None:
         return {"client": client, **finished}
@@ -62,7 +64,8 @@ def simulated_round(body: Mapping[str, Any], context: Context) -> dict[str, int 
     before = published_of(sent) if sent else None
     report, changes, published = publish(state.terms, plan, report, before, bytes(body.get("held", b"")))
     context.state["learner"] = _record(state.learner.state())
-    context.state["claims"] = _record({"claims": state.acceptance, "next_round": np.array([plan.round + 1])})
+    client_arrays = {"claims": state.acceptance, "next_round": np.array([plan.round + 1])}
+    context.state["claims"] = _record(client_arrays | {"noise_key": np.array(state.noise_key, np.uint32)})
     reply: dict[str, bytes] = {"report": wire.encode_report(report, state.terms.codec, changes)}
     if published is not None:
         context.state["published"] = _record(published.to_arrays())
@@ -84,12 +87,21 @@ def _finished(context: Context, round: int) -> dict[str, bytes] | None:
 
 
 @lru_cache(maxsize=1)
-def _federation(text: str) -> tuple[Config, Federation, Callable[[Model], Sessions]]:
-    """Build the federation, once in each process; it is the same in all, because the seed keys all randomness."""
+def _federation(text: str, reference: Any) -> tuple[Config, Federation, Callable[[Model], Sessions]]:
+    """Return the federation of a config, once in each process.
+
+    The processes of a node share the arrays of the object store, which nobody may change. Without a `reference`, each
+    builds the same federation, because the seed keys all randomness.
+    """
     torch.set_num_threads(1)  # like the in-process engine: more threads change bits
     threadpool_limits(1, "blas")
     config = parse_config(parse_yaml(text))
-    federation = prepare(config).federation
+    if reference is None:
+        federation = prepare(config).federation
+    else:
+        import ray
+
+        federation = ray.get(reference)
     return config, federation, model_sessions(config, federation)
 
 
@@ -104,11 +116,12 @@ def _restore(
         learner.load_state(_arrays(context, "learner"))
         saved = _arrays(context, "claims")
         acceptance, next_round = saved["claims"], int(saved["next_round"][0])
+        noise_key = tuple(saved["noise_key"].tolist())
     else:
-        next_round = 0
+        next_round, noise_key = 0, key_of(config.defence)
         acceptance = client_acceptance(config, data, federation, terms)
     restored = client_context(data, learner, federation.proxy, acceptance, terms, config.method_config)
-    return replace(restored, next_round=next_round)
+    return replace(restored, next_round=next_round, noise_key=noise_key)
 
 
 def _arrays(context: Context, name: str) -> dict[str, np.ndarray]:

@@ -227,7 +227,7 @@ def _check_ray(config: Config, resume: bool) -> None:
     if config.devices.fleet:
         raise UserError("devices works only with the local engine: remove the section to run on Ray")
     check_unrecorded(config, "with --engine ray")
-    check_ray()
+    check_ray(config)
 
 
 def _run(prepared: PreparedRun, folder: Path, engine: Engine, callbacks: CallbackList, console: Console | None) -> Run:

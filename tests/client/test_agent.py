@@ -16,12 +16,15 @@ from edgefd_client.state import exclusive_lock, load_state
 from edgefd.core.errors import RunError, UserError
 from edgefd.core.knowledge import Knowledge
 from edgefd.defences.apply import defence_of
+from edgefd.federation.report import Report
 from edgefd.methods import get_method
 from edgefd.rounds.loop import run_rounds
+from edgefd.rounds.validation import expected_report
 from edgefd.runs.execute import make_server
 from edgefd.runs.terms import terms_of
 from edgefd.simulation.engine import open_transport
 from edgefd.wire.bundle_reader import Bundle
+from edgefd.wire.messages import decode_report
 from tests.support.federations import (
     ExportedFederation,
     export_federation,
@@ -123,6 +126,55 @@ def test_devices_equal_the_simulation_if_patience_ends_the_run(tmp_path: Path) -
 def test_devices_equal_the_simulation_with_a_defence(tmp_path: Path) -> None:
     defended = dataclasses.replace(small(), defence=defence_of({"name": "top_k", "k": 2, "calibrate": True}))
     check_equal_to_simulation(export_federation(defended, tmp_path / "federation"), tmp_path)
+
+
+def private(tmp_path: Path, **defence: Any) -> ExportedFederation:
+    """Export a federation whose defence claims an epsilon."""
+    sections = {"proxy": {"source": "public"}, "defence": defence}
+    config = small(method="fedmd", sections=sections, private_rows_per_batch=0, adjusted_steps=0)
+    return export_federation(config, tmp_path / "federation")
+
+
+def test_devices_equal_the_simulation_with_a_vote_almost_without_noise(tmp_path: Path) -> None:
+    """The noise itself differs: nobody knows it. One shard has no random teachers."""
+    check_equal_to_simulation(private(tmp_path, name="pate", shards=1, epsilon=1e7), tmp_path)
+
+
+def test_a_device_keeps_the_key_of_its_noise_and_sends_no_metrics(tmp_path: Path) -> None:
+    federation = private(tmp_path, name="pate")
+    digest, labels = federation.read().digest, []
+    for folder in ("a", "b"):
+        link = scripted(federation, [Task(round_plan(federation, 0), None)])
+        run_device(federation, link, tmp_path / folder)
+        again = Task(round_plan(federation, 1), teacher_of(federation))
+        run_device(federation, resumed := scripted(federation, [again]), tmp_path / folder)  # another process
+        sent = [reported(federation, data, round) for round, data in (*link.submitted, *resumed.submitted)]
+        assert sent[0].knowledge.equals(sent[1].knowledge)
+        assert [report.metrics for report in sent] == [{}, {}]
+        labels.append(sent[0].knowledge.values)
+        state = load_state(tmp_path / folder, digest)
+        assert state is not None
+        assert state.budget_spent == 1
+    assert not np.array_equal(*labels)
+    data = federation.client(0)
+    other = dataclasses.replace(data, x=data.x[:-1], y=data.y[:-1])
+    with pytest.raises(UserError, match="the private data changed after their labels were sent"):
+        run_agent(scripted(federation), federation.read(), other, tmp_path / "a", ignore_line)
+
+
+def test_a_device_does_not_answer_if_its_privacy_budget_is_spent(tmp_path: Path) -> None:
+    federation = private(tmp_path, name="noise")  # for two rounds
+    tasks = [Task(round_plan(federation, 0), None)]
+    tasks += [Task(round_plan(federation, round, closing=False), teacher_of(federation)) for round in (1, 2)]
+    link = scripted(federation, tasks)
+    with pytest.raises(RunError, match="the privacy budget of this run is spent, so round 2 gets no answer"):
+        run_device(federation, link, tmp_path / "state")
+    assert [round for round, _ in link.submitted] == [0, 1]
+
+
+def reported(federation: ExportedFederation, data: bytes, round: int) -> Report:
+    config, clients = federation.prepared.config, federation.prepared.federation
+    return decode_report(data, expected_report(config.method, terms_of(config, clients), round_plan(federation, round)))
 
 
 @pytest.mark.parametrize("method", ["fedavg", "feded", "indlearn", "centralised"])
@@ -265,7 +317,7 @@ def test_the_state_of_another_run_client_or_process_is_refused(federation: Expor
         ({"method_config": {"quantile": 2.0}}, "quantile must be"),
         ({"method_config": {"evil": 1}}, "no setting 'evil'"),
         ({"defence": {"name": "evil"}}, "unknown defence 'evil'"),
-        ({"defence": {"name": "noise"}}, "noise is drawn from the run's seed"),
+        ({"defence": {"name": "noise", "seed": 1}}, "could subtract the noise"),
     ],
 )
 def test_a_bundle_with_a_foreign_method_or_an_invalid_setting_is_refused(

@@ -54,6 +54,7 @@ OF_RULES: list[dict[str, Any]] = [
     {"method": {"name": "indlearn"}, "defence": {"name": "label_only"}},
     {"proxy": {"source": "public"}, "distillation": {"loss": "mixed"}},
     {**PUBLIC, "defence": {"name": "noise"}, "selection": {"name": "ddk", "budget": 0.5}},
+    {**PUBLIC, "defence": {"name": "pate"}, "run": {"patience": 3}},
     {"devices": {"fleet": {"pi_4": 1}}, "coordinator": {"min_reports": 1, "lateness": 0.5}},
     {**PUBLIC, "devices": {"fleet": {"pi_4": 1}}, "defence": {"name": "dp_sgd"}, "train": {"local_steps": 1}},
     {**PUBLIC, "defence": {"name": "noise"}, "model": TWO_HEADS, "train": {"adjusted_steps": 0}},

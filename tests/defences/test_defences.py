@@ -10,9 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgefd.core.arrays import Float32
-from edgefd.core.errors import UserError
+from edgefd.core.errors import RunError, UserError
 from edgefd.core.knowledge import Knowledge
-from edgefd.defences.apply import Defence, NoDefence, defence_of, defended
+from edgefd.core.seeding import noise_key
+from edgefd.defences.accounting import gaussian_delta, gaussian_multiplier
+from edgefd.defences.apply import DEFENCES, Defence, NoDefence, Private, claim, covered, defence_of, defended, spend
 from edgefd.defences.dp_sgd import DpSgd
 from edgefd.defences.label_only import LabelOnly
 from edgefd.defences.noise import Noise, clipped, onto_simplex
@@ -64,7 +66,7 @@ def knowledge_of_a_client(seed: int = 0) -> tuple[Knowledge, ClientContext]:
     weights = rng.uniform(0.1, 1, len(ids)).astype(np.float32)
     proxy_set, acceptance = ProxySet(proxy, np.full(ROWS, -1)), np.ones(ROWS, np.float32)
     client = client_context(data, IdentityLearner(), proxy_set, acceptance, TERMS, None)
-    return Knowledge(ids, softmax(proxy[ids]), weights), in_round(client, 1)
+    return Knowledge(ids, softmax(proxy[ids]), weights), in_round(replace(client, noise_key=noise_key(3)), 1)
 
 
 def in_round(client: ClientContext, round: int, n_rows: int = ROWS, **training: Any) -> ClientContext:
@@ -188,6 +190,58 @@ def test_noise_differs_between_rounds_and_is_small_for_a_large_epsilon() -> None
     assert sigma_of_noise(small_noise, client) < 0.02
 
 
+@pytest.mark.parametrize("defence", [Noise(), Pate(shards=4)], ids=str)
+def test_only_the_key_of_the_client_determines_the_noise(defence: Noise | Pate) -> None:
+    k, client = knowledge_of_a_client()
+    secret, other = replace(client, noise_key=noise_key()), replace(client, noise_key=noise_key())
+    of_other_run = replace(secret, terms=replace(secret.terms, seed=99), rng=np.random.default_rng(5))
+    sent = defence.privatise(secret, k).values
+    assert np.array_equal(defence.privatise(of_other_run, k).values, sent)
+    assert not np.array_equal(defence.privatise(other, k).values, sent)
+    neighbour = replace(secret, data=replace(secret.data, client=2))
+    assert not np.array_equal(defence.privatise(neighbour, k).values, sent)
+
+
+def test_nothing_is_claimed_with_a_known_seed() -> None:
+    for kind in (Noise, Pate, DpSgd):
+        assert claim(kind()) == (8.0, 1e-5)
+        assert "server" in covered(kind())
+        assert (claim(kind(seed=3)), covered(kind(seed=3))) == (None, ())
+
+
+def test_the_terms_are_private_if_the_defence_has_an_epsilon() -> None:
+    for name, kind in DEFENCES.items():
+        assert replace(TERMS, defence={**vars(kind()), "name": name}).private == issubclass(kind, Private)
+
+
+@pytest.mark.parametrize("epsilon", [0.01, 0.5, 8.0, 300.0])
+@pytest.mark.parametrize("delta", [1e-9, 1e-5, 0.1])
+def test_the_gaussian_mechanism_has_the_noise_of_dp_accounting(epsilon: float, delta: float) -> None:
+    from dp_accounting.pld.common import DifferentialPrivacyParameters
+    from dp_accounting.pld.privacy_loss_mechanism import GaussianPrivacyLoss
+
+    oracle = GaussianPrivacyLoss.from_privacy_guarantee(DifferentialPrivacyParameters(epsilon, delta), 1.0)
+    multiplier = gaussian_multiplier(epsilon, delta)
+    assert multiplier == pytest.approx(oracle.standard_deviation, rel=1e-5)
+    assert 0.999 * delta < gaussian_delta(epsilon, multiplier) <= delta
+
+
+def test_a_coordinator_cannot_make_a_device_exceed_its_budget() -> None:
+    _, client = knowledge_of_a_client()
+    terms, plan, spent = TERMS, client.plan, 0.0
+    for _ in range(TERMS.training.rounds):
+        spent = spend(Noise(), terms, plan, ROWS, spent)
+    assert spend(Noise(), terms, replace(plan, closing=True), ROWS, spent) == spent
+    for rounds in (TERMS.training.rounds, 10**6):  # also if the device joins again with other terms
+        more = replace(terms, training=replace(terms.training, rounds=rounds))
+        with pytest.raises(RunError, match="the privacy budget of this run is spent"):
+            spend(Noise(), more, plan, ROWS, spent)
+    assert spend(Pate(), terms, plan, ROWS, spend(Pate(), terms, plan, ROWS, 0.0)) == 1.0
+    with pytest.raises(RunError, match="3 of 40 rows"):
+        spend(Pate(), terms, replace(plan, ids=np.arange(3)), ROWS, 0.0)  # the noise of few rows would be small
+    assert spend(TopK(), terms, plan, ROWS, 0.0) == 0.0
+
+
 def test_clipping_limits_norms_and_the_projection_is_the_nearest_probability_row() -> None:
     rows = np.array([[0.6, 0.8, 0.0], [0.3, 0.4, 0.0], [-1.0, 0.0, 2.0]], np.float32)
     np.testing.assert_allclose(np.linalg.norm(clipped(rows, 0.5), axis=1), 0.5, atol=1e-6)
@@ -248,6 +302,7 @@ def test_a_vote_spends_its_budget_on_all_rows_that_could_be_queried() -> None:
         ({"name": "noise", "epsilon": 0.0}, "epsilon must be at least 0.01"),
         ({"name": "noise", "delta": 0.9}, "delta must be above 0 and far below 1"),
         ({"name": "noise", "clip": 2.0}, "at most 1"),
+        ({"name": "noise", "seed": -1}, "seed must be at least 0"),
         ({"name": "pate", "shards": 0}, "shards must be at least 1"),
         ({"name": "dp_sgd", "clip": 0.0}, "clip must be above 0"),
     ],

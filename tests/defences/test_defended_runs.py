@@ -11,14 +11,17 @@ from edgefd.config.load import load_config, parse_config
 from edgefd.config.schema import Config
 from edgefd.core.errors import UserError
 from edgefd.core.knowledge import Knowledge
+from edgefd.federation.plan import RoundPlan
 from edgefd.federation.progress import Progress
 from edgefd.poisoning.robust_aggregation import Aggregator, aggregate_of
 from edgefd.rounds.loop import RoundResult, run_rounds
 from edgefd.rounds.server import make_plan
+from edgefd.rounds.validation import expected_report
 from edgefd.runs.deployable import check_deployable
 from edgefd.runs.execute import execute_run, make_server
 from edgefd.runs.export_bundle import export_config
 from edgefd.runs.prepare import prepare
+from edgefd.runs.terms import terms_of
 from edgefd.simulation.engine import open_transport, simulate
 from edgefd.wire import messages as wire
 from tests.support.configs import PRIVATE
@@ -38,10 +41,42 @@ def config(**sections: Any) -> Config:
     return parse_config(PRIVATE | {"defence": {"name": "none"}, "train": {"rounds": 2}} | sections)
 
 
+def seeded(name: str) -> dict[str, Any]:
+    return {"name": name} | ({} if name == "top_k" else {"seed": 1})
+
+
+@pytest.mark.parametrize("name", ["dp_sgd", "noise", "pate"])
+def test_the_seed_of_a_run_does_not_determine_its_noise_and_clients_send_no_metric_without_noise(name: str) -> None:
+    small = {"data": {"name": "mnist_mini", "limit": 200}, "partition": {"name": "iid", "n_clients": 1}}
+    private = parse_config(PRIVATE | small | {"model": {"name": "linear"}, "defence": {"name": name}})
+    results = [run_all_rounds(private) for _ in range(2)]
+    sent = [rounds[0].exchange.reports[0].knowledge for rounds in results]
+    assert not sent[0].equals(sent[1])
+    for report in (report for rounds in results for result in rounds for report in result.exchange.reports):
+        assert not report.metrics.keys() & {"heldout_accuracy", "train_loss", "distil_loss"}
+        assert "accuracy" in report.metrics  # of the test set, which only a simulation has
+    terms = terms_of(private, prepare(private).federation)
+    with pytest.raises(ValueError, match="train_loss"):
+        expected_report(private.method, terms, RoundPlan(0, np.arange(1))).check_metrics({"train_loss": 1.0})
+
+
+@pytest.mark.parametrize("selection", ["random", "pcoreset"])
+def test_a_row_that_is_queried_again_has_the_same_vote(selection: str) -> None:
+    rule, train = {"name": selection, "budget": 0.7}, {"rounds": 3, "distill_epochs": 1}
+    pate = config(selection=rule, defence={"name": "pate"}, train=train, model={"name": "linear"})
+    labels: dict[tuple[int, int], list[int]] = {}
+    for result in run_all_rounds(pate):
+        for report in result.exchange.reports:
+            for row, label in zip(report.knowledge.ids, report.knowledge.values.argmax(1), strict=True):
+                labels.setdefault((report.client, int(row)), []).append(int(label))
+    assert max(map(len, labels.values())) > 1
+    assert all(len(set(sent)) == 1 for sent in labels.values())
+
+
 @pytest.mark.parametrize("name", ["dp_sgd", "noise", "pate", "top_k"])
 def test_workers_and_one_process_give_the_same_bits(name: str) -> None:
     serial, forked = (
-        run_all_rounds(parse_config(PRIVATE | {"defence": {"name": name}, "run": {"workers": w}})) for w in (0, 2)
+        run_all_rounds(parse_config(PRIVATE | {"defence": seeded(name), "run": {"workers": w}})) for w in (0, 2)
     )
     for a, b in zip(serial, forked, strict=True):
         assert a.teacher is not None
@@ -65,7 +100,8 @@ def test_bytes_are_counted_after_the_defence() -> None:
 
 def test_the_summary_of_a_run_holds_the_claimed_epsilon_and_delta(tmp_path: Path) -> None:
     summaries = {}
-    for name, defence in (("none", {}), ("pate", {"name": "pate", "epsilon": 3.0, "delta": 1e-6})):
+    pate = {"name": "pate", "epsilon": 3.0, "delta": 1e-6}
+    for name, defence in (("none", {}), ("pate", pate), ("known", pate | {"seed": 5})):
         prepared = prepare(config(defence=defence, run={"workers": 0, "evaluate_every": 9}))
         (tmp_path / name).mkdir()
         rounds_of = functools.partial(simulate, open_transport(prepared.config, prepared.federation))
@@ -73,6 +109,8 @@ def test_the_summary_of_a_run_holds_the_claimed_epsilon_and_delta(tmp_path: Path
         assert load_config(tmp_path / name / "config.yaml") == prepared.config
     assert (summaries["none"]["epsilon_claimed"], summaries["none"]["delta_claimed"]) == (None, None)
     assert (summaries["pate"]["epsilon_claimed"], summaries["pate"]["delta_claimed"]) == (3.0, 1e-6)
+    assert (summaries["known"]["epsilon_claimed"], summaries["known"]["noise_seed"]) == (None, 5)
+    assert (summaries["pate"]["noise_seed"], summaries["pate"]["heldout_accuracy_mean"]) == (None, None)
 
 
 def test_a_client_that_accepts_no_row_sends_no_row_with_a_defence() -> None:
@@ -108,10 +146,13 @@ def test_devices_refuse_initial_parameters_of_their_own() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "message"), [("dp_sgd", "needs torch"), ("noise", "could subtract it"), ("pate", "could subtract it")]
+    ("defence", "message"),
+    [({"name": "dp_sgd"}, "needs torch"), ({"name": "pate", "seed": 1}, "could subtract the noise")],
 )
-def test_devices_and_coordinators_refuse_defences_without_effect_there(name: str, message: str, tmp_path: Path) -> None:
-    private = parse_config(PRIVATE | {"defence": {"name": name}})
+def test_devices_and_coordinators_refuse_defences_without_effect_there(
+    defence: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    private = parse_config(PRIVATE | {"defence": defence})
     with pytest.raises(UserError, match=message):
         check_deployable(private)
     with pytest.raises(UserError, match=message):

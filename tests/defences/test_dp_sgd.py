@@ -10,6 +10,7 @@ from torch import nn
 
 from edgefd.config.load import parse_config
 from edgefd.core.errors import UserError
+from edgefd.core.seeding import noise_key
 from edgefd.defences import dp_sgd
 from edgefd.defences.accounting import sgd_epsilon, sgd_multiplier
 from edgefd.defences.dp_sgd import DpSgd
@@ -112,6 +113,29 @@ def test_noise_on_an_empty_batch_has_its_full_variance(monkeypatch: pytest.Monke
     values = torch.cat([g.reshape(-1) for g in noise])
     assert float(values.std()) == pytest.approx(3.0 * 2.0 / 50, rel=0.05)
     assert all(p.grad is None for p in learner.model.parameters())
+
+
+def test_only_the_key_of_the_client_determines_batches_and_noise(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All parties know the seed of the run, and could otherwise repeat both."""
+    rng = np.random.default_rng(0)
+    private = labelled(rng.normal(0, 1, (60, 1, 28, 28)).astype(np.float32), rng.integers(0, 10, 60), 10)
+
+    def gradients(key: tuple[int, ...], seed: int, model: nn.Module, multiplier: float) -> np.ndarray:
+        monkeypatch.setattr(dp_sgd, "noise_multiplier", lambda *_: multiplier)
+        learner, sent = TorchLearner(model, "sgd"), list[np.ndarray]()
+        monkeypatch.setattr(learner, "step", lambda gradients, _: sent.extend(g.numpy().ravel() for g in gradients))
+        ctx = client(learner, private, Training(local_steps=1, batch_size=30, private_rows_per_batch=0))
+        dp_sgd.local_step(dataclasses.replace(ctx, noise_key=key, rng=np.random.default_rng(seed)), DpSgd())
+        return np.concatenate(sent)
+
+    key, other, model = noise_key(1), noise_key(2), build_model("linear", (1, 28, 28), 10, 0)
+    for multiplier in (0.0, 1.0):
+        assert np.array_equal(gradients(key, 1, model, multiplier), gradients(key, 2, model, multiplier))
+        assert not np.array_equal(gradients(key, 1, model, multiplier), gradients(other, 1, model, multiplier))
+    monkeypatch.setattr(dp_sgd, "poisson", lambda private, *_: iter([private]))
+    dropping = nn.Sequential(nn.Flatten(), nn.Dropout(0.5), nn.Linear(784, 10))
+    assert np.array_equal(gradients(key, 1, dropping, 0.0), gradients(other, 1, dropping, 0.0))
+    assert not np.array_equal(gradients(key, 1, dropping, 0.0), gradients(key, 2, dropping, 0.0))
 
 
 def test_parameters_that_need_no_gradient_get_none() -> None:

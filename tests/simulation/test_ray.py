@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -9,15 +10,17 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from edgefd.config.load import load_config
+from edgefd.simulation.run import simulate_config
 from tests.support.commands import QUICKSTART, command, edgefd, env
 from tests.support.proxy import proxy
+from tests.support.ray_node import LOOPBACK, kill_node, ray_cluster
 from tests.support.waiting import free_port, until
 
 SMALL = (
@@ -54,6 +57,14 @@ def marked(folder: Path) -> dict[int, str]:
     return {pid: line for pid, line in lines.items() if pid != os.getpid()}
 
 
+def listening(pids: Iterable[int]) -> set[str]:
+    """Return the addresses, in hexadecimal, on which these processes accept TCP connections. Linux only."""
+    links = [link for pid in pids for link in Path(f"/proc/{pid}/fd").glob("*") if link.is_socket()]
+    sockets = {os.stat(link).st_ino for link in links if link.exists()}
+    rows = [row.split() for kind in ("tcp", "tcp6") for row in Path(f"/proc/net/{kind}").read_text().splitlines()[1:]]
+    return {row[1].partition(":")[0] for row in rows if row[3] == "0A" and int(row[9]) in sockets}
+
+
 def rounds(folder: Path) -> list[dict[str, Any]]:
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     return [{k: v for k, v in line.items() if k != "seconds"} for line in lines]
@@ -82,59 +93,44 @@ def test_the_processes_of_ray_on_this_machine_use_no_proxy(tmp_path: Path) -> No
     assert_no_process_left(tmp_path)
 
 
-@pytest.mark.slow
-def test_an_existing_cluster_of_two_nodes_gives_the_same_bits_and_keeps_running(tmp_path: Path) -> None:
-    shutil.copy(ROOT / "edgefd" / "data" / "mnist_mini.npz", tmp_path / "mine.npz")
-    small = (*SMALL, "data.name=mine.npz")  # the nodes of the cluster do not run in the folder of this file
-    local = edgefd("simulate", QUICKSTART, *small, "run.workers=0", "--out", "local", cwd=tmp_path, PYTHONPATH=PATHS)
-    assert local.returncode == 0, local.stderr
-    with cluster() as address:
-        arguments = ("simulate", QUICKSTART, *small, "--engine", "ray", "--out", "ray")
-        done = edgefd(*arguments, cwd=tmp_path, PYTHONPATH=PATHS, RAY_ADDRESS=address)
-        assert done.returncode == 0, done.stdout + done.stderr
-        assert nodes(address) == 2, "the engine must not end a cluster that it did not start"
-    assert rounds(tmp_path / "ray") == rounds(tmp_path / "local")
+@pytest.mark.slow  # a cluster of four nodes starts, and one of them has to die
+def test_a_cluster_gives_the_same_bits_if_a_node_dies_and_keeps_running(tmp_path: Path) -> None:
+    work = tmp_path / "work"  # of the driver; the nodes do not run there
+    work.mkdir()
+    shutil.copy(ROOT / "edgefd" / "data" / "mnist_mini.npz", work / "mine.npz")
+    few = ("baselines=[]", "data.limit=600", "partition.name=weak", "partition.n_clients=6", "model.name=mlp")
+    small = (*few, "method.n_clusters=4", "train.rounds=5", "run.evaluate_every=1", "data.name=mine.npz")
+    with tempfile.TemporaryDirectory(prefix="ray-") as folder, ray_cluster(Path(folder), [1, 1, 1]) as (address, nodes):
+        arguments = command("simulate", QUICKSTART, *small, "--engine", "ray", "--out", "ray")
+        environment = env(LOOPBACK | {"PYTHONPATH": PATHS, "RAY_ADDRESS": address})
+        driver = subprocess.Popen(arguments, cwd=work, env=environment, stderr=subprocess.PIPE, text=True)
+        try:
+            local = load_config(QUICKSTART, [*small[:-1], "run.workers=0"])
+            simulate_config(local, tmp_path / "local")
+            file = work / "ray" / "metrics.jsonl"
+            until(lambda: driver.poll() is not None or (file.exists() and file.read_text().count("\n") >= 2), 150)
+            kill_node(nodes[0])
+            _, log = driver.communicate(timeout=90)
+        finally:
+            driver.kill()
+        assert driver.returncode == 0, log
+        assert live_nodes(address) == 3, "the engine must not end a cluster that it did not start"
+    assert "Ray: 3 nodes with 3 cores take part" in log
+    assert re.search("a process or node of Ray died, so client [0-5] runs again", log)
+    assert rounds(work / "ray") == rounds(tmp_path / "local")
     assert_no_process_left(tmp_path)
 
 
-@contextmanager
-def cluster() -> Iterator[str]:
-    """Start a head without cores and a node with one core, so that clients run on another node than the server."""
-    address = f"127.0.0.1:{free_port()}"
-    ray = [str(Path(sys.executable).with_name("ray")), "start", "--block", "--disable-usage-stats"]
-    ignore_line: dict[str, Any] = {
-        "stdout": subprocess.DEVNULL,
-        "stderr": subprocess.DEVNULL,
-        "start_new_session": True,
-    }
-    head = ["--head", "--node-ip-address=127.0.0.1", f"--port={address.partition(':')[2]}", "--include-dashboard=false"]
-    environment = env({"PYTHONPATH": PATHS})
-    with tempfile.TemporaryDirectory(prefix="ray-") as folder:
-        started = [
-            subprocess.Popen([*ray, *head, "--num-cpus=0", f"--temp-dir={folder}"], env=environment, **ignore_line)
-        ]
-        try:
-            until(lambda: nodes(address) == 1)
-            started.append(
-                subprocess.Popen([*ray, f"--address={address}", "--num-cpus=1"], env=environment, **ignore_line)
-            )
-            until(lambda: nodes(address) == 2)
-            yield address
-        finally:
-            for process in reversed(started):
-                process.terminate()
-                process.wait(20)
-
-
-def nodes(address: str) -> int:
-    """Return the number of live nodes of the cluster; 0 without an answer."""
+def live_nodes(address: str) -> int:
+    """Return the number of live nodes of the cluster, with its head."""
     program = (
         "import ray; ray.init(log_to_driver=False, logging_level='error'); print(sum(n['Alive'] for n in ray.nodes()))"
     )
+    environment = env(LOOPBACK | {"RAY_ADDRESS": address})
     result = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, env=env({"RAY_ADDRESS": address}), timeout=60
+        [sys.executable, "-c", program], capture_output=True, text=True, env=environment, timeout=60, check=True
     )
-    return int(result.stdout) if result.returncode == 0 else 0
+    return int(result.stdout)
 
 
 @pytest.mark.slow
@@ -149,13 +145,16 @@ def test_a_failing_client_ends_the_ray_run_and_all_its_processes(tmp_path: Path)
 
 
 @pytest.mark.slow
-def test_ctrl_c_ends_all_processes_of_a_ray_run(tmp_path: Path) -> None:
+def test_ctrl_c_ends_all_processes_of_a_ray_run_which_listen_on_127_0_0_1_alone(tmp_path: Path) -> None:
     arguments = command("simulate", QUICKSTART, *SMALL, "train.rounds=1000", "--engine", "ray", "--out", "r")
     process = subprocess.Popen(arguments, cwd=tmp_path, env=env({"PYTHONPATH": PATHS}), stderr=subprocess.PIPE)
     metrics = tmp_path / "r" / "metrics.jsonl"
     deadline = time.monotonic() + 90
     while time.monotonic() < deadline and not (metrics.exists() and metrics.read_text().count("\n") > 2):
         time.sleep(0.1)
+    addresses = listening(marked(tmp_path))
+    assert addresses, "Ray's servers listen somewhere"
+    assert addresses <= {"0100007F", "0000000000000000FFFF00000100007F"}, "127.0.0.1, as IPv4 and within IPv6"
     process.send_signal(signal.SIGINT)
     _, stderr = process.communicate(timeout=30)
     assert process.returncode == 130

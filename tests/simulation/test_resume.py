@@ -19,7 +19,9 @@ from edgefd.core.errors import Stopped, UserError
 from edgefd.core.npz import npz_arrays
 from edgefd.methods import get_method, method_names
 from edgefd.runs.checkpoint import CHECKPOINT
-from edgefd.simulation.checkpoint import locked
+from edgefd.runs.prepare import prepare
+from edgefd.simulation.checkpoint import load_client, locked, save_client
+from edgefd.simulation.engine import make_simulation_state
 from edgefd.simulation.run import Run, simulate_config
 from tests.golden.golden import OF_ONE_MODEL
 from tests.support.commands import command, env
@@ -107,6 +109,18 @@ def test_a_stopped_run_of_each_method_continues_to_the_same_bits(tmp_path: Path,
 )
 def test_every_state_of_a_run_is_in_its_checkpoint(tmp_path: Path, sections: dict[str, Any]) -> None:
     check_same(*whole_and_resumed(config(**sections), tmp_path, after=3))
+
+
+def test_the_keys_of_the_noise_are_in_a_checkpoint(tmp_path: Path) -> None:
+    """A resumed run would otherwise repeat the votes of PATE with new noise, and spend their budget twice."""
+    pate = config("fedmd", proxy={"source": "public"}, defence={"name": "pate"})
+    federation = prepare(pate).federation
+    before, after = (make_simulation_state(pate, federation) for _ in range(2))
+    assert not np.array_equal(before.noise_keys, after.noise_keys)
+    for client in range(len(federation.clients)):
+        save_client(before, client, tmp_path)
+        load_client(after, client, tmp_path)
+    assert np.array_equal(before.noise_keys, after.noise_keys)
 
 
 def test_rounds_after_the_last_checkpoint_are_repeated(tmp_path: Path) -> None:

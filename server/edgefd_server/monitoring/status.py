@@ -33,6 +33,8 @@ class RunDescription:
     """number of rounds; they are numbered from 0, and the closing round follows them with this number"""
     bytes_once: int | None = None
     """bytes of the bundles of all clients, which the bytes of the rounds do not contain; None = not known"""
+    metrics_sent: bool = True
+    """whether clients send their held-out accuracy, which they do not under a defence with an epsilon"""
 
 
 @dataclass(frozen=True)

@@ -92,8 +92,9 @@ def serve_coordinator(
     names, held = dict if certs is None else AllowList(certs).names, max(each.held for each in front_ends)
     fleet = CoordinatorFleet(config, n_clients, seen, names, held)
     models = ", ".join(model.name for model in config.model)
+    private, rounds = served.terms.private, config.train.rounds
     about = RunDescription(
-        config.method_name, served.facts.dataset, models, n_clients, config.train.rounds, served.bytes_once
+        config.method_name, served.facts.dataset, models, n_clients, rounds, served.bytes_once, not private
     )
     metrics, board = LinkMetrics(), StatusBoard(about, fleet.snapshot)
     expected = range(n_clients) if run.resuming and any(each.reconnects for each in front_ends) else ()
@@ -108,6 +109,8 @@ def serve_coordinator(
                 opened.append(stack.enter_context(front_end.open(coordinator, metrics)))
             where = "".join(f" {each.where}" for each in opened if each.where)
             begin = f", from round {run.saved.next_round}" if run.saved.metrics else ""
+            if private:
+                print(f"clients send no accuracy and no loss: defence {config.defence.name} has no noise for them")
             print(f"waiting for {n_clients} clients{where}{begin}", flush=True)
             board.begin(run.folder.name, run.saved.metrics)
             return coordinate(run, coordinator, board.watching(print_rounds))

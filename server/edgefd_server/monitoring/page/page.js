@@ -165,7 +165,7 @@ function tables() {
   get("no-refusals").hidden = refused.length > 0;
   fill(get("numbers"), status.points.map((p) => [
     p.closing ? `${p.round}, closing` : String(p.round),
-    percent(p.heldout), percent(p.test), percent(p.teacher), p.closing ? "–" : percent(p.kept),
+    status.about.metrics_sent ? percent(p.heldout) : "not sent", percent(p.test), percent(p.teacher), p.closing ? "–" : percent(p.kept),
     bytes(p.up), bytes(p.down), p.seconds.toFixed(2),
   ]));
 }
