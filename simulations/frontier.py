@@ -96,7 +96,7 @@ def described(config: Config) -> str:
     defaults = vars(type(config.method_config)())
     changed = [f"{k}={v}" for k, v in vars(config.method_config).items() if v != defaults[k]]
     defence = vars(config.defence)
-    settings = " ".join(f"{k}={v}" for k, v in defence.items() if k not in ("name", "delta", "clip"))
+    settings = " ".join(f"{k}={v}" for k, v in defence.items() if k not in ("name", "delta", "clip") and v is not None)
     parts = [
         "contributed rows" if config.proxy.source == "contributed" else "",
         config.codec.name if config.codec.name != "auto" else "",

@@ -10,7 +10,7 @@ import torch
 from threadpoolctl import threadpool_limits
 
 from edgefd.config.load import parse_config
-from edgefd.config.schema import Config
+from edgefd.config.schema import CodecChoice, Config
 from edgefd.core.knowledge import Knowledge
 from edgefd.rounds.loop import run_rounds
 from edgefd.rounds.participation import ParticipationConfig
@@ -108,7 +108,7 @@ def test_the_seed_reaches_the_run() -> None:
 
 
 def test_bytes_are_those_of_the_encoded_messages() -> None:
-    c = config(workers=0)
+    c = replace(config(workers=0), codec=CodecChoice("float16"))
     federation = prepare(c).federation
     rounds = list(simulate(open_transport(c, federation)))
     assert rounds[0].bytes_down == 0  # no teacher yet
