@@ -159,7 +159,7 @@ def _run_over_grpc(options: RunOptions) -> None:
     samples = _samples(options, bundle)  # data in other units are refused before the device joins
     largest = expected_task(method, manifest.terms, len(bundle.proxy), manifest.n_clients).largest
     with connect(options.server, options.certs, bool(options.insecure), largest) as channel:
-        link = GrpcLink(channel, options.client, _LOG.warning, options.give_up or GIVE_UP)
+        link = GrpcLink(channel, options.client, _LOG.warning, options.give_up or GIVE_UP, options.certs)
         link.join(manifest.terms)
         if bundle.digest != link.manifest_sha256:
             raise UserError("the bundle differs from the coordinator's: leave --bundle out to fetch it")
@@ -175,7 +175,7 @@ def _fetched_bundle(options: RunOptions) -> Bundle:
 
     assert options.server is not None
     with connect(options.server, options.certs, bool(options.insecure)) as channel:
-        link = GrpcLink(channel, options.client, _LOG.warning, options.give_up or GIVE_UP)
+        link = GrpcLink(channel, options.client, _LOG.warning, options.give_up or GIVE_UP, options.certs)
         link.join(None)
         with exclusive_lock(options.state):
             sources = Sources(default_cache() if options.cache is None else options.cache, options.bundle_url)

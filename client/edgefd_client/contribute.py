@@ -81,7 +81,7 @@ def contribute(options: ContributeOptions, log: Callable[[str], None]) -> None:
                 "another --keep; repeat the former --data, --fraction, --seed and --keep to send those again"
             )
         log(f"sending {samples} {recipients}")
-        link = GrpcLink(channel, options.client, _LOG.warning, options.give_up or GIVE_UP)
+        link = GrpcLink(channel, options.client, _LOG.warning, options.give_up or GIVE_UP, options.certs)
         known = send(link, x[contribution.rows], contribution, options)
     log("the coordinator had them already" if known else "the coordinator has them")
 

@@ -25,6 +25,7 @@ from edgefd.federation.changes import digest_of
 from edgefd.federation.terms import FederationTerms
 from edgefd.rounds.validation import ExpectedTask
 from edgefd.wire.device_link import HOLD, PROTOCOL, REASON, identity_message, read_terms
+from edgefd_client.certificate_check import check_certificate
 from edgefd_client.link import Membership, Task, check_terms, read_task, reading
 
 _LOG = logging.getLogger(__name__)
@@ -64,7 +65,7 @@ def connect(address: str, certs: Path | None, insecure: bool, largest_task: int 
             larger reply.
 
     Raises:
-        UserError: if the address has another form, certificates are missing, a connection to another machine without
+        UserError: if the address has another form, certificates are missing or not valid, a connection to another machine without
             TLS is not allowed, or the proxy cannot be used.
     """
     server = parse_address(address, "--server", least_port=1)
@@ -92,6 +93,7 @@ def connect(address: str, certs: Path | None, insecure: bool, largest_task: int 
         raise UserError(
             f"cannot read {error.filename}: {error.strerror}; --certs must be a folder created by `edgefd certs device`"
         ) from error
+    check_certificate(certs)
     return grpc.secure_channel(address, grpc.ssl_channel_credentials(ca, key, certificate), options)
 
 
@@ -110,7 +112,12 @@ class GrpcLink:
     """Session of a device with its coordinator. Call `join` first."""
 
     def __init__(
-        self, channel: grpc.Channel, client: int | None, log: Callable[[str], None], give_up: float = GIVE_UP
+        self,
+        channel: grpc.Channel,
+        client: int | None,
+        log: Callable[[str], None],
+        give_up: float = GIVE_UP,
+        certs: Path | None = None,
     ) -> None:
         """Prepare a session on a channel. Nothing is sent yet.
 
@@ -119,11 +126,13 @@ class GrpcLink:
             client: number of this client; None if its certificate determines it.
             log: receives a line when the device waits for the coordinator, or a report arrives too late.
             give_up: seconds without an answer after which a call raises `RunError`.
+            certs: the folder of `connect`, which is checked again when the coordinator does not answer.
         """
         self._stub = DeviceLinkStub(channel)  # type: ignore[no-untyped-call]
         self._log = log
         self._client = client
         self._give_up = give_up
+        self._certs = certs
         self._last_contact = 0.0
         """time of the last answer of the coordinator, or of the first attempt of the present call if that is later"""
         self._last_report: tuple[bytes, int] | None = None
@@ -246,6 +255,7 @@ class GrpcLink:
 
         Raises:
             UserError, RunError: if the coordinator refuses.
+            UserError: if it does not answer, and the certificate of this device is not valid.
             RunError: if the coordinator has not answered for `give_up` seconds.
         """
         pause, logged, self._last_contact = FIRST_PAUSE, "", time.monotonic()
@@ -270,6 +280,8 @@ class GrpcLink:
                     "command again to resume, or pass --give-up SECONDS to wait longer"
                 )
             if line != logged:
+                if self._certs is not None and not reason:
+                    check_certificate(self._certs)  # it may have expired since the device connected
                 self._log(f"waiting for the coordinator: {line}")
                 logged = line
             time.sleep(pause * random.uniform(0.5, 1.0))  # the devices of a fleet must not all call at once
