@@ -26,7 +26,7 @@ from edgefd.federation.terms import FederationTerms
 from edgefd.rounds.validation import ExpectedTask
 from edgefd.wire.device_link import HOLD, PROTOCOL, REASON, identity_message, read_terms
 from edgefd_client.certificate_check import check_certificate
-from edgefd_client.link import Membership, Task, check_terms, read_task, reading
+from edgefd_client.link import GIVE_UP, Membership, RunEnded, Task, check_terms, read_task, reading
 
 _LOG = logging.getLogger(__name__)
 
@@ -36,8 +36,8 @@ SHORT_TIMEOUT, LONG_TIMEOUT = 20.0, 120.0
 """seconds that a call with little data and a call with much data may take"""
 FIRST_PAUSE, MAX_PAUSE = 0.2, 15.0
 """seconds between the first two attempts, and the limit up to which this pause doubles"""
-GIVE_UP = 3600
-"""seconds without an answer after which a device stops; default of --give-up"""
+NEXT_RUN_PAUSE = 30.0
+"""largest number of seconds between two questions of a device whether the next run has begun"""
 _RETRIED_CODES = {
     grpc.StatusCode.UNAVAILABLE,
     grpc.StatusCode.DEADLINE_EXCEEDED,
@@ -65,8 +65,8 @@ def connect(address: str, certs: Path | None, insecure: bool, largest_task: int 
             larger reply.
 
     Raises:
-        UserError: if the address has another form, certificates are missing or not valid, a connection to another machine without
-            TLS is not allowed, or the proxy cannot be used.
+        UserError: if the address has another form, certificates are missing or not valid, a connection to another
+            machine without TLS is not allowed, or the proxy cannot be used.
     """
     server = parse_address(address, "--server", least_port=1)
     options: list[tuple[str, int | str]] = [
@@ -157,17 +157,24 @@ class GrpcLink:
         """sha256 of the manifest of the bundle that this client must have."""
         return self._reply.manifest_sha256
 
-    def join(self, terms: FederationTerms | None) -> None:
+    def join(self, terms: FederationTerms | None, finished: str | None = None) -> None:
         """Open a session, or open it again if the coordinator has forgotten it.
 
-        `terms` are those of the device's bundle; with None, the session may only download one.
+        Args:
+            terms: those of the device's bundle; with None, the session may only download one.
+            finished: the run that the device has finished: wait for another one. None = take part in any.
 
         Raises:
             UserError: if the bundle belongs to another federation.
-            RunError: if the coordinator refuses the device, or now serves another run.
+            RunEnded: if the coordinator now serves another run than that of the session.
+            RunError: if the coordinator refuses the device.
         """
         self._terms = terms
         self.retry(self._join)
+        while self._reply.run == finished:
+            time.sleep(NEXT_RUN_PAUSE * random.uniform(0.5, 1.0))
+            self._reply = pb.JoinReply()
+            self.retry(self._join)
 
     def next_task(self, after: int, expected: ExpectedTask) -> Task | None:
         """Wait for the next round, see `edgefd_client.link.Link`. Repeat the last report to a restarted server."""
@@ -194,7 +201,7 @@ class GrpcLink:
                     with suppress(grpc.RpcError):  # the coordinator then waits longer; the device needs no answer
                         self._stub.NextTask(told, timeout=SHORT_TIMEOUT)
                     if reply.end.reason:
-                        raise RunError(f"the coordinator stopped: {shown(reply.end.reason)}")
+                        raise RunEnded(f"the coordinator stopped: {shown(reply.end.reason)}")
                     return None
                 case None:
                     raise RunError("unexpected reply from the coordinator: expected task, idle or end")
@@ -245,7 +252,7 @@ class GrpcLink:
         if self._terms is not None:
             check_terms(terms, self._terms, "leave --bundle out to fetch it from the coordinator")
         if self._reply.run not in ("", reply.run):
-            raise RunError(
+            raise RunEnded(
                 f"the coordinator is at run {shown(reply.run)} now, but this device is in run {shown(self._reply.run)}"
             )
         self._reply, self._report_may_be_lost = reply, True

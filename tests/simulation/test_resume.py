@@ -159,7 +159,8 @@ def test_the_rules_of_participation_may_change_and_the_run_folder_says_so(
     assert "coordinator.min_reports was None, and is 1 in the rounds to come" in caplog.text
     assert load_config(tmp_path / "run" / "config.yaml").coordinator.min_reports == 1
     reports = [sum(kept is not None for kept in m.kept_per_client) for m in resumed.rounds]
-    assert reports[:2] == [4, 4] and min(reports[2:4]) < 4
+    assert reports[:2] == [4, 4]
+    assert min(reports[2:4]) < 4
 
 
 def test_what_cannot_be_resumed_is_refused(tmp_path: Path) -> None:
