@@ -118,6 +118,7 @@ class GrpcLink:
         log: Callable[[str], None],
         give_up: float = GIVE_UP,
         certs: Path | None = None,
+        facts: Callable[[], pb.DeviceFacts] | None = None,
     ) -> None:
         """Prepare a session on a channel. Nothing is sent yet.
 
@@ -127,12 +128,13 @@ class GrpcLink:
             log: receives a line when the device waits for the coordinator, or a report arrives too late.
             give_up: seconds without an answer after which a call raises `RunError`.
             certs: the folder of `connect`, which is checked again when the coordinator does not answer.
+            facts: returns what the status page shows of this device; None = nothing.
         """
         self._stub = DeviceLinkStub(channel)  # type: ignore[no-untyped-call]
         self._log = log
         self._client = client
         self._give_up = give_up
-        self._certs = certs
+        self._certs, self._facts = certs, facts
         self._last_contact = 0.0
         """time of the last answer of the coordinator, or of the first attempt of the present call if that is later"""
         self._last_report: tuple[bytes, int] | None = None
@@ -246,6 +248,8 @@ class GrpcLink:
         request = pb.JoinRequest(protocol=PROTOCOL, client=self._client)
         if self._terms is not None:
             request.terms.CopyFrom(identity_message(self._terms))
+        if self._facts is not None:
+            request.facts.CopyFrom(self._facts())
         reply: pb.JoinReply = self._stub.Join(request, timeout=SHORT_TIMEOUT)
         with reading():
             terms = read_terms(reply.terms)

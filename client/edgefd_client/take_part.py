@@ -127,6 +127,7 @@ def _run_over_folder(options: RunOptions, finished: str | None) -> str:
 def _run_over_grpc(options: RunOptions, finished: str | None) -> str:
     require("client", "grpc")
     from edgefd.rounds.validation import expected_task
+    from edgefd_client.facts import device_facts
     from edgefd_client.grpc_link import GrpcLink, connect
     from edgefd_client.http_source import check_url
 
@@ -141,7 +142,8 @@ def _run_over_grpc(options: RunOptions, finished: str | None) -> str:
     samples = _samples(options, bundle)  # data in other units are refused before the device joins
     largest = expected_task(method, manifest.terms, len(bundle.proxy), manifest.n_clients).largest
     with connect(options.server, options.certs, bool(options.insecure), largest) as channel:
-        link = GrpcLink(channel, options.client, _LOG.warning, options.patience, options.certs)
+        facts = partial(device_facts, options.state)
+        link = GrpcLink(channel, options.client, _LOG.warning, options.patience, options.certs, facts)
         link.join(manifest.terms, finished)
         if bundle.digest != link.manifest_sha256:
             raise UserError("the bundle differs from the coordinator's: leave --bundle out to fetch it")
