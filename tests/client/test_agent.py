@@ -166,7 +166,7 @@ def test_acceptance_weights_are_computed_once_and_again_for_other_data(
     fewer = dataclasses.replace(data, x=data.x[:-1], y=data.y[:-1])
     run_agent(scripted(federation), federation.read(), fewer, tmp_path, lines.append)
     assert calls == 1
-    assert re.search(r"the data have moved by 0\.00\d, less than 0\.05: its filter stays", lines[0])
+    assert re.search(r"the data have moved by 0\.0\d\d, less than 0\.05: its filter stays", lines[0])
     one_class = data.y == data.y[0]
     other = dataclasses.replace(data, x=data.x[one_class], y=data.y[one_class])
     run_agent(scripted(federation), federation.read(), other, tmp_path, lines.append)
