@@ -75,7 +75,7 @@ def run_agent(
         sizes = f"{len(data.x)} samples, {len(data.x_heldout)} held out"
         log(f"client {data.client}: {sizes}, {n_accepted} of {len(bundle.proxy)} proxy rows accepted")
         if device.listens:
-            log(f"client {data.client} is a listener, {device.too_few}: it learns, but sends nothing")
+            log(device.listener_line)
         elif device.method.message.of_proxy_rows:
             device.log_shift(n_accepted)
         after = saved.round - 1  # the report of the saved round may not have been submitted
@@ -163,11 +163,13 @@ class _Device:
         return is_listener(self.method, self.data, self.membership.terms)
 
     @property
-    def too_few(self) -> str:
-        """Samples and classes of the device beside those that it needs to answer, in words."""
+    def listener_line(self) -> str:
+        """What a listener says: the samples and classes that it has, and those that it needs to answer."""
         training, y = self.membership.terms.training, self.data.y
-        have, need = f"{len(y)} samples of {len(np.unique(y))} classes", f"{training.min_samples} and"
-        return f"with {have} where the coordinator asks for {need} {training.min_classes}"
+        return (
+            f"client {self.data.client} is a listener, with {len(y)} samples of {len(np.unique(y))} classes where the "
+            f"coordinator asks for {training.min_samples} and {training.min_classes}: it learns, but sends nothing"
+        )
 
     def resume(self) -> DeviceState:
         """Load the state of this run, begin one from the state of an earlier run, or create the first one."""
@@ -210,6 +212,11 @@ class _Device:
             self.log(f"client {data.client}: the data have moved by {moved:.3f}, less than {DRIFT}: its filter stays")
             return saved
         acceptance = client_filter(self.method, self.config, data, self.proxy, self.membership.terms)
+        began, listened = not saved.acceptance_of, saved.fitted_to is None
+        if self.listens and not (began or listened):
+            self.log(self.listener_line)
+        if listened and not (began or self.listens):
+            self.log(f"client {data.client} is no listener any more: it accepts {(acceptance > 0).sum()} proxy rows")
         if moved is not None:
             before, after = ((weights > 0).sum() for weights in (saved.acceptance, acceptance))
             self.log(

@@ -20,6 +20,7 @@ from edgefd.core.errors import UserError
 from edgefd.core.knowledge import Knowledge
 from edgefd.data.splits import lasting_split
 from edgefd.federation.clients import ClientData, ProxySet
+from edgefd.federation.plan import RoundPlan
 from edgefd.rounds.client import client_filter
 from edgefd.wire.bundle_reader import Bundle
 from tests.support.federations import ExportedFederation, round_plan
@@ -148,6 +149,25 @@ def test_the_filter_follows_a_class_that_arrives_between_two_rounds(
         for line in lines
     )
     assert f"sent {after} of {n} queried rows" in lines[-1]
+
+
+def test_a_listener_answers_as_soon_as_it_has_enough_samples_and_listens_again_without(
+    federation: ExportedFederation, tmp_path: Path
+) -> None:
+    bundle, whole, lines = federation.read(), federation.client(0), list[str]()
+    few = replace(whole, x=whole.x[:3], y=whole.y[:3])
+    n = len(bundle.proxy)
+    teacher = Knowledge(np.arange(n), np.full((n, 10), 0.1, np.float32), np.ones(n, np.float32))
+    terms = replace(bundle.manifest.terms, training=replace(bundle.manifest.terms.training, rounds=4))
+    tasks = [Task(RoundPlan(i, np.arange(n)), teacher if i else None) for i in range(3)]
+    arrivals = iter([None, whole, few])
+    run_agent(ScriptedLink(tasks, Membership("r", terms)), bundle, few, tmp_path, lines.append, lambda: next(arrivals))
+    accepts = (accepted(whole, bundle) > 0).sum()
+    listener = [i for i, line in enumerate(lines) if "client 0 is a listener, with 3 samples" in line]
+    answering = lines.index(f"client 0 is no listener any more: it accepts {accepts} proxy rows")
+    assert listener[0] < answering < listener[1]
+    sent = [line.split("sent ")[1].split(" ")[0] for line in lines if line.startswith("round")]
+    assert sent == ["0", str(accepts), "0"]
 
 
 def test_samples_without_labels_count_in_the_filter_only(federation: ExportedFederation) -> None:
