@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,7 +59,7 @@ def fetch_bundle(link: GrpcLink, folder: Path, sources: Sources = Sources()) -> 
             _fetch(link, partial / name, record.bytes, record.sha256, sources)
         os.rename(partial, out)
         for earlier in folder.glob("bundle-*"):
-            if earlier != out:
+            if earlier != out and re.fullmatch(r"bundle-[0-9a-f]{16}(\.part)?", earlier.name):
                 shutil.rmtree(earlier)
     return out
 

@@ -114,7 +114,8 @@ def test_a_device_waits_on_the_network_for_the_next_run_and_keeps_one_bundle(
     tmp_path: Path,
 ) -> None:
     port, state = free_port(), tmp_path / "state"
-    (state / "bundle-of-an-earlier-run").mkdir(parents=True)
+    for name in (f"bundle-{'0' * 16}", f"bundle-{'1' * 16}.part", "bundle-of-a-user"):
+        (state / name).mkdir(parents=True)
     thread, errors = device(forever=True, growing=True, server=f"127.0.0.1:{port}", cache=tmp_path / "cache")
     for run in ("first", "second"):
         with open_device_link(alone, port=port, run=run) as link:
@@ -122,6 +123,7 @@ def test_a_device_waits_on_the_network_for_the_next_run_and_keeps_one_bundle(
         saved = load_state(state)
         assert saved is not None
         assert (saved.run, saved.round) == (run, 1)
-    assert [path.name for path in state.glob("bundle-*")] == [f"bundle-{alone.read().digest[:16]}"]
+    left = {path.name for path in state.glob("bundle-*")}
+    assert left == {f"bundle-{alone.read().digest[:16]}", "bundle-of-a-user"}
     assert thread.is_alive()
     assert not errors
