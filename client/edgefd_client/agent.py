@@ -24,11 +24,13 @@ from edgefd.federation.method import MessageKind, Method
 from edgefd.federation.plan import RoundPlan
 from edgefd.federation.report import Report
 from edgefd.federation.terms import FederationTerms
+from edgefd.filters.drift import DRIFT, drift, summary_of
 from edgefd.filters.shift import OTHER_KIND, describe_shift, effective_share, proxy_shift, proxy_spaces
+from edgefd.learners.graphs import State
 from edgefd.learners.onnx_learner import OnnxLearner, Sessions
 from edgefd.methods import get_method
 from edgefd.methods._deployable import deployed_method
-from edgefd.rounds.client import client_filter, client_round, publish
+from edgefd.rounds.client import client_filter, client_round, is_listener, publish
 from edgefd.rounds.validation import ExpectedTask, expected_task
 from edgefd.wire import messages as wire
 from edgefd.wire.bundle_reader import Bundle
@@ -41,8 +43,18 @@ MIN_PRIVATE_ROWS = 8
 """private rows of a training step that has any, at least: the parameters after a step of one row hold this row"""
 
 
-def run_agent(link: Link, bundle: Bundle, data: ClientData, folder: Path, log: Callable[[str], None]) -> None:
+def run_agent(
+    link: Link,
+    bundle: Bundle,
+    data: ClientData,
+    folder: Path,
+    log: Callable[[str], None],
+    read_again: Callable[[], ClientData | None] = lambda: None,
+) -> None:
     """Take part in a run until it is over.
+
+    A state of an earlier run in `folder` is continued: the model goes on from its own parameters if the graphs are the
+    same, and starts anew otherwise.
 
     Args:
         link: connection to the coordinator.
@@ -50,9 +62,10 @@ def run_agent(link: Link, bundle: Bundle, data: ClientData, folder: Path, log: C
         data: private data, scaled.
         folder: folder of the durable state.
         log: receives one line at the start and one line per round.
+        read_again: returns the private data as they are before a round; None = those of the round before.
 
     Raises:
-        UserError: if the state in `folder` belongs to another run, client or bundle.
+        UserError: if the state in `folder` belongs to another client, or is damaged.
         RunError: if a round cannot be run or saved; the state saved before is intact.
     """
     with exclusive_lock(folder):
@@ -62,10 +75,16 @@ def run_agent(link: Link, bundle: Bundle, data: ClientData, folder: Path, log: C
         n_accepted = int((saved.acceptance > 0).sum())
         sizes = f"{len(data.x)} samples, {len(data.x_heldout)} held out"
         log(f"client {data.client}: {sizes}, {n_accepted} of {len(bundle.proxy)} proxy rows accepted")
-        if device.method.message.of_proxy_rows:
+        if device.listens:
+            log(device.listener_line)
+        elif device.method.message.of_proxy_rows:
             device.log_shift(n_accepted)
         after = saved.round - 1  # the report of the saved round may not have been submitted
         while (task := link.next_task(after, device.expected(saved))) is not None:
+            if (newest := read_again()) is not None:
+                device = _device(link.membership, bundle, newest, folder, log)
+                saved = device.fitted(saved)
+                context = replace(context, data=newest, acceptance=saved.acceptance)
             saved = device.finished(task, context, saved)
             link.submit(saved.report, saved.round)
             after = saved.round
@@ -90,7 +109,7 @@ def one_round(
         log: receives one line for the round.
 
     Raises:
-        UserError: if the state in `folder` belongs to another run, client or bundle.
+        UserError: if the state in `folder` belongs to another client, or is damaged.
         RunError: if the round cannot be run or saved; the state saved before is intact.
     """
     with exclusive_lock(folder):
@@ -103,8 +122,10 @@ def _device(
     membership: Membership, bundle: Bundle, data: ClientData, folder: Path, log: Callable[[str], None]
 ) -> _Device:
     check_trainable(membership.terms, bundle, len(data.x))
-    check_private_rows(membership.terms, len(bundle.proxy), data)
-    return _Device(membership, bundle, *method_of(bundle), _proxy(bundle), data, folder, log)
+    method, config = method_of(bundle)
+    if not is_listener(method, data, membership.terms):  # a listener sends nothing that could disclose a row
+        check_private_rows(membership.terms, len(bundle.proxy), data)
+    return _Device(membership, bundle, method, config, _proxy(bundle), data, folder, log)
 
 
 def method_of(bundle: Bundle) -> tuple[Method, Any]:
@@ -141,27 +162,84 @@ class _Device:
         manifest = self.bundle.manifest
         return expected_task(self.method, manifest.terms, len(self.proxy), manifest.n_clients, saved.teacher)
 
+    @property
+    def listens(self) -> bool:
+        """Whether the device only learns, because it has too few samples or classes to answer others."""
+        return is_listener(self.method, self.data, self.membership.terms)
+
+    @property
+    def listener_line(self) -> str:
+        """What a listener says: the samples and classes that it has, and those that it needs to answer."""
+        training, y = self.membership.terms.training, self.data.y
+        return (
+            f"client {self.data.client} is a listener, with {len(y)} samples of {len(np.unique(y))} classes where the "
+            f"coordinator asks for {training.min_samples} and {training.min_classes}: it learns, but sends nothing"
+        )
+
     def resume(self) -> DeviceState:
-        """Load the saved state, or create the first one. Recompute and save the acceptance weights for new data."""
-        bundle, client, run = self.bundle, self.data.client, self.membership.run
-        saved = load_state(self.folder, bundle.digest)
-        digest = _digest(bundle, self.data)
-        if saved is not None and (saved.run, saved.client) != (run, client):
+        """Load the state of this run, begin one from the state of an earlier run, or create the first one."""
+        client, run = self.data.client, self.membership.run
+        saved = load_state(self.folder)
+        if saved is not None and saved.client != client:
             raise UserError(
                 f"{self.folder} holds the state of client {saved.client} in run {saved.run}, but this is client "
                 f"{client} in run {run}: give another --state folder"
             )
-        if saved is not None and saved.acceptance_of == digest and saved.acceptance.shape == (len(self.proxy),):
+        if saved is None:
+            saved = self._first_state(self.bundle.init)
+        elif (saved.run, saved.bundle) != (run, self.bundle.digest):
+            if saved.budget_spent:
+                raise UserError(
+                    f"run {run} would spend privacy budget again, which run {saved.run} has spent: the epsilons of all "
+                    "runs add up. To allow it, give another --state folder"
+                )
+            saved = self._first_state(self._parameters_after(saved))
+        return self.fitted(saved)
+
+    def _first_state(self, learner: State) -> DeviceState:
+        """Return the state before the first round, whose filter is not fitted yet."""
+        none, graphs = np.zeros(len(self.proxy), np.float32), self.bundle.parsed.digest
+        run, client = self.membership.run, self.data.client
+        return DeviceState(self.bundle.digest, run, client, -1, learner, none, "", b"", graphs=graphs)
+
+    def _parameters_after(self, saved: DeviceState) -> State:
+        """Return the parameters with which the device begins a run after an earlier one; the optimizer begins anew."""
+        run, init = self.membership.run, self.bundle.init
+        if saved.graphs != self.bundle.parsed.digest:
+            self.log(f"run {run} has other graphs than run {saved.run} before: the model starts anew")
+            return init
+        self.log(f"run {run} has the graphs of run {saved.run} before: the model goes on from its own parameters")
+        return {name: saved.learner[name] if name.startswith("model/") else init[name] for name in init}
+
+    def fitted(self, saved: DeviceState) -> DeviceState:
+        """Return the state with acceptance weights for the data: fitted again and saved if the data have moved."""
+        data, digest = self.data, _digest(self.bundle, self.data)
+        if saved.acceptance_of == digest:
             return saved
-        if saved is not None and saved.budget_spent and isinstance(self.defence, Pate):
+        if saved.budget_spent and isinstance(self.defence, Pate):
             raise UserError(
                 "defence pate: the private data changed after their labels were sent, and labels of other data would "
                 "spend the privacy budget again: give the same data, or join a new run with a new --state folder"
             )
-        acceptance = client_filter(self.method, self.config, self.data, self.proxy, self.membership.terms)
-        if saved is None:
-            saved = DeviceState(bundle.digest, run, client, -1, bundle.init, acceptance, digest, b"")
-        saved = replace(saved, acceptance=acceptance, acceptance_of=digest)
+        now = summary_of(data.x_filter, data.y, self.membership.terms.n_classes, data.contributed)
+        moved = None if saved.fitted_to is None or self.listens else drift(saved.fitted_to, now)
+        if moved is not None and moved < DRIFT:
+            self.log(f"client {data.client}: the data have moved by {moved:.3f}, less than {DRIFT}: its filter stays")
+            return saved
+        acceptance = client_filter(self.method, self.config, data, self.proxy, self.membership.terms)
+        began, listened = not saved.acceptance_of, saved.fitted_to is None
+        if self.listens and not (began or listened):
+            self.log(self.listener_line)
+        if listened and not (began or self.listens):
+            self.log(f"client {data.client} is no listener any more: it accepts {(acceptance > 0).sum()} proxy rows")
+        if moved is not None:
+            before, after = ((weights > 0).sum() for weights in (saved.acceptance, acceptance))
+            self.log(
+                f"client {data.client}: the data have moved by {moved:.3f}, {DRIFT} or more: its filter was fitted "
+                f"again, and accepts {after} proxy rows instead of {before}"
+            )
+        fitted_to = None if self.listens else now
+        saved = replace(saved, acceptance=acceptance, acceptance_of=digest, fitted_to=fitted_to)
         save_state(self.folder, saved)
         return saved
 
@@ -236,7 +314,7 @@ def _proxy(bundle: Bundle) -> ProxySet:
 def _digest(bundle: Bundle, data: ClientData) -> str:
     """Return the sha256 of everything that the acceptance weights depend on."""
     digest = hashlib.sha256(f"{bundle.digest} {data.client}".encode())
-    for array in (data.x, data.y, data.x_heldout, data.y_heldout, data.contributed):
+    for array in (data.x_filter, data.y, data.x_heldout, data.y_heldout, data.contributed):
         digest.update(f" {array.dtype.str} {array.shape} ".encode())
         digest.update(array.tobytes())
     return digest.hexdigest()

@@ -8,6 +8,8 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import re
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,6 +39,8 @@ class Sources:
 def fetch_bundle(link: GrpcLink, folder: Path, sources: Sources = Sources()) -> Path:
     """Download the bundle into `folder` and return its folder. A download resumes after an interruption or a restart.
 
+    Bundles of earlier federations in `folder` are then removed.
+
     Raises:
         RunError: if the manifest differs from the digest in the Join reply, a file differs from the manifest, or a file
             cannot be written.
@@ -54,6 +58,9 @@ def fetch_bundle(link: GrpcLink, folder: Path, sources: Sources = Sources()) -> 
         for name, record in parse_manifest(read(partial / MANIFEST, MAX_MANIFEST)).files.items():
             _fetch(link, partial / name, record.bytes, record.sha256, sources)
         os.rename(partial, out)
+        for earlier in folder.glob("bundle-*"):
+            if earlier != out and re.fullmatch(r"bundle-[0-9a-f]{16}(\.part)?", earlier.name):
+                shutil.rmtree(earlier)
     return out
 
 

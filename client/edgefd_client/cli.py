@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import argparse
 import io
-import logging
-import signal
 import sys
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,22 +19,23 @@ from edgefd.core.text import escaped, shown
 from edgefd.data.features import extract
 from edgefd.data.labels import labels_of
 from edgefd.data.npz import read_npy
-from edgefd.federation.clients import ClientData
 from edgefd.wire.bundle_reader import Bundle, read_bundle
-from edgefd.wire.exchange_folder import FEDERATION
-from edgefd_client.contribution import load_contribution
 from edgefd_client.doctor import machine, require_64_bit, selftest
 from edgefd_client.inspect_bundle import MAX_FACT, describe_bundle
-from edgefd_client.options import DeviceOptions, settings, with_user_paths
-from edgefd_client.sources import Samples, client_data, model_input, read_samples, source_of
-from edgefd_client.state import exclusive_lock, load_state, new_state
+from edgefd_client.options import settings, with_user_paths
+from edgefd_client.sources import model_input
+from edgefd_client.state import load_state
 from edgefd_client.trust import read_trusted_bundle
-
-_LOG = logging.getLogger(__name__)
 
 RUN: dict[str, tuple[type, str]] = {
     "bundle": (Path, "bundle of `edgefd export` (default with --server: downloaded into the state folder)"),
-    "data": (Path, "private data: .npz with x and y, .csv, or a folder of images by label"),
+    "data": (Path, "private data: .npz with x and y, .csv, an SQLite file, or a folder of images by label"),
+    "query": (str, "with an SQLite file: SELECT of samples and their `label` (NULL = none yet), the newest row last"),
+    "keep": (int, "use the newest N samples only"),
+    "keep-per-class": (int, "use at most N samples of each class, a random choice of all"),
+    "max-age": (int, "with a folder of images: use those of the last N days only"),
+    "growing": (bool, "samples arrive: read the data again before each round (default: before each run)"),
+    "forever": (bool, "when a run is complete, wait for the next one and take part in it"),
     "state": (Path, "folder of the durable state; only for this device"),
     "exchange": (Path, "exchange folder of the coordinator"),
     "server": (str, "HOST:PORT of the coordinator, instead of --exchange"),
@@ -50,14 +48,11 @@ RUN: dict[str, tuple[type, str]] = {
     "client": (int, "number of this client in the federation: 0, 1, ... (with --certs, the certificate determines it)"),
 }
 METAVARS = {Path: "PATH", int: "N", str: "HOST:PORT"}
-_EXCHANGE = (
-    "--exchange needs --bundle and --client, and cannot be combined with --certs, --insecure, --give-up, --bundle-url "
-    "or --cache"
-)
 _print_line = partial(print, flush=True)
 OPTIONAL = (
     *("bundle", "exchange", "server", "bundle-url", "cache"),
     *("certs", "insecure", "trust-graph", "give-up", "client"),
+    *("query", "keep", "keep-per-class", "max-age", "growing", "forever"),
 )
 
 
@@ -90,114 +85,6 @@ def write_npy(path: Path, array: np.ndarray) -> None:
     np.save(file, array, allow_pickle=False)
     with os_errors(f"write {path}"), removed_on_error(path):
         put(path, file.getvalue())
-
-
-@dataclass(frozen=True)
-class RunOptions(DeviceOptions):
-    """Options of `edgefd-client run`; it takes part either over `server` or through the folder `exchange`."""
-
-    bundle: Path | None
-    exchange: Path | None
-    bundle_url: str | None
-    """address of the bundle's folder on a web server; None = the coordinator sends it"""
-    cache: Path | None
-    """folder of files of bundles by their digest; None = in the user's cache"""
-    trust_graph: str | None
-    """digest of graphs that the catalogue does not know; None = run known graphs only"""
-
-
-def run(options: RunOptions) -> None:
-    """Take part in a federation until its run is complete, and print one line per round."""
-    signal.signal(signal.SIGTERM, _exit_cleanly)
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell script ignores SIGINT in background processes
-    options.check()
-    if (options.exchange is None) == (options.server is None):
-        raise UserError("give either --server HOST:PORT or --exchange DIR")
-    with new_state(options.state):
-        if options.exchange is None:
-            _run_over_grpc(options)
-        else:
-            others = (options.certs, options.give_up, options.bundle_url, options.cache)
-            if options.insecure or any(other is not None for other in others):
-                raise UserError(_EXCHANGE)
-            _run_over_folder(options, options.exchange)
-    _print_line("the run is complete")
-
-
-def _run_over_folder(options: RunOptions, exchange: Path) -> None:
-    from edgefd_client.agent import method_of, run_agent
-    from edgefd_client.folder_link import join
-
-    if options.bundle is None or options.client is None:
-        raise UserError(_EXCHANGE)
-    bundle = read_trusted_bundle(options.bundle, options.trust_graph)
-    if not 0 <= options.client < bundle.manifest.n_clients:
-        raise UserError(f"--client must be from 0 to {bundle.manifest.n_clients - 1}, not {options.client}")
-    method_of(bundle)  # report errors in bundle or data before the coordinator is there
-    private = _private_data(options, bundle, options.client, _samples(options, bundle))
-    if not (exchange / FEDERATION).exists():
-        _LOG.info("waiting for the coordinator to open %s", exchange)
-    link = join(exchange, options.client, bundle.manifest.terms)
-    run_agent(link, bundle, private, options.state, _print_line)
-
-
-def _run_over_grpc(options: RunOptions) -> None:
-    require("client", "grpc")
-    from edgefd.rounds.validation import expected_task
-    from edgefd_client.agent import method_of, run_agent
-    from edgefd_client.grpc_link import GIVE_UP, GrpcLink, connect
-    from edgefd_client.http_source import check_url
-
-    assert options.server is not None
-    given, trust = options.bundle, options.trust_graph
-    if options.bundle_url is not None:
-        check_url(options.bundle_url)
-    if given is not None and (options.bundle_url or options.cache) is not None:
-        raise UserError("--bundle names the bundle, so --bundle-url and --cache are not used: leave it out, or them")
-    bundle = _fetched_bundle(options) if given is None else read_trusted_bundle(given, trust)
-    method, manifest = method_of(bundle)[0], bundle.manifest
-    samples = _samples(options, bundle)  # data in other units are refused before the device joins
-    largest = expected_task(method, manifest.terms, len(bundle.proxy), manifest.n_clients).largest
-    with connect(options.server, options.certs, bool(options.insecure), largest) as channel:
-        link = GrpcLink(channel, options.client, _LOG.warning, options.give_up or GIVE_UP)
-        link.join(manifest.terms)
-        if bundle.digest != link.manifest_sha256:
-            raise UserError("the bundle differs from the coordinator's: leave --bundle out to fetch it")
-        private = _private_data(options, bundle, link.client, samples)
-        run_agent(link, bundle, private, options.state, _print_line)
-
-
-def _fetched_bundle(options: RunOptions) -> Bundle:
-    """Download the bundle, over a connection of its own: the size of a task is known only afterwards."""
-    from edgefd_client.bundle_cache import default_cache
-    from edgefd_client.bundle_download import Sources, fetch_bundle
-    from edgefd_client.grpc_link import GIVE_UP, GrpcLink, connect
-
-    assert options.server is not None
-    with connect(options.server, options.certs, bool(options.insecure)) as channel:
-        link = GrpcLink(channel, options.client, _LOG.warning, options.give_up or GIVE_UP)
-        link.join(None)
-        with exclusive_lock(options.state):
-            sources = Sources(default_cache() if options.cache is None else options.cache, options.bundle_url)
-            return read_trusted_bundle(fetch_bundle(link, options.state, sources), options.trust_graph)
-
-
-def _samples(options: RunOptions, bundle: Bundle) -> Samples:
-    return read_samples(source_of(options.data, bundle.manifest), bundle)
-
-
-def _private_data(options: RunOptions, bundle: Bundle, client: int, samples: Samples) -> ClientData:
-    contribution = load_contribution(options.state)
-    private = client_data(samples, bundle, client, contribution)
-    if contribution is not None:
-        n_offered, n_used = len(contribution.rows), len(private.contributed)
-        _print_line(f"this device offered {n_offered} samples; {n_used} rows of the proxy set are its own")
-    return private
-
-
-def _exit_cleanly(signum: int, frame: object) -> None:
-    """Exit with code 0 on SIGTERM, with which services are stopped. The state is already saved."""
-    sys.exit(0)
 
 
 def doctor(bundle: Path | None, state: Path, trust: str | None, profile: Path | None) -> None:
@@ -235,6 +122,8 @@ def main(arguments: list[str] | None = None) -> None:
         if args.command == "infer":
             infer(read_trusted_bundle(args.bundle, args.trust_graph), args.state, args.input, args.out)
         elif args.command == "run":
+            from edgefd_client.take_part import RunOptions, run
+
             run(RunOptions(**settings(RUN, args, args.config, OPTIONAL)))
         elif args.command == "contribute":
             require("client", "grpc")
@@ -310,7 +199,7 @@ def _run_options(parser: argparse.ArgumentParser) -> None:
 def _add_run_option(parser: argparse.ArgumentParser, name: str, **settings: Any) -> None:
     """Add an option of `RUN`; `settings` replace or complete its arguments."""
     kind, text = RUN[name]
-    metavar = {"trust-graph": "DIGEST", "bundle-url": "URL"}.get(name, METAVARS.get(kind))
+    metavar = {"trust-graph": "DIGEST", "bundle-url": "URL", "query": "SELECT"}.get(name, METAVARS.get(kind))
     form = {"action": "store_true"} if kind is bool else {"type": kind, "metavar": metavar}
     parser.add_argument(f"--{name}", **({"help": text} | form | settings))
 

@@ -18,7 +18,8 @@ from edgefd.data.labels import plain_labels
 from edgefd.data.npz import finite_samples
 from edgefd.wire.device_link import PROTOCOL, rows_a_piece
 from edgefd_client.contribution import RECORD, Contribution, choose, load_contribution, save_contribution
-from edgefd_client.grpc_link import GIVE_UP, GrpcLink, connect
+from edgefd_client.grpc_link import GrpcLink, connect
+from edgefd_client.link import GIVE_UP
 from edgefd_client.options import DeviceOptions
 from edgefd_client.sources import NpzSource
 from edgefd_client.state import exclusive_lock, new_state
@@ -81,7 +82,7 @@ def contribute(options: ContributeOptions, log: Callable[[str], None]) -> None:
                 "another --keep; repeat the former --data, --fraction, --seed and --keep to send those again"
             )
         log(f"sending {samples} {recipients}")
-        link = GrpcLink(channel, options.client, _LOG.warning, options.give_up or GIVE_UP)
+        link = GrpcLink(channel, options.client, _LOG.warning, options.give_up or GIVE_UP, options.certs)
         known = send(link, x[contribution.rows], contribution, options)
     log("the coordinator had them already" if known else "the coordinator has them")
 

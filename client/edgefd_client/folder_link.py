@@ -10,10 +10,10 @@ from pathlib import Path
 from edgefd.core.errors import RunError, UserError
 from edgefd.core.files import SHARED, get, put
 from edgefd.core.text import shown
-from edgefd.federation.terms import FederationTerms
+from edgefd.federation.terms import FederationInfo, FederationTerms
 from edgefd.rounds.validation import ExpectedTask
 from edgefd.wire import exchange_folder as layout
-from edgefd_client.link import Membership, Task, check_terms, read_task
+from edgefd_client.link import Membership, RunEnded, Task, check_terms, read_task
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class FolderLink:
             if outcome == layout.COMPLETE:
                 return None
             if outcome is not None:
-                raise RunError(f"the coordinator stopped: {outcome}")
+                raise RunEnded(f"the coordinator stopped: {outcome}")
             refused = layout.report_file(self.folder, after, self.client).with_suffix(".refused")
             if after >= 0 and (reason := self._text(refused)) is not None:
                 raise RunError(f"the coordinator refused the report of round {after}: {reason}")
@@ -81,21 +81,32 @@ class FolderLink:
         return None if blob is None else shown(blob.decode(errors="replace"))
 
 
-def join(folder: Path, client: int, terms: FederationTerms, poll: float = 0.05) -> FolderLink:
+def join(
+    folder: Path, client: int, terms: FederationTerms, poll: float = 0.05, finished: str | None = None
+) -> FolderLink:
     """Wait for the coordinator's federation.json and return a link to this federation.
 
-    `terms` are those of the device's bundle, and `poll` is the number of seconds between two reads of the folder.
+    Args:
+        folder: the exchange folder.
+        client: number of this client.
+        terms: those of the device's bundle.
+        poll: seconds between two reads of the folder.
+        finished: the run that the device has finished: wait for another one. None = take part in any.
 
     Raises:
         UserError: if the client number or the bundle does not belong to this federation.
     """
-    while (blob := _bytes(folder / layout.FEDERATION, folder)) is None:
+    while (info := _federation(folder)) is None or info.run == finished:
         time.sleep(poll)
-    info = layout.decode_info(blob)
     if not 0 <= client < info.n_clients:
         raise UserError(f"--client must be from 0 to {info.n_clients - 1}, not {client}")
     check_terms(info.terms, terms, "export it from the config that the coordinator runs")
     return FolderLink(folder, client, Membership(info.run, info.terms), poll)
+
+
+def _federation(folder: Path) -> FederationInfo | None:
+    blob = _bytes(folder / layout.FEDERATION, folder)
+    return None if blob is None else layout.decode_info(blob)
 
 
 def _bytes(path: Path, folder: Path, limit: int = layout.MAX_TEXT) -> bytes | None:

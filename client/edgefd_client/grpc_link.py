@@ -25,7 +25,8 @@ from edgefd.federation.changes import digest_of
 from edgefd.federation.terms import FederationTerms
 from edgefd.rounds.validation import ExpectedTask
 from edgefd.wire.device_link import HOLD, PROTOCOL, REASON, identity_message, read_terms
-from edgefd_client.link import Membership, Task, check_terms, read_task, reading
+from edgefd_client.certificate_check import check_certificate
+from edgefd_client.link import GIVE_UP, Membership, RunEnded, Task, check_terms, read_task, reading
 
 _LOG = logging.getLogger(__name__)
 
@@ -35,8 +36,8 @@ SHORT_TIMEOUT, LONG_TIMEOUT = 20.0, 120.0
 """seconds that a call with little data and a call with much data may take"""
 FIRST_PAUSE, MAX_PAUSE = 0.2, 15.0
 """seconds between the first two attempts, and the limit up to which this pause doubles"""
-GIVE_UP = 3600
-"""seconds without an answer after which a device stops; default of --give-up"""
+NEXT_RUN_PAUSE = 30.0
+"""largest number of seconds between two questions of a device whether the next run has begun"""
 _RETRIED_CODES = {
     grpc.StatusCode.UNAVAILABLE,
     grpc.StatusCode.DEADLINE_EXCEEDED,
@@ -64,8 +65,8 @@ def connect(address: str, certs: Path | None, insecure: bool, largest_task: int 
             larger reply.
 
     Raises:
-        UserError: if the address has another form, certificates are missing, a connection to another machine without
-            TLS is not allowed, or the proxy cannot be used.
+        UserError: if the address has another form, certificates are missing or not valid, a connection to another
+            machine without TLS is not allowed, or the proxy cannot be used.
     """
     server = parse_address(address, "--server", least_port=1)
     options: list[tuple[str, int | str]] = [
@@ -92,6 +93,7 @@ def connect(address: str, certs: Path | None, insecure: bool, largest_task: int 
         raise UserError(
             f"cannot read {error.filename}: {error.strerror}; --certs must be a folder created by `edgefd certs device`"
         ) from error
+    check_certificate(certs)
     return grpc.secure_channel(address, grpc.ssl_channel_credentials(ca, key, certificate), options)
 
 
@@ -110,7 +112,13 @@ class GrpcLink:
     """Session of a device with its coordinator. Call `join` first."""
 
     def __init__(
-        self, channel: grpc.Channel, client: int | None, log: Callable[[str], None], give_up: float = GIVE_UP
+        self,
+        channel: grpc.Channel,
+        client: int | None,
+        log: Callable[[str], None],
+        give_up: float = GIVE_UP,
+        certs: Path | None = None,
+        facts: Callable[[], pb.DeviceFacts] | None = None,
     ) -> None:
         """Prepare a session on a channel. Nothing is sent yet.
 
@@ -119,11 +127,14 @@ class GrpcLink:
             client: number of this client; None if its certificate determines it.
             log: receives a line when the device waits for the coordinator, or a report arrives too late.
             give_up: seconds without an answer after which a call raises `RunError`.
+            certs: the folder of `connect`, which is checked again when the coordinator does not answer.
+            facts: returns what the status page shows of this device; None = nothing.
         """
         self._stub = DeviceLinkStub(channel)  # type: ignore[no-untyped-call]
         self._log = log
         self._client = client
         self._give_up = give_up
+        self._certs, self._facts = certs, facts
         self._last_contact = 0.0
         """time of the last answer of the coordinator, or of the first attempt of the present call if that is later"""
         self._last_report: tuple[bytes, int] | None = None
@@ -148,17 +159,24 @@ class GrpcLink:
         """sha256 of the manifest of the bundle that this client must have."""
         return self._reply.manifest_sha256
 
-    def join(self, terms: FederationTerms | None) -> None:
+    def join(self, terms: FederationTerms | None, finished: str | None = None) -> None:
         """Open a session, or open it again if the coordinator has forgotten it.
 
-        `terms` are those of the device's bundle; with None, the session may only download one.
+        Args:
+            terms: those of the device's bundle; with None, the session may only download one.
+            finished: the run that the device has finished: wait for another one. None = take part in any.
 
         Raises:
             UserError: if the bundle belongs to another federation.
-            RunError: if the coordinator refuses the device, or now serves another run.
+            RunEnded: if the coordinator now serves another run than that of the session.
+            RunError: if the coordinator refuses the device.
         """
         self._terms = terms
         self.retry(self._join)
+        while self._reply.run == finished:
+            time.sleep(NEXT_RUN_PAUSE * random.uniform(0.5, 1.0))
+            self._reply = pb.JoinReply()
+            self.retry(self._join)
 
     def next_task(self, after: int, expected: ExpectedTask) -> Task | None:
         """Wait for the next round, see `edgefd_client.link.Link`. Repeat the last report to a restarted server."""
@@ -185,7 +203,7 @@ class GrpcLink:
                     with suppress(grpc.RpcError):  # the coordinator then waits longer; the device needs no answer
                         self._stub.NextTask(told, timeout=SHORT_TIMEOUT)
                     if reply.end.reason:
-                        raise RunError(f"the coordinator stopped: {shown(reply.end.reason)}")
+                        raise RunEnded(f"the coordinator stopped: {shown(reply.end.reason)}")
                     return None
                 case None:
                     raise RunError("unexpected reply from the coordinator: expected task, idle or end")
@@ -230,13 +248,15 @@ class GrpcLink:
         request = pb.JoinRequest(protocol=PROTOCOL, client=self._client)
         if self._terms is not None:
             request.terms.CopyFrom(identity_message(self._terms))
+        if self._facts is not None:
+            request.facts.CopyFrom(self._facts())
         reply: pb.JoinReply = self._stub.Join(request, timeout=SHORT_TIMEOUT)
         with reading():
             terms = read_terms(reply.terms)
         if self._terms is not None:
             check_terms(terms, self._terms, "leave --bundle out to fetch it from the coordinator")
         if self._reply.run not in ("", reply.run):
-            raise RunError(
+            raise RunEnded(
                 f"the coordinator is at run {shown(reply.run)} now, but this device is in run {shown(self._reply.run)}"
             )
         self._reply, self._report_may_be_lost = reply, True
@@ -246,6 +266,7 @@ class GrpcLink:
 
         Raises:
             UserError, RunError: if the coordinator refuses.
+            UserError: if it does not answer, and the certificate of this device is not valid.
             RunError: if the coordinator has not answered for `give_up` seconds.
         """
         pause, logged, self._last_contact = FIRST_PAUSE, "", time.monotonic()
@@ -270,6 +291,8 @@ class GrpcLink:
                     "command again to resume, or pass --give-up SECONDS to wait longer"
                 )
             if line != logged:
+                if self._certs is not None and not reason:
+                    check_certificate(self._certs)  # it may have expired since the device connected
                 self._log(f"waiting for the coordinator: {line}")
                 logged = line
             time.sleep(pause * random.uniform(0.5, 1.0))  # the devices of a fleet must not all call at once

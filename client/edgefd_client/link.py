@@ -15,6 +15,9 @@ from edgefd.federation.terms import FederationTerms
 from edgefd.rounds.validation import ExpectedTask
 from edgefd.wire import messages as wire
 
+GIVE_UP = 3600
+"""seconds without an answer of the coordinator after which a device stops; default of --give-up"""
+
 
 @dataclass(frozen=True, eq=False)
 class Task:
@@ -37,6 +40,10 @@ class Membership:
     """terms of the coordinator, which identify the same federation as those of the bundle"""
 
 
+class RunEnded(RunError):
+    """The run of a device is over before it was complete: the coordinator stopped, or serves another run."""
+
+
 class Link(Protocol):
     """Connection of a device to its coordinator, for one client in one run."""
 
@@ -49,7 +56,8 @@ class Link(Protocol):
         """Wait for a round that is later than `after` and samples this client. Return None when the run is complete.
 
         Raises:
-            RunError: if the coordinator stopped or refused this client's report, or the task is not as expected.
+            RunEnded: if the coordinator stopped, or serves another run.
+            RunError: if the coordinator refused this client's report, or the task is not as expected.
         """
         ...
 

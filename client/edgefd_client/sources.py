@@ -1,8 +1,9 @@
-"""Sources of a device's private data: npz, csv and image folders, or any object with `load()` (`DataSource`)."""
+"""Sources of a device's private data: npz, csv, SQLite, image folders, or any object with `load()` (`DataSource`)."""
 
 from __future__ import annotations
 
 import math
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -19,15 +20,17 @@ from edgefd.data.labels import Names, classes_of
 from edgefd.data.model_input import Extract, InputFormat
 from edgefd.data.model_input import model_input as convert
 from edgefd.data.npz import finite_samples, read_npz
-from edgefd.data.splits import split
+from edgefd.data.splits import lasting_split, split
 from edgefd.federation.clients import ClientData
 from edgefd.wire.bundle_manifest import Manifest
 from edgefd.wire.bundle_reader import Bundle
 from edgefd_client.contribution import Contribution, check_source, contributed_proxy_rows
+from edgefd_client.retention import KEEP_ALL, Retention, kept_rows
+from edgefd_client.sqlite_table import SQLITE_ENDINGS, SqliteTable
 
 
 class DataSource(Protocol):
-    """Source of private labelled samples.
+    """Source of private labelled samples. It is read again whenever a federation begins, and where samples arrive.
 
     To read a sensor of your own, write a class with this one method and pass an object of it to `read_samples`.
     """
@@ -35,7 +38,7 @@ class DataSource(Protocol):
     def load(self) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
         """Return (x, y): raw samples [n, ...], uint8 or float, in the units of the federation's data; labels [n].
 
-        The labels are those of the federation's data: numbers or text.
+        The labels are those of the federation's data: numbers or text. Newer samples are further back.
         """
         ...
 
@@ -81,10 +84,22 @@ class ImageFolder:
     path: Path
     shape: tuple[int, ...]
     label_names: Names = None
+    by_time: bool = False
+    """whether the images are in the order in which they were written, and not in that of their paths"""
+    max_age: int | None = None
+    """days since an image was written after which it is not read; None = no limit"""
 
     def load(self) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
-        """Read all images, see `DataSource`."""
-        return read_images(self.path, self.shape, self.label_names)
+        """Read the images, see `DataSource`."""
+        return read_images(self.path, self.shape, self.label_names, self._chosen)
+
+    def _chosen(self, files: list[tuple[Path, str]]) -> list[tuple[Path, str]]:
+        if not self.by_time and self.max_age is None:
+            return files
+        times = {file: file.stat().st_mtime for file, _ in files}
+        oldest = -math.inf if self.max_age is None else time.time() - 86_400 * self.max_age
+        young = [each for each in files if times[each[0]] >= oldest]
+        return sorted(young, key=lambda each: times[each[0]]) if self.by_time else young
 
 
 @dataclass(frozen=True)
@@ -102,19 +117,35 @@ class CsvTable:
         return x.reshape(-1, *self.shape), y
 
 
-def source_of(path: Path, manifest: Manifest) -> DataSource:
-    """Return the source for a path: a folder of images, a .csv or an .npz.
+def source_of(
+    path: Path, manifest: Manifest, query: str | None = None, by_time: bool = False, max_age: int | None = None
+) -> DataSource:
+    """Return the source for a path: a folder of images, a .csv, an .npz or an SQLite file.
+
+    Args:
+        path: the file or folder.
+        manifest: of the bundle.
+        query: SELECT statement for an SQLite file.
+        by_time: see `ImageFolder`.
+        max_age: see `ImageFolder`.
 
     Raises:
-        UserError: if the path is none of these.
+        UserError: if the path is none of these, or an option is not for it.
     """
+    is_sqlite = path.suffix.lower() in SQLITE_ENDINGS and not path.is_dir()
+    if is_sqlite != (query is not None):
+        raise UserError(f"--query and an SQLite file ({', '.join(SQLITE_ENDINGS)}) as --data need each other: {path}")
+    if max_age is not None and (max_age < 1 or not path.is_dir()):
+        raise UserError("--max-age is a number of days, 1 or more, for a folder of images: in a query, compare times")
+    if query is not None:
+        return SqliteTable(path, query, manifest.sample_shape)
     if path.is_dir():
-        return ImageFolder(path, manifest.sample_shape, manifest.label_names)
+        return ImageFolder(path, manifest.sample_shape, manifest.label_names, by_time, max_age)
     if path.suffix.lower() in ENDINGS:
         return CsvTable(path, manifest.sample_shape, manifest.n_classes, manifest.label_names)
     if path.suffix.lower() == ".npz":
         return NpzSource(path)
-    raise UserError(f"{path} must be an .npz, a .csv (.tsv, .txt) or a folder of images")
+    raise UserError(f"{path} must be an .npz, a .csv (.tsv, .txt), an SQLite file (.db) or a folder of images")
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,28 +160,51 @@ class Samples:
     """the other arrays of an npz"""
     heldout: tuple[Float32, Int64] | None
     """held-out samples and labels, scaled; None = not in the source"""
+    unlabelled: Float32 | None = None
+    """samples without labels, scaled; None = not in the source"""
 
 
-def read_samples(source: DataSource, bundle: Bundle) -> Samples:
+def read_samples(source: DataSource, bundle: Bundle, retention: Retention = KEEP_ALL) -> Samples:
     """Read the private samples of a device and check them against the units of the federation.
 
     Raises:
         UserError: for samples or labels that `scaled` refuses.
     """
     raw, labels = source.load()
+    if not retention.keeps_all:
+        rows = kept_rows(retention, raw, np.asarray(labels))
+        raw, labels = raw[rows], np.asarray(labels)[rows]
     x, y = scaled(raw, labels, bundle, str(getattr(source, "path", "the data")))
     named = source.split() if isinstance(source, NpzSource) else Split(None, None)
     heldout = None if named.heldout is None else scaled(*named.heldout, bundle, "x_heldout")
-    return Samples(raw, x, y, named, heldout)
+    unlabelled = _unlabelled(source, bundle, retention)
+    return Samples(raw, x, y, named, heldout, unlabelled)
 
 
-def client_data(samples: Samples, bundle: Bundle, client: int, contribution: Contribution | None = None) -> ClientData:
+def _unlabelled(source: DataSource, bundle: Bundle, retention: Retention) -> Float32 | None:
+    if not isinstance(source, SqliteTable):
+        return None
+    raw = source.load_unlabelled()
+    rows = kept_rows(Retention(retention.newest or retention.per_class), raw, np.zeros(len(raw)))
+    return model_input(raw[rows], bundle, str(source.path)) if len(rows) else None
+
+
+def client_data(
+    samples: Samples, bundle: Bundle, client: int, contribution: Contribution | None = None, growing: bool = False
+) -> ClientData:
     """Return the training data and held-out data of a device.
 
     Held-out samples and contributed rows are those that an npz names. If it names none, a share of the samples is held
     out, drawn as a simulation draws it, and no row counts as contributed. The samples of a recorded contribution are
     looked up in the proxy set. Those that are in it are removed from the private data. With `keep` they remain, but for
     training only: they are never held out.
+
+    Args:
+        samples: of `read_samples`.
+        bundle: of the federation.
+        client: number of the client.
+        contribution: recorded contribution; None = none.
+        growing: whether each sample must stay on its side of the split when others come (`lasting_split`).
 
     Raises:
         UserError: for ids of rows that do not exist, fewer than two samples, or data that do not contain the recorded
@@ -173,13 +227,20 @@ def client_data(samples: Samples, bundle: Bundle, client: int, contribution: Con
         private = private if contribution.keep else np.setdiff1d(private, shared)
     if samples.heldout is not None:
         held_x, held_y = samples.heldout
-        return ClientData(client, x[private], y[private], held_x, held_y, contributed, contributed_y=contributed_y)
+        split_data = x[private], y[private], held_x, held_y
+        return ClientData(client, *split_data, contributed, contributed_y=contributed_y, unlabelled=samples.unlabelled)
     if len(private) < 2 or np.isin(private, shared).all():
         raise UserError(
             "a device needs 2 or more samples: one to train on, and one to hold out that it did not contribute"
         )
-    train, held = split(private, manifest.heldout, manifest.terms.seed, client, shared)
-    return ClientData(client, x[train], y[train], x[held], y[held], contributed, contributed_y=contributed_y)
+    if growing:
+        train, held = lasting_split(private, x, manifest.heldout, shared)
+        if not len(held):
+            raise UserError("a device with --growing needs 2 different samples or more: they are all equal")
+    else:
+        train, held = split(private, manifest.heldout, manifest.terms.seed, client, shared)
+    split_data = x[train], y[train], x[held], y[held]
+    return ClientData(client, *split_data, contributed, contributed_y=contributed_y, unlabelled=samples.unlabelled)
 
 
 def _contributed(named: Split, n_proxy: int, manifest: Manifest) -> tuple[Int64, Int64 | None]:

@@ -25,6 +25,7 @@ from edgefd.core.knowledge import Knowledge
 from edgefd.core.npz import npz_arrays, npz_bytes, with_prefix, without_prefix
 from edgefd.core.seeding import NoiseKey, noise_key
 from edgefd.federation.changes import Published, published_of
+from edgefd.filters.drift import DataSummary
 from edgefd.learners.graphs import State
 
 _MAGIC = b"EDGEFD-STATE"
@@ -40,7 +41,7 @@ class DeviceState:
     """State of a device between rounds."""
 
     bundle: str
-    """digest of the bundle's manifest; a state of another bundle is not used"""
+    """digest of the bundle's manifest"""
     run: str
     """identifier of the federation's run"""
     client: int
@@ -63,6 +64,10 @@ class DeviceState:
     """key of the noise of the defence, from the entropy of the operating system; the coordinator never learns it"""
     budget_spent: float = 0.0
     """share of the privacy budget of the run that is spent; 0 without a defence that has one"""
+    graphs: str = ""
+    """digest of the graphs to which the parameters belong"""
+    fitted_to: DataSummary | None = None
+    """summary of the data to which the filter was fitted; None = it was not fitted yet"""
 
 
 def save_state(folder: Path, state: DeviceState) -> None:
@@ -77,16 +82,22 @@ def save_state(folder: Path, state: DeviceState) -> None:
         files.put(folder / _NAMES[generations.index(min(generations))], _encoded(state, max(generations) + 1))
 
 
-def load_state(folder: Path, bundle: str) -> DeviceState | None:
-    """Return the newest complete state of a bundle, or None if no state was ever saved. Incomplete files are skipped.
+def load_state(folder: Path, bundle: str | None = None) -> DeviceState | None:
+    """Return the newest complete state, or None if no state was ever saved. Incomplete files are skipped.
+
+    Args:
+        folder: the state folder.
+        bundle: digest of the bundle that the state must belong to; None = any.
 
     Raises:
-        UserError: if there are files, but none is a complete state of that bundle: only the user may start afresh.
+        UserError: if there are files, but none is such a complete state: only the user may start afresh.
     """
     present = [name for name in _NAMES if os.path.lexists(folder / name)]
-    usable = [entry for name in present if (entry := _read(folder / name)) is not None and entry[1].bundle == bundle]
+    complete = [entry for name in present if (entry := _read(folder / name)) is not None]
+    usable = [entry for entry in complete if bundle in (None, entry[1].bundle)]
     if present and not usable:
-        raise UserError(f"{folder} holds no complete state of this bundle: give another --state folder, or remove it")
+        of = "" if bundle is None else " of this bundle"
+        raise UserError(f"{folder} holds no complete state{of}: give another --state folder, or remove it")
     return max(usable, key=lambda entry: entry[0])[1] if usable else None
 
 
@@ -114,7 +125,7 @@ def exclusive_lock(folder: Path) -> contextlib.AbstractContextManager[None]:
 def _encoded(state: DeviceState, generation: int) -> bytes:
     arrays: dict[str, np.ndarray] = with_prefix("learner", state.learner)
     fields: dict[str, int | str] = {"generation": generation, "round": state.round, "client": state.client}
-    fields |= {"bundle": state.bundle, "run": state.run, "claims_of": state.acceptance_of}
+    fields |= {"bundle": state.bundle, "run": state.run, "claims_of": state.acceptance_of, "graphs": state.graphs}
     scalars = {name: np.array(value) for name, value in fields.items()}
     scalars |= {"noise_key": np.array(state.noise_key, np.uint32), "budget_spent": np.array(state.budget_spent)}
     arrays |= scalars | {"claims": state.acceptance, "report": np.frombuffer(state.report, np.uint8)}
@@ -122,6 +133,8 @@ def _encoded(state: DeviceState, generation: int) -> bytes:
         arrays |= with_prefix("teacher", vars(state.teacher))
     if state.published is not None:
         arrays |= with_prefix("published", state.published.to_arrays())
+    if state.fitted_to is not None:
+        arrays |= with_prefix("fitted_to", vars(state.fitted_to))
     body = npz_bytes(arrays, compressed=False)
     return _MAGIC + _VERSION + hashlib.sha256(body).digest() + body
 
@@ -140,7 +153,8 @@ def _read(path: Path) -> tuple[int, DeviceState] | None:
         return None
     try:
         arrays = npz_arrays(body, MAX_FILE)
-        learner, teacher, published = (without_prefix(name, arrays) for name in ("learner", "teacher", "published"))
+        parts = ("learner", "teacher", "published", "fitted_to")
+        learner, teacher, published, fitted_to = (without_prefix(name, arrays) for name in parts)
         state = DeviceState(
             bundle=str(arrays["bundle"]),
             run=str(arrays["run"]),
@@ -154,6 +168,8 @@ def _read(path: Path) -> tuple[int, DeviceState] | None:
             published=published_of(published) if published else None,
             noise_key=tuple(arrays["noise_key"].tolist()),
             budget_spent=float(arrays["budget_spent"]),
+            graphs=str(arrays["graphs"]),
+            fitted_to=DataSummary(**fitted_to) if fitted_to else None,
         )
         return int(arrays["generation"]), state
     except (ValueError, KeyError, TypeError):

@@ -95,7 +95,7 @@ def revoke(name: Name, folder: Folder = Path("certs")) -> None:
 
 @app.command("list")
 def list_devices(folder: Folder = Path("certs")) -> None:
-    """List the devices of the allow-list.
+    """List the devices of the allow-list, and mark certificates that have expired or expire within 30 days.
 
     Example: edgefd certs list
     """
@@ -103,6 +103,6 @@ def list_devices(folder: Folder = Path("certs")) -> None:
     from edgefd_server import certs
 
     for name, device in certs.read_devices(folder).items():
-        valid = "SuperNode" if device.node_key else f"until {device.expires}"
+        valid = "SuperNode" if device.node_key else f"until {device.expires}{certs.expiry_mark(device)}"
         state = f"revoked {device.revoked}" if device.revoked else valid
         print(escaped(f"{name}  client {device.client}  {state}  sha256 {device.sha256[:16]}"))

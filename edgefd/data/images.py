@@ -59,7 +59,10 @@ Picture = Path | Encoded
 
 
 def read_images(
-    folder: Path, shape: tuple[int, ...] | None = None, names: Sequence[str] | None = None
+    folder: Path,
+    shape: tuple[int, ...] | None = None,
+    names: Sequence[str] | None = None,
+    choose: Callable[[list[tuple[Path, str]]], list[tuple[Path, str]]] = list,
 ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[Any]]:
     """Read the images in the subfolders of a folder, whose names are labels.
 
@@ -67,9 +70,11 @@ def read_images(
         folder: the folder. Hidden files and `LITTER` in it are passed over; any other file is an error.
         shape: [channels, height, width] of every image; None = that of the first one, in colour if any image is.
         names: labels that there are besides 0, 1, ...; None = no others.
+        choose: returns the images to read, and their order, from the paths and the labels of all.
 
     Returns:
-        uint8 [n, channels, height, width], in the order of the paths, and labels [n]: text, or int64 without `names`.
+        uint8 [n, channels, height, width], in the order of `choose`, by default that of the paths, and labels [n]:
+        text, or int64 without `names`.
 
     Raises:
         UserError: if the folder has another form, or an image cannot be used, see `decode_images`.
@@ -77,7 +82,7 @@ def read_images(
     require("images", "PIL")
     if shape is not None:
         _check_shape(folder, shape)
-    files = list(labelled_files(folder, names or ()))
+    files = choose(list(labelled_files(folder, names or ())))
     if not files:
         raise UserError(f"{folder} must hold folders 0, 1, ... of images")
     labels = np.array([label for _, label in files])

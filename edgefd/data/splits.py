@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
+
 import numpy as np
 
-from edgefd.core.arrays import Int64
+from edgefd.core.arrays import Float32, Int64
 from edgefd.core.errors import UserError
 from edgefd.core.seeding import Purpose, make_rng
+
+_TINY = 1e-15  # between two hashes in [0, 1)
 
 
 def stratified(rows: Int64, y: Int64, fraction: float, rng: np.random.Generator) -> tuple[Int64, Int64]:
@@ -25,6 +29,24 @@ def stratified(rows: Int64, y: Int64, fraction: float, rng: np.random.Generator)
     if not len(chosen):
         chosen = rng.permutation(rows)[:1]
     return rng.permutation(chosen), np.setdiff1d(rows, chosen)
+
+
+def lasting_split(rows: Int64, x: Float32, heldout: float, shared: Int64) -> tuple[Int64, Int64]:
+    """Split a client's rows as `split` does, but so that a sample stays on its side when other samples come or go.
+
+    The hash of a sample decides, so equal samples are on the same side. There must be two different samples or more.
+
+    Args:
+        rows: rows of `x` to split, ascending.
+        x: samples, float32 [n, ...].
+        heldout: share of the samples to hold out.
+        shared: rows that are never held out.
+    """
+    hashes = [int.from_bytes(hashlib.sha256(x[row].tobytes()).digest()[:8], "big") / 2**64 for row in rows]
+    own = ~np.isin(rows, shared)
+    hashed = np.where(own, np.array(hashes), 1.0)
+    held = hashed < min(max(heldout, hashed.min() + _TINY), hashed.max())
+    return rows[~held], rows[held]
 
 
 def split(rows: Int64, heldout: float, seed: int, client: int, shared: Int64 | None = None) -> tuple[Int64, Int64]:

@@ -32,6 +32,7 @@ class ClientData:
         heldout_rows: int64 [m], indices of `x_heldout` in the training set; None outside simulations.
         contributed_y: int64, labels of the contributed rows; None if the client has not kept them.
         name: name of the group, such as a person, whose samples these are; "" if the client is no group.
+        unlabelled: float32 [u, ...], further samples without labels, to which only the filter is fitted; None = none.
     """
 
     client: int
@@ -44,6 +45,12 @@ class ClientData:
     heldout_rows: Int64 | None = None
     contributed_y: Int64 | None = None
     name: str = ""
+    unlabelled: Float32 | None = None
+
+    @property
+    def x_filter(self) -> Float32:
+        """Samples to which a filter is fitted, with and without labels: float32 [n + u, ...]."""
+        return self.x if self.unlabelled is None else np.concatenate([self.x, self.unlabelled])
 
 
 @dataclass(frozen=True, eq=False)

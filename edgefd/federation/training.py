@@ -47,6 +47,11 @@ class Training:
     """maximal random shift of the images of every batch, in pixels (0 = no shift)"""
     augment_rotation: float = 0.0
     """maximal random rotation of the images of every batch in both directions, in degrees (0 = no rotation)"""
+    min_samples: int = 8
+    """private training samples below which a client is a listener: it learns from the teacher, but sends neither soft
+    labels nor metrics of its own (0 = none is); for methods that exchange labels of proxy rows"""
+    min_classes: int = 1
+    """classes among these samples below which a client is a listener (1 = none is)"""
     optimizer: Literal["sgd", "adam"] = "adam"
     """optimizer of the clients: sgd or adam"""
     momentum: float = MOMENTUM
@@ -74,7 +79,7 @@ class Training:
     def __post_init__(self) -> None:
         if self.rounds < 1:
             raise ValueError("rounds must be at least 1")
-        local = ("local_steps", "local_epochs", "warmup_steps")
+        local = ("local_steps", "local_epochs", "warmup_steps", "min_samples", "min_classes")
         for name in (*local, "distill_epochs", "closing_epochs", "augment_shift"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative")

@@ -35,9 +35,22 @@ Evaluate = Callable[[Learner], dict[str, float]]
 def client_filter(method: Method, config: Any, data: ClientData, proxy: ProxySet, terms: FederationTerms) -> Float32:
     """Return the acceptance weight of each proxy row: float32 [P], 0 = the client does not answer for the row.
 
-    It is called once, before the first round, because no input of it changes during a run.
+    It is called before the first round, and again when an input of it has changed. A listener answers for no row.
     """
+    if is_listener(method, data, terms):
+        return np.zeros(len(proxy), np.float32)
+    if data.unlabelled is not None:
+        data = replace(data, x=data.x_filter)
     return method.filter(client_context(data, NO_LEARNER, proxy, np.zeros(len(proxy), np.float32), terms, config))
+
+
+def is_listener(method: Method, data: ClientData, terms: FederationTerms) -> bool:
+    """Return whether a client has too few samples or classes to answer others: then it only learns from the teacher.
+
+    The filter cannot know from a few samples which rows are like the client's data.
+    """
+    few = len(data.x) < terms.training.min_samples or len(np.unique(data.y)) < terms.training.min_classes
+    return method.message.of_proxy_rows and few
 
 
 def client_round(
@@ -61,10 +74,13 @@ def client_round(
         if len(data.y_heldout) and "heldout_accuracy" in ranges:
             metrics["heldout_accuracy"] = accuracy(ctx.learner, data.x_heldout, data.y_heldout)
         measured = evaluate(ctx.learner) if evaluate else {}
+    if listener := is_listener(method, data, ctx.terms):
+        metrics = {}  # metrics of so few samples would describe each of them
     if plan.closing:
         return Report(data.client, plan.round, empty(ctx.terms.n_classes), reportable(metrics, ranges) | measured)
     if steps := method.local_steps(ctx):
-        metrics["train_loss"] = _train_locally(method, ctx.draw(Purpose.TRAIN), steps)
+        loss = _train_locally(method, ctx.draw(Purpose.TRAIN), steps)
+        metrics |= {} if listener else {"train_loss": loss}
     knowledge = method.upload(ctx.draw(Purpose.UPLOAD))
     return Report(data.client, plan.round, knowledge, reportable(metrics, ranges) | measured)
 

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
@@ -40,6 +41,8 @@ from edgefd.selection import SelectionState
 from edgefd.wire import messages as wire
 from edgefd.wire.expected import Expected
 
+_LOG = logging.getLogger(__name__)
+
 CHECKPOINT, LOCK = "checkpoint.bin", ".lock"
 _MAGIC = b"EDGEFD-COORDINATOR"
 _VERSION = b"\x04"
@@ -52,6 +55,7 @@ _CHANGES_NOTHING = (
     "trackers",
     "callbacks",
 )  # settings of the section run that a resumed run may change
+_RULES = "coordinator."  # the section that it may change too: the rules of participation
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,7 +65,7 @@ class Checkpoint:
     run: str
     """id of the run, which the devices' states hold too; of a simulation, the digest of its data"""
     config: str
-    """settings of the config as JSON, see `settings_text`"""
+    """settings of the config with which the run began or was resumed last, as JSON, see `settings_text`"""
     metrics: tuple[RoundMetrics, ...] = ()
     """metrics of the completed rounds, from round 0 on"""
     progress: Progress = field(default_factory=Progress)
@@ -80,7 +84,9 @@ def settings_text(sections: Mapping[str, Any]) -> str:
 
 
 def check_same_settings(saved: str, config: Config, folder: Path) -> None:
-    """Check that a run is resumed with the settings that it began with.
+    """Check that a run is resumed with the settings that it began with; the rules of participation may be others.
+
+    The rules decide only which clients take part in the rounds to come. A log line names each one that has changed.
 
     Args:
         saved: `settings_text` of the run when it began.
@@ -94,11 +100,16 @@ def check_same_settings(saved: str, config: Config, folder: Path) -> None:
     if saved == given:
         return
     before, now = (dict(_flat(json.loads(text))) for text in (saved, given))
-    key = next(key for key in {**before, **now} if before.get(key) != now.get(key))
-    raise UserError(
-        f"the run in {folder} is of another config: {key} was {before.get(key, 'not set')!r}, and is "
-        f"{now.get(key, 'not set')!r}: set it back, or start a new run"
-    )
+    texts = {
+        key: f"{key} was {before.get(key, 'not set')!r}, and is {now.get(key, 'not set')!r}"
+        for key in {**before, **now}
+        if before.get(key) != now.get(key)
+    }
+    for key, text in texts.items():
+        if not key.startswith(_RULES):
+            raise UserError(f"the run in {folder} is of another config: {text}: set it back, or start a new run")
+    for text in texts.values():
+        _LOG.info("%s in the rounds to come", text)
 
 
 def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

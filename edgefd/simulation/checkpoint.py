@@ -108,7 +108,8 @@ def checkpoint_of(prepared: PreparedRun, folder: Path) -> Checkpoint:
             raise UserError(f"the data of the run in {folder} have changed since it began: start a new run")
 
     saved = load_checkpoint(folder, expected_teacher_of(config, federation), check)
-    return saved or Checkpoint(data, settings_text(config.to_dict()))
+    settings = settings_text(config.to_dict())
+    return Checkpoint(data, settings) if saved is None else replace(saved, config=settings)
 
 
 def restore(transport: InProcess, server: Learner | None, folder: Path, round: int) -> None:

@@ -112,14 +112,28 @@ class Terms(_message.Message):
     def __init__(self, method: _Optional[str] = ..., method_config: _Optional[str] = ..., codec: _Optional[str] = ..., seed: _Optional[int] = ..., n_classes: _Optional[int] = ..., proxy_sha256: _Optional[str] = ..., defence: _Optional[str] = ..., training: _Optional[str] = ..., selection: _Optional[str] = ..., distillation: _Optional[str] = ..., changes_above: _Optional[float] = ...) -> None: ...
 
 class JoinRequest(_message.Message):
-    __slots__ = ("protocol", "client", "terms")
+    __slots__ = ("protocol", "client", "terms", "facts")
     PROTOCOL_FIELD_NUMBER: _ClassVar[int]
     CLIENT_FIELD_NUMBER: _ClassVar[int]
     TERMS_FIELD_NUMBER: _ClassVar[int]
+    FACTS_FIELD_NUMBER: _ClassVar[int]
     protocol: int
     client: int
     terms: Terms
-    def __init__(self, protocol: _Optional[int] = ..., client: _Optional[int] = ..., terms: _Optional[_Union[Terms, _Mapping]] = ...) -> None: ...
+    facts: DeviceFacts
+    def __init__(self, protocol: _Optional[int] = ..., client: _Optional[int] = ..., terms: _Optional[_Union[Terms, _Mapping]] = ..., facts: _Optional[_Union[DeviceFacts, _Mapping]] = ...) -> None: ...
+
+class DeviceFacts(_message.Message):
+    __slots__ = ("version", "free_memory_mib", "free_disk_mib", "clock")
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    FREE_MEMORY_MIB_FIELD_NUMBER: _ClassVar[int]
+    FREE_DISK_MIB_FIELD_NUMBER: _ClassVar[int]
+    CLOCK_FIELD_NUMBER: _ClassVar[int]
+    version: str
+    free_memory_mib: int
+    free_disk_mib: int
+    clock: float
+    def __init__(self, version: _Optional[str] = ..., free_memory_mib: _Optional[int] = ..., free_disk_mib: _Optional[int] = ..., clock: _Optional[float] = ...) -> None: ...
 
 class JoinReply(_message.Message):
     __slots__ = ("run", "client", "n_clients", "terms", "manifest_sha256", "session")

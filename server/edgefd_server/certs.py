@@ -36,6 +36,8 @@ from edgefd.core.text import shown
 
 DEVICES, LOCK = "devices.json", ".lock"
 CA_DAYS = 3650
+WARNING_DAYS = 30
+"""days before the end of a certificate from which it is marked"""
 EARLIER = timedelta(days=1)
 """time before its creation from which a certificate is valid: a device's clock may be late"""
 PLAINTEXT_WARNING = "connections are unencrypted and unauthenticated (no --certs)"
@@ -190,6 +192,14 @@ def _replace(out: Path, folder: Path, devices: dict[str, Device]) -> None:
     """Write the allow-list, and remove the files of a revoked device, which had the same name."""
     _write_devices(folder, devices)
     shutil.rmtree(out, ignore_errors=True)
+
+
+def expiry_mark(device: Device) -> str:
+    """Return " EXPIRED", " (expires in N days)" for less than `WARNING_DAYS` days, or ""."""
+    left = datetime.fromisoformat(device.expires) - datetime.now(UTC)
+    if left < timedelta():
+        return " EXPIRED"
+    return f" (expires in {left.days} days)" if left.days < WARNING_DAYS else ""
 
 
 def read_devices(folder: Path) -> dict[str, Device]:

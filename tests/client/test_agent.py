@@ -1,6 +1,7 @@
 """The agent: the same teachers as in a simulation; its behaviour on invalid tasks, full disks and its own restart."""
 
 import dataclasses
+import re
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator, Sequence
@@ -213,10 +214,16 @@ def test_acceptance_weights_are_computed_once_and_again_for_other_data(
     run_device(federation, scripted(federation), tmp_path)
     run_device(federation, scripted(federation), tmp_path)
     assert calls == 1
-    data = federation.client(0)
+    data, lines = federation.client(0), list[str]()
     fewer = dataclasses.replace(data, x=data.x[:-1], y=data.y[:-1])
-    run_agent(scripted(federation), federation.read(), fewer, tmp_path, ignore_line)
+    run_agent(scripted(federation), federation.read(), fewer, tmp_path, lines.append)
+    assert calls == 1
+    assert re.search(r"the data have moved by 0\.0\d\d, less than 0\.05: its filter stays", lines[0])
+    one_class = data.y == data.y[0]
+    other = dataclasses.replace(data, x=data.x[one_class], y=data.y[one_class])
+    run_agent(scripted(federation), federation.read(), other, tmp_path, lines.append)
     assert calls == 2
+    assert any(re.search(r"moved by 1\.000, 0\.05 or more: .* accepts \d+ proxy rows instead of \d+", x) for x in lines)
 
 
 @pytest.mark.parametrize(
@@ -298,10 +305,36 @@ def test_a_really_full_disk_leaves_the_saved_state_unchanged(federation: Exporte
     assert (small_disk / "state.a").read_bytes() == before
 
 
-def test_the_state_of_another_run_client_or_process_is_refused(federation: ExportedFederation, tmp_path: Path) -> None:
+def test_the_model_goes_on_in_the_next_run_from_its_own_parameters(
+    federation: ExportedFederation, tmp_path: Path
+) -> None:
+    run_device(federation, scripted(federation, [Task(round_plan(federation), None)]), tmp_path)
+    trained, lines = load_state(tmp_path), list[str]()
+    run_agent(scripted(federation, run="next"), federation.read(), federation.client(0), tmp_path, lines.append)
+    begun = load_state(tmp_path)
+    assert lines[0] == "run next has the graphs of run test before: the model goes on from its own parameters"
+    assert trained is not None
+    assert begun is not None
+    assert (begun.run, begun.round, begun.report) == ("next", -1, b"")
+    for name, values in begun.learner.items():
+        expected = trained.learner[name] if name.startswith("model/") else np.zeros_like(values)
+        assert np.array_equal(values, expected), name
+    assert np.array_equal(begun.acceptance, trained.acceptance)
+
+
+def test_the_model_starts_anew_with_other_graphs(federation: ExportedFederation, tmp_path: Path) -> None:
+    run_device(federation, scripted(federation, [Task(round_plan(federation), None)]), tmp_path)
+    bundle, lines = federation.read(), list[str]()
+    other = dataclasses.replace(bundle, digest="f" * 64, parsed=dataclasses.replace(bundle.parsed, digest="0" * 64))
+    run_agent(scripted(federation, run="next"), other, federation.client(0), tmp_path, lines.append)
+    begun = load_state(tmp_path, "f" * 64)
+    assert lines[0] == "run next has other graphs than run test before: the model starts anew"
+    assert begun is not None
+    assert all(np.array_equal(values, bundle.init[name]) for name, values in begun.learner.items())
+
+
+def test_the_state_of_another_client_or_process_is_refused(federation: ExportedFederation, tmp_path: Path) -> None:
     run_device(federation, scripted(federation), tmp_path)
-    with pytest.raises(UserError, match="run other"):
-        run_device(federation, scripted(federation, run="other"), tmp_path)
     with pytest.raises(UserError, match="this is client 1"):
         run_device(federation, scripted(federation), tmp_path, client=1)
     with exclusive_lock(tmp_path), pytest.raises(UserError, match="another edgefd-client"):

@@ -163,10 +163,25 @@ def test_a_bundle_that_holds_out_all_but_one_sample_is_refused(honest: ExportedF
         np.savez(tmp_path / "d.npz", x=arrays["x"], y=arrays["y"])
     data = client_data(read_samples(NpzSource(tmp_path / "d.npz"), greedy), greedy, 0)
     assert len(data.x) == 1
-    link = ScriptedLink([Task(RoundPlan(0, np.arange(8)), None)], Membership("r", manifest.terms))
+    training = dataclasses.replace(manifest.terms.training, min_samples=0)
+    terms = dataclasses.replace(manifest.terms, training=training)
+    link = ScriptedLink([Task(RoundPlan(0, np.arange(8)), None)], Membership("r", terms))
     with pytest.raises(UserError, match="trains on 8 private samples or more, but 1 are left"):
         run_agent(link, greedy, data, tmp_path / "state", ignore_line)
     assert not link.submitted
+
+
+def test_a_device_with_few_samples_is_a_listener_whose_reports_say_nothing(
+    honest: ExportedFederation, tmp_path: Path
+) -> None:
+    bundle, data, lines = honest.read(), honest.client(0), list[str]()
+    few = dataclasses.replace(data, x=data.x[:3], y=data.y[:3])
+    plan, terms = RoundPlan(0, np.arange(len(bundle.proxy)), evaluate=True), bundle.manifest.terms
+    link = ScriptedLink([Task(plan, None)], Membership("r", terms))
+    run_agent(link, bundle, few, tmp_path / "state", lines.append)
+    assert any("client 0 is a listener, with 3 samples of" in line for line in lines)
+    report = decode_report(link.submitted[0][1], expected_report(method_of(bundle)[0], terms, plan))
+    assert (len(report.knowledge), report.metrics) == (0, {})
 
 
 def test_a_short_last_batch_of_private_rows_is_refused(honest: ExportedFederation) -> None:

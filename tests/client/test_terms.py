@@ -68,6 +68,8 @@ def other(federation: ExportedFederation) -> ExportedFederation:
         step_factor=0.9,
         weight_decay=0.01,
         reset_optimizer=True,
+        min_samples=5,
+        min_classes=2,
     )
     mine, theirs = changed.prepared.config, federation.read().manifest.terms
     names = {f.name for f in dataclasses.fields(mine.train)} - {"optimizer", "momentum", "initial", "local_steps"}

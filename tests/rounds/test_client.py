@@ -16,7 +16,7 @@ from edgefd.federation.plan import RoundPlan
 from edgefd.learners.batches import Batch
 from edgefd.learners.learner import Learner
 from edgefd.methods import get_method
-from edgefd.rounds.client import accuracy, client_filter, client_round
+from edgefd.rounds.client import accuracy, client_filter, client_round, is_listener
 from edgefd.rounds.validation import expected_report
 from edgefd.runs.prepare import prepare
 from edgefd.simulation.engine import make_simulation_state
@@ -222,3 +222,35 @@ def test_the_mixed_loss_refuses_a_client_without_labels_of_its_contributed_rows(
     client = dataclasses.replace(client, data=data, plan=RoundPlan(1, np.arange(len(federation.proxy))))
     with pytest.raises(RunError, match=r"labels of the 21 rows that the client contributed: add them .* owned_y"):
         client_round(c.method, client, teachers(config())[0])
+
+
+def answered_rows(method: Method, client: ClientContext, **training: int) -> int:
+    """Return the number of proxy rows for which a client answers under a changed training protocol."""
+    terms = dataclasses.replace(TERMS, training=dataclasses.replace(TRAINING, **training))
+    return int((client_filter(method, client.config, client.data, PROXY, terms) > 0).sum())
+
+
+@pytest.mark.parametrize(("rows", "rule"), [(slice(3), "min_samples"), (slice(None), "min_classes")])
+def test_a_client_with_few_samples_or_classes_learns_but_sends_nothing(rows: slice, rule: str) -> None:
+    client = new_clients(FEDMD)[0]
+    few = dataclasses.replace(client.data, x=client.data.x[rows], y=client.data.y[rows])
+    terms = dataclasses.replace(
+        TERMS, training=dataclasses.replace(TRAINING, local_steps=2, min_samples=8, min_classes=1)
+    )
+    if rule == "min_classes":
+        terms = dataclasses.replace(terms, training=dataclasses.replace(terms.training, min_classes=3))
+    none = client_filter(FEDMD, client.config, few, PROXY, terms)
+    client = dataclasses.replace(client, data=few, acceptance=none, terms=terms, plan=plan(0))
+    before = client.learner.state()["model/w"]
+    report = client_round(FEDMD, client, None, lambda _: {"accuracy": 0.5})
+    assert not none.any()
+    assert (len(report.knowledge), report.metrics) == (0, {"accuracy": 0.5})
+    assert not np.array_equal(client.learner.state()["model/w"], before)
+
+
+def test_the_rule_for_listeners_can_be_switched_off_and_is_for_labels_of_proxy_rows() -> None:
+    few = dataclasses.replace(new_clients(FEDMD)[0])
+    few = dataclasses.replace(few, data=dataclasses.replace(few.data, x=few.data.x[:3], y=few.data.y[:3]))
+    assert answered_rows(FEDMD, few, min_samples=8) == 0
+    assert answered_rows(FEDMD, few, min_samples=0) == len(PROXY)
+    assert not is_listener(get_method("fedavg"), few.data, TERMS)

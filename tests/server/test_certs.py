@@ -82,6 +82,12 @@ def test_the_commands_create_revoke_and_list_devices(tmp_path: Path, monkeypatch
         assert CliRunner().invoke(app, ["certs", *arguments]).exit_code == 0
     listed = CliRunner().invoke(app, ["certs", "list"])
     assert "a  client 3  revoked" in listed.output
+    for name, client, days in (("old", 4, -0.5), ("soon", 5, 3.5), ("new", 6, 100)):
+        certs.add_device(Path("certs"), name, client, days)
+    lines = {line.split()[0]: line for line in CliRunner().invoke(app, ["certs", "list"]).output.splitlines()}
+    assert " EXPIRED  sha256" in lines["old"]
+    assert "(expires in 3 days)  sha256" in lines["soon"]
+    assert not {"(", "EXPIRED"} & set(lines["new"].split())
 
 
 def test_commands_that_change_the_allow_list_at_once_lose_nothing(folder: Path) -> None:

@@ -1,6 +1,7 @@
 """A simulation that was stopped or killed continues to the same bits."""
 
 import json
+import logging
 import os
 import random
 import shutil
@@ -160,6 +161,20 @@ def test_a_changed_config_is_refused_with_the_key(tmp_path: Path) -> None:
     (tmp_path / "run" / CHECKPOINT).unlink()
     with pytest.raises(UserError, match="seed was 7, and is 0"):
         simulate_config(config(), tmp_path / "run", resume=True)
+
+
+def test_the_rules_of_participation_may_change_and_the_run_folder_says_so(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    stopped(config(), tmp_path / "run", 2)
+    rules = {"min_reports": 1, "dropout": 0.5}
+    with caplog.at_level(logging.INFO):
+        resumed = simulate_config(config(coordinator=rules), tmp_path / "run", resume=True)
+    assert "coordinator.min_reports was None, and is 1 in the rounds to come" in caplog.text
+    assert load_config(tmp_path / "run" / "config.yaml").coordinator.min_reports == 1
+    reports = [sum(kept is not None for kept in m.kept_per_client) for m in resumed.rounds]
+    assert reports[:2] == [4, 4]
+    assert min(reports[2:4]) < 4
 
 
 def test_what_cannot_be_resumed_is_refused(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import os
 import secrets
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from edgefd.config.schema import Config
@@ -134,7 +134,7 @@ def create_checkpoint(config: Config, folder: Path) -> Checkpoint:
 
 
 def load_for_resume(served: ServedRun, folder: Path) -> Checkpoint:
-    """Return the checkpoint in a run folder, of a run with the config of `served`.
+    """Return the checkpoint in a run folder, of a run with the config of `served` but for the rules of participation.
 
     Raises:
         UserError: if there is none, or it is of another config.
@@ -146,7 +146,7 @@ def load_for_resume(served: ServedRun, folder: Path) -> Checkpoint:
     )
     if saved is None:
         raise UserError(f"the checkpoint in {folder} was removed")
-    return saved
+    return replace(saved, config=settings_text(served.config.to_dict()))
 
 
 def check_unused(request: RunRequest, exchange: Path | None) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ from edgefd_proto import edgefd_pb2 as pb
 
 from edgefd.core.files import opened_plain
 from edgefd.wire.device_link import CHUNK, HOLD
+from edgefd_server.grpc_link.device_facts import device_facts
 from edgefd_server.grpc_link.refusals import Code, Refusal
 from edgefd_server.grpc_link.server import Context, GrpcServer, ListenAddress
 from edgefd_server.grpc_link.sessions import DeviceSessions
@@ -68,7 +70,8 @@ class DeviceLink(GrpcServer):
     async def join(self, request: bytes, context: Context) -> bytes:
         """Answer `DeviceLink.Join`."""
         reply = self._sessions.join(self._certified(context), request)
-        self._coordinator.note("join", client=reply.client, peer=context.peer())
+        facts = device_facts(pb.JoinRequest.FromString(request).facts, time.time())
+        self._coordinator.note("join", client=reply.client, peer=context.peer(), **facts)
         return reply.SerializeToString()
 
     async def next_task(self, request: bytes, context: Context) -> bytes:

@@ -95,6 +95,7 @@ class CoordinatorFleet:
         self._by_client: dict[int, tuple[int, str]] = {}
         # The address from which each client last joined. Without certificates, a refused call is attributed by it.
         self._peers: dict[int, str] = {}
+        self._facts: dict[int, str] = {}
 
     def note(self, event: str, **fields: Any) -> None:
         """Process one event. This method is a `Log`."""
@@ -109,6 +110,8 @@ class CoordinatorFleet:
                         self._answered.add(client)
                 case "join":
                     self._peers[int(fields["client"])] = fields["peer"]
+                    if facts := facts_line(fields):  # a device that downloads its bundle joins without facts first
+                        self._facts[int(fields["client"])] = facts
                 case "refused":
                     if "client" in fields:  # from Flower or a folder: the front end knows the client, if there is one
                         clients = [] if fields["client"] is None else [int(fields["client"])]
@@ -142,6 +145,7 @@ class CoordinatorFleet:
                     state_of(client, seen.get(client), timing),
                     self._totals.get(client, 0),
                     *self._by_client.get(client, (0, "")),
+                    self._facts.get(client, ""),
                 )
                 for client in range(self._n_clients)
             )
@@ -164,6 +168,19 @@ class CoordinatorFleet:
             return self._names(), ""
         except UserError as error:  # the allow-list is being changed; the devices get the same message
             return {}, str(error)
+
+
+def facts_line(facts: Mapping[str, Any]) -> str:
+    """Return what a device has stated about itself when it joined, in words; "" if it has stated nothing.
+
+    >>> facts_line({"version": "1.2", "free_memory_mib": 300, "clock_offset": -3.0, "client": 0})
+    '1.2, memory 300 MiB free, clock -3.0 s'
+    """
+    parts = [str(facts["version"])] if "version" in facts else []
+    for name, what in (("free_memory_mib", "memory"), ("free_disk_mib", "disk")):
+        parts += [f"{what} {facts[name]} MiB free"] if name in facts else []
+    parts += [f"clock {facts['clock_offset']:+.1f} s"] if "clock_offset" in facts else []
+    return ", ".join(parts)
 
 
 def _count(counts: dict[Key, tuple[int, str]], keys: Iterable[Key], line: str) -> None:

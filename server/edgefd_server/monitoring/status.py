@@ -66,6 +66,8 @@ class DeviceStatus:
     refused: int
     """number of the client's calls or reports that were refused"""
     last_refusal: str
+    facts: str = ""
+    """version, free memory and disk, and difference of the clock, as the device stated them when it joined last"""
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
@@ -23,6 +24,8 @@ from edgefd_server.monitoring.fleet import CoordinatorFleet
 from edgefd_server.monitoring.prometheus import LinkMetrics, metrics_log, metrics_server
 from edgefd_server.monitoring.status import RunDescription, StatusBoard
 from edgefd_server.monitoring.status_server import parse_status_address, status_server
+
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -85,6 +88,11 @@ def serve_coordinator(
     served, config, n_clients = run.served, run.served.config, run.served.n_clients
     opened: list[OpenFrontEnd] = []
     raise_file_limit()
+    if config.coordinator.min_reports is None:
+        _LOG.warning(
+            "coordinator.min_reports is not set: one absent device ends the run after %g s; set it and deadline_s",
+            options.timeout,
+        )
 
     def seen() -> dict[int, float]:
         return {client: at for each in opened for client, at in each.seen().items()}

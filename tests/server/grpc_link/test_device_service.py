@@ -4,12 +4,16 @@ import dataclasses
 import threading
 import time
 import urllib.request
+from functools import partial
 from pathlib import Path
 
 import grpc
 import pytest
+from edgefd_client.facts import device_facts
 from edgefd_client.grpc_link import GrpcLink, connect
 from edgefd_proto import edgefd_pb2 as pb
+from edgefd_server.grpc_link.device_facts import MAX_VERSION
+from edgefd_server.grpc_link.device_facts import device_facts as read_facts
 from edgefd_server.grpc_link.device_service import open_link
 from edgefd_server.grpc_link.server import ListenAddress
 from edgefd_server.monitoring.prometheus import LinkMetrics, metrics_server
@@ -17,6 +21,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from edgefd.core.errors import RunError, UserError
 from edgefd.core.knowledge import Knowledge
+from edgefd.core.version import __version__
 from edgefd.rounds.loop import run_rounds
 from edgefd.runs.execute import make_server
 from edgefd.simulation.engine import open_transport
@@ -304,3 +309,22 @@ def test_health_check_and_metrics_are_served(federation: ExportedFederation) -> 
         'call_seconds_count{call="Join"} 1.0',
     ):
         assert f"edgefd_{name}" in text
+
+
+def test_a_device_says_how_it_is_when_it_joins(federation: ExportedFederation, tmp_path: Path) -> None:
+    with open_device_link(federation) as link, connect(link.address, None, False) as channel:
+        GrpcLink(channel, 1, ignore_line, facts=partial(device_facts, tmp_path / "state")).join(link.terms)
+        GrpcLink(channel, 2, ignore_line).join(link.terms)
+    with_facts, without = (line for line in link.lines if line["event"] == "join")
+    assert with_facts["version"] == __version__
+    assert with_facts["free_disk_mib"] > 0
+    assert abs(with_facts["clock_offset"]) < 5
+    assert set(without) == {"event", "client", "peer"}
+
+
+def test_facts_of_a_device_are_bounded() -> None:
+    hostile = pb.DeviceFacts(version="v\n" * 500, clock=float("inf"), free_memory_mib=2**64 - 1)
+    facts = read_facts(hostile, 0.0)
+    assert len(str(facts["version"])) <= MAX_VERSION
+    assert "\n" not in str(facts["version"])
+    assert set(facts) == {"version", "free_memory_mib"}

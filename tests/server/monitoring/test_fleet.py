@@ -62,7 +62,9 @@ def test_a_coordinators_events_give_the_state_of_each_device() -> None:
 
 def test_without_certificates_a_refusal_is_attributed_by_the_address_of_the_join() -> None:
     fleet = CoordinatorFleet(small_config(), 3, dict, dict)
+    fleet.note("join", client=2, peer="ipv4:1", version="1.2", free_disk_mib=9, clock_offset=0.0)
     fleet.note("join", client=2, peer="ipv4:1")
+    assert [device.facts for device in fleet.snapshot().devices] == ["", "", "1.2, disk 9 MiB free, clock +0.0 s"]
     fleet.note("refused", call="SubmitReport", reason="content", line="no", device="", peer="ipv4:1")
     fleet.note("refused", call="SubmitReport", reason="content", line="no", device="", peer="ipv4:2")
     assert [d.refused for d in fleet.snapshot().devices] == [0, 0, 1]

@@ -154,6 +154,7 @@ function devices() {
     d.seen === null ? "–" : `${duration(now - d.seen)} ago`,
     String(d.answered),
     d.refused ? `${d.refused}, last: ${d.last_refusal}` : "0",
+    d.facts,
   ]));
   all.forEach((d, i) => { get("devices").tBodies[0].rows[i].dataset.state = d.state; });
 }
