@@ -161,6 +161,10 @@ def test_a_device_keeps_the_key_of_its_noise_and_sends_no_metrics(tmp_path: Path
     other = dataclasses.replace(data, x=data.x[:-1], y=data.y[:-1])
     with pytest.raises(UserError, match="the private data changed after their labels were sent"):
         run_agent(scripted(federation), federation.read(), other, tmp_path / "a", ignore_line)
+    link = scripted(federation)
+    link.membership = dataclasses.replace(link.membership, run="next")
+    with pytest.raises(UserError, match="run next would spend privacy budget again, which run test has spent"):
+        run_agent(link, federation.read(), data, tmp_path / "a", ignore_line)
 
 
 def test_a_device_does_not_answer_if_its_privacy_budget_is_spent(tmp_path: Path) -> None:
