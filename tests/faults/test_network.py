@@ -169,7 +169,7 @@ def check_result(expected: tuple[ExportedFederation, Knowledge, list[DeviceState
     federation, teacher, expected_states = expected
     last = last_event(folder, "round")
     assert (last["round"], last["closing"]) == (ROUNDS, True)
-    codec = federation.read().terms.codec
+    codec = federation.read().manifest.terms.codec
     assert last["teacher_sha256"] == hashlib.sha256(wire.encode(teacher, codec)).hexdigest()
     states = [saved_state(federation, folder / f"state{i}") for i in range(CLIENTS)]
     for state, expected_state in zip(states, expected_states, strict=True):

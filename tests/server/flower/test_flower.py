@@ -38,7 +38,7 @@ def simulated_bytes(fl: FlowerFederation) -> list[tuple[int, int]]:
 
 def simulated(fl: FlowerFederation) -> dict[int, str]:
     """Return the digests of the teachers that the in-process engine sends to the clients, by round."""
-    codec = fl.exported.read().terms.codec
+    codec = fl.exported.read().manifest.terms.codec
     sent = {r.plan.round + 1: r.teacher for r in rounds(fl) if not r.plan.closing}
     assert set(sent) == set(range(1, ROUNDS + 1))
     return {
