@@ -56,7 +56,8 @@ def test_worker_processes_change_no_bit_of_the_teachers(settings: dict[str, Any]
     ids=name_of,
 )
 def test_the_onnx_learner_of_devices_gives_the_teachers_of_torch(settings: dict[str, Any]) -> None:
-    torch, onnx = (teachers(config(learner=learner, **settings)) for learner in ("torch", "onnx"))
+    fine: dict[str, Any] = {"codec": {"name": "float16"}, **settings}
+    torch, onnx = (teachers(config(learner=learner, **fine)) for learner in ("torch", "onnx"))
     for a, b in zip(torch, onnx, strict=True):
         assert len(a) == len(b)
         assert np.abs(a.values - b.values).max() < 0.05  # low bits differ, and the difference grows over rounds
