@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from edgefd.auditing.attacks import insertion, membership, planted_canaries, shadow_lira
+from edgefd.auditing.attacks import centroid_distance, insertion, membership, planted_canaries, shadow_lira
 
 ADVERSARIES = ("server", "client", "holder", "eavesdropper")
 DISCLOSURE = {  # what is disclosed without an attack on a model, and to which adversaries
@@ -12,7 +12,7 @@ DISCLOSURE = {  # what is disclosed without an attack on a model, and to which a
     "singletons": ("client",),
     "centroids": ("holder",),
 }
-MEMBERSHIP = (*membership.MODEL_ATTACKS, *membership.FILTER_ATTACKS, *insertion.ATTACKS)
+MEMBERSHIP = (*membership.MODEL_ATTACKS, *membership.FILTER_ATTACKS, *insertion.ATTACKS, centroid_distance.ATTACK)
 REPORT_READERS = ("server", "eavesdropper")  # the adversaries that see all reports
 REPORT_ATTACKS = ("extraction", "inversion")  # attacks on the reports other than membership inference, at level 2
 LEVEL_2 = (*shadow_lira.ATTACKS, *planted_canaries.ATTACKS, *REPORT_ATTACKS)

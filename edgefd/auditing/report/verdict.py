@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from edgefd.auditing.attacks import insertion
+from edgefd.auditing.attacks import centroid_distance, insertion
 from edgefd.auditing.attacks.membership import FILTER_ATTACKS
 from edgefd.auditing.measures.statistics import clopper_pearson
 from edgefd.auditing.report.formats import interval_text
@@ -21,6 +21,7 @@ WHO = {
 PLANTED = "planted"
 """the attack on canaries with a wrong label: it bounds epsilon, and is no measure for ordinary records"""
 _ON_FILTERS = {*FILTER_ATTACKS, *insertion.ATTACKS}
+_FEWER_CENTROIDS = "lower method.n_clusters, or encrypt the storage of devices"
 _NOT_TESTED = "was not tested with the attacks that were requested"
 _FEWER = 0.9  # estimated class shares nearer to the truth than this share of the distance of equal shares are a leak
 
@@ -179,7 +180,7 @@ def _centroids(centroids: Mapping[str, Any]) -> Finding:
         f"{nearest:.0%} of them is one that they were fitted on{small if worst['below_5'] else ''}",
         n > 0 or more,
         f"0 centroids, and {expected:.0%}",
-        "lower method.n_clusters, or encrypt the storage of devices",
+        _FEWER_CENTROIDS,
     )
 
 
@@ -240,7 +241,9 @@ def _membership_advice(evidence: Mapping[str, Any]) -> str:
     advice = []
     if attacks & _ON_FILTERS:
         advice.append("set method.weighting=hard or a smaller method.n_clusters (the filter discloses members)")
-    if attacks - _ON_FILTERS:
+    if centroid_distance.ATTACK in attacks:
+        advice.append(f"{_FEWER_CENTROIDS} (the stored centroids disclose members)")
+    if attacks - _ON_FILTERS - {centroid_distance.ATTACK}:
         advice.append(
             "use fewer train.local_steps, more records for the worst client, or a defence: docs/guides/defences.md "
             "(the models disclose members)"
