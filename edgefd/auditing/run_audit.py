@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from edgefd.auditing.attack_suite import AuditContext, run_attacks
-from edgefd.auditing.attacks import label_inference, raw_records, stored_centroids
+from edgefd.auditing.attacks import label_inference, message_sizes, raw_records, stored_centroids
 from edgefd.auditing.attacks.attribution import attribution
 from edgefd.auditing.attacks.disclosure_signals import disclosure_signals
 from edgefd.auditing.attacks.extraction import extraction, extraction_signals
@@ -153,6 +153,7 @@ def _disclosure(recording: Recording, signals: Arrays, request: AuditRequest) ->
         "attribution": lambda: attribution(signals, recording.federation.proxy_labels),
         "singletons": lambda: single_client_aggregates(signals["votes"]),
         "centroids": lambda: stored_centroids.centroid_exposure(signals),
+        "sizes": lambda: message_sizes.message_sizes(signals, recording.config.seed),
     }
     visible = {name for name, recipients in DISCLOSURE.items() if set(recipients) & set(request.adversaries)}
     return {name: analyse() for name, analyse in analyses.items() if name in request.attacks and name in visible}
@@ -163,7 +164,7 @@ def _membership(
 ) -> list[Scores]:
     """Run the membership attacks, add their results and controls to `result`, and return the scores."""
     names = tuple(name for name in request.attacks if name not in DISCLOSURE and name not in REPORT_ATTACKS)
-    if not names or set(request.adversaries) == {"eavesdropper"}:
+    if not names or set(request.adversaries) <= {"eavesdropper", "observer"}:
         return []
     candidates, population = choose(recording.federation, recording.config.seed)
     context = AuditContext(

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from edgefd.auditing.attacks import centroid_distance, insertion, membership, planted_canaries, shadow_lira
 
-ADVERSARIES = ("server", "client", "holder", "eavesdropper")
+ADVERSARIES = ("server", "client", "holder", "eavesdropper", "observer")
 DISCLOSURE = {  # what is disclosed without an attack on a model, and to which adversaries
     "ledger": ("server", "client", "eavesdropper"),
     "labels": ("server", "eavesdropper"),
     "attribution": ("eavesdropper",),
     "singletons": ("client",),
     "centroids": ("holder",),
+    "sizes": ("observer",),
 }
 MEMBERSHIP = (*membership.MODEL_ATTACKS, *membership.FILTER_ATTACKS, *insertion.ATTACKS, centroid_distance.ATTACK)
 REPORT_READERS = ("server", "eavesdropper")  # the adversaries that see all reports

@@ -59,6 +59,7 @@ class AuditStream(IntEnum):
     INVERSION_DECODER = 15
     EVIDENCE = 16
     CENTROID_CONTROLS = 17
+    MESSAGE_SIZES = 18
 
 
 def make_rng(seed: int, purpose: Purpose, *keys: int) -> np.random.Generator:

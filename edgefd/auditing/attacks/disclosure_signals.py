@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from edgefd.auditing.attacks.centroid_distance import projected, stored_filter
+from edgefd.auditing.attacks.message_sizes import report_sizes
 from edgefd.auditing.recording.read import Recording, reports, teacher_after
 from edgefd.auditing.recording.signal_store import Arrays
 from edgefd.core.arrays import Float32, Int64
@@ -20,8 +21,8 @@ def disclosure_signals(recording: Recording) -> Arrays:
     Returns:
         `weights` float32 [clients, P]: of each client's last report, 0 = no soft label; `votes` bool [R, clients, P]:
         the rows of each report; `labels` float32 [R, clients, C]: the mean soft label of each report (0 where there was
-        none); `classes` int64 [P]: of each proxy row, -1 = unknown; `owner`. For a simulation, which has the private
-        data, also `table` and the distances below.
+        none); `classes` int64 [P]: of each proxy row, -1 = unknown; `owner`; `sizes` of `report_sizes`. For a
+        simulation, which has the private data, also `table` and the distances below.
     """
     federation, rounds = recording.federation, recording.rounds
     n_clients, size, n_classes = len(federation.clients), len(federation.proxy), federation.n_classes
@@ -37,7 +38,7 @@ def disclosure_signals(recording: Recording) -> Arrays:
             if len(sent):
                 labels[round, report.client] = sent.values.mean(0)
     signals = {"weights": weights, "votes": votes, "labels": labels, "classes": _classes(recording)}
-    signals |= {"owner": recording.owner}
+    signals |= {"owner": recording.owner, "sizes": report_sizes(recording)}
     if recording.deployed:
         return signals
     return signals | {"table": federation.table} | _proxy_distances(recording) | _centroid_distances(recording)

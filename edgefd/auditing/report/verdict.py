@@ -16,6 +16,7 @@ WHO = {
     "client": "Another client, which receives the aggregate of all reports",
     "holder": "An adversary with a device's final model and stored state",
     "eavesdropper": "An eavesdropper, where TLS is off",
+    "observer": "An observer of the network, who sees only the lengths of messages, also under TLS",
 }
 
 PLANTED = "planted"
@@ -63,7 +64,7 @@ def leaking(result: Mapping[str, Any]) -> list[str]:
 
 def _findings(adversary: str, result: Mapping[str, Any]) -> Iterator[Finding]:
     exposure = result["exposure"]
-    if adversary != "holder" and (ledger := exposure.get("ledger")):
+    if adversary not in ("holder", "observer") and (ledger := exposure.get("ledger")):
         yield from _raw_records(ledger)
     if adversary in ("server", "eavesdropper") and (labels := exposure.get("labels")):
         yield from _class_shares(labels)
@@ -73,6 +74,8 @@ def _findings(adversary: str, result: Mapping[str, Any]) -> Iterator[Finding]:
         yield _single_client_aggregates(single)
     if adversary == "holder" and "clusters" in (centroids := exposure.get("centroids", {})):
         yield _centroids(centroids)
+    if adversary == "observer" and (sizes := exposure.get("sizes")):
+        yield from _message_sizes(sizes)
     yield from _membership(adversary, result)
     yield from _claim(adversary, result)
     yield from _planted(adversary, result)
@@ -182,6 +185,22 @@ def _centroids(centroids: Mapping[str, Any]) -> Finding:
         f"0 centroids, and {expected:.0%}",
         _FEWER_CENTROIDS,
     )
+
+
+def _message_sizes(sizes: Mapping[str, Any]) -> Iterator[Finding]:
+    named = {
+        "client": "names the client of {:.0%} of the reports by their size, which links the reports of a client",
+        "main_class": "names the most frequent class of {:.0%} of the clients by the size of their reports",
+    }
+    for key, text in named.items():
+        if "named" in (found := sizes[key]):
+            yield Finding(
+                f"{text.format(found['named'])} (p = {found['p']:.3g})",
+                found["p"] <= sizes["level"],
+                f"{found['chance']:.0%}",
+                "use a method whose clients answer for all rows (fedmd), because their reports have one size, or send "
+                "reports through a tunnel that pads its packets; edgefd does not pad messages",
+            )
 
 
 def _membership(adversary: str, result: Mapping[str, Any]) -> Iterator[Finding]:
