@@ -26,6 +26,7 @@ from edgefd.auditing.recording.signal_store import Arrays, part
 from edgefd.auditing.report.evidence import evidence, refuted_claims
 from edgefd.auditing.report.findings import attack_result, controls
 from edgefd.auditing.report.limits import judge
+from edgefd.auditing.report.user_level import user_level
 from edgefd.auditing.request import AuditRequest, count_steps, restrict_to_recording
 from edgefd.auditing.scope import (
     DISCLOSURE,
@@ -112,6 +113,7 @@ def _head(recording: Recording, request: AuditRequest) -> dict[str, Any]:
         "seal": recording.seal,
         "replay": None,
         "controls": None,
+        "user_level": [],
         "evidence": {},
         "claims": [],
         "extraction": None,
@@ -187,6 +189,8 @@ def _membership(
         found = evidence([scores for scores in attacked.scores if scores.adversary == adversary], rng)
         result["evidence"] |= {adversary: found} if found else {}
     result["claims"] = refuted_claims(attacked.scores, claims, rng)
+    rng = make_rng(recording.config.seed, Purpose.AUDIT, AuditStream.USER_LEVEL)
+    result["user_level"] = user_level(attacked.scores, rng)
     on_step("attacks")
     return attacked.scores
 

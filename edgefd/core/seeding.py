@@ -60,6 +60,7 @@ class AuditStream(IntEnum):
     EVIDENCE = 16
     CENTROID_CONTROLS = 17
     MESSAGE_SIZES = 18
+    USER_LEVEL = 19
 
 
 def make_rng(seed: int, purpose: Purpose, *keys: int) -> np.random.Generator:

@@ -198,7 +198,7 @@ def _message_sizes(sizes: Mapping[str, Any]) -> Iterator[Finding]:
                 f"{text.format(found['named'])} (p = {found['p']:.3g})",
                 found["p"] <= sizes["level"],
                 f"{found['chance']:.0%}",
-                "use a method whose clients answer for all rows (fedmd), because their reports have one size, or send "
+                "use a method whose clients answer for all rows (fedmd), whose reports have nearly one size, or send "
                 "reports through a tunnel that pads its packets; edgefd does not pad messages",
             )
 
