@@ -51,7 +51,8 @@ def _row(attack: Scores, records: int, rng: np.random.Generator) -> dict[str, An
 def group_means(values: Float64, client: Int64, records: int, rng: np.random.Generator) -> Float64:
     """Return the mean of each group of so many values of one client, float64 [groups]; the groups are disjoint.
 
-    >>> group_means(np.array([1.0, 3.0, 5.0, 10.0, 20.0]), np.array([0, 0, 0, 1, 1]), 2, np.random.default_rng(0)).tolist()[1]
+    >>> values, client = np.array([1.0, 3.0, 5.0, 10.0, 20.0]), np.array([0, 0, 0, 1, 1])
+    >>> group_means(values, client, 2, np.random.default_rng(0)).tolist()[1]
     15.0
     """
     means = []
