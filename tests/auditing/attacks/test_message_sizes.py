@@ -16,7 +16,9 @@ TABLE = np.eye(4, dtype=np.int64)[[0, 0, 1, 1, 2, 2, 3, 3]] * 50
 def sizes(clients: np.ndarray, rounds: int = 6, noise: float = 1.0) -> np.ndarray:
     """Return sizes of reports that grow from round to round by the same number of bytes for all clients."""
     rng = np.random.default_rng(0)
-    grown = 1000 * np.arange(1, rounds + 1)[:, None] + clients + rng.normal(scale=noise, size=(rounds, len(clients)))
+    grown: np.ndarray = (
+        1000 * np.arange(1, rounds + 1)[:, None] + clients + rng.normal(scale=noise, size=(rounds, len(clients)))
+    )
     return grown.astype(np.int64)
 
 
