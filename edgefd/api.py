@@ -210,7 +210,7 @@ def audit(
         level: 0 = takes seconds; 1 = adds attacks on models; 2 = adds shadow federations; None = 1, or 0 for a run that
             a coordinator recorded.
         attacks: the attacks to run (none = all of the level).
-        adversaries: server, client, holder, eavesdropper (none = all).
+        adversaries: server, client, holder, eavesdropper, observer (none = all).
         shadows: with level 2, the number of shadow federations (None = 16).
         replace: whether the results of a larger audit are replaced; otherwise both are kept.
         progress: whether the progress is printed.

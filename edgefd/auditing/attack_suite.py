@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from edgefd.auditing.attacks import insertion, membership, planted_canaries, shadow_lira
+from edgefd.auditing.attacks import centroid_distance, insertion, membership, planted_canaries, shadow_lira
 from edgefd.auditing.attacks.filter_canaries import filter_signals
 from edgefd.auditing.attacks.membership import Control, Scores
 from edgefd.auditing.attacks.model_outputs import output_signals
@@ -69,6 +69,8 @@ def run_attacks(context: AuditContext) -> AuditResults:
     requested = set(context.names)
     if requested & set(insertion.ATTACKS) and "server" in context.adversaries:
         _run_insertion(context, results, signals, filters)
+    if centroid_distance.ATTACK in requested and "holder" in context.adversaries:
+        _run_centroids(context, results)
     if requested & set(shadow_lira.ATTACKS):
         _run_shadows(context, results, signals)
     if requested & set(planted_canaries.ATTACKS):
@@ -105,6 +107,19 @@ def _run_insertion(context: AuditContext, results: AuditResults, signals: Arrays
     scores = insertion.insertion_scores(signals, context.names)
     tested = tuple(attack.attack for attack in scores)
     results.add(scores, *insertion.insertion_controls(signals, filters, tested))
+
+
+def _run_centroids(context: AuditContext, results: AuditResults) -> None:
+    recording, candidates = context.recording, context.candidates
+    signals = context.part("centroids", lambda: centroid_distance.centroid_signals(recording, candidates))
+    if not signals:
+        results.skipped.append(
+            f"{centroid_distance.ATTACK}: it needs two clients whose filters store centroids (edgefd, estimator=kmeans)"
+        )
+        return
+    context.on_step("stored centroids")
+    scores = centroid_distance.centroid_scores(signals, candidates)
+    results.add([scores], *centroid_distance.centroid_controls(signals, candidates))
 
 
 def _run_shadows(context: AuditContext, results: AuditResults, signals: Arrays) -> None:

@@ -97,5 +97,5 @@ def count_steps(recording: Recording, request: AuditRequest) -> int:
     """Return the largest number of steps of an audit, which it takes if no signals are stored."""
     if request.level == 0:
         return 1
-    models = len(recording.model_rounds) + REFERENCES + 8
+    models = len(recording.model_rounds) + REFERENCES + 9
     return models if request.level == 1 else models + request.shadows + 5

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from edgefd.auditing.attack_suite import AuditContext, run_attacks
-from edgefd.auditing.attacks import label_inference, raw_records, stored_centroids
+from edgefd.auditing.attacks import label_inference, message_sizes, raw_records, stored_centroids
 from edgefd.auditing.attacks.attribution import attribution
 from edgefd.auditing.attacks.disclosure_signals import disclosure_signals
 from edgefd.auditing.attacks.extraction import extraction, extraction_signals
@@ -26,6 +26,7 @@ from edgefd.auditing.recording.signal_store import Arrays, part
 from edgefd.auditing.report.evidence import evidence, refuted_claims
 from edgefd.auditing.report.findings import attack_result, controls
 from edgefd.auditing.report.limits import judge
+from edgefd.auditing.report.user_level import user_level
 from edgefd.auditing.request import AuditRequest, count_steps, restrict_to_recording
 from edgefd.auditing.scope import (
     DISCLOSURE,
@@ -112,6 +113,7 @@ def _head(recording: Recording, request: AuditRequest) -> dict[str, Any]:
         "seal": recording.seal,
         "replay": None,
         "controls": None,
+        "user_level": [],
         "evidence": {},
         "claims": [],
         "extraction": None,
@@ -153,6 +155,7 @@ def _disclosure(recording: Recording, signals: Arrays, request: AuditRequest) ->
         "attribution": lambda: attribution(signals, recording.federation.proxy_labels),
         "singletons": lambda: single_client_aggregates(signals["votes"]),
         "centroids": lambda: stored_centroids.centroid_exposure(signals),
+        "sizes": lambda: message_sizes.message_sizes(signals, recording.config.seed),
     }
     visible = {name for name, recipients in DISCLOSURE.items() if set(recipients) & set(request.adversaries)}
     return {name: analyse() for name, analyse in analyses.items() if name in request.attacks and name in visible}
@@ -163,7 +166,7 @@ def _membership(
 ) -> list[Scores]:
     """Run the membership attacks, add their results and controls to `result`, and return the scores."""
     names = tuple(name for name in request.attacks if name not in DISCLOSURE and name not in REPORT_ATTACKS)
-    if not names or set(request.adversaries) == {"eavesdropper"}:
+    if not names or set(request.adversaries) <= {"eavesdropper", "observer"}:
         return []
     candidates, population = choose(recording.federation, recording.config.seed)
     context = AuditContext(
@@ -186,6 +189,8 @@ def _membership(
         found = evidence([scores for scores in attacked.scores if scores.adversary == adversary], rng)
         result["evidence"] |= {adversary: found} if found else {}
     result["claims"] = refuted_claims(attacked.scores, claims, rng)
+    rng = make_rng(recording.config.seed, Purpose.AUDIT, AuditStream.USER_LEVEL)
+    result["user_level"] = user_level(attacked.scores, rng)
     on_step("attacks")
     return attacked.scores
 

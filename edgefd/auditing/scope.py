@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from edgefd.auditing.attacks import insertion, membership, planted_canaries, shadow_lira
+from edgefd.auditing.attacks import centroid_distance, insertion, membership, planted_canaries, shadow_lira
 
-ADVERSARIES = ("server", "client", "holder", "eavesdropper")
+ADVERSARIES = ("server", "client", "holder", "eavesdropper", "observer")
 DISCLOSURE = {  # what is disclosed without an attack on a model, and to which adversaries
     "ledger": ("server", "client", "eavesdropper"),
     "labels": ("server", "eavesdropper"),
     "attribution": ("eavesdropper",),
     "singletons": ("client",),
     "centroids": ("holder",),
+    "sizes": ("observer",),
 }
-MEMBERSHIP = (*membership.MODEL_ATTACKS, *membership.FILTER_ATTACKS, *insertion.ATTACKS)
+MEMBERSHIP = (*membership.MODEL_ATTACKS, *membership.FILTER_ATTACKS, *insertion.ATTACKS, centroid_distance.ATTACK)
 REPORT_READERS = ("server", "eavesdropper")  # the adversaries that see all reports
 REPORT_ATTACKS = ("extraction", "inversion")  # attacks on the reports other than membership inference, at level 2
 LEVEL_2 = (*shadow_lira.ATTACKS, *planted_canaries.ATTACKS, *REPORT_ATTACKS)

@@ -27,7 +27,8 @@ def audit(
         list[str] | None, typer.Option("--attack", metavar="NAME", help="an attack to run (default: all)")
     ] = None,
     adversary: Annotated[
-        list[str] | None, typer.Option("--adversary", help="server, client, holder or eavesdropper (default: all)")
+        list[str] | None,
+        typer.Option("--adversary", help="server, client, holder, eavesdropper or observer (default: all)"),
     ] = None,
     fail_if: Annotated[
         list[str] | None,

@@ -58,6 +58,9 @@ class AuditStream(IntEnum):
     EXTRACTION_CONTROL = 13
     INVERSION_DECODER = 15
     EVIDENCE = 16
+    CENTROID_CONTROLS = 17
+    MESSAGE_SIZES = 18
+    USER_LEVEL = 19
 
 
 def make_rng(seed: int, purpose: Purpose, *keys: int) -> np.random.Generator:

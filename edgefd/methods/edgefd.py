@@ -70,16 +70,28 @@ class Config:
 def client_filter(ctx: ClientContext) -> Float32:
     """Fit the estimator on private rows and the threshold on held-out rows; return the weights of the proxy rows."""
     data, config = ctx.data, ctx.config
-    of_filter = standardised if config.features == "contrast" else rows_of
-    private, heldout = map(of_filter, (data.x, data.x_heldout))
-    proxy = ctx.proxy.derived(of_filter, of_filter)
-    scorer = _scorer(config, int(ctx.rng.integers(2**31)))
-    if isinstance(scorer, KMeansDRE):
-        scorer.fit(private, reference=_reference(ctx, proxy))
-    else:
-        scorer.fit(private, reference=proxy)
     rule = AcceptanceRule(config.quantile, config.weighting, config.beta, config.accept_contributed)
-    return acceptance_weights(scorer, heldout, proxy, data.contributed, rule, _least_share(ctx))
+    heldout = filter_rows(config, data.x_heldout)
+    return acceptance_weights(fit_estimator(ctx), heldout, _proxy_rows(ctx), data.contributed, rule, _least_share(ctx))
+
+
+def fit_estimator(ctx: ClientContext) -> KMeansDRE | DensityRatio:
+    """Return the estimator of the filter, fitted on the private rows of a client: the state that a device keeps."""
+    private, proxy = filter_rows(ctx.config, ctx.data.x), _proxy_rows(ctx)
+    scorer = _scorer(ctx.config, int(ctx.rng.integers(2**31)))
+    if isinstance(scorer, KMeansDRE):
+        return scorer.fit(private, reference=_reference(ctx, proxy))
+    return scorer.fit(private, reference=proxy)
+
+
+def filter_rows(config: Config, x: Float32) -> Float32:
+    """Return samples [n, ...] as the rows that the estimator takes, float32 [n, d]."""
+    return standardised(x) if config.features == "contrast" else rows_of(x)
+
+
+def _proxy_rows(ctx: ClientContext) -> Float32:
+    of_filter = standardised if ctx.config.features == "contrast" else rows_of
+    return ctx.proxy.derived(of_filter, of_filter)
 
 
 def _reference(ctx: ClientContext, proxy: Float32) -> Reference:

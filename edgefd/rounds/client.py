@@ -39,9 +39,14 @@ def client_filter(method: Method, config: Any, data: ClientData, proxy: ProxySet
     """
     if is_listener(method, data, terms):
         return np.zeros(len(proxy), np.float32)
+    return method.filter(filter_context(config, data, proxy, terms))
+
+
+def filter_context(config: Any, data: ClientData, proxy: ProxySet, terms: FederationTerms) -> ClientContext:
+    """Return the context in which a client fits its filter: without a learner, with its unlabelled samples."""
     if data.unlabelled is not None:
         data = replace(data, x=data.x_filter)
-    return method.filter(client_context(data, NO_LEARNER, proxy, np.zeros(len(proxy), np.float32), terms, config))
+    return client_context(data, NO_LEARNER, proxy, np.zeros(len(proxy), np.float32), terms, config)
 
 
 def is_listener(method: Method, data: ClientData, terms: FederationTerms) -> bool:

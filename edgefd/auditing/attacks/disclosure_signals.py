@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 
+from edgefd.auditing.attacks.centroid_distance import projected, stored_filter
+from edgefd.auditing.attacks.message_sizes import report_sizes
 from edgefd.auditing.recording.read import Recording, reports, teacher_after
 from edgefd.auditing.recording.signal_store import Arrays
 from edgefd.core.arrays import Float32, Int64
 from edgefd.core.seeding import AuditStream, Purpose, make_rng
 from edgefd.filters.kmeans import nearest, row_squares
-from edgefd.filters.kmeans_dre import KMeansDRE
 
 _CONTROLS = 1000  # test rows that measure how near a fresh record is to the proxy set
 
@@ -20,8 +21,8 @@ def disclosure_signals(recording: Recording) -> Arrays:
     Returns:
         `weights` float32 [clients, P]: of each client's last report, 0 = no soft label; `votes` bool [R, clients, P]:
         the rows of each report; `labels` float32 [R, clients, C]: the mean soft label of each report (0 where there was
-        none); `classes` int64 [P]: of each proxy row, -1 = unknown; `owner`. For a simulation, which has the private
-        data, also `table` and the distances below.
+        none); `classes` int64 [P]: of each proxy row, -1 = unknown; `owner`; `sizes` of `report_sizes`. For a
+        simulation, which has the private data, also `table` and the distances below.
     """
     federation, rounds = recording.federation, recording.rounds
     n_clients, size, n_classes = len(federation.clients), len(federation.proxy), federation.n_classes
@@ -37,7 +38,7 @@ def disclosure_signals(recording: Recording) -> Arrays:
             if len(sent):
                 labels[round, report.client] = sent.values.mean(0)
     signals = {"weights": weights, "votes": votes, "labels": labels, "classes": _classes(recording)}
-    signals |= {"owner": recording.owner}
+    signals |= {"owner": recording.owner, "sizes": report_sizes(recording)}
     if recording.deployed:
         return signals
     return signals | {"table": federation.table} | _proxy_distances(recording) | _centroid_distances(recording)
@@ -85,24 +86,19 @@ def _proxy_distances(recording: Recording) -> Arrays:
 def _centroid_distances(recording: Recording) -> Arrays:
     """Return, for each centroid of each client's filter, its number of records and two distances.
 
-    These are the distances to the nearest record that the filter was fitted on, and to the nearest held-out one. Only
-    KMeans filters have centroids, which are fitted again as the client fitted them.
+    These are the distances to the nearest record that the filter was fitted on, and to the nearest held-out one.
     """
-    config = recording.config.method_config
-    if recording.config.method_name != "edgefd" or getattr(config, "estimator", "kmeans") != "kmeans":
-        return {}
     rows = []
     for data in recording.federation.clients:
-        seed = int(make_rng(recording.config.seed, Purpose.FILTER, data.client).integers(2**31))
-        dre = KMeansDRE(
-            config.n_clusters, config.reference, config.features, config.n_components, random_state=seed
-        ).fit(data.x, reference=recording.federation.proxy.x)
-        project = dre._project
-        fitted, held = project(_flat(data.x)), project(_flat(data.x_heldout))
+        if (dre := stored_filter(recording, data)) is None:
+            continue
+        fitted, held = (projected(recording, dre, x) for x in (data.x_filter, data.x_heldout))
         sizes = np.bincount(nearest(fitted, dre.centroids_, row_squares(fitted))[0], minlength=len(dre.centroids_))
         near = [_distances(dre.centroids_, x) for x in (fitted, held)]
         rows.append(np.stack([np.full(len(sizes), data.client), sizes, *near], axis=1))
-    records = np.array([[len(data.x), len(data.x_heldout)] for data in recording.federation.clients])
+    if not rows:
+        return {}
+    records = np.array([[len(data.x_filter), len(data.x_heldout)] for data in recording.federation.clients])
     return {"centroids": np.concatenate(rows), "records": records}
 
 

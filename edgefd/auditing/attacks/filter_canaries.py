@@ -47,8 +47,7 @@ def filter_signals(recording: Recording) -> Arrays:
 
 def _pairs(recording: Recording, data: ClientData, fresh: Float32, rng: np.random.Generator) -> Arrays:
     half = len(fresh) // 2
-    noise = rng.permuted(fresh[: 2 * _NOISE].reshape(len(fresh[: 2 * _NOISE]), -1), axis=1)
-    noise = noise.reshape(len(noise), *fresh.shape[1:])
+    noise = shuffled_records(fresh, rng)
     with_first = _weights(recording, data, fresh[:half], fresh)
     with_second = _weights(recording, data, fresh[half:], fresh)
     with_none = _weights(recording, data, fresh[:0], fresh)
@@ -61,6 +60,12 @@ def _pairs(recording: Recording, data: ClientData, fresh: Float32, rng: np.rando
         "noise_inside": with_noise[: len(noise) // 2],
         "noise_outside": with_noise[len(noise) // 2 :],
     }
+
+
+def shuffled_records(fresh: Float32, rng: np.random.Generator) -> Float32:
+    """Return a few records, float32 [n, ...], each with its values in random order, for a positive control."""
+    x = fresh[: 2 * _NOISE]
+    return rng.permuted(x.reshape(len(x), -1), axis=1).reshape(x.shape)
 
 
 def _weights(recording: Recording, data: ClientData, members: Float32, queried: Float32) -> Float32:

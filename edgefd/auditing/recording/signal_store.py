@@ -17,7 +17,7 @@ from edgefd.core.files import get, put, read, writing
 from edgefd.core.json_files import parse_json, write_json
 from edgefd.core.npz import npz_arrays, npz_bytes
 
-SCHEMA = 3
+SCHEMA = 4
 _MAX_MANIFEST, _MAX_PART = 2**24, 2**34  # bytes; the latter also bounds the arrays of a part
 Arrays = dict[str, np.ndarray]
 

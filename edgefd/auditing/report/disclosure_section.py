@@ -17,6 +17,7 @@ def disclosure_html(exposure: Mapping[str, Any]) -> str:
         "attribution": ("Who contributed a proxy sample", _attribution),
         "singletons": ("Aggregates of one client", _single_client_aggregates),
         "centroids": ("Stored centroids", _stored_centroids),
+        "sizes": ("Sizes of reports", _message_sizes),
     }
     return "".join(
         f"<h2>{heading}</h2>{render(exposure[name])}"
@@ -98,4 +99,19 @@ def _stored_centroids(centroids: Mapping[str, Any]) -> str:
         f"represent fewer than 5 records, {centroids['centroids_that_are_records']} are equal to a record. For "
         f"{centroids['nearest_is_fitted']:.1%} of the centroids, the nearest record is one that they were fitted on, "
         f"not a held-out one; if centroids disclosed nothing, the share would be {centroids['expected']:.1%}.</p>"
+    )
+
+
+def _message_sizes(sizes: Mapping[str, Any]) -> str:
+    rows = [
+        (name, f"{found['named']:.1%}", f"{found['chance']:.1%}", found["of"], f"{found['p']:.3g}")
+        if "named" in found
+        else (name, found["reason"], "-", "-", "-")
+        for name, found in (("client", sizes["client"]), ("most frequent class", sizes["main_class"]))
+    ]
+    return (
+        "<p>TLS does not hide how long a message is. The client of a report is guessed from the client whose earlier "
+        "reports had the nearest size, and the most frequent class of a client from the client with the nearest mean "
+        "size.</p>"
+        + table_html(Table(("guessed", "right", "by chance", "of", "p"), rows), "What the sizes of reports tell")
     )

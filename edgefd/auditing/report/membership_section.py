@@ -110,6 +110,26 @@ def _client_cell(row: Mapping[str, Any]) -> str:
     )
 
 
+def user_level_html(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Render what the mean score of several records tells; empty if no attack was run."""
+    if not rows:
+        return ""
+    cells = [
+        (
+            *(r["adversary"], r["attack"], r["records"], r["member_groups"]),
+            *(interval_text(r["auc"]) if r["auc"] else r["reason"], interval_text(r["auc_of_records"])),
+        )
+        for r in rows
+    ]
+    head = ("adversary", "attack", "records", "groups of members", "AUC", "AUC of one record")
+    return (
+        "<h2>Was this person's data trained on?</h2><p>Someone who has several records of a person can average their "
+        "scores. Here, records of one client are grouped at random, all of them members or all of them not. The attack "
+        "is the one whose AUC on single records is farthest from 0.5, chosen on the same scores, so the figures favour "
+        "it a little.</p>" + table_html(Table(head, cells), "Several records together")
+    )
+
+
 def canaries_html(result: Mapping[str, Any], keys: Iterator[str]) -> str:
     """Render what planted canaries show of epsilon; empty if none were planted."""
     planted = [r for r in result["membership"] if r["attack"] == PLANTED]

@@ -8,7 +8,12 @@ from typing import Any
 
 from edgefd.auditing.recording.signal_store import Arrays
 from edgefd.auditing.report.disclosure_section import disclosure_html
-from edgefd.auditing.report.membership_section import canaries_html, controls_html, membership_html
+from edgefd.auditing.report.membership_section import (
+    canaries_html,
+    controls_html,
+    membership_html,
+    user_level_html,
+)
 from edgefd.auditing.report.models_and_images import extraction_html, inversion_html
 from edgefd.auditing.report.verdict import WHO, Finding, leaking, verdicts
 from edgefd.report.html import document, escape
@@ -41,6 +46,7 @@ def _sections(title: str, result: Mapping[str, Any], reconstructions: Arrays, ke
     yield f"<h2>Verdict</h2><dl>{pairs}</dl>"
     yield disclosure_html(result["exposure"])
     yield membership_html(result, keys)
+    yield user_level_html(result["user_level"])
     yield canaries_html(result, keys)
     yield extraction_html(result["extraction"])
     yield inversion_html(result["inversion"], reconstructions)

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from edgefd.auditing.attacks import insertion
+from edgefd.auditing.attacks import centroid_distance, insertion
 from edgefd.auditing.attacks.membership import FILTER_ATTACKS
 from edgefd.auditing.measures.statistics import clopper_pearson
 from edgefd.auditing.report.formats import interval_text
@@ -16,11 +16,13 @@ WHO = {
     "client": "Another client, which receives the aggregate of all reports",
     "holder": "An adversary with a device's final model and stored state",
     "eavesdropper": "An eavesdropper, where TLS is off",
+    "observer": "An observer of the network, who sees only the lengths of messages, also under TLS",
 }
 
 PLANTED = "planted"
 """the attack on canaries with a wrong label: it bounds epsilon, and is no measure for ordinary records"""
 _ON_FILTERS = {*FILTER_ATTACKS, *insertion.ATTACKS}
+_FEWER_CENTROIDS = "lower method.n_clusters, or encrypt the storage of devices"
 _NOT_TESTED = "was not tested with the attacks that were requested"
 _FEWER = 0.9  # estimated class shares nearer to the truth than this share of the distance of equal shares are a leak
 
@@ -62,7 +64,7 @@ def leaking(result: Mapping[str, Any]) -> list[str]:
 
 def _findings(adversary: str, result: Mapping[str, Any]) -> Iterator[Finding]:
     exposure = result["exposure"]
-    if adversary != "holder" and (ledger := exposure.get("ledger")):
+    if adversary not in ("holder", "observer") and (ledger := exposure.get("ledger")):
         yield from _raw_records(ledger)
     if adversary in ("server", "eavesdropper") and (labels := exposure.get("labels")):
         yield from _class_shares(labels)
@@ -72,6 +74,8 @@ def _findings(adversary: str, result: Mapping[str, Any]) -> Iterator[Finding]:
         yield _single_client_aggregates(single)
     if adversary == "holder" and "clusters" in (centroids := exposure.get("centroids", {})):
         yield _centroids(centroids)
+    if adversary == "observer" and (sizes := exposure.get("sizes")):
+        yield from _message_sizes(sizes)
     yield from _membership(adversary, result)
     yield from _claim(adversary, result)
     yield from _planted(adversary, result)
@@ -179,8 +183,24 @@ def _centroids(centroids: Mapping[str, Any]) -> Finding:
         f"{nearest:.0%} of them is one that they were fitted on{small if worst['below_5'] else ''}",
         n > 0 or more,
         f"0 centroids, and {expected:.0%}",
-        "lower method.n_clusters, or encrypt the storage of devices",
+        _FEWER_CENTROIDS,
     )
+
+
+def _message_sizes(sizes: Mapping[str, Any]) -> Iterator[Finding]:
+    named = {
+        "client": "names the client of {:.0%} of the reports by their size, which links the reports of a client",
+        "main_class": "names the most frequent class of {:.0%} of the clients by the size of their reports",
+    }
+    for key, text in named.items():
+        if "named" in (found := sizes[key]):
+            yield Finding(
+                f"{text.format(found['named'])} (p = {found['p']:.3g})",
+                found["p"] <= sizes["level"],
+                f"{found['chance']:.0%}",
+                "use a method whose clients answer for all rows (fedmd), whose reports have nearly one size, or send "
+                "reports through a tunnel that pads its packets; edgefd does not pad messages",
+            )
 
 
 def _membership(adversary: str, result: Mapping[str, Any]) -> Iterator[Finding]:
@@ -240,7 +260,9 @@ def _membership_advice(evidence: Mapping[str, Any]) -> str:
     advice = []
     if attacks & _ON_FILTERS:
         advice.append("set method.weighting=hard or a smaller method.n_clusters (the filter discloses members)")
-    if attacks - _ON_FILTERS:
+    if centroid_distance.ATTACK in attacks:
+        advice.append(f"{_FEWER_CENTROIDS} (the stored centroids disclose members)")
+    if attacks - _ON_FILTERS - {centroid_distance.ATTACK}:
         advice.append(
             "use fewer train.local_steps, more records for the worst client, or a defence: docs/guides/defences.md "
             "(the models disclose members)"

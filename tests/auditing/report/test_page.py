@@ -13,6 +13,7 @@ from edgefd.auditing.attacks.membership import Scores
 from edgefd.auditing.report.evidence import evidence
 from edgefd.auditing.report.findings import attack_result, controls
 from edgefd.auditing.report.page import page
+from edgefd.auditing.report.user_level import user_level
 from edgefd.auditing.scope import NOT_TESTED
 from tests.support.browser import Browser
 
@@ -80,6 +81,7 @@ def result() -> dict[str, object]:
         "dataset": "mnist_mini", "scenario": "iid", "n_clients": 3, "rounds": 10, "seed": 0, "codec": "float16",
         "level": 2, "adversaries": ["server", "client", "holder", "eavesdropper"], "valid": not failed,
         "failed_controls": failed, "limits": [], "exposure": {}, "claims": [], "seal": "5ea1",
+        "user_level": user_level(all_scores, np.random.default_rng(0)),
         "replay": {"reports": 30, "equal": 30, "exact": True, "differing": [], "skipped": []},
         "evidence": {
             who: evidence([score for score in all_scores if score.adversary == who], r)
@@ -99,6 +101,7 @@ def test_the_page_states_verdicts_attacks_controls_and_commands() -> None:
     assert "0.710 to 0.780" in words
     assert "What was not tested" in words
     assert "gradient inversion" in words
+    assert "AUC of one record" in words
     assert "edgefd audit runs/first --level 2" in words
     assert "edgefd simulate my.yaml --out runs/first" in words
     worst_first = re.search(r"worst first \(shadow_lira\):</p>.*?</table>", text, re.S)
