@@ -95,7 +95,8 @@ def _main_classes(signals: Arrays, rng: np.random.Generator) -> dict[str, Any]:
 def _credit(distance: Float64) -> Float64:
     """Return for each row the share of the guess that each column gets: the nearest one all, equal ones in parts."""
     nearest = distance <= distance.min(1, keepdims=True) + 1e-9
-    return nearest / nearest.sum(1, keepdims=True)
+    credit: Float64 = nearest / nearest.sum(1, keepdims=True)
+    return credit
 
 
 def _result(hits: float, drawn: Float64, n: int) -> dict[str, Any]:
