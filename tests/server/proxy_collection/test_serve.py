@@ -120,8 +120,8 @@ def test_contributed_samples_become_the_proxy_set_of_a_run(tmp_path: Path, capsy
     plain = with_proxy(small(n_clients=2, rounds=1), source="public")  # no client has contributed any sample yet
     data = export_client_data(prepare(plain), tmp_path / "data")
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(with_proxy(plain, source="contributed").to_dict()))
-    certs.init(tmp_path / "certs", ["127.0.0.1"], 10)
-    keys = [certs.add_device(tmp_path / "certs", f"device-{i}", i, 10) for i in range(2)]
+    certs.init(tmp_path / "certs", ["127.0.0.1"], 365)
+    keys = [certs.add_device(tmp_path / "certs", f"device-{i}", i, 365) for i in range(2)]
 
     def contribute(i: int, port: str) -> str:
         command = ["contribute", "--server", f"127.0.0.1:{port}", "--certs", str(keys[i]), "--data", str(data[i])]
