@@ -273,7 +273,7 @@ def test_a_small_request_cannot_ask_for_much_memory(pair: ExportedFederation) ->
         assert submit(sessions, plan, blob) == "content"
         _, peak = tracemalloc.get_traced_memory()
         tracemalloc.stop()
-        assert peak < 3 * room
+        assert peak < 2**16  # other threads of the process count, too
 
 
 def test_mutated_contributions_are_stored_whole_or_refused(tmp_path: Path) -> None:
