@@ -16,7 +16,7 @@ PYTEST := $(BIN)/python -m pytest -q -n $(JOBS) --dist load --maxschedchunk 1 $(
 help: ## print this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
 
-demo: $(VENV)/.sim ## run EdgeFD and other methods on strong non-IID MNIST; takes about 80 seconds after set-up
+demo: $(VENV)/.sim ## run EdgeFD and other methods on strong non-IID MNIST; takes about 110 seconds after set-up
 	$(BIN)/edgefd simulate simulations/quickstart.yaml
 
 federation: $(VENV)/.federation ## run a coordinator and 5 device processes over mTLS, and the same as a simulation; takes a few minutes
