@@ -170,23 +170,22 @@ def read_samples(source: DataSource, bundle: Bundle, retention: Retention = KEEP
     Raises:
         UserError: for samples or labels that `scaled` refuses.
     """
-    raw, labels = source.load()
+    waiting = None
+    if isinstance(source, SqliteTable):
+        raw, labels, waiting = source.load_all()
+    else:
+        raw, labels = source.load()
     if not retention.keeps_all:
         rows = kept_rows(retention, raw, np.asarray(labels))
         raw, labels = raw[rows], np.asarray(labels)[rows]
     x, y = scaled(raw, labels, bundle, str(getattr(source, "path", "the data")))
     named = source.split() if isinstance(source, NpzSource) else Split(None, None)
     heldout = None if named.heldout is None else scaled(*named.heldout, bundle, "x_heldout")
-    unlabelled = _unlabelled(source, bundle, retention)
+    unlabelled = None
+    if waiting is not None and len(waiting):
+        rows = kept_rows(Retention(retention.newest or retention.per_class), waiting, np.zeros(len(waiting)))
+        unlabelled = model_input(waiting[rows], bundle, str(getattr(source, "path", "the data")))
     return Samples(raw, x, y, named, heldout, unlabelled)
-
-
-def _unlabelled(source: DataSource, bundle: Bundle, retention: Retention) -> Float32 | None:
-    if not isinstance(source, SqliteTable):
-        return None
-    raw = source.load_unlabelled()
-    rows = kept_rows(Retention(retention.newest or retention.per_class), raw, np.zeros(len(raw)))
-    return model_input(raw[rows], bundle, str(source.path)) if len(rows) else None
 
 
 def client_data(

@@ -36,14 +36,14 @@ class SqliteTable:
 
     def load(self) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
         """Read the samples with a label, see `edgefd_client.sources.DataSource`."""
+        x, y, _ = self.load_all()
+        return x, y
+
+    def load_all(self) -> tuple[npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[Any]]:
+        """Read samples with a label, their labels, and samples without one, [u, ...], as they are at one moment."""
         x, labels = self._rows()
         labelled = np.array([label is not None for label in labels], bool)
-        return x[labelled], np.array([label for label in labels if label is not None])
-
-    def load_unlabelled(self) -> npt.NDArray[Any]:
-        """Read the samples without a label, [u, ...]."""
-        x, labels = self._rows()
-        return x[[label is None for label in labels]]
+        return x[labelled], np.array([label for label in labels if label is not None]), x[~labelled]
 
     def _rows(self) -> tuple[Float32, list[Any]]:
         try:

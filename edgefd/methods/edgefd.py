@@ -3,6 +3,7 @@
 What the paper says and what is chosen here: docs/methods/edgefd.md.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -86,11 +87,15 @@ def fit_estimator(ctx: ClientContext) -> KMeansDRE | DensityRatio:
 
 def filter_rows(config: Config, x: Float32) -> Float32:
     """Return samples [n, ...] as the rows that the estimator takes, float32 [n, d]."""
-    return standardised(x) if config.features == "contrast" else rows_of(x)
+    return _of_filter(config)(x)
+
+
+def _of_filter(config: Config) -> Callable[[Float32], Float32]:
+    return standardised if config.features == "contrast" else rows_of
 
 
 def _proxy_rows(ctx: ClientContext) -> Float32:
-    of_filter = standardised if ctx.config.features == "contrast" else rows_of
+    of_filter = _of_filter(ctx.config)
     return ctx.proxy.derived(of_filter, of_filter)
 
 

@@ -48,7 +48,7 @@ def test_an_sqlite_file_is_read_in_the_order_of_the_query(sensors: Path) -> None
     x, y = table.load()
     assert x.tolist() == [[i, i / 2, 1.5] for i in (4, 2, 1, 0)]
     assert y.tolist() == [0, 0, 1, 0]
-    assert table.load_unlabelled().tolist() == [[3, 1.5, 1.5]]
+    assert table.load_all()[2].tolist() == [[3, 1.5, 1.5]]
 
 
 @pytest.mark.parametrize(

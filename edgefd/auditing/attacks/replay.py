@@ -43,7 +43,7 @@ def replay(recording: Recording) -> tuple[dict[str, Any], list[str]]:
         be; `differing`: those that differ, with round and client; `skipped`: reasons why parts were not computed again.
     """
     exact, skipped, differing, equal, n = _same_machine(recording), _not_replayed(recording), [], 0, 0
-    acceptance: dict[int, Float32] = {}
+    acceptance: dict[int, tuple[Float32, Float32]] = {}  # of each client: recorded, and computed again
     recorded = acceptance_weights(recording)
     liars = attackers(recording.config.attack, len(recording.federation.clients), recording.config.seed)
     for round in recording.model_rounds:
@@ -52,10 +52,11 @@ def replay(recording: Recording) -> tuple[dict[str, Any], list[str]]:
                 continue
             data = recording.federation.clients[report.client]
             if report.client not in acceptance:
-                acceptance[report.client] = _acceptance(recording, data)
-            weights = acceptance[report.client]
+                received = _as_received(recording, recorded[report.client])
+                acceptance[report.client] = received, _acceptance(recording, data)
+            received, weights = acceptance[report.client]
             again = _report_again(recording, report, data, weights, values=not skipped)
-            again.append((_as_received(recording, recorded[report.client]), weights))
+            again.append((received, weights))
             same = all(np.array_equal(a, b) for a, b in again)
             n, equal = n + 1, equal + same
             if not (same or (not exact and all(_within_rounding(a, b) for a, b in again))):
